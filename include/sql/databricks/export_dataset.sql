@@ -1,0 +1,25 @@
+-- Exports one source table to the share as Parquet, then writes the manifest of what it wrote.
+--
+-- Inputs (named parameter markers, filled by the export job from its job parameters):
+--   :source_table   Unity Catalog name of the table to export
+--   :data_path      directory for the data files, ends in '/'
+--   :manifest_path  directory for the manifest, ends in '/'
+--   :run_key        names this sync
+--   :dataset        name of the dataset
+--
+-- The manifest is counted from the files and not from the table: it says what can be loaded, also when the table changes
+-- between the two statements. It is written last, so that an export without a manifest is an export that did not finish.
+
+INSERT OVERWRITE DIRECTORY :data_path
+USING PARQUET
+SELECT * FROM IDENTIFIER(:source_table);
+
+INSERT OVERWRITE DIRECTORY :manifest_path
+USING PARQUET
+SELECT
+  :run_key AS run_key,
+  :dataset AS dataset,
+  :source_table AS source_table,
+  COUNT(*) AS row_count,
+  CURRENT_TIMESTAMP() AS exported_at
+FROM IDENTIFIER('parquet.`' || :data_path || '`');
