@@ -1,0 +1,1 @@
+"""Databricks to Snowflake data share: what the DAGs of this project are made of."""

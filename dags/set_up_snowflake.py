@@ -1,0 +1,62 @@
+"""
+### Set up Snowflake for the data share
+
+Creates what the syncs need and is not there yet: the staging schema, the stage on the share, the ledger, and the target
+table of each dataset that has a file in `include/sql/snowflake/targets/`. Safe to run again at any time: it changes and
+drops nothing that exists.
+
+**To start it**, press *Trigger*, or send `POST /api/v2/dags/set_up_snowflake/dagRuns` with
+`{"logical_date": null, "conf": {}}`. There is no conf.
+
+**Before it**, an account administrator creates the storage integration, once.
+
+**A retry** of a step repeats that step.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pendulum
+from airflow.sdk import DAG, chain
+
+from data_share import share
+from data_share.failures import report_failure
+from data_share.snowflake_operators import SnowflakeStatementsOperator
+
+SQL_FOLDER = Path(__file__).resolve().parents[1] / "include" / "sql" / "snowflake"
+
+DEFAULT_ARGS = {
+    "owner": "data-share",
+    "retries": 2,
+    "retry_delay": timedelta(seconds=10),
+    "retry_exponential_backoff": True,
+    "max_retry_delay": timedelta(minutes=5),
+    "execution_timeout": timedelta(minutes=10),
+    "on_failure_callback": report_failure,
+}
+
+with DAG(
+    dag_id="set_up_snowflake",
+    description="Creates what the syncs need in Snowflake; safe to run again.",
+    doc_md=__doc__,
+    schedule=None,
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=1),
+    default_args=DEFAULT_ARGS,
+    template_searchpath=[str(SQL_FOLDER)],
+    user_defined_macros={"share": share},
+    tags=["data-share", "set-up"],
+):
+    create_schemas = SnowflakeStatementsOperator(task_id="create_schemas", sql="create_schemas.sql")
+    create_stage = SnowflakeStatementsOperator(task_id="create_stage", sql="create_stage.sql")
+    create_ledger = SnowflakeStatementsOperator(task_id="create_ledger", sql="create_ledger.sql")
+    create_targets = SnowflakeStatementsOperator(
+        task_id="create_targets",
+        sql=sorted(f"targets/{path.name}" for path in (SQL_FOLDER / "targets").glob("*.sql")),
+    )
+
+    chain(create_schemas, create_stage, create_ledger, create_targets)

@@ -1,0 +1,27 @@
+-- The ledger, one row per published sync, and the manifests of these syncs.
+-- Effect: creates what is missing, changes nothing that exists.
+
+CREATE TABLE IF NOT EXISTS {{ share.LEDGER_TABLE }} (
+  run_key VARCHAR NOT NULL,
+  dataset VARCHAR NOT NULL,
+  dag_run_id VARCHAR NOT NULL,
+  load_mode VARCHAR NOT NULL,
+  source_table VARCHAR NOT NULL,
+  target_table VARCHAR NOT NULL,
+  rows_exported NUMBER(38, 0) NOT NULL,
+  rows_loaded NUMBER(38, 0) NOT NULL,
+  rows_in_target NUMBER(38, 0) NOT NULL,
+  export_path VARCHAR NOT NULL,
+  databricks_run_id NUMBER(38, 0) NOT NULL,
+  requested_by VARCHAR,
+  started_at TIMESTAMP_NTZ NOT NULL,
+  published_at TIMESTAMP_NTZ NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS {{ share.MANIFEST_TABLE }} (
+  run_key VARCHAR NOT NULL,
+  dataset VARCHAR NOT NULL,
+  source_table VARCHAR NOT NULL,
+  row_count NUMBER(38, 0) NOT NULL,
+  exported_at TIMESTAMP_NTZ NOT NULL
+);

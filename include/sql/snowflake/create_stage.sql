@@ -1,0 +1,8 @@
+-- Stage on the share: where Databricks writes and COPY INTO reads.
+-- Effect: creates it when it is missing, changes nothing that exists.
+-- Needs: the storage integration, which an account administrator creates once, and USAGE on it.
+
+CREATE STAGE IF NOT EXISTS {{ share.STAGE }}
+  URL = '{{ share.SHARE_URL }}'
+  STORAGE_INTEGRATION = {{ share.STORAGE_INTEGRATION }}
+  FILE_FORMAT = (TYPE = PARQUET);

@@ -1,0 +1,280 @@
+"""Snowflake's SQL API, as this package uses it."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from functools import cached_property
+from typing import Any
+
+import requests
+from airflow.providers.snowflake.hooks.sql_api import SnowflakeSqlApiHook
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+STATEMENT_TIMEOUT_SECONDS = 3600
+"""How long a statement may run when nothing else is said; Snowflake stops it then."""
+
+_HTTP_TIMEOUT_SECONDS = 60
+# Snowflake ends a statement at its time-out; when its answer does not come either, the wait ends this much later.
+_ANSWER_MARGIN_SECONDS = 60
+_FIRST_POLL_SECONDS = 0.05
+_LONGEST_POLL_SECONDS = 5.0
+_POLL_BACKOFF = 1.5
+_RUNNING = 202
+_FAILED = 422
+_STOPPED = 408
+
+
+# An incident inside Snowflake, and a lock that another statement did not give back in time.
+_TRANSIENT_CODES = frozenset({"000603", "000625"})
+
+
+class SnowflakeStatementError(AirflowFailException):
+    """Snowflake ended a statement with an error: another attempt would end the same way."""
+
+
+class SnowflakeTransientError(AirflowException):
+    """Snowflake ended a statement for a reason that may have passed when the step is tried again."""
+
+
+class SnowflakeRefusedError(AirflowFailException):
+    """Snowflake does not accept the request at all, e.g. because it does not accept the credentials."""
+
+
+@dataclass(frozen=True)
+class StatementResult:
+    """
+    What one statement answered.
+
+    :param query_id: the query in Snowflake's history
+    :param rows: the rows, by column name as Snowflake spells it, with Python values
+    """
+
+    query_id: str
+    rows: list[dict[str, Any]]
+
+
+class DataShareSnowflakeHook(SnowflakeSqlApiHook):
+    """
+    The provider's hook of the SQL API, without the gaps that a repeatable load falls into (provider 6.20.0).
+
+    - ``host``, ``port`` and ``protocol`` of the connection's extras are honoured; the provider always calls
+      ``https://<account>.snowflakecomputing.com``.
+    - Each statement has a request id that the caller can derive from the step, and is sent with ``retry=true``: when an
+      answer is lost, the repeated request finds the running statement instead of starting it again.
+    - Statements carry a query tag.
+    - Rows come back as Python values; the provider logs them, or returns text.
+    - A refused request (401, 400, ...) says what Snowflake said; the provider shows the status code alone.
+    - HTTP calls have a time-out.
+
+    :param snowflake_conn_id: Airflow connection
+    :param query_tag: says in Snowflake's query history where a statement comes from; JSON-serialisable
+    """
+
+    def __init__(self, snowflake_conn_id: str, *, query_tag: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(snowflake_conn_id, http_request_kwargs={"timeout": _HTTP_TIMEOUT_SECONDS}, **kwargs)
+        self.query_tag = dict(query_tag or {})
+
+    @cached_property
+    def statements_url(self) -> str:
+        """Address of the SQL API's statements."""
+        extra = self.get_connection(self.get_conn_id()).extra_dejson
+        if extra.get("host"):
+            port = f":{extra['port']}" if extra.get("port") else ""
+            return f"{extra.get('protocol', 'https')}://{extra['host']}{port}/api/v2/statements"
+        return f"{self.account_identifier}.snowflakecomputing.com/api/v2/statements"
+
+    def run_statement(
+        self,
+        sql: str,
+        *,
+        request_id: uuid.UUID | None = None,
+        bindings: Sequence[str] = (),
+        timeout_seconds: int = STATEMENT_TIMEOUT_SECONDS,
+        on_start: Callable[[str], None] | None = None,
+    ) -> StatementResult:
+        """
+        Run one statement and wait for its end.
+
+        :param sql: one statement
+        :param request_id: the same for each repetition of the same step; a new one by default
+        :param bindings: text values of the ``?`` in the statement, in their order
+        :param timeout_seconds: Snowflake stops the statement after this time
+        :param on_start: is given the query id as soon as there is one, to cancel by
+        :raises SnowflakeStatementError: the statement failed
+        :raises SnowflakeRefusedError: the request was not accepted
+        """
+        handle = self._submit(sql, 1, request_id, bindings, timeout_seconds)
+        if on_start:
+            on_start(handle)
+        answer = self._wait(handle, timeout_seconds)
+        return StatementResult(query_id=handle, rows=self._rows(handle, answer))
+
+    def run_transaction(
+        self,
+        sql: str,
+        statement_count: int,
+        *,
+        request_id: uuid.UUID | None = None,
+        timeout_seconds: int = STATEMENT_TIMEOUT_SECONDS,
+        on_start: Callable[[str], None] | None = None,
+    ) -> list[str]:
+        """
+        Run several statements in one request, hence in one session, and wait for the end of the last.
+
+        Snowflake stops at the first error and ends the session, which rolls an open transaction back.
+
+        :param sql: the statements, from BEGIN to COMMIT
+        :param statement_count: how many they are
+        :return: the query ids of the statements
+        :raises SnowflakeStatementError: one of the statements failed; nothing of the transaction remains
+        :raises SnowflakeRefusedError: the request was not accepted
+        """
+        handle = self._submit(sql, statement_count, request_id, (), timeout_seconds)
+        if on_start:
+            on_start(handle)
+        answer = self._wait(handle, timeout_seconds)
+        return list(answer.get("statementHandles") or [handle])
+
+    def get_records(self, sql: str | list[str], parameters: Any = None) -> list[tuple[Any, ...]]:
+        """Return the rows of one query as tuples: what the SQL check operators ask a hook for."""
+        if not isinstance(sql, str) or parameters:
+            raise TypeError("get_records takes one statement without parameters here")
+        return [tuple(row.values()) for row in self.run_statement(sql).rows]
+
+    def get_request_url_header_params(
+        self, query_id: str, url_suffix: str | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any], str]:
+        """Return headers, parameters and address of a call about a statement; the provider's methods use it too."""
+        url = f"{self.statements_url}/{query_id}{url_suffix or ''}"
+        return self.get_headers(), {"requestId": str(uuid.uuid4())}, url
+
+    def _submit(
+        self,
+        sql: str,
+        statement_count: int,
+        request_id: uuid.UUID | None,
+        bindings: Sequence[str],
+        timeout_seconds: int,
+    ) -> str:
+        connection = self._get_conn_params()
+        body: dict[str, Any] = {
+            "statement": sql,
+            "timeout": timeout_seconds,
+            "database": self.database or connection["database"],
+            "schema": self.schema or connection["schema"],
+            "warehouse": self.warehouse or connection["warehouse"],
+            "role": self.role or connection["role"],
+            "bindings": {str(n): {"type": "TEXT", "value": value} for n, value in enumerate(bindings, start=1)},
+            "parameters": {
+                "MULTI_STATEMENT_COUNT": str(statement_count),
+                "QUERY_TAG": json.dumps(self.query_tag, separators=(",", ":")),
+                # Times are compared and shown in UTC, whatever the account's default is.
+                "TIMEZONE": "UTC",
+            },
+        }
+        body = {name: value for name, value in body.items() if value not in (None, "", {})}
+        params = {"requestId": str(request_id or uuid.uuid4()), "async": "true", "retry": "true"}
+        status, answer = self._call("POST", self.statements_url, params, body)
+        handle = str(answer.get("statementHandle", ""))
+        if status == _FAILED or not handle:
+            raise _statement_error(answer, handle)
+        self.query_ids = [handle]
+        self.log.info("Snowflake query %s:\n%s", handle, sql.strip())
+        return handle
+
+    def _wait(self, handle: str, timeout_seconds: int) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout_seconds + _ANSWER_MARGIN_SECONDS
+        wait = _FIRST_POLL_SECONDS
+        while True:
+            status, answer = self._call("GET", f"{self.statements_url}/{handle}")
+            if status in (_FAILED, _STOPPED):
+                raise _statement_error(answer, handle)
+            if status != _RUNNING:
+                return answer
+            if time.monotonic() > deadline:
+                self.cancel_queries([handle])
+                raise TimeoutError(
+                    f"Snowflake has not ended query {handle} {_ANSWER_MARGIN_SECONDS} s after its time-out of "
+                    f"{timeout_seconds} s; it was cancelled."
+                )
+            time.sleep(wait)
+            wait = min(wait * _POLL_BACKOFF, _LONGEST_POLL_SECONDS)
+
+    def _rows(self, handle: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
+        metadata = answer.get("resultSetMetaData", {})
+        columns = metadata.get("rowType", [])
+        data = list(answer.get("data", []))
+        for partition in range(1, len(metadata.get("partitionInfo", []))):
+            _, more = self._call("GET", f"{self.statements_url}/{handle}", {"partition": str(partition)})
+            data.extend(more.get("data", []))
+        return [
+            {column["name"]: _python_value(column, text) for column, text in zip(columns, row, strict=True)}
+            for row in data
+        ]
+
+    def _call(
+        self, method: str, url: str, params: dict[str, str] | None = None, body: dict[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        try:
+            return self._make_api_call_with_retries(method, url, self.get_headers(), params, body)  # type: ignore[no-any-return]
+        except requests.exceptions.HTTPError as error:
+            response = error.response
+            if response.status_code == _STOPPED:
+                return _STOPPED, response.json()
+            if response.status_code == 429 or response.status_code >= 500:
+                raise
+            raise SnowflakeRefusedError(_why_refused(response)) from error
+
+
+def request_id(*parts: object) -> uuid.UUID:
+    """Return the request id of a step: the same for the same parts."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, "data-share:" + "/".join(str(part) for part in parts))
+
+
+def _statement_error(answer: dict[str, Any], handle: str) -> SnowflakeStatementError | SnowflakeTransientError:
+    code = str(answer.get("code", "?"))
+    query_id = answer.get("statementHandle") or handle or "none"
+    message = f"Snowflake: {str(answer.get('message', 'no message')).strip()} (code {code}, query id {query_id})"
+    return SnowflakeTransientError(message) if code in _TRANSIENT_CODES else SnowflakeStatementError(message)
+
+
+def _why_refused(response: requests.Response) -> str:
+    try:
+        answer = response.json()
+        said = f"{answer.get('message', '')} (code {answer.get('code', '?')})"
+    except ValueError:
+        said = response.reason
+    hint = " Check user, key and account of the Snowflake connection." if response.status_code in (401, 403) else ""
+    return f"Snowflake refuses the request with HTTP {response.status_code}: {said}.{hint}"
+
+
+_EPOCH_DAY = date(1970, 1, 1)
+# Naive: TIMESTAMP_NTZ has no time zone.
+_EPOCH = datetime(1970, 1, 1)
+
+
+def _python_value(column: Mapping[str, Any], text: str | None) -> Any:
+    """Convert a value as the SQL API encodes it; see "Handling responses" in Snowflake's SQL API guide."""
+    if text is None:
+        return None
+    kind = str(column["type"]).lower()
+    if kind == "fixed":
+        return Decimal(text) if column.get("scale") else int(text)
+    if kind in ("real", "float"):
+        return float(text)
+    if kind == "boolean":
+        return text.lower() in ("true", "1")
+    if kind == "date":
+        return _EPOCH_DAY + timedelta(days=int(text))
+    if kind == "timestamp_ntz":
+        return _EPOCH + timedelta(microseconds=int(Decimal(text) * 1_000_000))
+    if kind in ("timestamp_ltz", "timestamp_tz"):
+        # TIMESTAMP_TZ adds the offset after a blank; the instant is what counts here.
+        return _EPOCH.replace(tzinfo=UTC) + timedelta(microseconds=int(Decimal(text.split(" ")[0]) * 1_000_000))
+    return text
