@@ -138,7 +138,7 @@ class InvalidDatasetDag(DAG):
         super().__init__(dag_id=f"sync_{error.path.stem}", schedule=None)
 
     @property
-    def relative_fileloc(self) -> str:  # type: ignore[override]
+    def relative_fileloc(self) -> str:
         """The dataset file, in place of the DAG file that Airflow puts here."""
         return "/".join(self.error.path.parts[-3:])
 
@@ -146,6 +146,6 @@ class InvalidDatasetDag(DAG):
     def relative_fileloc(self, value: str | None) -> None:
         pass
 
-    def get_serialized_fields(self) -> Any:
+    def get_serialized_fields(self) -> Any:  # type: ignore[override]
         """Fail with the dataset's error."""
         raise self.error

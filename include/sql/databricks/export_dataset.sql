@@ -7,8 +7,9 @@
 --   :run_key        names this sync
 --   :dataset        name of the dataset
 --
--- The manifest is counted from the files and not from the table: it says what can be loaded, also when the table changes
--- between the two statements. It is written last, so that an export without a manifest is an export that did not finish.
+-- The manifest is counted from the files and not from the table: it says what can be loaded, also when the table
+-- changes between the two statements. It is written last, so that an export without a manifest is an export that did
+-- not finish.
 
 INSERT OVERWRITE DIRECTORY :data_path
 USING PARQUET

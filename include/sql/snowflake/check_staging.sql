@@ -6,7 +6,7 @@ SELECT
   '{{ name }}' AS check_name,
   COALESCE(MIN(check_result), 1) AS check_result
 FROM (SELECT CASE WHEN {{ check.check_statement }} THEN 1 ELSE 0 END AS check_result FROM {{ task.table }})
-{% if not loop.last %}
+{%- if not loop.last %}
 UNION ALL
 {% endif %}
 {%- endfor %};

@@ -10,7 +10,12 @@ INSERT OVERWRITE INTO {{ dataset.target_table }}
 SELECT * FROM {{ staging_table(dag_run) }};
 
 INSERT INTO {{ share.MANIFEST_TABLE }} (run_key, dataset, source_table, row_count, exported_at)
-SELECT run_key, dataset, source_table, row_count, exported_at
+SELECT
+  run_key,
+  dataset,
+  source_table,
+  row_count,
+  exported_at
 FROM {{ staging_manifest(dag_run) }};
 
 INSERT INTO {{ share.LEDGER_TABLE }} (
@@ -30,7 +35,7 @@ SELECT
   {{ export.export_path | sql_string }},
   {{ export.run_id | int }},
   {{ params.requested_by | sql_string }},
-  {{ dag_run.start_date.strftime('%Y-%m-%d %H:%M:%S.%f') | sql_string }}::TIMESTAMP_NTZ,
+  {{ dag_run.start_date.strftime('%Y-%m-%d %H:%M:%S.%f') | sql_string }}::TIMESTAMP_NTZ AS started_at,
   SYSDATE()
 FROM {{ staging_manifest(dag_run) }} AS manifest;
 

@@ -1,4 +1,7 @@
 -- Reads the manifest of this run.
 
-SELECT dataset, run_key, row_count
+SELECT
+  dataset,
+  run_key,
+  row_count
 FROM {{ staging_manifest(dag_run) }};

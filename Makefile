@@ -1,0 +1,59 @@
+# Each command sets up what it needs. Nothing outside this folder is touched.
+.DEFAULT_GOAL := help
+.PHONY: help demo up sync down status logs env test check lock clean
+
+PYTHON ?= python3
+DATASET ?= shared_forecasts
+BIN := .venv/bin
+SANDBOX := $(BIN)/python -m sandbox
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --custom-compile-command 'make lock' requirements-dev.txt
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The environment, exactly as locked. It is made anew when the lock changes.
+.venv/.installed: requirements.lock
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "- Installing the locked packages into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^uv==' requirements.lock)
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	@touch $@
+
+demo: .venv/.installed ## Run one whole sync and show it; stops what it starts
+	@$(SANDBOX) demo
+
+up: .venv/.installed ## Start the sandbox and Airflow, and leave them running
+	@$(SANDBOX) up
+
+sync: .venv/.installed ## Sync a dataset on the running stack: make sync DATASET=shared_forecasts
+	@$(SANDBOX) sync $(DATASET)
+
+down: .venv/.installed ## Stop everything that make up started
+	@$(SANDBOX) down
+
+status: .venv/.installed ## Say what is running
+	@$(SANDBOX) status
+
+logs: ## Show the last lines of the processes' logs
+	@tail -n 20 $${SANDBOX_HOME:-.sandbox}/logs/*.log
+
+env: .venv/.installed ## Print export lines with the addresses and sign-ins of the running stack
+	@$(SANDBOX) env
+
+test: .venv/.installed ## Run all tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: .venv/.installed ## Check style, types, SQL and the lock; changes nothing
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/sqlfluff lint --disable-progress-bar include/sql
+	@cp requirements.lock .venv/requirements.lock
+	@$(COMPILE) --output-file .venv/requirements.lock
+	@diff requirements.lock .venv/requirements.lock || { echo "requirements.lock is out of date: make lock"; exit 1; }
+
+lock: .venv/.installed ## Resolve requirements*.txt anew into requirements.lock
+	@$(COMPILE) --upgrade --output-file requirements.lock
+
+clean: down ## Stop everything and remove the sandbox's state
+	rm -rf .sandbox

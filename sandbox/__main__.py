@@ -1,0 +1,213 @@
+"""The commands of the sandbox; ``make`` lists them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shlex
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from sandbox.airflow_client import AirflowClient, AirflowError
+from sandbox.settings import PROJECT, Settings, SettingsError
+from sandbox.stack import Endpoints, Stack, StackError
+
+_SYNC_SECONDS = 900
+_SHOWN_STATES = {
+    "queued": "queued",
+    "running": "running",
+    "deferred": "waiting for Databricks",
+    "success": "done",
+    "failed": "FAILED",
+    "up_for_retry": "failed, will be tried again",
+    "upstream_failed": "not run: an earlier step failed",
+    "skipped": "skipped",
+}
+
+
+def main() -> int:
+    """Run one command and return its exit code."""
+    sys.path.insert(0, str(PROJECT / "plugins"))
+    parser = argparse.ArgumentParser(prog="python -m sandbox")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in {
+        "demo": "one whole sync, on a stack of its own if none is running",
+        "up": "start a stack and leave it running",
+        "down": "stop the stack",
+        "status": "what is running",
+        "env": "print export lines for the running stack",
+    }.items():
+        commands.add_parser(name, help=text)
+    sync = commands.add_parser("sync", help="sync a dataset on the running stack")
+    sync.add_argument("dataset")
+    serve = commands.add_parser("serve")
+    serve.add_argument("ports", type=json.loads)
+    arguments = parser.parse_args()
+    # The same orderly end for `kill` as for Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        stack = Stack(Settings.from_environment())
+        if arguments.command == "demo":
+            return demo(stack)
+        if arguments.command == "up":
+            return up(stack)
+        if arguments.command == "down":
+            print(f"Stopped {stack.stop()} processes.")
+            return 0
+        if arguments.command == "status":
+            return status(stack)
+        if arguments.command == "env":
+            for name, value in stack.endpoints().as_environment().items():
+                print(f"export {name}={shlex.quote(value)}")
+            return 0
+        if arguments.command == "serve":
+            stack.serve(arguments.ports)
+            return 0
+        return show_sync(stack, arguments.dataset)
+    except (StackError, SettingsError, AirflowError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+def demo(stack: Stack) -> int:
+    """Show one sync from the REST call to the rows in Snowflake, and stop what was started for it."""
+    started = not stack.processes()
+    try:
+        if started:
+            stack.start(_say)
+        return show_sync(stack, "shared_forecasts")
+    finally:
+        if started:
+            stack.stop()
+
+
+def up(stack: Stack) -> int:
+    """Start a stack."""
+    endpoints = stack.start(_say)
+    print(f"\nAirflow:   {endpoints.airflow_url}")
+    print(f"User:      {endpoints.airflow_user}")
+    print(f"Password:  {endpoints.airflow_password}")
+    print("\nmake sync DATASET=shared_forecasts   starts a sync, make env prints the addresses, make down stops it all")
+    return 0
+
+
+def status(stack: Stack) -> int:
+    """Print what is running; exit code 0 when a sync can be started."""
+    processes = stack.processes()
+    if not processes:
+        print("No stack is running.")
+        return 1
+    client = stack.client()
+    try:
+        print(f"Airflow at {client.url}, {len(processes)} processes, state in {stack.state}")
+        for name, part in client.health().items():
+            print(f"  {name:15} {part['status']}")
+        for dag in client.ask("GET", "/dags", params={"tags": ["sync"]})["dags"]:
+            runs = client.ask("GET", f"/dags/{dag['dag_id']}/dagRuns", params={"order_by": "-run_after", "limit": 1})
+            last = runs["dag_runs"][0] if runs["dag_runs"] else None
+            print(f"  {dag['dag_id']:30} last run: {last['state'] + ' ' + last['run_after'] if last else 'none'}")
+    finally:
+        client.close()
+    return 0
+
+
+def show_sync(stack: Stack, dataset: str) -> int:
+    """Sync a dataset through the REST API and show each step; exit code 0 only on success."""
+    endpoints = stack.endpoints()
+    # The connector takes seconds to import; the sync goes on meanwhile.
+    importing = threading.Thread(target=lambda: __import__("snowflake.connector"), daemon=True)
+    importing.start()
+    client = stack.client()
+    try:
+        return _show_sync(client, endpoints, dataset)
+    finally:
+        client.close()
+
+
+def _show_sync(client: AirflowClient, endpoints: Endpoints, dataset: str) -> int:
+    dag_id = f"sync_{dataset}"
+    began = time.monotonic()
+    run_id = client.trigger(dag_id, conf={"requested_by": "sandbox"})
+    print(f"\nSync of {dataset}: POST /api/v2/dags/{dag_id}/dagRuns -> {run_id}\n")
+
+    def show(task: dict[str, Any]) -> None:
+        if task["state"] in _SHOWN_STATES:
+            print(
+                f"  {time.monotonic() - began:6.1f} s  {task['task_id']:18} {_SHOWN_STATES[task['state']]}", flush=True
+            )
+
+    run = client.wait(dag_id, run_id, _SYNC_SECONDS, show)
+    seconds = round(time.monotonic() - began, 1)
+    ledger = client.xcom(dag_id, run_id, "publish") if run["state"] == "success" else None
+    if ledger:
+        _show_summary(client, endpoints, run, ledger)
+    else:
+        print("\nThe sync failed. The target is as it was.")
+        for step, reason in client.failures(dag_id, run_id).items():
+            print(f"  {step}: {reason}")
+        print(f"  {endpoints.airflow_url}/dags/{dag_id}/runs/{run_id}")
+    ledger = ledger or {}
+    print(
+        json.dumps(
+            {
+                "dataset": dataset,
+                "state": run["state"],
+                "run_key": ledger.get("run_key"),
+                "dag_run_id": run_id,
+                "rows_exported": ledger.get("rows_exported"),
+                "rows_loaded": ledger.get("rows_loaded"),
+                "rows_in_target": ledger.get("rows_in_target"),
+                "seconds": seconds,
+            }
+        ),
+        flush=True,
+    )
+    return 0 if run["state"] == "success" else 1
+
+
+def _show_summary(client: AirflowClient, endpoints: Endpoints, run: dict[str, Any], ledger: dict[str, Any]) -> None:
+    print(
+        f"\nSync Complete: {ledger['rows_exported']:,} rows exported, {ledger['rows_loaded']:,} loaded, "
+        f"{ledger['rows_in_target']:,} in {ledger['target_table']}\n"
+    )
+    print("Seconds per step")
+    for task in sorted(client.tasks(run["dag_id"], run["dag_run_id"]).values(), key=lambda t: t["start_date"] or ""):
+        print(f"  {task['task_id']:18} {task['duration'] or 0:5.2f}")
+    table = ledger["target_table"]
+    print(f"\nFive rows of {table}")
+    for row in query(endpoints, f"SELECT * FROM {table} ORDER BY weather_date, latitude, longitude LIMIT 5"):
+        print("  " + "  ".join(str(value) for value in row))
+    print("\nThe ledger's row")
+    for name, value in ledger.items():
+        print(f"  {name:18} {value}")
+    print()
+
+
+def query(endpoints: Endpoints, sql: str) -> list[tuple[Any, ...]]:
+    """Ask the stand-in of Snowflake, with Snowflake's own connector."""
+    import snowflake.connector
+
+    logging.getLogger("snowflake.connector").setLevel(logging.WARNING)
+    login = {
+        name.removeprefix("SNOWFLAKE_").lower(): value
+        for name, value in endpoints.as_environment().items()
+        if name.startswith("SNOWFLAKE_")
+    }
+    with snowflake.connector.connect(**login) as connection, connection.cursor() as cursor:
+        cursor.execute(sql)
+        return [tuple(row) for row in cursor.fetchall()]
+
+
+def _say(line: str) -> None:
+    print(f"- {line}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

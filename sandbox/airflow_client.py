@@ -1,0 +1,136 @@
+"""Airflow's REST API, as the sandbox's commands and the tests call it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+FINISHED = frozenset({"success", "failed"})
+
+
+class AirflowError(RuntimeError):
+    """Airflow refuses a call, or a run does not end in time."""
+
+
+class AirflowClient:
+    """
+    A signed-in user of Airflow's REST API.
+
+    :param url: address of the api-server
+    :param user: user name
+    :param password: password; exchanged for a token at the first call, and again when the token has expired
+    """
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        self.url = url
+        self._credentials = {"username": user, "password": password}
+        self._http = httpx.Client(base_url=url, timeout=30)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Make a call below ``/api/v2`` and return the answer, whatever its status."""
+        if "Authorization" not in self._http.headers:
+            self._sign_in()
+        response = self._http.request(method, f"/api/v2{path}", **options)
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            self._sign_in()
+            response = self._http.request(method, f"/api/v2{path}", **options)
+        return response
+
+    def ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """
+        Make a call below ``/api/v2`` and return the answer's body.
+
+        :raises AirflowError: for a status of 400 or above, with Airflow's words
+        """
+        response = self.call(method, path, **options)
+        if response.is_error:
+            raise AirflowError(f"{method} {path}: HTTP {response.status_code}: {response.text}")
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def health(self) -> dict[str, Any]:
+        """Return the health of the scheduler, the triggerer, the dag-processor and the database; no sign-in needed."""
+        answer: dict[str, Any] = self._http.get("/api/v2/monitor/health").raise_for_status().json()
+        return answer
+
+    def set_variable(self, key: str, value: str) -> None:
+        """Create or change an Airflow Variable."""
+        body = {"key": key, "value": value}
+        if self.call("PATCH", f"/variables/{key}", json=body).is_error:
+            self.ask("POST", "/variables", json=body)
+
+    def trigger(self, dag_id: str, *, run_id: str | None = None, conf: dict[str, Any] | None = None) -> str:
+        """
+        Start a DAG run, as a backend does, and return its id.
+
+        :raises AirflowError: for a paused DAG, which would accept the run and never start it, and for a refused call
+        """
+        if self.ask("GET", f"/dags/{dag_id}")["is_paused"]:
+            raise AirflowError(f"The DAG {dag_id} is paused: unpause it in Airflow, then start the sync again")
+        body: dict[str, Any] = {"logical_date": None, "conf": conf or {}}
+        if run_id:
+            body["dag_run_id"] = run_id
+        return str(self.ask("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+
+    def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """Return a DAG run."""
+        return self.ask("GET", f"/dags/{dag_id}/dagRuns/{run_id}")
+
+    def tasks(self, dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
+        """Return the task instances of a run by task id."""
+        answer = self.ask("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances")
+        return {task["task_id"]: task for task in answer["task_instances"]}
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        """Return an XCom's value, or None when there is none."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+        response = self.call("GET", path, params={"deserialize": "false", "stringify": "false"})
+        return None if response.is_error else response.json()["value"]
+
+    def failures(self, dag_id: str, run_id: str) -> dict[str, str]:
+        """Return why the failed tasks of a run failed, by task id."""
+        failed = [name for name, task in self.tasks(dag_id, run_id).items() if task["state"] == "failed"]
+        return {name: self.xcom(dag_id, run_id, name, "failure") or "see the task's log" for name in failed}
+
+    def wait(
+        self,
+        dag_id: str,
+        run_id: str,
+        timeout_seconds: float,
+        on_task: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        """
+        Wait for the end of a run and return it.
+
+        :param timeout_seconds: longest wait
+        :param on_task: is given a task instance each time that one changes its state
+        :raises AirflowError: when the run has not ended in time
+        """
+        deadline = time.monotonic() + timeout_seconds
+        seen: dict[str, Any] = {}
+        while True:
+            run = self.run(dag_id, run_id)
+            if on_task:
+                for name, task in self.tasks(dag_id, run_id).items():
+                    if task["state"] != seen.get(name):
+                        seen[name] = task["state"]
+                        on_task(task)
+            if run["state"] in FINISHED:
+                return run
+            if time.monotonic() > deadline:
+                raise AirflowError(f"{dag_id} {run_id} is {run['state']!r} after {timeout_seconds:g} seconds")
+            time.sleep(0.25)
+
+    def _sign_in(self) -> None:
+        self._http.headers.pop("Authorization", None)
+        response = self._http.post("/auth/token", json=self._credentials)
+        if response.is_error:
+            raise AirflowError(f"Airflow does not sign {self._credentials['username']} in: {response.text}")
+        self._http.headers["Authorization"] = f"Bearer {response.json()['access_token']}"

@@ -1,0 +1,310 @@
+"""
+Executes a Databricks SQL file on the sandbox's lake, with DuckDB.
+
+Understood: ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, several in a file. A query may read Delta tables
+by their Unity Catalog name, also as ``IDENTIFIER(...)``, and directories of Parquet files as ``parquet.`path```.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
+import sqlglot
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+from sqlglot.tokenizer_core import Token, TokenType
+
+from sandbox.s3 import s3_filesystem
+from sandbox.sources import LAKE_BUCKET, SHARE_BUCKET, storage_options, table_uri
+
+MAX_ROWS_PER_FILE = 1_000_000
+MAX_BYTES_PER_FILE = 128 * 1024 * 1024
+ROWS_PER_BATCH = 131_072
+
+_EXTERNAL_LOCATIONS = (f"s3://{SHARE_BUCKET}/", f"s3://{LAKE_BUCKET}/")
+_PARQUET_DIRECTORY = re.compile(r"parquet\.`([^`]*)`", re.IGNORECASE)
+
+
+class StatementError(Exception):
+    """A statement failed. The message is what Databricks would say."""
+
+
+class InterruptedStatementError(Exception):
+    """A statement was stopped by :meth:`Session.interrupt`."""
+
+
+class Session:
+    """
+    Executes the statements of one task run. Not to be used after :meth:`close`.
+
+    :param s3_endpoint_url: the stand-in of S3.
+    """
+
+    def __init__(self, s3_endpoint_url: str) -> None:
+        self._endpoint_url = s3_endpoint_url
+        self._filesystem = s3_filesystem(s3_endpoint_url)
+        self._interrupted = threading.Event()
+        self._connection = duckdb.connect(config={"threads": 2})
+        # A statement may read what is registered here and nothing else: no local file, no variable of this process.
+        self._connection.execute("SET python_enable_replacements = false")
+        self._connection.execute("SET TimeZone = 'UTC'")
+        self._connection.execute("SET enable_external_access = false")
+        self._views = 0
+
+    def execute(self, sql: str, parameters: Mapping[str, str]) -> None:
+        """
+        Execute all statements of a SQL text, one after the other.
+
+        :param sql: statements, separated by ``;``.
+        :param parameters: values of the named parameter markers, without the colon. They are bound as strings.
+        :raises StatementError: a statement is wrong, or it failed. Statements after it were not executed.
+        :raises InterruptedStatementError: somebody called :meth:`interrupt`.
+        """
+        try:
+            for directory, query in _directory_inserts(sql):
+                self._insert_overwrite_directory(directory, query, parameters)
+        except duckdb.InterruptException as error:
+            raise InterruptedStatementError from error
+        except SqlglotError as error:
+            raise StatementError(f"[PARSE_SYNTAX_ERROR] {error} SQLSTATE: 42601") from error
+        except duckdb.Error as error:
+            raise StatementError(f"[INTERNAL_ERROR] {error} SQLSTATE: XX000") from error
+
+    def interrupt(self) -> None:
+        """Make :meth:`execute`, which runs in another thread, end soon."""
+        self._interrupted.set()
+        self._connection.interrupt()
+
+    def close(self) -> None:
+        """Release the memory of the engine."""
+        self._connection.close()
+
+    def _insert_overwrite_directory(self, directory: exp.Expr, query: exp.Expr, parameters: Mapping[str, str]) -> None:
+        self._stop_if_interrupted()
+        location = _writable_location(_constant(directory, parameters))
+        translated, used = self._translate(query, parameters)
+        relation = self._connection.sql(translated, params={name: parameters[name] for name in used})
+        self._write(location, relation.to_arrow_reader(ROWS_PER_BATCH))
+
+    def _translate(self, query: exp.Expr, parameters: Mapping[str, str]) -> tuple[str, set[str]]:
+        """The query for DuckDB, its tables registered, and the names of the parameters that it binds."""
+        query = query.copy()
+        defined_here = {cte.alias_or_name.lower() for cte in query.find_all(exp.CTE)}
+        for table in list(query.find_all(exp.Table)):
+            if not table.db and table.name.lower() in defined_here:
+                continue
+            view, name = self._register(table, parameters)
+            alias = table.args.get("alias") or exp.TableAlias(this=exp.to_identifier(name, quoted=True))
+            table.replace(exp.Table(this=exp.to_identifier(view), alias=alias, joins=table.args.get("joins")))
+        used = set()
+        for marker in query.find_all(exp.Placeholder):
+            _value_of(marker, parameters)
+            used.add(marker.name)
+        return query.sql("duckdb"), used
+
+    def _register(self, table: exp.Table, parameters: Mapping[str, str]) -> tuple[str, str]:
+        """Make what a query names readable; returns the view and the name that columns may be qualified with."""
+        if isinstance(table.this, exp.Anonymous) and table.this.name.upper() == "IDENTIFIER":
+            written = _constant(table.this.expressions[0], parameters)
+        elif table.db.lower() == "parquet":
+            written = f"parquet.`{table.name}`"
+        else:
+            written = ".".join(part.name for part in table.parts)
+
+        if match := _PARQUET_DIRECTORY.fullmatch(written):
+            dataset, name = self._parquet_dataset(match[1]), "parquet"
+        else:
+            dataset, name = self._delta_dataset(written), written.rpartition(".")[2]
+        view = f"source_{self._views}"
+        self._views += 1
+        self._connection.register(view, dataset)
+        return view, name
+
+    def _delta_dataset(self, name: str) -> pyarrow.dataset.Dataset:
+        parts = [part.strip().strip("`") for part in name.split(".")]
+        if not all(parts):
+            raise StatementError(f"[PARSE_SYNTAX_ERROR] Syntax error at or near '{name}'. SQLSTATE: 42601")
+        try:
+            uri = table_uri(".".join(parts))
+            return DeltaTable(uri, storage_options=storage_options(self._endpoint_url)).to_pyarrow_dataset()
+        except (ValueError, TableNotFoundError) as error:
+            quoted = ".".join(f"`{part}`" for part in parts)
+            raise StatementError(
+                f"[TABLE_OR_VIEW_NOT_FOUND] The table or view {quoted} cannot be found. Verify the spelling and "
+                "correctness of the schema and catalog.\n"
+                "If you did not qualify the name with a schema, verify the current_schema() output, or qualify the "
+                "name with the correct schema and catalog.\n"
+                "To tolerate the error on drop use DROP VIEW IF EXISTS or DROP TABLE IF EXISTS. SQLSTATE: 42P01"
+            ) from error
+
+    def _parquet_dataset(self, path: str) -> pyarrow.dataset.Dataset:
+        if not path.startswith(_EXTERNAL_LOCATIONS):
+            raise _no_external_location(path)
+        files = [file for file in self._filesystem.find(path) if not Path(file).name.startswith(("_", "."))]
+        if not files:
+            raise StatementError(f"[PATH_NOT_FOUND] Path does not exist: {path}. SQLSTATE: 42K03")
+        return pyarrow.dataset.dataset(files, filesystem=self._filesystem, format="parquet")
+
+    def _write(self, location: str, reader: pa.RecordBatchReader) -> None:
+        """
+        Write rows as Databricks does: data files, and beside them what its commit protocol leaves.
+
+        The files that were there before are removed at the commit, not before: a statement that fails leaves the old
+        rows, and perhaps files of its own that no commit names.
+        """
+        previous = self._filesystem.find(location)
+        transaction = secrets.randbelow(9 * 10**18) + 10**18
+        self._filesystem.pipe_file(f"{location}_started_{transaction}", b"")
+        added = []
+        with tempfile.TemporaryDirectory(prefix="export-") as scratch:
+            for number, part in enumerate(self._parts(reader, Path(scratch) / "part.parquet")):
+                name = f"part-{number:05d}-{uuid.uuid4()}-c000.snappy.parquet"
+                self._filesystem.put_file(str(part), f"{location}{name}")
+                added.append(name)
+        self._stop_if_interrupted()
+        prefix = location.removeprefix("s3://")
+        removed = [path.removeprefix(prefix) for path in previous]
+        if previous:
+            self._filesystem.rm(previous)
+        commit = json.dumps({"added": added, "removed": [name for name in removed if not name.startswith("_")]})
+        self._filesystem.pipe_file(f"{location}_committed_{transaction}", commit.encode())
+        self._filesystem.pipe_file(f"{location}_SUCCESS", b"")
+
+    def _parts(self, reader: pa.RecordBatchReader, scratch: Path) -> Iterator[Path]:
+        """Write the rows to one local file after the other; each is complete when it is yielded, and is then reused."""
+        batches = iter(reader)
+        rest: pa.RecordBatch | None = next(batches, None)
+        first = True
+        while first or rest is not None:
+            first = False
+            rows = 0
+            # Spark's default for timestamps is INT96, and it knows nothing of Arrow's schema.
+            with pyarrow.parquet.ParquetWriter(
+                scratch,
+                reader.schema,
+                compression="snappy",
+                use_deprecated_int96_timestamps=True,
+                store_schema=False,
+            ) as writer:
+                while rest is not None and rows < MAX_ROWS_PER_FILE and scratch.stat().st_size < MAX_BYTES_PER_FILE:
+                    self._stop_if_interrupted()
+                    batch, rest = rest.slice(0, MAX_ROWS_PER_FILE - rows), rest.slice(MAX_ROWS_PER_FILE - rows)
+                    writer.write_batch(batch)
+                    rows += batch.num_rows
+                    if not rest.num_rows:
+                        rest = next(batches, None)
+            yield scratch
+
+    def _stop_if_interrupted(self) -> None:
+        if self._interrupted.is_set():
+            raise InterruptedStatementError
+
+
+def _directory_inserts(sql: str) -> Iterator[tuple[exp.Expr, exp.Expr]]:
+    """
+    The directory and the query of each statement.
+
+    sqlglot knows INSERT OVERWRITE DIRECTORY only with a literal path and in Hive's form. So its head is read from the
+    tokens here, and sqlglot parses the directory and the query.
+    """
+    statement: list[Token] = []
+    for token in [*sqlglot.tokenize(sql, read="databricks"), None]:
+        if token is not None and token.token_type != TokenType.SEMICOLON:
+            statement.append(token)
+        elif statement:
+            yield _directory_insert(sql, statement)
+            statement = []
+
+
+def _directory_insert(sql: str, tokens: list[Token]) -> tuple[exp.Expr, exp.Expr]:
+    words = [token.text.upper() for token in tokens]
+    if words[:3] != ["INSERT", "OVERWRITE", "DIRECTORY"] or "USING" not in words[:8]:
+        raise StatementError(
+            f"[PARSE_SYNTAX_ERROR] Syntax error at or near '{words[0]}': the sandbox executes only "
+            "INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT. SQLSTATE: 42601"
+        )
+    using = words.index("USING")
+    if words[using + 1 : using + 2] != ["PARQUET"]:
+        found = tokens[using + 1].text if len(tokens) > using + 1 else "end of input"
+        raise StatementError(f"[DATA_SOURCE_NOT_FOUND] Failed to find the data source: {found}. SQLSTATE: 42K02")
+    if len(tokens) < using + 3:
+        raise StatementError("[PARSE_SYNTAX_ERROR] Syntax error at or near end of input. SQLSTATE: 42601")
+    directory = sql[tokens[3].start : tokens[using].start]
+    query = sql[tokens[using + 2].start : tokens[-1].end + 1]
+    return (
+        sqlglot.parse_one(directory, read="databricks"),
+        sqlglot.parse_one(query, read="databricks"),
+    )
+
+
+def _constant(expression: exp.Expr, parameters: Mapping[str, str]) -> str:
+    """The value of an expression of literals, parameter markers and concatenation: all that may name a thing."""
+    if isinstance(expression, exp.Literal) and expression.is_string:
+        return str(expression.this)
+    if isinstance(expression, exp.Placeholder):
+        return _value_of(expression, parameters)
+    if isinstance(expression, exp.Paren):
+        return _constant(expression.this, parameters)
+    if isinstance(expression, exp.DPipe):
+        return _constant(expression.left, parameters) + _constant(expression.right, parameters)
+    if isinstance(expression, exp.Concat):
+        return "".join(_constant(part, parameters) for part in expression.expressions)
+    raise StatementError(
+        f"[NOT_A_CONSTANT_STRING.NOT_CONSTANT] The expression {expression.sql('databricks')} used for the routine or "
+        "clause IDENTIFIER must be a constant STRING which is NOT NULL. To be considered constant, the expression must "
+        "not depend on any columns, contain a subquery, or invoke a non deterministic function. SQLSTATE: 42601"
+    )
+
+
+def _value_of(marker: exp.Placeholder, parameters: Mapping[str, str]) -> str:
+    if marker.name not in parameters:
+        raise StatementError(
+            f"[UNBOUND_SQL_PARAMETER] Found the unbound parameter: {marker.name or '_'}. Please, fix `args` and "
+            "provide a mapping of the parameter to either a SQL literal or collection constructor functions such as `map()`, "
+            "`array()`, `struct()`. SQLSTATE: 42P02"
+        )
+    return parameters[marker.name]
+
+
+def _writable_location(path: str) -> str:
+    """A directory as it was written, with one slash at its end."""
+    if not path:
+        raise StatementError(
+            "[INVALID_EMPTY_LOCATION] The location name cannot be empty string, but `` was given. SQLSTATE: 42K05"
+        )
+    location = path.rstrip("/") + "/"
+    steps = location.removeprefix("s3://").rstrip("/").split("/")
+    # Not the bucket itself, and no way around the check.
+    if not location.startswith(_EXTERNAL_LOCATIONS) or len(steps) < 2 or not {"", ".", ".."}.isdisjoint(steps):
+        raise _no_external_location(path)
+    return location
+
+
+def _no_external_location(path: str) -> StatementError:
+    return StatementError(
+        "[UNAUTHORIZED_ACCESS] Unauthorized access: PERMISSION_DENIED: No parent external location found for path "
+        f"'{path}'. SQLSTATE: 42501"
+    )
+
+
+def resolve_references(template: str, job_parameters: Mapping[str, Any]) -> str:
+    """Replace ``{{job.parameters.NAME}}`` in a task parameter by its value. An unknown reference stays as it is."""
+
+    def value(match: re.Match[str]) -> str:
+        return str(job_parameters.get(match[1], match[0]))
+
+    return re.sub(r"\{\{\s*job\.parameters\.([A-Za-z0-9_.-]+?)\s*\}\}", value, template)

@@ -1,0 +1,1 @@
+"""Stand-in for Snowflake: DuckDB behind the connector's protocol and the SQL API v2."""

@@ -1,0 +1,474 @@
+"""The database: fakesnow's DuckDB, with Snowflake's transactions, locks and account objects, kept in a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import s3fs
+import snowflake.connector.cursor
+import snowflake.connector.errors
+import sqlglot
+from fakesnow import info_schema, macros
+from fakesnow.conn import FakeSnowflakeConnection
+from fakesnow.cursor import FakeSnowflakeCursor
+from fakesnow.instance import FakeSnow
+from fakesnow.transforms.merge import operations as merge_operations
+from sqlglot import exp
+
+from sandbox.snowflake import translate
+from sandbox.snowflake.copy_into import CREATE_LOADS_TABLE, copy_into, forget_loads
+from sandbox.snowflake.errors import SqlError, from_duckdb, from_parser
+
+DEFAULT_STATEMENT_TIMEOUT = 600.0
+"""Seconds after which a statement is cancelled, its wait for a lock included."""
+
+_HISTORY_LENGTH = 10_000
+_KEPT_RESULTS = 200
+
+# What fakesnow keeps in memory about the databases in files, and we keep in the catalogue's file.
+_KEPT_TABLES = ("_fs_stages", "_fs_columns_ext", "_fs_tables_ext")
+
+
+@dataclass
+class Statement:
+    """One executed statement, as the tests of this project read it."""
+
+    handle: str
+    request_id: str | None
+    sql: str
+    query_tag: str
+    user: str
+    status: str = "running"
+    error: str | None = None
+
+
+class Stop:
+    """The wish to end a statement early, and its reason.
+
+    :param timeout: seconds until the statement is ended by itself.
+    """
+
+    def __init__(self, timeout: float = DEFAULT_STATEMENT_TIMEOUT) -> None:
+        self.timeout = timeout
+        self.deadline = time.monotonic() + timeout
+        self.cancelled = threading.Event()
+
+    def remaining(self) -> float:
+        """Seconds until the timeout, at least 0."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def error(self) -> SqlError | None:
+        """The error that the statement must end with now, or None if it may go on."""
+        if self.cancelled.is_set():
+            return SqlError(604, "57014", "SQL execution canceled")
+        if self.remaining() == 0:
+            return SqlError(
+                630,
+                "57014",
+                f"Statement reached its statement or warehouse timeout of {self.timeout:g} second(s) and was canceled.",
+            )
+        return None
+
+    def check(self) -> None:
+        """Raise :meth:`error` if there is one."""
+        if error := self.error():
+            raise error
+
+    @contextlib.contextmanager
+    def watch(self, duck_conn: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Interrupt what ``duck_conn`` runs as soon as the statement must end."""
+        done = threading.Event()
+
+        def interrupt() -> None:
+            # Again and again: an interrupt between two of the queries that a statement becomes would be lost.
+            while not done.wait(0.02):
+                if self.error():
+                    duck_conn.interrupt()
+
+        watcher = threading.Thread(target=interrupt, name="statement-watch", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+
+
+class _WriteLock:
+    """One writer at a time in the whole account. Stands for Snowflake's table locks: DuckDB fails concurrent writers."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._owner: object | None = None
+
+    def acquire(self, owner: object, stop: Stop) -> None:
+        """Wait until ``owner`` holds the lock; it may hold it already.
+
+        :raises SqlError: if the statement is cancelled or reaches its timeout first.
+        """
+        with self._condition:
+            while self._owner not in (None, owner):
+                stop.check()
+                self._condition.wait(0.02)
+            self._owner = owner
+
+    def release(self, owner: object) -> None:
+        """Let the next writer in, if ``owner`` holds the lock."""
+        with self._condition:
+            if self._owner is owner:
+                self._owner = None
+                self._condition.notify_all()
+
+
+@dataclass
+class Catalogue:
+    """The account's objects that DuckDB has no place for. Names are upper case."""
+
+    warehouses: list[str] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    integrations: dict[str, list[str]] = field(default_factory=dict)
+    """Storage integration -> its allowed locations."""
+    stage_formats: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """DATABASE.SCHEMA.STAGE -> the options of its file format."""
+
+
+class _RecentResults(dict[str, tuple[Any, ...]]):
+    """The latest results for RESULT_SCAN; fakesnow would keep all of them."""
+
+    def __setitem__(self, key: str, value: tuple[Any, ...]) -> None:
+        super().__setitem__(key, value)
+        while len(self) > _KEPT_RESULTS:
+            self.pop(next(iter(self)))
+
+
+class Engine(FakeSnow):  # type: ignore[misc]
+    """The account: its databases, its other objects, and its sessions.
+
+    :param state_dir: the directory of the database files and of ``catalogue.json``; created if missing.
+    :param filesystem: how the external stages' files are read.
+    """
+
+    def __init__(self, state_dir: Path, filesystem: s3fs.S3FileSystem, *, account: str) -> None:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        super().__init__(create_database_on_connect=False, create_schema_on_connect=False, db_path=state_dir)
+        self.account = account
+        self.filesystem = filesystem
+        self.results_cache = _RecentResults()
+        self.write_lock = _WriteLock()
+        self.catalogue = Catalogue()
+        self.history: deque[Statement] = deque(maxlen=_HISTORY_LENGTH)
+        self.duck_conn.register_filesystem(filesystem)
+        # A file may be written again at the same place; and a table's name must never find a Python variable.
+        self.duck_conn.execute("SET GLOBAL enable_external_file_cache = false")
+        self.duck_conn.execute("SET GLOBAL python_enable_replacements = false")
+        self._file = state_dir / "catalogue.json"
+        for database in sorted(state_dir.glob("*.db")):
+            self._attach(database.stem)
+        self._load()
+
+    def connect(
+        self,
+        database: str | None = None,
+        schema: str | None = None,
+        nop_regexes: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Session:
+        """A new session. ``kwargs`` are those of :class:`Session`."""
+        return Session(self, database, schema, **kwargs)
+
+    def close(self) -> None:
+        """Close the database files."""
+        self.duck_conn.close()
+
+    def prepare_database(self, name: str) -> None:
+        """Give a new database the table of the load metadata."""
+        self.duck_conn.execute(CREATE_LOADS_TABLE.format(database=name))
+
+    def save(self) -> None:
+        """Write the catalogue to its file, whole or not at all."""
+        tables = {
+            name: [
+                [None if value is None else str(value) for value in row]
+                for row in self.duck_conn.cursor()
+                .execute(f"SELECT * FROM _fs_global._fs_information_schema.{name}")
+                .fetchall()
+            ]
+            for name in _KEPT_TABLES
+        }
+        partial = self._file.with_suffix(".partial")
+        with partial.open("w") as target:
+            json.dump({"catalogue": vars(self.catalogue), "tables": tables}, target, indent=1)
+            target.flush()
+            os.fsync(target.fileno())
+        partial.replace(self._file)
+
+    def _attach(self, database: str) -> None:
+        self.duck_conn.execute(f"ATTACH DATABASE '{Path(self.db_path) / database}.db' AS \"{database}\"")
+        self.duck_conn.execute(info_schema.per_db_creation_sql(database))
+        self.duck_conn.execute(macros.creation_sql(database))
+        self.prepare_database(database)
+
+    def _load(self) -> None:
+        if not self._file.exists():
+            return
+        content = json.loads(self._file.read_text())
+        self.catalogue = Catalogue(**content["catalogue"])
+        for name, rows in content["tables"].items():
+            for row in rows:
+                marks = ", ".join("?" for _ in row)
+                self.duck_conn.execute(f"INSERT INTO _fs_global._fs_information_schema.{name} VALUES ({marks})", row)
+
+
+class Session(FakeSnowflakeConnection):  # type: ignore[misc]
+    """One client's session.
+
+    :param user: the user's name.
+    :param role: the current role, or None.
+    :param warehouse: the current warehouse; one that does not exist counts as none, as in the real service.
+    :param query_tag: the tag that the statements are recorded with.
+    :param request_id: the SQL API request that the session belongs to.
+    :param autocommit: as the session parameter AUTOCOMMIT.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        database: str | None = None,
+        schema: str | None = None,
+        *,
+        user: str = "ADMIN",
+        role: str | None = None,
+        warehouse: str | None = None,
+        query_tag: str = "",
+        request_id: str | None = None,
+        autocommit: bool = True,
+    ) -> None:
+        super().__init__(
+            engine.duck_conn.cursor(),
+            engine.results_cache,
+            database,
+            schema,
+            create_database=False,
+            create_schema=False,
+            db_path=engine.db_path,
+            paramstyle="qmark",
+            autocommit=autocommit,
+        )
+        self.engine = engine
+        self.user = user
+        self.role = role
+        self.warehouse = warehouse if warehouse in engine.catalogue.warehouses else None
+        self.query_tag = query_tag
+        self.request_id = request_id
+        self.in_transaction = False
+
+    def cursor(self, cursor_class: type[Any] = snowflake.connector.cursor.SnowflakeCursor) -> Cursor:
+        """A cursor of this session."""
+        return Cursor(
+            self, self._duck_conn, use_dict_result=cursor_class == snowflake.connector.cursor.DictCursor
+        )
+
+    def close(self, retry: bool = True) -> None:
+        """End the session: an open transaction is rolled back, its locks are released."""
+        if not self._is_closed:
+            with contextlib.suppress(duckdb.Error):
+                self._duck_conn.rollback()
+            super().close()
+        self.engine.write_lock.release(self)
+
+    def end_transaction(self, action: str) -> None:
+        """COMMIT or ROLLBACK the open transaction, if there is one."""
+        if self.in_transaction:
+            self.in_transaction = self._in_transaction = False
+            self._duck_conn.execute(action)
+
+
+class Cursor(FakeSnowflakeCursor):  # type: ignore[misc]
+    """Executes statements: the one place where both protocols' statements are translated, locked and recorded."""
+
+    _conn: Session
+
+    columns: tuple[tuple[str, str], ...] = ()
+    """Name and DuckDB type of the last result's columns."""
+
+    def execute(
+        self,
+        command: str,
+        params: Any = None,
+        *args: Any,
+        stop: Stop | None = None,
+        handle: str | None = None,
+        **kwargs: Any,
+    ) -> Cursor:
+        """Execute one statement.
+
+        :param command: the statement.
+        :param params: the values of its placeholders.
+        :param stop: how it is ended early; by default by a timeout only.
+        :param handle: the statement's handle; by default a new one.
+        :raises SqlError: for everything that the statement itself caused.
+        """
+        session = self._conn
+        stop = stop or Stop()
+        record = Statement(
+            handle or str(uuid.uuid4()), session.request_id, command, session.query_tag, session.user
+        )
+        session.engine.history.append(record)
+        expression: exp.Expr | None = None
+        self._sqlstate = None
+        try:
+            params = kwargs.get("binding_params") or params
+            command = self._inline_variables(command)
+            expression = translate.parse_one(command)
+            with stop.watch(self._duck_conn):
+                try:
+                    self._run(expression, list(params) if isinstance(params, tuple) else params, stop)
+                except (duckdb.Error, snowflake.connector.errors.Error) as error:
+                    # Whatever the interrupt made of it, the client must hear the reason.
+                    if reason := stop.error():
+                        raise reason from error
+                    raise
+        except Exception as error:
+            reported = _as_sql_error(error, expression)
+            record.status, record.error = "failed", getattr(reported, "msg", None) or str(reported)
+            self._sqlstate = getattr(reported, "sqlstate", None)
+            raise reported from error
+        finally:
+            if not (session.in_transaction or session._in_transaction):  # noqa: SLF001
+                session.engine.write_lock.release(session)
+        record.status = "success"
+        self._sfqid = record.handle
+        if self._arrow_table is not None:
+            session.results_cache[record.handle] = (
+                self._arrow_table, self._rowcount, self._last_sql, self._last_params, self._last_transformed
+            )  # fmt: skip
+        return self
+
+    def answer(self, sql: str, expression: exp.Expr) -> None:
+        """Take the result of a query in DuckDB's SQL for the statement's result."""
+        self._last_transformed = None
+        self._execute(sqlglot.parse_one(sql, read="duckdb"))
+        self._last_transformed = expression
+
+    def _execute(self, transformed: exp.Expr, params: Any = None) -> None:
+        """Execute in DuckDB, and note the columns while it remembers them."""
+        super()._execute(transformed, params)
+        if transformed.args.get("result_scan_sfqid"):
+            self.columns = tuple((name, type_) for name, type_, *_ in self._describe_last_sql())
+        else:
+            self.columns = tuple((name, str(type_)) for name, type_, *_ in self._duck_conn.description or ())
+
+    def _run(self, expression: exp.Expr, params: Any, stop: Stop) -> None:
+        session = self._conn
+        stop.check()
+        if translate.writes(expression):
+            session.engine.write_lock.acquire(session, stop)
+        if translate.needs_warehouse(expression) and session.warehouse is None:
+            raise SqlError(
+                606,
+                "57P03",
+                "No active warehouse selected in the current session.  "
+                "Select an active warehouse with the 'use warehouse' command.",
+            )
+        if translate.is_ddl(expression):
+            # As in Snowflake, DDL commits what is open, and is a transaction of its own.
+            session.end_transaction("COMMIT")
+        if (seconds := translate.wait_seconds(expression)) is not None:
+            stop.cancelled.wait(min(seconds, stop.remaining()))
+            stop.check()
+            self.answer(f"SELECT 'waited {seconds:g} seconds' AS \"SYSTEM$WAIT\"", expression)
+        elif (status := translate.account_statement(expression, session)) is not None:
+            session.engine.save()
+            self.answer(f"SELECT {exp.Literal.string(status).sql('duckdb')} AS \"status\"", expression)
+        elif translate.needs_transaction(expression) and not session.in_transaction and session._autocommit:  # noqa: SLF001
+            self._atomically(expression, params, stop)
+        else:
+            self._run_translated(expression, params, stop)
+
+    def _atomically(self, expression: exp.Expr, params: Any, stop: Stop) -> None:
+        """Run a statement that becomes several in DuckDB as one."""
+        self._duck_conn.begin()
+        try:
+            self._run_translated(expression, params, stop)
+            stop.check()
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):
+                self._duck_conn.rollback()
+            raise
+        self._duck_conn.commit()
+
+    def _run_translated(self, expression: exp.Expr, params: Any, stop: Stop) -> None:
+        session = self._conn
+        if isinstance(expression, exp.Copy):
+            copy_into(self, expression, stop)
+            return
+        translated = translate.translate(expression, session)
+        self.check_db_and_schema(translated)
+        if isinstance(translated, exp.Merge):
+            self._merge(translated, params)
+            return
+        for statement in self._transform_explode(translated):
+            stop.check()
+            transformed = self._transform(statement, params)
+            self._execute(transformed, params if transformed.find(exp.Placeholder) else None)
+        if isinstance(expression, exp.Transaction):
+            session.in_transaction = True
+        elif isinstance(expression, (exp.Commit, exp.Rollback)):
+            session.in_transaction = False
+        self._after(expression)
+
+    def _merge(self, merge: exp.Merge, params: Any) -> None:
+        """Run a MERGE by DuckDB's own: fakesnow's, of several statements, fails inside a transaction."""
+        transformed = self._transform(merge, params)
+        sql = transformed.sql(dialect="duckdb") + " RETURNING merge_action"
+        actions = Counter(action for (action,) in self._duck_conn.execute(sql, params or None).fetchall())
+        counts = [
+            f"{actions[action]}::BIGINT AS \"number of rows {done}\""
+            for action, done in (("INSERT", "inserted"), ("UPDATE", "updated"), ("DELETE", "deleted"))
+            if done in {operation for operation, clauses in merge_operations(merge).items() if clauses}
+        ]
+        self.answer(f"SELECT {', '.join(counts)}", merge)
+        self._rowcount = actions.total()
+
+    def _after(self, expression: exp.Expr) -> None:
+        """Keep what fakesnow forgets."""
+        session = self._conn
+        if isinstance(expression, exp.Create) and expression.kind == "DATABASE":
+            session.engine.prepare_database(expression.this.name.upper())
+        if translate.is_ddl(expression) or isinstance(expression, exp.TruncateTable):
+            for table in translate.changed_tables(expression):
+                forget_loads(self, table)
+        if translate.is_ddl(expression):
+            translate.complete_stage(expression, session)
+            session.engine.save()
+
+
+def _as_sql_error(error: Exception, expression: exp.Expr | None) -> Exception:
+    """The error as Snowflake reports it; an error of the stand-in itself stays what it is."""
+    if isinstance(error, SqlError):
+        return error
+    if isinstance(error, duckdb.Error):
+        return from_duckdb(error, expression)
+    if isinstance(error, sqlglot.errors.SqlglotError):
+        return from_parser(error)
+    if isinstance(error, snowflake.connector.errors.Error):
+        cause = error.__cause__
+        if isinstance(cause, duckdb.Error):
+            return from_duckdb(cause, expression)
+        if isinstance(cause, sqlglot.errors.SqlglotError):
+            return from_parser(cause)
+        return SqlError(error.errno or 2, error.sqlstate or "0A000", error.raw_msg or str(error))
+    if isinstance(error, NotImplementedError):
+        return SqlError(2, "0A000", f"Unsupported feature '{error}'.")
+    return error

@@ -1,0 +1,144 @@
+"""Results in the SQL API's form: every value a string, encoded by its type."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from fakesnow.rowtype import describe_as_rowtype
+from sqlglot import exp
+
+if TYPE_CHECKING:
+    from sandbox.snowflake.engine import Cursor
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND = datetime.timedelta(microseconds=1)
+_UTC_OFFSET = 1440
+"""How a TIMESTAMP_TZ says UTC: minutes from UTC plus 1440."""
+
+# DuckDB's types that fakesnow's list does not have -> one of the same kind that it has.
+_SAME_KIND = {
+    "TINYINT": "BIGINT",
+    "SMALLINT": "BIGINT",
+    "UTINYINT": "BIGINT",
+    "USMALLINT": "BIGINT",
+    "UINTEGER": "BIGINT",
+    "UHUGEINT": "HUGEINT",
+    "FLOAT": "DOUBLE",
+    "UUID": "VARCHAR",
+    "INTERVAL": "VARCHAR",
+    "TIMESTAMP_S": "TIMESTAMP",
+    "TIMESTAMP_MS": "TIMESTAMP",
+}
+_COUNTS = {
+    "number of rows inserted": "numRowsInserted",
+    "number of rows updated": "numRowsUpdated",
+    "number of rows deleted": "numRowsDeleted",
+}
+
+
+@dataclass
+class Result:
+    """A statement's result.
+
+    :param columns: name and DuckDB type of each; ``TIMESTAMP_TZ`` stands for a timestamp that keeps its offset.
+    :param rows: the values, encoded.
+    :param stats: the numbers of changed rows, for DML.
+    """
+
+    columns: list[tuple[str, str]]
+    rows: list[list[str | None]]
+    stats: dict[str, int] | None = None
+
+    def row_type(self) -> list[dict[str, Any]]:
+        """The description of the columns, as `resultSetMetaData.rowType` has it."""
+        described = []
+        for name, type_ in self.columns:
+            known = "TIMESTAMP WITH TIME ZONE" if type_ == "TIMESTAMP_TZ" else type_
+            (column,) = describe_as_rowtype([(name, known, None, None, None, None)])
+            kind = column["type"]
+            if kind == "timestamp_tz" and type_ != "TIMESTAMP_TZ":
+                kind = "timestamp_ltz"
+            described.append({**column, "type": kind})
+        return described
+
+
+def encode(cursor: Cursor, statement: exp.Expr) -> Result:
+    """The result of the statement that ``cursor`` has executed."""
+    table = cursor._arrow_table  # noqa: SLF001
+    offsets = _columns_with_offset(statement)
+    columns = []
+    for index, (name, type_) in enumerate(cursor.columns):
+        known = _SAME_KIND.get(type_, type_)
+        if type_.endswith("[]") or type_.startswith(("STRUCT", "MAP")):
+            known = "JSON"
+        columns.append((name, "TIMESTAMP_TZ" if index in offsets and "TIME ZONE" in type_ else known))
+    values = [column.to_pylist() for column in table.columns] if table is not None else []
+    rows = [
+        [_text(value, type_) for value, (_, type_) in zip(row, columns, strict=True)]
+        for row in zip(*values, strict=True)
+    ]
+    return Result(columns, rows, _stats(columns, rows))
+
+
+def _columns_with_offset(statement: exp.Expr) -> set[int]:
+    """The columns that are cast to TIMESTAMP_TZ: DuckDB has one type for it and for TIMESTAMP_LTZ."""
+    if not isinstance(statement, exp.Select):
+        return set()
+    found = set()
+    for index, item in enumerate(statement.expressions):
+        cast = item.unalias()
+        if isinstance(cast, exp.Cast) and cast.to.is_type(exp.DataType.Type.TIMESTAMPTZ):
+            found.add(index)
+    return found
+
+
+def _stats(columns: list[tuple[str, str]], rows: list[list[str | None]]) -> dict[str, int] | None:
+    if len(rows) != 1 or not any(name in _COUNTS for name, _ in columns):
+        return None
+    stats = dict.fromkeys((*_COUNTS.values(), "numDmlDuplicates"), 0)
+    for (name, _), value in zip(columns, rows[0], strict=True):
+        if name in _COUNTS:
+            stats[_COUNTS[name]] = int(value or 0)
+    return stats
+
+
+def _text(value: Any, type_: str) -> str | None:
+    """One value as the SQL API writes it."""
+    if value is None:
+        return None
+    if type_ == "JSON":
+        return _json_text(value)
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case bytes():
+            return value.hex().upper()
+        case Decimal():
+            return format(value, "f")
+        case datetime.datetime():
+            aware = value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
+            seconds = _seconds((aware - _EPOCH) // _MICROSECOND)
+            return f"{seconds} {_UTC_OFFSET}" if type_ == "TIMESTAMP_TZ" else seconds
+        case datetime.date():
+            return str((value - _EPOCH.date()).days)
+        case datetime.time():
+            since_midnight = datetime.datetime.combine(_EPOCH.date(), value, tzinfo=datetime.UTC) - _EPOCH
+            return _seconds(since_midnight // _MICROSECOND)
+    return str(value)
+
+
+def _seconds(microseconds: int) -> str:
+    """Seconds with nine digits after the point."""
+    sign = "-" if microseconds < 0 else ""
+    whole, fraction = divmod(abs(microseconds), 1_000_000)
+    return f"{sign}{whole}.{fraction:06d}000"
+
+
+def _json_text(value: Any) -> str:
+    """JSON as Snowflake writes it: over several lines, with two spaces."""
+    parsed = json.loads(value) if isinstance(value, str) else value
+    return json.dumps(parsed, indent=2, ensure_ascii=False, default=str)

@@ -1,0 +1,478 @@
+"""The SQL API v2: statements over REST, as Snowflake publishes it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlglot.errors
+from fakesnow.converter import from_binding
+from sqlglot import exp
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from sandbox.snowflake import translate
+from sandbox.snowflake.auth import AuthError, KeyPairAuthenticator
+from sandbox.snowflake.engine import DEFAULT_STATEMENT_TIMEOUT, Engine, Session, Stop
+from sandbox.snowflake.errors import SqlError, from_parser
+from sandbox.snowflake.results import Result, encode
+
+log = logging.getLogger(__name__)
+
+SYNCHRONOUS_WAIT = 45.0
+"""Seconds that a request without `async` waits for its statement."""
+
+MAX_TIMEOUT = 604_800.0
+PARTITION_ROWS = 10_000
+_WORKERS = 32
+_KEPT_EXECUTIONS = 2_000
+_BINDING_TYPES = frozenset(
+    {"FIXED", "REAL", "TEXT", "BOOLEAN", "DATE", "TIME", "TIMESTAMP_NTZ", "TIMESTAMP_LTZ", "TIMESTAMP_TZ", "BINARY"}
+)
+# Parameters that change nothing here: what they ask for is what the stand-in does anyway.
+_IGNORED_PARAMETERS = frozenset({"USE_CACHED_RESULT", "CLIENT_RESULT_CHUNK_SIZE", "ROWS_PER_RESULTSET"})
+
+
+class BadRequestError(Exception):
+    """A request that is refused before its statement is looked at.
+
+    :param status: the HTTP status.
+    :param code: Snowflake's code.
+    :param message: the sentence of the answer.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+@dataclass
+class _Submission:
+    """The body of a POST, checked."""
+
+    sql: str
+    statements: list[str]
+    user: str
+    request_id: str
+    bindings: dict[str, dict[str, Any]]
+    database: str | None
+    schema: str | None
+    warehouse: str | None
+    role: str | None
+    timeout: float
+    query_tag: str
+    count: int
+
+
+@dataclass
+class _Execution:
+    """A statement that was submitted, or one of the statements of such a submission."""
+
+    handle: str
+    request_id: str
+    stop: Stop
+    created: int = field(default_factory=lambda: int(time.time() * 1000))
+    result: Result | None = None
+    error: Exception | None = None
+    children: list[str] | None = None
+    future: Future[None] | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class SqlApi:
+    """The routes below ``/api/v2/statements`` and their state.
+
+    :param engine: executes the statements.
+    :param authenticator: checks the tokens.
+    """
+
+    def __init__(self, engine: Engine, authenticator: KeyPairAuthenticator) -> None:
+        self._engine = engine
+        self._authenticator = authenticator
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="sql-api")
+        self._executions: dict[str, _Execution] = {}
+        self._by_request: dict[str, str] = {}
+
+    def routes(self) -> list[BaseRoute]:
+        """The routes, with the list of executed statements for tests."""
+        statement = "/api/v2/statements/{handle}"
+        return [
+            Route("/api/v2/statements", self._guarded(self._submit), methods=["POST"]),
+            Route(statement, self._guarded(self._status), methods=["GET"]),
+            Route(statement + "/cancel", self._guarded(self._cancel), methods=["POST"]),
+            Route("/_sandbox/statements", self._guarded(self._history), methods=["GET"]),
+        ]
+
+    def close(self) -> None:
+        """Cancel what runs and end the worker threads."""
+        for execution in list(self._executions.values()):
+            execution.stop.cancelled.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _guarded(
+        self, endpoint: Callable[[Request, str], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint, behind the checks that every request must pass."""
+
+        async def guard(request: Request) -> Response:
+            try:
+                user = self._authenticate(request)
+                if not request.headers.get("User-Agent"):
+                    raise BadRequestError(400, "391901", "Unsupported User-Agent header null is specified.")
+                return await endpoint(request, user)
+            except AuthError as error:
+                return JSONResponse({"code": error.code, "message": error.message}, 401)
+            except BadRequestError as error:
+                return JSONResponse({"code": error.code, "message": error.message}, error.status)
+            except Exception:
+                log.exception("The stand-in failed on %s %s", request.method, request.url.path)
+                return JSONResponse({"code": "000603", "message": "SQL execution internal error"}, 500)
+
+        return guard
+
+    def _authenticate(self, request: Request) -> str:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if not token:
+            raise AuthError("390101", "Authorization header not found in the request data.")
+        kind = request.headers.get("X-Snowflake-Authorization-Token-Type", "KEYPAIR_JWT").upper()
+        if kind == "OAUTH":
+            raise AuthError("390303", f"Invalid OAuth access token. [{uuid.uuid4()}]")
+        if kind == "PROGRAMMATIC_ACCESS_TOKEN":
+            raise AuthError("394400", f"Programmatic access token is invalid. [{uuid.uuid4()}]")
+        if kind != "KEYPAIR_JWT" or scheme.lower() != "bearer":
+            raise AuthError("390144", f"JWT token is invalid. [{uuid.uuid4()}]")
+        return self._authenticator.verify(token.strip())
+
+    async def _submit(self, request: Request, user: str) -> Response:
+        media_type = request.headers.get("Content-Type", "").split(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise BadRequestError(415, "391903", f"Unsupported Content-Type header {media_type or 'null'} is specified.")
+        request_id = _request_id(request)
+        asynchronous = _flag(request, "async")
+        first = self._by_request.get(request_id) if _flag(request, "retry") else None
+        if first is not None:
+            execution = self._executions[first]
+        else:
+            submission = _read(await request.body(), user, request_id)
+            self._check_role(submission)
+            execution = self._start(submission)
+        if asynchronous:
+            return self._running(execution)
+        assert execution.future is not None  # noqa: S101 (set by _start)
+        await asyncio.wait([asyncio.wrap_future(execution.future)], timeout=SYNCHRONOUS_WAIT)
+        return self._answer(execution, nullable=request.query_params.get("nullable", "true").lower() != "false")
+
+    async def _status(self, request: Request, user: str) -> Response:
+        execution = self._find(request)
+        partition = request.query_params.get("partition", "0")
+        if not partition.isdigit():
+            raise BadRequestError(400, "391922", f"Invalid partition '{partition}'.")
+        return self._answer(execution, partition=int(partition))
+
+    async def _cancel(self, request: Request, user: str) -> Response:
+        execution = self._find(request)
+        execution.stop.cancelled.set()
+        if execution.future is not None:
+            await asyncio.to_thread(execution.done.wait, 5)
+        return JSONResponse(
+            {
+                "code": "000604",
+                "sqlState": "57014",
+                "message": "SQL execution canceled",
+                "statementHandle": execution.handle,
+                "statementStatusUrl": _status_url(execution),
+            }
+        )
+
+    async def _history(self, request: Request, user: str) -> Response:
+        return JSONResponse([vars(statement) for statement in list(self._engine.history)])
+
+    def _find(self, request: Request) -> _Execution:
+        handle = request.path_params["handle"]
+        if execution := self._executions.get(handle):
+            return execution
+        raise BadRequestError(404, "000709", f"Statement {handle} not found")
+
+    def _check_role(self, submission: _Submission) -> None:
+        if submission.role is not None and submission.role not in self._engine.catalogue.roles:
+            raise BadRequestError(400, "390189", role_missing(submission.role))
+
+    def _start(self, submission: _Submission) -> _Execution:
+        execution = _Execution(str(uuid.uuid4()), submission.request_id, Stop(submission.timeout))
+        self._keep(execution)
+        self._by_request[submission.request_id] = execution.handle
+        execution.future = self._pool.submit(self._run, execution, submission)
+        return execution
+
+    def _keep(self, execution: _Execution) -> None:
+        self._executions[execution.handle] = execution
+        for handle in list(self._executions)[: max(0, len(self._executions) - _KEPT_EXECUTIONS)]:
+            if self._executions[handle].done.is_set():
+                old = self._executions.pop(handle)
+                if self._by_request.get(old.request_id) == handle:
+                    del self._by_request[old.request_id]
+
+    def _run(self, execution: _Execution, submission: _Submission) -> None:
+        """Execute a submission in a worker thread."""
+        try:
+            translate.check_count(len(submission.statements), submission.count)
+            several = len(submission.statements) != 1
+            if several and submission.bindings:
+                raise SqlError(2, "0A000", "Unsupported feature 'multi-statement with bind variables'.")
+            session = self._engine.connect(
+                submission.database,
+                submission.schema,
+                user=submission.user,
+                role=submission.role,
+                warehouse=submission.warehouse,
+                query_tag=submission.query_tag,
+                request_id=submission.request_id,
+            )
+            try:
+                if several:
+                    self._run_several(execution, submission, session)
+                else:
+                    self._run_one(execution, submission.statements[0], session, submission.bindings, alone=True)
+            finally:
+                session.close()
+        except Exception as error:  # noqa: BLE001 (the client that asks for the result gets it)
+            execution.error = error
+            if not isinstance(error, SqlError):
+                log.exception("The stand-in failed on %s", submission.sql)
+        finally:
+            execution.done.set()
+
+    def _run_several(self, execution: _Execution, submission: _Submission, session: Session) -> None:
+        execution.children = []
+        for text in submission.statements:
+            child = _Execution(str(uuid.uuid4()), submission.request_id, execution.stop)
+            self._keep(child)
+            execution.children.append(child.handle)
+            try:
+                self._run_one(child, text, session, {}, alone=False)
+            except Exception as error:
+                child.error = error
+                raise
+            finally:
+                child.done.set()
+        execution.result = Result([("multiple statement execution", "VARCHAR")], [["Multiple statements executed successfully."]])
+
+    def _run_one(
+        self, execution: _Execution, sql: str, session: Session, bindings: dict[str, dict[str, Any]], *, alone: bool
+    ) -> None:
+        try:
+            expression = translate.parse_one(sql)
+        except sqlglot.errors.SqlglotError as error:
+            raise from_parser(error) from error
+        _check_supported(expression, alone=alone)
+        values = _bound_values(expression, bindings)
+        cursor = session.cursor()
+        cursor.execute(sql, stop=execution.stop, handle=execution.handle, binding_params=values or None, server=True)
+        execution.result = encode(cursor, expression)
+
+    def _running(self, execution: _Execution) -> Response:
+        return JSONResponse(
+            {
+                "code": "333334",
+                "message": "Asynchronous execution in progress. Use provided query id to perform query monitoring and "
+                "management.",
+                "statementHandle": execution.handle,
+                "statementStatusUrl": _status_url(execution),
+            },
+            202,
+        )
+
+    def _answer(self, execution: _Execution, *, partition: int = 0, nullable: bool = True) -> Response:
+        if not execution.done.is_set():
+            return self._running(execution)
+        if execution.error is not None:
+            return self._failed(execution, execution.error)
+        assert execution.result is not None  # noqa: S101 (done without an error)
+        result = execution.result
+        slices = [result.rows[i : i + PARTITION_ROWS] for i in range(0, len(result.rows), PARTITION_ROWS)] or [[]]
+        if partition >= len(slices):
+            raise BadRequestError(
+                400, "391922", f"Invalid partition {partition}. Valid partitions are 0 to {len(slices) - 1}."
+            )
+        data = [[value if value is not None or nullable else "null" for value in row] for row in slices[partition]]
+        if partition > 0:
+            return JSONResponse({"data": data})
+        body: dict[str, Any] = {
+            "resultSetMetaData": {
+                "numRows": len(result.rows),
+                "format": "jsonv2",
+                "partitionInfo": [
+                    {"rowCount": len(rows), "uncompressedSize": len(json.dumps(rows))} for rows in slices
+                ],
+                "rowType": result.row_type(),
+            },
+            "data": data,
+            "code": "090001",
+            "statementStatusUrl": _status_url(execution),
+            "requestId": execution.request_id,
+            "sqlState": "00000",
+            "statementHandle": execution.handle,
+            "message": "Statement executed successfully.",
+            "createdOn": execution.created,
+        }
+        if execution.children is not None:
+            body["statementHandles"] = execution.children
+        if result.stats is not None:
+            body["stats"] = result.stats
+        return JSONResponse(body)
+
+    def _failed(self, execution: _Execution, error: Exception) -> Response:
+        body = {
+            "statementHandle": execution.handle,
+            "statementStatusUrl": _status_url(execution),
+            "createdOn": execution.created,
+        }
+        if not isinstance(error, SqlError):
+            return JSONResponse({"code": "000603", "message": f"SQL execution internal error: {error}", **body}, 500)
+        status = 408 if error.errno == 630 else 422  # noqa: PLR2004
+        return JSONResponse(
+            {"code": f"{error.errno:06d}", "message": error.msg, "sqlState": error.sqlstate, **body}, status
+        )
+
+
+def role_missing(role: str) -> str:
+    """What Snowflake says of a role that is not there."""
+    return (
+        f"Role '{role}' specified in the connect string does not exist or not authorized. Contact your local system "
+        "administrator, or attempt to login with another role, e.g. PUBLIC."
+    )
+
+
+def _status_url(execution: _Execution) -> str:
+    return f"/api/v2/statements/{execution.handle}?requestId={execution.request_id}"
+
+
+def _request_id(request: Request) -> str:
+    given = request.query_params.get("requestId")
+    if given is None:
+        return str(uuid.uuid4())
+    try:
+        return str(uuid.UUID(given))
+    except ValueError:
+        raise BadRequestError(400, "391905", f"Invalid requestId '{given}': it must be a UUID.") from None
+
+
+def _flag(request: Request, name: str) -> bool:
+    value = request.query_params.get(name, "false").lower()
+    if value not in {"true", "false"}:
+        raise BadRequestError(400, "391904", f"Invalid value '{value}' of query parameter '{name}'.")
+    return value == "true"
+
+
+def _read(body: bytes, user: str, request_id: str) -> _Submission:
+    """The request's body.
+
+    :raises BadRequestError: 400 if it is not what the API takes.
+    """
+    invalid = BadRequestError(400, "390142", "Incoming request does not contain a valid payload.")
+    try:
+        content = json.loads(body)
+    except ValueError:
+        raise invalid from None
+    if not isinstance(content, dict):
+        raise invalid
+    sql = content.get("statement")
+    if not isinstance(sql, str) or not sql.strip():
+        raise BadRequestError(400, "000900", "Empty SQL statement.")
+    bindings = content.get("bindings") or {}
+    parameters = content.get("parameters") or {}
+    timeout = content.get("timeout")
+    if not isinstance(bindings, dict) or not isinstance(parameters, dict):
+        raise invalid
+    if timeout is not None and (not isinstance(timeout, int) or isinstance(timeout, bool) or timeout < 0):
+        raise invalid
+    count, query_tag = 1, ""
+    for name, value in parameters.items():
+        if name.upper() == "MULTI_STATEMENT_COUNT" and str(value).isdigit():
+            count = int(value)
+        elif name.upper() == "QUERY_TAG":
+            query_tag = str(value or "")
+        elif name.upper() == "STATEMENT_TIMEOUT_IN_SECONDS" and str(value).isdigit():
+            timeout = int(value) if timeout is None else timeout
+        elif name.upper() == "TIMEZONE" and str(value).upper() in {"UTC", "ETC/UTC"}:
+            continue
+        elif name.upper() not in _IGNORED_PARAMETERS:
+            raise BadRequestError(400, "390142", f"The stand-in does not take parameter {name} = {value}.")
+    try:
+        statements = translate.split(sql)
+    except sqlglot.errors.SqlglotError:
+        # The parser will say what is wrong with it, when it is executed.
+        statements = [sql]
+    names = {key: _name(content.get(key), invalid) for key in ("database", "schema", "warehouse", "role")}
+    seconds = DEFAULT_STATEMENT_TIMEOUT if timeout is None else float(timeout or MAX_TIMEOUT)
+    return _Submission(
+        sql=sql,
+        statements=statements,
+        user=user,
+        request_id=request_id,
+        bindings=bindings,
+        timeout=seconds,
+        query_tag=query_tag,
+        count=count,
+        **names,
+    )
+
+
+def _name(value: object, invalid: BadRequestError) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise invalid
+    # As everywhere in Snowflake: upper case unless it is in quotes.
+    return value[1:-1] if value.startswith('"') and value.endswith('"') else value.upper()
+
+
+def _check_supported(expression: exp.Expr, *, alone: bool) -> None:
+    """Refuse what the SQL API does not take, or only among several statements.
+
+    :raises SqlError: 391911.
+    """
+    name = None
+    if isinstance(expression, (exp.Put, exp.Get)):
+        name = type(expression).__name__.upper()
+    elif alone and isinstance(expression, exp.Transaction):
+        name = "TRANSACTION_BEGIN"
+    elif alone and isinstance(expression, (exp.Commit, exp.Rollback)):
+        name = f"TRANSACTION_{type(expression).__name__.upper()}"
+    elif alone and translate.is_session(expression):
+        name = "USE" if isinstance(expression, exp.Use) else "ALTER_SESSION"
+    if name:
+        raise SqlError(391911, "0A000", f"Command not supported by SQL API: {name}")
+
+
+def _bound_values(expression: exp.Expr, bindings: dict[str, dict[str, Any]]) -> list[Any]:
+    """The values of the statement's placeholders, in their order."""
+    values: list[Any] = []
+    for position in range(1, 1 + len(list(expression.find_all(exp.Placeholder)))):
+        binding = bindings.get(str(position))
+        if not isinstance(binding, dict) or "value" not in binding:
+            message = "SQL compilation error: error line 1 at position 0\nBind variable ? not set."
+            raise SqlError(2049, "42601", message)
+        kind, value = str(binding.get("type", "TEXT")).upper(), binding["value"]
+        if kind not in _BINDING_TYPES:
+            raise SqlError(2040, "42601", f"SQL compilation error:\nUnsupported data type '{kind}'.")
+        if isinstance(value, list):
+            raise SqlError(2, "0A000", "Unsupported feature 'array of bindings'.")
+        try:
+            bound = None if value is None else from_binding({"type": kind, "value": str(value)})
+            values.append(float(str(bound)) if kind == "REAL" and bound is not None else bound)
+        except (ValueError, OverflowError):
+            message = f"SQL compilation error:\nInvalid value '{value}' of a bind variable of type {kind}."
+            raise SqlError(2086, "42601", message) from None
+    return values

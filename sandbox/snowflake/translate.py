@@ -1,0 +1,499 @@
+"""What fakesnow lacks and this project's users send: recognised, checked and rewritten, one statement at a time."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, TypeVar
+
+import duckdb
+import sqlglot
+from sqlglot import exp
+from sqlglot.tokens import TokenType
+
+from sandbox.snowflake.errors import SqlError, already_exists, cannot_use, does_not_exist, syntax_error, unsupported
+
+if TYPE_CHECKING:
+    from sandbox.snowflake.engine import Session
+
+# It warns of each statement that it only partly understands, and those are handled here.
+logging.getLogger("sqlglot").setLevel(logging.ERROR)
+
+# Names that Snowflake takes without quotes and DuckDB does not.
+_DUCKDB_WORDS = frozenset(
+    name.upper()
+    for (name,) in duckdb.connect()
+    .execute("SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category <> 'unreserved'")
+    .fetchall()
+)
+_Property = TypeVar("_Property", bound=exp.Expr)
+
+_NAME = r'((?:"[^"]+"|[\w$]+)(?:\.(?:"[^"]+"|[\w$]+))*)'
+_CREATE_ROLE = re.compile(rf"ROLE\s+(IF\s+NOT\s+EXISTS\s+)?{_NAME}\s*(?:COMMENT\s*=.*)?", re.IGNORECASE | re.DOTALL)
+_GRANTEE = re.compile(rf"\b(?:TO|FROM)\s+(?:ROLE\s+)?(?!USER\b){_NAME}\s*(?:WITH\s+GRANT\s+OPTION\s*)?$", re.IGNORECASE)
+_READS = (exp.Query, exp.Show, exp.Describe, exp.Use, exp.Set)
+_DDL = (exp.Create, exp.Drop, exp.Alter, exp.Comment, exp.Grant, exp.Revoke)
+_DDL_COMMANDS = frozenset({"CREATE", "DROP", "ALTER", "GRANT", "REVOKE", "COMMENT"})
+_STATEMENTS = (*_READS, *_DDL, exp.DML, exp.Copy, exp.Merge, exp.TruncateTable, exp.Transaction, exp.Commit)
+_STATEMENTS = (*_STATEMENTS, exp.Rollback, exp.Command, exp.MultitableInserts, exp.Put, exp.ListStage)
+
+
+def split(sql: str) -> list[str]:
+    """The statements of a text, as they were written; comments alone are none."""
+    tokens = sqlglot.tokenize(sql, read="snowflake")
+    statements: list[str] = []
+    start: int | None = None
+    for token in tokens:
+        if token.token_type == TokenType.SEMICOLON:
+            if start is not None:
+                statements.append(sql[start : token.start].strip())
+            start = None
+        elif start is None:
+            start = token.start
+    if start is not None:
+        statements.append(sql[start:].strip())
+    return statements
+
+
+def parse_one(sql: str) -> exp.Expr:
+    """The statement's tree.
+
+    :raises SqlError: 1003 if it is no statement.
+    """
+    if re.fullmatch(r"\s*START\s+TRANSACTION\s*;?\s*", sql, re.IGNORECASE):
+        return exp.Transaction()
+    texts = split(sql)
+    if len(texts) != 1:
+        raise SqlError(
+            *((900, "42601", "SQL compilation error:\nEmpty SQL statement.") if not texts else _count_error(len(texts), 1))
+        )
+    # The parser takes `?::` for an operator of another dialect.
+    expression = sqlglot.parse_one(_spaced(texts[0]), read="snowflake")
+    if not isinstance(expression, _STATEMENTS):
+        # The parser takes almost any words for an expression.
+        raise syntax_error(1, 0, texts[0].split(None, 1)[0])
+    return expression
+
+
+def _spaced(sql: str) -> str:
+    for token in reversed(sqlglot.tokenize(sql, read="snowflake")):
+        if token.token_type == TokenType.QDCOLON:
+            sql = sql[: token.start] + "? ::" + sql[token.end + 1 :]
+    return sql
+
+
+def _count_error(actual: int, desired: int) -> tuple[int, str, str]:
+    return 8, "0A000", f"Actual statement count {actual} did not match the desired statement count {desired}."
+
+
+def check_count(actual: int, desired: int) -> None:
+    """Check the number of a request's statements.
+
+    :param desired: what the client announced; 0 is any number.
+    :raises SqlError: 8 if it is another one.
+    """
+    if desired and actual != desired:
+        raise SqlError(*_count_error(actual, desired))
+
+
+def writes(expression: exp.Expr) -> bool:
+    """Whether the statement needs the write lock. A transaction takes it from its beginning."""
+    if isinstance(expression, (exp.Commit, exp.Rollback)) or is_session(expression):
+        return False
+    return not isinstance(expression, _READS)
+
+
+def is_session(expression: exp.Expr) -> bool:
+    """Whether the statement changes nothing but its session."""
+    if isinstance(expression, exp.Command):
+        return str(expression.this).upper() in {"SET", "UNSET"}
+    return isinstance(expression, (exp.Use, exp.Set)) or (
+        isinstance(expression, exp.Alter) and expression.args.get("kind") == "SESSION"
+    )
+
+
+def is_ddl(expression: exp.Expr) -> bool:
+    """Whether the statement commits the open transaction."""
+    if is_session(expression):
+        return False
+    if isinstance(expression, exp.Command):
+        return str(expression.this).upper() in _DDL_COMMANDS
+    return isinstance(expression, _DDL)
+
+
+def needs_transaction(expression: exp.Expr) -> bool:
+    """Whether one statement of Snowflake becomes several of DuckDB, which must be seen together or not at all."""
+    if isinstance(expression, exp.Insert):
+        return bool(expression.args.get("overwrite"))
+    return isinstance(expression, (exp.Copy, exp.TruncateTable))
+
+
+def needs_warehouse(expression: exp.Expr) -> bool:
+    """Whether the statement computes something, or is answered by Snowflake's metadata alone."""
+    if isinstance(expression, exp.Query):
+        return expression.find(exp.Table) is not None
+    if isinstance(expression, exp.Create):
+        return isinstance(expression.expression, exp.Query)
+    return isinstance(expression, (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Copy))
+
+
+def wait_seconds(expression: exp.Expr) -> float | None:
+    """The seconds of ``SELECT SYSTEM$WAIT(n)`` or ``CALL SYSTEM$WAIT(n)``, or None for any other statement."""
+    match = re.fullmatch(
+        r"(?:SELECT|CALL) SYSTEM\$WAIT\((\d+(?:\.\d+)?)\)", expression.sql("snowflake"), re.IGNORECASE
+    )
+    return float(match[1]) if match else None
+
+
+def name_of(identifier: exp.Expr) -> str:
+    """An identifier's name as Snowflake stores it: upper case unless it was quoted."""
+    if isinstance(identifier, exp.Table):
+        return ".".join(name_of(part) for part in identifier.parts)
+    quoted = isinstance(identifier, exp.Identifier) and identifier.quoted
+    return identifier.name if quoted else identifier.name.upper()
+
+
+def qualified(table: exp.Table, session: Session) -> tuple[str, str, str]:
+    """Database, schema and name of a table or stage.
+
+    :raises SqlError: 90105 or 90106 if the session has no current database or schema to complete the name.
+    """
+    database = name_of(table.args["catalog"]) if table.args.get("catalog") else None
+    schema = name_of(table.args["db"]) if table.args.get("db") else None
+    if not database:
+        if not session.database_set:
+            raise SqlError(90105, "22000", _no_current("database", "Call 'USE DATABASE'"))
+        database = session.database
+    if not schema:
+        if not session.schema_set:
+            raise SqlError(90106, "22000", _no_current("schema", "Call 'USE SCHEMA'"))
+        schema = session.schema
+    return str(database), str(schema), name_of(table.this)
+
+
+def _no_current(kind: str, advice: str) -> str:
+    return f"This session does not have a current {kind}. {advice}, or use a qualified name."
+
+
+def account_statement(expression: exp.Expr, session: Session) -> str | None:
+    """Do what a statement about the account's objects says: roles, warehouses, integrations, grants, session settings.
+
+    :returns: the sentence that it answers, or None if it is another kind of statement.
+    """
+    done = "Statement executed successfully."
+    if isinstance(expression, exp.Alter) and expression.args.get("kind") == "SESSION":
+        return done if _alter_session(expression, session) else None
+    if isinstance(expression, exp.Use):
+        return done if _use(expression, session) else None
+    if isinstance(expression, (exp.Grant, exp.Revoke)) or _is_command(expression, "GRANT", "REVOKE"):
+        _check_grantee(expression.sql("snowflake"), session)
+        return done
+    if _is_command(expression, "CREATE") and (match := _CREATE_ROLE.fullmatch(str(expression.expression).strip())):
+        return _create(session.engine.catalogue.roles, _normal(match[2]), "Role", exists=bool(match[1]))
+    if isinstance(expression, exp.Create):
+        return _create_object(expression, session)
+    if isinstance(expression, exp.Drop):
+        return _drop_object(expression, session)
+    return None
+
+
+def _alter_session(expression: exp.Alter, session: Session) -> bool:
+    for action in expression.args.get("actions") or ():
+        for item in action.expressions:
+            setting = item.this
+            name = setting.this.name if isinstance(setting, exp.EQ) else setting.name
+            if name.upper() != "QUERY_TAG":
+                return False
+            session.query_tag = setting.expression.name if isinstance(setting, exp.EQ) else ""
+    return True
+
+
+def _use(expression: exp.Use, session: Session) -> bool:
+    kind = expression.args["kind"].name.upper() if expression.args.get("kind") else ""
+    if kind not in {"ROLE", "WAREHOUSE"}:
+        return False
+    name = name_of(expression.this)
+    catalogue = session.engine.catalogue
+    if name not in (catalogue.roles if kind == "ROLE" else catalogue.warehouses):
+        raise cannot_use()
+    setattr(session, kind.lower(), name)
+    return True
+
+
+def _check_grantee(sql: str, session: Session) -> None:
+    match = _GRANTEE.search(sql.strip())
+    if match and " TO USER " not in sql.upper() and _normal(match[1]) not in session.engine.catalogue.roles:
+        raise does_not_exist("Role", _normal(match[1]))
+
+
+def _create_object(expression: exp.Create, session: Session) -> str | None:
+    catalogue = session.engine.catalogue
+    kind, exists, replace = expression.kind, bool(expression.args.get("exists")), bool(expression.args.get("replace"))
+    if kind == "WAREHOUSE":
+        return _create(catalogue.warehouses, name_of(expression.this), "Warehouse", exists=exists, replace=replace)
+    if kind != "STORAGE INTEGRATION":
+        if kind == "STAGE":
+            _check_stage(expression, session)
+        return None
+    name = name_of(expression.this)
+    locations = [literal.name for literal in property_of(expression, "STORAGE_ALLOWED_LOCATIONS", exp.Tuple).expressions]
+    names = list(catalogue.integrations)
+    status = _create(names, name, "Integration", exists=exists, replace=replace)
+    if name not in catalogue.integrations or replace:
+        catalogue.integrations[name] = locations
+    return status
+
+
+def _create(names: list[str], name: str, kind: str, *, exists: bool = False, replace: bool = False) -> str:
+    if name in names:
+        if exists:
+            return f"{name} already exists, statement succeeded."
+        if not replace:
+            raise already_exists(name)
+    else:
+        names.append(name)
+    return f"{kind} {name} successfully created."
+
+
+def _drop_object(expression: exp.Drop, session: Session) -> str | None:
+    catalogue = session.engine.catalogue
+    targets = expression.args.get("tables") or [expression.this]
+    kind = str(expression.args.get("kind") or "").upper()
+    if kind == "STAGE":
+        key = qualified(targets[0], session)
+        name = key[2]
+        found = _stage_url(key, session) is not None
+        session.engine.duck_conn.cursor().execute(
+            "DELETE FROM _fs_global._fs_information_schema._fs_stages"
+            " WHERE database_name = ? AND schema_name = ? AND name = ?",
+            key,
+        )
+        catalogue.stage_formats.pop(".".join(key), None)
+    elif kind in {"ROLE", "WAREHOUSE"}:
+        name = name_of(targets[0])
+        names = catalogue.roles if kind == "ROLE" else catalogue.warehouses
+        if found := name in names:
+            names.remove(name)
+    elif kind in {"INTEGRATION", "STORAGE INTEGRATION"}:
+        name = name_of(targets[0])
+        found = catalogue.integrations.pop(name, None) is not None
+    else:
+        return None
+    if not found and not expression.args.get("exists"):
+        raise does_not_exist(kind.capitalize(), name)
+    return f"{name} successfully dropped." if found else f"Drop statement executed successfully ({name} already dropped)."
+
+
+def property_of(expression: exp.Create, name: str, kind: type[_Property]) -> _Property:
+    """A property of a CREATE statement.
+
+    :raises SqlError: 1003 if it is missing or has another form.
+    """
+    properties = expression.args.get("properties")
+    for item in properties.expressions if properties else ():
+        if isinstance(item, exp.Property) and item.name.upper() == name:
+            value = item.args.get("value")
+            # One value in parentheses is parsed as Paren.
+            if kind is exp.Tuple and isinstance(value, exp.Paren):
+                value = exp.Tuple(expressions=[value.this])
+            if isinstance(value, kind):
+                return value
+    raise SqlError(1003, "42000", f"SQL compilation error:\nmissing or wrong property {name}")
+
+
+def _check_stage(expression: exp.Create, session: Session) -> None:
+    """Check an external stage's integration and URL, as Snowflake does when the stage is created."""
+    properties = expression.args.get("properties")
+    names = {item.name.upper() for item in properties.expressions} if properties else set()
+    if "URL" not in names:
+        return
+    if "STORAGE_INTEGRATION" not in names:
+        raise unsupported("external stage without STORAGE_INTEGRATION")
+    url = property_of(expression, "URL", exp.Literal).name
+    integration = property_of(expression, "STORAGE_INTEGRATION", exp.Expr).name.upper()
+    locations = session.engine.catalogue.integrations.get(integration)
+    if locations is None:
+        raise does_not_exist("Integration", integration)
+    if not any(url.startswith(location) or location == "*" for location in locations):
+        raise SqlError(
+            3127,
+            "42601",
+            f"SQL compilation error:\nLocation '{url}' is not allowed by integration '{integration}'. "
+            "Please use DESC INTEGRATION to check out allowed and blocked locations.",
+        )
+
+
+def complete_stage(expression: exp.Expr, session: Session) -> None:
+    """Note a new stage's integration and file format, which fakesnow drops."""
+    if not (isinstance(expression, exp.Create) and expression.kind == "STAGE"):
+        return
+    key = qualified(expression.find(exp.Table) or exp.Table(), session)
+    properties = expression.args.get("properties")
+    for item in properties.expressions if properties else ():
+        if isinstance(item, exp.FileFormatProperty):
+            session.engine.catalogue.stage_formats[".".join(key)] = format_options(item.expressions)
+        elif isinstance(item, exp.Property) and item.name.upper() == "STORAGE_INTEGRATION":
+            session.engine.duck_conn.cursor().execute(
+                "UPDATE _fs_global._fs_information_schema._fs_stages SET storage_integration = ?"
+                " WHERE database_name = ? AND schema_name = ? AND name = ?",
+                [item.args["value"].name.upper(), *key],
+            )
+
+
+def format_options(properties: list[exp.Expr]) -> dict[str, str | bool]:
+    """A file format's options: name in upper case -> value, words in upper case too."""
+    options: dict[str, str | bool] = {}
+    for item in properties:
+        if not isinstance(item, exp.Property):
+            continue  # a comma
+        value = item.args.get("value")
+        options[item.name.upper()] = value.this if isinstance(value, exp.Boolean) else str(value.name if value else "").upper()
+    return options
+
+
+def _stage_url(key: tuple[str, str, str], session: Session) -> str | None:
+    row = (
+        session.engine.duck_conn.cursor()
+        .execute(
+            "SELECT url FROM _fs_global._fs_information_schema._fs_stages"
+            " WHERE database_name = ? AND schema_name = ? AND name = ?",
+            key,
+        )
+        .fetchone()
+    )
+    return row[0] if row else None
+
+
+def stage_url(key: tuple[str, str, str], session: Session) -> str:
+    """The URL of a stage.
+
+    :raises SqlError: 2003 if there is none of that name.
+    """
+    url = _stage_url(key, session)
+    if url is None:
+        raise does_not_exist("Stage", ".".join(key))
+    return url
+
+
+def changed_tables(expression: exp.Expr) -> list[exp.Table]:
+    """The tables whose load metadata ends with the statement: created anew, dropped or truncated."""
+    if isinstance(expression, exp.TruncateTable):
+        return list(expression.expressions)
+    if isinstance(expression, exp.Drop) and expression.args.get("kind") == "TABLE":
+        return list(expression.args.get("tables") or [expression.this])
+    if isinstance(expression, exp.Create) and expression.kind == "TABLE" and not expression.args.get("exists"):
+        table = expression.find(exp.Table)
+        return [table] if table else []
+    return []
+
+
+def translate(expression: exp.Expr, session: Session) -> exp.Expr:
+    """The statement in the form that fakesnow knows."""
+    expression = expression.copy()
+    if isinstance(expression, exp.Create) and expression.kind == "TABLE":
+        expression = _create_table(expression, session)
+    if isinstance(expression, exp.Select):
+        _name_columns(expression)
+    if isinstance(expression, exp.Merge):
+        for update in expression.find_all(exp.Update):
+            for assignment in update.expressions:
+                # DuckDB takes no table name on this side.
+                assignment.this.set("table", None)
+    return expression.transform(_replace, session, copy=False)
+
+
+def _create_table(expression: exp.Create, session: Session) -> exp.Create:
+    properties = expression.args.get("properties")
+    like = properties.find(exp.LikeProperty) if properties else None
+    if like:
+        expression.set("this", exp.Schema(this=expression.this, expressions=_columns_like(like.this, session)))
+    if properties:
+        kept = [p for p in properties.expressions if not isinstance(p, (exp.LikeProperty, exp.TransientProperty))]
+        expression.set("properties", exp.Properties(expressions=kept) if kept else None)
+    if isinstance(expression.this, exp.Schema):
+        _drop_keys(expression.this)
+    return expression
+
+
+def _columns_like(table: exp.Table, session: Session) -> list[exp.Expr]:
+    """The column definitions of a table: names, types, NOT NULL and defaults."""
+    database, schema, name = qualified(table, session)
+    rows = (
+        session.engine.duck_conn.cursor()
+        .execute(
+            "SELECT c.column_name, c.data_type, c.is_nullable, c.column_default, e.ext_character_maximum_length"
+            " FROM duckdb_columns() c LEFT JOIN _fs_global._fs_information_schema._fs_columns_ext e"
+            " ON (c.database_name, c.schema_name, c.table_name, c.column_name)"
+            " = (e.ext_table_catalog, e.ext_table_schema, e.ext_table_name, e.ext_column_name)"
+            " WHERE c.database_name = ? AND c.schema_name = ? AND c.table_name = ? ORDER BY c.column_index",
+            [database, schema, name],
+        )
+        .fetchall()
+    )
+    if not rows:
+        raise does_not_exist("Object", ".".join(name_of(part) for part in table.parts))
+    columns: list[exp.Expr] = []
+    for column, type_, nullable, default, length in rows:
+        # DuckDB's dialect has no lengths.
+        kind = exp.DataType.build(*((f"VARCHAR({length})", "snowflake") if length else (type_, "duckdb")))
+        constraints = [] if nullable else [exp.ColumnConstraint(kind=exp.NotNullColumnConstraint())]
+        if default is not None and default != "NULL":
+            value = sqlglot.parse_one(default, read="duckdb")
+            constraints.append(exp.ColumnConstraint(kind=exp.DefaultColumnConstraint(this=value)))
+        columns.append(exp.ColumnDef(this=exp.to_identifier(column, quoted=True), kind=kind, constraints=constraints))
+    return columns
+
+
+def _drop_keys(schema: exp.Schema) -> None:
+    """Snowflake notes PRIMARY KEY, UNIQUE and FOREIGN KEY and enforces only that a primary key is not null."""
+    keys = (exp.UniqueColumnConstraint, exp.Reference)
+    primary = {name_of(c.this if isinstance(c, exp.Column) else c) for k in schema.find_all(exp.PrimaryKey) for c in k.expressions}
+    kept: list[exp.Expr] = []
+    for item in schema.expressions:
+        if isinstance(item, exp.ColumnDef):
+            constraints = item.args.get("constraints") or []
+            is_primary = name_of(item.this) in primary
+            for constraint in list(constraints):
+                if isinstance(constraint.kind, exp.PrimaryKeyColumnConstraint):
+                    is_primary = True
+                if isinstance(constraint.kind, (*keys, exp.PrimaryKeyColumnConstraint)):
+                    constraints.remove(constraint)
+            if is_primary and not any(isinstance(c.kind, exp.NotNullColumnConstraint) for c in constraints):
+                constraints.append(exp.ColumnConstraint(kind=exp.NotNullColumnConstraint()))
+            item.set("constraints", constraints)
+        elif isinstance(item, (exp.PrimaryKey, exp.ForeignKey, exp.UniqueColumnConstraint, exp.Constraint)):
+            continue
+        kept.append(item)
+    schema.set("expressions", kept)
+
+
+def _name_columns(select: exp.Select) -> None:
+    """Name the columns of expressions without an alias as Snowflake does: by their text in upper case."""
+    for item in list(select.expressions):
+        if not isinstance(item, (exp.Alias, exp.Column, exp.Star, exp.Dot)):
+            text = item.sql("snowflake").upper()
+            item.replace(exp.alias_(item.copy(), text, quoted=True))
+
+
+def _replace(node: exp.Expr, session: Session) -> exp.Expr:
+    """Quote what DuckDB does not take as a name, and fill in what only the session knows."""
+    values: dict[type[exp.Expr], str | None] = {
+        exp.CurrentUser: session.user,
+        exp.CurrentRole: session.role,
+        exp.CurrentWarehouse: session.warehouse,
+        exp.CurrentAccount: session.engine.account,
+    }
+    if isinstance(node, exp.Identifier) and not node.quoted and node.name.upper() in _DUCKDB_WORDS:
+        return exp.to_identifier(node.name.upper(), quoted=True)
+    if type(node) in values:
+        value = values[type(node)]
+        return exp.Null() if value is None else exp.Literal.string(value)
+    return node
+
+
+def _is_command(expression: exp.Expr, *words: str) -> bool:
+    return isinstance(expression, exp.Command) and str(expression.this).upper() in words
+
+
+def _normal(name: str) -> str:
+    return name[1:-1] if name.startswith('"') else name.upper()

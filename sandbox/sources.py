@@ -1,0 +1,139 @@
+"""The lake of the sandbox: the source tables as Delta tables on S3, filled with real weather observations."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
+from vega_datasets import local_data
+
+from sandbox.s3 import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, s3_filesystem
+
+SHARE_BUCKET = "databricks-snowflake-share"
+LAKE_BUCKET = "unity-catalog"
+FORECASTS = "main.weather.forecasts"
+
+# Seattle-Tacoma airport, where the observations were made.
+STATION_LATITUDE = 47.4444
+STATION_LONGITUDE = -122.3139
+# Further places stand on a grid around it, this many degrees apart.
+GRID_STEP = 0.25
+GRID_WIDTH = 20
+# The air gets colder towards the pole, by about 0.7 degrees Celsius for each degree of latitude.
+FAHRENHEIT_PER_DEGREE_OF_LATITUDE = -1.26
+
+MILLIMETRES_PER_INCH = 25.4
+METRES_PER_MILE = 1609.344
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}(\.[A-Za-z_][A-Za-z0-9_]{0,127}){2}")
+
+
+def table_uri(name: str) -> str:
+    """
+    The location of a Unity Catalog table: ``main.weather.forecasts`` is at ``s3://unity-catalog/main/weather/forecasts``.
+
+    :raises ValueError: the name does not have the form catalog.schema.table. Names are folded to lower case, as Unity
+        Catalog does.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"Not a table name of the form catalog.schema.table: {name!r}")
+    return f"s3://{LAKE_BUCKET}/{name.lower().replace('.', '/')}"
+
+
+def storage_options(endpoint_url: str) -> dict[str, str]:
+    """How ``deltalake`` reaches the stand-in of S3."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint_url,
+        "AWS_ENDPOINT_URL_S3": endpoint_url,  # else one in the environment would win
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
+        "AWS_REGION": REGION,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false",
+        "aws_conditional_put": "etag",  # two writers cannot both make the same version
+    }
+
+
+def seed(endpoint_url: str, *, places: int = 1) -> None:
+    """
+    Make the buckets and the table of weather forecasts, where they are absent.
+
+    :param endpoint_url: the stand-in of S3.
+    :param places: number of places; each has 1,461 rows, one a day from 2012 to 2015. The first is the real station.
+    """
+    filesystem = s3_filesystem(endpoint_url)
+    for bucket in (SHARE_BUCKET, LAKE_BUCKET):
+        if not filesystem.exists(bucket):
+            filesystem.mkdir(bucket)
+    # Not asked of deltalake: its is_deltatable keeps the interpreter lock, and the server may be in this very process.
+    if not filesystem.exists(f"{table_uri(FORECASTS)}/_delta_log"):
+        write_source(endpoint_url, FORECASTS, forecasts(places))
+
+
+def write_source(
+    endpoint_url: str, name: str, table: pa.Table, mode: Literal["overwrite", "append"] = "overwrite"
+) -> None:
+    """
+    Write a source table, as one new version of its Delta table.
+
+    :param name: Unity Catalog name.
+    :param mode: ``overwrite`` replaces rows and columns, ``append`` adds rows.
+    """
+    write_deltalake(
+        table_uri(name),
+        table,
+        mode=mode,
+        schema_mode="overwrite" if mode == "overwrite" else None,
+        storage_options=storage_options(endpoint_url),
+    )
+
+
+def read_source(endpoint_url: str, name: str) -> pa.Table:
+    """
+    Read the present version of a source table.
+
+    :raises deltalake.exceptions.TableNotFoundError: there is no such table.
+    """
+    return DeltaTable(table_uri(name), storage_options=storage_options(endpoint_url)).to_pyarrow_table()
+
+
+def forecasts(places: int = 1) -> pa.Table:
+    """
+    Observed weather, shaped as forecasts that were issued the day before and came true.
+
+    :param places: at least 1; see :func:`seed`.
+    :raises ValueError: ``places`` is less than 1.
+    """
+    if places < 1:
+        raise ValueError(f"places must be at least 1, not {places}")
+    observed = local_data.seattle_weather()
+    days = observed["date"].to_numpy().astype("datetime64[D]")
+    rows = len(days)
+
+    place = np.repeat(np.arange(places), rows)
+    latitude = np.round(STATION_LATITUDE + GRID_STEP * (place // GRID_WIDTH), 4)
+    longitude = np.round(STATION_LONGITUDE + GRID_STEP * (place % GRID_WIDTH), 4)
+    colder = FAHRENHEIT_PER_DEGREE_OF_LATITUDE * (latitude - STATION_LATITUDE)
+
+    def everywhere(column: np.ndarray) -> np.ndarray:
+        return np.tile(column, places)
+
+    def fahrenheit(celsius: np.ndarray) -> np.ndarray:
+        return np.round(everywhere(celsius) * 9 / 5 + 32 + colder, 2)
+
+    return pa.table(
+        {
+            "date": pa.array(everywhere(days - np.timedelta64(1, "D")), pa.date32()),
+            "weather_date": pa.array(everywhere(days), pa.date32()),
+            "latitude": latitude,
+            "longitude": longitude,
+            "precipitation_in": np.round(everywhere(observed["precipitation"].to_numpy()) / MILLIMETRES_PER_INCH, 3),
+            "wind_mph": np.round(everywhere(observed["wind"].to_numpy()) * 3600 / METRES_PER_MILE, 2),
+            "weather": pa.array(everywhere(observed["weather"].to_numpy(dtype=object)), pa.string()),
+            "forecast_temp_min_f": fahrenheit(observed["temp_min"].to_numpy()),
+            "forecast_temp_max_f": fahrenheit(observed["temp_max"].to_numpy()),
+        }
+    )

@@ -1,0 +1,401 @@
+"""A whole stack on this machine: the stand-ins and Airflow's processes, started, watched and stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from sandbox import settings
+from sandbox.airflow_client import AirflowClient, AirflowError
+from sandbox.settings import HOST, PROJECT, Settings
+
+# Every process of a stack inherits it, so that each can be found again, also when its parent has died.
+_MARK = "DATA_SHARE_SANDBOX"
+
+_AIRFLOW_PROCESSES = {
+    "api-server": ["airflow", "api-server", "--host", HOST, "--port", "{port}"],
+    "scheduler": ["airflow", "scheduler"],
+    "dag-processor": ["airflow", "dag-processor"],
+    "triggerer": ["airflow", "triggerer"],
+}
+_START_SECONDS = 150
+_STOP_SECONDS = 15
+
+
+class StackError(RuntimeError):
+    """The stack cannot be started or used; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """What a client of a running stack needs to know; its secrets are worth something on this machine only."""
+
+    airflow_url: str
+    airflow_user: str
+    airflow_password: str
+    s3_url: str
+    databricks_url: str
+    databricks_token: str
+    snowflake_url: str
+    snowflake_private_key_file: str
+
+    def as_environment(self) -> dict[str, str]:
+        """Return the variables that ``make env`` prints."""
+        host, port = self.snowflake_url.removeprefix("http://").split(":")
+        return {
+            "AIRFLOW_URL": self.airflow_url,
+            "AIRFLOW_USER": self.airflow_user,
+            "AIRFLOW_PASSWORD": self.airflow_password,
+            "SANDBOX_S3_URL": self.s3_url,
+            "SANDBOX_DATABRICKS_URL": self.databricks_url,
+            "SANDBOX_DATABRICKS_TOKEN": self.databricks_token,
+            "SANDBOX_SNOWFLAKE_URL": self.snowflake_url,
+            "SNOWFLAKE_PROTOCOL": "http",
+            "SNOWFLAKE_HOST": host,
+            "SNOWFLAKE_PORT": port,
+            "SNOWFLAKE_ACCOUNT": settings.SNOWFLAKE_ACCOUNT,
+            "SNOWFLAKE_USER": settings.SNOWFLAKE_USER,
+            "SNOWFLAKE_PRIVATE_KEY_FILE": self.snowflake_private_key_file,
+            "SNOWFLAKE_ROLE": settings.SNOWFLAKE_ROLE,
+            "SNOWFLAKE_WAREHOUSE": settings.SNOWFLAKE_WAREHOUSE,
+            "SNOWFLAKE_DATABASE": settings.SNOWFLAKE_DATABASE,
+            "SNOWFLAKE_SCHEMA": settings.SNOWFLAKE_SCHEMA,
+        }
+
+
+class Stack:
+    """
+    The stack of one state folder.
+
+    :param options: the sandbox's settings
+    """
+
+    def __init__(self, options: Settings) -> None:
+        self.options = options
+        self.state = options.state
+        self.logs = self.state / "logs"
+        self.airflow_home = self.state / "airflow"
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
+
+    def endpoints(self) -> Endpoints:
+        """
+        Return the addresses and credentials of the running stack.
+
+        :raises StackError: when no stack runs
+        """
+        if not self.processes():
+            raise StackError("No stack is running. Start one: make up")
+        try:
+            return Endpoints(**json.loads(self._endpoints_file.read_text()))
+        except FileNotFoundError:
+            raise StackError("A stack is starting. Wait for it, or stop it: make down") from None
+
+    def client(self) -> AirflowClient:
+        """Return a client of the running stack's Airflow."""
+        endpoints = self.endpoints()
+        return AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every living process of this stack, whoever its parent is."""
+        mine = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(_MARK) == str(self.state) and process.status() != psutil.STATUS_ZOMBIE:
+                    mine.append(process)
+            except psutil.Error:
+                continue
+        return mine
+
+    def start(self, tell: Callable[[str], None] = lambda _: None) -> Endpoints:
+        """
+        Start everything and return when a sync can be started.
+
+        :param tell: is given a line for each thing that is done
+        :raises StackError: when a part does not start; everything is stopped again
+        """
+        if self.processes():
+            raise StackError("A stack is running already. Stop it: make down")
+        self.state.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(exist_ok=True)
+        self._endpoints_file.unlink(missing_ok=True)
+        ports = self.options.choose_ports()
+        try:
+            secrets_ = self._secrets()
+            endpoints = Endpoints(
+                airflow_url=f"http://{HOST}:{ports['airflow']}",
+                airflow_user=settings.AIRFLOW_USER,
+                airflow_password=secrets_["airflow_password"],
+                s3_url=f"http://{HOST}:{ports['s3']}",
+                databricks_url=f"http://{HOST}:{ports['databricks']}",
+                databricks_token=secrets_["databricks_token"],
+                snowflake_url=f"http://{HOST}:{ports['snowflake']}",
+                snowflake_private_key_file=str(self.state / "keys" / "loader.p8"),
+            )
+            environment = self._airflow_environment(endpoints, secrets_)
+            tell("Starting the stand-ins of S3, Databricks and Snowflake")
+            self._spawn("stand-ins", [sys.executable, "-m", "sandbox", "serve", json.dumps(ports)], self._marked())
+            self._migrate(environment, tell)
+            tell("Starting Airflow: api-server, scheduler, dag-processor, triggerer")
+            for name, command in _AIRFLOW_PROCESSES.items():
+                self._spawn(name, [part.format(port=ports["airflow"]) for part in command], environment)
+            self._await_ready(endpoints)
+            tell("Setting up: the export job's id, the Snowflake tables")
+            self._set_up(endpoints)
+        except BaseException:
+            self.stop()
+            raise
+        self._endpoints_file.write_text(json.dumps(asdict(endpoints)))
+        self._endpoints_file.chmod(0o600)
+        return endpoints
+
+    def stop(self) -> int:
+        """Stop every process of this stack and return how many there were."""
+        found = self.processes()
+        count = len(found)
+        _signal(found, signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while found and time.monotonic() < deadline:
+            # Airflow's processes start others while they end, so look again each time.
+            psutil.wait_procs(found, timeout=0.2)
+            found = self.processes()
+        while found:
+            _signal(found, signal.SIGKILL)
+            psutil.wait_procs(found, timeout=2)
+            found = self.processes()
+        self._endpoints_file.unlink(missing_ok=True)
+        return count
+
+    def serve(self, ports: dict[str, int]) -> None:
+        """Be the process of the stand-ins."""
+        from sandbox.stand_ins import serve
+
+        serve(
+            self.state,
+            ports,
+            databricks_token=self._secrets()["databricks_token"],
+            snowflake_public_key=(self.state / "keys" / "loader.pub").read_text(),
+            places=self.options.places,
+        )
+
+    @property
+    def _endpoints_file(self) -> Path:
+        return self.state / "endpoints.json"
+
+    def _secrets(self) -> dict[str, str]:
+        """Return the secrets of this state folder, made at its first use."""
+        file = self.state / "keys" / "secrets.json"
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            file.parent.chmod(0o700)
+            key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+            (file.parent / "loader.p8").write_bytes(
+                key.private_bytes(
+                    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+                )
+            )
+            (file.parent / "loader.pub").write_bytes(
+                key.public_key().public_bytes(
+                    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+                )
+            )
+            file.write_text(
+                json.dumps(
+                    {
+                        "airflow_password": secrets.token_urlsafe(12),
+                        "airflow_secret": secrets.token_urlsafe(32),
+                        "databricks_token": f"dapi{secrets.token_hex(16)}",
+                        "fernet_key": Fernet.generate_key().decode(),
+                    }
+                )
+            )
+        values: dict[str, str] = json.loads(file.read_text())
+        return values
+
+    def _marked(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+        return {
+            **kept,
+            _MARK: str(self.state),
+            "SANDBOX_HOME": str(self.state),
+            "PATH": path,
+            "PYTHONUNBUFFERED": "1",
+            # A task process that inherits a proxy would look for the stand-ins there.
+            "NO_PROXY": HOST,
+            "no_proxy": HOST,
+        }
+
+    def _airflow_environment(self, endpoints: Endpoints, secrets_: dict[str, str]) -> dict[str, str]:
+        home = self.airflow_home
+        home.mkdir(exist_ok=True)
+        passwords = home / "passwords.json"
+        passwords.write_text(json.dumps({endpoints.airflow_user: endpoints.airflow_password}))
+        passwords.chmod(0o600)
+        databricks_port = int(endpoints.databricks_url.rsplit(":", 1)[1])
+        connections = {
+            "DATABRICKS_DEFAULT": {
+                "conn_type": "databricks",
+                "host": HOST,
+                "port": databricks_port,
+                "schema": "http",
+                "password": endpoints.databricks_token,
+            },
+            "SNOWFLAKE_DEFAULT": {
+                "conn_type": "snowflake",
+                "login": settings.SNOWFLAKE_USER,
+                "schema": settings.SNOWFLAKE_SCHEMA,
+                "extra": {
+                    "account": settings.SNOWFLAKE_ACCOUNT,
+                    "warehouse": settings.SNOWFLAKE_WAREHOUSE,
+                    "database": settings.SNOWFLAKE_DATABASE,
+                    "role": settings.SNOWFLAKE_ROLE,
+                    "private_key_file": endpoints.snowflake_private_key_file,
+                    "protocol": "http",
+                    "host": HOST,
+                    "port": int(endpoints.snowflake_url.rsplit(":", 1)[1]),
+                },
+            },
+        }
+        return {
+            **self._marked(),
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__CORE__FERNET_KEY": secrets_["fernet_key"],
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{endpoints.airflow_user}:admin",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{endpoints.airflow_url}/execution/",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__API__BASE_URL": endpoints.airflow_url,
+            "AIRFLOW__API__SECRET_KEY": secrets_["airflow_secret"],
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets_["airflow_secret"],
+            # A new dataset file is seen within seconds, and a step follows the one before it at once.
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+            "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+            "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.logs / "tasks"),
+            **{f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in connections.items()},
+        }
+
+    def _migrate(self, environment: dict[str, str], tell: Callable[[str], None]) -> None:
+        done = self.airflow_home / f"migrated-to-{version('apache-airflow')}"
+        if done.exists():
+            return
+        tell("Making Airflow's database")
+        log = self.logs / "migrate.log"
+        with log.open("w") as out:
+            result = subprocess.run(
+                ["airflow", "db", "migrate"],
+                env=environment,
+                cwd=PROJECT,
+                stdout=out,
+                stderr=out,
+                timeout=_START_SECONDS,
+                check=False,
+            )
+        if result.returncode:
+            raise StackError(f"airflow db migrate failed:\n{_tail(log)}")
+        done.touch()
+
+    def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> None:
+        with (self.logs / f"{name}.log").open("w") as out:
+            # A session of its own: Ctrl-C in the terminal reaches the command that started it, which stops in order.
+            self._started[name] = subprocess.Popen(
+                command,
+                env=environment,
+                cwd=PROJECT,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    def _await_ready(self, endpoints: Endpoints) -> None:
+        client = AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
+        checks: dict[str, Callable[[], bool]] = {
+            "stand-ins": lambda: all(
+                httpx.get(f"{url}/healthz").is_success for url in (endpoints.databricks_url, endpoints.snowflake_url)
+            ),
+            "api-server": lambda: bool(client.health()),
+            "scheduler": lambda: client.health()["scheduler"]["status"] == "healthy",
+            "triggerer": lambda: client.health()["triggerer"]["status"] == "healthy",
+            "dag-processor": lambda: client.ask("GET", "/dags")["total_entries"] > 1,
+        }
+        deadline = time.monotonic() + _START_SECONDS
+        try:
+            for name, is_ready in checks.items():
+                while not _holds(is_ready):
+                    log = self.logs / f"{name}.log"
+                    if time.monotonic() > deadline:
+                        raise StackError(f"{name} is not ready after {_START_SECONDS} seconds:\n{_tail(log)}")
+                    self._check_alive()
+                    time.sleep(0.2)
+        finally:
+            client.close()
+
+    def _check_alive(self) -> None:
+        """Fail when a process has ended, with the last lines of its log."""
+        for name, process in self._started.items():
+            if process.poll() is not None:
+                raise StackError(f"{name} has ended with {process.returncode}:\n{_tail(self.logs / f'{name}.log')}")
+
+    def _set_up(self, endpoints: Endpoints) -> None:
+        from data_share.share import EXPORT_JOB_VARIABLE
+
+        jobs = httpx.get(
+            f"{endpoints.databricks_url}/api/2.2/jobs/list",
+            params={"name": "export_dataset"},
+            headers={"Authorization": f"Bearer {endpoints.databricks_token}"},
+        )
+        client = AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
+        try:
+            client.set_variable(EXPORT_JOB_VARIABLE, str(jobs.raise_for_status().json()["jobs"][0]["job_id"]))
+            run_id = client.trigger("set_up_snowflake")
+            run = client.wait("set_up_snowflake", run_id, 120)
+            if run["state"] != "success":
+                raise StackError(f"set_up_snowflake failed: {client.failures('set_up_snowflake', run_id)}")
+        except AirflowError as error:
+            raise StackError(str(error)) from error
+        finally:
+            client.close()
+
+
+def _holds(check: Callable[[], Any]) -> bool:
+    try:
+        return bool(check())
+    except (httpx.HTTPError, AirflowError, KeyError):
+        return False
+
+
+def _signal(processes: Iterable[psutil.Process], number: int) -> None:
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.Error:
+            continue
+
+
+def _tail(log: Path, lines: int = 25) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else "(no log)"

@@ -1,0 +1,71 @@
+"""The process that holds the stand-ins of S3, Databricks and Snowflake."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import uvicorn
+
+from sandbox import settings, sources
+from sandbox.databricks.server import create_app as databricks_app
+from sandbox.faults import FaultInjection
+from sandbox.s3 import S3Server
+from sandbox.snowflake.server import create_app as snowflake_app
+
+
+def serve(state: Path, ports: dict[str, int], *, databricks_token: str, snowflake_public_key: str, places: int) -> None:
+    """
+    Serve until SIGTERM or SIGINT.
+
+    :param state: folder of the stand-ins' state
+    :param ports: port of ``s3``, ``databricks`` and ``snowflake``
+    :param databricks_token: the token that the workspace accepts
+    :param snowflake_public_key: PEM of the loader's public key
+    :param places: places of the source table, when it has to be made
+    """
+    s3 = S3Server(state / "s3", settings.HOST, ports["s3"])
+    s3_url = s3.start()
+    try:
+        sources.seed(s3_url, places=places)
+        databricks = databricks_app(
+            state_dir=state / "databricks",
+            s3_endpoint_url=s3_url,
+            token=databricks_token,
+            bundle=settings.PROJECT / "include" / "databricks" / "databricks.yml",
+        )
+        snowflake = snowflake_app(
+            state_dir=state / "snowflake",
+            s3_endpoint_url=s3_url,
+            account=settings.SNOWFLAKE_ACCOUNT,
+            users={settings.SNOWFLAKE_USER: snowflake_public_key},
+        )
+        asyncio.run(_serve_all({ports["databricks"]: databricks, ports["snowflake"]: snowflake}))
+    finally:
+        s3.stop()
+
+
+async def _serve_all(apps: dict[int, object]) -> None:
+    servers = [
+        uvicorn.Server(
+            uvicorn.Config(
+                FaultInjection(app),  # type: ignore[arg-type]
+                host=settings.HOST,
+                port=port,
+                log_level="warning",
+                timeout_graceful_shutdown=5,
+            )
+        )
+        for port, app in apps.items()
+    ]
+
+    def stop() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    # serve() would put signal handlers of its own in place, which end one server and not the other.
+    await asyncio.gather(*(server._serve() for server in servers))

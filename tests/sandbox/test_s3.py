@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.s3 import S3Server, s3_filesystem
+
+pytestmark = pytest.mark.sandbox
+
+ODD_KEYS = [
+    "plain/key.parquet",
+    "a b/ü%2F+&?#=.txt",
+    "..",
+    "x/./y",
+    "UPPER",
+    "upper",
+    "long/" + "l" * 900,
+    "trailing/",
+    "日本語/データ",
+    "new\nline",
+]
+
+
+def test_objects_survive_a_kill_whatever_their_key(start_s3: Callable[[Path], Any], tmp_path: Path) -> None:
+    first = start_s3(tmp_path)
+    files = s3_filesystem(first.url)
+    files.mkdir("some-bucket")
+    for number, key in enumerate(ODD_KEYS):
+        files.pipe_file(f"some-bucket/{key}", str(number).encode())
+    files.pipe_file("some-bucket/plain/key.parquet", b"rewritten")
+    with files.open("some-bucket/in-parts", "wb", block_size=5 * 2**20) as large:
+        large.write(b"x" * (12 * 2**20))
+    before = files.info("some-bucket/in-parts")
+    first.kill()
+
+    files = s3_filesystem(start_s3(tmp_path).url)
+
+    for number, key in enumerate(ODD_KEYS[1:], start=1):
+        assert files.cat_file(f"some-bucket/{key}") == str(number).encode(), key
+    assert files.cat_file("some-bucket/plain/key.parquet") == b"rewritten"
+    assert files.cat_file("some-bucket/in-parts") == b"x" * (12 * 2**20)
+    after = files.info("some-bucket/in-parts")
+    assert (after["ETag"], after["LastModified"]) == (before["ETag"], before["LastModified"])
+    assert len(files.find("some-bucket")) == len(ODD_KEYS) + 1
+
+
+def test_deletes_survive_a_kill(start_s3: Callable[[Path], Any], tmp_path: Path) -> None:
+    first = start_s3(tmp_path)
+    files = s3_filesystem(first.url)
+    for bucket in ("kept-bucket", "gone-bucket"):
+        files.mkdir(bucket)
+        for key in ("a", "b/ü", "c", "d"):
+            files.pipe_file(f"{bucket}/{key}", b"1")
+    files.call_s3("delete_object", Bucket="kept-bucket", Key="a")
+    files.rm(["kept-bucket/b/ü", "kept-bucket/c"])  # several keys in one request
+    files.rm("gone-bucket", recursive=True)
+    first.kill()
+
+    files = s3_filesystem(start_s3(tmp_path).url)
+
+    assert files.find("kept-bucket") == ["kept-bucket/d"]
+    assert files.ls("") == ["kept-bucket"]
+
+
+def test_a_file_that_was_being_written_is_no_object(start_s3: Callable[[Path], Any], tmp_path: Path) -> None:
+    (tmp_path / "some-bucket").mkdir()
+    (tmp_path / "some-bucket" / "0123.partial").write_bytes(b'{"key": "ha')
+
+    files = s3_filesystem(start_s3(tmp_path).url)
+
+    assert files.find("some-bucket") == []
+    assert list((tmp_path / "some-bucket").iterdir()) == []
+
+
+def test_only_one_in_a_process_and_again_after_stop() -> None:
+    # In a process of its own, because other tests may have a server in this one.
+    script = """
+import sys, tempfile
+from pathlib import Path
+from sandbox.s3 import S3Server, s3_filesystem
+
+one, two = (S3Server(Path(tempfile.mkdtemp())) for _ in range(2))
+s3_filesystem(one.start()).mkdir("of-the-first")
+try:
+    two.start()
+except RuntimeError as error:
+    print(error)
+one.stop()
+one.stop()
+print(s3_filesystem(two.start()).ls(""), end="")
+two.stop()
+"""
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    assert answer.stdout.splitlines() == [
+        "An S3 stand-in already runs in this process: use that one, or stop it first.",
+        "[]",
+    ]
+    assert answer.stderr == ""  # no log line per request
+
+
+def test_the_environment_of_aws_is_not_looked_at(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "AWS_PROFILE": "absent",
+        "AWS_ACCESS_KEY_ID": "AKIAREAL",
+        "AWS_SESSION_TOKEN": "real",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "http_proxy": "http://127.0.0.1:9",
+    }.items():
+        monkeypatch.setitem(os.environ, name, value)
+
+    files = s3_filesystem(s3_url)
+
+    assert isinstance(files.ls(""), list)
+    assert (files.key, files.secret, files.token) == ("sandbox", "sandbox", None)
+
+
+def test_a_taken_port_is_an_error(s3_url: str, tmp_path: Path) -> None:
+    script = "import sys; from pathlib import Path; from sandbox.s3 import S3Server; S3Server(Path(sys.argv[1]), port=int(sys.argv[2])).start()"  # noqa: E501
+    port = s3_url.rpartition(":")[2]
+    answer = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), port], capture_output=True, text=True, timeout=30
+    )
+    assert answer.returncode != 0
+    assert "Address already in use" in answer.stderr
+    assert S3Server(tmp_path).stop() is None

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import pyarrow as pa
+import pytest
+from deltalake.exceptions import TableNotFoundError
+from vega_datasets import local_data
+
+from sandbox import sources
+from sandbox.s3 import s3_filesystem
+
+pytestmark = pytest.mark.sandbox
+
+SCHEMA = pa.schema(
+    [
+        ("date", pa.date32()),
+        ("weather_date", pa.date32()),
+        ("latitude", pa.float64()),
+        ("longitude", pa.float64()),
+        ("precipitation_in", pa.float64()),
+        ("wind_mph", pa.float64()),
+        ("weather", pa.string()),
+        ("forecast_temp_min_f", pa.float64()),
+        ("forecast_temp_max_f", pa.float64()),
+    ]
+)
+
+
+def test_forecasts_are_the_observations_in_other_units() -> None:
+    observed = local_data.seattle_weather()
+
+    rows = sources.forecasts().to_pylist()
+
+    assert len(rows) == len(observed) == 1461
+    # 2012-01-01: no precipitation, 12.8 and 5.0 degrees Celsius, wind of 4.7 m/s.
+    assert rows[0] == {
+        "date": date(2011, 12, 31),
+        "weather_date": date(2012, 1, 1),
+        "latitude": 47.4444,
+        "longitude": -122.3139,
+        "precipitation_in": 0.0,
+        "wind_mph": 10.51,
+        "weather": "drizzle",
+        "forecast_temp_min_f": 41.0,
+        "forecast_temp_max_f": 55.04,
+    }
+    for row, known in zip(rows, observed.to_dict("records"), strict=True):
+        assert row["weather_date"] == known["date"].date()
+        assert row["weather_date"] - row["date"] == timedelta(days=1)
+        assert row["precipitation_in"] == pytest.approx(known["precipitation"] / 25.4, abs=0.0006)
+        assert row["wind_mph"] == pytest.approx(known["wind"] * 2.2369363, abs=0.006)
+        assert row["forecast_temp_min_f"] == pytest.approx(known["temp_min"] * 1.8 + 32, abs=0.006)
+        assert row["forecast_temp_max_f"] == pytest.approx(known["temp_max"] * 1.8 + 32, abs=0.006)
+        assert row["weather"] == known["weather"]
+
+
+def test_further_places_stand_apart_and_have_their_own_weather() -> None:
+    table = sources.forecasts(places=41)
+
+    assert table.num_rows == 41 * 1461
+    assert table.schema == SCHEMA
+    assert table.slice(0, 1461) == sources.forecasts()
+    rows = table.to_pylist()
+    assert len({(row["date"], row["latitude"], row["longitude"]) for row in rows}) == len(rows)
+    assert rows[40 * 1461]["latitude"] == 47.9444
+    assert rows[40 * 1461]["forecast_temp_max_f"] == pytest.approx(55.04 - 0.63)
+    with pytest.raises(ValueError, match="at least 1"):
+        sources.forecasts(places=0)
+
+
+def test_seed_makes_what_is_absent_and_changes_nothing_else(s3_url: str) -> None:
+    files = s3_filesystem(s3_url)
+    location = sources.table_uri(sources.FORECASTS)
+    if files.exists(location):
+        files.rm(location, recursive=True)
+
+    sources.seed(s3_url, places=4)
+    sources.seed(s3_url, places=1)
+
+    table = sources.read_source(s3_url, "main.weather.forecasts")
+    assert (table.num_rows, table.schema) == (5844, SCHEMA)
+    assert {sources.SHARE_BUCKET, sources.LAKE_BUCKET} <= set(files.ls(""))
+
+
+def test_a_source_is_read_as_it_was_written(s3_url: str) -> None:
+    sources.seed(s3_url)
+    name = "main.weather.round_trip"
+    three = sources.forecasts().slice(0, 3)
+    sources.write_source(s3_url, name, three)
+    sources.write_source(s3_url, name, three, mode="append")
+    assert sources.read_source(s3_url, name) == pa.concat_tables([three, three])
+
+    other = pa.table({"id": [1], "note": ["ü"]})
+    sources.write_source(s3_url, name, other)
+    assert sources.read_source(s3_url, name) == other
+
+    with pytest.raises(TableNotFoundError):
+        sources.read_source(s3_url, "main.weather.absent")
+
+
+@pytest.mark.parametrize(
+    "name", ["weather.forecasts", "a.b.c.d", "main..x", "main.weather.x/..", "main.weather.x y", ""]
+)
+def test_only_a_name_of_three_levels_has_a_location(name: str) -> None:
+    with pytest.raises(ValueError, match=r"catalog\.schema\.table"):
+        sources.table_uri(name)
+
+
+def test_a_table_has_its_folder_in_the_lake() -> None:
+    assert sources.table_uri("main.weather.forecasts") == "s3://unity-catalog/main/weather/forecasts"
