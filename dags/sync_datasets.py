@@ -16,7 +16,7 @@ transaction. The target never shows rows that did not pass the checks, and never
 XCom `failure` says why, and the target is as it was.
 
 **A retry** of a step repeats that step. Clearing `export_to_s3` exports again, to a new path; clearing
-`copy_into_staging` loads the same export again; clearing `publish` of a sync that is in the ledger changes nothing.
+`copy_into_staging` loads the same export again; clearing `publish` of an export that is in the ledger changes nothing.
 """
 
 from __future__ import annotations
@@ -138,6 +138,7 @@ def sync_dag(dataset: Dataset) -> DAG:
             sql=f"publish_{dataset.load_mode}.sql",
             select_ledger_row="select_ledger_row.sql",
             run_key="{{ run_key(dag_run) }}",
+            export_path="{{ ti.xcom_pull(task_ids='wait_for_export')['export_path'] }}",
         )
 
         drop_staging = SnowflakeStatementsOperator(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import shlex
 import signal
 import sys
@@ -182,27 +181,12 @@ def _show_summary(client: AirflowClient, endpoints: Endpoints, run: dict[str, An
         print(f"  {task['task_id']:18} {task['duration'] or 0:5.2f}")
     table = ledger["target_table"]
     print(f"\nFive rows of {table}")
-    for row in query(endpoints, f"SELECT * FROM {table} ORDER BY weather_date, latitude, longitude LIMIT 5"):
+    for row in endpoints.query(f"SELECT * FROM {table} ORDER BY weather_date, latitude, longitude LIMIT 5"):
         print("  " + "  ".join(str(value) for value in row))
     print("\nThe ledger's row")
     for name, value in ledger.items():
         print(f"  {name:18} {value}")
     print()
-
-
-def query(endpoints: Endpoints, sql: str) -> list[tuple[Any, ...]]:
-    """Ask the stand-in of Snowflake, with Snowflake's own connector."""
-    import snowflake.connector
-
-    logging.getLogger("snowflake.connector").setLevel(logging.WARNING)
-    login = {
-        name.removeprefix("SNOWFLAKE_").lower(): value
-        for name, value in endpoints.as_environment().items()
-        if name.startswith("SNOWFLAKE_")
-    }
-    with snowflake.connector.connect(**login) as connection, connection.cursor() as cursor:
-        cursor.execute(sql)
-        return [tuple(row) for row in cursor.fetchall()]
 
 
 def _say(line: str) -> None:

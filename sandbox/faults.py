@@ -97,7 +97,8 @@ class FaultInjection:
         self._lock = threading.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> str | None:
-        """Handle one call.
+        """
+        Handle one call.
 
         :returns: None; for a dropped connection something else, at which uvicorn closes it (and logs an error).
         """

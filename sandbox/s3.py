@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -170,6 +171,9 @@ class S3Server:
             self._server = make_server(
                 self._host, self._port, self._mirror, threaded=True, request_handler=_QuietHandler
             )
+        except SystemExit as error:  # werkzeug's way to say that it cannot listen
+            _one_per_process.release()
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), f"{self._host}:{self._port}") from error
         except BaseException:
             _one_per_process.release()
             raise

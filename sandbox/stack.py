@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import signal
@@ -25,14 +26,12 @@ from sandbox import settings
 from sandbox.airflow_client import AirflowClient, AirflowError
 from sandbox.settings import HOST, PROJECT, Settings
 
-# Every process of a stack inherits it, so that each can be found again, also when its parent has died.
-_MARK = "DATA_SHARE_SANDBOX"
-
+# Logs are read from the files: the servers for them would listen on fixed ports.
 _AIRFLOW_PROCESSES = {
     "api-server": ["airflow", "api-server", "--host", HOST, "--port", "{port}"],
-    "scheduler": ["airflow", "scheduler"],
+    "scheduler": ["airflow", "scheduler", "--skip-serve-logs"],
     "dag-processor": ["airflow", "dag-processor"],
-    "triggerer": ["airflow", "triggerer"],
+    "triggerer": ["airflow", "triggerer", "--skip-serve-logs"],
 }
 _START_SECONDS = 150
 _STOP_SECONDS = 15
@@ -78,16 +77,33 @@ class Endpoints:
             "SNOWFLAKE_SCHEMA": settings.SNOWFLAKE_SCHEMA,
         }
 
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Ask the stand-in of Snowflake, with Snowflake's own connector."""
+        # Takes seconds to import, and most commands do without it.
+        import snowflake.connector
+
+        logging.getLogger("snowflake.connector").setLevel(logging.WARNING)
+        login = {
+            name.removeprefix("SNOWFLAKE_").lower(): value
+            for name, value in self.as_environment().items()
+            if name.startswith("SNOWFLAKE_")
+        }
+        with snowflake.connector.connect(**login) as connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            return [tuple(row) for row in cursor.fetchall()]
+
 
 class Stack:
     """
     The stack of one state folder.
 
     :param options: the sandbox's settings
+    :param project: folder with the dags, plugins and include that Airflow runs
     """
 
-    def __init__(self, options: Settings) -> None:
+    def __init__(self, options: Settings, project: Path = PROJECT) -> None:
         self.options = options
+        self.project = project
         self.state = options.state
         self.logs = self.state / "logs"
         self.airflow_home = self.state / "airflow"
@@ -112,15 +128,18 @@ class Stack:
         return AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
 
     def processes(self) -> list[psutil.Process]:
-        """Return every living process of this stack, whoever its parent is."""
-        mine = []
+        """Return every living process of this stack, also one whose parent has died."""
+        sessions = self._sessions()
+        found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get(_MARK) == str(self.state) and process.status() != psutil.STATUS_ZOMBIE:
-                    mine.append(process)
-            except psutil.Error:
+                began = sessions.get(os.getsid(process.pid))
+                # The number of a session that has ended may be given to another one, but not to an older one.
+                if began and process.create_time() >= began and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.Error, OSError):
                 continue
-        return mine
+        return found
 
     def start(self, tell: Callable[[str], None] = lambda _: None) -> Endpoints:
         """
@@ -149,7 +168,9 @@ class Stack:
             )
             environment = self._airflow_environment(endpoints, secrets_)
             tell("Starting the stand-ins of S3, Databricks and Snowflake")
-            self._spawn("stand-ins", [sys.executable, "-m", "sandbox", "serve", json.dumps(ports)], self._marked())
+            self._spawn(
+                "stand-ins", [sys.executable, "-m", "sandbox", "serve", json.dumps(ports)], self._base_environment()
+            )
             self._migrate(environment, tell)
             tell("Starting Airflow: api-server, scheduler, dag-processor, triggerer")
             for name, command in _AIRFLOW_PROCESSES.items():
@@ -179,6 +200,7 @@ class Stack:
             psutil.wait_procs(found, timeout=2)
             found = self.processes()
         self._endpoints_file.unlink(missing_ok=True)
+        self._sessions_file.unlink(missing_ok=True)
         return count
 
     def serve(self, ports: dict[str, int]) -> None:
@@ -196,6 +218,17 @@ class Stack:
     @property
     def _endpoints_file(self) -> Path:
         return self.state / "endpoints.json"
+
+    def _sessions(self) -> dict[int, float]:
+        """Return the sessions of the processes that this stack started, with the times of their starts."""
+        try:
+            return {int(number): began for number, began in json.loads(self._sessions_file.read_text()).items()}
+        except FileNotFoundError:
+            return {}
+
+    @property
+    def _sessions_file(self) -> Path:
+        return self.state / "sessions.json"
 
     def _secrets(self) -> dict[str, str]:
         """Return the secrets of this state folder, made at its first use."""
@@ -227,12 +260,11 @@ class Stack:
         values: dict[str, str] = json.loads(file.read_text())
         return values
 
-    def _marked(self) -> dict[str, str]:
+    def _base_environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
         return {
             **kept,
-            _MARK: str(self.state),
             "SANDBOX_HOME": str(self.state),
             "PATH": path,
             "PYTHONUNBUFFERED": "1",
@@ -273,10 +305,10 @@ class Stack:
             },
         }
         return {
-            **self._marked(),
+            **self._base_environment(),
             "AIRFLOW_HOME": str(home),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
-            "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(self.project / "dags"),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(self.project / "plugins"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__PARALLELISM": "4",
@@ -296,6 +328,7 @@ class Stack:
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.logs / "tasks"),
+            "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(self.logs / "dag-processor"),
             **{f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in connections.items()},
         }
 
@@ -322,7 +355,7 @@ class Stack:
     def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         with (self.logs / f"{name}.log").open("w") as out:
             # A session of its own: Ctrl-C in the terminal reaches the command that started it, which stops in order.
-            self._started[name] = subprocess.Popen(
+            process = self._started[name] = subprocess.Popen(
                 command,
                 env=environment,
                 cwd=PROJECT,
@@ -331,6 +364,9 @@ class Stack:
                 stderr=out,
                 start_new_session=True,
             )
+        # All that a process starts stays in its session, by which it is found again.
+        sessions = self._sessions() | {process.pid: psutil.Process(process.pid).create_time()}
+        self._sessions_file.write_text(json.dumps(sessions))
 
     def _await_ready(self, endpoints: Endpoints) -> None:
         client = AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)

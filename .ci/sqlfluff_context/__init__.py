@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any
 
 share = SimpleNamespace(
     SHARE_URL="s3://share/dataset/",
@@ -32,15 +31,8 @@ task = SimpleNamespace(
     table="staging.target_table__key",
     checks={"a_known": {"check_statement": "a IS NOT NULL"}, "b_known": {"check_statement": "b IS NOT NULL"}},
 )
-
-
-class ti:  # noqa: N801 - the name that Airflow gives it
-    """The task instance: answers with what ``wait_for_export`` returned."""
-
-    @staticmethod
-    def xcom_pull(**_: Any) -> SimpleNamespace:
-        """Return what a task pushed."""
-        return SimpleNamespace(export_path="s3://share/dataset/dataset/key/1/", run_id=1)
+export = SimpleNamespace(export_path="s3://share/dataset/dataset/key/1/", run_id=1)
+ti = SimpleNamespace(xcom_pull=lambda **_: export)
 
 
 def staging_table(_: object) -> str:

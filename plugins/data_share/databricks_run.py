@@ -95,10 +95,14 @@ async def follow_run(hook: DatabricksHook, run_id: int, timeout_seconds: float) 
                 return FinishedRun(run_id=run_id, run_page_url=page, job_parameters=parameters)
             started = run.get("start_time", 0) / 1000 or first_look
             if time.time() - started > timeout_seconds:
-                await _cancel(hook, run_id)
+                try:
+                    await _cancel(hook, run_id)
+                    outcome = "was cancelled"
+                except Exception as error:
+                    outcome = f"could not be cancelled: {error}; it may still be running"
                 raise DatabricksRunFailedError(
-                    f"The Databricks run {run_id} took longer than {timeout_seconds / 60:g} minutes and was cancelled "
-                    f"(export_timeout_minutes in the dataset file). Run page: {page}"
+                    f"The Databricks run {run_id} took longer than {timeout_seconds / 60:g} minutes "
+                    f"(export_timeout_minutes in the dataset file) and {outcome}. Run page: {page}"
                 )
         await asyncio.sleep(wait)
         wait = min(wait * _POLL_BACKOFF, _LONGEST_POLL_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -135,7 +136,9 @@ class InvalidDatasetDag(DAG):
 
     def __init__(self, error: InvalidDatasetError) -> None:
         self.error = error
-        super().__init__(dag_id=f"sync_{error.path.stem}", schedule=None)
+        # Of a hash, as the file's name may be what is wrong: an id that Airflow refuses would stop all datasets.
+        digest = hashlib.sha256(error.path.stem.encode()).hexdigest()[:12]
+        super().__init__(dag_id=f"invalid_dataset_{digest}", schedule=None)
 
     @property
     def relative_fileloc(self) -> str:

@@ -191,8 +191,8 @@ class SnowflakeTableCheckOperator(SQLTableCheckOperator):
     """
     Checks a staging table with named conditions, all in one query.
 
-    Closes two gaps of ``SQLTableCheckOperator`` (common-sql 2.4.0): its hook would be the connector's, and its failure
-    shows the whole query in place of the failed checks.
+    Closes three gaps of ``SQLTableCheckOperator`` (common-sql 2.4.0): its hook would be the connector's, its failure
+    shows the whole query in place of the failed checks, and it does not cancel its query when it is killed.
 
     :param table: table to check; a template
     :param checks: condition by name; a template
@@ -229,6 +229,11 @@ class SnowflakeTableCheckOperator(SQLTableCheckOperator):
         self._context = context
         super().execute(context)
 
+    def on_kill(self) -> None:
+        """Cancel the running query."""
+        if self._context is not None and self._hook.query_ids:
+            self._hook.cancel_queries(self._hook.query_ids)
+
     def _raise_exception(self, exception_string: str) -> NoReturn:
         failed = [name for name, check in self.checks.items() if not check.get("success")]
         conditions = "; ".join(f"{name}: {self.checks[name]['check_statement']}" for name in failed)
@@ -242,26 +247,28 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
     """
     Changes the target and writes the ledger row in one transaction; returns the ledger row.
 
-    A repetition finds the row of its run key in the ledger and changes nothing.
+    A repetition finds in the ledger that this export was published, and changes nothing.
 
     :param sql: file with the transaction, from BEGIN to COMMIT
     :param select_ledger_row: file that selects the ledger row; its one ``?`` is the run key
     :param run_key: run key of this sync; a template
+    :param export_path: the export that is loaded; a template
     """
 
-    template_fields: Sequence[str] = ("sql", "select_ledger_row", "run_key", "snowflake_conn_id")
+    template_fields: Sequence[str] = ("sql", "select_ledger_row", "run_key", "export_path", "snowflake_conn_id")
 
-    def __init__(self, *, sql: str, select_ledger_row: str, run_key: str, **kwargs: Any) -> None:
+    def __init__(self, *, sql: str, select_ledger_row: str, run_key: str, export_path: str, **kwargs: Any) -> None:
         super().__init__(sql=sql, **kwargs)
         self.select_ledger_row = select_ledger_row
         self.run_key = run_key
+        self.export_path = export_path
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Publish, unless it has been done."""
         self._context = context
         row = self._ledger_row("ledger before")
-        if row is not None:
-            self.log.info("Run key %s is in the ledger: it was published before, nothing is left to do", self.run_key)
+        if row is not None and row["export_path"] == self.export_path:
+            self.log.info("The ledger says that %s was published before: nothing is left to do", self.export_path)
             return row
         statements = self._hook.split_sql_string(str(self.sql), strip_semicolon=True)
         self._hook.run_transaction(

@@ -1,8 +1,8 @@
 """
 Executes a Databricks SQL file on the sandbox's lake, with DuckDB.
 
-Understood: ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, several in a file. A query may read Delta tables
-by their Unity Catalog name, also as ``IDENTIFIER(...)``, and directories of Parquet files as ``parquet.`path```.
+Understood: ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, several in a file. A query may read Delta
+tables by their Unity Catalog name, also as ``IDENTIFIER(...)``, and directories of Parquet files as ``parquet.`path```.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
+import s3fs
 import sqlglot
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
@@ -28,7 +29,6 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokenizer_core import Token, TokenType
 
-from sandbox.s3 import s3_filesystem
 from sandbox.sources import LAKE_BUCKET, SHARE_BUCKET, storage_options, table_uri
 
 MAX_ROWS_PER_FILE = 1_000_000
@@ -52,11 +52,12 @@ class Session:
     Executes the statements of one task run. Not to be used after :meth:`close`.
 
     :param s3_endpoint_url: the stand-in of S3.
+    :param filesystem: a file system on it, which sessions may share: making one takes as long as a small export.
     """
 
-    def __init__(self, s3_endpoint_url: str) -> None:
+    def __init__(self, s3_endpoint_url: str, filesystem: s3fs.S3FileSystem) -> None:
         self._endpoint_url = s3_endpoint_url
-        self._filesystem = s3_filesystem(s3_endpoint_url)
+        self._filesystem = filesystem
         self._interrupted = threading.Event()
         self._connection = duckdb.connect(config={"threads": 2})
         # A statement may read what is registered here and nothing else: no local file, no variable of this process.
@@ -77,11 +78,15 @@ class Session:
         try:
             for directory, query in _directory_inserts(sql):
                 self._insert_overwrite_directory(directory, query, parameters)
-        except duckdb.InterruptException as error:
-            raise InterruptedStatementError from error
         except SqlglotError as error:
             raise StatementError(f"[PARSE_SYNTAX_ERROR] {error} SQLSTATE: 42601") from error
-        except duckdb.Error as error:
+        except (
+            duckdb.Error,
+            OSError,
+            pa.ArrowException,
+        ) as error:  # OSError: what a query says while its rows are read
+            if self._interrupted.is_set():
+                raise InterruptedStatementError from error
             raise StatementError(f"[INTERNAL_ERROR] {error} SQLSTATE: XX000") from error
 
     def interrupt(self) -> None:
@@ -274,8 +279,8 @@ def _value_of(marker: exp.Placeholder, parameters: Mapping[str, str]) -> str:
     if marker.name not in parameters:
         raise StatementError(
             f"[UNBOUND_SQL_PARAMETER] Found the unbound parameter: {marker.name or '_'}. Please, fix `args` and "
-            "provide a mapping of the parameter to either a SQL literal or collection constructor functions such as `map()`, "
-            "`array()`, `struct()`. SQLSTATE: 42P02"
+            "provide a mapping of the parameter to either a SQL literal or collection constructor functions such as "
+            "`map()`, `array()`, `struct()`. SQLSTATE: 42P02"
         )
     return parameters[marker.name]
 

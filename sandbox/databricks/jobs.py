@@ -19,6 +19,7 @@ from typing import Any, Literal
 import yaml
 
 from sandbox.databricks.export import InterruptedStatementError, Session, StatementError, resolve_references
+from sandbox.s3 import s3_filesystem
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +177,7 @@ class Workspace:
         self._runs_dir = state_dir / "runs"
         self._runs_dir.mkdir(parents=True, exist_ok=True)
         self._s3_endpoint_url = s3_endpoint_url
+        self._filesystem = s3_filesystem(s3_endpoint_url)
         self._bundle_dir = bundle.parent
         self._changed = threading.Condition(threading.RLock())
         self._jobs: dict[int, Job] = {}
@@ -227,7 +229,8 @@ class Workspace:
     def replace_settings(self, job_id: int, settings: dict[str, Any]) -> None:
         """Give a job new settings; its active runs keep the old ones."""
         with self._changed:
-            self.job(job_id).settings = self._checked_settings(settings)
+            job = self.job(job_id)
+            job.settings = self._checked_settings(settings)
             self._save_jobs()
 
     def delete_job(self, job_id: int) -> None:
@@ -509,7 +512,7 @@ class Workspace:
             task.state.life_cycle_state = "RUNNING"
             task.state.start_time = now()
             self._save(run)
-        session = Session(self._s3_endpoint_url)
+        session = Session(self._s3_endpoint_url, self._filesystem)
         try:
             with self._changed:
                 control.session = session
@@ -524,7 +527,7 @@ class Workspace:
             error = ""
         except StatementError as problem:
             error = str(problem)
-        except OSError as problem:  # the file is gone, or S3 does not answer
+        except OSError as problem:  # the file is gone
             error = f"[INTERNAL_ERROR] {problem}"
         finally:
             with self._changed:

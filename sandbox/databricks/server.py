@@ -495,11 +495,13 @@ def _malformed(message: str) -> ApiError:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
+    if not isinstance(error, ApiError):
+        raise error
     return JSONResponse({"error_code": error.error_code, "message": str(error)}, error.status)
 
 
 async def _no_such_api(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+    if not isinstance(error, HTTPException):
+        raise error
     message = f"No API found for '{request.method} {request.url.path}'"
     return JSONResponse({"error_code": "ENDPOINT_NOT_FOUND", "message": message}, 404)

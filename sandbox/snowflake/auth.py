@@ -19,7 +19,8 @@ CLOCK_SKEW = 60
 
 
 class AuthError(Exception):
-    """A refused login: ``code`` and ``message`` are what the service answers.
+    """
+    A refused login: ``code`` and ``message`` are what the service answers.
 
     :param code: Snowflake's error code, for example ``390144``.
     :param message: the sentence shown to the client.
@@ -43,7 +44,8 @@ def fingerprint(public_key: RSAPublicKey) -> str:
 
 
 class KeyPairAuthenticator:
-    """Checks key-pair tokens against the registered public keys.
+    """
+    Checks key-pair tokens against the registered public keys.
 
     :param account: the account identifier, with or without a region.
     :param users: user name -> PEM public key.
@@ -59,7 +61,8 @@ class KeyPairAuthenticator:
             self._keys[name.upper()] = key
 
     def verify(self, token: str) -> str:
-        """The name of the user whom the token proves.
+        """
+        The name of the user whom the token proves.
 
         :raises AuthError: 390144 for a token that is not valid. As the real service, it does not say why.
         """

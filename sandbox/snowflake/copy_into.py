@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -26,6 +27,9 @@ CREATE TABLE IF NOT EXISTS "{database}"._fs_information_schema._sandbox_loads (
 committed or rolled back together with the rows."""
 
 _MAX_FILES = 1000
+_REFUSED = " is refused"
+"""Put behind a value that DuckDB would cast and Snowflake does not, so that DuckDB does not either."""
+
 _CONTINUE_HINT = (
     "  If you would like to continue loading when an error is encountered, use other values such as 'SKIP_FILE' or "
     "'CONTINUE' for the ON_ERROR option. For more information on loading options, please run 'info loading_data' in a "
@@ -81,11 +85,12 @@ class _File:
 
 
 def copy_into(cursor: Cursor, expression: exp.Copy, stop: Stop) -> None:
-    """Execute the statement and give ``cursor`` its result. The caller provides the transaction.
+    """
+    Execute the statement and give ``cursor`` its result. The caller provides the transaction.
 
     :raises SqlError: as the real service; nothing of what was loaded before the error may be committed then.
     """
-    session = cursor._conn  # noqa: SLF001
+    session = cursor._conn
     if not isinstance(expression.this, exp.Table):
         raise unsupported("COPY INTO with a list of columns")
     database, schema, name = translate.qualified(expression.this, session)
@@ -97,7 +102,7 @@ def copy_into(cursor: Cursor, expression: exp.Copy, stop: Stop) -> None:
     files = _list_files(session, location, options)
     target = ".".join(f'"{part}"' for part in (database, schema, name))
     loads = f'"{database}"._fs_information_schema._sandbox_loads'
-    connection = session._duck_conn  # noqa: SLF001
+    connection = session._duck_conn
     known = set(
         connection.execute(
             f"SELECT file_name, etag FROM {loads} WHERE schema_name = ? AND table_name = ?", [schema, name]
@@ -123,11 +128,9 @@ def copy_into(cursor: Cursor, expression: exp.Copy, stop: Stop) -> None:
 
 def forget_loads(cursor: Cursor, table: exp.Table) -> None:
     """Delete the load metadata of a table, which belongs to the table object and not to its name."""
-    database, schema, name = translate.qualified(table, cursor._conn)  # noqa: SLF001
+    database, schema, name = translate.qualified(table, cursor._conn)
     loads = f'"{database}"._fs_information_schema._sandbox_loads'
-    cursor._duck_conn.execute(  # noqa: SLF001
-        f"DELETE FROM {loads} WHERE schema_name = ? AND table_name = ?", [schema, name]
-    )
+    cursor._duck_conn.execute(f"DELETE FROM {loads} WHERE schema_name = ? AND table_name = ?", [schema, name])
 
 
 def _literal(value: object) -> str:
@@ -137,7 +140,7 @@ def _literal(value: object) -> str:
 
 
 def _columns(session: Session, database: str, schema: str, name: str) -> list[_Column]:
-    rows = session._duck_conn.execute(  # noqa: SLF001
+    rows = session._duck_conn.execute(
         "SELECT column_name, data_type, is_nullable, column_index FROM duckdb_columns()"
         " WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index",
         [database, schema, name],
@@ -270,7 +273,8 @@ def _named_file(session: Session, url: str) -> _File:
 
 
 def _load(session: Session, target: str, columns: list[_Column], file: _File, options: _Options) -> int:
-    """Insert the rows of one file.
+    """
+    Insert the rows of one file.
 
     :returns: how many there were.
     """
@@ -279,9 +283,7 @@ def _load(session: Session, target: str, columns: list[_Column], file: _File, op
     reader = f"read_parquet({_literal(file.url)}, file_row_number = true)"
     listed = ", ".join(values[column] for column in columns)
     try:
-        answer = session._duck_conn.execute(  # noqa: SLF001
-            f"INSERT INTO {target} ({names}) SELECT {listed} FROM {reader}"
-        )
+        answer = session._duck_conn.execute(f"INSERT INTO {target} ({names}) SELECT {listed} FROM {reader}")
         return int(answer.fetchall()[0][0])
     except duckdb.InterruptException:
         raise
@@ -300,7 +302,7 @@ def _values(session: Session, columns: list[_Column], file: _File, options: _Opt
             100152,
             "22000",
             f"Error parsing the parquet file: Invalid: {first}\n  File '{file.key}', line 1, character 0\n"
-            f"  Row 0, column {_CONTINUE_HINT.strip()}",
+            f"{_CONTINUE_HINT}",
         ) from None
     values: dict[_Column, str] = {}
     for column in columns:
@@ -332,7 +334,7 @@ def _value(source: pa.Field, column: _Column, options: _Options) -> str:
         (types.is_timestamp(source.type) and column.type == "DATE") or (number and column.type == "BOOLEAN")
     )
     if refused:
-        return f"CAST(CAST({quoted} AS VARCHAR) || ' is refused' AS {column.type})"
+        return f"CAST(CAST({quoted} AS VARCHAR) || '{_REFUSED}' AS {column.type})"
     return f"CAST({quoted} AS {column.type})"
 
 
@@ -371,8 +373,9 @@ def _bad_value(target: str, column: _Column, file: _File, value: object, row: in
     )
     if value is None:
         return SqlError(100072, "22000", f"NULL result in a non-nullable column{where}")
-    text = str(value).removesuffix(" is refused")
-    shown = text if isinstance(value, (int, float)) and not isinstance(value, bool) else f'"{text}"'
+    text = str(value).removesuffix(_REFUSED)
+    is_number = isinstance(value, (int, float, Decimal)) or (text != value and column.type == "BOOLEAN")
+    shown = text if is_number else f'"{text}"'
     return SqlError(100071, "22000", f"Failed to cast variant value {shown} to {_type_name(column.type)}{where}")
 
 

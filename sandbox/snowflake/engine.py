@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import uuid
+import warnings
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ from sqlglot import exp
 from sandbox.snowflake import translate
 from sandbox.snowflake.copy_into import CREATE_LOADS_TABLE, copy_into, forget_loads
 from sandbox.snowflake.errors import SqlError, from_duckdb, from_parser
+
+# fakesnow's way to fetch a result, which DuckDB 2 would like to be another.
+warnings.filterwarnings("ignore", message="Arrow output on a DB-API result", category=UserWarning)
 
 DEFAULT_STATEMENT_TIMEOUT = 600.0
 """Seconds after which a statement is cancelled, its wait for a lock included."""
@@ -54,7 +58,8 @@ class Statement:
 
 
 class Stop:
-    """The wish to end a statement early, and its reason.
+    """
+    The wish to end a statement early, and its reason.
 
     :param timeout: seconds until the statement is ended by itself.
     """
@@ -106,14 +111,15 @@ class Stop:
 
 
 class _WriteLock:
-    """One writer at a time in the whole account. Stands for Snowflake's table locks: DuckDB fails concurrent writers."""
+    """One writer at a time in the account. Stands for Snowflake's table locks: DuckDB fails concurrent writers."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._owner: object | None = None
 
     def acquire(self, owner: object, stop: Stop) -> None:
-        """Wait until ``owner`` holds the lock; it may hold it already.
+        """
+        Wait until ``owner`` holds the lock; it may hold it already.
 
         :raises SqlError: if the statement is cancelled or reaches its timeout first.
         """
@@ -152,8 +158,9 @@ class _RecentResults(dict[str, tuple[Any, ...]]):
             self.pop(next(iter(self)))
 
 
-class Engine(FakeSnow):  # type: ignore[misc]
-    """The account: its databases, its other objects, and its sessions.
+class Engine(FakeSnow):
+    """
+    The account: its databases, its other objects, and its sessions.
 
     :param state_dir: the directory of the database files and of ``catalogue.json``; created if missing.
     :param filesystem: how the external stages' files are read.
@@ -162,6 +169,7 @@ class Engine(FakeSnow):  # type: ignore[misc]
     def __init__(self, state_dir: Path, filesystem: s3fs.S3FileSystem, *, account: str) -> None:
         state_dir.mkdir(parents=True, exist_ok=True)
         super().__init__(create_database_on_connect=False, create_schema_on_connect=False, db_path=state_dir)
+        self.state_dir = state_dir
         self.account = account
         self.filesystem = filesystem
         self.results_cache = _RecentResults()
@@ -214,7 +222,7 @@ class Engine(FakeSnow):  # type: ignore[misc]
         partial.replace(self._file)
 
     def _attach(self, database: str) -> None:
-        self.duck_conn.execute(f"ATTACH DATABASE '{Path(self.db_path) / database}.db' AS \"{database}\"")
+        self.duck_conn.execute(f"ATTACH DATABASE '{self.state_dir / database}.db' AS \"{database}\"")
         self.duck_conn.execute(info_schema.per_db_creation_sql(database))
         self.duck_conn.execute(macros.creation_sql(database))
         self.prepare_database(database)
@@ -230,11 +238,12 @@ class Engine(FakeSnow):  # type: ignore[misc]
                 self.duck_conn.execute(f"INSERT INTO _fs_global._fs_information_schema.{name} VALUES ({marks})", row)
 
 
-class Session(FakeSnowflakeConnection):  # type: ignore[misc]
-    """One client's session.
+class Session(FakeSnowflakeConnection):
+    """
+    One client's session.
 
     :param user: the user's name.
-    :param role: the current role, or None.
+    :param role: the current role; PUBLIC if none is given.
     :param warehouse: the current warehouse; one that does not exist counts as none, as in the real service.
     :param query_tag: the tag that the statements are recorded with.
     :param request_id: the SQL API request that the session belongs to.
@@ -267,7 +276,7 @@ class Session(FakeSnowflakeConnection):  # type: ignore[misc]
         )
         self.engine = engine
         self.user = user
-        self.role = role
+        self.role = role or "PUBLIC"
         self.warehouse = warehouse if warehouse in engine.catalogue.warehouses else None
         self.query_tag = query_tag
         self.request_id = request_id
@@ -275,9 +284,7 @@ class Session(FakeSnowflakeConnection):  # type: ignore[misc]
 
     def cursor(self, cursor_class: type[Any] = snowflake.connector.cursor.SnowflakeCursor) -> Cursor:
         """A cursor of this session."""
-        return Cursor(
-            self, self._duck_conn, use_dict_result=cursor_class == snowflake.connector.cursor.DictCursor
-        )
+        return Cursor(self, self._duck_conn, use_dict_result=cursor_class == snowflake.connector.cursor.DictCursor)
 
     def close(self, retry: bool = True) -> None:
         """End the session: an open transaction is rolled back, its locks are released."""
@@ -294,7 +301,7 @@ class Session(FakeSnowflakeConnection):  # type: ignore[misc]
             self._duck_conn.execute(action)
 
 
-class Cursor(FakeSnowflakeCursor):  # type: ignore[misc]
+class Cursor(FakeSnowflakeCursor):
     """Executes statements: the one place where both protocols' statements are translated, locked and recorded."""
 
     _conn: Session
@@ -311,7 +318,8 @@ class Cursor(FakeSnowflakeCursor):  # type: ignore[misc]
         handle: str | None = None,
         **kwargs: Any,
     ) -> Cursor:
-        """Execute one statement.
+        """
+        Execute one statement.
 
         :param command: the statement.
         :param params: the values of its placeholders.
@@ -321,9 +329,7 @@ class Cursor(FakeSnowflakeCursor):  # type: ignore[misc]
         """
         session = self._conn
         stop = stop or Stop()
-        record = Statement(
-            handle or str(uuid.uuid4()), session.request_id, command, session.query_tag, session.user
-        )
+        record = Statement(handle or str(uuid.uuid4()), session.request_id, command, session.query_tag, session.user)
         session.engine.history.append(record)
         expression: exp.Expr | None = None
         self._sqlstate = None
@@ -345,10 +351,10 @@ class Cursor(FakeSnowflakeCursor):  # type: ignore[misc]
             self._sqlstate = getattr(reported, "sqlstate", None)
             raise reported from error
         finally:
-            if not (session.in_transaction or session._in_transaction):  # noqa: SLF001
+            if not (session.in_transaction or session._in_transaction):
                 session.engine.write_lock.release(session)
         record.status = "success"
-        self._sfqid = record.handle
+        self._sfqid = record.handle  # type: ignore[assignment]
         if self._arrow_table is not None:
             session.results_cache[record.handle] = (
                 self._arrow_table, self._rowcount, self._last_sql, self._last_params, self._last_transformed
@@ -357,9 +363,8 @@ class Cursor(FakeSnowflakeCursor):  # type: ignore[misc]
 
     def answer(self, sql: str, expression: exp.Expr) -> None:
         """Take the result of a query in DuckDB's SQL for the statement's result."""
-        self._last_transformed = None
         self._execute(sqlglot.parse_one(sql, read="duckdb"))
-        self._last_transformed = expression
+        self._last_transformed = expression  # type: ignore[assignment]  # fakesnow declares it as None
 
     def _execute(self, transformed: exp.Expr, params: Any = None) -> None:
         """Execute in DuckDB, and note the columns while it remembers them."""
@@ -390,8 +395,8 @@ class Cursor(FakeSnowflakeCursor):  # type: ignore[misc]
             self.answer(f"SELECT 'waited {seconds:g} seconds' AS \"SYSTEM$WAIT\"", expression)
         elif (status := translate.account_statement(expression, session)) is not None:
             session.engine.save()
-            self.answer(f"SELECT {exp.Literal.string(status).sql('duckdb')} AS \"status\"", expression)
-        elif translate.needs_transaction(expression) and not session.in_transaction and session._autocommit:  # noqa: SLF001
+            self.answer(f'SELECT {exp.Literal.string(status).sql("duckdb")} AS "status"', expression)
+        elif translate.needs_transaction(expression) and not session.in_transaction and session._autocommit:
             self._atomically(expression, params, stop)
         else:
             self._run_translated(expression, params, stop)
@@ -434,12 +439,12 @@ class Cursor(FakeSnowflakeCursor):  # type: ignore[misc]
         sql = transformed.sql(dialect="duckdb") + " RETURNING merge_action"
         actions = Counter(action for (action,) in self._duck_conn.execute(sql, params or None).fetchall())
         counts = [
-            f"{actions[action]}::BIGINT AS \"number of rows {done}\""
+            f'{actions[action]}::BIGINT AS "number of rows {done}"'
             for action, done in (("INSERT", "inserted"), ("UPDATE", "updated"), ("DELETE", "deleted"))
             if done in {operation for operation, clauses in merge_operations(merge).items() if clauses}
         ]
         self.answer(f"SELECT {', '.join(counts)}", merge)
-        self._rowcount = actions.total()
+        self._rowcount = actions.total()  # type: ignore[assignment]
 
     def _after(self, expression: exp.Expr) -> None:
         """Keep what fakesnow forgets."""

@@ -11,7 +11,8 @@ from sqlglot import exp
 
 
 class SqlError(snowflake.connector.errors.ProgrammingError):
-    """An error that the user's SQL caused.
+    """
+    An error that the user's SQL caused.
 
     :param errno: Snowflake's error number, for example 2003.
     :param sqlstate: the five characters of the SQL state.
@@ -31,7 +32,7 @@ def does_not_exist(kind: str, name: str) -> SqlError:
 
 
 def already_exists(name: str) -> SqlError:
-    """`Object 'X' already exists.`"""
+    """Say that the name is taken: `Object 'X' already exists.`."""
     return SqlError(2002, "42710", f"SQL compilation error:\nObject '{name}' already exists.")
 
 
@@ -62,7 +63,8 @@ def from_parser(error: sqlglot.errors.SqlglotError) -> SqlError:
 
 
 def from_duckdb(error: duckdb.Error, statement: exp.Expr | None = None) -> SqlError:
-    """DuckDB's error as Snowflake reports it.
+    """
+    DuckDB's error as Snowflake reports it.
 
     :param statement: the statement, to name an object as it was written.
     """
@@ -134,5 +136,7 @@ def _as_written(name: str, statement: exp.Expr | None) -> str:
     last = name.rsplit(".", 1)[-1].upper()
     for table in statement.find_all(exp.Table) if statement else ():
         if table.name.upper() == last:
-            return ".".join(p.name if p.quoted else p.name.upper() for p in table.parts if isinstance(p, exp.Identifier))
+            return ".".join(
+                p.name if p.quoted else p.name.upper() for p in table.parts if isinstance(p, exp.Identifier)
+            )
     return name.upper()

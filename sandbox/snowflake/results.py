@@ -42,7 +42,8 @@ _COUNTS = {
 
 @dataclass
 class Result:
-    """A statement's result.
+    """
+    A statement's result.
 
     :param columns: name and DuckDB type of each; ``TIMESTAMP_TZ`` stands for a timestamp that keeps its offset.
     :param rows: the values, encoded.
@@ -68,7 +69,7 @@ class Result:
 
 def encode(cursor: Cursor, statement: exp.Expr) -> Result:
     """The result of the statement that ``cursor`` has executed."""
-    table = cursor._arrow_table  # noqa: SLF001
+    table = cursor._arrow_table
     offsets = _columns_with_offset(statement)
     columns = []
     for index, (name, type_) in enumerate(cursor.columns):
@@ -76,7 +77,7 @@ def encode(cursor: Cursor, statement: exp.Expr) -> Result:
         if type_.endswith("[]") or type_.startswith(("STRUCT", "MAP")):
             known = "JSON"
         columns.append((name, "TIMESTAMP_TZ" if index in offsets and "TIME ZONE" in type_ else known))
-    values = [column.to_pylist() for column in table.columns] if table is not None else []
+    values: list[list[Any]] = [column.to_pylist() for column in table.columns] if table is not None else []
     rows = [
         [_text(value, type_) for value, (_, type_) in zip(row, columns, strict=True)]
         for row in zip(*values, strict=True)

@@ -10,15 +10,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import fakesnow.server
-from sandbox.s3 import s3_filesystem
-from sandbox.snowflake.auth import AuthError, KeyPairAuthenticator
-from sandbox.snowflake.engine import Engine
-from sandbox.snowflake.sql_api import SqlApi, role_missing
+from fakesnow.server import routes as fakesnow_routes
+from fakesnow.server import sessions
+from fakesnow.transforms.transforms import SERVER_VERSION
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from sandbox.s3 import s3_filesystem
+from sandbox.snowflake.auth import AuthError, KeyPairAuthenticator
+from sandbox.snowflake.engine import Engine
+from sandbox.snowflake.sql_api import SqlApi, role_missing
 
 WAREHOUSE = "LOAD_WH"
 DATABASE = "DATA_SHARE"
@@ -34,7 +37,8 @@ _REUSED = frozenset(
 
 
 def create_app(*, state_dir: Path, s3_endpoint_url: str, account: str, users: dict[str, str]) -> Starlette:
-    """The application of one account.
+    """
+    The application of one account.
 
     :param state_dir: where its data are kept; created if missing. One process at a time may use it.
     :param s3_endpoint_url: where the files of `s3://` stages are.
@@ -62,7 +66,7 @@ def create_app(*, state_dir: Path, s3_endpoint_url: str, account: str, users: di
         Route("/healthz", health, methods=["GET"]),
         Route("/session/v1/login-request", login, methods=["POST"]),
         Route("/session", _end_session, methods=["POST"]),
-        *(route for route in fakesnow.server.routes if route.path in _REUSED),
+        *(route for route in fakesnow_routes if route.path in _REUSED),
         *api.routes(),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
@@ -78,7 +82,7 @@ def bootstrap(engine: Engine) -> None:
             catalogue.roles.append(role)
     catalogue.integrations.setdefault(INTEGRATION, [ALLOWED_LOCATION])
     with contextlib.closing(engine.connect()) as session:
-        if not (Path(engine.db_path) / f"{DATABASE}.db").exists():
+        if not (engine.state_dir / f"{DATABASE}.db").exists():
             session.cursor().execute(f"CREATE DATABASE {DATABASE}")
         session.cursor().execute(f"CREATE SCHEMA IF NOT EXISTS {DATABASE}.{SCHEMA}")
 
@@ -111,13 +115,13 @@ async def _login(request: Request, engine: Engine, authenticator: KeyPairAuthent
         autocommit=autocommit,
     )
     token = secrets.token_urlsafe(32)
-    fakesnow.server.sessions[token] = session
+    sessions[token] = session
     return JSONResponse(
         {
             "data": {
                 "token": token,
                 "masterToken": secrets.token_urlsafe(32),
-                "serverVersion": fakesnow.server.SERVER_VERSION,
+                "serverVersion": SERVER_VERSION,
                 "parameters": [
                     {"name": "AUTOCOMMIT", "value": autocommit},
                     {"name": "CLIENT_SESSION_KEEP_ALIVE_HEARTBEAT_FREQUENCY", "value": 3600},
@@ -138,12 +142,12 @@ async def _login(request: Request, engine: Engine, authenticator: KeyPairAuthent
 async def _end_session(request: Request) -> Response:
     """End a connector's session: fakesnow would forget it without ending its transaction."""
     token = request.headers.get("Authorization", "")[17:-1]
-    session = fakesnow.server.sessions.get(token)
+    session = sessions.get(token)
     if session is None:
         message = "User must login again to access the service."
         return JSONResponse({"data": None, "code": "390104", "message": message, "success": False}, 401)
     if request.query_params.get("delete"):
-        del fakesnow.server.sessions[token]
+        del sessions[token]
         session.close()
     return JSONResponse({"data": None, "code": None, "message": None, "success": True})
 

@@ -43,7 +43,8 @@ _IGNORED_PARAMETERS = frozenset({"USE_CACHED_RESULT", "CLIENT_RESULT_CHUNK_SIZE"
 
 
 class BadRequestError(Exception):
-    """A request that is refused before its statement is looked at.
+    """
+    A request that is refused before its statement is looked at.
 
     :param status: the HTTP status.
     :param code: Snowflake's code.
@@ -91,7 +92,8 @@ class _Execution:
 
 
 class SqlApi:
-    """The routes below ``/api/v2/statements`` and their state.
+    """
+    The routes below ``/api/v2/statements`` and their state.
 
     :param engine: executes the statements.
     :param authenticator: checks the tokens.
@@ -157,7 +159,9 @@ class SqlApi:
     async def _submit(self, request: Request, user: str) -> Response:
         media_type = request.headers.get("Content-Type", "").split(";")[0].strip().lower()
         if media_type != "application/json":
-            raise BadRequestError(415, "391903", f"Unsupported Content-Type header {media_type or 'null'} is specified.")
+            raise BadRequestError(
+                415, "391903", f"Unsupported Content-Type header {media_type or 'null'} is specified."
+            )
         request_id = _request_id(request)
         asynchronous = _flag(request, "async")
         first = self._by_request.get(request_id) if _flag(request, "retry") else None
@@ -169,7 +173,7 @@ class SqlApi:
             execution = self._start(submission)
         if asynchronous:
             return self._running(execution)
-        assert execution.future is not None  # noqa: S101 (set by _start)
+        assert execution.future is not None
         await asyncio.wait([asyncio.wrap_future(execution.future)], timeout=SYNCHRONOUS_WAIT)
         return self._answer(execution, nullable=request.query_params.get("nullable", "true").lower() != "false")
 
@@ -246,7 +250,7 @@ class SqlApi:
                     self._run_one(execution, submission.statements[0], session, submission.bindings, alone=True)
             finally:
                 session.close()
-        except Exception as error:  # noqa: BLE001 (the client that asks for the result gets it)
+        except Exception as error:
             execution.error = error
             if not isinstance(error, SqlError):
                 log.exception("The stand-in failed on %s", submission.sql)
@@ -266,7 +270,9 @@ class SqlApi:
                 raise
             finally:
                 child.done.set()
-        execution.result = Result([("multiple statement execution", "VARCHAR")], [["Multiple statements executed successfully."]])
+        execution.result = Result(
+            [("multiple statement execution", "VARCHAR")], [["Multiple statements executed successfully."]]
+        )
 
     def _run_one(
         self, execution: _Execution, sql: str, session: Session, bindings: dict[str, dict[str, Any]], *, alone: bool
@@ -298,7 +304,7 @@ class SqlApi:
             return self._running(execution)
         if execution.error is not None:
             return self._failed(execution, execution.error)
-        assert execution.result is not None  # noqa: S101 (done without an error)
+        assert execution.result is not None
         result = execution.result
         slices = [result.rows[i : i + PARTITION_ROWS] for i in range(0, len(result.rows), PARTITION_ROWS)] or [[]]
         if partition >= len(slices):
@@ -340,7 +346,7 @@ class SqlApi:
         }
         if not isinstance(error, SqlError):
             return JSONResponse({"code": "000603", "message": f"SQL execution internal error: {error}", **body}, 500)
-        status = 408 if error.errno == 630 else 422  # noqa: PLR2004
+        status = 408 if error.errno == 630 else 422
         return JSONResponse(
             {"code": f"{error.errno:06d}", "message": error.msg, "sqlState": error.sqlstate, **body}, status
         )
@@ -376,7 +382,8 @@ def _flag(request: Request, name: str) -> bool:
 
 
 def _read(body: bytes, user: str, request_id: str) -> _Submission:
-    """The request's body.
+    """
+    The request's body.
 
     :raises BadRequestError: 400 if it is not what the API takes.
     """
@@ -439,7 +446,8 @@ def _name(value: object, invalid: BadRequestError) -> str | None:
 
 
 def _check_supported(expression: exp.Expr, *, alone: bool) -> None:
-    """Refuse what the SQL API does not take, or only among several statements.
+    """
+    Refuse what the SQL API does not take, or only among several statements.
 
     :raises SqlError: 391911.
     """

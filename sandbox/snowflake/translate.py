@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import duckdb
 import sqlglot
 from sqlglot import exp
-from sqlglot.tokens import TokenType
+from sqlglot.tokenizer_core import TokenType
 
 from sandbox.snowflake.errors import SqlError, already_exists, cannot_use, does_not_exist, syntax_error, unsupported
 
@@ -34,8 +34,10 @@ _GRANTEE = re.compile(rf"\b(?:TO|FROM)\s+(?:ROLE\s+)?(?!USER\b){_NAME}\s*(?:WITH
 _READS = (exp.Query, exp.Show, exp.Describe, exp.Use, exp.Set)
 _DDL = (exp.Create, exp.Drop, exp.Alter, exp.Comment, exp.Grant, exp.Revoke)
 _DDL_COMMANDS = frozenset({"CREATE", "DROP", "ALTER", "GRANT", "REVOKE", "COMMENT"})
-_STATEMENTS = (*_READS, *_DDL, exp.DML, exp.Copy, exp.Merge, exp.TruncateTable, exp.Transaction, exp.Commit)
-_STATEMENTS = (*_STATEMENTS, exp.Rollback, exp.Command, exp.MultitableInserts, exp.Put, exp.ListStage)
+_STATEMENTS = (
+    *(*_READS, *_DDL, exp.DML, exp.Copy, exp.TruncateTable, exp.Transaction, exp.Commit, exp.Rollback),
+    *(exp.Command, exp.MultitableInserts, exp.Put, exp.Get, exp.ListStage),
+)
 
 
 def split(sql: str) -> list[str]:
@@ -56,7 +58,8 @@ def split(sql: str) -> list[str]:
 
 
 def parse_one(sql: str) -> exp.Expr:
-    """The statement's tree.
+    """
+    The statement's tree.
 
     :raises SqlError: 1003 if it is no statement.
     """
@@ -65,7 +68,11 @@ def parse_one(sql: str) -> exp.Expr:
     texts = split(sql)
     if len(texts) != 1:
         raise SqlError(
-            *((900, "42601", "SQL compilation error:\nEmpty SQL statement.") if not texts else _count_error(len(texts), 1))
+            *(
+                (900, "42601", "SQL compilation error:\nEmpty SQL statement.")
+                if not texts
+                else _count_error(len(texts), 1)
+            )
         )
     # The parser takes `?::` for an operator of another dialect.
     expression = sqlglot.parse_one(_spaced(texts[0]), read="snowflake")
@@ -87,7 +94,8 @@ def _count_error(actual: int, desired: int) -> tuple[int, str, str]:
 
 
 def check_count(actual: int, desired: int) -> None:
-    """Check the number of a request's statements.
+    """
+    Check the number of a request's statements.
 
     :param desired: what the client announced; 0 is any number.
     :raises SqlError: 8 if it is another one.
@@ -139,9 +147,7 @@ def needs_warehouse(expression: exp.Expr) -> bool:
 
 def wait_seconds(expression: exp.Expr) -> float | None:
     """The seconds of ``SELECT SYSTEM$WAIT(n)`` or ``CALL SYSTEM$WAIT(n)``, or None for any other statement."""
-    match = re.fullmatch(
-        r"(?:SELECT|CALL) SYSTEM\$WAIT\((\d+(?:\.\d+)?)\)", expression.sql("snowflake"), re.IGNORECASE
-    )
+    match = re.fullmatch(r"(?:SELECT|CALL) SYSTEM\$WAIT\((\d+(?:\.\d+)?)\)", expression.sql("snowflake"), re.IGNORECASE)
     return float(match[1]) if match else None
 
 
@@ -154,7 +160,8 @@ def name_of(identifier: exp.Expr) -> str:
 
 
 def qualified(table: exp.Table, session: Session) -> tuple[str, str, str]:
-    """Database, schema and name of a table or stage.
+    """
+    Database, schema and name of a table or stage.
 
     :raises SqlError: 90105 or 90106 if the session has no current database or schema to complete the name.
     """
@@ -176,7 +183,8 @@ def _no_current(kind: str, advice: str) -> str:
 
 
 def account_statement(expression: exp.Expr, session: Session) -> str | None:
-    """Do what a statement about the account's objects says: roles, warehouses, integrations, grants, session settings.
+    """
+    Do what a statement about the account's objects says: roles, warehouses, integrations, grants, session settings.
 
     :returns: the sentence that it answers, or None if it is another kind of statement.
     """
@@ -236,7 +244,9 @@ def _create_object(expression: exp.Create, session: Session) -> str | None:
             _check_stage(expression, session)
         return None
     name = name_of(expression.this)
-    locations = [literal.name for literal in property_of(expression, "STORAGE_ALLOWED_LOCATIONS", exp.Tuple).expressions]
+    locations = [
+        literal.name for literal in property_of(expression, "STORAGE_ALLOWED_LOCATIONS", exp.Tuple).expressions
+    ]
     names = list(catalogue.integrations)
     status = _create(names, name, "Integration", exists=exists, replace=replace)
     if name not in catalogue.integrations or replace:
@@ -281,11 +291,14 @@ def _drop_object(expression: exp.Drop, session: Session) -> str | None:
         return None
     if not found and not expression.args.get("exists"):
         raise does_not_exist(kind.capitalize(), name)
-    return f"{name} successfully dropped." if found else f"Drop statement executed successfully ({name} already dropped)."
+    return (
+        f"{name} successfully dropped." if found else f"Drop statement executed successfully ({name} already dropped)."
+    )
 
 
 def property_of(expression: exp.Create, name: str, kind: type[_Property]) -> _Property:
-    """A property of a CREATE statement.
+    """
+    A property of a CREATE statement.
 
     :raises SqlError: 1003 if it is missing or has another form.
     """
@@ -347,7 +360,9 @@ def format_options(properties: list[exp.Expr]) -> dict[str, str | bool]:
         if not isinstance(item, exp.Property):
             continue  # a comma
         value = item.args.get("value")
-        options[item.name.upper()] = value.this if isinstance(value, exp.Boolean) else str(value.name if value else "").upper()
+        options[item.name.upper()] = (
+            value.this if isinstance(value, exp.Boolean) else str(value.name if value else "").upper()
+        )
     return options
 
 
@@ -365,7 +380,8 @@ def _stage_url(key: tuple[str, str, str], session: Session) -> str | None:
 
 
 def stage_url(key: tuple[str, str, str], session: Session) -> str:
-    """The URL of a stage.
+    """
+    The URL of a stage.
 
     :raises SqlError: 2003 if there is none of that name.
     """
@@ -447,7 +463,11 @@ def _columns_like(table: exp.Table, session: Session) -> list[exp.Expr]:
 def _drop_keys(schema: exp.Schema) -> None:
     """Snowflake notes PRIMARY KEY, UNIQUE and FOREIGN KEY and enforces only that a primary key is not null."""
     keys = (exp.UniqueColumnConstraint, exp.Reference)
-    primary = {name_of(c.this if isinstance(c, exp.Column) else c) for k in schema.find_all(exp.PrimaryKey) for c in k.expressions}
+    primary = {
+        name_of(c.this if isinstance(c, exp.Column) else c)
+        for k in schema.find_all(exp.PrimaryKey)
+        for c in k.expressions
+    }
     kept: list[exp.Expr] = []
     for item in schema.expressions:
         if isinstance(item, exp.ColumnDef):

@@ -1,6 +1,7 @@
 -- Makes the checked rows visible, in one transaction with the manifest and the ledger row. Load mode: replace.
 -- No DDL in here: DDL would commit what came before it.
--- Effect: the target holds exactly the staged rows, and keeps its grants and policies.
+-- Effect: the target holds exactly the staged rows, and keeps its grants and policies. A sync whose export was cleared
+-- and made again takes the place of its earlier ledger row: there is one row per run key.
 
 {% set export = ti.xcom_pull(task_ids='wait_for_export') -%}
 
@@ -8,6 +9,10 @@ BEGIN TRANSACTION;
 
 INSERT OVERWRITE INTO {{ dataset.target_table }}
 SELECT * FROM {{ staging_table(dag_run) }};
+
+DELETE FROM {{ share.MANIFEST_TABLE }} WHERE run_key = '{{ run_key(dag_run) }}';
+
+DELETE FROM {{ share.LEDGER_TABLE }} WHERE run_key = '{{ run_key(dag_run) }}';
 
 INSERT INTO {{ share.MANIFEST_TABLE }} (run_key, dataset, source_table, row_count, exported_at)
 SELECT
@@ -36,7 +41,7 @@ SELECT
   {{ export.run_id | int }},
   {{ params.requested_by | sql_string }},
   {{ dag_run.start_date.strftime('%Y-%m-%d %H:%M:%S.%f') | sql_string }}::TIMESTAMP_NTZ AS started_at,
-  SYSDATE()
+  SYSDATE() AS published_at
 FROM {{ staging_manifest(dag_run) }} AS manifest;
 
 COMMIT;

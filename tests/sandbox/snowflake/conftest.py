@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import sys
 import threading
 import time
 import uuid
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import httpx
@@ -20,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+import snowflake.connector
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -178,6 +181,39 @@ def api(url: str) -> Iterator[Api]:
     client = Api(url)
     yield client
     client.http.close()
+
+
+@pytest.fixture(scope="session")
+def tools() -> ModuleType:
+    """The helpers of this module: tests are imported one by one and cannot import each other."""
+    return sys.modules[__name__]
+
+
+@pytest.fixture
+def connect(url: str) -> Callable[..., Any]:
+    """Connect the real connector."""
+
+    def run(**options: Any) -> Any:
+        host, port = url.removeprefix("http://").split(":")
+        defaults = {
+            "protocol": "http",
+            "host": host,
+            "port": int(port),
+            "account": ACCOUNT,
+            "user": USER,
+            "private_key": private_der(KEY),
+            "database": "DATA_SHARE",
+            "schema": "PUBLIC",
+            "warehouse": "LOAD_WH",
+            "role": "DATA_SHARE_LOADER",
+            "login_timeout": 5,
+            "session_parameters": {"CLIENT_OUT_OF_BAND_TELEMETRY_ENABLED": False},
+            "client_session_keep_alive": False,
+        }
+        given = {key: value for key, value in {**defaults, **options}.items() if value is not None}
+        return snowflake.connector.connect(**given)
+
+    return run
 
 
 @pytest.fixture

@@ -1,0 +1,105 @@
+"""What every test has: an Airflow home of its own, and no network unless it is marked `sandbox` or `e2e`."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import importlib.util
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, NoReturn
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+# Airflow reads these when it is imported, so they are set before any test module imports it.
+_AIRFLOW_HOME = tempfile.mkdtemp(prefix="airflow-tests-")
+atexit.register(shutil.rmtree, _AIRFLOW_HOME, ignore_errors=True)
+os.environ.update(
+    AIRFLOW_HOME=_AIRFLOW_HOME,
+    AIRFLOW__CORE__DAGS_FOLDER=str(PROJECT / "dags"),
+    AIRFLOW__CORE__PLUGINS_FOLDER=str(PROJECT / "plugins"),
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    # Operators may be executed outside of a task process.
+    AIRFLOW__CORE__UNIT_TEST_MODE="True",
+)
+
+RUN_KEY = "20260102T030405_0a1b2c3d"
+
+
+class NetworkUsedError(AssertionError):
+    """A unit test reached for the network."""
+
+
+@pytest.fixture(autouse=True)
+def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every connection of a unit test fail."""
+    if any(request.node.get_closest_marker(layer) for layer in ("sandbox", "e2e")):
+        return
+
+    def refuse(*args: object, **_: object) -> NoReturn:
+        raise NetworkUsedError(f"A unit test reached for the network: {args}")
+
+    for name in ("connect", "connect_ex", "sendto", "bind"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def task_context() -> Callable[..., dict[str, Any]]:
+    """Make the context that a task of a sync gets."""
+
+    def make(task: Any = None, *, try_number: int = 1, requested_by: str | None = None) -> dict[str, Any]:
+        dag_run = SimpleNamespace(
+            dag_id="sync_shared_forecasts",
+            run_id="manual__o'clock--1",
+            run_after=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+            start_date=datetime(2026, 1, 2, 3, 4, 6, 789000, tzinfo=UTC),
+        )
+        export = {
+            "run_id": 77,
+            "run_page_url": "https://databricks.example/run/77",
+            "export_path": f"s3://databricks-snowflake-share/dataset/shared_forecasts/{RUN_KEY}/1/",
+        }
+        pulled = {("export_to_s3", "run_id"): 77, ("wait_for_export", "return_value"): export}
+        ti = SimpleNamespace(
+            dag_id=dag_run.dag_id,
+            run_id=dag_run.run_id,
+            task_id=task.task_id if task else "the_task",
+            try_number=try_number,
+            xcom_pull=lambda task_ids, key="return_value", map_indexes=None: pulled[task_ids, key],
+        )
+        return {"dag_run": dag_run, "ti": ti, "task": task, "params": {"requested_by": requested_by}}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sync_datasets() -> ModuleType:
+    """Load the DAG file of the syncs as a module."""
+    spec = importlib.util.spec_from_file_location("sync_datasets", PROJECT / "dags" / "sync_datasets.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def rendered(task_context: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+    """Render the fields of a DAG's task as Airflow does before it executes the task; returns a copy of the task."""
+
+    def render(dag: Any, task_id: str, **context: Any) -> Any:
+        task = copy.copy(dag.get_task(task_id))
+        task.resolve_template_files()
+        task.render_template_fields(task_context(task, **context))
+        return task
+
+    return render

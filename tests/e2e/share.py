@@ -1,0 +1,152 @@
+"""What the end-to-end tests do to a running share, in the words of the tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pyarrow as pa
+
+from data_share.share import EXPORT_JOB_VARIABLE
+from sandbox.airflow_client import AirflowClient
+from sandbox.s3 import s3_filesystem
+from sandbox.sources import read_source, write_source
+from sandbox.stack import Endpoints, Stack
+
+DAG_ID = "sync_shared_forecasts"
+SOURCE = "main.weather.forecasts"
+TARGET = "shared_forecasts"
+SYNC_SECONDS = 90
+
+
+class RunningShare:
+    """A stack with a source table, a target table and everything between them."""
+
+    def __init__(self, stack: Stack, endpoints: Endpoints) -> None:
+        self.stack = stack
+        self.endpoints = endpoints
+        self.airflow = AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
+        self.s3 = s3_filesystem(endpoints.s3_url)
+        self.job_id = str(self.databricks("GET", "/api/2.2/jobs/list")["jobs"][0]["job_id"])
+        self._source = self.source()
+
+    def close(self) -> None:
+        self.airflow.close()
+
+    def reset(self) -> None:
+        """Take back what a test may have changed."""
+        self.databricks("POST", "/_sandbox/release", {})
+        httpx.delete(f"{self.endpoints.databricks_url}/_sandbox/faults").raise_for_status()
+        httpx.delete(f"{self.endpoints.snowflake_url}/_sandbox/faults").raise_for_status()
+        self.airflow.set_variable(EXPORT_JOB_VARIABLE, self.job_id)
+        if not self.source().equals(self._source):
+            self.restore_source()
+
+    # The source table
+
+    def source(self) -> pa.Table:
+        return read_source(self.endpoints.s3_url, SOURCE)
+
+    def write_source(self, table: pa.Table) -> None:
+        write_source(self.endpoints.s3_url, SOURCE, table)
+
+    def restore_source(self) -> None:
+        """Write the source table as it was when the stack started."""
+        self.write_source(self._source)
+
+    # Databricks
+
+    def databricks(
+        self, method: str, path: str, body: dict[str, Any] | None = None, token: str | None = None
+    ) -> dict[str, Any]:
+        response = httpx.request(
+            method,
+            f"{self.endpoints.databricks_url}{path}",
+            params=body if method == "GET" else None,
+            json=body if method != "GET" else None,
+            headers={"Authorization": f"Bearer {token or self.endpoints.databricks_token}"},
+            timeout=30,
+        )
+        answer: dict[str, Any] = response.raise_for_status().json()
+        return answer
+
+    def hold_export(self, at: str) -> None:
+        """Let the next export stop before its SQL ("start"), or after it and before it says so ("end")."""
+        self.databricks("POST", "/_sandbox/hold", {"at": at})
+
+    def release_export(self) -> None:
+        self.databricks("POST", "/_sandbox/release", {})
+
+    def databricks_run(self, run_id: str) -> dict[str, Any]:
+        """Return the Databricks run that a sync started."""
+        databricks_run_id = self.airflow.xcom(DAG_ID, run_id, "export_to_s3", "run_id")
+        return self.databricks("GET", "/api/2.2/jobs/runs/get", {"run_id": databricks_run_id})
+
+    # The share
+
+    def exported_files(self, run_id: str, folder: str) -> list[str]:
+        """Return the files of the run's export, "data" or "manifest"."""
+        return [str(path) for path in self.s3.ls(f"{self.export_path(run_id)}{folder}/", detail=False)]
+
+    def data_files(self, run_id: str) -> list[str]:
+        return [path for path in self.exported_files(run_id, "data") if path.endswith(".parquet")]
+
+    def export_path(self, run_id: str) -> str:
+        parameters = {p["name"]: p["value"] for p in self.databricks_run(run_id)["job_parameters"]}
+        return str(parameters["export_path"])
+
+    # Airflow
+
+    def start_sync(self, **options: Any) -> str:
+        return self.airflow.trigger(DAG_ID, **options)
+
+    def end_of(self, run_id: str) -> dict[str, Any]:
+        return self.airflow.wait(DAG_ID, run_id, SYNC_SECONDS)
+
+    def sync(self, **options: Any) -> dict[str, Any]:
+        """Run one sync that must succeed and return its ledger row."""
+        run_id = self.start_sync(**options)
+        assert self.end_of(run_id)["state"] == "success", self.airflow.failures(DAG_ID, run_id)
+        row: dict[str, Any] = self.airflow.xcom(DAG_ID, run_id, "publish")
+        return row
+
+    def wait_until_held(self, run_id: str) -> None:
+        """Wait until the sync waits in the triggerer and its export is held."""
+
+        def is_held() -> bool:
+            if self.task_state(run_id, "wait_for_export") != "deferred":
+                return False
+            return self.databricks_run(run_id)["run_id"] in self.databricks("GET", "/_sandbox/state")["held"]
+
+        wait_for(is_held, f"the export of {run_id} is held")
+
+    def task_state(self, run_id: str, task_id: str) -> str | None:
+        state: str | None = self.airflow.tasks(DAG_ID, run_id)[task_id]["state"]
+        return state
+
+    def failures(self, run_id: str) -> dict[str, str]:
+        return self.airflow.failures(DAG_ID, run_id)
+
+    # Snowflake
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.endpoints.query(sql)
+
+    def target(self) -> list[tuple[Any, ...]]:
+        return sorted(self.query(f"SELECT * FROM {TARGET}"), key=repr)
+
+    def ledger(self) -> list[tuple[Any, ...]]:
+        return sorted(self.query("SELECT * FROM sync_history"), key=repr)
+
+    def staging_tables(self) -> list[str]:
+        return [str(row[1]) for row in self.query("SHOW TABLES IN SCHEMA staging")]
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Wait for a condition, with a deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"after {seconds:g} s it is still not so that {what}"
+        time.sleep(0.1)

@@ -1,0 +1,362 @@
+"""Following a run: one event, the reason in Databricks' words, and cancelling only what nobody else follows."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+from airflow.providers.databricks.exceptions import DatabricksApiError
+from airflow.providers.databricks.hooks.databricks import DatabricksHook
+from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.module_loading import import_string
+from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
+
+from data_share import databricks_run
+from data_share.databricks_run import DatabricksRunFailedError, DatabricksRunSensor, DatabricksRunTrigger
+
+PAGE = "https://databricks.example/?o=1#job/2/run/77"
+EXPORT_PATH = "s3://databricks-snowflake-share/dataset/tides/20260102T030405_0a1b2c3d/1/"
+FINISHED = {"run_id": 77, "run_page_url": PAGE, "export_path": EXPORT_PATH}
+RUNNING = {"life_cycle_state": "RUNNING"}
+SUCCESS = {"life_cycle_state": "TERMINATED", "result_state": "SUCCESS"}
+
+
+def run(state: dict[str, str], **details: Any) -> dict[str, Any]:
+    """Return a run as Databricks reports it."""
+    return {
+        "run_id": 77,
+        "run_page_url": PAGE,
+        "start_time": int(time.time() * 1000),
+        "state": state,
+        "job_parameters": [{"name": "export_path", "default": "", "value": EXPORT_PATH}],
+        **details,
+    }
+
+
+def failed(result_state: str, message: str = "", **details: Any) -> dict[str, Any]:
+    state = {"life_cycle_state": "TERMINATED", "result_state": result_state, "state_message": message}
+    return run(state, **details)
+
+
+@functools.cache
+def hook_class() -> mock.Mock:
+    """Return the stand-in of the hook's class; made once, as reading so large a class takes long."""
+    return mock.create_autospec(DatabricksHook)
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
+    """Put a stand-in in the place of every Databricks hook."""
+    hook_class().reset_mock()
+    hook: mock.Mock = hook_class().return_value
+    hook.reset_mock(return_value=True, side_effect=True)
+    # A function, as the trigger takes it to another thread, which a mock object does not go to.
+    hook.cancel_run = mock.create_autospec(lambda run_id: None)
+    monkeypatch.setattr(databricks_run, "DatabricksHook", hook_class())
+    return hook
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Record how long was waited, without waiting."""
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return waits
+
+
+@pytest.fixture
+def xcoms() -> Iterator[dict[str, Any]]:
+    """Collect what is pushed for the task."""
+    pushed: dict[str, Any] = {}
+
+    async def aset(key: str, value: Any, *, dag_id: str, task_id: str, run_id: str) -> None:
+        assert (dag_id, task_id, run_id) == ("sync_tides", "wait_for_export", "manual__1")
+        assert key not in pushed
+        pushed[key] = value
+
+    with mock.patch.object(databricks_run.XCom, "aset", side_effect=aset, autospec=True):
+        yield pushed
+
+
+def trigger(run_id: str = "77", timeout_seconds: float = 3600) -> DatabricksRunTrigger:
+    """Make a trigger as the triggerer does: from what is stored, then given its task."""
+    class_path, kwargs = DatabricksRunTrigger("databricks_default", run_id, timeout_seconds).serialize()
+    made: DatabricksRunTrigger = import_string(class_path)(**kwargs)
+    made.task_instance = SimpleNamespace(dag_id="sync_tides", task_id="wait_for_export", run_id="manual__1")  # type: ignore[assignment]
+    return made
+
+
+def events_of(followed: DatabricksRunTrigger) -> list[TriggerEvent]:
+    async def collect() -> list[TriggerEvent]:
+        return [event async for event in followed.run()]
+
+    return asyncio.run(collect())
+
+
+def failure_of(followed: DatabricksRunTrigger, xcoms: dict[str, Any]) -> str:
+    """Run a trigger that has to fail; return the sentence that it leaves."""
+    assert events_of(followed) == [TaskFailedEvent()]
+    assert list(xcoms) == ["failure"]
+    return str(xcoms["failure"])
+
+
+# ---- success
+
+
+def test_a_run_that_ends_well_ends_the_task_well(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
+    hook.a_get_run.side_effect = [run({"life_cycle_state": "QUEUED"}, start_time=0), run(RUNNING), run(SUCCESS)]
+    assert events_of(trigger()) == [TaskSuccessEvent()]
+    assert xcoms == {"return_value": FINISHED}
+    assert type(xcoms["return_value"]["run_id"]) is int
+    hook.a_get_run.assert_awaited_with(77)
+    hook.cancel_run.assert_not_called()
+
+
+def test_the_export_path_is_the_one_that_the_run_really_got(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
+    hook.a_get_run.return_value = run(SUCCESS, job_parameters=[{"name": "export_path", "default": "s3://default/"}])
+    events_of(trigger())
+    assert xcoms["return_value"]["export_path"] == "s3://default/"
+
+
+def test_a_run_without_parameters_reports_no_path(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
+    finished = run(SUCCESS)
+    del finished["job_parameters"]
+    hook.a_get_run.return_value = finished
+    events_of(trigger())
+    assert xcoms["return_value"]["export_path"] is None
+
+
+def test_looks_come_quickly_at_first_and_at_most_half_a_minute_apart_later(
+    hook: mock.Mock, xcoms: dict[str, Any], waits: list[float]
+) -> None:
+    hook.a_get_run.side_effect = [run(RUNNING)] * 30 + [run(SUCCESS)]
+    events_of(trigger())
+    assert len(waits) == 30
+    assert waits == sorted(waits)
+    assert waits[0] <= 0.5
+    assert waits[-1] == 30
+
+
+# ---- failure
+
+
+@pytest.mark.parametrize(
+    ("state", "outcome"),
+    [
+        ({"life_cycle_state": "TERMINATED", "result_state": "FAILED"}, "FAILED"),
+        ({"life_cycle_state": "TERMINATED", "result_state": "CANCELED"}, "CANCELED"),
+        ({"life_cycle_state": "TERMINATED", "result_state": "TIMEDOUT"}, "TIMEDOUT"),
+        ({"life_cycle_state": "TERMINATED", "result_state": "SUCCESS_WITH_FAILURES"}, "SUCCESS_WITH_FAILURES"),
+        ({"life_cycle_state": "TERMINATED"}, "TERMINATED"),
+        ({"life_cycle_state": "INTERNAL_ERROR", "result_state": "FAILED"}, "FAILED"),
+        ({"life_cycle_state": "INTERNAL_ERROR"}, "INTERNAL_ERROR"),
+        ({"life_cycle_state": "SKIPPED"}, "SKIPPED"),
+    ],
+)
+def test_every_other_end_is_a_failure_in_databricks_words(
+    hook: mock.Mock, xcoms: dict[str, Any], state: dict[str, str], outcome: str
+) -> None:
+    hook.a_get_run.return_value = run({**state, "state_message": "It was not to be."})
+    assert failure_of(trigger(), xcoms) == (
+        f"The Databricks run 77 ended as {outcome}: It was not to be. Run page: {PAGE}"
+    )
+    hook.cancel_run.assert_not_called()
+
+
+def test_a_failed_task_says_its_own_error(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
+    task = {"run_id": 78, "task_key": "export", "state": {"result_state": "FAILED"}}
+    hook.a_get_run.return_value = failed("FAILED", "Task export failed.", tasks=[task])
+    hook.a_get_run_output.return_value = {"error": "[TABLE_OR_VIEW_NOT_FOUND] main.sea.tides"}
+    assert failure_of(trigger(), xcoms) == (
+        "The Databricks run 77 ended as FAILED: Task export failed.; "
+        f"task export: [TABLE_OR_VIEW_NOT_FOUND] main.sea.tides Run page: {PAGE}"
+    )
+    hook.a_get_run_output.assert_awaited_once_with(78)
+
+
+def test_an_error_without_its_details_is_still_told(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
+    task = {"run_id": 78, "task_key": "export", "state": {"result_state": "FAILED"}}
+    hook.a_get_run.return_value = failed("FAILED", "Task export failed.", tasks=[task])
+    hook.a_get_run_output.side_effect = DatabricksApiError("gone", http_status_code=500)
+    failure = failure_of(trigger(), xcoms)
+    assert "ended as FAILED: Task export failed.; details could not be read: gone" in failure
+    assert failure.endswith(PAGE)
+
+
+def test_a_failure_without_a_word_says_so(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
+    hook.a_get_run.return_value = failed("CANCELED")
+    assert "ended as CANCELED: no reason given" in failure_of(trigger(), xcoms)
+
+
+# ---- contact lost
+
+
+def test_a_look_that_fails_for_a_moment_is_repeated(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
+    broken: list[Any] = [DatabricksApiError("away", http_status_code=503)] * 9
+    hook.a_get_run.side_effect = [*broken, run(RUNNING), *broken, run(SUCCESS)]
+    assert events_of(trigger()) == [TaskSuccessEvent()]
+    assert hook.a_get_run.await_count == 20
+
+
+def test_contact_is_lost_after_ten_looks_in_a_row(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
+    hook.a_get_run.side_effect = ConnectionError("no route")
+    failure = failure_of(trigger(), xcoms)
+    assert "The Databricks run 77 cannot be followed any longer: no route" in failure
+    assert "may still be running" in failure
+    assert hook.a_get_run.await_count == 10
+    hook.cancel_run.assert_not_called()
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404])
+def test_a_refused_look_fails_at_once(hook: mock.Mock, xcoms: dict[str, Any], code: int) -> None:
+    hook.a_get_run.side_effect = DatabricksApiError("PERMISSION_DENIED: no", http_status_code=code)
+    assert "PERMISSION_DENIED: no" in failure_of(trigger(), xcoms)
+    assert hook.a_get_run.await_count == 1
+
+
+# ---- time
+
+
+def test_a_run_that_takes_too_long_is_cancelled_once(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
+    an_hour_ago = int((time.time() - 3601) * 1000)
+    hook.a_get_run.return_value = run(RUNNING, start_time=an_hour_ago)
+    failure = failure_of(trigger(timeout_seconds=3600), xcoms)
+    assert "The Databricks run 77 took longer than 60 minutes (export_timeout_minutes in the dataset file)" in failure
+    assert f"and was cancelled. Run page: {PAGE}" in failure
+    hook.cancel_run.assert_called_once_with(77)
+
+
+def test_the_time_counts_from_the_first_look_while_a_run_has_not_started(
+    hook: mock.Mock, xcoms: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1_800_000_000, 1_900_000_000, 100))
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    hook.a_get_run.return_value = {**run(RUNNING), "start_time": 0}
+    assert "took longer than 10 minutes" in failure_of(trigger(timeout_seconds=600), xcoms)
+    assert hook.a_get_run.await_count == 7
+
+
+def test_a_run_that_ends_late_has_still_ended_well(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
+    hook.a_get_run.return_value = run(SUCCESS, start_time=1)
+    assert events_of(trigger(timeout_seconds=1)) == [TaskSuccessEvent()]
+
+
+def test_a_run_that_cannot_be_cancelled_still_says_that_it_took_too_long(
+    hook: mock.Mock, xcoms: dict[str, Any]
+) -> None:
+    hook.a_get_run.return_value = run(RUNNING, start_time=1)
+    hook.cancel_run.side_effect = DatabricksApiError("away", http_status_code=503)
+    failure = failure_of(trigger(), xcoms)
+    assert "took longer than 60 minutes" in failure
+    assert f"and could not be cancelled: away; it may still be running. Run page: {PAGE}" in failure
+
+
+# ---- what may go wrong before
+
+
+@pytest.mark.parametrize("rendered", ["None", "", "{{ ti.xcom_pull() }}"])
+def test_without_a_run_id_nothing_is_asked(hook: mock.Mock, xcoms: dict[str, Any], rendered: str) -> None:
+    failure = failure_of(trigger(run_id=rendered), xcoms)
+    assert f"There is no Databricks run to wait for: the step that starts the export left {rendered!r}" in failure
+    hook.a_get_run.assert_not_called()
+    hook.cancel_run.assert_not_called()
+
+
+def test_a_missing_connection_is_told_as_a_failure(xcoms: dict[str, Any]) -> None:
+    with mock.patch.object(databricks_run, "DatabricksHook", side_effect=ValueError("conn_id is not defined")):
+        assert failure_of(trigger(), xcoms) == "conn_id is not defined"
+
+
+def test_failures_are_not_tried_again() -> None:
+    assert issubclass(DatabricksRunFailedError, AirflowFailException)
+
+
+# ---- cancelling
+
+
+@pytest.mark.parametrize(("state", "cancelled"), [("failed", True), (None, True), ("deferred", False)])
+def test_a_task_that_ended_cancels_its_run_and_one_that_others_follow_does_not(
+    hook: mock.Mock, state: str | None, cancelled: bool
+) -> None:
+    states = {"manual__1": {"wait_for_export": state}}
+    with mock.patch(
+        "airflow.sdk.execution_time.task_runner.RuntimeTaskInstance.get_task_states", return_value=states
+    ) as asked:
+        asyncio.run(trigger().on_kill())
+    asked.assert_called_once_with(dag_id="sync_tides", task_ids=["wait_for_export"], run_ids=["manual__1"])
+    assert hook.cancel_run.call_args_list == ([mock.call(77)] if cancelled else [])
+
+
+def test_leaving_the_triggerer_cancels_nothing(hook: mock.Mock) -> None:
+    asyncio.run(trigger().cleanup())
+    assert hook.mock_calls == []
+
+
+# ---- trigger and sensor
+
+
+def test_a_trigger_comes_back_from_its_stored_form_the_same() -> None:
+    first = DatabricksRunTrigger("other_conn", "{{ template }}", 12.5)
+    class_path, kwargs = first.serialize()
+    again = import_string(class_path)(**kwargs)
+    assert type(again) is DatabricksRunTrigger
+    assert again.serialize() == first.serialize()
+    assert kwargs == {"databricks_conn_id": "other_conn", "run_id": "{{ template }}", "timeout_seconds": 12.5}
+
+
+@pytest.fixture
+def sensor() -> DatabricksRunSensor:
+    return DatabricksRunSensor(task_id="wait_for_export", run_id="{{ the_run }}", timeout_seconds=3600)
+
+
+def test_the_sensor_starts_in_the_triggerer_with_what_the_trigger_takes(sensor: DatabricksRunSensor) -> None:
+    assert sensor.start_from_trigger
+    args = sensor.start_trigger_args
+    assert args.trigger_kwargs
+    made = import_string(args.trigger_cls)(**args.trigger_kwargs)
+    assert made.serialize() == (args.trigger_cls, args.trigger_kwargs)
+    assert made.run_id == "{{ the_run }}"
+    assert set(sensor.template_fields) <= set(args.trigger_kwargs)
+
+
+def test_airflow_ends_the_trigger_only_after_the_trigger_could_cancel_the_run(sensor: DatabricksRunSensor) -> None:
+    timeout = sensor.start_trigger_args.timeout
+    assert timeout is not None
+    assert timeout.total_seconds() > sensor.timeout_seconds
+
+
+def test_the_sensor_can_also_follow_in_its_own_process(hook: mock.Mock, sensor: DatabricksRunSensor) -> None:
+    hook.a_get_run.side_effect = [run(RUNNING), run(SUCCESS)]
+    sensor.run_id = "77"
+    assert sensor.execute({}) == FINISHED
+
+
+def test_the_sensor_fails_in_its_own_process_too(hook: mock.Mock, sensor: DatabricksRunSensor) -> None:
+    hook.a_get_run.return_value = failed("FAILED", "Out of memory.")
+    sensor.run_id = "77"
+    with pytest.raises(DatabricksRunFailedError, match="Out of memory"):
+        sensor.execute({})
+
+
+def test_the_connection_of_the_sensor_is_used(hook: mock.Mock) -> None:
+    hook.a_get_run.return_value = run(SUCCESS)
+    DatabricksRunSensor(task_id="wait", databricks_conn_id="other", run_id="77", timeout_seconds=1).execute({})
+    assert hook_class().call_args.args == ("other",)
+
+
+def test_the_connection_of_the_trigger_is_used(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
+    hook.a_get_run.return_value = run(SUCCESS)
+    followed = trigger()
+    followed.databricks_conn_id = "other"
+    events_of(followed)
+    assert hook_class().call_args.args == ("other",)

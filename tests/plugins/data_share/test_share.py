@@ -1,0 +1,115 @@
+"""The names of one sync: stable, distinct, and safe wherever they are put."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from data_share import share
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+KEY = "20260102T030405_0a1b2c3d"
+PATH = f"{share.SHARE_URL}shared_forecasts/{KEY}/1/"
+
+
+def key(run_id: str = "manual__1", at: datetime = AT, dag_id: str = "sync_shared_forecasts") -> str:
+    return share.run_key(dag_id, run_id, at)
+
+
+def test_a_run_key_is_the_same_for_the_same_run() -> None:
+    # A literal: a key that changes with a release would not find its ledger row again.
+    assert key() == key() == "20260102T030405_8a1ed80b"
+    dag_run = SimpleNamespace(dag_id="sync_shared_forecasts", run_id="manual__1", run_after=AT)
+    assert share.run_key_of(dag_run) == key()
+
+
+def test_run_keys_differ_between_runs_of_the_same_second_and_between_dags() -> None:
+    assert len({key("a"), key("b"), key("a", dag_id="sync_other"), key("a\nb"), key("a b")}) == 5
+
+
+@pytest.mark.parametrize(
+    "run_id", ["manual__2026-01-02T03:04:05+00:00", "o'clock", "a/../b", "ü" * 200, "; DROP TABLE x"]
+)
+def test_a_run_key_has_only_characters_that_are_safe_everywhere(run_id: str) -> None:
+    assert re.fullmatch(r"[0-9]{8}T[0-9]{6}_[0-9a-f]{8}", key(run_id))
+
+
+def test_run_keys_sort_by_time() -> None:
+    times = [AT + timedelta(seconds=step) for step in (0, 1, 60, 3600, 86400 * 40)]
+    keys = [key(at=at) for at in times]
+    assert sorted(keys) == keys
+
+
+def test_a_run_key_says_the_time_in_utc() -> None:
+    elsewhere = AT.astimezone(timezone(timedelta(hours=-9)))
+    assert key(at=elsewhere) == key()
+
+
+def test_each_attempt_exports_to_its_own_folder() -> None:
+    assert share.export_path("tides", KEY, 2) == f"s3://databricks-snowflake-share/dataset/tides/{KEY}/2/"
+    assert share.export_path("tides", KEY, 1).endswith("/")
+
+
+def test_an_own_export_path_can_be_loaded() -> None:
+    path = share.export_path("tides", key(), 12)
+    assert share.path_in_stage(path, "tides") == f"tides/{key()}/12/"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(f"{share.SHARE_URL}other/{KEY}/1/", id="another dataset"),
+        pytest.param(f"{share.SHARE_URL}shared_forecasts/../other/{KEY}/1/", id="a way up"),
+        pytest.param(f"{share.SHARE_URL}shared_forecasts/{KEY}/1/../2/", id="a way up at the end"),
+        pytest.param(f"{share.SHARE_URL}shared_forecasts/{KEY}/1'/", id="a quote"),
+        pytest.param(f"{share.SHARE_URL}shared_forecasts_old/{KEY}/1/", id="a neighbour with the same prefix"),
+        pytest.param(PATH.rstrip("/"), id="no slash at the end"),
+        pytest.param(PATH.replace("databricks-snowflake-share", "somewhere-else"), id="another bucket"),
+        pytest.param(PATH.replace("s3://", "S3://"), id="another scheme"),
+        pytest.param(PATH + "\n", id="a newline at the end"),
+        pytest.param(PATH.replace("/1/", "/\n1/"), id="a newline inside"),
+        pytest.param(PATH + "data/", id="a folder below"),
+        pytest.param(f"{share.SHARE_URL}shared_forecasts/", id="the whole dataset"),
+        pytest.param(PATH.replace("dataset/shared", "dataset//shared"), id="an empty folder"),
+        pytest.param(f"x{PATH}", id="something before"),
+        pytest.param("None", id="no path"),
+        pytest.param("", id="empty"),
+    ],
+)
+def test_a_path_outside_the_dataset_is_never_loaded(path: str) -> None:
+    with pytest.raises(share.InvalidExportPathError) as caught:
+        share.path_in_stage(path, "shared_forecasts")
+    assert repr(path) in str(caught.value)
+    assert "nothing was loaded" in str(caught.value)
+
+
+def test_a_wrong_path_is_not_tried_again() -> None:
+    assert issubclass(share.InvalidExportPathError, AirflowFailException)
+
+
+@pytest.mark.parametrize("target", ["tides", "public.tides", "share_db.public.tides"])
+def test_staging_tables_live_in_the_staging_schema_whatever_the_schema_of_the_target(target: str) -> None:
+    assert share.staging_table(target, KEY) == f"staging.tides__{KEY}"
+    assert share.staging_manifest(target, KEY) == f"staging.tides__{KEY}__manifest"
+
+
+@pytest.mark.parametrize(
+    ("value", "literal"),
+    [
+        (None, "NULL"),
+        ("", "''"),
+        ("plain", "'plain'"),
+        (7, "'7'"),
+        ("it's", "'it''s'"),
+        ("'; DROP TABLE x; --", "'''; DROP TABLE x; --'"),
+        ("back\\slash", r"'back\\slash'"),
+        ("\\'", r"'\\'''"),
+        ("ends with \\", r"'ends with \\'"),
+    ],
+)
+def test_a_value_becomes_one_string_literal(value: object, literal: str) -> None:
+    assert share.sql_string(value) == literal

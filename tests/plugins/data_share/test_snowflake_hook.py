@@ -1,0 +1,469 @@
+"""The SQL API as the hook speaks it, checked against the HTTP calls that it makes."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from unittest import mock
+
+import jwt
+import pytest
+import requests
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from data_share.snowflake_hook import (
+    DataShareSnowflakeHook,
+    SnowflakeRefusedError,
+    SnowflakeStatementError,
+    SnowflakeTransientError,
+    request_id,
+)
+
+PRIVATE_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+PEM = PRIVATE_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+EXTRA = {
+    "account": "MYORG-SHARE",
+    "database": "SHARE_DB",
+    "warehouse": "LOAD_WH",
+    "role": "LOADER",
+    "private_key_content": PEM,
+}
+STATEMENTS = "https://MYORG-SHARE.snowflakecomputing.com/api/v2/statements"
+HANDLE = "01b2c3d4-0000-1111-0000-00000000abcd"
+
+
+def response(status: int, answer: Any) -> requests.Response:
+    made = requests.Response()
+    made.status_code = status
+    made.reason = "the reason"
+    made.url = STATEMENTS
+    made._content = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+    return made
+
+
+STARTED = response(202, {"code": "333334", "message": "in progress", "statementHandle": HANDLE})
+RUNNING = STARTED
+DONE = response(200, {"code": "090001", "statementHandle": HANDLE})
+
+
+def failed(code: str = "002003", message: str = "Object 'X' does not exist", status: int = 422) -> requests.Response:
+    return response(status, {"code": code, "message": message, "sqlState": "42S02", "statementHandle": HANDLE})
+
+
+def rows(columns: list[dict[str, Any]], data: list[list[str | None]], partitions: int = 1) -> requests.Response:
+    metadata = {"rowType": columns, "partitionInfo": [{}] * partitions}
+    return response(200, {"statementHandle": HANDLE, "resultSetMetaData": metadata, "data": data})
+
+
+class Snowflake:
+    """Answers HTTP calls from a list, and remembers them."""
+
+    def __init__(self) -> None:
+        self.answers: list[requests.Response | Exception] = []
+        self.calls: list[dict[str, Any]] = []
+
+    def request(self, session: requests.Session, **call: Any) -> requests.Response:
+        self.calls.append(call)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def will(self, *answers: requests.Response | Exception) -> None:
+        self.answers.extend(answers)
+
+    @property
+    def paths(self) -> list[str]:
+        """What was called: the method, and the address behind that of the statements."""
+        return [f"{call['method']} {call['url'].removeprefix(STATEMENTS)}".strip() for call in self.calls]
+
+
+@pytest.fixture
+def snowflake() -> Iterator[Snowflake]:
+    service = Snowflake()
+    with mock.patch.object(requests.Session, "request", autospec=True, side_effect=service.request):
+        yield service
+    assert service.answers == [], "not every prepared answer was asked for"
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Record how long was waited, without waiting."""
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    return waits
+
+
+def make_hook(monkeypatch: pytest.MonkeyPatch, *, password: str | None = None, **extra: Any) -> DataShareSnowflakeHook:
+    connection = {
+        "conn_type": "snowflake",
+        "login": "SHARE_SVC",
+        "password": password,
+        "schema": "PUBLIC",
+        "extra": {**EXTRA, **extra},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_SNOWFLAKE_DEFAULT", json.dumps(connection))
+    return DataShareSnowflakeHook("snowflake_default", query_tag={"dag": "sync_tides", "try": 2})
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> DataShareSnowflakeHook:
+    return make_hook(monkeypatch)
+
+
+# ---- addresses
+
+
+@pytest.mark.parametrize(
+    ("extra", "url"),
+    [
+        ({}, STATEMENTS),
+        ({"account": "org-acc.privatelink"}, "https://org-acc.privatelink.snowflakecomputing.com/api/v2/statements"),
+        ({"host": "proxy.example"}, "https://proxy.example/api/v2/statements"),
+        ({"host": "proxy.example", "port": 8443}, "https://proxy.example:8443/api/v2/statements"),
+        ({"host": "127.0.0.1", "port": "9", "protocol": "http"}, "http://127.0.0.1:9/api/v2/statements"),
+    ],
+)
+def test_every_call_goes_to_the_address_of_the_connection(
+    snowflake: Snowflake, monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any], url: str
+) -> None:
+    snowflake.will(STARTED, DONE, response(200, {"message": "cancelled"}))
+    hook = make_hook(monkeypatch, **extra)
+    hook.run_statement("SELECT 1")
+    hook.cancel_queries([HANDLE])
+    assert [call["url"] for call in snowflake.calls] == [url, f"{url}/{HANDLE}", f"{url}/{HANDLE}/cancel"]
+
+
+def test_every_call_has_a_time_out_and_is_signed_with_the_key(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook
+) -> None:
+    snowflake.will(STARTED, DONE)
+    hook.run_statement("SELECT 1")
+    for call in snowflake.calls:
+        assert call["timeout"] == 60
+        scheme, token = call["headers"]["Authorization"].split()
+        assert scheme == "Bearer"
+        assert call["headers"]["X-Snowflake-Authorization-Token-Type"] == "KEYPAIR_JWT"
+        claims = jwt.decode(token, PRIVATE_KEY.public_key(), algorithms=["RS256"])
+        assert claims["sub"] == "MYORG-SHARE.SHARE_SVC"
+
+
+def test_a_programmatic_access_token_takes_the_place_of_the_key(
+    snowflake: Snowflake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snowflake.will(STARTED, DONE)
+    extra: dict[str, Any] = {"authenticator": "programmatic_access_token", "private_key_content": None}
+    make_hook(monkeypatch, password="the-token", **extra).run_statement("SELECT 1")
+    assert snowflake.calls[0]["headers"]["Authorization"] == "Bearer the-token"
+
+
+# ---- what a request holds
+
+
+def test_a_statement_is_sent_with_everything_that_makes_it_repeatable(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook
+) -> None:
+    snowflake.will(STARTED, DONE)
+    step = request_id("sync_tides", "manual__1", "publish", 2)
+    hook.run_statement(
+        "SELECT * FROM t WHERE a = ? AND b = ?", request_id=step, bindings=["x'", "y"], timeout_seconds=7
+    )
+    submitted = snowflake.calls[0]
+    assert submitted["method"] == "post"
+    assert submitted["params"] == {"requestId": str(step), "async": "true", "retry": "true"}
+    body = submitted["json"]
+    tag = body["parameters"].pop("QUERY_TAG")
+    assert json.loads(tag) == {"dag": "sync_tides", "try": 2}
+    assert body == {
+        "statement": "SELECT * FROM t WHERE a = ? AND b = ?",
+        "timeout": 7,
+        "database": "SHARE_DB",
+        "schema": "PUBLIC",
+        "warehouse": "LOAD_WH",
+        "role": "LOADER",
+        "bindings": {"1": {"type": "TEXT", "value": "x'"}, "2": {"type": "TEXT", "value": "y"}},
+        "parameters": {"MULTI_STATEMENT_COUNT": "1", "TIMEZONE": "UTC"},
+    }
+
+
+def test_what_the_connection_leaves_open_is_left_out(snowflake: Snowflake, monkeypatch: pytest.MonkeyPatch) -> None:
+    snowflake.will(STARTED, DONE)
+    make_hook(monkeypatch, role=None, warehouse="").run_statement("SELECT 1")
+    assert {"role", "warehouse", "bindings"}.isdisjoint(snowflake.calls[0]["json"])
+
+
+def test_a_transaction_goes_into_one_request(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
+    snowflake.will(STARTED, RUNNING, response(200, {"statementHandle": HANDLE, "statementHandles": ["a", "b", "c"]}))
+    started: list[str] = []
+    sql = "BEGIN;\nINSERT INTO t SELECT 1;\nCOMMIT;"
+    assert hook.run_transaction(sql, 3, on_start=started.append) == ["a", "b", "c"]
+    body = snowflake.calls[0]["json"]
+    assert body["statement"] == sql
+    assert body["parameters"]["MULTI_STATEMENT_COUNT"] == "3"
+    assert "bindings" not in body
+    assert started == [HANDLE]
+
+
+def test_request_ids_are_the_same_for_the_same_step_and_differ_between_steps() -> None:
+    step = ("sync_tides", "manual__1", "publish")
+    assert request_id(*step, 1) == request_id(*step, 1)
+    assert len({request_id(*step, 1), request_id(*step, 2), request_id("sync_tides", "manual__1", "copy", 1)}) == 3
+    assert isinstance(request_id(*step), uuid.UUID)
+
+
+def test_statements_without_a_given_request_id_get_one_each(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
+    snowflake.will(STARTED, DONE, STARTED, DONE)
+    hook.run_statement("SELECT 1")
+    hook.run_statement("SELECT 1")
+    first, second = (call["params"]["requestId"] for call in snowflake.calls[::2])
+    assert uuid.UUID(first) != uuid.UUID(second)
+
+
+# ---- repeating
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [requests.ConnectionError("reset"), requests.Timeout("no answer"), response(429, {}), response(503, {})],
+    ids=["connection lost", "no answer", "429", "503"],
+)
+def test_a_lost_answer_is_asked_for_again_with_the_same_request_id(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, waits: list[float], trouble: requests.Response | Exception
+) -> None:
+    snowflake.will(trouble, trouble, STARTED, DONE)
+    assert hook.run_statement("INSERT INTO t SELECT 1").query_id == HANDLE
+    posts = [call for call in snowflake.calls if call["method"] == "post"]
+    assert len(posts) == 3
+    assert posts[0]["params"] == posts[1]["params"] == posts[2]["params"]
+    assert posts[0]["params"]["retry"] == "true"
+    assert posts[0]["json"] == posts[2]["json"]
+    assert len(waits) == 2
+
+
+def test_polling_is_repeated_too(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
+    snowflake.will(STARTED, requests.ConnectionError("reset"), RUNNING, response(503, {}), DONE)
+    hook.run_statement("SELECT 1")
+    assert snowflake.paths == ["post", *[f"get /{HANDLE}"] * 4]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error"),
+    [
+        (requests.ConnectionError("reset"), requests.ConnectionError),
+        (response(503, {}), requests.HTTPError),
+        (response(429, {}), requests.HTTPError),
+    ],
+    ids=["connection lost", "503", "429"],
+)
+def test_repeating_ends_and_leaves_the_rest_to_the_next_attempt_of_the_task(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, trouble: requests.Response | Exception, error: type[Exception]
+) -> None:
+    snowflake.will(*[trouble] * 5)
+    with pytest.raises(error) as caught:
+        hook.run_statement("SELECT 1")
+    assert not isinstance(caught.value, AirflowFailException)
+
+
+def test_an_error_inside_snowflake_is_left_to_the_next_attempt_of_the_task(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook
+) -> None:
+    snowflake.will(response(500, {}))
+    with pytest.raises(requests.HTTPError):
+        hook.run_statement("SELECT 1")
+
+
+# ---- waiting
+
+
+def test_a_statement_is_waited_for_in_growing_steps(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, waits: list[float]
+) -> None:
+    snowflake.will(STARTED, *[RUNNING] * 20, DONE)
+    started: list[str] = []
+    hook.run_statement("SELECT 1", on_start=started.append)
+    assert started == [HANDLE]
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (0.05, 5.0)
+
+
+def test_a_statement_that_never_ends_is_cancelled(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each call takes 50 seconds; the deadline is 100 + 60 seconds after the first.
+    monkeypatch.setattr(time, "monotonic", lambda: 50.0 * len(snowflake.calls))
+    snowflake.will(STARTED, *[RUNNING] * 4, response(200, {"message": "cancelled"}))
+    with pytest.raises(TimeoutError, match=f"Snowflake has not ended query {HANDLE} 60 s after its time-out of 100 s"):
+        hook.run_statement("SELECT 1", timeout_seconds=100)
+    assert snowflake.paths == ["post", *[f"get /{HANDLE}"] * 4, f"post /{HANDLE}/cancel"]
+
+
+# ---- failing
+
+
+@pytest.mark.parametrize("answers", [[failed()], [STARTED, failed()], [STARTED, RUNNING, failed()]])
+def test_a_failed_statement_says_why_and_which(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, answers: list[requests.Response]
+) -> None:
+    snowflake.will(*answers)
+    with pytest.raises(SnowflakeStatementError) as caught:
+        hook.run_statement("SELECT * FROM x")
+    assert str(caught.value) == f"Snowflake: Object 'X' does not exist (code 002003, query id {HANDLE})"
+    assert isinstance(caught.value, AirflowFailException)
+
+
+def test_a_statement_that_snowflake_stopped_at_its_time_out_has_failed(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook
+) -> None:
+    snowflake.will(STARTED, failed("000630", "Statement reached its statement timeout", status=408))
+    with pytest.raises(SnowflakeStatementError, match=r"reached its statement timeout \(code 000630"):
+        hook.run_statement("SELECT 1")
+
+
+@pytest.mark.parametrize("code", ["000603", "000625"])
+def test_a_reason_that_may_pass_is_left_to_the_next_attempt_of_the_task(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, code: str
+) -> None:
+    snowflake.will(STARTED, failed(code, "Lock timeout"))
+    with pytest.raises(SnowflakeTransientError, match=rf"Lock timeout \(code {code}") as caught:
+        hook.run_statement("SELECT 1")
+    assert isinstance(caught.value, AirflowException)
+    assert not isinstance(caught.value, AirflowFailException)
+
+
+def test_a_transaction_fails_like_a_statement(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
+    snowflake.will(STARTED, failed("100132", "JavaScript execution error"))
+    with pytest.raises(SnowflakeStatementError, match="100132"):
+        hook.run_transaction("BEGIN; COMMIT;", 2)
+
+
+def test_an_answer_without_a_statement_is_a_failure(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
+    snowflake.will(response(200, {}))
+    with pytest.raises(SnowflakeStatementError, match="query id none"):
+        hook.run_statement("SELECT 1")
+
+
+def assert_no_secret(text: str, snowflake: Snowflake) -> None:
+    token = snowflake.calls[0]["headers"]["Authorization"].removeprefix("Bearer ")
+    assert token not in text
+    assert PEM.splitlines()[1] not in text
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [(401, " Check user, key and account of the Snowflake connection."), (400, "")],
+)
+def test_a_refused_request_says_what_snowflake_said_and_no_secret(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, status: int, hint: str
+) -> None:
+    snowflake.will(response(status, {"code": "390144", "message": "JWT token is invalid."}))
+    with pytest.raises(SnowflakeRefusedError) as caught:
+        hook.run_statement("SELECT 1")
+    assert str(caught.value) == (
+        f"Snowflake refuses the request with HTTP {status}: JWT token is invalid. (code 390144).{hint}"
+    )
+    assert isinstance(caught.value, AirflowFailException)
+    assert_no_secret(str(caught.value), snowflake)
+    assert len(snowflake.calls) == 1
+
+
+def test_a_refusal_by_something_in_between_is_told_by_its_reason(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook
+) -> None:
+    snowflake.will(response(403, "<html>blocked by the proxy</html>"))
+    with pytest.raises(SnowflakeRefusedError, match="with HTTP 403: the reason. Check user"):
+        hook.run_statement("SELECT 1")
+
+
+def test_the_log_holds_the_statement_and_no_secret(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    snowflake.will(STARTED, DONE)
+    hook.run_statement("SELECT 'the statement'")
+    captured = capsys.readouterr()
+    log = captured.out + captured.err
+    assert "SELECT 'the statement'" in log
+    assert HANDLE in log
+    assert_no_secret(log, snowflake)
+
+
+# ---- rows
+
+
+def column(name: str, kind: str, scale: int | None = None) -> dict[str, Any]:
+    return {"name": name, "type": kind, "scale": scale, "nullable": True}
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale", "text", "value"),
+    [
+        ("fixed", 0, "42", 42),
+        ("fixed", 0, "-99999999999999999999999999999999999999", -99999999999999999999999999999999999999),
+        ("fixed", 2, "1.50", Decimal("1.50")),
+        ("FIXED", 0, "7", 7),
+        ("real", None, "1.25", 1.25),
+        ("real", None, "-1.5e-3", -0.0015),
+        ("text", None, "words", "words"),
+        ("text", None, "", ""),
+        ("boolean", None, "true", True),
+        ("boolean", None, "false", False),
+        ("date", None, "20455", date(2026, 1, 2)),
+        ("date", None, "-1", date(1969, 12, 31)),
+        ("timestamp_ntz", 9, "1767323045.123456000", datetime(2026, 1, 2, 3, 4, 5, 123456)),
+        ("timestamp_ntz", 9, "-0.500000000", datetime(1969, 12, 31, 23, 59, 59, 500000)),
+        ("timestamp_ltz", 9, "1767323045.000000000", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("timestamp_tz", 9, "1767323045.000000000 1500", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("variant", None, '{"a": 1}', '{"a": 1}'),
+        ("time", 9, "82919.000000000", "82919.000000000"),
+    ],
+)
+def test_each_type_becomes_its_python_value(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, kind: str, scale: int | None, text: str, value: Any
+) -> None:
+    snowflake.will(STARTED, rows([column("V", kind, scale)], [[text], [None]]))
+    answered = hook.run_statement("SELECT v FROM t").rows
+    assert answered == [{"V": value}, {"V": None}]
+    assert type(answered[0]["V"]) is type(value)
+
+
+def test_all_partitions_of_an_answer_are_fetched(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
+    snowflake.will(
+        STARTED,
+        rows([column("N", "fixed", 0)], [["1"], ["2"]], partitions=3),
+        response(200, {"data": [["3"]]}),
+        response(200, {"data": [["4"], ["5"]]}),
+    )
+    result = hook.run_statement("SELECT n FROM t")
+    assert [row["N"] for row in result.rows] == [1, 2, 3, 4, 5]
+    assert result.query_id == HANDLE
+    assert [call["params"] for call in snowflake.calls[2:]] == [{"partition": "1"}, {"partition": "2"}]
+    assert snowflake.paths[2:] == [f"get /{HANDLE}"] * 2
+
+
+def test_a_row_with_other_columns_than_announced_is_an_error(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook
+) -> None:
+    snowflake.will(STARTED, rows([column("A", "text"), column("B", "text")], [["only one"]]))
+    with pytest.raises(ValueError, match="zip"):
+        hook.run_statement("SELECT a, b FROM t")
+
+
+def test_check_operators_get_tuples(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
+    columns = [column("CHECK_NAME", "text"), column("CHECK_RESULT", "fixed", 0)]
+    snowflake.will(STARTED, rows(columns, [["a", "1"], ["b", "0"]]))
+    assert hook.get_records("SELECT * FROM checks") == [("a", 1), ("b", 0)]
+
+
+@pytest.mark.parametrize(("sql", "parameters"), [(["SELECT 1", "SELECT 2"], None), ("SELECT ?", ["x"])])
+def test_check_operators_cannot_ask_for_more_than_one_plain_statement(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, sql: Any, parameters: Any
+) -> None:
+    with pytest.raises(TypeError, match="one statement without parameters"):
+        hook.get_records(sql, parameters)
+    assert snowflake.calls == []

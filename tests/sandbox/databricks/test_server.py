@@ -1,0 +1,587 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+pytestmark = pytest.mark.sandbox
+
+PROJECT = Path(__file__).parents[3]
+FAILURE = "Task export failed with message: Workload failed, see run output for details."
+
+
+def output_of(workspace: Any, run: dict[str, Any]) -> Any:
+    return workspace.get("jobs/runs/get-output", run_id=run["tasks"][-1]["run_id"])
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a bundle like the project's, with other settings of the job."""
+
+    def write(**settings: Any) -> Path:
+        content = yaml.safe_load((PROJECT / "include" / "databricks" / "databricks.yml").read_text())
+        job = content["resources"]["jobs"]["export_dataset"]
+        sql = PROJECT / "include" / "sql" / "databricks" / "export_dataset.sql"
+        job["tasks"][0]["sql_task"]["file"]["path"] = str(sql)
+        job.update(settings)
+        path = tmp_path / "databricks.yml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+# A run that goes well
+
+
+def test_a_run_exports_and_tells_all_that_the_real_one_tells(
+    workspace: Any, parameters: dict[str, str], files: Any
+) -> None:
+    answer = workspace.post("jobs/run-now", job_id=workspace.job_id, job_parameters=parameters)
+    run = workspace.ended(answer["run_id"])
+
+    assert answer["number_in_job"] == answer["run_id"]
+    assert run["state"] == {
+        "life_cycle_state": "TERMINATED",
+        "result_state": "SUCCESS",
+        "state_message": "",
+        "user_cancelled_or_timedout": False,
+    }
+    assert run["status"] == {
+        "state": "TERMINATED",
+        "termination_details": {"code": "SUCCESS", "type": "SUCCESS", "message": ""},
+    }
+    assert run["job_parameters"] == [
+        {"name": name, "default": "", "value": parameters[name]} for name in sorted(parameters)
+    ]
+    assert run["run_page_url"] == (
+        f"http://127.0.0.1:{workspace.port}/?o=900800700600#job/{workspace.job_id}/run/{run['run_id']}"
+    )
+    expected = {"job_id": workspace.job_id, "run_name": "export_dataset", "run_type": "JOB_RUN", "format": "MULTI_TASK"}
+    assert {name: run[name] for name in expected} == expected
+    assert (run["trigger"], run["original_attempt_run_id"]) == ("ONE_TIME", run["run_id"])
+    assert 0 < run["start_time"] <= run["tasks"][0]["start_time"] <= run["tasks"][0]["end_time"] <= run["end_time"]
+    assert run["run_duration"] == run["end_time"] - run["start_time"]
+    assert run["setup_duration"] + run["execution_duration"] + run["cleanup_duration"] <= run["run_duration"]
+    (task,) = run["tasks"]
+    assert (task["task_key"], task["attempt_number"], task["state"]) == ("export", 0, run["state"])
+    assert task["run_id"] != run["run_id"]
+    assert task["sql_task"]["parameters"]["data_path"] == "{{job.parameters.export_path}}data/"
+    assert "error" not in output_of(workspace, run)
+
+    path = parameters["export_path"].removeprefix("s3://")
+    kinds = [file.removeprefix(path).partition("-")[0].rstrip("0123456789") for file in files.find(path)]
+    assert kinds == [
+        f"{folder}/{kind}"
+        for folder in ("data", "manifest")
+        for kind in ("_SUCCESS", "_committed_", "_started_", "part")
+    ]
+    (manifest,) = files.glob(f"{path}manifest/*.parquet")
+    (row,) = pq.read_table(files.open(manifest)).to_pylist()
+    assert (row["run_key"], row["dataset"], row["row_count"]) == (parameters["run_key"], "weather", 1461)
+    assert sum(pq.read_metadata(files.open(file)).num_rows for file in files.glob(f"{path}data/*.parquet")) == 1461
+
+
+def test_the_hook_of_the_airflow_provider_works(workspace: Any, parameters: dict[str, str], tmp_path: Path) -> None:
+    script = """
+import json, sys, time
+from airflow.providers.databricks.hooks.databricks import DatabricksHook
+from airflow.providers.databricks.utils.databricks import extract_failed_task_errors
+
+hook = DatabricksHook(retry_limit=1)
+job_id = hook.find_job_id_by_name("export_dataset")
+
+def run(parameters):
+    token = json.dumps(parameters)[:64]
+    run_id = hook.run_now({"job_id": str(job_id), "job_parameters": parameters, "idempotency_token": token})
+    while not hook.get_run_state(run_id).is_terminal:
+        time.sleep(0.05)
+    state = hook.get_run_state(run_id)
+    errors = extract_failed_task_errors(hook, hook.get_run(run_id), state)
+    return {"url": hook.get_run_page_url(run_id), "state": json.loads(state.to_json()), "errors": errors}
+
+good = json.loads(sys.argv[1])
+hook.cancel_run(hook.run_now({"job_id": job_id, "job_parameters": good}))
+print(json.dumps({"good": run(good), "bad": run({})}))
+"""
+    connection = {
+        "conn_type": "databricks",
+        "host": "127.0.0.1",
+        "port": workspace.port,
+        "schema": "http",
+        "password": "dapi-test",
+    }
+    answer = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(parameters)],
+        env=os.environ
+        | {
+            "AIRFLOW_HOME": str(tmp_path / "airflow"),
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
+            "AIRFLOW_CONN_DATABRICKS_DEFAULT": json.dumps(connection),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    told = json.loads(answer.stdout.splitlines()[-1])
+    assert told["good"]["state"] == {"life_cycle_state": "TERMINATED", "result_state": "SUCCESS", "state_message": ""}
+    assert told["good"]["url"].startswith(f"http://127.0.0.1:{workspace.port}/?o=")
+    assert told["bad"]["state"]["result_state"] == "FAILED"
+    (error,) = told["bad"]["errors"]
+    assert error["task_key"] == "export"
+    assert "PERMISSION_DENIED: No parent external location found for path 'data/'" in error["error"]
+
+
+# Who may ask, and for what
+
+
+def test_the_token(workspace: Any) -> None:
+    url = f"{workspace.url}/api/2.1/jobs/list"
+    assert httpx.get(url).status_code == 401
+    assert httpx.get(url, headers={"Authorization": "Basic x"}).json()["message"].startswith("Credential was not sent")
+    wrong = httpx.get(url, headers={"Authorization": "Bearer wrong"})
+    assert (wrong.status_code, wrong.json()) == (403, {"error_code": 403, "message": "Invalid access token."})
+    assert httpx.post(f"{workspace.url}/_sandbox/release").status_code == 401
+
+    workspace.order("token", token="dapi-new")
+    assert workspace.client.get("/api/2.1/jobs/list").status_code == 403
+    assert httpx.get(url, headers={"Authorization": "Bearer dapi-new"}).status_code == 200
+
+
+def test_pages_for_people_need_no_token_and_run_nothing(workspace: Any, parameters: dict[str, str]) -> None:
+    script = "<script>alert(1)</script>"
+    run_id = workspace.run_now(parameters | {"source_table": script})
+    workspace.ended(run_id)
+
+    page = httpx.get(workspace.url)
+    assert f'<tr id="job/{workspace.job_id}/run/{run_id}">' in page.text
+    assert "INTERNAL_ERROR FAILED" in page.text
+    assert script not in page.text
+    assert httpx.get(f"{workspace.url}/healthz").json() == {"status": "ok"}
+
+
+def test_what_does_not_exist(workspace: Any) -> None:
+    for path in ("jobs/get", "jobs/run-now", "jobs/delete", "jobs/reset", "jobs/update"):
+        assert workspace.refused(path, job_id=123) == {
+            "error_code": "INVALID_PARAMETER_VALUE",
+            "message": "Job 123 does not exist.",
+        }
+    for path in ("jobs/runs/get", "jobs/runs/get-output", "jobs/runs/cancel", "jobs/runs/delete"):
+        assert workspace.refused(path, run_id=123)["message"] == "Run 123 does not exist."
+    unknown = workspace.client.get("/api/2.2/jobs/nothing")
+    assert (unknown.status_code, unknown.json()["error_code"]) == (404, "ENDPOINT_NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("body", "error_code"),
+    [
+        ({}, "INVALID_PARAMETER_VALUE"),
+        ({"job_id": "abc"}, "MALFORMED_REQUEST"),
+        ({"job_id": 1.5}, "MALFORMED_REQUEST"),
+        ({"job_id": 1, "job_parameters": ["a"]}, "MALFORMED_REQUEST"),
+        ({"job_id": 1, "job_parameters": {"a": 1}}, "MALFORMED_REQUEST"),
+        ({"job_id": 1, "idempotency_token": 5}, "MALFORMED_REQUEST"),
+        ({"job_id": 1, "notebook_params": {}}, "INVALID_PARAMETER_VALUE"),
+    ],
+)
+def test_bodies_of_the_wrong_form(workspace: Any, body: dict[str, Any], error_code: str) -> None:
+    assert workspace.refused("jobs/run-now", **body)["error_code"] == error_code
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '"text"', b"\xff"])
+def test_bodies_that_are_no_json_object(workspace: Any, content: str | bytes) -> None:
+    answer = workspace.client.post("/api/2.2/jobs/run-now", content=content)
+    assert (answer.status_code, answer.json()["error_code"]) == (400, "MALFORMED_REQUEST")
+
+
+# Parameters and tokens of a run
+
+
+def test_parameters_that_the_job_does_not_declare_are_kept(workspace: Any, parameters: dict[str, str]) -> None:
+    run = workspace.ended(workspace.run_now(parameters | {"zone": "north"}))
+
+    assert run["state"]["result_state"] == "SUCCESS"
+    assert run["job_parameters"][-1] == {"name": "zone", "value": "north"}
+
+
+def test_the_same_token_is_the_same_run(workspace: Any, parameters: dict[str, str]) -> None:
+    workspace.order("fail_next", message="Out of luck.")
+    token = "t" * 64
+    run_id = workspace.run_now(parameters, idempotency_token=token)
+    assert workspace.run_now(parameters, idempotency_token=token) == run_id
+    assert workspace.result(run_id) == ("TERMINATED", "FAILED")
+    assert workspace.run_now(parameters, idempotency_token=token) == run_id  # it does not try again
+    assert len(workspace.get("jobs/runs/list")["runs"]) == 1
+
+    workspace.post("jobs/runs/delete", run_id=run_id)
+    refused = workspace.refused("jobs/run-now", job_id=workspace.job_id, idempotency_token=token)
+    assert refused["error_code"] == "INVALID_PARAMETER_VALUE"
+    assert "deleted" in refused["message"]
+
+    refused = workspace.refused("jobs/run-now", job_id=workspace.job_id, idempotency_token="t" * 65)
+    assert (refused["error_code"], "64" in refused["message"]) == ("INVALID_PARAMETER_VALUE", True)
+    assert workspace.run_now(parameters) != workspace.run_now(parameters)
+
+
+# Runs that fail
+
+
+def test_the_reason_of_a_failure_is_in_the_output_of_the_task(workspace: Any, parameters: dict[str, str]) -> None:
+    run = workspace.ended(workspace.run_now(parameters | {"source_table": "main.weather.x"}))
+
+    assert run["state"] == {
+        "life_cycle_state": "INTERNAL_ERROR",
+        "result_state": "FAILED",
+        "state_message": FAILURE,
+        "user_cancelled_or_timedout": False,
+    }
+    assert run["status"]["termination_details"] == {
+        "code": "RUN_EXECUTION_ERROR",
+        "type": "CLIENT_ERROR",
+        "message": FAILURE,
+    }
+    task = run["tasks"][0]["state"]
+    assert (task["life_cycle_state"], task["result_state"]) == ("TERMINATED", "FAILED")
+    output = output_of(workspace, run)
+    assert output["error"].startswith(
+        "[TABLE_OR_VIEW_NOT_FOUND] The table or view `main`.`weather`.`x` cannot be found. Verify the spelling"
+    )
+    assert output["error"].endswith("SQLSTATE: 42P01")
+    assert output["metadata"]["run_id"] == run["tasks"][0]["run_id"]
+    assert (
+        "Retrieving the output of runs with multiple tasks is not supported"
+        in (workspace.refused("jobs/runs/get-output", run_id=run["run_id"])["message"])
+    )
+
+
+def test_a_run_without_parameters_writes_nowhere(workspace: Any) -> None:
+    run = workspace.ended(workspace.run_now({}))
+    assert "PERMISSION_DENIED: No parent external location found" in output_of(workspace, run)["error"]
+
+
+@pytest.mark.parametrize(
+    ("order", "state", "code"),
+    [
+        ({}, ("TERMINATED", "FAILED"), "RUN_EXECUTION_ERROR"),
+        ({"result_state": "TIMEDOUT"}, ("TERMINATED", "TIMEDOUT"), "CANCELED"),
+        ({"life_cycle_state": "INTERNAL_ERROR"}, ("INTERNAL_ERROR", "FAILED"), "INTERNAL_ERROR"),
+    ],
+)
+def test_the_next_run_fails_on_order(
+    workspace: Any, parameters: dict[str, str], files: Any, order: dict[str, str], state: tuple[str, str], code: str
+) -> None:
+    workspace.order("fail_next", message="The warehouse is on fire.", **order)
+    run = workspace.ended(workspace.run_now(parameters))
+
+    assert (run["state"]["life_cycle_state"], run["state"]["result_state"]) == state
+    assert run["state"]["state_message"] == "The warehouse is on fire."
+    assert run["status"]["termination_details"]["code"] == code
+    assert output_of(workspace, run)["error"] == "The warehouse is on fire."
+    assert not files.exists(parameters["export_path"])
+    assert workspace.result(workspace.run_now(parameters)) == ("TERMINATED", "SUCCESS")
+
+
+def test_a_run_that_takes_too_long_is_stopped(
+    serve: Any, bundle: Any, tmp_path: Path, parameters: dict[str, str]
+) -> None:
+    workspace = serve(tmp_path, bundle(timeout_seconds=1))
+    workspace.order("hold", at="end")
+    run = workspace.ended(workspace.run_now(parameters))
+
+    assert (run["state"]["life_cycle_state"], run["state"]["result_state"]) == ("TERMINATED", "TIMEDOUT")
+    assert run["state"]["user_cancelled_or_timedout"] is True
+    assert run["status"]["termination_details"]["code"] == "CANCELED"
+
+
+# Runs that wait
+
+
+def test_a_run_held_at_its_start_has_done_nothing(workspace: Any, parameters: dict[str, str], files: Any) -> None:
+    workspace.order("hold", at="start")
+    run_id = workspace.run_now(parameters)
+    workspace.held(run_id)
+
+    assert workspace.in_state(run_id, "RUNNING")["end_time"] == 0
+    assert not files.exists(parameters["export_path"])
+    workspace.order("release")
+    assert workspace.result(run_id) == ("TERMINATED", "SUCCESS")
+
+
+def test_a_run_held_at_its_end_has_done_all_and_says_running(
+    workspace: Any, parameters: dict[str, str], files: Any
+) -> None:
+    workspace.order("hold", at="end", count=2)
+    run_id = workspace.run_now(parameters)
+    workspace.held(run_id)
+
+    assert workspace.run(run_id)["state"]["life_cycle_state"] == "RUNNING"
+    assert files.exists(f"{parameters['export_path']}manifest/_SUCCESS")
+    assert workspace.orders()["holds"] == ["end"]
+    workspace.order("release")
+    assert workspace.result(run_id) == ("TERMINATED", "SUCCESS")
+    assert workspace.orders()["holds"] == []
+    assert workspace.result(workspace.run_now(parameters)) == ("TERMINATED", "SUCCESS")
+
+
+@pytest.mark.parametrize("point", ["start", "end"])
+def test_a_held_run_can_be_cancelled(workspace: Any, parameters: dict[str, str], point: str) -> None:
+    workspace.order("hold", at=point)
+    run_id = workspace.run_now(parameters)
+    workspace.held(run_id)
+
+    assert workspace.post("jobs/runs/cancel", run_id=run_id) == {}
+    run = workspace.ended(run_id)
+    assert run["state"] == {
+        "life_cycle_state": "TERMINATED",
+        "result_state": "CANCELED",
+        "state_message": "Run cancelled.",
+        "user_cancelled_or_timedout": True,
+    }
+    assert run["status"]["termination_details"]["code"] == "USER_CANCELED"
+    assert workspace.post("jobs/runs/cancel", run_id=run_id) == {}  # nothing happens to a run that has ended
+    assert workspace.orders()["held"] == []
+
+
+def test_a_running_statement_can_be_cancelled(
+    serve: Any, tmp_path: Path, bundle: Any, parameters: dict[str, str]
+) -> None:
+    endless = tmp_path / "endless.sql"
+    forecasts = "IDENTIFIER(:source_table)"
+    endless.write_text(
+        "INSERT OVERWRITE DIRECTORY :data_path USING PARQUET SELECT a.* "
+        f"FROM {forecasts} AS a CROSS JOIN {forecasts} AS b CROSS JOIN {forecasts} AS c"
+    )
+    task = {
+        "task_key": "export",
+        "sql_task": {"file": {"path": str(endless)}, "parameters": {"data_path": "{{job.parameters.export_path}}"}},
+    }
+    workspace = serve(tmp_path, bundle(tasks=[task]))
+    run_id = workspace.run_now(parameters)
+    workspace.in_state(run_id, "RUNNING")
+
+    workspace.post("jobs/runs/cancel", run_id=run_id)
+    assert workspace.run(run_id)["state"]["life_cycle_state"] in {"TERMINATING", "TERMINATED"}
+    assert workspace.result(run_id) == ("TERMINATED", "CANCELED")
+
+
+def test_runs_over_the_limit_wait_in_the_queue(
+    serve: Any, bundle: Any, tmp_path: Path, parameters: dict[str, str]
+) -> None:
+    workspace = serve(tmp_path, bundle(max_concurrent_runs=1))
+    workspace.order("hold", at="start")
+    first, second, third = (workspace.run_now(parameters) for _ in range(3))
+    workspace.held(first)
+
+    queued = workspace.run(second)
+    assert queued["state"]["life_cycle_state"] == "QUEUED"
+    assert queued["status"]["queue_details"]["code"] == "MAX_CONCURRENT_RUNS_REACHED"
+    workspace.post("jobs/runs/cancel", run_id=third)
+    assert workspace.result(third) == ("TERMINATED", "CANCELED")
+    assert [run["run_id"] for run in workspace.get("jobs/runs/list", active_only=True)["runs"]] == [second, first]
+    assert [run["run_id"] for run in workspace.get("jobs/runs/list", completed_only=True)["runs"]] == [third]
+
+    workspace.order("release")
+    assert workspace.result(first) == ("TERMINATED", "SUCCESS")
+    assert workspace.result(second) == ("TERMINATED", "SUCCESS")
+
+
+def test_runs_over_the_limit_are_skipped_without_a_queue(
+    serve: Any, bundle: Any, tmp_path: Path, parameters: dict[str, str]
+) -> None:
+    workspace = serve(tmp_path, bundle(max_concurrent_runs=1, queue={"enabled": False}))
+    workspace.order("hold", at="start")
+    first = workspace.run_now(parameters)
+    second = workspace.run_now(parameters)
+
+    run = workspace.run(second)
+    assert run["state"]["life_cycle_state"] == "SKIPPED"
+    assert run["state"]["result_state"] == "MAXIMUM_CONCURRENT_RUNS_REACHED"
+    assert run["status"]["termination_details"]["code"] == "MAX_CONCURRENT_RUNS_EXCEEDED"
+    third = workspace.run_now(parameters, queue={"enabled": True})
+    assert workspace.run(third)["state"]["life_cycle_state"] == "QUEUED"
+
+    workspace.post("jobs/runs/cancel-all", job_id=workspace.job_id)
+    assert {workspace.result(run_id) for run_id in (first, third)} == {("TERMINATED", "CANCELED")}
+    counts = workspace.orders()["runs"]
+    assert counts == {"TERMINATED/CANCELED": 2, "SKIPPED/MAXIMUM_CONCURRENT_RUNS_REACHED": 1}
+
+
+def test_a_delay_makes_runs_take_longer(workspace: Any, parameters: dict[str, str]) -> None:
+    workspace.order("fail_next")  # so that the delay is all that takes time
+    workspace.order("delay", seconds=0.5)
+    run = workspace.ended(workspace.run_now(parameters))
+    assert run["run_duration"] >= 500
+    workspace.order("delay", seconds=0)
+    assert workspace.orders()["delay_seconds"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("hold", {"at": "middle"}),
+        ("hold", {"at": "end", "count": 0}),
+        ("fail_next", {"result_state": "SAD"}),
+        ("fail_next", {"massage": "x"}),
+        ("delay", {"seconds": -1}),
+        ("delay", {"seconds": "long"}),
+        ("token", {"token": ""}),
+    ],
+)
+def test_orders_that_make_no_sense_are_refused(workspace: Any, name: str, body: dict[str, Any]) -> None:
+    assert workspace.client.post(f"/_sandbox/{name}", json=body).status_code == 400
+
+
+# Repairs, lists and jobs
+
+
+def test_a_repair_runs_the_failed_task_again(workspace: Any, parameters: dict[str, str]) -> None:
+    run_id = workspace.run_now(parameters | {"source_table": "main.weather.x"})
+    assert workspace.result(run_id) == ("INTERNAL_ERROR", "FAILED")
+
+    def repair(**more: Any) -> Any:
+        return workspace.post("jobs/runs/repair", run_id=run_id, rerun_all_failed_tasks=True, **more)["repair_id"]
+
+    first = repair()
+    assert workspace.result(run_id) == ("INTERNAL_ERROR", "FAILED")
+    assert (
+        "latest_repair_id"
+        in (workspace.refused("jobs/runs/repair", run_id=run_id, rerun_all_failed_tasks=True)["message"])
+    )
+    second = repair(latest_repair_id=first, job_parameters={"source_table": "main.weather.forecasts"})
+    assert workspace.result(run_id) == ("TERMINATED", "SUCCESS")
+
+    run = workspace.get("jobs/runs/get", run_id=run_id, include_history="true")
+    assert [(task["attempt_number"], task["state"]["result_state"]) for task in run["tasks"]] == [
+        (0, "FAILED"),
+        (1, "FAILED"),
+        (2, "SUCCESS"),
+    ]
+    assert [entry["type"] for entry in run["repair_history"]] == ["ORIGINAL", "REPAIR", "REPAIR"]
+    assert [entry["id"] for entry in run["repair_history"][1:]] == [first, second]
+    refused = workspace.refused("jobs/runs/repair", run_id=run_id, rerun_all_failed_tasks=True, latest_repair_id=second)
+    assert "no task to repair" in refused["message"]
+
+
+def test_a_task_whose_upstream_failed_is_skipped(workspace: Any, parameters: dict[str, str]) -> None:
+    sql = PROJECT / "include" / "sql" / "databricks" / "export_dataset.sql"
+    task = {"sql_task": {"file": {"path": str(sql)}}}
+    job_id = workspace.post(
+        "jobs/create",
+        name="two",
+        tasks=[{"task_key": "one", **task}, {"task_key": "two", "depends_on": [{"task_key": "one"}], **task}],
+    )["job_id"]
+    run_id = workspace.post("jobs/run-now", job_id=job_id)["run_id"]
+
+    run = workspace.ended(run_id)
+    assert [task["state"]["result_state"] for task in run["tasks"]] == ["FAILED", "UPSTREAM_FAILED"]
+    assert run["state"]["state_message"].endswith("details. This caused all downstream tasks to get skipped.")
+    assert "[UNBOUND_SQL_PARAMETER]" in workspace.get("jobs/runs/get-output", run_id=run["tasks"][0]["run_id"])["error"]
+
+
+def test_lists_come_in_pages(workspace: Any, parameters: dict[str, str]) -> None:
+    runs = [workspace.run_now(parameters | {"source_table": "x"}) for _ in range(5)]
+    for run_id in runs:
+        workspace.ended(run_id)
+
+    seen: list[int] = []
+    token = ""
+    while True:
+        page = workspace.get("jobs/runs/list", job_id=workspace.job_id, limit=2, page_token=token)
+        seen += [run["run_id"] for run in page["runs"]]
+        if not (token := page.get("next_page_token", "")):
+            break
+    assert len(seen) == 5
+    assert set(seen) == set(runs)
+    assert "tasks" not in page["runs"][0]
+    assert "tasks" in workspace.get("jobs/runs/list", expand_tasks="True")["runs"][0]
+    assert workspace.client.get("/api/2.1/jobs/runs/list", params={"limit": 2}).json()["has_more"] is True
+    assert workspace.refused("jobs/runs/list", limit=26)["error_code"] == "INVALID_PARAMETER_VALUE"
+    assert workspace.refused("jobs/runs/list", page_token="???")["message"] == "Invalid page token."
+
+
+def test_jobs_can_be_made_changed_and_deleted(workspace: Any) -> None:
+    job = workspace.get("jobs/get", job_id=workspace.job_id)
+    assert [parameter["name"] for parameter in job["settings"]["parameters"]] == [
+        "dataset",
+        "source_table",
+        "run_key",
+        "export_path",
+    ]
+    assert job["settings"]["tasks"][0]["sql_task"]["warehouse_id"] == "sandbox"
+
+    settings = {name: value for name, value in job["settings"].items() if name != "name"}
+    job_id = workspace.post("jobs/create", **settings, name="another")["job_id"]
+    assert workspace.get("jobs/list", name="another")["jobs"][0]["job_id"] == job_id
+    assert len(workspace.get("jobs/list")["jobs"]) == 2
+    assert "tasks" not in workspace.get("jobs/list")["jobs"][0]["settings"]
+    workspace.post("jobs/update", job_id=job_id, new_settings={"timeout_seconds": 5}, fields_to_remove=["description"])
+    changed = workspace.get("jobs/get", job_id=job_id)["settings"]
+    assert (changed["timeout_seconds"], "description" in changed, changed["name"]) == (5, False, "another")
+    workspace.post("jobs/reset", job_id=job_id, new_settings={"name": "reset", "tasks": settings["tasks"]})
+    assert "parameters" not in workspace.get("jobs/get", job_id=job_id)["settings"]
+    workspace.post("jobs/delete", job_id=job_id)
+    workspace.refused("jobs/get", job_id=job_id)
+    assert "At least one task" in workspace.refused("jobs/create", name="empty")["message"]
+
+
+def test_a_run_can_be_deleted_after_its_end(workspace: Any, parameters: dict[str, str]) -> None:
+    workspace.order("hold", at="start")
+    run_id = workspace.run_now(parameters)
+    assert workspace.refused("jobs/runs/delete", run_id=run_id)["error_code"] == "INVALID_STATE"
+    workspace.order("release")
+    workspace.ended(run_id)
+    workspace.post("jobs/runs/delete", run_id=run_id)
+    workspace.refused("jobs/runs/get", run_id=run_id)
+    assert workspace.get("jobs/runs/list")["runs"] == []
+
+
+# Restarts
+
+
+def test_a_restart_keeps_jobs_and_runs_and_ends_those_that_were_active(
+    serve: Any, tmp_path: Path, parameters: dict[str, str]
+) -> None:
+    first = serve(tmp_path / "state")
+    other_job = first.post(
+        "jobs/create", name="other", tasks=first.get("jobs/get", job_id=first.job_id)["settings"]["tasks"]
+    )["job_id"]
+    good = first.run_now(parameters, idempotency_token="good")
+    told = first.ended(good)
+    first.order("hold", at="end")
+    interrupted = first.run_now(parameters, idempotency_token="interrupted")
+    first.held(interrupted)
+    first.stop()
+
+    second = serve(tmp_path / "state")
+
+    assert second.job_id == first.job_id
+    assert second.get("jobs/get", job_id=other_job)["settings"]["name"] == "other"
+    again = second.run(good)
+    for run in (told, *told["tasks"], again, *again["tasks"]):
+        del run["run_page_url"]  # the port is another
+    assert again == told
+    run = second.run(interrupted)
+    assert (run["state"]["life_cycle_state"], run["state"]["result_state"]) == ("INTERNAL_ERROR", "FAILED")
+    assert run["state"]["state_message"] == "Run failed because the workspace was restarted."
+    assert run["status"]["termination_details"]["code"] == "INTERNAL_ERROR"
+    assert second.run_now(parameters, idempotency_token="interrupted") == interrupted
+    assert second.result(second.run_now(parameters)) == ("TERMINATED", "SUCCESS")
+
+
+def test_a_changed_bundle_changes_the_same_job(serve: Any, bundle: Any, tmp_path: Path) -> None:
+    first = serve(tmp_path, bundle())
+    first.stop()
+    second = serve(tmp_path, bundle(description="changed"))
+    assert second.job_id == first.job_id
+    assert second.get("jobs/get", job_id=second.job_id)["settings"]["description"] == "changed"

@@ -1,0 +1,194 @@
+"""Statements, transactions and locks; DDL and the account's objects."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.sandbox
+
+
+@pytest.fixture(autouse=True)
+def tables(api: Any) -> None:
+    api.ok("CREATE OR REPLACE TABLE target (id NUMBER NOT NULL PRIMARY KEY, name VARCHAR(10))")
+    api.ok("INSERT INTO target VALUES (1, 'old'), (2, 'old')")
+    api.ok("CREATE OR REPLACE TRANSIENT TABLE staging LIKE target")
+    api.ok("INSERT INTO staging VALUES (2, 'new'), (3, 'new')")
+
+
+def rows(api: Any, table: str = "target") -> list[list[str | None]]:
+    return list(api.rows(f"SELECT * FROM {table} ORDER BY id, name"))
+
+
+OLD = [["1", "old"], ["2", "old"]]
+NEW = [["2", "new"], ["3", "new"]]
+MERGE = (
+    "MERGE INTO target AS t USING staging AS s ON t.id = s.id"
+    " WHEN MATCHED THEN UPDATE SET t.name = s.name WHEN NOT MATCHED THEN INSERT (id, name) VALUES (s.id, s.name)"
+)
+INTEGRATION = """CREATE STORAGE INTEGRATION IF NOT EXISTS other_int
+    TYPE = EXTERNAL_STAGE STORAGE_PROVIDER = 'S3' ENABLED = TRUE STORAGE_AWS_ROLE_ARN = 'arn:aws:iam::1:role/r'
+    STORAGE_ALLOWED_LOCATIONS = ('s3://other/')"""
+
+
+def test_create_like(api: Any) -> None:
+    assert "NULL result in a non-nullable column" in api.error("INSERT INTO staging (name) VALUES ('x')")[1]
+    described = {row[0]: (row[1], row[3]) for row in api.rows("DESCRIBE TABLE staging")}
+    assert described == {"ID": ("NUMBER(38,0)", "N"), "NAME": ("VARCHAR(10)", "Y")}
+    assert "Object 'NOPE' does not exist" in api.error("CREATE TABLE x LIKE nope")[1]
+
+
+def test_keys_are_not_enforced(api: Any) -> None:
+    api.ok("INSERT INTO target VALUES (1, 'again')")
+    assert len(rows(api)) == 3
+
+
+def test_replace(api: Any) -> None:
+    assert api.ok("INSERT OVERWRITE INTO target SELECT * FROM staging")["stats"]["numRowsInserted"] == 2
+    assert rows(api) == NEW
+
+
+def test_a_replace_that_fails_changes_nothing(api: Any) -> None:
+    assert "Numeric value" in api.error("INSERT OVERWRITE INTO target SELECT name::NUMBER, name FROM staging")[1]
+    assert rows(api) == OLD
+
+
+def test_merge(api: Any) -> None:
+    answer = api.ok(MERGE)
+    names = [column["name"] for column in answer["resultSetMetaData"]["rowType"]]
+    assert names == ["number of rows inserted", "number of rows updated"]
+    assert answer["data"] == [["1", "1"]]
+    assert rows(api) == [["1", "old"], *NEW]
+    api.ok(MERGE)
+    assert rows(api) == [["1", "old"], *NEW]
+
+
+def test_merge_of_a_row_that_two_rows_match(api: Any) -> None:
+    api.ok("INSERT INTO staging VALUES (2, 'other')")
+    assert api.error(MERGE)[0] == "100090"
+    assert rows(api) == OLD
+
+
+@pytest.mark.parametrize("change", ["INSERT OVERWRITE INTO target SELECT * FROM staging", MERGE])
+def test_a_publish_transaction(api: Any, change: str) -> None:
+    api.ok("CREATE OR REPLACE TABLE ledger (run_key VARCHAR, at TIMESTAMP_LTZ)")
+    ledger = "INSERT INTO ledger SELECT 'run', CURRENT_TIMESTAMP()"
+    answer = api.ok(f"BEGIN; {change}; {ledger}; COMMIT", count=4)
+    assert answer["data"] == [["Multiple statements executed successfully."]]
+    results = [api.get(handle).json() for handle in answer["statementHandles"]]
+    assert [result["data"][0][0] for result in results][::3] == ["Statement executed successfully."] * 2
+    assert results[2]["data"] == [["1"]]
+    assert rows(api)[-2:] == NEW
+
+
+@pytest.mark.parametrize("change", ["INSERT OVERWRITE INTO target SELECT * FROM staging", MERGE, "DELETE FROM target"])
+def test_a_transaction_that_fails_leaves_nothing(api: Any, change: str) -> None:
+    body = api.post(f"BEGIN; {change}; SELECT * FROM nope; COMMIT", count=0).json()
+    assert body["code"] == "002003"
+    assert "Object 'NOPE'" in body["message"]
+    assert rows(api) == OLD
+    # Nor does it keep its lock.
+    api.ok("INSERT INTO target VALUES (9, 'z')")
+
+
+def test_a_request_that_ends_without_commit_is_rolled_back(api: Any) -> None:
+    api.ok("BEGIN; DELETE FROM target", count=2)
+    assert rows(api) == OLD
+
+
+def test_ddl_commits(api: Any) -> None:
+    api.ok("BEGIN; DELETE FROM target; CREATE OR REPLACE TABLE ddl (n NUMBER); ROLLBACK", count=4)
+    assert rows(api) == []
+
+
+def test_readers_see_the_old_rows_until_the_commit(api: Any, tools: Any) -> None:
+    statements = "BEGIN; DELETE FROM target; SELECT SYSTEM$WAIT(60); COMMIT"
+    handle = api.post(statements, count=4, query={"async": "true"}).json()["statementHandle"]
+    tools.until(lambda: any("SYSTEM$WAIT(60)" in s["sql"] for s in api.http.get("/_sandbox/statements").json()))
+    assert rows(api) == OLD
+    # A writer waits, at most for its timeout.
+    waiting = api.post("INSERT INTO target VALUES (7, 'x')", timeout=1)
+    assert (waiting.status_code, waiting.json()["code"]) == (408, "000630")
+    api.http.post(f"/api/v2/statements/{handle}/cancel")
+    answer = api.finished(handle)
+    assert (answer.status_code, answer.json()["code"]) == (422, "000604")
+    assert rows(api) == OLD
+
+
+def test_a_waiting_writer_can_be_cancelled(api: Any, tools: Any) -> None:
+    holder = api.post("BEGIN; DELETE FROM target; SELECT SYSTEM$WAIT(61)", count=3, query={"async": "true"}).json()
+    tools.until(lambda: any("SYSTEM$WAIT(61)" in s["sql"] for s in api.http.get("/_sandbox/statements").json()))
+    waiter = api.post("DELETE FROM target", query={"async": "true"}).json()["statementHandle"]
+    assert api.get(waiter).status_code == 202
+    api.http.post(f"/api/v2/statements/{waiter}/cancel")
+    assert api.finished(waiter).json()["code"] == "000604"
+    api.http.post(f"/api/v2/statements/{holder['statementHandle']}/cancel")
+    api.finished(holder["statementHandle"])
+
+
+def test_writers_of_several_connections(api: Any, url: str, tools: Any) -> None:
+    errors: list[str] = []
+
+    def write(number: int) -> None:
+        client = tools.Api(url)
+        answer = client.post(
+            f"BEGIN; INSERT INTO target VALUES ({number}, 'w'); UPDATE target SET name = 'u'; COMMIT", count=4
+        )
+        if answer.status_code != 200:
+            errors.append(answer.text)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(100, 110)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert errors == []
+    assert len(rows(api)) == 12
+
+
+def test_statements_about_the_account(api: Any) -> None:
+    for statement in (
+        "CREATE ROLE IF NOT EXISTS reader",
+        "CREATE WAREHOUSE IF NOT EXISTS small_wh WAREHOUSE_SIZE = 'XSMALL' AUTO_SUSPEND = 60",
+        "GRANT ROLE reader TO USER share_svc",
+        "GRANT USAGE ON DATABASE data_share TO ROLE reader",
+        "GRANT SELECT ON ALL TABLES IN SCHEMA data_share.public TO ROLE reader",
+        "GRANT SELECT ON FUTURE TABLES IN SCHEMA data_share.public TO ROLE reader",
+        INTEGRATION,
+        "CREATE SCHEMA IF NOT EXISTS data_share.staging_area",
+    ):
+        api.ok(statement)
+    api.ok("ALTER SESSION SET QUERY_TAG = 'x'; USE ROLE reader; USE WAREHOUSE small_wh; SELECT CURRENT_ROLE()", count=4)
+    assert "Role 'NOPE' does not exist" in api.error("GRANT ROLE nope TO ROLE nope")[1]
+    assert "already exists" in api.error("CREATE ROLE reader")[1]
+    assert api.error("USE ROLE nope; SELECT 1", count=2)[0] == "002043"
+    assert api.rows("DROP ROLE reader") == [["READER successfully dropped."]]
+
+
+def test_a_killed_process_loses_nothing(
+    start: Callable[[Path], Any], tmp_path: Path, put: Any, folder: str, tools: Any
+) -> None:
+    put(f"{folder}a.parquet", {"id": [1]})
+    copy = f"COPY INTO kept FROM @exports/{folder} {tools.COPY}"
+    with start(tmp_path / "before") as url:
+        api = tools.Api(url)
+        api.ok(f"CREATE STAGE exports URL = '{tools.URL}' STORAGE_INTEGRATION = S3_SHARE_INT {tools.FILE_FORMAT}")
+        api.ok("CREATE TABLE kept (id NUMBER NOT NULL, name VARCHAR(5))")
+        api.ok("CREATE ROLE reader")
+        assert len(api.rows(copy)) == 1
+        # What is on the disk while it runs is what a killed process leaves.
+        shutil.copytree(tmp_path / "before", tmp_path / "after")
+        api.http.close()
+    with start(tmp_path / "after") as url:
+        api = tools.Api(url)
+        assert api.rows("SELECT * FROM kept") == [["1", None]]
+        assert api.rows(copy) == [["Copy executed with 0 files processed."]]
+        assert api.rows("DESCRIBE TABLE kept")[1][1] == "VARCHAR(5)"
+        assert [row[4] for row in api.rows("SHOW STAGES")] == [tools.URL]
+        assert api.ok("SELECT CURRENT_ROLE()", role="READER")["data"] == [["READER"]]
+        api.http.close()
