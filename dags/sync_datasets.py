@@ -59,7 +59,8 @@ PARAMS = {
         type=["null", "string"],
         title="Requested by",
         description="Who wants this sync: a user name or an e-mail address. It is kept in the ledger.",
-        pattern=r"^[A-Za-z0-9_.@+\- ]{1,100}$",
+        # For Python, $ alone would also match before a line break at the end.
+        pattern=r"^[A-Za-z0-9_.@+\- ]{1,100}(?!\n)$",
     ),
 }
 

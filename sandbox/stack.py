@@ -307,6 +307,7 @@ class Stack:
         return {
             **self._base_environment(),
             "AIRFLOW_HOME": str(home),
+            "PYTHONPATH": str(PROJECT / "config"),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.project / "dags"),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(self.project / "plugins"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

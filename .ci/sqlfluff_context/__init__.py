@@ -35,6 +35,11 @@ export = SimpleNamespace(export_path="s3://share/dataset/dataset/key/1/", run_id
 ti = SimpleNamespace(xcom_pull=lambda **_: export)
 
 
+def run_key(_: object) -> str:
+    """Return the run key of a run."""
+    return "key"
+
+
 def staging_table(_: object) -> str:
     """Return the staging table of a run."""
     return "staging.target_table__key"

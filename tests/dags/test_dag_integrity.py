@@ -161,7 +161,7 @@ def test_who_asks_for_a_sync_is_a_name(sync: DAG, name: str | None) -> None:
     assert sync.params.get_param("requested_by").resolve(name) == name
 
 
-@pytest.mark.parametrize("name", ["", "a" * 101, "O'Brien", "a;b", "a\nb", "{{ x }}", "<b>", 7, ["a"]])
+@pytest.mark.parametrize("name", ["", "a" * 101, "O'Brien", "a;b", "a\nb", "ada\n", "{{ x }}", "<b>", 7, ["a"]])
 def test_who_asks_for_a_sync_is_nothing_but_a_name(sync: DAG, name: object) -> None:
     with pytest.raises(ParamValidationError):
         sync.params.get_param("requested_by").resolve(name)

@@ -20,18 +20,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home() -> Path:
+    """An empty folder in the project, which stays after the tests: it holds the logs."""
+    folder = PROJECT / ".sandbox" / "e2e"
+    Stack(Settings(state=folder / "state", places=1, ports={})).stop()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def project(home: Path) -> Path:
     """A copy of what Airflow runs, so that a test can add a dataset without touching the work tree."""
-    folder = tmp_path_factory.mktemp("project")
+    folder = home / "project"
     for name in ("dags", "plugins", "include"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
 @pytest.fixture(scope="session")
-def running_share(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningShare]:
+def running_share(home: Path, project: Path) -> Iterator[RunningShare]:
     """The stack, started once."""
-    stack = Stack(Settings(state=tmp_path_factory.mktemp("state"), places=1, ports={}), project)
+    stack = Stack(Settings(state=home / "state", places=1, ports={}), project)
     try:
         running = RunningShare(stack, stack.start())
         yield running

@@ -113,10 +113,11 @@ class RunningShare:
         return row
 
     def wait_until_held(self, run_id: str) -> None:
-        """Wait until the sync waits in the triggerer and its export is held."""
+        """Wait until a triggerer follows the sync's export, and the export is held."""
 
         def is_held() -> bool:
-            if self.task_state(run_id, "wait_for_export") != "deferred":
+            trigger = self.airflow.tasks(DAG_ID, run_id)["wait_for_export"]["trigger"]
+            if not trigger or not trigger["triggerer_id"]:
                 return False
             return self.databricks_run(run_id)["run_id"] in self.databricks("GET", "/_sandbox/state")["held"]
 

@@ -10,9 +10,11 @@ BEGIN TRANSACTION;
 INSERT OVERWRITE INTO {{ dataset.target_table }}
 SELECT * FROM {{ staging_table(dag_run) }};
 
-DELETE FROM {{ share.MANIFEST_TABLE }} WHERE run_key = '{{ run_key(dag_run) }}';
+DELETE FROM {{ share.MANIFEST_TABLE }}
+WHERE run_key = '{{ run_key(dag_run) }}';
 
-DELETE FROM {{ share.LEDGER_TABLE }} WHERE run_key = '{{ run_key(dag_run) }}';
+DELETE FROM {{ share.LEDGER_TABLE }}
+WHERE run_key = '{{ run_key(dag_run) }}';
 
 INSERT INTO {{ share.MANIFEST_TABLE }} (run_key, dataset, source_table, row_count, exported_at)
 SELECT

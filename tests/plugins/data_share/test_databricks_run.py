@@ -51,15 +51,18 @@ def hook_class() -> mock.Mock:
 
 
 @pytest.fixture
-def hook(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
+def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[mock.Mock]:
     """Put a stand-in in the place of every Databricks hook."""
     hook_class().reset_mock()
     hook: mock.Mock = hook_class().return_value
-    hook.reset_mock(return_value=True, side_effect=True)
+    for asked in (hook.a_get_run, hook.a_get_run_output):
+        asked.reset_mock(return_value=True, side_effect=True)
     # A function, as the trigger takes it to another thread, which a mock object does not go to.
     hook.cancel_run = mock.create_autospec(lambda run_id: None)
     monkeypatch.setattr(databricks_run, "DatabricksHook", hook_class())
-    return hook
+    yield hook
+    # Not for the next test: it cannot be reset like a mock object.
+    del hook.cancel_run
 
 
 @pytest.fixture(autouse=True)

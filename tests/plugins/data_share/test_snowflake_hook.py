@@ -377,7 +377,7 @@ def test_a_refusal_by_something_in_between_is_told_by_its_reason(
     snowflake: Snowflake, hook: DataShareSnowflakeHook
 ) -> None:
     snowflake.will(response(403, "<html>blocked by the proxy</html>"))
-    with pytest.raises(SnowflakeRefusedError, match="with HTTP 403: the reason. Check user"):
+    with pytest.raises(SnowflakeRefusedError, match=r"with HTTP 403: the reason\. Check user"):
         hook.run_statement("SELECT 1")
 
 

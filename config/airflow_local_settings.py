@@ -1,0 +1,32 @@
+"""
+Airflow's local settings: import what the tasks and triggers of a sync need, once, in the processes that fork them.
+
+Without it, each task process imports the providers anew, and the first trigger stops the triggerer's event loop for the
+seconds that the Databricks hook takes to import. Airflow finds this file when its folder is on PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+_FORKING_COMMANDS = {"scheduler", "triggerer", "celery"}
+_MODULES = (
+    "airflow.providers.databricks.operators.databricks",
+    "data_share.databricks_run",
+    "data_share.snowflake_operators",
+    "data_share.templates",
+)
+
+if _FORKING_COMMANDS & set(sys.argv[1:2]):
+    from airflow.configuration import conf
+
+    plugins = conf.get("core", "plugins_folder")
+    if plugins not in sys.path:
+        sys.path.append(plugins)
+    for _module in _MODULES:
+        importlib.import_module(_module)
+
+if sys.argv[1:2] == ["triggerer"]:
+    # The triggerer answers its triggers through an API server of its own, which it would import with the first trigger.
+    importlib.import_module("airflow.api_fastapi.execution_api.app")

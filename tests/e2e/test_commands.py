@@ -1,0 +1,105 @@
+"""The commands that people type, as they type them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sandbox.settings import PROJECT, Settings
+from sandbox.stack import Stack
+from tests.e2e.share import RunningShare, wait_for
+
+
+def command(state: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "sandbox", *words],
+        cwd=PROJECT,
+        env=os.environ | {"SANDBOX_HOME": str(state)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def output_of(state: Path, *words: str) -> tuple[int, str]:
+    process = command(state, *words)
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
+def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, interrupt: signal.Signals) -> None:
+    stack = Stack(Settings(state=tmp_path / "state", places=1, ports={}))
+    demo = command(stack.state, "demo")
+    try:
+        wait_for(lambda: len(stack.processes()) >= 2, "the demo has started processes")
+        started = stack.processes()
+        demo.send_signal(interrupt)
+        demo.communicate(timeout=60)
+
+        assert demo.returncode == 130
+        assert stack.processes() == []
+        assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    finally:
+        demo.kill()
+        stack.stop()
+
+
+def test_sync_shows_the_steps_and_ends_with_one_line_of_json(share: RunningShare) -> None:
+    code, output = output_of(share.stack.state, "sync", "shared_forecasts")
+
+    assert code == 0, output
+    assert "Sync Complete: 1,461 rows exported, 1,461 loaded, 1,461 in shared_forecasts" in output
+    for step in ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging"):
+        assert f"{step:18} done" in output
+    answer = json.loads(output.splitlines()[-1])
+    assert answer | {"run_key": "", "dag_run_id": "", "seconds": 0} == {
+        "dataset": "shared_forecasts",
+        "state": "success",
+        "run_key": "",
+        "dag_run_id": "",
+        "rows_exported": 1461,
+        "rows_loaded": 1461,
+        "rows_in_target": 1461,
+        "seconds": 0,
+    }
+
+
+def test_a_failed_sync_says_why_and_has_an_exit_code(share: RunningShare) -> None:
+    share.databricks("POST", "/_sandbox/fail_next", {"message": "Out of memory in stage 3"})
+
+    code, output = output_of(share.stack.state, "sync", "shared_forecasts")
+
+    assert code == 1
+    assert "wait_for_export: The Databricks run" in output
+    assert "Out of memory in stage 3" in output
+    assert json.loads(output.splitlines()[-1])["state"] == "failed"
+
+
+def test_a_sync_of_an_unknown_dataset_says_so(share: RunningShare) -> None:
+    code, output = output_of(share.stack.state, "sync", "unknown")
+
+    assert code == 1
+    assert "sync_unknown" in output
+    assert "Traceback" not in output
+
+
+def test_status_and_env_tell_of_the_running_stack(share: RunningShare) -> None:
+    assert "sync_shared_forecasts" in output_of(share.stack.state, "status")[1]
+    code, output = output_of(share.stack.state, "env")
+    assert code == 0
+    assert f"export AIRFLOW_URL={share.endpoints.airflow_url}" in output.splitlines()
+
+
+def test_without_a_stack_the_commands_say_what_to_do(tmp_path: Path) -> None:
+    for words in (["sync", "shared_forecasts"], ["env"]):
+        code, output = output_of(tmp_path, *words)
+        assert (code, output.strip()) == (1, "error: No stack is running. Start one: make up")
+    assert output_of(tmp_path, "down") == (0, "Stopped 0 processes.\n")
