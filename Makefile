@@ -48,6 +48,7 @@ check: .venv/.installed ## Check style, types, SQL and the lock; changes nothing
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/sqlfluff lint --disable-progress-bar include/sql
+	@cd include/sql/databricks && ../../../$(BIN)/sqlfluff lint --disable-progress-bar .
 	@cp requirements.lock .venv/requirements.lock
 	@$(COMPILE) --output-file .venv/requirements.lock
 	@diff requirements.lock .venv/requirements.lock || { echo "requirements.lock is out of date: make lock"; exit 1; }

@@ -111,13 +111,15 @@ def read_datasets(folder: Path = DATASETS_FOLDER) -> tuple[list[Dataset], list[I
     """
     Read every dataset file of a folder, in the order of their names.
 
-    :param folder: folder with ``*.yaml`` files
+    :param folder: folder with ``*.yaml`` files; one that ends in ``.yml`` is an error and not passed over
     :return: the datasets of the valid files, and one error for each of the others
     """
     datasets: list[Dataset] = []
     errors: list[InvalidDatasetError] = []
-    for path in sorted(folder.glob("*.yaml")):
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml")):
         try:
+            if path.suffix == ".yml":
+                raise InvalidDatasetError(path, ["the file's name must end in .yaml"])
             datasets.append(read_dataset(path))
         except InvalidDatasetError as error:
             errors.append(error)

@@ -10,9 +10,16 @@ FAILURE_KEY = "failure"
 
 
 def report_failure(context: Context) -> None:
-    """Leave the reason of a failed task as its XCom: the callback of every task that runs on a worker."""
+    """
+    Leave the reason of a failed task as its XCom: the failure callback of every task.
+
+    For a task that fails in the triggerer, or whose process has died, Airflow calls this in the dag-processor, without
+    the error. There, pushing an XCom would block the parsing of the DAG file until its time-out: the trigger has left
+    the reason itself, and of a process that died there is nothing to tell.
+    """
     error = context.get("exception")
-    context["ti"].xcom_push(key=FAILURE_KEY, value=str(error) if error else "The task ended without an error message.")
+    if error is not None:
+        context["ti"].xcom_push(key=FAILURE_KEY, value=str(error))
 
 
 class RetryTransientErrors(RetryPolicy):

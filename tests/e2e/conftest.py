@@ -46,6 +46,8 @@ def running_share(home: Path, project: Path) -> Iterator[RunningShare]:
         running = RunningShare(stack, stack.start())
         yield running
         running.close()
+        log = (stack.logs / "dag-processor.log").read_text()
+        assert "Unable to decode message" not in log, "a callback asked for what the dag-processor does not answer"
     finally:
         stack.stop()
 

@@ -151,6 +151,14 @@ def test_an_invalid_file_leaves_the_others_valid(tmp_path: Path) -> None:
     assert [error.path for error in invalid] == [bad]
 
 
+def test_a_file_with_another_ending_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    other = path.rename(path.with_suffix(".yml"))
+    assert [(error.path, error.problems) for error in read_datasets(path.parent)[1]] == [
+        (other, ["the file's name must end in .yaml"])
+    ]
+
+
 @pytest.fixture
 def project_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Copy the DAGs and what they read, and have the datasets read from the copy."""
