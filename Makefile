@@ -1,11 +1,13 @@
 # Each command sets up what it needs. Nothing outside this folder is touched.
 .DEFAULT_GOAL := help
-.PHONY: help demo up sync down status logs env test check lock clean
+.PHONY: help demo up sync down status logs env test check docs lock clean
 
 PYTHON ?= python3
 DATASET ?= shared_forecasts
 BIN := .venv/bin
 SANDBOX := $(BIN)/python -m sandbox
+# Airflow makes a folder where it is imported.
+WITH_PACKAGE := AIRFLOW_HOME=$(CURDIR)/.venv/airflow PYTHONPATH=plugins
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --custom-compile-command 'make lock' requirements-dev.txt
 
 help: ## List the commands
@@ -48,10 +50,14 @@ check: .venv/.installed ## Check style, types, SQL and the lock; changes nothing
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/sqlfluff lint --disable-progress-bar include/sql
+	@$(WITH_PACKAGE) $(BIN)/python docs/generate_dataset_docs.py --check
 	@cd include/sql/databricks && ../../../$(BIN)/sqlfluff lint --disable-progress-bar .
 	@cp requirements.lock .venv/requirements.lock
 	@$(COMPILE) --output-file .venv/requirements.lock
 	@diff requirements.lock .venv/requirements.lock || { echo "requirements.lock is out of date: make lock"; exit 1; }
+
+docs: .venv/.installed ## Generate docs/datasets.md and the JSON Schema of dataset files
+	@$(WITH_PACKAGE) $(BIN)/python docs/generate_dataset_docs.py
 
 lock: .venv/.installed ## Resolve requirements*.txt anew into requirements.lock
 	@$(COMPILE) --upgrade --output-file requirements.lock

@@ -2,8 +2,8 @@
 ### Set up Snowflake for the data share
 
 Creates what the syncs need and is not there yet: the staging schema, the stage on the share, the ledger, and the target
-table of each dataset that has a file in `include/sql/snowflake/targets/`. Safe to run again at any time: it changes and
-drops nothing that exists.
+tables: those with a file in `include/sql/snowflake/targets/`, and those of datasets with `create_table: from_columns`.
+Safe to run again at any time: it changes and drops nothing that exists.
 
 **To start it**, press *Trigger*, or send `POST /api/v2/dags/set_up_snowflake/dagRuns` with
 `{"logical_date": null, "conf": {}}`. There is no conf.
@@ -22,6 +22,7 @@ import pendulum
 from airflow.sdk import DAG, chain
 
 from data_share import share
+from data_share.datasets import read_datasets
 from data_share.failures import report_failure
 from data_share.snowflake_operators import SnowflakeStatementsOperator
 
@@ -48,7 +49,7 @@ with DAG(
     dagrun_timeout=timedelta(hours=1),
     default_args=DEFAULT_ARGS,
     template_searchpath=[str(SQL_FOLDER)],
-    user_defined_macros={"share": share},
+    user_defined_macros={"share": share, "datasets": read_datasets()[0]},
     tags=["data-share", "set-up"],
 ):
     create_schemas = SnowflakeStatementsOperator(task_id="create_schemas", sql="create_schemas.sql")
@@ -56,7 +57,7 @@ with DAG(
     create_ledger = SnowflakeStatementsOperator(task_id="create_ledger", sql="create_ledger.sql")
     create_targets = SnowflakeStatementsOperator(
         task_id="create_targets",
-        sql=sorted(f"targets/{path.name}" for path in (SQL_FOLDER / "targets").glob("*.sql")),
+        sql=[*sorted(f"targets/{path.name}" for path in (SQL_FOLDER / "targets").glob("*.sql")), "create_targets.sql"],
     )
 
     chain(create_schemas, create_stage, create_ledger, create_targets)

@@ -10,28 +10,37 @@ transaction. The target never shows rows that did not pass the checks, and never
 {"dag_run_id": "my-own-id", "logical_date": null, "conf": {"requested_by": "ada@example.com"}}
 ```
 
-**Required conf:** none. **Optional conf:** `requested_by`, who wants this sync; it is kept in the ledger.
+**Required conf:** none. **Optional conf:**
+
+- `requested_by`: who wants this sync; it is kept in the ledger.
+- `full_refresh`: replace everything in the target, whatever the dataset's load mode is.
+- `accept_row_change`: publish also when the source has far more or fewer rows than at the last sync.
+- `dry_run`: do everything but publish; the result of `publish` says what would change.
+- `reload_run_key`: load the export of this earlier sync again; Databricks is not asked. An append refuses an export
+  that it has counted: it needs `full_refresh` too.
 
 **The answer** is the XCom `return_value` of `publish`: the row of the ledger `sync_history`. When a step fails, its
 XCom `failure` says why, and the target is as it was.
 
 **A retry** of a step repeats that step. Clearing `export_to_s3` exports again, to a new path; clearing
 `copy_into_staging` loads the same export again; clearing `publish` of an export that is in the ledger changes nothing.
+An append counts each sync once: clearing its tasks afterwards adds nothing.
 """
 
 from __future__ import annotations
 
+import copy
 from datetime import timedelta
 from pathlib import Path
 
 import pendulum
-from airflow.providers.databricks.operators.databricks import DatabricksRunNowOperator
 from airflow.sdk import DAG, Param
 
 from data_share.databricks_run import DatabricksRunSensor
 from data_share.datasets import Dataset, InvalidDatasetDag, read_datasets
+from data_share.export import DatabricksExportOperator
 from data_share.failures import RetryTransientErrors, report_failure
-from data_share.share import EXPORT_JOB_VARIABLE
+from data_share.share import EXPORT_JOB_VARIABLE, LEDGER_TABLE
 from data_share.snowflake_operators import (
     SnowflakeCopyIntoOperator,
     SnowflakePublishOperator,
@@ -53,16 +62,63 @@ DEFAULT_ARGS = {
     "on_failure_callback": report_failure,
 }
 
+# What was exported is what was loaded: the manifest, the answer of COPY INTO and the staging table agree.
+RECONCILIATION = {
+    "rows_match_manifest": "COUNT(*) = {{ copied(ti).rows_exported }}",
+    "rows_parsed_match_manifest": "COUNT(*) >= 0 AND {{ copied(ti).rows_parsed }} = {{ copied(ti).rows_exported }}",
+    "rows_loaded_match_manifest": "COUNT(*) >= 0 AND {{ copied(ti).rows_loaded }} = {{ copied(ti).rows_exported }}",
+    "files_match_manifest": "COUNT(*) >= 0 AND {{ copied(ti).files }} = {{ copied(ti).files_exported }}",
+}
+
 PARAMS = {
     "requested_by": Param(
         default=None,
         type=["null", "string"],
         title="Requested by",
         description="Who wants this sync: a user name or an e-mail address. It is kept in the ledger.",
-        # For Python, $ alone would also match before a line break at the end.
         pattern=r"^[A-Za-z0-9_.@+\- ]{1,100}(?!\n)$",
     ),
+    "full_refresh": Param(
+        default=False,
+        type="boolean",
+        title="Full refresh",
+        description="Replace everything in the target, whatever the dataset's load mode is.",
+    ),
+    "accept_row_change": Param(
+        default=False,
+        type="boolean",
+        title="Accept the change of the row count",
+        description="Publish this time, also when the source has far more or fewer rows than at the last sync.",
+    ),
+    "dry_run": Param(
+        default=False,
+        type="boolean",
+        title="Dry run",
+        description="Do everything but publish. The result of the step publish says what would change.",
+    ),
+    "reload_run_key": Param(
+        default=None,
+        type=["null", "string"],
+        title="Load an earlier export again",
+        description="Run key of an earlier sync, from the ledger. Its export is loaded; Databricks is not asked. "
+        "A dataset that appends needs a full refresh for it.",
+        pattern=r"^[0-9]{8}T[0-9]{6}_[0-9a-f]{8}(?!\n)$",
+    ),
 }
+
+
+def row_change_check(dataset: Dataset) -> dict[str, str]:
+    """Return the check against the row count of the last sync; without a last sync, it passes."""
+    if dataset.max_row_change_percent is None:
+        return {}
+    # The name is validated: it holds letters, digits and underscores.
+    last = f"(SELECT MAX_BY(rows_exported, published_at) FROM {LEDGER_TABLE} WHERE dataset = '{dataset.name}')"  # noqa: S608
+    change = f"ABS(COUNT(*) - {last}) * 100 <= {dataset.max_row_change_percent} * {last}"
+    return {
+        "row_change_acceptable": "{% if params.accept_row_change %}COUNT(*) >= 0{% else %}"
+        f"COALESCE({change}, TRUE)"
+        "{% endif %}"
+    }
 
 
 def sync_dag(dataset: Dataset) -> DAG:
@@ -79,14 +135,15 @@ def sync_dag(dataset: Dataset) -> DAG:
         max_active_runs=1,
         dagrun_timeout=export_timeout + timedelta(hours=6),
         default_args=DEFAULT_ARGS,
-        params=PARAMS,
         template_searchpath=[str(SQL_FOLDER)],
         user_defined_macros=sync_macros(dataset),
         user_defined_filters=SQL_FILTERS,
         tags=["data-share", "sync"],
     ) as dag:
-        export_to_s3 = DatabricksRunNowOperator(
+        export_to_s3 = DatabricksExportOperator(
             task_id="export_to_s3",
+            reload_run_key="{{ params.reload_run_key or '' }}",
+            select_ledger_row="select_ledger_row.sql",
             job_id=f"{{{{ var.value.{EXPORT_JOB_VARIABLE} }}}}",
             job_parameters={
                 "dataset": dataset.name,
@@ -117,29 +174,33 @@ def sync_dag(dataset: Dataset) -> DAG:
             create_staging="create_staging_tables.sql",
             copy_manifest="copy_manifest.sql",
             select_manifest="select_manifest.sql",
+            describe_staging="describe_staging.sql",
             sql="copy_into_staging.sql",
-            dataset=dataset.name,
-            run_key="{{ run_key(dag_run) }}",
-            allow_empty=dataset.allow_empty,
+            dataset=dataset,
+            run_key="{{ manifest_run_key(ti, dag_run, params) }}",
+            staging_table="{{ staging_table(dag_run) }}",
+            # The steps before are skipped when an earlier export is loaded again.
+            trigger_rule="none_failed",
         )
 
         check_staging = SnowflakeTableCheckOperator(
             task_id="check_staging",
             table="{{ staging_table(dag_run) }}",
-            checks={
-                "rows_match_manifest": "COUNT(*) = (SELECT SUM(row_count) FROM {{ staging_manifest(dag_run) }})",
-                **{f"{column}_not_null": f"{column} IS NOT NULL" for column in dataset.required_columns},
-                **dataset.checks,
-            },
+            checks={**RECONCILIATION, **row_change_check(dataset), **dataset.all_checks},
             sql="check_staging.sql",
         )
 
         publish = SnowflakePublishOperator(
             task_id="publish",
-            sql=f"publish_{dataset.load_mode}.sql",
+            sql="publish.sql",
             select_ledger_row="select_ledger_row.sql",
+            count_changes="count_changes.sql",
+            dataset=dataset,
             run_key="{{ run_key(dag_run) }}",
-            export_path="{{ ti.xcom_pull(task_ids='wait_for_export')['export_path'] }}",
+            export_path="{{ export(ti).export_path }}",
+            load_mode="{{ load_mode(params) }}",
+            new_columns="{{ copied(ti).new_columns | tojson }}",
+            preview="{{ params.dry_run }}",
         )
 
         drop_staging = SnowflakeStatementsOperator(
@@ -148,6 +209,9 @@ def sync_dag(dataset: Dataset) -> DAG:
         ).as_teardown()
 
         export_to_s3 >> wait_for_export >> copy_into_staging >> check_staging >> publish >> drop_staging
+
+    # Last, because Airflow would copy and validate them anew for each task: half of the time to parse the DAG.
+    dag.params.update(copy.deepcopy(PARAMS))
     return dag
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import signal
 import sys
@@ -50,6 +51,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         stack = Stack(Settings.from_environment())
+        # Importing the package imports Airflow, which makes its home folder where it is imported.
+        os.environ["AIRFLOW_HOME"] = str(stack.airflow_home)
         if arguments.command == "demo":
             return demo(stack)
         if arguments.command == "up":
@@ -181,7 +184,7 @@ def _show_summary(client: AirflowClient, endpoints: Endpoints, run: dict[str, An
         print(f"  {task['task_id']:18} {task['duration'] or 0:5.2f}")
     table = ledger["target_table"]
     print(f"\nFive rows of {table}")
-    for row in endpoints.query(f"SELECT * FROM {table} ORDER BY weather_date, latitude, longitude LIMIT 5"):
+    for row in endpoints.query(f"SELECT * FROM {table} ORDER BY 1, 2 LIMIT 5"):
         print("  " + "  ".join(str(value) for value in row))
     print("\nThe ledger's row")
     for name, value in ledger.items():

@@ -15,8 +15,11 @@ from sandbox.s3 import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, s3_filesystem
 SHARE_BUCKET = "databricks-snowflake-share"
 LAKE_BUCKET = "unity-catalog"
 FORECASTS = "main.weather.forecasts"
+CITY_TEMPERATURES = "main.weather.city_temperatures"
+DAILY_OBSERVATIONS = "main.weather.daily_observations"
 
 # Seattle-Tacoma airport, where the observations were made.
+STATION = "Seattle-Tacoma"
 STATION_LATITUDE = 47.4444
 STATION_LONGITUDE = -122.3139
 # Further places stand on a grid around it, this many degrees apart.
@@ -27,6 +30,8 @@ FAHRENHEIT_PER_DEGREE_OF_LATITUDE = -1.26
 
 MILLIMETRES_PER_INCH = 25.4
 METRES_PER_MILE = 1609.344
+
+OBSERVED_YEAR = 2015
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}(\.[A-Za-z_][A-Za-z0-9_]{0,127}){2}")
 
@@ -59,18 +64,25 @@ def storage_options(endpoint_url: str) -> dict[str, str]:
 
 def seed(endpoint_url: str, *, places: int = 1) -> None:
     """
-    Make the buckets and the table of weather forecasts, where they are absent.
+    Make the buckets and the source tables, where they are absent.
 
     :param endpoint_url: the stand-in of S3.
-    :param places: number of places; each has 1,461 rows, one a day from 2012 to 2015. The first is the real station.
+    :param places: number of places in the weather forecasts; each has 1,461 rows, one a day from 2012 to
+        2015. The first is the real station.
     """
     filesystem = s3_filesystem(endpoint_url)
     for bucket in (SHARE_BUCKET, LAKE_BUCKET):
         if not filesystem.exists(bucket):
             filesystem.mkdir(bucket)
-    # Not asked of deltalake: its is_deltatable keeps the interpreter lock, and the server may be in this very process.
-    if not filesystem.exists(f"{table_uri(FORECASTS)}/_delta_log"):
-        write_source(endpoint_url, FORECASTS, forecasts(places))
+    tables = {
+        FORECASTS: lambda: forecasts(places),
+        CITY_TEMPERATURES: city_temperatures,
+        DAILY_OBSERVATIONS: daily_observations,
+    }
+    for name, rows in tables.items():
+        # Not asked of deltalake: its is_deltatable keeps the interpreter lock, and the server may be in this process.
+        if not filesystem.exists(f"{table_uri(name)}/_delta_log"):
+            write_source(endpoint_url, name, rows())
 
 
 def write_source(
@@ -122,7 +134,7 @@ def forecasts(places: int = 1) -> pa.Table:
         return np.tile(column, places)
 
     def fahrenheit(celsius: np.ndarray) -> np.ndarray:
-        return np.round(everywhere(celsius) * 9 / 5 + 32 + colder, 2)
+        return np.round(everywhere(_fahrenheit(celsius)) + colder, 2)
 
     return pa.table(
         {
@@ -130,10 +142,59 @@ def forecasts(places: int = 1) -> pa.Table:
             "weather_date": pa.array(everywhere(days), pa.date32()),
             "latitude": latitude,
             "longitude": longitude,
-            "precipitation_in": np.round(everywhere(observed["precipitation"].to_numpy()) / MILLIMETRES_PER_INCH, 3),
-            "wind_mph": np.round(everywhere(observed["wind"].to_numpy()) * 3600 / METRES_PER_MILE, 2),
+            "precipitation_in": everywhere(_inches(observed["precipitation"].to_numpy())),
+            "wind_mph": everywhere(_miles_per_hour(observed["wind"].to_numpy())),
             "weather": pa.array(everywhere(observed["weather"].to_numpy(dtype=object)), pa.string()),
             "forecast_temp_min_f": fahrenheit(observed["temp_min"].to_numpy()),
             "forecast_temp_max_f": fahrenheit(observed["temp_max"].to_numpy()),
         }
     )
+
+
+def city_temperatures() -> pa.Table:
+    """
+    Hourly temperatures of two cities in 2010. The natural key is city and time.
+
+    The frames hold no hour twice, so nothing is dropped here; both lack one hour of 2010-03-14. They name no time zone:
+    the time that they give is kept, and called UTC.
+    """
+    cities = {"Seattle": local_data.seattle_temps(), "San Francisco": local_data.sf_temps()}
+    return pa.concat_tables(
+        pa.table(
+            {
+                "city": pa.array([city] * len(frame), pa.string()),
+                "observed_at": pa.array(frame["date"].to_numpy().astype("datetime64[us]"), pa.timestamp("us", "UTC")),
+                "temperature_f": frame["temp"].to_numpy(),
+            }
+        )
+        for city, frame in cities.items()
+    )
+
+
+def daily_observations() -> pa.Table:
+    """Observed weather of one year, one row a day: a batch of new observations, to be appended."""
+    observed = local_data.seattle_weather()
+    observed = observed[observed["date"].dt.year == OBSERVED_YEAR]
+    return pa.table(
+        {
+            "station": pa.array([STATION] * len(observed), pa.string()),
+            "observed_on": pa.array(observed["date"].to_numpy().astype("datetime64[D]"), pa.date32()),
+            "precipitation_in": _inches(observed["precipitation"].to_numpy()),
+            "temp_min_f": np.round(_fahrenheit(observed["temp_min"].to_numpy()), 2),
+            "temp_max_f": np.round(_fahrenheit(observed["temp_max"].to_numpy()), 2),
+            "wind_mph": _miles_per_hour(observed["wind"].to_numpy()),
+            "weather": pa.array(observed["weather"].to_numpy(dtype=object), pa.string()),
+        }
+    )
+
+
+def _fahrenheit(celsius: np.ndarray) -> np.ndarray:
+    return celsius * 9 / 5 + 32
+
+
+def _inches(millimetres: np.ndarray) -> np.ndarray:
+    return np.round(millimetres / MILLIMETRES_PER_INCH, 3)
+
+
+def _miles_per_hour(metres_per_second: np.ndarray) -> np.ndarray:
+    return np.round(metres_per_second * 3600 / METRES_PER_MILE, 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from typing import Any
 
 share = SimpleNamespace(
     SHARE_URL="s3://share/dataset/",
@@ -16,23 +17,28 @@ share = SimpleNamespace(
     STAGING_SCHEMA="staging",
     LEDGER_TABLE="ledger",
     MANIFEST_TABLE="manifests",
+    TURN_TABLE="turns",
 )
+# Load mode merge, as it has the most to lint; the others are in branches that sqlfluff renders too.
 dataset = SimpleNamespace(
     name="dataset",
     source_table="catalog.schema.source_table",
     target_table="target_table",
-    load_mode="replace",
+    load_mode="merge",
+    merge_keys=("a",),
+    delete_missing=True,
     required_columns=("a", "b"),
-    merge_keys=("a", "b"),
+    create_table="from_columns",
+    columns={"a": "VARCHAR", "b": "NUMBER(38, 0)"},
 )
+datasets = [dataset]
 dag_run = SimpleNamespace(run_id="run", start_date=datetime(2026, 1, 1, tzinfo=UTC))
-params = SimpleNamespace(requested_by=None)
+params = SimpleNamespace(requested_by=None, full_refresh=False, keep_days=7)
 task = SimpleNamespace(
     table="staging.target_table__key",
     checks={"a_known": {"check_statement": "a IS NOT NULL"}, "b_known": {"check_statement": "b IS NOT NULL"}},
 )
-export = SimpleNamespace(export_path="s3://share/dataset/dataset/key/1/", run_id=1)
-ti = SimpleNamespace(xcom_pull=lambda **_: export)
+ti = SimpleNamespace()
 
 
 def run_key(_: object) -> str:
@@ -50,9 +56,49 @@ def staging_manifest(_: object) -> str:
     return "staging.target_table__key__manifest"
 
 
+def export(_: object) -> dict[str, Any]:
+    """Return the export that is loaded."""
+    return {"export_path": "s3://share/dataset/dataset/key/1/", "run_id": 1}
+
+
+def export_attempt(_: object) -> int:
+    """Return the attempt that made the export."""
+    return 1
+
+
 def path_in_stage(_: object) -> str:
     """Return the path of an export in the stage."""
     return "dataset/key/1/"
+
+
+def copied(_: object) -> dict[str, Any]:
+    """Return what the copy handed on."""
+    return {"rows_loaded": 1, "query_ids": ["query"], "columns": ["A", "B"], "new_columns": {}}
+
+
+def load_mode(_: object) -> str:
+    """Return the load mode of a sync."""
+    return dataset.load_mode
+
+
+def columns(_: object, table: str | None = None) -> str:
+    """Return the columns of the staging table."""
+    return f'{table}."A", {table}."B"' if table else '"A", "B"'
+
+
+def keys() -> str:
+    """Return the merge keys."""
+    return '"A"'
+
+
+def same_keys(left: str, right: str) -> str:
+    """Return the condition that two rows have the same keys."""
+    return f'{left}."A" = {right}."A"'
+
+
+def assignments(_: object, table: str) -> str:
+    """Return the assignments of an update."""
+    return f'"B" = {table}."B"'
 
 
 def _sql_string(value: object) -> str:

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import hashlib
+import reprlib
+from collections import Counter
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from airflow.sdk import DAG
 from croniter import croniter
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 DATASETS_FOLDER = Path(__file__).resolve().parents[2] / "include" / "datasets"
 
 _SCHEDULE_PRESETS = {"@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly", "@once", "@continuous"}
 
+CHECKS_OF_EVERY_SYNC = frozenset(
+    {
+        "files_match_manifest",
+        "row_change_acceptable",
+        "rows_loaded_match_manifest",
+        "rows_match_manifest",
+        "rows_parsed_match_manifest",
+    }
+)
+"""Names of the checks that the DAG of a sync adds. A check of a dataset never takes the place of one of them."""
+
 # Names go into SQL, paths and DAG ids without quotes, so they are held to what is safe in all of them.
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
 Column = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")]
+ColumnType = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(BOOLEAN|DATE|TIME|DOUBLE|FLOAT|BINARY|VARIANT|ARRAY|OBJECT|NUMBER(\([0-9]{1,2}(, ?[0-9]{1,2})?\))?"
+        r"|VARCHAR(\([0-9]{1,8}\))?|TIMESTAMP_(NTZ|LTZ|TZ))$"
+    ),
+]
 SourceTable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+\.[A-Za-z0-9_]+\.[A-Za-z0-9_]+$")]
 TargetTable = Annotated[
     str, StringConstraints(pattern=r"^([A-Za-z_][A-Za-z0-9_]*\.){0,2}[A-Za-z_][A-Za-z0-9_]{0,199}$")
@@ -31,7 +52,22 @@ class LoadMode(StrEnum):
     """How a sync changes the target table."""
 
     REPLACE = "replace"
-    """The target holds exactly what was exported: ``INSERT OVERWRITE INTO``."""
+    """The target holds exactly what was exported."""
+    APPEND = "append"
+    """What was exported is added, once for each sync."""
+    MERGE = "merge"
+    """Rows with a known key are updated, the others are inserted."""
+
+
+class SchemaDrift(StrEnum):
+    """What happens when the export has a column that the target does not have. A missing column is always a failure."""
+
+    STRICT = "strict"
+    """The sync fails and lists the columns."""
+    IGNORE_NEW = "ignore_new"
+    """The new columns are left out."""
+    ADD_NEW = "add_new"
+    """The new columns are added to the target."""
 
 
 class Dataset(BaseModel):
@@ -39,22 +75,69 @@ class Dataset(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: DatasetName
+    name: DatasetName = Field(description="The file's name; not a field of the file.")
     description: str = Field(min_length=1, description="One sentence for the people who press Sync.")
-    source_table: SourceTable = Field(description="Unity Catalog name: catalog.schema.table.")
-    target_table: TargetTable = Field(description="Snowflake table; without a schema, in the connection's schema.")
-    load_mode: LoadMode = Field(description="How the target changes.")
-    schedule: str | None = Field(default=None, description="Cron expression in UTC or a preset such as @daily.")
-    export_timeout_minutes: int = Field(
-        default=120, ge=1, le=1440, description="An export that takes longer is cancelled on Databricks."
+    source_table: SourceTable = Field(description="Unity Catalog name of the source: `catalog.schema.table`.")
+    target_table: TargetTable = Field(
+        description="Snowflake table, `table`, `schema.table` or `database.schema.table`; what is left out is the "
+        "connection's. One dataset each."
     )
-    allow_empty: bool = Field(default=False, description="Whether an export without a row is loaded.")
+    load_mode: LoadMode = Field(
+        description="`replace`: the target holds exactly what was exported. `append`: it is added, once for each sync. "
+        "`merge`: rows with a known key are updated, the others inserted."
+    )
+    merge_keys: tuple[Column, ...] = Field(
+        default=(), description="For `merge`: the columns that together identify a row. Unique and never NULL."
+    )
+    delete_missing: bool = Field(
+        default=False,
+        strict=True,
+        description="For `merge`: whether target rows that are not in the export are deleted.",
+    )
+    schedule: str | None = Field(
+        default=None, description="Cron expression in UTC, or a preset such as `@daily`. Without it: on request only."
+    )
     required_columns: tuple[Column, ...] = Field(
-        min_length=1, description="Columns of the target without a NULL in any row of a sync."
+        min_length=1, description="Columns without a NULL in any row of a sync. At least one."
     )
     checks: dict[CheckName, Condition] = Field(
-        default_factory=dict, description="Named conditions in Snowflake SQL that hold for each row, or for the whole."
+        default_factory=dict,
+        description="Conditions in Snowflake SQL by name. Each holds for every row or, with aggregates, for the whole "
+        "export. NULL is not true.",
     )
+    max_row_change_percent: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        strict=True,
+        description="Largest change of the number of exported rows since the last sync, in percent. A sync beyond it "
+        "fails, unless its conf says `accept_row_change`.",
+    )
+    allow_empty: bool = Field(default=False, strict=True, description="Whether an export without a row is right.")
+    schema_drift: SchemaDrift = Field(
+        default=SchemaDrift.STRICT,
+        description="When the export has new columns: `strict` fails, `ignore_new` leaves them out, `add_new` adds "
+        "them to the target. A column that is missing in the export always fails.",
+    )
+    export_timeout_minutes: int = Field(
+        default=120, ge=1, le=1440, strict=True, description="An export that takes longer is cancelled on Databricks."
+    )
+    create_table: Literal["from_columns"] | None = Field(
+        default=None,
+        description="`from_columns`: the DAG `set_up_snowflake` creates the target from `columns`. Without it, the "
+        "target is created by a file in `include/sql/snowflake/targets/`, or by its owners.",
+    )
+    columns: dict[Column, ColumnType] = Field(
+        default_factory=dict, description="For `create_table`: the Snowflake type of each column of the target."
+    )
+
+    @field_validator("checks")
+    @classmethod
+    def _no_comments(cls, value: dict[str, str]) -> dict[str, str]:
+        # A comment would hide the rest of the query that the condition becomes a part of.
+        if commented := [name for name, condition in value.items() if "--" in condition or "/*" in condition]:
+            raise ValueError(f"{', '.join(commented)} holds a comment; leave it out, or put it beside the check")
+        return value
 
     @field_validator("schedule")
     @classmethod
@@ -63,10 +146,52 @@ class Dataset(BaseModel):
             return value
         raise ValueError(f"{value!r} is neither a cron expression nor one of {', '.join(sorted(_SCHEDULE_PRESETS))}")
 
+    @field_validator("merge_keys", "required_columns", "columns")
+    @classmethod
+    def _columns_differ(cls, value: Collection[str]) -> Collection[str]:
+        # Snowflake does not tell names by their case.
+        repeated = [name for name, count in Counter(column.upper() for column in value).items() if count > 1]
+        if repeated:
+            raise ValueError(f"{', '.join(repeated)} is there more than once (case does not count)")
+        return value
+
+    @model_validator(mode="after")
+    def _fields_go_together(self) -> Dataset:
+        if self.load_mode is LoadMode.MERGE and not self.merge_keys:
+            raise ValueError("merge_keys: load_mode merge needs at least one")
+        for field in ("merge_keys", "delete_missing"):
+            if self.load_mode is not LoadMode.MERGE and getattr(self, field):
+                raise ValueError(f"{field}: only for load_mode merge, not for {self.load_mode}")
+        if self.create_table and not self.columns:
+            raise ValueError("columns: create_table from_columns needs them")
+        if self.columns and not self.create_table:
+            raise ValueError("columns: only with create_table: from_columns")
+        known = {column.upper() for column in self.columns}
+        for field in ("merge_keys", "required_columns"):
+            if known and (unknown := [column for column in getattr(self, field) if column.upper() not in known]):
+                raise ValueError(f"{field}: {', '.join(unknown)} not in columns")
+        if taken := [name for name in self.checks if name in CHECKS_OF_EVERY_SYNC or name in self._implied_checks]:
+            raise ValueError(f"checks: {', '.join(taken)} would replace the check of this name that each sync has")
+        return self
+
     @property
     def dag_id(self) -> str:
         """The DAG that syncs this dataset."""
         return f"sync_{self.name}"
+
+    @property
+    def all_checks(self) -> dict[str, str]:
+        """Conditions of the dataset by name: its own, and those that follow from its columns and keys."""
+        return {**self._implied_checks, **self.checks}
+
+    @property
+    def _implied_checks(self) -> dict[str, str]:
+        keys = ", ".join(self.merge_keys)
+        never_null = dict.fromkeys((*self.merge_keys, *self.required_columns))
+        return {
+            **{f"{column}_not_null": f"{column} IS NOT NULL" for column in never_null},
+            **({"merge_keys_unique": f"COUNT(*) = COUNT(DISTINCT {keys})"} if keys else {}),
+        }
 
 
 class InvalidDatasetError(ValueError):
@@ -78,6 +203,10 @@ class InvalidDatasetError(ValueError):
         super().__init__(f"{'/'.join(path.parts[-3:])} is not a valid dataset file:\n  " + "\n  ".join(problems))
 
 
+# What is not written for this project is not worth the time of the dag-processor.
+_MOST_CHARACTERS = 100_000
+
+
 def read_dataset(path: Path) -> Dataset:
     """
     Read one dataset file.
@@ -86,9 +215,12 @@ def read_dataset(path: Path) -> Dataset:
     :raises InvalidDatasetError: for a file that is no YAML mapping or has a missing, unknown or wrong field
     """
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidDatasetError(path, [f"it cannot be read as YAML: {error}"]) from None
+        text = path.read_text(encoding="utf-8")
+        if len(text) > _MOST_CHARACTERS:
+            raise ValueError(f"more than {_MOST_CHARACTERS} characters")
+        content: Any = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - it is a safe one
+    except Exception as error:  # also what Python's types raise: ValueError for the date 2026-02-30
+        raise InvalidDatasetError(path, [f"it cannot be read as YAML: {_in_one_line(error)}"]) from None
     if not isinstance(content, dict):
         raise InvalidDatasetError(path, ["it must hold fields, as in 'source_table: main.weather.forecasts'"])
     if "name" in content:
@@ -96,31 +228,95 @@ def read_dataset(path: Path) -> Dataset:
     try:
         return Dataset.model_validate({"name": path.stem, **content})
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']} (found: {_shown(problem)})"
-            for problem in error.errors()
-        ]
-        raise InvalidDatasetError(path, problems) from None
+        raise InvalidDatasetError(path, _in_words(error)) from None
 
 
-def _shown(problem: Any) -> str:
-    return "nothing" if problem["type"] == "missing" else repr(problem["input"])
+_MOST_PROBLEMS = 20
+# Of a wrong value, a message shows no more than this: aliases make a huge value of a small file.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 200
+_SHORT.maxlong = _SHORT.maxother = 100
+_SHORT.maxlevel = 2
+
+
+def _in_words(error: ValidationError) -> list[str]:
+    problems = error.errors(include_url=False)
+    # A list whose items are wrong is "too short" as well, after they are taken out: the items are the reason.
+    with_wrong_items = {problem["loc"][:-1] for problem in problems}
+    lines = []
+    for problem in problems:
+        if problem["type"] == "too_short" and problem["loc"] in with_wrong_items:
+            continue
+        message = problem["msg"].removeprefix("Value error, ")
+        for python, words in (("Tuple", "List"), ("valid tuple", "list"), ("valid dictionary", "mapping")):
+            message = message.replace(python, words)
+        if problem["loc"]:
+            found = "nothing" if problem["type"] == "missing" else _shown(problem["input"])
+            message = f"{'.'.join(str(part) for part in problem['loc'])}: {message} (found: {found})"
+        lines.append(message)
+    if len(lines) > _MOST_PROBLEMS:
+        lines[_MOST_PROBLEMS:] = [f"and {len(lines) - _MOST_PROBLEMS} more"]
+    return lines
+
+
+def _shown(value: object) -> str:
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python writes out no number of more than 4300 digits
+        return "a huge number"
+
+
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        return ": ".join(part for part in (error.context, error.problem) if part) + place
+    return " ".join(str(error).split())
+
+
+class _StrictLoader(yaml.CSafeLoader):
+    """
+    Reads YAML as data only.
+
+    It refuses a field that is there twice, of which YAML would silently keep the last, and ``<<``, with which a small
+    file grows without bounds.
+    """
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, "<< is not supported", key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"{key.value} is there more than once"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
 
 
 def read_datasets(folder: Path = DATASETS_FOLDER) -> tuple[list[Dataset], list[InvalidDatasetError]]:
     """
     Read every dataset file of a folder, in the order of their names.
 
-    :param folder: folder with ``*.yaml`` files; one that ends in ``.yml`` is an error and not passed over
+    :param folder: folder with ``*.yaml`` files; one that ends in ``.yml`` or ``.YAML`` is an error and not passed over
     :return: the datasets of the valid files, and one error for each of the others
     """
     datasets: list[Dataset] = []
     errors: list[InvalidDatasetError] = []
-    for path in sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml")):
+    targets: dict[str, str] = {}
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in (".yaml", ".yml")):
         try:
-            if path.suffix == ".yml":
+            if path.suffix != ".yaml":
                 raise InvalidDatasetError(path, ["the file's name must end in .yaml"])
-            datasets.append(read_dataset(path))
+            dataset = read_dataset(path)
+            target = dataset.target_table.upper()
+            if target in targets:
+                raise InvalidDatasetError(
+                    path, [f"target_table: {dataset.target_table} is the target of {targets[target]} too"]
+                )
+            targets[target] = dataset.name
+            datasets.append(dataset)
         except InvalidDatasetError as error:
             errors.append(error)
     return datasets, errors

@@ -27,6 +27,9 @@ LEDGER_TABLE = "sync_history"
 MANIFEST_TABLE = "export_manifests"
 """The manifests of the published syncs."""
 
+TURN_TABLE = "publish_turns"
+"""One row per dataset: which sync published last, and when it was staged."""
+
 EXPORT_JOB_VARIABLE = "data_share_export_job_id"
 """Airflow Variable with the id of the Databricks job that exports."""
 
@@ -83,6 +86,15 @@ def staging_table(target_table: str, key: str) -> str:
 def staging_manifest(target_table: str, key: str) -> str:
     """Return the table that one run loads its manifest into."""
     return f"{staging_table(target_table, key)}__manifest"
+
+
+def staged_by_run_of(table: str) -> datetime | None:
+    """Return the time of the run whose staging table this is; None for a name that no run gave."""
+    found = re.fullmatch(r"[A-Z0-9_]+__([0-9]{8}T[0-9]{6})_[0-9A-F]{8}(__MANIFEST)?", table)
+    try:
+        return datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) if found else None
+    except ValueError:
+        return None
 
 
 def sql_string(value: object) -> str:

@@ -35,7 +35,16 @@ _TRANSIENT_CODES = frozenset({"000603", "000625"})
 
 
 class SnowflakeStatementError(AirflowFailException):
-    """Snowflake ended a statement with an error: another attempt would end the same way."""
+    """
+    Snowflake ended a statement with an error: another attempt would end the same way.
+
+    :param message: what happened, in Snowflake's words
+    :param code: Snowflake's error code, e.g. ``002003``
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class SnowflakeTransientError(AirflowException):
@@ -88,6 +97,13 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
             port = f":{extra['port']}" if extra.get("port") else ""
             return f"{extra.get('protocol', 'https')}://{extra['host']}{port}/api/v2/statements"
         return f"{self.account_identifier}.snowflakecomputing.com/api/v2/statements"
+
+    def asset_uri(self, table: str) -> str:
+        """Return the address of a table as an Airflow asset: ``snowflake://<account>/<database>/<schema>/<table>``."""
+        connection = self._get_conn_params()
+        given = table.split(".")
+        parts = [connection["account"], *[connection["database"], connection["schema"]][: 3 - len(given)], *given]
+        return f"snowflake://{'/'.join(str(part) for part in parts)}".lower()
 
     def run_statement(
         self,
@@ -241,7 +257,7 @@ def _statement_error(answer: dict[str, Any], handle: str) -> SnowflakeStatementE
     code = str(answer.get("code", "?"))
     query_id = answer.get("statementHandle") or handle or "none"
     message = f"Snowflake: {str(answer.get('message', 'no message')).strip()} (code {code}, query id {query_id})"
-    return SnowflakeTransientError(message) if code in _TRANSIENT_CODES else SnowflakeStatementError(message)
+    return SnowflakeTransientError(message) if code in _TRANSIENT_CODES else SnowflakeStatementError(message, code)
 
 
 def _why_refused(response: requests.Response) -> str:

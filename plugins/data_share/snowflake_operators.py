@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import Sequence
-from datetime import date, datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
 from typing import Any, NoReturn
 
 from airflow.providers.common.sql.operators.sql import SQLTableCheckOperator
 from airflow.providers.snowflake.operators.snowflake import SnowflakeSqlApiOperator
-from airflow.sdk import Context
+from airflow.sdk import Asset, AssetAlias, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from data_share.share import run_key_of
+from data_share.datasets import Dataset, LoadMode
+from data_share.schema_drift import columns_to_add
+from data_share.share import STAGING_SCHEMA, run_key_of, staged_by_run_of
 from data_share.snowflake_hook import (
     STATEMENT_TIMEOUT_SECONDS,
     DataShareSnowflakeHook,
+    SnowflakeStatementError,
     StatementResult,
     request_id,
 )
 
 TARGET_UNCHANGED = "The target is as it was."
+
+_SHOWN_ROWS = 5
+_TOLD_OF_ASSET = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
+# In an answer to several statements, the code is 100132 whatever the reason is, and the reason is in the message.
+_REFUSED_BY_LEDGER = "NULL result in a non-nullable column"
 
 
 class NothingLoadedError(AirflowFailException):
@@ -35,6 +44,10 @@ class ManifestError(AirflowFailException):
 
 class CheckFailedError(AirflowFailException):
     """The staged rows are not fit to be published."""
+
+
+class SupersededError(AirflowFailException):
+    """Another sync was published in the meantime, which this one must not undo."""
 
 
 class PublishError(AirflowException):
@@ -103,28 +116,32 @@ class SnowflakeStatementsOperator(SnowflakeSqlApiOperator):
 
 class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
     """
-    Creates the staging tables of this run, copies the manifest and the data into them, and counts.
+    Creates the staging tables of this run, compares the columns, copies manifest and data into them, and counts.
 
     Takes the place of ``SnowflakeOperator``, which left the provider with version 6. The provider's own
     ``CopyFromExternalStageToSnowflakeOperator`` (6.20.0) signs in with the connector and does not return the counts.
 
-    Returns ``files``, ``rows_exported`` (from the manifest), ``rows_parsed``, ``rows_loaded`` and ``query_ids``.
+    Returns ``files``, ``files_exported``, ``rows_exported`` (both from the manifest), ``rows_parsed``, ``rows_loaded``,
+    ``columns`` (of the staging table), ``new_columns`` (to add to the target, with their types) and ``query_ids``.
 
     :param create_staging: file that creates the staging tables anew
     :param copy_manifest: file with the COPY INTO of the manifest
-    :param select_manifest: file that selects the manifest's ``dataset``, ``run_key`` and ``row_count``
+    :param select_manifest: file that selects the manifest
+    :param describe_staging: file that describes the staging table, which has the target's columns
     :param sql: file with the COPY INTO of the data; its answer is counted
-    :param dataset: dataset that the manifest must be of
+    :param dataset: what is loaded
     :param run_key: run key that the manifest must be of; a template
-    :param allow_empty: whether an export without a row is right
+    :param staging_table: the staging table; a template
     """
 
     template_fields: Sequence[str] = (
         "create_staging",
         "copy_manifest",
         "select_manifest",
+        "describe_staging",
         "sql",
         "run_key",
+        "staging_table",
         "snowflake_conn_id",
     )
 
@@ -134,57 +151,68 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         create_staging: str,
         copy_manifest: str,
         select_manifest: str,
+        describe_staging: str,
         sql: str,
-        dataset: str,
+        dataset: Dataset,
         run_key: str,
-        allow_empty: bool = False,
+        staging_table: str,
         **kwargs: Any,
     ) -> None:
         super().__init__(sql=sql, **kwargs)
         self.create_staging = create_staging
         self.copy_manifest = copy_manifest
         self.select_manifest = select_manifest
+        self.describe_staging = describe_staging
         self.dataset = dataset
         self.run_key = run_key
-        self.allow_empty = allow_empty
+        self.staging_table = staging_table
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Load the staging tables of this run."""
         self._context = context
         self._run_file(self.create_staging, "create staging")
         manifest_copy = self._run_file(self.copy_manifest, "copy manifest")[-1]
-        manifest = self._run_file(self.select_manifest, "select manifest")[-1]
-        rows_exported = self._rows_exported(manifest.rows)
+        manifest = self._checked_manifest(self._run_file(self.select_manifest, "select manifest")[-1].rows)
+        columns = [row["name"] for row in self._run_file(self.describe_staging, "describe staging")[-1].rows]
+        new_columns = columns_to_add(
+            manifest["COLUMN_TYPES"], columns, self.dataset.schema_drift, self.dataset.target_table
+        )
+        if new_columns:
+            self._run_file(add_columns(self.staging_table, new_columns), "add columns")
         copy = self._run_file(str(self.sql), "copy data")[-1]
         # Without a file to load, the answer is one row with one column, `status`.
         files = [row for row in copy.rows if "rows_loaded" in row]
         counts = {name: sum(row[name] for row in files) for name in ("rows_parsed", "rows_loaded")}
-        if counts["rows_loaded"] == 0 and not (self.allow_empty and rows_exported == 0):
+        if counts["rows_loaded"] == 0 and not (self.dataset.allow_empty and manifest["ROW_COUNT"] == 0):
             raise NothingLoadedError(
-                f"COPY INTO loaded nothing: it found {len(files)} file(s), while the manifest counts {rows_exported} "
-                f"exported row(s) (query id {copy.query_id}). {TARGET_UNCHANGED} Look at the files of the export; if "
-                "the source may be empty, say allow_empty: true in the dataset file."
+                f"COPY INTO loaded nothing: it found {len(files)} file(s), while the manifest counts "
+                f"{manifest['ROW_COUNT']} exported row(s) (query id {copy.query_id}). {TARGET_UNCHANGED} Look at the "
+                "files of the export; if the source may be empty, say allow_empty: true in the dataset file."
             )
         return {
-            "files": len(files),
-            "rows_exported": rows_exported,
+            "files": sum(1 for row in files if row["rows_loaded"]),
+            "files_exported": manifest["FILE_COUNT"],
+            "rows_exported": manifest["ROW_COUNT"],
             **counts,
+            "columns": [*columns, *new_columns],
+            "new_columns": new_columns,
             "query_ids": [manifest_copy.query_id, copy.query_id],
         }
 
-    def _rows_exported(self, manifests: list[dict[str, Any]]) -> int:
+    def _checked_manifest(self, manifests: list[dict[str, Any]]) -> dict[str, Any]:
         if len(manifests) != 1:
             raise ManifestError(
                 f"The export left {len(manifests)} manifest rows instead of one: without its manifest, an export did "
-                f"not finish. {TARGET_UNCHANGED} Look at the Databricks run, then start the sync again."
+                f"not finish, or its files have expired. {TARGET_UNCHANGED} Look at the Databricks run, then start "
+                "the sync again."
             )
         manifest = manifests[0]
-        if (manifest["DATASET"], manifest["RUN_KEY"]) != (self.dataset, self.run_key):
+        if (manifest["DATASET"], manifest["RUN_KEY"]) != (self.dataset.name, self.run_key):
             raise ManifestError(
                 f"The manifest is of dataset {manifest['DATASET']!r} and run key {manifest['RUN_KEY']!r} instead of "
-                f"{self.dataset!r} and {self.run_key!r}. {TARGET_UNCHANGED} Check the parameters of the export job."
+                f"{self.dataset.name!r} and {self.run_key!r}. {TARGET_UNCHANGED} Check the export job's parameters."
             )
-        return int(manifest["ROW_COUNT"])
+        return manifest
 
 
 class SnowflakeTableCheckOperator(SQLTableCheckOperator):
@@ -236,58 +264,172 @@ class SnowflakeTableCheckOperator(SQLTableCheckOperator):
 
     def _raise_exception(self, exception_string: str) -> NoReturn:
         failed = [name for name, check in self.checks.items() if not check.get("success")]
-        conditions = "; ".join(f"{name}: {self.checks[name]['check_statement']}" for name in failed)
+        told = "\n".join(f"- {name}: {self._told(str(self.checks[name]['check_statement']))}" for name in failed)
         raise CheckFailedError(
-            f"{len(failed)} of {len(self.checks)} checks failed on {self.table} - {conditions}. {TARGET_UNCHANGED} "
-            "Correct the source, or the dataset file if the check is wrong, and start the sync again."
+            f"{len(failed)} of {len(self.checks)} checks failed on {self.table}. {TARGET_UNCHANGED} Correct the "
+            f"source, or the dataset file if a check is wrong, and start the sync again.\n{told}"
         )
+
+    def _told(self, condition: str) -> str:
+        """Return a failed condition with the rows for which it is not true, as far as it is one that rows have."""
+        offending = f"FROM {self.table} WHERE NOT COALESCE(({condition}), FALSE)"
+        try:
+            count = self._hook.run_statement(f"SELECT COUNT(*) AS total {offending}").rows[0]["TOTAL"]
+            rows = self._hook.run_statement(f"SELECT * {offending} LIMIT {_SHOWN_ROWS}").rows
+        except Exception as error:
+            # Mostly an aggregate, which has no place in WHERE: the condition is about the whole table. Whatever it is,
+            # it must not hide which check failed.
+            self.log.info("No rows to show for %s: %s", condition, error)
+            return condition
+        shown = "; ".join(", ".join(f"{name}={value}" for name, value in row.items())[:300] for row in rows)
+        return f"{condition}. Not so for {count:,} row(s), e.g. {shown}"
 
 
 class SnowflakePublishOperator(SnowflakeStatementsOperator):
     """
-    Changes the target and writes the ledger row in one transaction; returns the ledger row.
+    Changes the target and writes the ledger row in one transaction; returns the row, and tells it as an asset event.
 
-    A repetition finds in the ledger that this export was published, and changes nothing.
+    A repetition finds in the ledger that this export was published, and changes nothing. A preview changes nothing and
+    returns what would change.
 
     :param sql: file with the transaction, from BEGIN to COMMIT
     :param select_ledger_row: file that selects the ledger row; its one ``?`` is the run key
+    :param count_changes: file that counts what would change, for a preview
+    :param dataset: what is published
     :param run_key: run key of this sync; a template
-    :param export_path: the export that is loaded; a template
+    :param export_path: the export that is published; a template
+    :param load_mode: load mode of this sync; a template
+    :param new_columns: columns to add to the target, with their types, as JSON; a template
+    :param preview: ``True`` to count what would change and do nothing; a template
     """
 
-    template_fields: Sequence[str] = ("sql", "select_ledger_row", "run_key", "export_path", "snowflake_conn_id")
+    template_fields: Sequence[str] = (
+        "sql",
+        "select_ledger_row",
+        "count_changes",
+        "run_key",
+        "export_path",
+        "load_mode",
+        "new_columns",
+        "preview",
+        "snowflake_conn_id",
+    )
 
-    def __init__(self, *, sql: str, select_ledger_row: str, run_key: str, export_path: str, **kwargs: Any) -> None:
-        super().__init__(sql=sql, **kwargs)
+    def __init__(
+        self,
+        *,
+        sql: str,
+        select_ledger_row: str,
+        count_changes: str,
+        dataset: Dataset,
+        run_key: str,
+        export_path: str,
+        load_mode: str,
+        new_columns: str,
+        preview: str,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(sql=sql, outlets=[AssetAlias(dataset.name)], **kwargs)
         self.select_ledger_row = select_ledger_row
+        self.count_changes = count_changes
+        self.dataset = dataset
         self.run_key = run_key
         self.export_path = export_path
+        self.load_mode = load_mode
+        self.new_columns = new_columns
+        self.preview = preview
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Publish, unless it has been done."""
         self._context = context
+        if self.preview == "True":
+            changes = self._run_file(self.count_changes, "count changes")[-1].rows[0]
+            return {"dry_run": True, "load_mode": self.load_mode, **_json_row(changes)}
         row = self._ledger_row("ledger before")
-        if row is not None and row["export_path"] == self.export_path:
-            self.log.info("The ledger says that %s was published before: nothing is left to do", self.export_path)
+        if row is not None and self._is_published(row):
+            self.log.info("The ledger says that %s was published before: nothing is left to do", row["export_path"])
+            # Told again, as the attempt that published may have died before Airflow knew: at least once, not at most.
+            self._tell_asset(context, row)
             return row
+        new_columns = json.loads(self.new_columns)
+        if new_columns:
+            # DDL, hence before the transaction. A column without values does no harm when the publish then fails.
+            self._run_file(add_columns(self.dataset.target_table, new_columns), "add columns")
         statements = self._hook.split_sql_string(str(self.sql), strip_semicolon=True)
-        self._hook.run_transaction(
-            ";\n".join(statements) + ";",
-            len(statements),
-            request_id=self._request_id("publish"),
-            timeout_seconds=self.statement_timeout,
-            on_start=self._remember,
-        )
-        row = self._ledger_row("ledger after")
+        try:
+            self._hook.run_transaction(
+                ";\n".join(statements) + ";",
+                len(statements),
+                request_id=self._request_id("publish"),
+                timeout_seconds=self.statement_timeout,
+                on_start=self._remember,
+            )
+        except SnowflakeStatementError as error:
+            if _REFUSED_BY_LEDGER not in str(error):
+                raise
+            # The ledger refuses the row: another process of this sync was faster, or this sync may not publish.
+            row = self._ledger_row("ledger after refusal")
+            if row is None or not self._is_published(row):
+                raise SupersededError(
+                    f"{self.export_path} is not published: a sync of {self.dataset.name} that was staged later is "
+                    "published already, this export was appended before, or its staging tables are not as they were "
+                    "when they were checked. This attempt changed nothing."
+                ) from error
+        else:
+            row = self._ledger_row("ledger after")
         if row is None:
             raise PublishError(
                 f"The transaction of run key {self.run_key} ended well, but the ledger has no row of it."
             )
+        self._tell_asset(context, row)
         return row
+
+    def _is_published(self, row: dict[str, Any]) -> bool:
+        # An append counts a run key once, ever; otherwise an export that was made again takes the place of the first.
+        return self.load_mode == LoadMode.APPEND or row["export_path"] == self.export_path
 
     def _ledger_row(self, place: str) -> dict[str, Any] | None:
         rows = self._run_file(self.select_ledger_row, place, bindings=[self.run_key])[-1].rows
-        return {name.lower(): _json_value(value) for name, value in rows[0].items()} if rows else None
+        return _json_row(rows[0]) if rows else None
+
+    def _tell_asset(self, context: Context, row: dict[str, Any]) -> None:
+        asset = Asset(self._hook.asset_uri(self.dataset.target_table))
+        extra = {name: row[name] for name in _TOLD_OF_ASSET}
+        context["outlet_events"][AssetAlias(self.dataset.name)].add(asset, extra=extra)
+
+
+class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):
+    """
+    Drops the staging tables of old runs; returns their names and the exports that are old.
+
+    :param sql: file that lists the staging tables
+    :param select_old_exports: file that lists the old exports
+    :param keep_days: age in days from which a run counts as old, by the time in its run key; a template
+    """
+
+    template_fields: Sequence[str] = ("sql", "select_old_exports", "keep_days", "snowflake_conn_id")
+
+    def __init__(self, *, sql: str, select_old_exports: str, keep_days: str, **kwargs: Any) -> None:
+        super().__init__(sql=sql, **kwargs)
+        self.select_old_exports = select_old_exports
+        self.keep_days = keep_days
+
+    def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
+        """Clean up."""
+        self._context = context
+        oldest = datetime.now(UTC) - timedelta(days=int(self.keep_days))
+        tables = [str(row["name"]) for row in self._run_file(str(self.sql), "list staging")[-1].rows]
+        dropped = [table for table in tables if (began := staged_by_run_of(table)) and began < oldest]
+        for table in dropped:
+            self._run_file(f'DROP TABLE IF EXISTS {STAGING_SCHEMA}."{table}"', f"drop {table}")
+        exports = [_json_row(row) for row in self._run_file(self.select_old_exports, "old exports")[-1].rows]
+        self.log.info("Dropped %s staging table(s); %s export(s) are old", len(dropped), len(exports))
+        return {"dropped_tables": dropped, "old_exports": exports}
+
+
+def add_columns(table: str, columns: Mapping[str, str]) -> str:
+    """Return the statements that add columns which are not there yet; names and types must be safe."""
+    return ";\n".join(f'ALTER TABLE {table} ADD COLUMN IF NOT EXISTS "{name}" {kind}' for name, kind in columns.items())
 
 
 def _running(context: Context | None) -> Context:
@@ -307,6 +449,10 @@ def _query_tag(context: Context | None) -> dict[str, Any]:
         "try": ti.try_number,
         "run_key": run_key_of(context["dag_run"]),
     }
+
+
+def _json_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.lower(): _json_value(value) for name, value in row.items()}
 
 
 def _json_value(value: Any) -> Any:

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from data_share import share
-from data_share.datasets import Dataset
+from data_share.datasets import Dataset, LoadMode
 
 
 def sync_macros(dataset: Dataset) -> dict[str, Any]:
     """
-    Return the macros of a dataset's DAG; most take ``dag_run``, which every template has.
+    Return the macros of a dataset's DAG. Each takes what templates have: ``dag_run``, ``ti`` or ``params``.
 
-    ``dataset`` and ``share`` are the dataset and the names of the share; ``run_key(dag_run)``,
-    ``export_path(dag_run, attempt)``, ``staging_table(dag_run)``, ``staging_manifest(dag_run)`` name the things of one
-    sync; ``path_in_stage(export)`` takes what ``wait_for_export`` returned.
+    ``dataset`` and ``share``: the dataset, and the names of the share.
+
+    ``run_key(dag_run)``, ``export_path(dag_run, attempt)``, ``staging_table(dag_run)``, ``staging_manifest(dag_run)``:
+    the names of one sync's things.
+
+    ``export(ti)``, ``export_attempt(ti)``, ``path_in_stage(ti)``, ``copied(ti)``: what the steps before handed on.
+
+    ``manifest_run_key(ti, dag_run, params)``: the run key that the loaded export was made under.
+
+    ``load_mode(params)``: the load mode of this sync. ``columns(ti, table)``, ``keys()``,
+    ``same_keys(left, right)``, ``assignments(ti, table)``: lists of columns for SQL.
     """
 
     def of_run(name: Callable[[str, str], str]) -> Callable[[Any], str]:
         return lambda dag_run: name(dataset.target_table, share.run_key_of(dag_run))
+
+    def copied(ti: Any) -> dict[str, Any]:
+        result: dict[str, Any] = ti.xcom_pull(task_ids="copy_into_staging")
+        return result
+
+    def columns(ti: Any, table: str | None = None) -> str:
+        return ", ".join(_quoted(column, table) for column in copied(ti)["columns"])
+
+    def keys() -> str:
+        return ", ".join(_quoted(key) for key in dataset.merge_keys)
+
+    def same_keys(left: str, right: str) -> str:
+        return " AND ".join(f"{_quoted(key, left)} = {_quoted(key, right)}" for key in dataset.merge_keys)
+
+    def assignments(ti: Any, table: str) -> str:
+        known = {key.upper() for key in dataset.merge_keys}
+        return ", ".join(
+            f"{_quoted(column)} = {_quoted(column, table)}" for column in copied(ti)["columns"] if column not in known
+        )
 
     return {
         "dataset": dataset,
@@ -28,8 +55,43 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
         "export_path": lambda dag_run, attempt: share.export_path(dataset.name, share.run_key_of(dag_run), attempt),
         "staging_table": of_run(share.staging_table),
         "staging_manifest": of_run(share.staging_manifest),
-        "path_in_stage": lambda export: share.path_in_stage(str(export["export_path"]), dataset.name),
+        "export": export_of,
+        "export_attempt": lambda ti: int(export_of(ti)["export_path"].rstrip("/").rpartition("/")[2]),
+        "path_in_stage": lambda ti: share.path_in_stage(str(export_of(ti)["export_path"]), dataset.name),
+        "copied": copied,
+        "manifest_run_key": manifest_run_key,
+        "load_mode": lambda params: load_mode(dataset, params),
+        "columns": columns,
+        "keys": keys,
+        "same_keys": same_keys,
+        "assignments": assignments,
     }
+
+
+def load_mode(dataset: Dataset, params: Mapping[str, Any]) -> LoadMode:
+    """Return how this sync changes the target: as the dataset says, unless its conf asks for a full refresh."""
+    return LoadMode.REPLACE if params["full_refresh"] else dataset.load_mode
+
+
+def export_of(ti: Any) -> dict[str, Any]:
+    """Return the export that a sync loads: the one it waited for, or the earlier one that its conf names."""
+    export: dict[str, Any] = ti.xcom_pull(task_ids="wait_for_export") or ti.xcom_pull(
+        task_ids="export_to_s3", key="export"
+    )
+    return export
+
+
+def manifest_run_key(ti: Any, dag_run: Any, params: Mapping[str, Any]) -> str:
+    """Return the run key in the manifest: that of this sync, or that of the sync that made the export loaded again."""
+    if not params["reload_run_key"]:
+        return share.run_key_of(dag_run)
+    # Not the key in the conf: the sync that it names may itself have loaded an earlier export again.
+    return str(export_of(ti)["export_path"]).split("/")[-3]
+
+
+def _quoted(column: str, table: str | None = None) -> str:
+    # Upper case in quotes is what Snowflake makes of a name without quotes; in quotes it may be a key word.
+    return f'{table}."{column.upper()}"' if table else f'"{column.upper()}"'
 
 
 SQL_FILTERS: dict[str, Callable[[object], str]] = {"sql_string": share.sql_string}

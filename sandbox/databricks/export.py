@@ -2,25 +2,20 @@
 Executes a Databricks SQL file on the sandbox's lake, with DuckDB.
 
 Understood: ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, several in a file. A query may read Delta
-tables by their Unity Catalog name, also as ``IDENTIFIER(...)``, and directories of Parquet files as ``parquet.`path```.
+tables by their Unity Catalog name, also as ``IDENTIFIER(...)``, and directories of Parquet files as ``parquet.`path```,
+with the hidden column ``_metadata`` of their files. ``TYPEOF`` answers in Spark's words, also for ``STRUCT(*)``.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import secrets
-import tempfile
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset
-import pyarrow.parquet
 import s3fs
 import sqlglot
 from deltalake import DeltaTable
@@ -29,13 +24,13 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokenizer_core import Token, TokenType
 
+from sandbox.databricks.parquet import METADATA_COLUMNS, open_directory, overwrite_directory, spark_struct, spark_type
 from sandbox.sources import LAKE_BUCKET, SHARE_BUCKET, storage_options, table_uri
 
-MAX_ROWS_PER_FILE = 1_000_000
-MAX_BYTES_PER_FILE = 128 * 1024 * 1024
 ROWS_PER_BATCH = 131_072
 
 _EXTERNAL_LOCATIONS = (f"s3://{SHARE_BUCKET}/", f"s3://{LAKE_BUCKET}/")
+_METADATA = "_metadata"
 _PARQUET_DIRECTORY = re.compile(r"parquet\.`([^`]*)`", re.IGNORECASE)
 
 
@@ -101,28 +96,37 @@ class Session:
     def _insert_overwrite_directory(self, directory: exp.Expr, query: exp.Expr, parameters: Mapping[str, str]) -> None:
         self._stop_if_interrupted()
         location = _writable_location(_constant(directory, parameters))
-        translated, used = self._translate(query, parameters)
-        relation = self._connection.sql(translated, params={name: parameters[name] for name in used})
-        self._write(location, relation.to_arrow_reader(ROWS_PER_BATCH))
+        translated = self._translate(query, parameters)
+        relation = self._connection.sql(translated.sql("duckdb"), params=_used(translated, parameters))
+        reader = relation.to_arrow_reader(ROWS_PER_BATCH)
+        overwrite_directory(self._filesystem, location, reader, self._stop_if_interrupted)
 
-    def _translate(self, query: exp.Expr, parameters: Mapping[str, str]) -> tuple[str, set[str]]:
-        """The query for DuckDB, its tables registered, and the names of the parameters that it binds."""
+    def _translate(self, query: exp.Expr, parameters: Mapping[str, str]) -> exp.Expr:
+        """The query for DuckDB, its tables registered."""
         query = query.copy()
         defined_here = {cte.alias_or_name.lower() for cte in query.find_all(exp.CTE)}
+        asks_for_metadata = any(_is_metadata(column) for column in query.find_all(exp.Column))
         for table in list(query.find_all(exp.Table)):
             if not table.db and table.name.lower() in defined_here:
                 continue
-            view, name = self._register(table, parameters)
+            view, name, has_metadata = self._register(table, parameters, asks_for_metadata)
             alias = table.args.get("alias") or exp.TableAlias(this=exp.to_identifier(name, quoted=True))
+            if has_metadata:
+                _hide_metadata(table.find_ancestor(exp.Select), alias.name)
             table.replace(exp.Table(this=exp.to_identifier(view), alias=alias, joins=table.args.get("joins")))
-        used = set()
-        for marker in query.find_all(exp.Placeholder):
-            _value_of(marker, parameters)
-            used.add(marker.name)
-        return query.sql("duckdb"), used
+        # From the inside out: the type of an outer one is asked when the inner ones have their answer.
+        for typeof in reversed(list(query.find_all(exp.Typeof))):
+            typeof.replace(exp.Literal.string(self._type_of(typeof, parameters)))
+        return query
 
-    def _register(self, table: exp.Table, parameters: Mapping[str, str]) -> tuple[str, str]:
-        """Make what a query names readable; returns the view and the name that columns may be qualified with."""
+    def _register(
+        self, table: exp.Table, parameters: Mapping[str, str], asks_for_metadata: bool
+    ) -> tuple[str, str, bool]:
+        """
+        Make what a query names readable.
+
+        Returns the view, the name that columns may be qualified with, and whether the view has a metadata column.
+        """
         if isinstance(table.this, exp.Anonymous) and table.this.name.upper() == "IDENTIFIER":
             written = _constant(table.this.expressions[0], parameters)
         elif table.db.lower() == "parquet":
@@ -130,14 +134,47 @@ class Session:
         else:
             written = ".".join(part.name for part in table.parts)
 
-        if match := _PARQUET_DIRECTORY.fullmatch(written):
-            dataset, name = self._parquet_dataset(match[1]), "parquet"
-        else:
-            dataset, name = self._delta_dataset(written), written.rpartition(".")[2]
         view = f"source_{self._views}"
         self._views += 1
-        self._connection.register(view, dataset)
-        return view, name
+        if not (match := _PARQUET_DIRECTORY.fullmatch(written)):
+            self._connection.register(view, self._delta_dataset(written))
+            return view, written.rpartition(".")[2], False
+        dataset = self._parquet_dataset(match[1])
+        # A column of the data wins over the hidden one of the same name.
+        has_metadata = asks_for_metadata and _METADATA not in map(str.lower, dataset.schema.names)
+        self._connection.register(f"{view}_files", dataset)
+        columns = [f"* EXCLUDE ({', '.join(map(_quoted, METADATA_COLUMNS.values()))})"]
+        if has_metadata:
+            fields = (f"{field} := {_quoted(column)}" for field, column in METADATA_COLUMNS.items())
+            columns.append(f"struct_pack({', '.join(fields)}) AS {_METADATA}")
+        self._connection.execute(f"CREATE TEMP VIEW {view} AS SELECT {', '.join(columns)} FROM {view}_files")
+        return view, "parquet", has_metadata
+
+    def _type_of(self, typeof: exp.Typeof, parameters: Mapping[str, str]) -> str:
+        """What TYPEOF says: its argument is asked of the same tables, for no rows."""
+        argument = typeof.this
+        # STRUCT(*) is asked column by column: DuckDB has no such function.
+        parts = argument.expressions if isinstance(argument, exp.Struct) else [argument]
+        probe = exp.Select(expressions=[_struct_field(part, number) for number, part in enumerate(parts, start=1)])
+        select = typeof.find_ancestor(exp.Select)
+        for clause in ("from_", "joins", "laterals"):
+            if select is not None and (present := select.args.get(clause)):
+                probe.set(clause, [part.copy() for part in present] if isinstance(present, list) else present.copy())
+        visible: dict[str, exp.Expr] = {}
+        scope: exp.Expr | None = select
+        while scope is not None:  # the nearest definition of a name wins
+            for cte in scope.args["with_"].expressions if scope.args.get("with_") else ():
+                visible.setdefault(cte.alias_or_name.lower(), cte.copy())
+            scope = scope.parent
+        if visible:
+            probe.set("with_", exp.With(expressions=list(visible.values())))
+        probe = probe.limit(0)
+        self._connection.execute(probe.sql("duckdb"), _used(probe, parameters))
+        fields = [(name, engine_type) for name, engine_type, *_ in self._connection.description]
+        try:
+            return spark_struct(fields) if isinstance(argument, exp.Struct) else spark_type(fields[0][1])
+        except ValueError as error:
+            raise StatementError(f"[UNSUPPORTED_DATATYPE] {error}. SQLSTATE: 0A000") from error
 
     def _delta_dataset(self, name: str) -> pyarrow.dataset.Dataset:
         parts = [part.strip().strip("`") for part in name.split(".")]
@@ -159,60 +196,10 @@ class Session:
     def _parquet_dataset(self, path: str) -> pyarrow.dataset.Dataset:
         if not path.startswith(_EXTERNAL_LOCATIONS):
             raise _no_external_location(path)
-        files = [file for file in self._filesystem.find(path) if not Path(file).name.startswith(("_", "."))]
-        if not files:
-            raise StatementError(f"[PATH_NOT_FOUND] Path does not exist: {path}. SQLSTATE: 42K03")
-        return pyarrow.dataset.dataset(files, filesystem=self._filesystem, format="parquet")
-
-    def _write(self, location: str, reader: pa.RecordBatchReader) -> None:
-        """
-        Write rows as Databricks does: data files, and beside them what its commit protocol leaves.
-
-        The files that were there before are removed at the commit, not before: a statement that fails leaves the old
-        rows, and perhaps files of its own that no commit names.
-        """
-        previous = self._filesystem.find(location)
-        transaction = secrets.randbelow(9 * 10**18) + 10**18
-        self._filesystem.pipe_file(f"{location}_started_{transaction}", b"")
-        added = []
-        with tempfile.TemporaryDirectory(prefix="export-") as scratch:
-            for number, part in enumerate(self._parts(reader, Path(scratch) / "part.parquet")):
-                name = f"part-{number:05d}-{uuid.uuid4()}-c000.snappy.parquet"
-                self._filesystem.put_file(str(part), f"{location}{name}")
-                added.append(name)
-        self._stop_if_interrupted()
-        prefix = location.removeprefix("s3://")
-        removed = [path.removeprefix(prefix) for path in previous]
-        if previous:
-            self._filesystem.rm(previous)
-        commit = json.dumps({"added": added, "removed": [name for name in removed if not name.startswith("_")]})
-        self._filesystem.pipe_file(f"{location}_committed_{transaction}", commit.encode())
-        self._filesystem.pipe_file(f"{location}_SUCCESS", b"")
-
-    def _parts(self, reader: pa.RecordBatchReader, scratch: Path) -> Iterator[Path]:
-        """Write the rows to one local file after the other; each is complete when it is yielded, and is then reused."""
-        batches = iter(reader)
-        rest: pa.RecordBatch | None = next(batches, None)
-        first = True
-        while first or rest is not None:
-            first = False
-            rows = 0
-            # Spark's default for timestamps is INT96, and it knows nothing of Arrow's schema.
-            with pyarrow.parquet.ParquetWriter(
-                scratch,
-                reader.schema,
-                compression="snappy",
-                use_deprecated_int96_timestamps=True,
-                store_schema=False,
-            ) as writer:
-                while rest is not None and rows < MAX_ROWS_PER_FILE and scratch.stat().st_size < MAX_BYTES_PER_FILE:
-                    self._stop_if_interrupted()
-                    batch, rest = rest.slice(0, MAX_ROWS_PER_FILE - rows), rest.slice(MAX_ROWS_PER_FILE - rows)
-                    writer.write_batch(batch)
-                    rows += batch.num_rows
-                    if not rest.num_rows:
-                        rest = next(batches, None)
-            yield scratch
+        try:
+            return open_directory(self._filesystem, path)
+        except FileNotFoundError as error:
+            raise StatementError(f"[PATH_NOT_FOUND] Path does not exist: {path}. SQLSTATE: 42K03") from error
 
     def _stop_if_interrupted(self) -> None:
         if self._interrupted.is_set():
@@ -273,6 +260,40 @@ def _constant(expression: exp.Expr, parameters: Mapping[str, str]) -> str:
         "clause IDENTIFIER must be a constant STRING which is NOT NULL. To be considered constant, the expression must "
         "not depend on any columns, contain a subquery, or invoke a non deterministic function. SQLSTATE: 42601"
     )
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def _is_metadata(column: exp.Column) -> bool:
+    return _METADATA in (column.name.lower(), column.table.lower())
+
+
+def _hide_metadata(select: exp.Select | None, table: str) -> None:
+    """Keep the metadata column of a table out of every ``*``: it is there only for those who name it."""
+    for star in select.find_all(exp.Star) if select is not None else ():
+        if star.find_ancestor(exp.Select) is not select or isinstance(star.parent, exp.Count):
+            continue
+        if isinstance(star.parent, exp.Column) and star.parent.table.lower() != table.lower():
+            continue
+        excepted = star.args.get("except_") or []
+        if _METADATA not in [column.name for column in excepted]:  # by another table of the same query
+            star.set("except_", [*excepted, exp.column(_METADATA)])
+
+
+def _struct_field(part: exp.Expr, number: int) -> exp.Expr:
+    """An argument of STRUCT as a column, with the name that Spark gives to it."""
+    if part.is_star:
+        return part.copy()
+    if isinstance(part, exp.PropertyEQ):
+        return exp.alias_(part.expression.copy(), part.name, quoted=True)
+    return exp.alias_(part.copy(), f"col{number}", quoted=True)
+
+
+def _used(query: exp.Expr, parameters: Mapping[str, str]) -> dict[str, str]:
+    """The parameters that a query binds: DuckDB takes no others."""
+    return {marker.name: _value_of(marker, parameters) for marker in query.find_all(exp.Placeholder)}
 
 
 def _value_of(marker: exp.Placeholder, parameters: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable
@@ -16,20 +17,21 @@ import yaml
 from airflow.dag_processing.dagbag import DagBag
 from airflow.dag_processing.processor import _serialize_dags
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
-from airflow.providers.databricks.operators.databricks import DatabricksRunNowOperator
 from airflow.sdk import DAG, BaseHook, Variable
 from airflow.sdk.exceptions import ParamValidationError
 
 from data_share.datasets import read_datasets
+from data_share.export import DatabricksExportOperator
 from data_share.failures import RetryTransientErrors, report_failure
 from data_share.share import EXPORT_JOB_VARIABLE
 from data_share.snowflake_hook import DataShareSnowflakeHook
+from data_share.snowflake_operators import SnowflakeCleanUpOperator
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 DATASETS = [dataset.name for dataset in read_datasets()[0]]
 SYNCS = [f"sync_{name}" for name in DATASETS]
-ALL = [*SYNCS, "set_up_snowflake"]
-TAGS = {"data-share", "sync", "set-up"}
+ALL = [*SYNCS, "set_up_snowflake", "clean_up_share"]
+TAGS = {"data-share", "sync", "set-up", "housekeeping"}
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +54,8 @@ def sync(request: pytest.FixtureRequest, dags: dict[str, DAG]) -> DAG:
 # ---- the bag
 
 
-def test_the_dags_are_the_ones_of_the_datasets_and_the_set_up(dags: dict[str, DAG]) -> None:
-    assert DATASETS
+def test_the_dags_are_the_ones_of_the_datasets_the_set_up_and_the_clean_up(dags: dict[str, DAG]) -> None:
+    assert DATASETS == ["city_temperatures", "daily_observations", "shared_forecasts"]
     assert sorted(dags) == sorted(ALL)
     assert all(dag.tasks for dag in dags.values())
 
@@ -124,14 +126,18 @@ def test_a_dag_is_tagged_dated_and_bounded(dag: DAG) -> None:
     assert dag.description
 
 
+SHORT_WAITS = (timedelta(seconds=10), timedelta(minutes=5))
+
+
 def test_a_task_has_an_owner_retries_and_leaves_the_reason_of_its_failure(dag: DAG) -> None:
     for task in dag.tasks:
         assert task.owner == "data-share"
         # The reason to deviate stands beside the task: a finished run stays as it is.
         assert task.retries == (0 if task.task_id == "wait_for_export" else 2)
-        assert task.retry_delay == timedelta(seconds=10)
+        # Nobody waits for the clean-up.
+        waits = (timedelta(minutes=1), timedelta(minutes=10)) if dag.dag_id == "clean_up_share" else SHORT_WAITS
+        assert (task.retry_delay, task.max_retry_delay) == waits
         assert task.retry_exponential_backoff
-        assert task.max_retry_delay == timedelta(minutes=5)
         assert report_failure in task.on_failure_callback
 
 
@@ -156,15 +162,54 @@ def test_a_param_explains_itself(dag: DAG) -> None:
         assert param.description, name
 
 
+def test_a_sync_can_be_asked_for_without_any_conf(sync: DAG) -> None:
+    assert sync.params.dump() == {
+        "requested_by": None,
+        "full_refresh": False,
+        "accept_row_change": False,
+        "dry_run": False,
+        "reload_run_key": None,
+    }
+
+
+def resolved(dag: DAG, name: str, value: object) -> object:
+    """Return what a param makes of a value; on a copy, as the value would stay."""
+    return copy.copy(dag.params.get_param(name)).resolve(value)
+
+
 @pytest.mark.parametrize("name", [None, "ada", "ada.l+sync@example.com", "Ada Lovelace", "a" * 100])
 def test_who_asks_for_a_sync_is_a_name(sync: DAG, name: str | None) -> None:
-    assert sync.params.get_param("requested_by").resolve(name) == name
+    assert resolved(sync, "requested_by", name) == name
 
 
 @pytest.mark.parametrize("name", ["", "a" * 101, "O'Brien", "a;b", "a\nb", "ada\n", "{{ x }}", "<b>", 7, ["a"]])
 def test_who_asks_for_a_sync_is_nothing_but_a_name(sync: DAG, name: object) -> None:
     with pytest.raises(ParamValidationError):
-        sync.params.get_param("requested_by").resolve(name)
+        resolved(sync, "requested_by", name)
+
+
+@pytest.mark.parametrize("name", ["full_refresh", "accept_row_change", "dry_run"])
+@pytest.mark.parametrize("value", ["true", 1, None, "{{ x }}"])
+def test_a_switch_is_on_or_off(sync: DAG, name: str, value: object) -> None:
+    assert resolved(sync, name, True) is True
+    with pytest.raises(ParamValidationError):
+        resolved(sync, name, value)
+
+
+@pytest.mark.parametrize(
+    "key", ["", "20260102T030405", "20260102T030405_0A1B2C3D", "20260102T030405_0a1b2c3d\n", "x' OR 1 = 1", 7]
+)
+def test_an_earlier_sync_is_named_by_its_run_key_and_nothing_else(sync: DAG, key: object) -> None:
+    assert resolved(sync, "reload_run_key", "20260102T030405_0a1b2c3d") == "20260102T030405_0a1b2c3d"
+    with pytest.raises(ParamValidationError):
+        resolved(sync, "reload_run_key", key)
+
+
+@pytest.mark.parametrize("days", [1, 0, -1, 3651, "7", 1.5, None])
+def test_the_clean_up_keeps_at_least_two_days(dags: dict[str, DAG], days: object) -> None:
+    assert resolved(dags["clean_up_share"], "keep_days", 2) == 2
+    with pytest.raises(ParamValidationError):
+        resolved(dags["clean_up_share"], "keep_days", days)
 
 
 def json_examples(text: str) -> list[dict[str, Any]]:
@@ -182,7 +227,7 @@ def test_the_documentation_of_a_dag_shows_how_to_start_it(dag: DAG) -> None:
         assert "logical_date" in body, "the API requires this key"
         assert set(body) <= {"dag_run_id", "logical_date", "conf"}
         for name, value in body["conf"].items():
-            dag.params.get_param(name).resolve(value)
+            resolved(dag, name, value)
     assert "/api/v2/dags/" in dag.doc_md
 
 
@@ -201,8 +246,10 @@ def test_nothing_is_published_before_it_is_exported_loaded_and_checked(sync: DAG
 
 
 def test_a_step_runs_only_when_the_one_before_has_succeeded(sync: DAG) -> None:
-    rules = {task.trigger_rule for task in sync.tasks if not task.is_teardown}
-    assert rules == {"all_success"}
+    rules = {task.task_id: task.trigger_rule for task in sync.tasks if not task.is_teardown}
+    # A reload skips the steps before the copy. A failure of one of them is still no ground to copy.
+    assert rules.pop("copy_into_staging") == "none_failed"
+    assert set(rules.values()) == {"all_success"}
 
 
 def test_staging_is_dropped_last_and_whatever_happened(sync: DAG) -> None:
@@ -216,7 +263,7 @@ def test_staging_is_dropped_last_and_whatever_happened(sync: DAG) -> None:
 
 def test_the_export_starts_anew_with_each_attempt_and_holds_no_worker(sync: DAG) -> None:
     export = sync.get_task("export_to_s3")
-    assert isinstance(export, DatabricksRunNowOperator)
+    assert isinstance(export, DatabricksExportOperator)
     assert export.durable is False
     assert export.forward_dag_params is False
     assert export.wait_for_termination is False
@@ -268,17 +315,31 @@ def test_the_set_up_only_creates_what_is_missing(dags: dict[str, DAG], rendered:
     statements = set_up_statements(dags, rendered)
     assert len(statements) >= 4
     for statement in statements:
-        assert re.match(r"CREATE (SCHEMA|STAGE|TABLE) IF NOT EXISTS \S", statement), statement
+        assert re.match(r"CREATE (TRANSIENT SCHEMA|STAGE|TABLE) IF NOT EXISTS \S", statement), statement
         assert not re.search(r"OR REPLACE|\bDROP\b|\{\{", statement), statement
 
 
 def test_the_set_up_creates_the_target_of_each_dataset(dags: dict[str, DAG], rendered: Callable[..., Any]) -> None:
     statements = set_up_statements(dags, rendered)
     for dataset in read_datasets()[0]:
-        assert any(one.startswith(f"CREATE TABLE IF NOT EXISTS {dataset.target_table} (") for one in statements)
+        [create] = [one for one in statements if one.startswith(f"CREATE TABLE IF NOT EXISTS {dataset.target_table} (")]
+        if dataset.columns:
+            columns = ", ".join(f'"{name.upper()}" {kind}' for name, kind in dataset.columns.items())
+            assert create == f"CREATE TABLE IF NOT EXISTS {dataset.target_table} ( {columns} )"
 
 
 def test_the_set_up_goes_from_the_schema_to_the_targets(dags: dict[str, DAG]) -> None:
     order = ["create_schemas", "create_stage", "create_ledger", "create_targets"]
     assert [task.task_id for task in dags["set_up_snowflake"].topological_sort()] == order
     assert upstream(dags["set_up_snowflake"], "create_targets") == set(order[:-1])
+
+
+# ---- the clean-up
+
+
+def test_the_clean_up_runs_every_day_and_cleans_up(dags: dict[str, DAG]) -> None:
+    dag = dags["clean_up_share"]
+    assert dag.tags == {"data-share", "housekeeping"}
+    assert dag.schedule == "@daily"
+    [task] = dag.tasks
+    assert isinstance(task, SnowflakeCleanUpOperator)

@@ -17,6 +17,7 @@ from sandbox.stack import Endpoints, Stack
 
 DAG_ID = "sync_shared_forecasts"
 SOURCE = "main.weather.forecasts"
+SOURCES = (SOURCE, "main.weather.city_temperatures", "main.weather.daily_observations")
 TARGET = "shared_forecasts"
 SYNC_SECONDS = 90
 
@@ -30,7 +31,8 @@ class RunningShare:
         self.airflow = AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
         self.s3 = s3_filesystem(endpoints.s3_url)
         self.job_id = str(self.databricks("GET", "/api/2.2/jobs/list")["jobs"][0]["job_id"])
-        self._source = self.source()
+        self._sources = {name: self.source(name) for name in SOURCES}
+        self._dag_ids: dict[str, str] = {}
 
     def close(self) -> None:
         self.airflow.close()
@@ -41,20 +43,21 @@ class RunningShare:
         httpx.delete(f"{self.endpoints.databricks_url}/_sandbox/faults").raise_for_status()
         httpx.delete(f"{self.endpoints.snowflake_url}/_sandbox/faults").raise_for_status()
         self.airflow.set_variable(EXPORT_JOB_VARIABLE, self.job_id)
-        if not self.source().equals(self._source):
-            self.restore_source()
+        for name in SOURCES:
+            if not self.source(name).equals(self._sources[name]):
+                self.restore_source(name)
 
-    # The source table
+    # The source tables
 
-    def source(self) -> pa.Table:
-        return read_source(self.endpoints.s3_url, SOURCE)
+    def source(self, name: str = SOURCE) -> pa.Table:
+        return read_source(self.endpoints.s3_url, name)
 
-    def write_source(self, table: pa.Table) -> None:
-        write_source(self.endpoints.s3_url, SOURCE, table)
+    def write_source(self, table: pa.Table, name: str = SOURCE) -> None:
+        write_source(self.endpoints.s3_url, name, table)
 
-    def restore_source(self) -> None:
-        """Write the source table as it was when the stack started."""
-        self.write_source(self._source)
+    def restore_source(self, name: str = SOURCE) -> None:
+        """Write a source table as it was when the stack started."""
+        self.write_source(self._sources[name], name)
 
     # Databricks
 
@@ -81,7 +84,7 @@ class RunningShare:
 
     def databricks_run(self, run_id: str) -> dict[str, Any]:
         """Return the Databricks run that a sync started."""
-        databricks_run_id = self.airflow.xcom(DAG_ID, run_id, "export_to_s3", "run_id")
+        databricks_run_id = self.xcom(run_id, "export_to_s3", "run_id")
         return self.databricks("GET", "/api/2.2/jobs/runs/get", {"run_id": databricks_run_id})
 
     # The share
@@ -99,50 +102,73 @@ class RunningShare:
 
     # Airflow
 
-    def start_sync(self, **options: Any) -> str:
-        return self.airflow.trigger(DAG_ID, **options)
+    def start_sync(self, dataset: str = TARGET, **options: Any) -> str:
+        run_id = self.airflow.trigger(f"sync_{dataset}", **options)
+        self._dag_ids[run_id] = f"sync_{dataset}"
+        return run_id
 
     def end_of(self, run_id: str) -> dict[str, Any]:
-        return self.airflow.wait(DAG_ID, run_id, SYNC_SECONDS)
+        return self.airflow.wait(self._dag_ids[run_id], run_id, SYNC_SECONDS)
 
-    def sync(self, **options: Any) -> dict[str, Any]:
-        """Run one sync that must succeed and return its ledger row."""
-        run_id = self.start_sync(**options)
-        assert self.end_of(run_id)["state"] == "success", self.airflow.failures(DAG_ID, run_id)
-        row: dict[str, Any] = self.airflow.xcom(DAG_ID, run_id, "publish")
+    def sync(self, dataset: str = TARGET, **options: Any) -> dict[str, Any]:
+        """Run one sync that must succeed and return what it published."""
+        run_id = self.start_sync(dataset, **options)
+        assert self.end_of(run_id)["state"] == "success", self.failures(run_id)
+        row: dict[str, Any] = self.xcom(run_id, "publish")
         return row
+
+    def clear(self, run_id: str, task_id: str) -> None:
+        """Clear a task and those after it, as a person does who wants the step repeated."""
+        body = {
+            "dry_run": False,
+            "dag_run_id": run_id,
+            "task_ids": [task_id],
+            "include_downstream": True,
+            "only_failed": False,
+        }
+        self.airflow.ask("POST", f"/dags/{self._dag_ids[run_id]}/clearTaskInstances", json=body)
 
     def wait_until_held(self, run_id: str) -> None:
         """Wait until a triggerer follows the sync's export, and the export is held."""
 
         def is_held() -> bool:
-            trigger = self.airflow.tasks(DAG_ID, run_id)["wait_for_export"]["trigger"]
+            trigger = self.tasks(run_id)["wait_for_export"]["trigger"]
             if not trigger or not trigger["triggerer_id"]:
                 return False
             return self.databricks_run(run_id)["run_id"] in self.databricks("GET", "/_sandbox/state")["held"]
 
         wait_for(is_held, f"the export of {run_id} is held")
 
-    def task_state(self, run_id: str, task_id: str) -> str | None:
-        state: str | None = self.airflow.tasks(DAG_ID, run_id)[task_id]["state"]
-        return state
+    def tasks(self, run_id: str) -> dict[str, dict[str, Any]]:
+        return self.airflow.tasks(self._dag_ids[run_id], run_id)
+
+    def task_states(self, run_id: str) -> dict[str, str]:
+        return {name: task["state"] for name, task in self.tasks(run_id).items()}
+
+    def xcom(self, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        return self.airflow.xcom(self._dag_ids[run_id], run_id, task_id, key)
 
     def failures(self, run_id: str) -> dict[str, str]:
-        return self.airflow.failures(DAG_ID, run_id)
+        return self.airflow.failures(self._dag_ids[run_id], run_id)
 
     # Snowflake
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         return self.endpoints.query(sql)
 
-    def target(self) -> list[tuple[Any, ...]]:
-        return sorted(self.query(f"SELECT * FROM {TARGET}"), key=repr)
+    def target(self, table: str = TARGET) -> list[tuple[Any, ...]]:
+        return sorted(self.query(f"SELECT * FROM {table}"), key=repr)
 
     def ledger(self) -> list[tuple[Any, ...]]:
         return sorted(self.query("SELECT * FROM sync_history"), key=repr)
 
     def staging_tables(self) -> list[str]:
         return [str(row[1]) for row in self.query("SHOW TABLES IN SCHEMA staging")]
+
+
+def as_rows(table: pa.Table) -> list[tuple[Any, ...]]:
+    """Return the rows of a source table in the form that the target's rows have."""
+    return sorted((tuple(row.values()) for row in table.to_pylist()), key=repr)
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:

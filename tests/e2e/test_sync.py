@@ -9,11 +9,7 @@ import psutil
 import pyarrow as pa
 
 from data_share.share import run_key
-from tests.e2e.share import DAG_ID, RunningShare, wait_for
-
-
-def as_rows(table: pa.Table) -> list[tuple[object, ...]]:
-    return sorted((tuple(row.values()) for row in table.to_pylist()), key=repr)
+from tests.e2e.share import DAG_ID, RunningShare, as_rows, wait_for
 
 
 def test_a_rest_call_brings_every_row_of_the_source_into_the_target(share: RunningShare) -> None:
@@ -23,7 +19,7 @@ def test_a_rest_call_brings_every_row_of_the_source_into_the_target(share: Runni
     assert run["state"] == "success", share.failures(run_id)
     assert len(share.target()) == 1461
     assert share.target() == as_rows(share.source())
-    row = share.airflow.xcom(DAG_ID, run_id, "publish")
+    row = share.xcom(run_id, "publish")
     assert row["run_key"] == run_key(DAG_ID, run_id, datetime.datetime.fromisoformat(run["run_after"]))
     assert row["dag_run_id"] == run_id
     assert (row["rows_exported"], row["rows_loaded"], row["rows_in_target"]) == (1461, 1461, 1461)
@@ -37,7 +33,7 @@ def test_the_steps_hand_on_counts_and_ids_and_no_row(share: RunningShare) -> Non
     run_id = share.start_sync()
     share.end_of(run_id)
 
-    copied = share.airflow.xcom(DAG_ID, run_id, "copy_into_staging")
+    copied = share.xcom(run_id, "copy_into_staging")
     assert {name: copied[name] for name in ("files", "rows_exported", "rows_parsed", "rows_loaded")} == {
         "files": len(share.data_files(run_id)),
         "rows_exported": 1461,
@@ -45,7 +41,7 @@ def test_the_steps_hand_on_counts_and_ids_and_no_row(share: RunningShare) -> Non
         "rows_loaded": 1461,
     }
     assert len(copied["query_ids"]) == 2
-    waited = share.airflow.xcom(DAG_ID, run_id, "wait_for_export")
+    waited = share.xcom(run_id, "wait_for_export")
     assert waited["run_id"] == share.databricks_run(run_id)["run_id"]
     assert waited["run_page_url"].startswith(share.endpoints.databricks_url)
 
@@ -110,16 +106,16 @@ def test_no_task_process_exists_while_the_export_runs(share: RunningShare) -> No
     run_id = share.start_sync()
     share.wait_until_held(run_id)
 
-    waiting = share.airflow.tasks(DAG_ID, run_id)["wait_for_export"]
+    waiting = share.tasks(run_id)["wait_for_export"]
     assert waiting["trigger"] is not None
     assert waiting["pid"] is None
     # Each task runs in a child of an executor's worker, and the worker's title names it.
     wait_for(lambda: not busy_workers(share), "the worker of export_to_s3 is idle again", seconds=10)
-    assert share.task_state(run_id, "wait_for_export") == "deferred"
+    assert share.task_states(run_id)["wait_for_export"] == "deferred"
 
     share.release_export()
     assert share.end_of(run_id)["state"] == "success", share.failures(run_id)
-    assert share.airflow.tasks(DAG_ID, run_id)["wait_for_export"]["pid"] is None
+    assert share.tasks(run_id)["wait_for_export"]["pid"] is None
 
 
 def busy_workers(share: RunningShare) -> list[str]:
@@ -143,24 +139,14 @@ def test_clearing_the_export_exports_again_to_a_new_path(share: RunningShare) ->
     rows_in_ledger = len(share.ledger())
     share.write_source(share.source().slice(0, 100))
 
-    share.airflow.ask(
-        "POST",
-        f"/dags/{DAG_ID}/clearTaskInstances",
-        json={
-            "dry_run": False,
-            "dag_run_id": run_id,
-            "task_ids": ["export_to_s3"],
-            "include_downstream": True,
-            "only_failed": False,
-        },
-    )
+    share.clear(run_id, "export_to_s3")
     assert share.end_of(run_id)["state"] == "success", share.failures(run_id)
 
     assert first_path.endswith("/1/")
     assert share.export_path(run_id).endswith("/2/")
     assert share.target() == as_rows(share.source())
     assert len(share.ledger()) == rows_in_ledger
-    assert share.airflow.xcom(DAG_ID, run_id, "publish")["export_path"] == share.export_path(run_id)
+    assert share.xcom(run_id, "publish")["export_path"] == share.export_path(run_id)
 
 
 def test_setting_up_again_changes_nothing(share: RunningShare) -> None:

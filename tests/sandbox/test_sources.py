@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pytest
@@ -69,17 +69,63 @@ def test_further_places_stand_apart_and_have_their_own_weather() -> None:
         sources.forecasts(places=0)
 
 
+def test_city_temperatures_have_a_key_and_the_values_of_the_frames() -> None:
+    table = sources.city_temperatures()
+
+    assert table.schema == pa.schema(
+        [("city", pa.string()), ("observed_at", pa.timestamp("us", "UTC")), ("temperature_f", pa.float64())]
+    )
+    rows = table.to_pylist()
+    assert rows[0] == {"city": "Seattle", "observed_at": datetime(2010, 1, 1, tzinfo=UTC), "temperature_f": 39.4}
+    by_key = {(row["city"], row["observed_at"]): row["temperature_f"] for row in rows}
+    assert len(by_key) == len(rows) == 2 * 8759
+    assert by_key["Seattle", datetime(2010, 7, 1, 12, tzinfo=UTC)] == 67.4
+    assert by_key["San Francisco", datetime(2010, 7, 28, 9, tzinfo=UTC)] == 63.1
+    assert None not in by_key.values()
+
+
+def test_daily_observations_are_one_year_in_other_units() -> None:
+    table = sources.daily_observations()
+
+    assert table.schema == pa.schema(
+        [
+            ("station", pa.string()),
+            ("observed_on", pa.date32()),
+            ("precipitation_in", pa.float64()),
+            ("temp_min_f", pa.float64()),
+            ("temp_max_f", pa.float64()),
+            ("wind_mph", pa.float64()),
+            ("weather", pa.string()),
+        ]
+    )
+    rows = table.to_pylist()
+    assert [row["observed_on"] for row in rows] == [date(2015, 1, 1) + timedelta(days=day) for day in range(365)]
+    # 2015-01-04: 10.2 mm, 3.3 and 10.6 degrees Celsius, wind of 4.5 m/s.
+    assert rows[3] == {
+        "station": "Seattle-Tacoma",
+        "observed_on": date(2015, 1, 4),
+        "precipitation_in": 0.402,
+        "temp_min_f": 37.94,
+        "temp_max_f": 51.08,
+        "wind_mph": 10.07,
+        "weather": "fog",
+    }
+
+
 def test_seed_makes_what_is_absent_and_changes_nothing_else(s3_url: str) -> None:
     files = s3_filesystem(s3_url)
-    location = sources.table_uri(sources.FORECASTS)
-    if files.exists(location):
-        files.rm(location, recursive=True)
+    for name in (sources.FORECASTS, sources.CITY_TEMPERATURES, sources.DAILY_OBSERVATIONS):
+        if files.exists(sources.table_uri(name)):
+            files.rm(sources.table_uri(name), recursive=True)
 
     sources.seed(s3_url, places=4)
+    sources.write_source(s3_url, "main.weather.daily_observations", sources.daily_observations(), mode="append")
     sources.seed(s3_url, places=1)
 
     table = sources.read_source(s3_url, "main.weather.forecasts")
     assert (table.num_rows, table.schema) == (5844, SCHEMA)
+    assert sources.read_source(s3_url, "main.weather.city_temperatures") == sources.city_temperatures()
+    assert sources.read_source(s3_url, "main.weather.daily_observations").num_rows == 2 * 365
     assert {sources.SHARE_BUCKET, sources.LAKE_BUCKET} <= set(files.ls(""))
 
 

@@ -8,8 +8,9 @@
 --   :dataset        name of the dataset
 --
 -- The manifest is counted from the files and not from the table: it says what can be loaded, also when the table
--- changes between the two statements. It is written last, so that an export without a manifest is an export that did
--- not finish.
+-- changes between the two statements. file_count counts the files that hold rows; column_types is the schema, as a
+-- Spark struct, and NULL for an export without a row. The manifest is written last, so that an export without one is an
+-- export that did not finish.
 
 INSERT OVERWRITE DIRECTORY :data_path
 USING PARQUET
@@ -22,5 +23,7 @@ SELECT
   :dataset AS dataset,
   :source_table AS source_table,
   COUNT(*) AS row_count,
+  COUNT(DISTINCT _metadata.file_path) AS file_count,
+  MAX(TYPEOF(STRUCT(*))) AS column_types,
   CURRENT_TIMESTAMP() AS exported_at
 FROM IDENTIFIER('parquet.`' || :data_path || '`');

@@ -3,7 +3,7 @@
 -- Effect: all rows of all files, or none.
 
 COPY INTO {{ staging_table(dag_run) }}
-FROM @{{ share.STAGE }}/{{ path_in_stage(ti.xcom_pull(task_ids='wait_for_export')) }}data/
+FROM @{{ share.STAGE }}/{{ path_in_stage(ti) }}data/
 PATTERN = '.*[.]parquet'
 FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE)
 MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE

@@ -1,18 +1,24 @@
--- The ledger, one row per published sync, and the manifests of these syncs.
+-- The ledger, one row per published sync; the manifests of these syncs; and whose turn it was last to publish a
+-- dataset.
 -- Effect: creates what is missing, changes nothing that exists.
 
 CREATE TABLE IF NOT EXISTS {{ share.LEDGER_TABLE }} (
   run_key VARCHAR NOT NULL,
   dataset VARCHAR NOT NULL,
   dag_run_id VARCHAR NOT NULL,
+  attempt NUMBER(38, 0) NOT NULL,
   load_mode VARCHAR NOT NULL,
   source_table VARCHAR NOT NULL,
   target_table VARCHAR NOT NULL,
   rows_exported NUMBER(38, 0) NOT NULL,
   rows_loaded NUMBER(38, 0) NOT NULL,
+  rows_inserted NUMBER(38, 0) NOT NULL,
+  rows_updated NUMBER(38, 0) NOT NULL,
+  rows_deleted NUMBER(38, 0) NOT NULL,
   rows_in_target NUMBER(38, 0) NOT NULL,
   export_path VARCHAR NOT NULL,
   databricks_run_id NUMBER(38, 0) NOT NULL,
+  query_ids VARCHAR NOT NULL,
   requested_by VARCHAR,
   started_at TIMESTAMP_NTZ NOT NULL,
   published_at TIMESTAMP_NTZ NOT NULL
@@ -23,5 +29,14 @@ CREATE TABLE IF NOT EXISTS {{ share.MANIFEST_TABLE }} (
   dataset VARCHAR NOT NULL,
   source_table VARCHAR NOT NULL,
   row_count NUMBER(38, 0) NOT NULL,
-  exported_at TIMESTAMP_NTZ NOT NULL
+  file_count NUMBER(38, 0) NOT NULL,
+  column_types VARCHAR,
+  exported_at TIMESTAMP_NTZ NOT NULL,
+  staged_at TIMESTAMP_NTZ
+);
+
+CREATE TABLE IF NOT EXISTS {{ share.TURN_TABLE }} (
+  dataset VARCHAR NOT NULL,
+  run_key VARCHAR NOT NULL,
+  staged_at TIMESTAMP_NTZ NOT NULL
 );

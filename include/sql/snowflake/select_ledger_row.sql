@@ -1,7 +1,7 @@
--- Reads what the ledger says of one sync.
+-- Reads what the ledger says of one sync of this dataset.
 -- Input: ? is the run key. The Snowflake grammar of sqlfluff 4.5 has no such placeholder:
 -- sqlfluff:ignore:parsing
 
 SELECT *
 FROM {{ share.LEDGER_TABLE }}
-WHERE run_key = ?;
+WHERE dataset = '{{ dataset.name }}' AND run_key = ?;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace
 
@@ -95,6 +96,34 @@ def test_a_wrong_path_is_not_tried_again() -> None:
 def test_staging_tables_live_in_the_staging_schema_whatever_the_schema_of_the_target(target: str) -> None:
     assert share.staging_table(target, KEY) == f"staging.tides__{KEY}"
     assert share.staging_manifest(target, KEY) == f"staging.tides__{KEY}__manifest"
+
+
+@pytest.mark.parametrize("name", [share.staging_table, share.staging_manifest])
+@pytest.mark.parametrize("target", ["tides", "public.tides_2__now"])
+def test_a_staging_table_tells_the_time_of_its_run(name: Callable[[str, str], str], target: str) -> None:
+    # As Snowflake lists it: without its schema, in upper case.
+    listed = name(target, key()).upper().removeprefix("STAGING.")
+    assert share.staged_by_run_of(listed) == AT
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "TIDES",
+        "TIDES__20260102",
+        "__20260102T030405_0A1B2C3D",
+        "TIDES_20260102T030405_0A1B2C3D",
+        "TIDES__20260102T030405_0A1B2C3",
+        "TIDES__20260102T030405_0A1B2C3G",
+        "TIDES__20260102T030405_0A1B2C3D__BACKUP",
+        "TIDES__20260102T030405_0A1B2C3D\n",
+        "tides__20260102t030405_0a1b2c3d",
+        'TI"DES__20260102T030405_0A1B2C3D',
+        "",
+    ],
+)
+def test_a_table_that_no_run_named_has_no_time(table: str) -> None:
+    assert share.staged_by_run_of(table) is None
 
 
 @pytest.mark.parametrize(

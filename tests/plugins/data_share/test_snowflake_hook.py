@@ -14,6 +14,7 @@ from unittest import mock
 import jwt
 import pytest
 import requests
+from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -139,6 +140,22 @@ def test_every_call_goes_to_the_address_of_the_connection(
     hook.run_statement("SELECT 1")
     hook.cancel_queries([HANDLE])
     assert [call["url"] for call in snowflake.calls] == [url, f"{url}/{HANDLE}", f"{url}/{HANDLE}/cancel"]
+
+
+@pytest.mark.parametrize(
+    ("table", "path"),
+    [
+        ("tides", "myorg-share/share_db/public/tides"),
+        ("Sea.Tides", "myorg-share/share_db/sea/tides"),
+        ("other_db.sea.tides", "myorg-share/other_db/sea/tides"),
+    ],
+)
+def test_a_table_has_one_address_as_an_asset_whatever_is_left_out(
+    hook: DataShareSnowflakeHook, table: str, path: str
+) -> None:
+    uri = hook.asset_uri(table)
+    assert uri == f"snowflake://{path}"
+    assert Asset(uri).uri == uri, "Airflow takes the address as it is"
 
 
 def test_every_call_has_a_time_out_and_is_signed_with_the_key(

@@ -5,15 +5,19 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from unittest import mock
 
 import pytest
+from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.execution_time.context import OutletEventAccessors
 
-from data_share import snowflake_operators
+from data_share import share, snowflake_operators
+from data_share.datasets import Dataset, SchemaDrift
+from data_share.schema_drift import SchemaDriftError
 from data_share.share import run_key_of
 from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStatementError, StatementResult
 from data_share.snowflake_operators import (
@@ -22,14 +26,24 @@ from data_share.snowflake_operators import (
     ManifestError,
     NothingLoadedError,
     PublishError,
+    SnowflakeCleanUpOperator,
     SnowflakeCopyIntoOperator,
     SnowflakePublishOperator,
     SnowflakeStatementsOperator,
     SnowflakeTableCheckOperator,
+    SupersededError,
 )
 
 KEY = "20260102T030405_0a1b2c3d"
-MANIFEST = {"DATASET": "tides", "RUN_KEY": KEY, "ROW_COUNT": 5}
+MANIFEST = {
+    "DATASET": "tides",
+    "RUN_KEY": KEY,
+    "ROW_COUNT": 5,
+    "FILE_COUNT": 2,
+    "COLUMN_TYPES": "struct<harbour:string,depth:double>",
+}
+WITH_SALINITY = {**MANIFEST, "COLUMN_TYPES": "struct<harbour:string,depth:double,salinity:decimal(5,2)>"}
+COLUMNS = [{"name": "HARBOUR", "type": "VARCHAR"}, {"name": "DEPTH", "type": "FLOAT"}]
 FILES = [
     {"file": "data/part-0.parquet", "status": "LOADED", "rows_parsed": 3, "rows_loaded": 3},
     {"file": "data/part-1.parquet", "status": "LOADED", "rows_parsed": 2, "rows_loaded": 2},
@@ -40,11 +54,28 @@ LEDGER_ROW = {
     "RUN_KEY": KEY,
     "EXPORT_PATH": EXPORT_PATH,
     "ROWS_LOADED": 5,
+    "ROWS_INSERTED": 3,
+    "ROWS_UPDATED": 2,
+    "ROWS_DELETED": 1,
+    "ROWS_IN_TARGET": 40,
     "SHARE_OF_NULLS": Decimal("0.25"),
     "REQUESTED_BY": None,
     "PUBLISHED_AT": datetime(2026, 1, 2, 3, 5),
 }
+REFUSED_BY_LEDGER = SnowflakeStatementError("Snowflake: NULL result in a non-nullable column (code 100072)", "100072")
 MakeContext = Callable[..., dict[str, Any]]
+
+
+def tides(**changes: Any) -> Dataset:
+    fields = {
+        "name": "tides",
+        "description": "Tides by harbour.",
+        "source_table": "main.sea.tides",
+        "target_table": "public.tides",
+        "load_mode": "replace",
+        "required_columns": ("harbour",),
+    }
+    return Dataset.model_validate({**fields, **changes})
 
 
 class Snowflake:
@@ -56,7 +87,9 @@ class Snowflake:
         self.hook.split_sql_string.side_effect = DataShareSnowflakeHook.split_sql_string
         self.hook.run_statement.side_effect = self._run_statement
         self.hook.run_transaction.side_effect = self._run_transaction
+        self.hook.asset_uri.side_effect = lambda table: f"snowflake://account/db/{table.replace('.', '/')}"
         self.answers: dict[str, list[list[dict[str, Any]] | BaseException]] = {}
+        self.refusal: Exception | None = None
         self.statements: list[str] = []
         self.request_ids: list[Any] = []
 
@@ -65,7 +98,7 @@ class Snowflake:
         self.answers[statement] = list(rows)
 
     def _run_statement(
-        self, sql: str, *, request_id: Any, on_start: Callable[[str], None], **_: Any
+        self, sql: str, *, request_id: Any = None, on_start: Callable[[str], None] = lambda _: None, **_: Any
     ) -> StatementResult:
         self._note(sql, request_id, on_start)
         answers = self.answers.get(sql, [[]])
@@ -78,6 +111,8 @@ class Snowflake:
         self, sql: str, statement_count: int, *, request_id: Any, on_start: Callable[[str], None], **_: Any
     ) -> list[str]:
         self._note(sql, request_id, on_start)
+        if self.refusal:
+            raise self.refusal
         return [f"query {number}" for number in range(statement_count)]
 
     def _note(self, sql: str, request_id: Any, on_start: Callable[[str], None]) -> None:
@@ -118,7 +153,7 @@ def test_one_file_is_enough(snowflake: Snowflake, task_context: MakeContext) -> 
 
 
 def test_a_statement_that_fails_ends_the_step(snowflake: Snowflake, task_context: MakeContext) -> None:
-    snowflake.answer("CREATE a", SnowflakeStatementError("no rights"))
+    snowflake.answer("CREATE a", SnowflakeStatementError("no rights", "003001"))
     task = SnowflakeStatementsOperator(task_id="set_up", sql="CREATE a; CREATE b;")
     with pytest.raises(SnowflakeStatementError, match="no rights"):
         task.execute(task_context(task))  # type: ignore[arg-type]
@@ -181,13 +216,15 @@ def test_a_step_never_takes_up_the_statements_of_an_earlier_attempt() -> None:
         SnowflakeCopyIntoOperator,
         SnowflakeTableCheckOperator,
         SnowflakePublishOperator,
+        SnowflakeCleanUpOperator,
     ],
 )
 def test_rendered_fields_name_the_connection_and_hold_nothing_secret(operator: Any) -> None:
     assert "snowflake_conn_id" in operator.template_fields
     shown_to_users = {
         *("sql", "create_staging", "copy_manifest", "select_manifest", "select_ledger_row", "table", "checks"),
-        *("run_key", "export_path", "snowflake_conn_id"),
+        *("run_key", "export_path", "snowflake_conn_id", "describe_staging", "staging_table", "count_changes"),
+        *("load_mode", "new_columns", "preview", "select_old_exports", "keep_days"),
     }
     assert set(operator.template_fields) <= shown_to_users
 
@@ -199,36 +236,108 @@ def test_rendered_fields_name_the_connection_and_hold_nothing_secret(operator: A
 def copy(snowflake: Snowflake) -> SnowflakeCopyIntoOperator:
     """Make the copy step, with a Snowflake where everything goes well."""
     snowflake.answer("SELECT manifest", [MANIFEST])
+    snowflake.answer("DESCRIBE staging", COLUMNS)
     snowflake.answer("COPY data", FILES)
     return SnowflakeCopyIntoOperator(
         task_id="copy_into_staging",
         create_staging="CREATE staging; CREATE staging_manifest;",
         copy_manifest="COPY manifest;",
-        select_manifest="SELECT manifest;",
+        select_manifest="UPDATE manifest;\nSELECT manifest;",
+        describe_staging="DESCRIBE staging;",
         sql="COPY data;",
-        dataset="tides",
+        dataset=tides(),
         run_key=KEY,
+        staging_table="staging.tides",
     )
 
 
-def test_copying_creates_reads_the_manifest_loads_and_counts(
+def test_copying_creates_reads_the_manifest_compares_loads_and_counts(
     snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
 ) -> None:
     assert copy.execute(task_context(copy)) == {  # type: ignore[arg-type]
         "files": 2,
+        "files_exported": 2,
         "rows_exported": 5,
         "rows_parsed": 5,
         "rows_loaded": 5,
-        "query_ids": ["query 3", "query 5"],
+        "columns": ["HARBOUR", "DEPTH"],
+        "new_columns": {},
+        "query_ids": ["query 3", "query 7"],
     }
     assert snowflake.statements == [
         "CREATE staging",
         "CREATE staging_manifest",
         "COPY manifest",
+        "UPDATE manifest",
         "SELECT manifest",
+        "DESCRIBE staging",
         "COPY data",
     ]
-    assert len(set(snowflake.request_ids)) == 5
+    assert len(set(snowflake.request_ids)) == 7
+
+
+def test_only_files_with_rows_are_counted_as_the_manifest_does(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    empty = {"file": "data/part-2.parquet", "status": "LOADED", "rows_parsed": 0, "rows_loaded": 0}
+    snowflake.answer("COPY data", [*FILES, empty])
+    assert copy.execute(task_context(copy))["files"] == 2  # type: ignore[arg-type]
+
+
+def test_rows_that_were_parsed_and_not_loaded_are_told_apart(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    snowflake.answer("COPY data", [FILES[0], {**FILES[1], "rows_loaded": 1}])
+    counts = copy.execute(task_context(copy))  # type: ignore[arg-type]
+    assert (counts["rows_parsed"], counts["rows_loaded"]) == (5, 4)
+
+
+def test_new_columns_are_added_to_staging_before_the_data_comes(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT manifest", [WITH_SALINITY])
+    copy.dataset = tides(schema_drift=SchemaDrift.ADD_NEW)
+    copied = copy.execute(task_context(copy))  # type: ignore[arg-type]
+    assert copied["new_columns"] == {"SALINITY": "NUMBER(5, 2)"}
+    assert copied["columns"] == ["HARBOUR", "DEPTH", "SALINITY"]
+    assert snowflake.statements[-2:] == [
+        'ALTER TABLE staging.tides ADD COLUMN IF NOT EXISTS "SALINITY" NUMBER(5, 2)',
+        "COPY data",
+    ]
+
+
+def test_each_new_column_is_a_statement_of_its_own(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    column_types = "struct<harbour:string,depth:double,salinity:double,wind:int>"
+    snowflake.answer("SELECT manifest", [{**MANIFEST, "COLUMN_TYPES": column_types}])
+    copy.dataset = tides(schema_drift=SchemaDrift.ADD_NEW)
+    copy.execute(task_context(copy))  # type: ignore[arg-type]
+    altered = [statement for statement in snowflake.statements if statement.startswith("ALTER")]
+    assert len(altered) == 2
+    assert len(set(snowflake.request_ids)) == 9
+
+
+def test_new_columns_that_are_ignored_do_not_reach_staging(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT manifest", [WITH_SALINITY])
+    copy.dataset = tides(schema_drift=SchemaDrift.IGNORE_NEW)
+    copied = copy.execute(task_context(copy))  # type: ignore[arg-type]
+    assert copied["columns"] == ["HARBOUR", "DEPTH"]
+    assert not [statement for statement in snowflake.statements if statement.startswith("ALTER")]
+
+
+@pytest.mark.parametrize(
+    "column_types", [WITH_SALINITY["COLUMN_TYPES"], "struct<harbour:string>"], ids=["a new one", "a missing one"]
+)
+def test_columns_that_the_dataset_does_not_allow_stop_the_copy(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext, column_types: str
+) -> None:
+    snowflake.answer("SELECT manifest", [{**MANIFEST, "COLUMN_TYPES": column_types}])
+    with pytest.raises(SchemaDriftError, match=r"salinity|DEPTH"):
+        copy.execute(task_context(copy))  # type: ignore[arg-type]
+    assert "COPY data" not in snowflake.statements
 
 
 @pytest.mark.parametrize(("rows", "files"), [(NO_FILES, 0), ([{**FILES[0], "rows_loaded": 0}], 1)])
@@ -240,24 +349,25 @@ def test_loading_nothing_is_a_failure(
     files: int,
 ) -> None:
     snowflake.answer("COPY data", rows)
-    copy.allow_empty = True  # the manifest counts rows: this is not the empty export that is allowed
+    copy.dataset = tides(allow_empty=True)  # the manifest counts rows: this is not the empty export that is allowed
     with pytest.raises(NothingLoadedError) as caught:
         copy.execute(task_context(copy))  # type: ignore[arg-type]
     message = str(caught.value)
-    assert f"found {files} file(s), while the manifest counts 5 exported row(s) (query id query 5)" in message
+    assert f"found {files} file(s), while the manifest counts 5 exported row(s) (query id query 7)" in message
     assert TARGET_UNCHANGED in message
 
 
 def test_an_empty_export_is_a_failure_unless_the_dataset_allows_it(
     snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
 ) -> None:
-    snowflake.answer("SELECT manifest", [{**MANIFEST, "ROW_COUNT": 0}])
+    snowflake.answer("SELECT manifest", [{**MANIFEST, "ROW_COUNT": 0, "FILE_COUNT": 0, "COLUMN_TYPES": None}])
     snowflake.answer("COPY data", NO_FILES)
     with pytest.raises(NothingLoadedError, match="allow_empty: true"):
         copy.execute(task_context(copy))  # type: ignore[arg-type]
-    copy.allow_empty = True
+    copy.dataset = tides(allow_empty=True)
     counts = copy.execute(task_context(copy))  # type: ignore[arg-type]
-    assert (counts["files"], counts["rows_exported"], counts["rows_loaded"]) == (0, 0, 0)
+    assert (counts["files"], counts["files_exported"], counts["rows_exported"], counts["rows_loaded"]) == (0, 0, 0, 0)
+    assert counts["columns"] == ["HARBOUR", "DEPTH"]
 
 
 @pytest.mark.parametrize(
@@ -308,18 +418,65 @@ def test_checks_that_hold_pass(
     assert snowflake.hook_class.call_args.kwargs["query_tag"]["task"] == "check"
 
 
-def test_a_failed_check_is_named_with_its_condition(
+NOT_DEEP = "FROM staging.tides WHERE NOT COALESCE((depth > -12000), FALSE)"
+NO_AGGREGATE_IN_WHERE = SnowflakeStatementError("Invalid aggregate function in where clause [COUNT(*)]", "002078")
+
+
+def failure_of(check: SnowflakeTableCheckOperator, task_context: MakeContext) -> str:
+    with pytest.raises(CheckFailedError) as caught:
+        check.execute(task_context(check))  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_a_failed_check_is_told_with_its_condition_and_rows_that_break_it(
+    snowflake: Snowflake, check: SnowflakeTableCheckOperator, task_context: MakeContext
+) -> None:
+    snowflake.hook.get_records.return_value = answered(1, 1, 0)
+    snowflake.answer(f"SELECT COUNT(*) AS total {NOT_DEEP}", [{"TOTAL": 1234}])
+    rows = [{"HARBOUR": "Oslo", "DEPTH": -13000.0}, {"HARBOUR": None, "DEPTH": None}]
+    snowflake.answer(f"SELECT * {NOT_DEEP} LIMIT 5", rows)
+    message = failure_of(check, task_context)
+    assert message.startswith("1 of 3 checks failed on staging.tides.")
+    assert message.endswith(
+        "\n- depth_possible: depth > -12000. Not so for 1,234 row(s), e.g. "
+        "HARBOUR=Oslo, DEPTH=-13000.0; HARBOUR=None, DEPTH=None"
+    )
+    assert TARGET_UNCHANGED in message
+    assert "depth_known" not in message
+    assert "SELECT checks" not in message
+
+
+def test_at_most_five_rows_are_asked_for_and_none_is_shown_at_length(
+    snowflake: Snowflake, check: SnowflakeTableCheckOperator, task_context: MakeContext
+) -> None:
+    snowflake.hook.get_records.return_value = answered(1, 1, 0)
+    snowflake.answer(f"SELECT COUNT(*) AS total {NOT_DEEP}", [{"TOTAL": 5}])
+    snowflake.answer(f"SELECT * {NOT_DEEP} LIMIT 5", [{"NOTE": "x" * 10_000}] * 5)
+    message = failure_of(check, task_context)
+    assert [one for one in snowflake.statements if one.startswith("SELECT *")] == [f"SELECT * {NOT_DEEP} LIMIT 5"]
+    assert message.count("NOTE=") == 5
+    assert len(message) < 5 * 300 + 500
+
+
+def test_a_failed_check_of_the_whole_table_is_told_without_rows(
+    snowflake: Snowflake, check: SnowflakeTableCheckOperator, task_context: MakeContext
+) -> None:
+    snowflake.hook.get_records.return_value = answered(0, 1, 1)
+    of_rows = "SELECT COUNT(*) AS total FROM staging.tides WHERE NOT COALESCE((COUNT(*) = 5), FALSE)"
+    snowflake.answer(of_rows, NO_AGGREGATE_IN_WHERE)
+    message = failure_of(check, task_context)
+    assert message.endswith("\n- rows_match: COUNT(*) = 5")
+    assert "row(s)" not in message
+
+
+def test_every_failed_check_has_a_line(
     snowflake: Snowflake, check: SnowflakeTableCheckOperator, task_context: MakeContext
 ) -> None:
     snowflake.hook.get_records.return_value = answered(0, 1, 0)
-    with pytest.raises(CheckFailedError) as caught:
-        check.execute(task_context(check))  # type: ignore[arg-type]
-    message = str(caught.value)
-    assert message.startswith(
-        "2 of 3 checks failed on staging.tides - rows_match: COUNT(*) = 5; depth_possible: depth > -12000."
-    )
-    assert "depth_known" not in message
-    assert TARGET_UNCHANGED in message
+    snowflake.hook.run_statement.side_effect = NO_AGGREGATE_IN_WHERE
+    first, *failed = failure_of(check, task_context).splitlines()
+    assert first.startswith("2 of 3 checks failed on staging.tides.")
+    assert failed == ["- rows_match: COUNT(*) = 5", "- depth_possible: depth > -12000"]
 
 
 @pytest.mark.parametrize("records", [[], None])
@@ -327,6 +484,7 @@ def test_checks_without_an_answer_have_failed(
     snowflake: Snowflake, check: SnowflakeTableCheckOperator, task_context: MakeContext, records: Any
 ) -> None:
     snowflake.hook.get_records.return_value = records
+    snowflake.hook.run_statement.side_effect = NO_AGGREGATE_IN_WHERE
     with pytest.raises(CheckFailedError, match="3 of 3 checks failed"):
         check.execute(task_context(check))  # type: ignore[arg-type]
 
@@ -349,7 +507,7 @@ def test_killing_the_checks_cancels_their_query(
     snowflake.hook.cancel_queries.assert_called_once_with(["query 1"])
 
 
-@pytest.mark.parametrize("error", [NothingLoadedError, ManifestError, CheckFailedError])
+@pytest.mark.parametrize("error", [NothingLoadedError, ManifestError, CheckFailedError, SchemaDriftError])
 def test_data_that_is_not_fit_is_not_tried_again(error: type[Exception]) -> None:
     assert issubclass(error, AirflowFailException)
 
@@ -357,24 +515,49 @@ def test_data_that_is_not_fit_is_not_tried_again(error: type[Exception]) -> None
 # ---- publish
 
 TRANSACTION = "BEGIN TRANSACTION;\nINSERT OVERWRITE INTO tides\nSELECT * FROM staging.tides;\nCOMMIT;"
+ADD_SALINITY = 'ALTER TABLE public.tides ADD COLUMN IF NOT EXISTS "SALINITY" NUMBER(5, 2)'
+
+
+def publish_step(**changes: Any) -> SnowflakePublishOperator:
+    """Make the publish step as it is after its templates are rendered: every field is text."""
+    fields = {
+        "sql": f"-- why\n{TRANSACTION}",
+        "select_ledger_row": "SELECT ledger;",
+        "count_changes": "-- why\nSELECT changes",
+        "dataset": tides(),
+        "run_key": KEY,
+        "export_path": EXPORT_PATH,
+        "load_mode": "replace",
+        "new_columns": "{}",
+        "preview": "False",
+    }
+    return SnowflakePublishOperator(task_id="publish", **{**fields, **changes})
 
 
 @pytest.fixture
 def publish() -> SnowflakePublishOperator:
-    return SnowflakePublishOperator(
-        task_id="publish",
-        sql=f"-- why\n{TRANSACTION}",
-        select_ledger_row="SELECT ledger;",
-        run_key=KEY,
-        export_path=EXPORT_PATH,
-    )
+    return publish_step()
+
+
+@pytest.fixture
+def publish_context(task_context: MakeContext) -> MakeContext:
+    """Make the context of the publish step, which can tell of assets."""
+
+    def make(task: SnowflakePublishOperator, **changes: Any) -> dict[str, Any]:
+        return {**task_context(task, **changes), "outlet_events": OutletEventAccessors()}
+
+    return make
+
+
+def asset_events(context: dict[str, Any]) -> list[Any]:
+    return list(context["outlet_events"][AssetAlias("tides")].asset_alias_events)
 
 
 def test_publishing_runs_one_transaction_and_answers_with_the_ledger_row(
-    snowflake: Snowflake, publish: SnowflakePublishOperator, task_context: MakeContext
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
 ) -> None:
     snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
-    row = publish.execute(task_context(publish))  # type: ignore[arg-type]
+    row = publish.execute(publish_context(publish))  # type: ignore[arg-type]
     assert snowflake.statements == ["SELECT ledger", TRANSACTION, "SELECT ledger"]
     assert snowflake.hook.run_transaction.call_args.args == (TRANSACTION, 3)
     assert [call.kwargs["bindings"] for call in snowflake.hook.run_statement.call_args_list] == [[KEY], [KEY]]
@@ -383,44 +566,156 @@ def test_publishing_runs_one_transaction_and_answers_with_the_ledger_row(
         "run_key": KEY,
         "export_path": EXPORT_PATH,
         "rows_loaded": 5,
+        "rows_inserted": 3,
+        "rows_updated": 2,
+        "rows_deleted": 1,
+        "rows_in_target": 40,
         "share_of_nulls": 0.25,
         "requested_by": None,
         "published_at": "2026-01-02T03:05:00",
     }
 
 
+def test_publishing_is_told_as_an_event_of_the_target(
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
+    context = publish_context(publish)
+    publish.execute(context)  # type: ignore[arg-type]
+    [event] = asset_events(context)
+    assert event.dest_asset_key.uri == Asset("snowflake://account/db/public/tides").uri
+    assert event.extra == {
+        "run_key": KEY,
+        "rows_inserted": 3,
+        "rows_updated": 2,
+        "rows_deleted": 1,
+        "rows_in_target": 40,
+    }
+    assert publish.outlets == [AssetAlias("tides")]
+
+
 def test_an_export_that_is_in_the_ledger_is_not_published_again(
-    snowflake: Snowflake, publish: SnowflakePublishOperator, task_context: MakeContext
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
 ) -> None:
     snowflake.answer("SELECT ledger", [LEDGER_ROW])
-    row = publish.execute(task_context(publish, try_number=2))  # type: ignore[arg-type]
+    row = publish.execute(publish_context(publish, try_number=2))  # type: ignore[arg-type]
     assert row["rows_loaded"] == 5
     assert snowflake.statements == ["SELECT ledger"]
     snowflake.hook.run_transaction.assert_not_called()
 
 
+OTHER_EXPORT = {**LEDGER_ROW, "EXPORT_PATH": EXPORT_PATH.replace("/1/", "/0/"), "ROWS_LOADED": 4}
+
+
+@pytest.mark.parametrize("load_mode", ["replace", "merge"])
 def test_a_new_export_of_a_published_run_is_published(
-    snowflake: Snowflake, publish: SnowflakePublishOperator, task_context: MakeContext
+    snowflake: Snowflake, publish_context: MakeContext, load_mode: str
 ) -> None:
-    earlier = {**LEDGER_ROW, "EXPORT_PATH": EXPORT_PATH.replace("/1/", "/0/"), "ROWS_LOADED": 4}
-    snowflake.answer("SELECT ledger", [earlier], [LEDGER_ROW])
-    row = publish.execute(task_context(publish))  # type: ignore[arg-type]
+    snowflake.answer("SELECT ledger", [OTHER_EXPORT], [LEDGER_ROW])
+    publish = publish_step(load_mode=load_mode)
+    row = publish.execute(publish_context(publish))  # type: ignore[arg-type]
     assert row["rows_loaded"] == 5
     assert TRANSACTION in snowflake.statements
 
 
-def test_a_transaction_without_a_trace_in_the_ledger_is_an_error_that_may_be_tried_again(
-    snowflake: Snowflake, publish: SnowflakePublishOperator, task_context: MakeContext
+def test_an_append_counts_a_run_once_whichever_export_it_loaded(
+    snowflake: Snowflake, publish_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT ledger", [OTHER_EXPORT])
+    publish = publish_step(load_mode="append")
+    row = publish.execute(publish_context(publish))  # type: ignore[arg-type]
+    assert row["rows_loaded"] == 4
+    assert snowflake.statements == ["SELECT ledger"]
+
+
+def test_columns_are_added_to_the_target_before_the_transaction_and_not_in_it(
+    snowflake: Snowflake, publish_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
+    publish = publish_step(new_columns='{"SALINITY": "NUMBER(5, 2)"}')
+    publish.execute(publish_context(publish))  # type: ignore[arg-type]
+    assert snowflake.statements == ["SELECT ledger", ADD_SALINITY, TRANSACTION, "SELECT ledger"]
+
+
+def test_a_published_export_adds_no_column_again(snowflake: Snowflake, publish_context: MakeContext) -> None:
+    snowflake.answer("SELECT ledger", [LEDGER_ROW])
+    publish = publish_step(new_columns='{"SALINITY": "NUMBER(5, 2)"}')
+    publish.execute(publish_context(publish))  # type: ignore[arg-type]
+    assert snowflake.statements == ["SELECT ledger"]
+
+
+def test_a_preview_counts_what_would_change_and_does_nothing_else(
+    snowflake: Snowflake, publish_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT changes", [{"ROWS_INSERTED": 3, "ROWS_UPDATED": 2, "ROWS_DELETED": 1}])
+    publish = publish_step(load_mode="merge", new_columns='{"SALINITY": "NUMBER(5, 2)"}', preview="True")
+    context = publish_context(publish)
+    assert publish.execute(context) == {  # type: ignore[arg-type]
+        "dry_run": True,
+        "load_mode": "merge",
+        "rows_inserted": 3,
+        "rows_updated": 2,
+        "rows_deleted": 1,
+    }
+    assert snowflake.statements == ["SELECT changes"]
+    snowflake.hook.run_transaction.assert_not_called()
+    assert asset_events(context) == []
+
+
+def test_a_transaction_that_another_process_of_the_run_was_faster_with_has_succeeded(
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
+    snowflake.refusal = REFUSED_BY_LEDGER
+    context = publish_context(publish)
+    assert publish.execute(context)["rows_loaded"] == 5  # type: ignore[arg-type]
+    assert len(asset_events(context)) == 1
+    assert len(set(snowflake.request_ids)) == 3, "the second look must not be answered with the first"
+
+
+@pytest.mark.parametrize("after", [[], [OTHER_EXPORT]], ids=["no row", "a row of another export"])
+def test_a_sync_that_may_not_publish_any_more_says_so_and_is_not_tried_again(
+    snowflake: Snowflake,
+    publish: SnowflakePublishOperator,
+    publish_context: MakeContext,
+    after: list[dict[str, Any]],
+) -> None:
+    snowflake.answer("SELECT ledger", after)
+    snowflake.refusal = REFUSED_BY_LEDGER
+    context = publish_context(publish)
+    with pytest.raises(SupersededError) as caught:
+        publish.execute(context)  # type: ignore[arg-type]
+    assert str(caught.value).startswith(f"{EXPORT_PATH} is not published: a sync of tides that was staged later")
+    assert isinstance(caught.value, AirflowFailException)
+    assert asset_events(context) == []
+
+
+def test_another_error_of_the_transaction_is_told_as_it_is(
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
 ) -> None:
     snowflake.answer("SELECT ledger", [])
+    snowflake.refusal = SnowflakeStatementError("Snowflake: no rights (code 003001)", "003001")
+    context = publish_context(publish)
+    with pytest.raises(SnowflakeStatementError, match="no rights"):
+        publish.execute(context)  # type: ignore[arg-type]
+    assert snowflake.statements == ["SELECT ledger", TRANSACTION]
+    assert asset_events(context) == []
+
+
+def test_a_transaction_without_a_trace_in_the_ledger_is_an_error_that_may_be_tried_again(
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT ledger", [])
+    context = publish_context(publish)
     with pytest.raises(PublishError, match=KEY) as caught:
-        publish.execute(task_context(publish))  # type: ignore[arg-type]
+        publish.execute(context)  # type: ignore[arg-type]
     assert isinstance(caught.value, AirflowException)
     assert not isinstance(caught.value, AirflowFailException)
+    assert asset_events(context) == []
 
 
 def test_killing_a_publication_cancels_its_transaction(
-    snowflake: Snowflake, publish: SnowflakePublishOperator, task_context: MakeContext
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
 ) -> None:
     def killed(*_: object, on_start: Callable[[str], None], **__: object) -> None:
         on_start("the transaction")
@@ -428,6 +723,52 @@ def test_killing_a_publication_cancels_its_transaction(
 
     snowflake.hook.run_transaction.side_effect = killed
     with pytest.raises(KeyboardInterrupt):
-        publish.execute(task_context(publish))  # type: ignore[arg-type]
+        publish.execute(publish_context(publish))  # type: ignore[arg-type]
     publish.on_kill()
     snowflake.hook.cancel_queries.assert_called_once_with(["the transaction"])
+
+
+# ---- clean up
+
+
+def staged(days_ago: float, suffix: str = "") -> str:
+    """Return the staging table of a run of some days ago, as Snowflake lists it."""
+    run_key = share.run_key("sync_tides", "manual__1", datetime.now(UTC) - timedelta(days=days_ago))
+    return f"TIDES__{run_key}{suffix}".upper()
+
+
+def clean_up(snowflake: Snowflake, task_context: MakeContext, tables: list[str]) -> dict[str, Any]:
+    snowflake.answer("SHOW tables", [{"name": name, "rows": 1} for name in tables])
+    task = SnowflakeCleanUpOperator(
+        task_id="clean_up", sql="SHOW tables;", select_old_exports="SELECT exports;", keep_days="7"
+    )
+    return task.execute(task_context(task))  # type: ignore[arg-type]
+
+
+def dropped(snowflake: Snowflake) -> list[str]:
+    return [statement for statement in snowflake.statements if statement.startswith("DROP")]
+
+
+def test_only_the_staging_tables_of_old_runs_are_dropped(snowflake: Snowflake, task_context: MakeContext) -> None:
+    old = [staged(7.1), staged(7.1, "__MANIFEST"), staged(400)]
+    young = [staged(6.9), staged(6.9, "__MANIFEST"), staged(0), staged(-1)]
+    result = clean_up(snowflake, task_context, [*old, *young])
+    assert result["dropped_tables"] == old
+    assert dropped(snowflake) == [f'DROP TABLE IF EXISTS staging."{name}"' for name in old]
+    assert len(set(snowflake.request_ids)) == len(snowflake.statements) == 5
+
+
+@pytest.mark.parametrize("name", ["TIDES", "BACKUP_2019", "TIDES__20200101T000000", f"{staged(400)}__COPY"])
+def test_tables_that_no_run_named_are_left_alone(snowflake: Snowflake, task_context: MakeContext, name: str) -> None:
+    assert clean_up(snowflake, task_context, [name])["dropped_tables"] == []
+    assert dropped(snowflake) == []
+
+
+def test_old_exports_are_told_and_nothing_more(snowflake: Snowflake, task_context: MakeContext) -> None:
+    snowflake.answer("SELECT exports", [{"DATASET": "tides", "RUN_KEY": KEY, "EXPORT_PATH": EXPORT_PATH}])
+    result = clean_up(snowflake, task_context, [])
+    assert result == {
+        "dropped_tables": [],
+        "old_exports": [{"dataset": "tides", "run_key": KEY, "export_path": EXPORT_PATH}],
+    }
+    assert snowflake.statements == ["SHOW tables", "SELECT exports"]

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from data_share import share
-from data_share.datasets import Dataset
+from data_share.datasets import Dataset, LoadMode
 from data_share.share import InvalidExportPathError, run_key_of
 from data_share.templates import SQL_FILTERS, sync_macros
 
+KEY = "20260102T030405_0a1b2c3d"
 
-def dataset(name: str) -> Dataset:
+
+def dataset(name: str, load_mode: LoadMode = LoadMode.REPLACE, *merge_keys: str) -> Dataset:
+    if load_mode is LoadMode.MERGE:
+        merge_keys = merge_keys or ("harbour",)
     return Dataset(
         name=name,
         description="Tides by harbour.",
         source_table=f"main.sea.{name}",
         target_table=f"public.{name}_now",
-        load_mode="replace",
+        load_mode=load_mode,
+        merge_keys=merge_keys,
         required_columns=("harbour",),
     )
 
@@ -41,14 +47,91 @@ def test_each_dataset_keeps_its_own_macros() -> None:
     assert [macros["dataset"].name for macros in all_macros] == ["tides", "winds"]
 
 
-def test_an_export_is_located_in_the_stage_only_if_it_is_of_the_dataset() -> None:
+# ---- what the steps before handed on
+
+EXPORT = {"run_id": 77, "export_path": f"{share.SHARE_URL}tides/{KEY}/3/"}
+EARLIER = {"run_id": 66, "export_path": f"{share.SHARE_URL}tides/20250102T030405_ffffffff/1/"}
+
+
+def handed_on(**xcoms: Any) -> Any:
+    """Make a task instance that finds these XComs, by task id; what was not left is None."""
+
+    def pull(task_ids: str, key: str = "return_value") -> Any:
+        expected = "export" if task_ids == "export_to_s3" else "return_value"
+        return xcoms.get(task_ids) if key == expected else None
+
+    return SimpleNamespace(xcom_pull=pull)
+
+
+def copied(*columns: str) -> Any:
+    return handed_on(copy_into_staging={"columns": list(columns)})
+
+
+def test_the_export_is_the_one_that_the_sync_waited_for() -> None:
+    macros = sync_macros(dataset("tides"))
+    ti = handed_on(wait_for_export=EXPORT)
+    assert macros["export"](ti) == EXPORT
+    assert macros["export_attempt"](ti) == 3
+    assert macros["path_in_stage"](ti) == f"tides/{KEY}/3/"
+
+
+def test_the_export_of_a_reload_is_the_earlier_one() -> None:
+    macros = sync_macros(dataset("tides"))
+    ti = handed_on(export_to_s3=EARLIER)
+    assert macros["export"](ti) == EARLIER
+    assert macros["export_attempt"](ti) == 1
+    assert macros["path_in_stage"](ti) == "tides/20250102T030405_ffffffff/1/"
+
+
+def test_the_manifest_has_the_run_key_under_which_the_export_was_made(
+    task_context: Callable[..., dict[str, Any]],
+) -> None:
+    dag_run = task_context()["dag_run"]
+    manifest_run_key = sync_macros(dataset("tides"))["manifest_run_key"]
+    own = manifest_run_key(handed_on(wait_for_export=EXPORT), dag_run, {"reload_run_key": None})
+    assert own == run_key_of(dag_run)
+    # The sync that the conf names may have loaded an earlier export itself.
+    reloaded = manifest_run_key(
+        handed_on(export_to_s3=EARLIER), dag_run, {"reload_run_key": "20260101T000000_eeeeeeee"}
+    )
+    assert reloaded == "20250102T030405_ffffffff"
+
+
+@pytest.mark.parametrize("path", [EXPORT["export_path"].replace("tides", "winds"), None], ids=["another", "none"])
+def test_an_export_is_located_in_the_stage_only_if_it_is_of_the_dataset(path: str | None) -> None:
     path_in_stage = sync_macros(dataset("tides"))["path_in_stage"]
-    path = "{0}{1}/20260102T030405_0a1b2c3d/1/"
-    assert path_in_stage({"export_path": path.format(share.SHARE_URL, "tides")}) == path.format("", "tides")
-    with pytest.raises(InvalidExportPathError):
-        path_in_stage({"export_path": path.format(share.SHARE_URL, "winds")})
-    with pytest.raises(InvalidExportPathError, match="'None'"):
-        path_in_stage({"export_path": None})
+    with pytest.raises(InvalidExportPathError, match=r"winds|'None'"):
+        path_in_stage(handed_on(wait_for_export={"run_id": 77, "export_path": path}))
+
+
+# ---- load modes and lists of columns
+
+
+@pytest.mark.parametrize("mode", list(LoadMode))
+def test_a_full_refresh_replaces_whatever_the_load_mode_is(mode: LoadMode) -> None:
+    load_mode = sync_macros(dataset("tides", mode))["load_mode"]
+    assert load_mode({"full_refresh": False}) == mode
+    assert load_mode({"full_refresh": True}) == "replace"
+    assert f"{load_mode({'full_refresh': False})}" == mode.value, "templates write its value"
+
+
+def test_columns_are_those_of_the_staging_table_in_quotes() -> None:
+    columns = sync_macros(dataset("tides"))["columns"]
+    ti = copied("HARBOUR", "date", "ORDER")
+    assert columns(ti) == '"HARBOUR", "DATE", "ORDER"'
+    assert columns(ti, "staging") == 'staging."HARBOUR", staging."DATE", staging."ORDER"'
+
+
+def test_rows_are_the_same_when_all_keys_are() -> None:
+    macros = sync_macros(dataset("tides", LoadMode.MERGE, "harbour", "Order"))
+    assert macros["keys"]() == '"HARBOUR", "ORDER"'
+    assert macros["same_keys"]("a", "b") == 'a."HARBOUR" = b."HARBOUR" AND a."ORDER" = b."ORDER"'
+
+
+def test_an_update_assigns_all_columns_but_the_keys() -> None:
+    assignments = sync_macros(dataset("tides", LoadMode.MERGE, "harbour"))["assignments"]
+    assert assignments(copied("HARBOUR", "DEPTH", "ORDER"), "new") == '"DEPTH" = new."DEPTH", "ORDER" = new."ORDER"'
+    assert assignments(copied("HARBOUR"), "new") == "", "nothing but keys: nothing to update"
 
 
 def test_values_reach_sql_as_literals() -> None:

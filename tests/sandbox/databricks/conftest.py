@@ -110,7 +110,7 @@ class WorkspaceServer:
 
 @pytest.fixture(scope="session")
 def lake(s3_url: str) -> str:
-    """The endpoint of an S3 that has the source table."""
+    """The endpoint of an S3 that has the source tables."""
     seed(s3_url)
     return s3_url
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sandbox.databricks import export
+from sandbox.databricks import parquet
 from sandbox.databricks.export import InterruptedStatementError, Session, StatementError, resolve_references
-from sandbox.sources import forecasts, write_source
+from sandbox.sources import city_temperatures, daily_observations, forecasts, write_source
 
 pytestmark = pytest.mark.sandbox
 
 SQL = (Path(__file__).parents[3] / "include" / "sql" / "databricks" / "export_dataset.sql").read_text()
+FORECASTS_SCHEMA = (
+    "struct<date:date,weather_date:date,latitude:double,longitude:double,precipitation_in:double,wind_mph:double,"
+    "weather:string,forecast_temp_min_f:double,forecast_temp_max_f:double>"
+)
 PART = re.compile(r"part-0000\d-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-c000\.snappy\.parquet")
 
 
@@ -64,13 +70,18 @@ def test_the_sql_file_exports_the_table_and_counts_the_files(files: Any, values:
     manifest, metadata = read(files, f"{share}manifest/")
     row = manifest.to_pylist()[0]
     assert manifest.num_rows == 1
-    assert {name: row[name] for name in ("run_key", "dataset", "source_table", "row_count")} == {
+    exported_at = row.pop("exported_at")
+    assert row == {
         "run_key": values["run_key"],
         "dataset": "weather",
         "source_table": "main.weather.forecasts",
         "row_count": 1461,
+        "file_count": 1,
+        "column_types": FORECASTS_SCHEMA,
     }
-    assert metadata[0].schema.column(4).physical_type == "INT96"  # Spark's default for timestamps
+    assert abs(exported_at.replace(tzinfo=UTC) - datetime.now(UTC)) < timedelta(minutes=5)
+    assert metadata[0].schema.names[-1] == "exported_at"
+    assert metadata[0].schema.column(6).physical_type == "INT96"  # Spark's default for timestamps
 
 
 def test_what_lies_beside_the_data(files: Any, values: dict[str, str], share: str) -> None:
@@ -101,14 +112,15 @@ def test_overwriting_removes_what_was_there(files: Any, values: dict[str, str], 
 def test_a_large_result_gives_several_files(
     files: Any, values: dict[str, str], share: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "MAX_ROWS_PER_FILE", 487)  # a third of the rows
+    monkeypatch.setattr(parquet, "MAX_ROWS_PER_FILE", 487)  # a third of the rows
 
     execute(files, SQL, values)
 
     rows, metadata = read(files, f"{share}data/")
     assert [part.num_rows for part in metadata] == [487, 487, 487]
     assert rows == forecasts()
-    assert read(files, f"{share}manifest/")[0]["row_count"].to_pylist() == [1461]
+    manifest = read(files, f"{share}manifest/")[0].to_pylist()[0]
+    assert (manifest["row_count"], manifest["file_count"], manifest["column_types"]) == (1461, 3, FORECASTS_SCHEMA)
 
 
 def test_an_empty_result_gives_one_file_without_rows(lake: str, files: Any, values: dict[str, str], share: str) -> None:
@@ -118,7 +130,137 @@ def test_an_empty_result_gives_one_file_without_rows(lake: str, files: Any, valu
 
     rows, metadata = read(files, f"{share}data/")
     assert (rows.num_rows, rows.schema, len(metadata)) == (0, forecasts().schema, 1)
-    assert read(files, f"{share}manifest/")[0]["row_count"].to_pylist() == [0]
+    manifest = read(files, f"{share}manifest/")[0].to_pylist()[0]
+    assert (manifest["row_count"], manifest["file_count"], manifest["column_types"]) == (0, 0, None)
+    assert manifest["run_key"] == values["run_key"]
+
+
+@pytest.mark.parametrize(
+    ("table", "rows", "schema"),
+    [
+        (
+            "city_temperatures",
+            city_temperatures,
+            "struct<city:string,observed_at:timestamp,temperature_f:double>",
+        ),
+        (
+            "daily_observations",
+            daily_observations,
+            (
+                "struct<station:string,observed_on:date,precipitation_in:double,temp_min_f:double,temp_max_f:double,"
+                "wind_mph:double,weather:string>"
+            ),
+        ),
+    ],
+)
+def test_the_other_source_tables_are_exported(
+    files: Any, values: dict[str, str], share: str, table: str, rows: Callable[[], pa.Table], schema: str
+) -> None:
+    execute(files, SQL, values | {"source_table": f"main.weather.{table}"})
+
+    exported = parquet.open_directory(files, f"s3://{share}data/").to_table().select(rows().column_names)
+    assert exported == rows()
+    manifest = read(files, f"{share}manifest/")[0].to_pylist()[0]
+    assert (manifest["row_count"], manifest["file_count"]) == (rows().num_rows, 1)
+    assert manifest["column_types"] == schema
+
+
+def test_only_files_with_rows_are_counted(files: Any, values: dict[str, str], share: str) -> None:
+    table = pa.table({"id": [1, 2, 3]})
+    for name, part in {"a": table.slice(0, 0), "b": table.slice(0, 1), "c": table.slice(1)}.items():
+        with files.open(f"s3://{share}in/{name}.parquet", "wb") as file:
+            pq.write_table(part, file)
+
+    manifest = SQL[SQL.rindex("INSERT OVERWRITE DIRECTORY") :]
+    execute(files, manifest, values | {"data_path": f"s3://{share}in/"})
+
+    row = read(files, f"{share}manifest/")[0].to_pylist()[0]
+    assert (row["row_count"], row["file_count"], row["column_types"]) == (3, 2, "struct<id:bigint>")
+
+
+def test_the_metadata_of_files_is_hidden_until_it_is_named(files: Any, values: dict[str, str], share: str) -> None:
+    execute(files, SQL, values)
+    (path,) = [file for file in files.find(f"{share}data/") if file.endswith(".parquet")]
+    sql = """
+        INSERT OVERWRITE DIRECTORY :out || 'plain/' USING PARQUET
+        SELECT * FROM IDENTIFIER('parquet.`' || :source || '`');
+        INSERT OVERWRITE DIRECTORY :out || 'named/' USING PARQUET
+        WITH f AS (SELECT *, _metadata.file_name AS name FROM IDENTIFIER('parquet.`' || :source || '`') AS p)
+        SELECT f.*, p._METADATA.file_path, p._metadata.file_size,
+          TYPEOF(STRUCT(p.*)) AS of_p, TYPEOF(STRUCT(*)) AS of_all
+        FROM f JOIN IDENTIFIER('parquet.`' || :source || '`') AS p ON f.weather_date = p.weather_date
+    """
+    execute(files, sql, {"source": f"s3://{share}data/", "out": f"s3://{share}"})
+
+    assert read(files, f"{share}plain/")[0] == forecasts()
+    rows = read(files, f"{share}named/")[0]
+    assert rows.column_names == [*forecasts().column_names, "name", "file_path", "file_size", "of_p", "of_all"]
+    assert rows.num_rows == 1461
+    row = rows.to_pylist()[0]
+    assert row["file_path"] == f"s3://{path}"
+    assert row["name"] == path.rpartition("/")[2]
+    assert row["file_size"] == files.size(path)
+    assert row["of_p"] == FORECASTS_SCHEMA
+    assert row["of_all"] == f"{FORECASTS_SCHEMA[:-1]},name:string,{FORECASTS_SCHEMA.removeprefix('struct<')}"
+
+
+def test_only_files_have_metadata(files: Any, values: dict[str, str], share: str) -> None:
+    sql = "INSERT OVERWRITE DIRECTORY :data_path USING PARQUET SELECT _metadata.file_path FROM main.weather.forecasts"
+    with pytest.raises(StatementError, match="_metadata"):
+        execute(files, sql, values)
+
+
+def test_a_column_named_as_the_metadata_wins_over_it(files: Any, share: str) -> None:
+    with files.open(f"s3://{share}in/a.parquet", "wb") as file:
+        pq.write_table(pa.table({"_metadata": [{"file_path": "mine"}]}), file)
+    sql = "INSERT OVERWRITE DIRECTORY :out USING PARQUET SELECT *, _metadata.file_path FROM IDENTIFIER(:source)"
+    execute(files, sql, {"out": f"s3://{share}out/", "source": f"parquet.`s3://{share}in/`"})
+    assert read(files, f"{share}out/")[0].to_pylist() == [{"_metadata": {"file_path": "mine"}, "file_path": "mine"}]
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("TYPEOF(STRUCT(*))", "struct<a:bigint,b:decimal(10,2),c:string>"),
+        ("MIN(TYPEOF(STRUCT(t.*)))", "struct<a:bigint,b:decimal(10,2),c:string>"),
+        ("TYPEOF(STRUCT(* EXCEPT (b)))", "struct<a:bigint,c:string>"),
+        ("TYPEOF(STRUCT(t.c, a AS `it's`, a > 1, 'x'))", "struct<c:string,it's:bigint,col3:boolean,col4:string>"),
+        ("TYPEOF(b)", "decimal(10,2)"),
+        ("TYPEOF(TYPEOF(b))", "string"),
+        ("TYPEOF(:note)", "string"),
+        ("TYPEOF(MAX(a))", "bigint"),
+        ("TYPEOF(CURRENT_TIMESTAMP())", "timestamp"),
+        ("TYPEOF(NULL)", "void"),
+        ("(SELECT TYPEOF(STRUCT(*)) FROM u)", "struct<n:bigint>"),
+        ("(SELECT TYPEOF(STRUCT(*)) FROM (SELECT a AS x FROM t WHERE c = :note) AS s)", "struct<x:bigint>"),
+    ],
+)
+def test_typeof_answers_in_sparks_words(lake: str, files: Any, share: str, expression: str, expected: str) -> None:
+    table = pa.table({"a": [1], "b": pa.array(["1.50"]).cast(pa.decimal128(10, 2)), "c": ["x"]})
+    write_source(lake, "main.weather.kinds", table)
+    sql = f"""
+        INSERT OVERWRITE DIRECTORY :out USING PARQUET
+        WITH t AS (SELECT * FROM main.weather.kinds), u AS (SELECT COUNT(*) AS n FROM t)
+        SELECT {expression} AS answer FROM t
+    """
+    execute(files, sql, {"out": f"s3://{share}out/", "note": "x"})
+    assert read(files, f"{share}out/")[0].to_pylist() == [{"answer": expected}]
+
+
+def test_the_type_of_a_join_and_of_what_spark_has_no_type_for(files: Any, share: str) -> None:
+    head = "INSERT OVERWRITE DIRECTORY :out USING PARQUET "
+    sql = f"""{head} SELECT DISTINCT TYPEOF(STRUCT(*)) AS answer
+        FROM main.weather.city_temperatures AS c
+        JOIN main.weather.daily_observations AS d ON d.wind_mph > 0 AND c.temperature_f > 70"""
+    execute(files, sql, {"out": f"s3://{share}out/"})
+    assert read(files, f"{share}out/")[0].to_pylist() == [
+        {
+            "answer": "struct<city:string,observed_at:timestamp,temperature_f:double,station:string,observed_on:date,"
+            "precipitation_in:double,temp_min_f:double,temp_max_f:double,wind_mph:double,weather:string>"
+        }
+    ]
+    with pytest.raises(StatementError, match=r"\[UNSUPPORTED_DATATYPE\] Spark has no type for TIME"):
+        execute(files, f"{head} SELECT TYPEOF(CAST('10:00' AS TIME)) AS a", {"out": f"s3://{share}out/"})
 
 
 def test_a_table_may_be_named_in_any_way_that_databricks_knows(files: Any, values: dict[str, str], share: str) -> None:

@@ -1,0 +1,15 @@
+-- Load mode merge: rows with a known key are updated, the others inserted and, if the dataset says so, target rows
+-- without a staged one deleted. Part of publish.sql.
+
+MERGE INTO {{ dataset.target_table }} AS target
+USING {{ staging_table(dag_run) }} AS staging
+  ON {{ same_keys('target', 'staging') }}
+{%- if assignments(ti, 'staging') %}
+WHEN MATCHED THEN UPDATE SET {{ assignments(ti, 'staging') }}
+{%- endif %}
+WHEN NOT MATCHED THEN INSERT ({{ columns(ti) }}) VALUES ({{ columns(ti, 'staging') }});
+
+{% if dataset.delete_missing -%}
+DELETE FROM {{ dataset.target_table }}
+WHERE ({{ keys() }}) NOT IN (SELECT {{ keys() }} FROM {{ staging_table(dag_run) }});
+{%- endif %}

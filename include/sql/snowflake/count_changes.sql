@@ -1,0 +1,23 @@
+-- Counts what publishing the staged rows changes in the target, before it is done. Part of publish.sql; a dry run asks
+-- for it alone. Without a semicolon, as publish.sql puts it in brackets:
+-- sqlfluff:rules:convention.terminator:require_final_semicolon:False
+
+SELECT
+  staged.total{{ ' - known.total' if load_mode(params) == 'merge' }} AS rows_inserted,
+  {% if load_mode(params) == 'merge' -%}
+  known.total AS rows_updated,
+  {{ 'present.total - known.total' if dataset.delete_missing else '0' }} AS rows_deleted
+  {%- else -%}
+  0 AS rows_updated,
+  {{ 'present.total' if load_mode(params) == 'replace' else '0' }} AS rows_deleted
+  {%- endif %}
+FROM (SELECT COUNT(*) AS total FROM {{ staging_table(dag_run) }}) AS staged
+CROSS JOIN (SELECT COUNT(*) AS total FROM {{ dataset.target_table }}) AS present
+{%- if load_mode(params) == 'merge' %}
+CROSS JOIN (
+  SELECT COUNT(*) AS total
+  FROM {{ dataset.target_table }} AS target
+  INNER JOIN {{ staging_table(dag_run) }} AS staging
+    ON {{ same_keys('target', 'staging') }}
+) AS known
+{%- endif %}

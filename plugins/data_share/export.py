@@ -1,0 +1,68 @@
+"""The step that starts the export on Databricks, or takes up an earlier export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.providers.databricks.operators.databricks import DatabricksRunNowOperator
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from data_share.snowflake_hook import DataShareSnowflakeHook
+
+
+class UnknownRunKeyError(AirflowFailException):
+    """The sync whose export is to be loaded again is not in the ledger."""
+
+
+class DatabricksExportOperator(DatabricksRunNowOperator):
+    """
+    Starts the export job; with a run key of an earlier sync, finds that sync's export instead and skips itself.
+
+    Closes a gap of ``DatabricksRunNowOperator`` (provider 7.23.0): that a sync needs no job has to be known before the
+    job is started, and a task of its own for that would cost every other sync its time.
+
+    :param reload_run_key: earlier sync whose export is loaded again, or nothing; a template
+    :param select_ledger_row: file that selects a sync's ledger row; its one ``?`` is the run key
+    :param snowflake_conn_id: Airflow connection of the ledger
+    """
+
+    template_fields: Sequence[str] = (
+        *DatabricksRunNowOperator.template_fields,
+        "reload_run_key",
+        "select_ledger_row",
+        "snowflake_conn_id",
+    )
+    template_ext: Sequence[str] = (".sql",)
+
+    def __init__(
+        self,
+        *,
+        reload_run_key: str,
+        select_ledger_row: str,
+        snowflake_conn_id: str = "snowflake_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.reload_run_key = reload_run_key
+        self.select_ledger_row = select_ledger_row
+        self.snowflake_conn_id = snowflake_conn_id
+
+    def execute(self, context: Context) -> Any:
+        """Start the job, or skip it and leave the earlier export as the XCom ``export``."""
+        if not self.reload_run_key:
+            return super().execute(context)
+        hook = DataShareSnowflakeHook(self.snowflake_conn_id)
+        (statement,) = hook.split_sql_string(self.select_ledger_row, strip_semicolon=True)
+        rows = hook.run_statement(statement, bindings=[self.reload_run_key]).rows
+        if not rows:
+            raise UnknownRunKeyError(
+                f"The ledger has no sync {self.reload_run_key} of this dataset, so there is no export to load again. "
+                "Look the run key up in sync_history."
+            )
+        row = rows[0]
+        context["ti"].xcom_push(
+            key="export", value={"run_id": row["DATABRICKS_RUN_ID"], "export_path": row["EXPORT_PATH"]}
+        )
+        raise AirflowSkipException(f"The export {row['EXPORT_PATH']} is loaded again; Databricks is not asked")

@@ -1,0 +1,104 @@
+"""Comparing the columns of an export with those of its target."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from data_share.datasets import SchemaDrift
+
+_SAFE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+
+# Spark's types, as TYPEOF writes them, and the Snowflake type of a column that is added for them.
+_SNOWFLAKE_TYPES = {
+    "boolean": "BOOLEAN",
+    "tinyint": "NUMBER(38, 0)",
+    "smallint": "NUMBER(38, 0)",
+    "int": "NUMBER(38, 0)",
+    "bigint": "NUMBER(38, 0)",
+    "float": "DOUBLE",
+    "double": "DOUBLE",
+    "string": "VARCHAR",
+    "date": "DATE",
+    "timestamp": "TIMESTAMP_LTZ",
+    "timestamp_ntz": "TIMESTAMP_NTZ",
+    "binary": "BINARY",
+}
+
+
+class SchemaDriftError(AirflowFailException):
+    """The columns of the export are not those of the target."""
+
+
+def columns_to_add(
+    column_types: str | None, target_columns: Sequence[str], policy: SchemaDrift, target_table: str
+) -> dict[str, str]:
+    """
+    Compare an export with its target and return the columns to add to the target, with their Snowflake types.
+
+    :param column_types: the manifest's schema, e.g. ``struct<date:date,latitude:double>``; None for an empty export
+    :param target_columns: the target's column names
+    :param policy: the dataset's policy for new columns
+    :param target_table: the target, for the message
+    :raises SchemaDriftError: for a missing column, and for what the policy does not allow
+    """
+    if column_types is None:
+        return {}
+    exported = struct_fields(column_types)
+    known = {column.upper() for column in target_columns}
+    missing = sorted(known - {column.upper() for column in exported})
+    new = {column: kind for column, kind in exported.items() if column.upper() not in known}
+    problems = []
+    if missing:
+        problems.append(f"the export lacks {', '.join(missing)}")
+    if new and policy is SchemaDrift.STRICT:
+        listed = ", ".join(f"{column} ({kind})" for column, kind in new.items())
+        problems.append(f"the export has {listed}, which {target_table} does not have")
+    if problems:
+        raise SchemaDriftError(
+            f"The columns of the export are not those of the target: {'; '.join(problems)}. The target is as it was. "
+            "Alter the source or the target, or set schema_drift in the dataset file (ignore_new or add_new)."
+        )
+    if policy is SchemaDrift.IGNORE_NEW:
+        return {}
+    unsafe = [column for column in new if not _SAFE_NAME.fullmatch(column)]
+    if unsafe:
+        raise SchemaDriftError(
+            f"Columns with such names are not added to {target_table}: {', '.join(map(repr, unsafe))}. "
+            "The target is as it was. Rename them in the source, or set schema_drift: ignore_new."
+        )
+    return {column.upper(): snowflake_type(kind) for column, kind in new.items()}
+
+
+def struct_fields(column_types: str) -> dict[str, str]:
+    """
+    Return names and types of the fields of a Spark struct type.
+
+    :param column_types: e.g. ``struct<a:int,b:decimal(10,2),c:struct<x:int>>``
+    :raises SchemaDriftError: for a text that is no struct type
+    """
+    if not (column_types.startswith("struct<") and column_types.endswith(">")):
+        raise SchemaDriftError(f"The manifest's column_types is not a struct: {column_types!r}")
+    fields: dict[str, str] = {}
+    depth, begin = 0, len("struct<")
+    for position in range(begin, len(column_types)):
+        character = column_types[position]
+        if character in "<(":
+            depth += 1
+        elif character in ">)" and depth:
+            depth -= 1
+        elif (character == "," and not depth) or position == len(column_types) - 1:
+            name, _, kind = column_types[begin:position].partition(":")
+            if name:
+                fields[name] = kind
+            begin = position + 1
+    return fields
+
+
+def snowflake_type(kind: str) -> str:
+    """Return the Snowflake type of a Spark type; VARIANT for arrays, maps and structs."""
+    if decimal := re.fullmatch(r"decimal\((\d+),(\d+)\)", kind):
+        return f"NUMBER({decimal[1]}, {decimal[2]})"
+    return _SNOWFLAKE_TYPES.get(kind, "VARIANT")

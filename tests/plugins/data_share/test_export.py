@@ -1,0 +1,94 @@
+"""The first step: a job on Databricks, or the export of an earlier sync."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+from airflow.providers.databricks.operators.databricks import DatabricksRunNowOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from data_share.export import DatabricksExportOperator, UnknownRunKeyError
+from data_share.snowflake_hook import DataShareSnowflakeHook, StatementResult
+
+KEY = "20260102T030405_0a1b2c3d"
+PATH = f"s3://databricks-snowflake-share/dataset/tides/{KEY}/1/"
+
+
+@pytest.fixture
+def start_job() -> Iterator[mock.Mock]:
+    """Take the place of the provider's step."""
+    with mock.patch.object(DatabricksRunNowOperator, "execute", autospec=True, return_value="started") as execute:
+        yield execute
+
+
+@pytest.fixture
+def ask_ledger() -> Iterator[mock.Mock]:
+    """Take the place of Snowflake; the ledger is empty."""
+    answer = StatementResult(query_id="query", rows=[])
+    with mock.patch.object(DataShareSnowflakeHook, "run_statement", autospec=True, return_value=answer) as run:
+        yield run
+
+
+@pytest.fixture
+def context(task_context: Callable[..., dict[str, Any]]) -> Any:
+    made = task_context()
+    made["ti"].xcom_push = mock.Mock(spec=["__call__"])
+    return made
+
+
+def export(reload_run_key: str) -> DatabricksExportOperator:
+    return DatabricksExportOperator(
+        task_id="export_to_s3",
+        job_id=1,
+        reload_run_key=reload_run_key,
+        select_ledger_row="-- why\nSELECT * FROM ledger WHERE run_key = ?;",
+        snowflake_conn_id="other",
+    )
+
+
+def test_a_sync_starts_the_job_and_asks_no_ledger(start_job: mock.Mock, ask_ledger: mock.Mock, context: Any) -> None:
+    task = export(reload_run_key="")
+    assert task.execute(context) == "started"
+    start_job.assert_called_once_with(task, context)
+    ask_ledger.assert_not_called()
+    context["ti"].xcom_push.assert_not_called()
+
+
+def test_an_earlier_export_is_handed_on_and_the_job_skipped(
+    start_job: mock.Mock, ask_ledger: mock.Mock, context: Any
+) -> None:
+    row = {"RUN_KEY": KEY, "DATABRICKS_RUN_ID": 77, "EXPORT_PATH": PATH}
+    ask_ledger.return_value = StatementResult(query_id="query", rows=[row])
+    with pytest.raises(AirflowSkipException, match=PATH):
+        export(KEY).execute(context)
+    context["ti"].xcom_push.assert_called_once_with(key="export", value={"run_id": 77, "export_path": PATH})
+    start_job.assert_not_called()
+
+
+def test_the_ledger_is_asked_for_the_run_key_as_a_bound_value(ask_ledger: mock.Mock, context: Any) -> None:
+    with pytest.raises(UnknownRunKeyError):
+        export("x' OR 1 = 1").execute(context)
+    [call] = ask_ledger.call_args_list
+    hook, statement = call.args
+    assert hook.snowflake_conn_id == "other"
+    assert statement == "SELECT * FROM ledger WHERE run_key = ?"
+    assert call.kwargs["bindings"] == ["x' OR 1 = 1"]
+
+
+def test_a_run_key_that_the_ledger_does_not_know_is_an_error_and_starts_no_job(
+    start_job: mock.Mock, ask_ledger: mock.Mock, context: Any
+) -> None:
+    with pytest.raises(UnknownRunKeyError, match=f"no sync {KEY} of this dataset") as caught:
+        export(KEY).execute(context)
+    assert isinstance(caught.value, AirflowFailException), "another attempt would not find it either"
+    start_job.assert_not_called()
+    context["ti"].xcom_push.assert_not_called()
+
+
+def test_the_fields_of_the_provider_stay_templates() -> None:
+    own = {"reload_run_key", "select_ledger_row", "snowflake_conn_id"}
+    assert set(DatabricksExportOperator.template_fields) == {*DatabricksRunNowOperator.template_fields, *own}
+    assert ".sql" in DatabricksExportOperator.template_ext

@@ -1,0 +1,105 @@
+"""The stand-ins of S3 and Snowflake in a process of their own, and the share on them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import requests
+import tenacity.nap
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from jinja2 import Environment, FileSystemLoader
+
+from data_share import share, snowflake_hook
+from sandbox.s3 import s3_filesystem
+from sandbox.sources import LAKE_BUCKET, SHARE_BUCKET
+from tests.sandbox.load.driver import PROJECT, Share, Wire
+
+ACCOUNT = "MYORG-SHARE"
+USER = "SHARE_SVC"
+# A process of its own: in one with the tests, it would share the interpreter with the reader that watches it.
+SERVE = """
+import asyncio, os, socket, sys, threading
+from pathlib import Path
+import uvicorn
+from sandbox.snowflake.server import create_app
+
+os.fsync = lambda _: None  # a power failure is not among the tests
+state, s3_url, account, user, key = sys.argv[1:]
+# Ends with the tests, also when they are killed.
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+app = create_app(state_dir=Path(state), s3_endpoint_url=s3_url, account=account, users={user: key})
+# With the protocol named, asyncio switches Nagle's algorithm off: it would cost 40 ms for each answer.
+listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+listener.bind(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+asyncio.run(server.serve(sockets=[listener]))
+"""
+
+
+@pytest.fixture(scope="session")
+def stand_ins(s3_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
+    """The port of Snowflake, and the private key that it accepts."""
+    for bucket in (SHARE_BUCKET, LAKE_BUCKET):
+        s3_filesystem(s3_url).makedirs(bucket, exist_ok=True)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(tmp_path_factory.mktemp("load")), s3_url, ACCOUNT, USER, public],
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            port = process.stdout.readline()
+            assert port, "Snowflake did not start"
+            yield int(port), private
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def a_share(s3_url: str, stand_ins: tuple[int, str], sync_datasets: ModuleType) -> Iterator[Share]:
+    """The share on the stand-ins, set up."""
+    port, private_key = stand_ins
+    extra = {
+        "account": ACCOUNT,
+        "host": "127.0.0.1",
+        "port": port,
+        "protocol": "http",
+        "database": "DATA_SHARE",
+        "warehouse": "LOAD_WH",
+        "role": "DATA_SHARE_LOADER",
+        "private_key_content": private_key,
+    }
+    connection = {"conn_type": "snowflake", "login": USER, "schema": "PUBLIC", "extra": extra}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_SNOWFLAKE_DEFAULT", json.dumps(connection))
+        # Reading the same key for each task takes longer than the task's statements.
+        read_key = functools.cache(serialization.load_pem_private_key)
+        patch.setattr(serialization, "load_pem_private_key", lambda data, **options: read_key(data, **options))
+        # The provider's hook waits a second before it repeats a call.
+        patch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda _: None))
+        wire = Wire(requests.Session.request)
+        patch.setattr(requests.Session, "request", lambda session, **call: wire(session, **call))
+        made = Share(s3_url, f"http://127.0.0.1:{port}", sync_datasets.sync_dag, wire)
+        made.set_up(list(_set_up_statements()))
+        yield made
+
+
+def _set_up_statements() -> Iterator[str]:
+    files = Environment(loader=FileSystemLoader(PROJECT / "include" / "sql" / "snowflake"))
+    for name in ("create_schemas.sql", "create_stage.sql", "create_ledger.sql"):
+        sql = files.get_template(name).render(share=share)
+        yield from snowflake_hook.DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True)

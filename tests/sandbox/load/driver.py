@@ -1,0 +1,417 @@
+"""A sync without Airflow: the real operators of a dataset's DAG, one after the other, against the stand-ins."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import httpx
+import pyarrow as pa
+import requests
+import s3fs
+from airflow.sdk import DAG, AssetAlias, Context
+from airflow.sdk.execution_time.context import OutletEventAccessors
+
+from data_share import share
+from data_share.datasets import Dataset
+from data_share.snowflake_hook import DataShareSnowflakeHook
+from sandbox.databricks.export import Session
+from sandbox.s3 import s3_filesystem
+from sandbox.sources import write_source
+
+PROJECT = Path(__file__).resolve().parents[3]
+EXPORT_SQL = (PROJECT / "include" / "sql" / "databricks" / "export_dataset.sql").read_text()
+STEPS = ("copy_into_staging", "check_staging", "publish")
+PARAMS = {
+    "requested_by": None,
+    "full_refresh": False,
+    "accept_row_change": False,
+    "dry_run": False,
+    "reload_run_key": None,
+}
+SCHEMA = pa.schema({"k": pa.int64(), "name": pa.string(), "amount": pa.float64()})
+COLUMNS = {"k": "NUMBER(38, 0)", "name": "VARCHAR", "amount": "DOUBLE"}
+
+Row = dict[str, Any]
+
+_numbers = itertools.count(1)
+
+
+class ProcessDiedError(BaseException):
+    """The task's process is gone: nothing in it can catch this."""
+
+
+@dataclass
+class Fault:
+    """
+    What goes wrong with one HTTP call of a task.
+
+    :param call: which call, counted from 0
+    :param kind: ``lost``: it never arrives. ``answer lost``: it arrives, its statement ends, the answer does not come.
+        ``dead``, ``answer dead``: the same, and the process dies with it.
+    """
+
+    call: int
+    kind: str
+
+    @property
+    def arrives(self) -> bool:
+        """Whether Snowflake executes what the call asks for."""
+        return self.kind.startswith("answer")
+
+    @property
+    def error(self) -> BaseException:
+        """What the task's process meets."""
+        return ProcessDiedError() if self.kind.endswith("dead") else requests.ConnectionError("lost on order")
+
+
+class Wire:
+    """
+    Stands between the hook and the network, in the place of ``requests.Session.request``; faults are per thread.
+
+    Two things make many syncs cheap: connections are kept, and Snowflake is asked to answer when a statement has ended
+    and not before, so that the first look of the hook finds its end.
+    """
+
+    def __init__(self, request: Callable[..., requests.Response]) -> None:
+        self._request = request
+        self._thread = threading.local()
+
+    def __call__(self, _: requests.Session, **call: Any) -> requests.Response:
+        """Make one call, unless it is the one that goes wrong."""
+        number = getattr(self._thread, "calls", 0)
+        self._thread.calls = number + 1
+        before = getattr(self._thread, "before", None)
+        if before is not None:
+            before(call)
+        if call.get("params"):
+            call["params"] = {name: value for name, value in call["params"].items() if name != "async"}
+        fault: Fault | None = getattr(self._thread, "fault", None)
+        if fault is None or fault.call != number:
+            return self._request(self._session, **call)
+        if fault.arrives:
+            self._request(self._session, **call)
+        raise fault.error
+
+    @property
+    def _session(self) -> requests.Session:
+        if not hasattr(self._thread, "session"):
+            self._thread.session = requests.Session()
+            self._thread.session.trust_env = False  # it would look for a proxy and a .netrc at each call
+        return cast("requests.Session", self._thread.session)
+
+    @contextlib.contextmanager
+    def faulty(self, fault: Fault | None, before: Callable[[dict[str, Any]], None] | None = None) -> Iterator[None]:
+        """
+        Let one call of this thread go wrong.
+
+        :param before: called with each call before it is made, e.g. to hold it
+        """
+        self._thread.calls, self._thread.fault, self._thread.before = 0, fault, before
+        try:
+            yield
+        finally:
+            self._thread.fault = self._thread.before = None
+
+    @property
+    def calls(self) -> int:
+        """Number of the calls since the last :meth:`faulty` began."""
+        return cast("int", getattr(self._thread, "calls", 0))
+
+
+@dataclass
+class Run:
+    """
+    One DAG run: what Airflow would keep of it.
+
+    :param dag: the dataset's DAG
+    :param dag_run: as templates see it
+    :param params: its conf, completed
+    :param export_attempt: number of the last attempt to export
+    """
+
+    dag: DAG
+    dag_run: Any
+    params: dict[str, Any]
+    export_attempt: int = 0
+    xcoms: dict[tuple[str, str], Any] = field(default_factory=dict)
+    tries: dict[str, int] = field(default_factory=dict)
+    asset_events: list[Any] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """Run key of the run."""
+        return share.run_key_of(self.dag_run)
+
+    @property
+    def export_path(self) -> str:
+        """Path of the export that is loaded."""
+        export = self.xcoms.get(("wait_for_export", "return_value")) or self.xcoms["export_to_s3", "export"]
+        return cast("str", export["export_path"])
+
+    @property
+    def ledger_row(self) -> Row:
+        """What ``publish`` returned."""
+        return cast("Row", self.xcoms["publish", "return_value"])
+
+
+class Share:
+    """
+    The stand-ins, and the syncs on them.
+
+    :param s3_url: S3
+    :param snowflake_url: Snowflake
+    :param make_dag: makes the DAG of a dataset
+    :param wire: see there
+    """
+
+    def __init__(self, s3_url: str, snowflake_url: str, make_dag: Callable[[Dataset], DAG], wire: Wire) -> None:
+        self.s3_url = s3_url
+        self.snowflake_url = snowflake_url
+        self.wire = wire
+        self.files: s3fs.S3FileSystem = s3_filesystem(s3_url)
+        self._make_dag = make_dag
+        self._dags: dict[str, DAG] = {}
+        self._making_a_dag = threading.Lock()
+        self._hook = DataShareSnowflakeHook("snowflake_default")
+
+    # ---- around a sync
+
+    def query(self, sql: str) -> list[Row]:
+        """Run one statement and return its rows."""
+        return self._hook.run_statement(sql).rows
+
+    def set_up(self, statements: Sequence[str]) -> None:
+        """Run statements as ``set_up_snowflake`` does."""
+        for statement in statements:
+            self.query(statement)
+
+    def dataset(self, columns: dict[str, str] | None = None, **fields: Any) -> Dataset:
+        """Make a dataset that no other test uses, and its empty target."""
+        name = f"load_{next(_numbers)}"
+        columns = columns or COLUMNS
+        dataset = Dataset.model_validate(
+            {
+                "name": name,
+                "description": "Made by a test.",
+                "source_table": f"main.load.{name}",
+                "target_table": name,
+                "load_mode": "replace",
+                "required_columns": ("k",),
+                **fields,
+            }
+        )
+        listed = ", ".join(f'"{column.upper()}" {kind}' for column, kind in columns.items())
+        self.query(f"CREATE TABLE {dataset.target_table} ({listed})")
+        return dataset
+
+    def write(self, dataset: Dataset, rows: Sequence[Row], schema: pa.Schema = SCHEMA) -> None:
+        """Make the source table hold these rows."""
+        write_source(self.s3_url, dataset.source_table, pa.Table.from_pylist(list(rows), schema=schema))
+
+    def insert(self, dataset: Dataset, rows: Sequence[Row]) -> None:
+        """Put rows into the target, past every sync."""
+        for row in rows:
+            self.query(f"INSERT INTO {dataset.target_table} SELECT {', '.join(map(share.sql_string, row.values()))}")
+
+    def target(self, dataset: Dataset, order: str = "k, name, amount") -> list[Row]:
+        """Return the target's rows, with column names in lower case."""
+        rows = self.query(f"SELECT * FROM {dataset.target_table} ORDER BY {order}")
+        return [{name.lower(): value for name, value in row.items()} for row in rows]
+
+    def ledger(self, dataset: Dataset) -> list[Row]:
+        """Return the dataset's ledger rows, the oldest first."""
+        return self.query(f"SELECT * FROM {share.LEDGER_TABLE} WHERE dataset = '{dataset.name}' ORDER BY published_at")
+
+    def manifests(self, dataset: Dataset) -> list[Row]:
+        """Return the manifests of the dataset's published syncs."""
+        return self.query(f"SELECT * FROM {share.MANIFEST_TABLE} WHERE dataset = '{dataset.name}' ORDER BY run_key")
+
+    def turns(self, dataset: Dataset) -> list[Row]:
+        """Return whose turn it was last."""
+        return self.query(f"SELECT * FROM {share.TURN_TABLE} WHERE dataset = '{dataset.name}'")
+
+    def everything(self, dataset: Dataset) -> tuple[list[Row], ...]:
+        """Return all that a publish may change."""
+        return self.target(dataset), self.ledger(dataset), self.manifests(dataset), self.turns(dataset)
+
+    # ---- a sync
+
+    def run(self, dataset: Dataset, **params: Any) -> Run:
+        """Begin a DAG run."""
+        number = next(_numbers)
+        began = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC) + timedelta(seconds=number)
+        dag_run = SimpleNamespace(
+            dag_id=dataset.dag_id, run_id=f"manual__o'clock_{number}", run_after=began, start_date=began
+        )
+        with self._making_a_dag:  # Airflow notes the DAG that is being made in one place for all threads
+            if dataset.name not in self._dags:
+                self._dags[dataset.name] = self._make_dag(dataset)
+        return Run(self._dags[dataset.name], dag_run, {**PARAMS, **params})
+
+    def export(self, dataset: Dataset, run: Run) -> None:
+        """Export the source as the next attempt of ``export_to_s3``, and hand on what ``wait_for_export`` would."""
+        run.export_attempt += 1
+        path = share.export_path(dataset.name, run.key, run.export_attempt)
+        session = Session(self.s3_url, self.files)
+        try:
+            session.execute(
+                EXPORT_SQL,
+                {
+                    "source_table": dataset.source_table,
+                    "data_path": f"{path}data/",
+                    "manifest_path": f"{path}manifest/",
+                    "run_key": run.key,
+                    "dataset": dataset.name,
+                },
+            )
+        finally:
+            session.close()
+        self.hand_on(run, path)
+
+    def hand_on(self, run: Run, path: str) -> None:
+        """Hand on an export's path as ``wait_for_export`` does."""
+        run.xcoms["wait_for_export", "return_value"] = {
+            "run_id": 70_000 + run.export_attempt,
+            "run_page_url": "https://databricks.example/run",
+            "export_path": path,
+        }
+
+    def step(
+        self,
+        run: Run,
+        task_id: str,
+        fault: Fault | None = None,
+        before: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Any:
+        """
+        Try a task once, as Airflow does: a copy of it, its fields rendered, then executed.
+
+        :param fault: what goes wrong on the way
+        :param before: called before each HTTP call
+        :return: what the task returns, which is its XCom too
+        """
+        run.tries[task_id] = run.tries.get(task_id, 0) + 1
+        task: Any = copy.copy(run.dag.get_task(task_id))
+        context = self._context(run, task)
+        task.resolve_template_files()
+        with self.wire.faulty(fault, before):
+            task.render_template_fields(context)
+            result = task.execute(context)
+        if result is not None:
+            run.xcoms[task_id, "return_value"] = result
+        for alias in task.outlets:
+            if isinstance(alias, AssetAlias):
+                run.asset_events += context["outlet_events"][alias].asset_alias_events
+        return result
+
+    def sync(self, dataset: Dataset, run: Run | None = None, **params: Any) -> Run:
+        """Do a whole sync where nothing goes wrong."""
+        run = run or self.run(dataset, **params)
+        if run.params["reload_run_key"] is None:
+            self.export(dataset, run)
+        self.steps(run)
+        self.step(run, "drop_staging")
+        return run
+
+    def steps(self, run: Run) -> None:
+        """Load, check and publish what was exported."""
+        for task_id in STEPS:
+            self.step(run, task_id)
+
+    def staged(self, dataset: Dataset, **params: Any) -> Run:
+        """Do a sync up to its publish."""
+        run = self.run(dataset, **params)
+        self.export(dataset, run)
+        for task_id in STEPS[:2]:
+            self.step(run, task_id)
+        return run
+
+    def _context(self, run: Run, task: Any) -> Context:
+        def pull(task_ids: str, key: str = "return_value", map_indexes: int | None = None) -> Any:
+            return copy.deepcopy(run.xcoms.get((task_ids, key)))
+
+        ti = SimpleNamespace(
+            dag_id=run.dag_run.dag_id,
+            run_id=run.dag_run.run_id,
+            task_id=task.task_id,
+            try_number=run.tries[task.task_id],
+            xcom_pull=pull,
+            xcom_push=lambda key, value: run.xcoms.update({(task.task_id, key): value}),
+        )
+        context = {
+            "dag_run": run.dag_run,
+            "ti": ti,
+            "task": task,
+            "params": run.params,
+            "outlet_events": OutletEventAccessors(),
+            "var": SimpleNamespace(value=SimpleNamespace(**{share.EXPORT_JOB_VARIABLE: "1"})),
+        }
+        return cast("Context", context)
+
+
+class Reader:
+    """
+    Reads with a connection of its own, again and again, from another thread.
+
+    :param share: the stand-ins
+    :param sql: a query with one row of whole numbers
+    """
+
+    def __init__(self, share: Share, sql: str) -> None:
+        self.seen: list[tuple[int | None, ...]] = []
+        self._sql = sql
+        self._url = f"{share.snowflake_url}/api/v2/statements"
+        self._hook = DataShareSnowflakeHook("snowflake_default")
+        self._stop = threading.Event()
+        self._looked = threading.Condition()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> Reader:
+        self._thread.start()
+        self.look()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.look()
+        self._stop.set()
+        self._thread.join(30)
+        if self._error is not None:
+            raise self._error
+
+    def look(self) -> None:
+        """Return after at least one look that began later than now."""
+        with self._looked:
+            enough = len(self.seen) + 2
+            assert self._looked.wait_for(lambda: len(self.seen) >= enough or self._error, 30)
+
+    def _read(self) -> None:
+        body = {
+            "statement": self._sql,
+            "database": "DATA_SHARE",
+            "schema": "PUBLIC",
+            "warehouse": "LOAD_WH",
+            "role": "DATA_SHARE_LOADER",
+        }
+        try:
+            with httpx.Client(headers=self._hook.get_headers(), timeout=30) as client:
+                while not self._stop.is_set():
+                    answer = client.post(self._url, json=body)
+                    answer.raise_for_status()
+                    [row] = answer.json()["data"]
+                    with self._looked:
+                        self.seen.append(tuple(None if value is None else int(value) for value in row))
+                        self._looked.notify_all()
+        except BaseException as error:
+            with self._looked:
+                self._error = error
+                self._looked.notify_all()

@@ -1,0 +1,266 @@
+"""Publishing twice, at the same time, too late, or half: the target is always as one complete publish left it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from data_share.datasets import Dataset
+from data_share.snowflake_operators import SupersededError
+from tests.sandbox.load.driver import Fault, ProcessDiedError, Reader, Row, Run, Share
+
+pytestmark = pytest.mark.sandbox
+
+MODES: dict[str, dict[str, Any]] = {
+    "replace": {"load_mode": "replace"},
+    "append": {"load_mode": "append"},
+    "merge": {"load_mode": "merge", "merge_keys": ("k",), "delete_missing": True},
+}
+SEND_TRANSACTION = 2
+"""Number of the call of ``publish`` that sends the transaction: it follows the look into the ledger."""
+
+ROWS = 40
+
+
+def generation(number: int, rows: int = ROWS) -> list[Row]:
+    """Rows of which each says which generation it is of."""
+    return [{"k": key, "name": "row", "amount": float(number)} for key in range(rows + number)]
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def dataset(a_share: Share, mode: str) -> Dataset:
+    """A dataset whose target holds generation 1."""
+    made = a_share.dataset(**MODES[mode])
+    a_share.write(made, generation(1))
+    a_share.sync(made)
+    return made
+
+
+def watch(share: Share, dataset: Dataset) -> Reader:
+    """Count the target's rows and generations, again and again."""
+    return Reader(share, f"SELECT COUNT(*), MIN(amount)::INT, MAX(amount)::INT FROM {dataset.target_table}")
+
+
+def assert_whole(reader: Reader, mode: str, *generations: int) -> None:
+    """Fail unless each look has shown what one complete publish leaves; they come in this order."""
+    whole: list[tuple[int, int, int]] = []
+    for number in generations:
+        rows = len(generation(number))
+        if mode == "append":
+            before = whole[-1] if whole else (0, number, number)
+            whole.append((before[0] + rows, before[1], number))
+        else:
+            whole.append((rows, number, number))
+    seen = list(dict.fromkeys(reader.seen))
+    assert set(seen) <= set(whole), f"a reader saw something between: {seen}"
+    assert seen == [state for state in whole if state in seen], "a reader saw an older state after a newer one"
+    assert seen[-1] == whole[-1]
+
+
+def together(*actions: Callable[[], Any]) -> list[Future[Any]]:
+    """Do several things in threads; return when all have ended."""
+    with ThreadPoolExecutor(len(actions)) as threads:
+        return [threads.submit(action) for action in actions]
+
+
+def at_the_same_place(parties: int) -> Callable[[dict[str, Any]], None]:
+    """Hold the calls that send a transaction until as many are there."""
+    barrier = threading.Barrier(parties, timeout=30)
+
+    def hold(call: dict[str, Any]) -> None:
+        if "COMMIT" in (call.get("json") or {}).get("statement", ""):
+            barrier.wait()
+
+    return hold
+
+
+def assert_counted_once(share: Share, dataset: Dataset, *runs: Run) -> None:
+    """Fail unless the ledger has one row for each run, with the counts of what really changed."""
+    rows = {row["RUN_KEY"]: row for row in share.ledger(dataset)}
+    assert len(rows) == len(share.ledger(dataset))
+    assert [run.key for run in runs] == list(rows)[1:], "the first is the one that the fixture did"
+    before = len(generation(1))
+    for run in runs:
+        row = rows[run.key]
+        assert before + row["ROWS_INSERTED"] - row["ROWS_DELETED"] == row["ROWS_IN_TARGET"]
+        before = row["ROWS_IN_TARGET"]
+    assert len(share.target(dataset)) == before
+
+
+def test_publishing_twice_changes_once(a_share: Share, dataset: Dataset, mode: str) -> None:
+    a_share.write(dataset, generation(2))
+    run = a_share.staged(dataset)
+    with watch(a_share, dataset) as reader:
+        first = a_share.step(run, "publish")
+        left = a_share.everything(dataset)
+        assert a_share.step(run, "publish") == first
+    assert a_share.everything(dataset) == left
+    assert_whole(reader, mode, 1, 2)
+    assert_counted_once(a_share, dataset, run)
+
+
+@pytest.mark.parametrize("call", [SEND_TRANSACTION, SEND_TRANSACTION + 1], ids=["submit", "poll"])
+def test_a_crash_between_commit_and_answer(a_share: Share, dataset: Dataset, mode: str, call: int) -> None:
+    a_share.write(dataset, generation(2))
+    run = a_share.staged(dataset)
+    with watch(a_share, dataset) as reader:
+        with pytest.raises(ProcessDiedError):
+            a_share.step(run, "publish", Fault(call, "answer dead"))
+        left = a_share.everything(dataset)
+        assert len(left[1]) == 2, "it was committed"
+        row = a_share.step(run, "publish")
+    assert row["run_key"] == run.key
+    assert a_share.everything(dataset) == left
+    assert_whole(reader, mode, 1, 2)
+
+
+def test_a_crash_before_the_transaction(a_share: Share, dataset: Dataset, mode: str) -> None:
+    a_share.write(dataset, generation(2))
+    run = a_share.staged(dataset)
+    before = a_share.everything(dataset)
+    with watch(a_share, dataset) as reader:
+        with pytest.raises(ProcessDiedError):
+            a_share.step(run, "publish", Fault(SEND_TRANSACTION, "dead"))
+        assert a_share.everything(dataset) == before
+        a_share.step(run, "publish")
+    assert_whole(reader, mode, 1, 2)
+    assert_counted_once(a_share, dataset, run)
+
+
+def test_two_processes_of_one_run(a_share: Share, dataset: Dataset, mode: str) -> None:
+    a_share.write(dataset, generation(2))
+    run = a_share.staged(dataset)
+    hold = at_the_same_place(2)
+    with watch(a_share, dataset) as reader:
+        first, second = together(*[lambda: a_share.step(run, "publish", before=hold)] * 2)
+    assert first.result() == second.result()
+    assert first.result()["run_key"] == run.key
+    assert_whole(reader, mode, 1, 2)
+    assert_counted_once(a_share, dataset, run)
+
+
+def test_two_runs_that_race(a_share: Share, dataset: Dataset, mode: str) -> None:
+    a_share.write(dataset, generation(2))
+    older = a_share.staged(dataset)
+    a_share.write(dataset, generation(3))
+    newer = a_share.staged(dataset)
+    hold = at_the_same_place(2)
+    with watch(a_share, dataset) as reader:
+        old, new = together(*(lambda run=run: a_share.step(run, "publish", before=hold) for run in (older, newer)))
+    assert new.result()["run_key"] == newer.key
+    if old.exception() is None:
+        assert_whole(reader, mode, 1, 2, 3)
+        assert_counted_once(a_share, dataset, older, newer)
+    else:
+        assert isinstance(old.exception(), SupersededError)
+        assert_whole(reader, mode, 1, 3)
+        assert_counted_once(a_share, dataset, newer)
+
+
+def test_a_zombie_of_an_older_run_is_refused(a_share: Share, dataset: Dataset, mode: str) -> None:
+    a_share.write(dataset, generation(2))
+    zombie = a_share.staged(dataset)
+    a_share.write(dataset, generation(3))
+    with watch(a_share, dataset) as reader:
+        newer = a_share.sync(dataset)
+        left = a_share.everything(dataset)
+        with pytest.raises(SupersededError, match="staged later is published already"):
+            a_share.step(zombie, "publish")
+        assert a_share.everything(dataset) == left
+    assert_whole(reader, mode, 1, 3)
+    assert_counted_once(a_share, dataset, newer)
+
+
+def test_a_run_that_was_overtaken_may_stage_again(a_share: Share, dataset: Dataset, mode: str) -> None:
+    a_share.write(dataset, generation(2))
+    overtaken = a_share.staged(dataset)
+    a_share.write(dataset, generation(3))
+    newer = a_share.sync(dataset)
+    with watch(a_share, dataset) as reader:
+        a_share.steps(overtaken)
+    assert_counted_once(a_share, dataset, newer, overtaken)
+    assert reader.seen[-1][0] == overtaken.ledger_row["rows_in_target"]
+
+
+@pytest.mark.parametrize("copied_again", [False, True], ids=["empty", "half"])
+def test_a_copy_thought_dead_that_empties_the_staging_table(
+    a_share: Share, dataset: Dataset, mode: str, copied_again: bool
+) -> None:
+    a_share.write(dataset, generation(2))
+    run = a_share.staged(dataset)
+    before = a_share.everything(dataset)
+    # The process of the copy died at once, and what it had sent is executed now.
+    after_staging_was_created = 6 if copied_again else 4
+    with pytest.raises(ProcessDiedError):
+        a_share.step(run, "copy_into_staging", Fault(after_staging_was_created, "dead"))
+    with watch(a_share, dataset) as reader, pytest.raises(SupersededError, match="staging tables are not as they were"):
+        a_share.step(run, "publish")
+    assert a_share.everything(dataset) == before
+    assert_whole(reader, mode, 1)
+
+
+def test_staging_that_is_dropped_is_not_published(a_share: Share, dataset: Dataset, mode: str) -> None:
+    run = a_share.staged(dataset)
+    before = a_share.everything(dataset)
+    a_share.step(run, "drop_staging")
+    with watch(a_share, dataset) as reader, pytest.raises(Exception, match="does not exist"):
+        a_share.step(run, "publish")
+    assert a_share.everything(dataset) == before
+    assert_whole(reader, mode, 1)
+
+
+def test_an_append_counts_a_run_once(a_share: Share) -> None:
+    dataset = a_share.dataset(load_mode="append")
+    a_share.write(dataset, generation(1))
+    run = a_share.sync(dataset)
+    left = a_share.everything(dataset)
+    # All tasks are cleared: the run exports again, to another path.
+    a_share.write(dataset, generation(2))
+    a_share.sync(dataset, run)
+    assert run.ledger_row["export_path"].endswith("/1/")
+    assert a_share.everything(dataset) == left
+
+
+def test_an_append_of_an_export_that_another_run_appended_is_refused(a_share: Share) -> None:
+    dataset = a_share.dataset(load_mode="append")
+    a_share.write(dataset, generation(1))
+    first = a_share.sync(dataset)
+    left = a_share.everything(dataset)
+    again = a_share.run(dataset, reload_run_key=first.key)
+    a_share.hand_on(again, first.export_path)
+    with pytest.raises(SupersededError, match="was appended before"):
+        a_share.sync(dataset, again)
+    assert a_share.everything(dataset) == left
+
+
+def test_a_run_that_exports_again_takes_the_place_of_its_first_export(a_share: Share) -> None:
+    dataset = a_share.dataset()
+    a_share.write(dataset, generation(1))
+    run = a_share.sync(dataset)
+    a_share.write(dataset, generation(2))
+    with watch(a_share, dataset) as reader:
+        a_share.sync(dataset, run)
+    assert_whole(reader, "replace", 1, 2)
+    [row] = a_share.ledger(dataset)
+    assert row["EXPORT_PATH"].endswith("/2/")
+    assert row["ROWS_LOADED"] == len(generation(2))
+
+
+def test_a_publish_is_told_as_an_asset_event(a_share: Share) -> None:
+    dataset = a_share.dataset()
+    a_share.write(dataset, generation(1))
+    run = a_share.sync(dataset)
+    [event] = run.asset_events
+    assert event.source_alias_name == dataset.name
+    assert event.dest_asset_key.uri == f"snowflake://myorg-share/data_share/public/{dataset.target_table}"
+    assert event.extra["run_key"] == run.key
+    assert event.extra["rows_in_target"] == len(generation(1))

@@ -1,0 +1,159 @@
+"""Loading an earlier export again, and the dry run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowSkipException
+
+from data_share import share as names
+from data_share.datasets import Dataset
+from data_share.export import UnknownRunKeyError
+from data_share.snowflake_operators import ManifestError, SupersededError
+from tests.sandbox.load.driver import Row, Run, Share
+
+pytestmark = pytest.mark.sandbox
+
+MERGE: dict[str, Any] = {"load_mode": "merge", "merge_keys": ("k",)}
+FIRST: list[Row] = [{"k": 1, "name": "one", "amount": 1.0}, {"k": 2, "name": "two", "amount": None}]
+SECOND: list[Row] = [{"k": 2, "name": "TWO", "amount": 2.0}, {"k": 3, "name": "three", "amount": 3.0}]
+CHANGES = ("rows_inserted", "rows_updated", "rows_deleted")
+
+
+def two_syncs(share: Share, **fields: Any) -> tuple[Dataset, Run]:
+    """Sync FIRST, then SECOND; return the dataset and the first run."""
+    dataset = share.dataset(**fields)
+    share.write(dataset, FIRST)
+    first = share.sync(dataset)
+    share.write(dataset, SECOND)
+    share.sync(dataset)
+    return dataset, first
+
+
+def reload(share: Share, dataset: Dataset, run_key: str, **params: Any) -> Run:
+    """Do a sync that loads an earlier export again, its first step included."""
+    run = share.run(dataset, reload_run_key=run_key, **params)
+    with pytest.raises(AirflowSkipException, match="is loaded again"):
+        share.step(run, "export_to_s3")
+    return share.sync(dataset, run)
+
+
+# ---- an earlier export
+
+
+@pytest.mark.parametrize(
+    ("fields", "rows"),
+    [
+        pytest.param({"load_mode": "replace"}, FIRST, id="replace"),
+        pytest.param({**MERGE, "delete_missing": True}, FIRST, id="merge, delete missing"),
+        pytest.param(MERGE, [*FIRST, SECOND[1]], id="merge"),
+    ],
+)
+def test_an_earlier_export_brings_its_rows_back(a_share: Share, fields: dict[str, Any], rows: list[Row]) -> None:
+    dataset, first = two_syncs(a_share, **fields)
+    again = reload(a_share, dataset, first.key)
+    assert a_share.target(dataset) == rows
+    row = again.ledger_row
+    assert row["run_key"] == again.key != first.key
+    assert (row["export_path"], row["databricks_run_id"]) == (first.export_path, first.ledger_row["databricks_run_id"])
+    assert row["rows_in_target"] == len(rows)
+    assert len(a_share.ledger(dataset)) == 3
+    # The export is still there once, under the sync that made it.
+    assert len(a_share.manifests(dataset)) == 2
+
+
+def test_a_sync_that_loaded_an_earlier_export_can_itself_be_loaded_again(a_share: Share) -> None:
+    dataset, first = two_syncs(a_share)
+    again = reload(a_share, dataset, first.key)
+    a_share.sync(dataset)
+    assert a_share.target(dataset) == SECOND
+    third = reload(a_share, dataset, again.key)
+    assert a_share.target(dataset) == FIRST
+    assert third.ledger_row["export_path"] == first.export_path
+
+
+def test_an_unknown_run_key_stops_the_sync_before_anything_runs(a_share: Share) -> None:
+    dataset, _ = two_syncs(a_share)
+    before = a_share.everything(dataset)
+    run = a_share.run(dataset, reload_run_key="20200101T000000_00000000")
+    with pytest.raises(UnknownRunKeyError, match="20200101T000000_00000000"):
+        a_share.step(run, "export_to_s3")
+    assert a_share.everything(dataset) == before
+    assert run.xcoms == {}
+
+
+def test_the_run_key_of_another_dataset_is_unknown(a_share: Share) -> None:
+    _, elsewhere = two_syncs(a_share)
+    dataset, _ = two_syncs(a_share)
+    with pytest.raises(UnknownRunKeyError):
+        a_share.step(a_share.run(dataset, reload_run_key=elsewhere.key), "export_to_s3")
+
+
+def test_an_append_does_not_take_an_export_twice_but_a_full_refresh_does(a_share: Share) -> None:
+    dataset, first = two_syncs(a_share, load_mode="append")
+    before = a_share.everything(dataset)
+    with pytest.raises(SupersededError, match="was appended before"):
+        reload(a_share, dataset, first.key)
+    assert a_share.everything(dataset) == before
+    row = reload(a_share, dataset, first.key, full_refresh=True).ledger_row
+    assert a_share.target(dataset) == FIRST
+    assert (row["load_mode"], row["rows_inserted"], row["rows_deleted"]) == ("replace", 2, 4)
+
+
+def test_files_that_have_expired_are_missed(a_share: Share) -> None:
+    dataset, first = two_syncs(a_share)
+    a_share.files.rm(first.export_path, recursive=True)
+    before = a_share.everything(dataset)
+    with pytest.raises(ManifestError, match="left 0 manifest rows"):
+        reload(a_share, dataset, first.key)
+    assert a_share.everything(dataset) == before
+
+
+# ---- dry run
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"load_mode": "replace"}, id="replace"),
+        pytest.param({"load_mode": "append"}, id="append"),
+        pytest.param(MERGE, id="merge"),
+        pytest.param({**MERGE, "delete_missing": True}, id="merge, delete missing"),
+    ],
+)
+@pytest.mark.parametrize("full_refresh", [False, True], ids=["", "full refresh"])
+def test_a_dry_run_changes_nothing_and_says_what_would_change(
+    a_share: Share, fields: dict[str, Any], full_refresh: bool
+) -> None:
+    dataset = a_share.dataset(**fields)
+    a_share.write(dataset, FIRST)
+    a_share.sync(dataset)
+    a_share.write(dataset, [*SECOND, {"k": 4, "name": None, "amount": None}])
+    before = a_share.everything(dataset)
+    preview = a_share.sync(dataset, dry_run=True, full_refresh=full_refresh)
+    assert a_share.everything(dataset) == before
+    assert preview.asset_events == []
+    told = preview.ledger_row
+    assert told["dry_run"] is True
+    real = a_share.sync(dataset, full_refresh=full_refresh).ledger_row
+    assert [told[name] for name in CHANGES] == [real[name] for name in CHANGES]
+    assert told["load_mode"] == real["load_mode"]
+    assert sum(told[name] for name in CHANGES) > 0
+
+
+def test_a_dry_run_leaves_no_table_and_adds_no_column(a_share: Share) -> None:
+    dataset = a_share.dataset({"k": "NUMBER(38, 0)"}, schema_drift="add_new")
+    a_share.write(dataset, FIRST)
+    run = a_share.sync(dataset, dry_run=True)
+    assert a_share.query(f"SELECT * FROM {dataset.target_table}") == []
+    assert len(a_share.query(f"DESCRIBE TABLE {dataset.target_table}")) == 1
+    staged = [row["name"] for row in a_share.query(f"SHOW TABLES IN SCHEMA {names.STAGING_SCHEMA}")]
+    assert not [name for name in staged if run.key.upper() in name]
+
+
+def test_a_dry_run_runs_the_checks(a_share: Share) -> None:
+    dataset = a_share.dataset(checks={"few": "k < 2"})
+    a_share.write(dataset, FIRST)
+    with pytest.raises(Exception, match="- few: k < 2"):
+        a_share.sync(dataset, dry_run=True)
