@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -354,7 +355,7 @@ class Stack:
         done.touch()
 
     def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> None:
-        with (self.logs / f"{name}.log").open("w") as out:
+        with (self.logs / f"{name}.log").open("w") as out, _interrupts_held_back():
             # A session of its own: Ctrl-C in the terminal reaches the command that started it, which stops in order.
             process = self._started[name] = subprocess.Popen(
                 command,
@@ -365,9 +366,9 @@ class Stack:
                 stderr=out,
                 start_new_session=True,
             )
-        # All that a process starts stays in its session, by which it is found again.
-        sessions = self._sessions() | {process.pid: psutil.Process(process.pid).create_time()}
-        self._sessions_file.write_text(json.dumps(sessions))
+            # All that a process starts stays in its session, by which it is found again.
+            sessions = self._sessions() | {process.pid: psutil.Process(process.pid).create_time()}
+            self._sessions_file.write_text(json.dumps(sessions))
 
     def _await_ready(self, endpoints: Endpoints) -> None:
         client = AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
@@ -417,6 +418,23 @@ class Stack:
             raise StackError(str(error)) from error
         finally:
             client.close()
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back, which could come between the start of a process and the note of it."""
+    received: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if received:
+        raise KeyboardInterrupt
 
 
 def _holds(check: Callable[[], Any]) -> bool:
