@@ -162,7 +162,7 @@ def break_a_rule(share: RunningShare, run_id: str) -> None:
         pytest.param(
             rename_all_columns,
             "check_staging",
-            ["the export lacks DATE, FORECAST_TEMP_MAX_F", "target is as it was"],
+            ["date_not_null", "forecast_temp_max_f_not_null", "target is as it was"],
             id="no column name matches",
         ),
         pytest.param(break_a_rule, "check_staging", ["latitude_on_earth"], id="a check of the dataset"),
