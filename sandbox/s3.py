@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 import aiobotocore.session
 import s3fs
 from moto.core.models import DEFAULT_ACCOUNT_ID
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
 from moto.s3.models import s3_backends
 from werkzeug.serving import BaseWSGIServer, make_server
 
@@ -151,7 +151,7 @@ class S3Server:
     """
 
     def __init__(self, state_dir: Path, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._mirror = _Mirror(DomainDispatcherApplication(create_backend_app), state_dir)
+        self._mirror = _Mirror(create_backend_app("s3"), state_dir)
         self._host = host
         self._port = port
         self._server: BaseWSGIServer | None = None
