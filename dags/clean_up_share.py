@@ -30,9 +30,9 @@ SQL_FOLDER = Path(__file__).resolve().parents[1] / "include" / "sql" / "snowflak
 DEFAULT_ARGS = {
     "owner": "data-share",
     "retries": 2,
-    "retry_delay": timedelta(minutes=1),
+    "retry_delay": timedelta(seconds=10),
     "retry_exponential_backoff": True,
-    "max_retry_delay": timedelta(minutes=10),
+    "max_retry_delay": timedelta(minutes=5),
     "execution_timeout": timedelta(hours=1),
     "on_failure_callback": report_failure,
 }

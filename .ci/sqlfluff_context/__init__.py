@@ -86,9 +86,14 @@ def columns(_: object, table: str | None = None) -> str:
     return f'{table}."A", {table}."B"' if table else '"A", "B"'
 
 
-def keys() -> str:
+def keys(table: str | None = None) -> str:
     """Return the merge keys."""
-    return '"A"'
+    return f'{table}."A"' if table else '"A"'
+
+
+def a_key_is_null() -> str:
+    """Return the condition that a row has no key."""
+    return '"A" IS NULL'
 
 
 def same_keys(left: str, right: str) -> str:

@@ -11,5 +11,8 @@ WHEN NOT MATCHED THEN INSERT ({{ columns(ti) }}) VALUES ({{ columns(ti, 'staging
 
 {% if dataset.delete_missing -%}
 DELETE FROM {{ dataset.target_table }}
-WHERE ({{ keys() }}) NOT IN (SELECT {{ keys() }} FROM {{ staging_table(dag_run) }});
+WHERE
+  ({{ keys() }}) NOT IN (SELECT {{ keys() }} FROM {{ staging_table(dag_run) }})
+  -- A row without a key equals no staged one, and NOT IN does not see it.
+  OR {{ a_key_is_null() }};
 {%- endif %}

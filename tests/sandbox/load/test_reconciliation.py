@@ -243,3 +243,28 @@ def test_the_first_sync_has_nothing_to_be_compared_with(a_share: Share) -> None:
     a_share.write(dataset, ROWS)
     a_share.sync(dataset)
     assert len(a_share.target(dataset)) == 10
+
+
+# ---- a target that others write to
+
+
+@pytest.mark.parametrize("delete_missing", [False, True])
+def test_keys_that_the_target_has_twice_or_not_at_all_are_counted_right(a_share: Share, delete_missing: bool) -> None:
+    dataset = a_share.dataset(load_mode="merge", merge_keys=("k", "name"), delete_missing=delete_missing)
+    twice = {"k": 1, "name": "a", "amount": 1.0}
+    strangers = [{"k": None, "name": "a", "amount": 2.0}, {"k": 9, "name": "a", "amount": 3.0}]
+    a_share.insert(dataset, [twice, twice, *strangers])
+    exported = [{"k": 1, "name": "a", "amount": 4.0}, {"k": 2, "name": "a", "amount": 5.0}]
+    a_share.write(dataset, exported)
+
+    preview = a_share.run(dataset, dry_run=True)
+    a_share.sync(dataset, preview)
+    row = a_share.sync(dataset).ledger_row
+
+    kept = [] if delete_missing else strangers
+    expected = [exported[0], exported[0], exported[1], *kept]
+    assert sorted(a_share.target(dataset), key=str) == sorted(expected, key=str)
+    counts = {name: row[name] for name in ("rows_inserted", "rows_updated", "rows_deleted")}
+    assert counts == {"rows_inserted": 1, "rows_updated": 2, "rows_deleted": 2 if delete_missing else 0}
+    assert {name: preview.ledger_row[name] for name in counts} == counts
+    assert row["rows_in_target"] == len(expected)
