@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from tests.sandbox.load.driver import STEPS, Fault, ProcessDiedError, Row, Run, 
 
 pytestmark = pytest.mark.sandbox
 
-SEQUENCES_PER_KIND = int(os.environ.get("LOAD_SEQUENCES", "8"))
+SEQUENCES = int(os.environ.get("LOAD_SEQUENCES", "32"))
 KINDS: list[dict[str, Any]] = [
     {"load_mode": "replace"},
     {"load_mode": "append"},
@@ -185,11 +186,12 @@ def play(share: Share, model: Model, one: Round) -> None:
 
 def test_the_target_is_what_the_model_says(a_share: Share) -> None:
     played = dict.fromkeys(range(len(KINDS)), 0)
+    sequences_per_kind = math.ceil(SEQUENCES / len(KINDS))
 
     def kind(number: int) -> None:
         @seed(number)
         @settings(
-            max_examples=SEQUENCES_PER_KIND, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+            max_examples=sequences_per_kind, deadline=None, database=None, suppress_health_check=list(HealthCheck)
         )
         @given(rows, st.lists(rounds, min_size=1, max_size=2))
         def holds(begin: dict[int, tuple[Any, Any]], sequence: list[Round]) -> None:
@@ -206,4 +208,4 @@ def test_the_target_is_what_the_model_says(a_share: Share) -> None:
     with ThreadPoolExecutor(len(KINDS)) as threads:
         for future in [threads.submit(kind, number) for number in played]:
             future.result()
-    assert all(count >= SEQUENCES_PER_KIND for count in played.values())
+    assert all(count >= sequences_per_kind for count in played.values())
