@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from data_share import share
 from data_share.datasets import Dataset
 from data_share.snowflake_operators import SupersededError
 from tests.sandbox.load.driver import Fault, ProcessDiedError, Reader, Row, Run, Share
@@ -204,6 +205,28 @@ def test_a_copy_thought_dead_that_empties_the_staging_table(
         a_share.step(run, "copy_into_staging", Fault(after_staging_was_created, "dead"))
     with watch(a_share, dataset) as reader, pytest.raises(SupersededError, match="staging tables are not as they were"):
         a_share.step(run, "publish")
+    assert a_share.everything(dataset) == before
+    assert_whole(reader, mode, 1)
+
+
+def test_a_staging_table_that_is_emptied_between_two_statements(a_share: Share, dataset: Dataset, mode: str) -> None:
+    a_share.write(dataset, generation(2))
+    run = a_share.staged(dataset)
+    before = a_share.everything(dataset)
+
+    def empty_staging(call: dict[str, Any]) -> None:
+        # Snowflake locks only what a transaction writes, while the stand-in would hold back another session's DELETE.
+        body = call.get("json") or {}
+        if "COMMIT" in body.get("statement", ""):
+            ledger = f"INSERT INTO {share.LEDGER_TABLE}"
+            statements = body["statement"].split(";\n")
+            place = next(number for number, text in enumerate(statements) if ledger in text) + 1
+            statements.insert(place, f"DELETE FROM {share.staging_table(dataset.target_table, run.key)}")
+            body["statement"] = ";\n".join(statements)
+            body["parameters"]["MULTI_STATEMENT_COUNT"] = str(int(body["parameters"]["MULTI_STATEMENT_COUNT"]) + 1)
+
+    with watch(a_share, dataset) as reader, pytest.raises(SupersededError, match="staging tables are not as they were"):
+        a_share.step(run, "publish", before=empty_staging)
     assert a_share.everything(dataset) == before
     assert_whole(reader, mode, 1)
 
