@@ -1,29 +1,41 @@
-"""The jobs and runs of the stand-in: their states, their queue, their workers and their files."""
+"""The jobs and runs of the stand-in: their queue, their workers and their files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import re
 import secrets
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from sandbox.databricks.export import InterruptedStatementError, Session, StatementError, resolve_references
+from sandbox.databricks.job_settings import checked_settings, jobs_of_bundle
+from sandbox.databricks.records import (
+    RESULT_STATES,
+    TERMINATION_CODES,
+    USER,
+    ApiError,
+    Job,
+    Repair,
+    Run,
+    State,
+    TaskRun,
+    invalid,
+    latest_attempts,
+    now,
+    upstream,
+)
 from sandbox.s3 import s3_filesystem
 
 log = logging.getLogger(__name__)
 
-USER = "sandbox@localhost"
 MAX_PARALLEL_RUNS = 16
 MAX_HOLD_SECONDS = 120.0
 MAX_DELAY_SECONDS = 600.0
@@ -32,115 +44,7 @@ MAX_TOKEN_LENGTH = 64
 # What Databricks says of a task that failed; the reason itself is only in the task's output.
 TASK_FAILURE = "Workload failed, see run output for details"
 
-ACTIVE_STATES = frozenset({"QUEUED", "PENDING", "RUNNING", "TERMINATING"})
-_STATUS_STATES = {state: state for state in ACTIVE_STATES}
-_RESULT_STATES = frozenset(
-    {
-        "SUCCESS",
-        "FAILED",
-        "TIMEDOUT",
-        "CANCELED",
-        "MAXIMUM_CONCURRENT_RUNS_REACHED",
-        "UPSTREAM_FAILED",
-        "UPSTREAM_CANCELED",
-        "EXCLUDED",
-        "SUCCESS_WITH_FAILURES",
-        "DISABLED",
-    }
-)
-_CODES = {
-    "SUCCESS": "SUCCESS",
-    "CANCELED": "USER_CANCELED",
-    "TIMEDOUT": "CANCELED",
-    "MAXIMUM_CONCURRENT_RUNS_REACHED": "MAX_CONCURRENT_RUNS_EXCEEDED",
-}
-
 HoldPoint = Literal["start", "end"]
-
-
-class ApiError(Exception):
-    """
-    A request is refused.
-
-    :param status: HTTP status.
-    :param error_code: Databricks' name of the error.
-    :param message: Databricks' words for it.
-    """
-
-    def __init__(self, status: int, error_code: str | int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.error_code = error_code
-
-
-def invalid(message: str) -> ApiError:
-    """A request whose form is right and whose values are not."""
-    return ApiError(400, "INVALID_PARAMETER_VALUE", message)
-
-
-@dataclass
-class Job:
-    """A job. ``key`` is its name in the bundle, empty for one that was made by the API."""
-
-    job_id: int
-    settings: dict[str, Any]
-    created_time: int
-    key: str = ""
-
-
-@dataclass
-class State:
-    """
-    Where a run or a task run stands. Times are milliseconds since 1970, 0 when there is none.
-
-    ``life_cycle_state`` and ``result_state`` are the older form, ``code`` is the reason of the end in the newer one.
-    """
-
-    life_cycle_state: str = "PENDING"
-    result_state: str = ""
-    message: str = ""
-    code: str = ""
-    start_time: int = 0
-    end_time: int = 0
-
-    @property
-    def active(self) -> bool:
-        """It has not ended."""
-        return self.life_cycle_state in ACTIVE_STATES
-
-    def end(self, life_cycle_state: str, result_state: str, message: str = "", code: str = "") -> None:
-        """Take the last state. The code follows from the others unless it is given."""
-        self.life_cycle_state, self.result_state, self.message = life_cycle_state, result_state, message
-        usual = "INTERNAL_ERROR" if life_cycle_state == "INTERNAL_ERROR" else "RUN_EXECUTION_ERROR"
-        self.code = code or _CODES.get(result_state, usual)
-        self.end_time = now()
-
-
-@dataclass
-class TaskRun:
-    """One attempt of one task of a run."""
-
-    run_id: int
-    task: dict[str, Any]
-    attempt_number: int = 0
-    state: State = field(default_factory=State)
-    error: str = ""
-
-
-@dataclass
-class Run:
-    """One run of a job, with a copy of the settings that it started with."""
-
-    run_id: int
-    job_id: int
-    settings: dict[str, Any]
-    job_parameters: dict[str, str]
-    tasks: list[TaskRun]
-    created_time: int
-    state: State = field(default_factory=State)
-    idempotency_token: str = ""
-    repairs: list[dict[str, Any]] = field(default_factory=list)
-    deleted: bool = False
 
 
 @dataclass
@@ -178,7 +82,7 @@ class Workspace:
         self._runs_dir.mkdir(parents=True, exist_ok=True)
         self._s3_endpoint_url = s3_endpoint_url
         self._filesystem = s3_filesystem(s3_endpoint_url)
-        self._bundle_dir = bundle.parent
+        self._files_dir = bundle.parent
         self._changed = threading.Condition(threading.RLock())
         self._jobs: dict[int, Job] = {}
         self._runs: dict[int, Run] = {}
@@ -205,12 +109,12 @@ class Workspace:
 
     # Jobs
 
-    def create_job(self, settings: dict[str, Any], key: str = "") -> int:
+    def create_job(self, settings: dict[str, Any], key: str = "", *, creator: str = USER) -> int:
         """Create a job and return its id."""
         with self._changed:
             # The same bundle makes the same id, also when the files were removed.
             job_id = int(hashlib.sha256(key.encode()).hexdigest()[:12], 16) if key else self._new_id()
-            self._jobs[job_id] = Job(job_id, self._checked_settings(settings), now(), key)
+            self._jobs[job_id] = Job(job_id, checked_settings(settings, self._files_dir), now(), key, creator)
             self._save_jobs()
             return job_id
 
@@ -230,7 +134,7 @@ class Workspace:
         """Give a job new settings; its active runs keep the old ones."""
         with self._changed:
             job = self.job(job_id)
-            job.settings = self._checked_settings(settings)
+            job.settings = checked_settings(settings, self._files_dir)
             self._save_jobs()
 
     def delete_job(self, job_id: int) -> None:
@@ -241,13 +145,22 @@ class Workspace:
 
     # Runs
 
-    def run_now(self, job_id: int, parameters: Mapping[str, str], *, token: str = "", queue: bool | None = None) -> Run:
+    def run_now(
+        self,
+        job_id: int,
+        parameters: Mapping[str, str],
+        *,
+        token: str = "",
+        queue: bool | None = None,
+        creator: str = USER,
+    ) -> Run:
         """
         Start a run, or return the one that the same idempotency token started before.
 
         :param parameters: values that override the defaults of the job's parameters, or add to them.
         :param token: idempotency token, at most 64 characters.
         :param queue: whether to wait when too many runs are active; by default what the job says.
+        :param creator: who starts it.
         """
         if len(token) > MAX_TOKEN_LENGTH:
             raise invalid(f"The idempotency token can have at most {MAX_TOKEN_LENGTH} characters, it has {len(token)}.")
@@ -266,9 +179,10 @@ class Workspace:
                 job_id=job_id,
                 settings=settings,
                 job_parameters=defaults | dict(parameters),
-                tasks=[TaskRun(self._new_id(), task) for task in settings["tasks"]],
+                tasks=[self._attempt(task) for task in settings["tasks"]],
                 created_time=now(),
                 idempotency_token=token,
+                creator=creator,
             )
             run.state.start_time = run.created_time
             self._runs[run.run_id] = run
@@ -309,7 +223,10 @@ class Workspace:
             if not control.working:  # nobody works on it yet, so nobody will end it
                 self._stopped(run, control)
                 return
-            run.state.life_cycle_state = "TERMINATING"
+            for state in [run.state, *(task.state for task in run.tasks)]:
+                if state.active:
+                    state.life_cycle_state = "TERMINATING"
+                    state.code = TERMINATION_CODES[control.stop_reason]
             self._save(run)
             if control.session:
                 control.session.interrupt()
@@ -337,37 +254,49 @@ class Workspace:
         run_id: int,
         *,
         tasks: list[str] | None,
+        failed: bool,
+        dependent: bool,
         latest_repair_id: int | None,
         parameters: Mapping[str, str],
     ) -> int:
         """
         Run tasks of an ended run again, as further attempts within the same run, and return the id of the repair.
 
-        :param tasks: keys of the tasks; ``None`` takes all that did not succeed.
+        :param tasks: keys of the tasks.
+        :param failed: also all tasks that did not succeed.
+        :param dependent: also all tasks that wait for one of these.
         :param latest_repair_id: id of the last repair, needed for every repair but the first.
+        :param parameters: values of job parameters that are other than before.
         """
         with self._changed:
             run = self.run(run_id)
             if run.state.active:
                 raise ApiError(400, "INVALID_STATE", f"Run {run_id} is active and cannot be repaired.")
-            last = run.repairs[-1]["id"] if run.repairs else None
-            if latest_repair_id != last:
-                raise invalid(f"latest_repair_id must be the id of the last repair of run {run_id}: {last}.")
+            if latest_repair_id != (run.repairs[-1].id if run.repairs else None):
+                raise invalid("The latest repair ID needs to be provided in order to create a new repair.")
             latest = latest_attempts(run)
-            if tasks is None:
-                tasks = [key for key, task in latest.items() if task.state.result_state != "SUCCESS"]
-            if not tasks:
-                raise invalid(f"Run {run_id} has no task to repair.")
-            for key in tasks:
+            for key in tasks or []:
                 if key not in latest:
                     raise invalid(f"Task {key} does not exist in run {run_id}.")
-            again = [TaskRun(self._new_id(), latest[key].task, latest[key].attempt_number + 1) for key in tasks]
+            chosen = set(tasks or [])
+            if failed:
+                chosen |= {key for key, attempt in latest.items() if attempt.state.result_state != "SUCCESS"}
+            for key, attempt in latest.items() if dependent else ():  # in the order in which they run
+                if chosen.intersection(upstream(attempt.task)):
+                    chosen.add(key)
+            if not chosen:
+                raise invalid(f"Run {run_id} has no task to repair.")
+            again = [
+                self._attempt(attempt.task, attempt.attempt_number + 1)
+                for key, attempt in latest.items()
+                if key in chosen
+            ]
+            run.repairs.append(Repair(self._new_id(), now(), [attempt.run_id for attempt in again], run.state))
             run.tasks.extend(again)
             run.job_parameters |= parameters
-            run.repairs.append({"id": self._new_id(), "start_time": now(), "task_run_ids": [t.run_id for t in again]})
             run.state = State(start_time=run.state.start_time)
             self._begin(run)
-            return int(run.repairs[-1]["id"])
+            return run.repairs[-1].id
 
     # Orders of tests and demonstrations
 
@@ -386,7 +315,7 @@ class Workspace:
 
     def fail_next(self, message: str, result_state: str, life_cycle_state: str, count: int) -> None:
         """Let the next runs end like this, without running any SQL."""
-        if result_state not in _RESULT_STATES or life_cycle_state not in {"TERMINATED", "INTERNAL_ERROR", "SKIPPED"}:
+        if result_state not in RESULT_STATES or life_cycle_state not in {"TERMINATED", "INTERNAL_ERROR", "SKIPPED"}:
             raise invalid(f"A run cannot end as {life_cycle_state}/{result_state}.")
         failure = {"message": message, "result_state": result_state, "life_cycle_state": life_cycle_state}
         with self._changed:
@@ -427,7 +356,7 @@ class Workspace:
             and other.job_id == run.job_id
             and other.state.life_cycle_state in {"PENDING", "RUNNING", "TERMINATING"}
         ]
-        if len(active) >= limit and not queue:
+        if len(active) >= limit and (not queue or limit == 0):  # the limit 0 lets no run start, ever
             message = "This run was skipped because the limit of concurrent runs of the job has been reached."
             run.state.end("SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED", message)
             for task in run.tasks:
@@ -443,11 +372,13 @@ class Workspace:
         )
         if len(active) >= limit:
             run.state.life_cycle_state = "QUEUED"
+            run.queued_at = now()
             self._save(run)
         else:
             self._submit(run)
 
     def _submit(self, run: Run) -> None:
+        run.leave_queue()
         run.state.life_cycle_state = "PENDING"
         self._save(run)
         self._workers.submit(self._work, run)
@@ -504,8 +435,7 @@ class Workspace:
     def _perform_task(self, run: Run, task: TaskRun, control: Control) -> None:
         with self._changed:
             latest = latest_attempts(run)
-            upstream = [dependency["task_key"] for dependency in task.task.get("depends_on", [])]
-            if any(key in latest and latest[key].state.result_state != "SUCCESS" for key in upstream):
+            if any(latest[key].state.result_state != "SUCCESS" for key in upstream(task.task)):
                 task.state.end("SKIPPED", "UPSTREAM_FAILED", "An upstream task failed.")
                 self._save(run)
                 return
@@ -570,6 +500,7 @@ class Workspace:
             if task.state.active:
                 task.error = "" if result_state in {"SUCCESS", "CANCELED"} else message
                 task.state.end(life_cycle_state, result_state, message, code)
+        run.leave_queue()
         run.state.end(life_cycle_state, result_state, message, code)
         control = self._controls.pop(run.run_id, None)
         if control and control.timer:
@@ -588,11 +519,10 @@ class Workspace:
             for stored in json.loads(self._jobs_file.read_text("utf-8")):
                 self._jobs[stored["job_id"]] = Job(**stored)
         for file in self._runs_dir.glob("*.json"):
-            stored = json.loads(file.read_text("utf-8"))
-            stored["tasks"] = [TaskRun(**task | {"state": State(**task["state"])}) for task in stored["tasks"]]
-            run = Run(**stored | {"state": State(**stored["state"])})
+            run = Run.from_json(json.loads(file.read_text("utf-8")))
             self._runs[run.run_id] = run
             if run.state.active:
+                run.leave_queue()
                 message = "Run failed because the workspace was restarted."
                 for state in [run.state, *(task.state for task in run.tasks)]:
                     if state.active:
@@ -606,41 +536,15 @@ class Workspace:
         _write_json(self._jobs_file, [asdict(job) for job in self._jobs.values()])
 
     def _deploy(self, bundle: Path) -> None:
-        document = yaml.safe_load(bundle.read_text("utf-8"))
-        variables = document.get("variables", {})
-
-        def variable(match: re.Match[str]) -> str:
-            return str(variables.get(match[1], {}).get("default", "sandbox"))
-
-        for key, settings in document["resources"]["jobs"].items():
-            text = re.sub(r"\$\{var\.(\w+)\}", variable, json.dumps(settings))
+        for key, settings in jobs_of_bundle(bundle).items():
             deployed = [job for job in self._jobs.values() if job.key == key]
             if deployed:
-                self.replace_settings(deployed[0].job_id, json.loads(text))
+                self.replace_settings(deployed[0].job_id, settings)
             else:
-                self.create_job(json.loads(text), key)
+                self.create_job(settings, key)
 
-    def _checked_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Settings that this workspace can run, with Databricks' defaults filled in and paths made absolute."""
-        settings = json.loads(json.dumps(settings))
-        if not isinstance(tasks := settings.get("tasks"), list) or not tasks:
-            raise invalid("At least one task must be specified in the job settings.")
-        keys = [task.get("task_key") for task in tasks if isinstance(task, dict)]
-        if not all(keys) or len(set(keys)) != len(tasks):
-            raise invalid("Every task needs a task_key of its own.")
-        for task in tasks:
-            file = task.get("sql_task", {}).get("file", {})
-            if not isinstance(file.get("path"), str):
-                raise invalid(f"Task {task['task_key']}: the sandbox runs only tasks with sql_task.file.path.")
-            file["path"] = str((self._bundle_dir / file["path"]).resolve())
-            task.setdefault("run_if", "ALL_SUCCESS")
-        if not isinstance(settings.setdefault("max_concurrent_runs", 1), int):
-            raise invalid("max_concurrent_runs must be a number.")
-        if not isinstance(settings.setdefault("timeout_seconds", 0), int) or settings["timeout_seconds"] < 0:
-            raise invalid("timeout_seconds must be a number that is not negative.")
-        settings.setdefault("name", "Untitled")
-        settings["format"] = "MULTI_TASK"
-        return settings
+    def _attempt(self, task: dict[str, Any], number: int = 0) -> TaskRun:
+        return TaskRun(self._new_id(), task, number, State("BLOCKED" if upstream(task) else "PENDING"))
 
     def _new_id(self) -> int:
         """A number of 15 digits, as Databricks takes: too large for 32 bits, small enough for JavaScript."""
@@ -648,42 +552,6 @@ class Workspace:
             number = secrets.randbelow(9 * 10**14) + 10**14
             if number not in self._runs and number not in self._jobs:
                 return number
-
-
-def latest_attempts(run: Run) -> dict[str, TaskRun]:
-    """The last attempt of each task of a run, by task key."""
-    return {task.task["task_key"]: task for task in run.tasks}
-
-
-def now() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
-def state_of(state: State) -> dict[str, Any]:
-    """The older form in which Databricks tells a state."""
-    answer: dict[str, Any] = {"life_cycle_state": state.life_cycle_state}
-    if state.result_state:
-        answer["result_state"] = state.result_state
-    answer["state_message"] = state.message
-    answer["user_cancelled_or_timedout"] = state.result_state in {"CANCELED", "TIMEDOUT"}
-    if state.life_cycle_state == "QUEUED":
-        answer["queue_reason"] = "Queued due to reaching maximum concurrent runs of job."
-    return answer
-
-
-def status_of(state: State) -> dict[str, Any]:
-    """The newer form in which Databricks tells a state."""
-    answer: dict[str, Any] = {"state": _STATUS_STATES.get(state.life_cycle_state, "TERMINATED")}
-    if state.life_cycle_state == "QUEUED":
-        answer["queue_details"] = {
-            "code": "MAX_CONCURRENT_RUNS_REACHED",
-            "message": "Queued due to reaching maximum concurrent runs of job.",
-        }
-    if not state.active:
-        kind = state.code if state.code in {"SUCCESS", "INTERNAL_ERROR"} else "CLIENT_ERROR"
-        answer["termination_details"] = {"code": state.code, "type": kind, "message": state.message}
-    return answer
 
 
 def _write_json(path: Path, content: Any) -> None:

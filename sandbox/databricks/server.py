@@ -1,15 +1,12 @@
 """
-The Jobs API of a Databricks workspace over HTTP.
+The Jobs API of a Databricks workspace over HTTP, and how service principals sign in to it.
 
-Both versions of the API that are in use, 2.1 and 2.2, and below ``/_sandbox/`` the orders by which tests and
-demonstrations make runs wait, fail or take long.
+Both versions of the API that are in use, 2.1 and 2.2; OAuth for service principals; and below ``/_sandbox/`` the
+orders by which tests and demonstrations make runs wait, fail or take long.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
 import html
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -24,42 +21,41 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from sandbox.databricks.jobs import (
-    USER,
-    ApiError,
-    Job,
-    Run,
-    TaskRun,
-    Workspace,
-    invalid,
-    latest_attempts,
-    state_of,
-    status_of,
-)
+from sandbox.databricks import answers
+from sandbox.databricks.jobs import Workspace
+from sandbox.databricks.oauth import Credentials, OAuthError, authorization_server, host_metadata
+from sandbox.databricks.records import ApiError, Run, TaskRun, invalid, latest_attempts
 
-WORKSPACE_ID = 900800700600
 RUNS_ON_PAGE = 100
 
 Body = Mapping[str, Any]
 
 
-def create_app(*, state_dir: Path, s3_endpoint_url: str, token: str, bundle: Path) -> Starlette:
+def create_app(
+    *,
+    state_dir: Path,
+    s3_endpoint_url: str,
+    token: str,
+    bundle: Path,
+    service_principals: Mapping[str, str] | None = None,
+) -> Starlette:
     """
     The workspace as an ASGI application. Its lifespan stops the workers, so the server has to run it.
 
     :param state_dir: directory of the workspace's files; one workspace at a time.
     :param s3_endpoint_url: the stand-in of S3.
-    :param token: access token that requests must bear.
+    :param token: personal access token; requests must bear it or a token of a service principal.
     :param bundle: asset bundle whose jobs the workspace has.
+    :param service_principals: OAuth secrets of the service principals, by client id.
     """
     workspace = Workspace(state_dir=state_dir, s3_endpoint_url=s3_endpoint_url, bundle=bundle)
-    return _Api(workspace, token).application()
+    return _Api(workspace, Credentials(state_dir, token, service_principals or {})).application()
 
 
 class _Api:
-    def __init__(self, workspace: Workspace, token: str) -> None:
+    def __init__(self, workspace: Workspace, credentials: Credentials) -> None:
         self._workspace = workspace
-        self._token = token
+        self._credentials = credentials
 
     def application(self) -> Starlette:
         @asynccontextmanager
@@ -89,7 +85,8 @@ class _Api:
             ("POST", "fail_next", self._fail_next),
             ("POST", "token", self._new_token),
             ("POST", "delay", self._delay),
-            ("GET", "state", lambda request, body: self._workspace.counts()),
+            ("POST", "token_lifetime", self._token_lifetime),
+            ("GET", "state", self._state),
         ]
         routes = [
             Route(f"/api/{version}/{path}", self._endpoint(call), methods=[method])
@@ -97,16 +94,22 @@ class _Api:
             for method, path, call in calls
         ]
         routes += [Route(f"/_sandbox/{path}", self._endpoint(call), methods=[method]) for method, path, call in orders]
-        routes += [Route("/healthz", self._healthz), Route("/", self._page)]
+        routes += [
+            Route("/.well-known/databricks-config", _document(host_metadata)),
+            Route("/oidc/.well-known/oauth-authorization-server", _document(authorization_server)),
+            Route("/oidc/v1/token", self._oauth_token, methods=["POST"]),
+            Route("/healthz", self._healthz),
+            Route("/", self._page),
+        ]
         return Starlette(
             routes=routes,
             lifespan=lifespan,
-            exception_handlers={ApiError: _refuse, HTTPException: _no_such_api},
+            exception_handlers={ApiError: _refuse, OAuthError: _refuse_token, HTTPException: _no_such_api},
         )
 
     def _endpoint(self, call: Callable[[Request, Body], Any]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
-            self._authenticate(request)
+            request.state.principal = self._credentials.principal(request.headers.get("Authorization", ""))
             content = await request.body()
             body = _json_object(content) if content or request.method != "GET" else {}
             if request.method == "GET":
@@ -116,28 +119,31 @@ class _Api:
 
         return endpoint
 
-    def _authenticate(self, request: Request) -> None:
-        scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not credential:
-            raise ApiError(401, 401, "Credential was not sent or was of an unsupported type for this API.")
-        if not hmac.compare_digest(credential.encode(), self._token.encode()):
-            raise ApiError(403, 403, "Invalid access token.")
+    async def _oauth_token(self, request: Request) -> Response:
+        token = self._credentials.new_token(
+            authorization=request.headers.get("Authorization", ""),
+            content_type=request.headers.get("Content-Type", ""),
+            form=await request.body(),
+            base_url=str(request.base_url),
+        )
+        return JSONResponse(token, headers={"Cache-Control": "no-store"})
 
     # Jobs
 
     def _create(self, request: Request, body: Body) -> Any:
-        return {"job_id": self._workspace.create_job(dict(body))}
+        return {"job_id": self._workspace.create_job(dict(body), creator=request.state.principal)}
 
     def _get(self, request: Request, body: Body) -> Any:
         job = self._workspace.job(_integer(body, "job_id"))
-        return _job(job, tasks=True)
+        return answers.job_answer(job, page_token=_text(body, "page_token"))
 
     def _list(self, request: Request, body: Body) -> Any:
         jobs = self._workspace.jobs()
         if name := body.get("name"):
             jobs = [job for job in jobs if job.settings["name"].lower() == name.lower()]
         tasks = _flag(body, "expand_tasks")
-        return _page_of("jobs", jobs, body, request, most=100, show=lambda job: _job(job, tasks=tasks))
+        show = lambda job: answers.listed_job(job, tasks=tasks)  # noqa: E731
+        return answers.page_of("jobs", jobs, **_place(body, most=100), show=show)
 
     def _delete(self, request: Request, body: Body) -> Any:
         self._workspace.delete_job(_integer(body, "job_id"))
@@ -159,21 +165,33 @@ class _Api:
 
     def _run_now(self, request: Request, body: Body) -> Any:
         _only(body, "job_id", "job_parameters", "idempotency_token", "queue", "performance_target")
-        token = body.get("idempotency_token", "")
-        if not isinstance(token, str):
-            raise _malformed("Expected a string for field 'idempotency_token'")
         queue = _object(body, "queue").get("enabled")
-        run = self._workspace.run_now(_integer(body, "job_id"), _parameters(body), token=token, queue=queue)
+        if "queue" in body and not isinstance(queue, bool):
+            raise invalid("queue.enabled must be true or false.")
+        run = self._workspace.run_now(
+            _integer(body, "job_id"),
+            _parameters(body),
+            token=_text(body, "idempotency_token"),
+            queue=queue,
+            creator=request.state.principal,
+        )
         return {"run_id": run.run_id, "number_in_job": run.run_id}
 
     def _runs_get(self, request: Request, body: Body) -> Any:
         run_id = _integer(body, "run_id")
+        base_url = str(request.base_url)
 
         def view() -> dict[str, Any]:
             run = self._workspace.run(run_id)
             if task := _task_of(run, run_id):
-                return _task(run, task, request) | {"job_id": run.job_id, "run_type": "JOB_RUN"}
-            return _run(run, request, tasks=True, history=_flag(body, "include_history"))
+                return answers.task_run_answer(run, task, base_url)
+            return answers.run_answer(
+                run,
+                base_url,
+                history=_flag(body, "include_history"),
+                resolved=_flag(body, "include_resolved_values"),
+                page_token=_text(body, "page_token"),
+            )
 
         return self._workspace.read(view)
 
@@ -188,7 +206,7 @@ class _Api:
                     "Retrieving the output of runs with multiple tasks is not supported. Please retrieve the output of "
                     "each individual task run instead."
                 )
-            metadata = _task(run, task, request) | {"job_id": run.job_id, "run_type": "JOB_RUN"}
+            metadata = answers.task_run_answer(run, task, str(request.base_url))
             output: dict[str, Any] = {"metadata": metadata, "sql_output": {}}
             return output | ({"error": task.error} if task.error else {})
 
@@ -204,9 +222,18 @@ class _Api:
             raise invalid("active_only and completed_only cannot both be true.")
         if active or completed:
             runs = [run for run in runs if run.state.active == active]
-        tasks = _flag(body, "expand_tasks")
-        show = lambda run: _run(run, request, tasks=tasks)  # noqa: E731
-        return self._workspace.read(lambda: _page_of("runs", runs, body, request, most=25, show=show))
+        if body.get("run_type", "JOB_RUN") != "JOB_RUN":  # no other is ever started here
+            runs = []
+        if "start_time_from" in body:
+            earliest = _integer(body, "start_time_from")
+            runs = [run for run in runs if run.created_time >= earliest]
+        if "start_time_to" in body:
+            latest = _integer(body, "start_time_to")
+            runs = [run for run in runs if run.created_time <= latest]
+        tasks, base_url = _flag(body, "expand_tasks"), str(request.base_url)
+        show = lambda run: answers.listed_run(run, base_url, tasks=tasks)  # noqa: E731
+        place = _place({**body, "limit": 25} if str(body.get("limit")) == "0" else body, most=25)
+        return self._workspace.read(lambda: answers.page_of("runs", runs, **place, show=show))
 
     def _runs_cancel(self, request: Request, body: Body) -> Any:
         self._workspace.cancel(_integer(body, "run_id"))
@@ -236,14 +263,16 @@ class _Api:
             "latest_repair_id",
             "job_parameters",
         )
-        tasks = body.get("rerun_tasks")
-        if tasks is None and not _flag(body, "rerun_all_failed_tasks"):
+        tasks, failed = body.get("rerun_tasks"), _flag(body, "rerun_all_failed_tasks")
+        if tasks is None and not failed:
             raise invalid("Either rerun_tasks or rerun_all_failed_tasks must be set.")
         if tasks is not None and not (isinstance(tasks, list) and all(isinstance(key, str) for key in tasks)):
             raise _malformed("Expected a list of strings for field 'rerun_tasks'")
         repair_id = self._workspace.repair(
             _integer(body, "run_id"),
             tasks=tasks,
+            failed=failed,
+            dependent=_flag(body, "rerun_dependent_tasks"),
             latest_repair_id=_integer(body, "latest_repair_id") if "latest_repair_id" in body else None,
             parameters=_parameters(body),
         )
@@ -278,8 +307,16 @@ class _Api:
         _only(body, "token")
         if not isinstance(token := body.get("token"), str) or not token:
             raise invalid("token must be a string that is not empty.")
-        self._token = token
+        self._credentials.token = token
         return {}
+
+    def _token_lifetime(self, request: Request, body: Body) -> Any:
+        _only(body, "seconds")
+        self._credentials.lifetime_seconds = _integer(body, "seconds")
+        return {}
+
+    def _state(self, request: Request, body: Body) -> Any:
+        return self._workspace.counts() | {"oauth_tokens": self._credentials.issued}
 
     def _delay(self, request: Request, body: Body) -> Any:
         _only(body, "seconds")
@@ -311,123 +348,17 @@ class _Api:
         )
 
 
-# What the API tells
-
-
-def _job(job: Job, *, tasks: bool) -> dict[str, Any]:
-    settings = job.settings if tasks else {key: value for key, value in job.settings.items() if key != "tasks"}
-    return {
-        "job_id": job.job_id,
-        "creator_user_name": USER,
-        "run_as_user_name": USER,
-        "settings": settings,
-        "created_time": job.created_time,
-    }
-
-
-def _run(run: Run, request: Request, *, tasks: bool, history: bool = False) -> dict[str, Any]:
-    defaults = {parameter["name"]: parameter["default"] for parameter in run.settings.get("parameters", [])}
-    answer: dict[str, Any] = {
-        "job_id": run.job_id,
-        "run_id": run.run_id,
-        "number_in_job": run.run_id,
-        "original_attempt_run_id": run.run_id,
-        "creator_user_name": USER,
-        "run_as_user_name": USER,
-        "run_name": run.settings["name"],
-        "run_page_url": _run_page_url(run, request),
-        "run_type": "JOB_RUN",
-        "trigger": "ONE_TIME",
-        "format": "MULTI_TASK",
-        "state": state_of(run.state),
-        "status": status_of(run.state),
-        "job_parameters": [
-            {"name": name, **({"default": defaults[name]} if name in defaults else {}), "value": value}
-            for name, value in sorted(run.job_parameters.items())
-        ],
-        "overriding_parameters": {},
-        **_times(run.created_time, _work_start(run), run.state.end_time),
-        "run_duration": max(0, run.state.end_time - run.created_time),
-        "queue_duration": 0,
-    }
-    if tasks:
-        answer["tasks"] = [_task(run, task, request) for task in run.tasks]
-    if history:
-        repaired = {run_id for repair in run.repairs for run_id in repair["task_run_ids"]}
-        original = {
-            "type": "ORIGINAL",
-            "id": run.run_id,
-            "start_time": run.created_time,
-            "task_run_ids": [task.run_id for task in run.tasks if task.run_id not in repaired],
-        }
-        answer["repair_history"] = [original, *({"type": "REPAIR", **repair} for repair in run.repairs)]
-    return answer
-
-
-def _task(run: Run, task: TaskRun, request: Request) -> dict[str, Any]:
-    return {
-        **task.task,
-        "run_id": task.run_id,
-        "attempt_number": task.attempt_number,
-        "run_page_url": _run_page_url(run, request),
-        "state": state_of(task.state),
-        "status": status_of(task.state),
-        **_times(task.state.start_time, task.state.start_time, task.state.end_time),
-    }
-
-
-def _times(start: int, work_start: int, end: int) -> dict[str, int]:
-    """Times in milliseconds since 1970, durations in milliseconds; what has not ended has the end 0."""
-    return {
-        "start_time": start,
-        "end_time": end,
-        "setup_duration": max(0, work_start - start),
-        "execution_duration": max(0, end - work_start) if work_start else 0,
-        "cleanup_duration": 0,
-    }
-
-
-def _work_start(run: Run) -> int:
-    return min((task.state.start_time for task in run.tasks if task.state.start_time), default=0)
-
-
-def _run_page_url(run: Run, request: Request) -> str:
-    return f"{request.base_url}?o={WORKSPACE_ID}#job/{run.job_id}/run/{run.run_id}"
-
-
 def _task_of(run: Run, run_id: int) -> TaskRun | None:
     return next((task for task in run.tasks if task.run_id == run_id), None)
 
 
-def _page_of(
-    name: str, items: list[Any], body: Body, request: Request, *, most: int, show: Callable[[Any], Any]
-) -> dict[str, Any]:
-    """One page of a list. The token of a page says where it begins."""
-    limit = _integer(body, "limit") if "limit" in body else 20
-    if not 1 <= limit <= most:
-        raise invalid(f"limit must be between 1 and {most}, it is {limit}.")
-    start = _page_start(body)
-    answer: dict[str, Any] = {name: [show(item) for item in items[start : start + limit]]}
-    more = len(items) > start + limit
-    if more:
-        answer["next_page_token"] = _page_token(start + limit)
-    if start:
-        answer["prev_page_token"] = _page_token(max(0, start - limit))
-    if request.url.path.startswith("/api/2.1/"):
-        answer["has_more"] = more
-    return answer
+def _document(make: Callable[[str], dict[str, Any]]) -> Callable[[Request], Any]:
+    """An endpoint that needs no sign-in and tells what depends on nothing but the address of the workspace."""
 
+    async def endpoint(request: Request) -> Response:
+        return JSONResponse(make(str(request.base_url)))
 
-def _page_token(start: int) -> str:
-    return base64.urlsafe_b64encode(f"from:{start}".encode()).decode()
-
-
-def _page_start(body: Body) -> int:
-    token = body.get("page_token") or _page_token(0)
-    try:
-        return int(base64.urlsafe_b64decode(token).decode().removeprefix("from:"))
-    except (ValueError, binascii.Error) as error:
-        raise invalid("Invalid page token.") from error
+    return endpoint
 
 
 # What the API is told
@@ -458,6 +389,22 @@ def _integer(body: Body, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise _malformed(f"Could not parse request object: Expected a number for field '{name}'")
     return value
+
+
+def _text(body: Body, name: str) -> str:
+    value = body.get(name, "")
+    if not isinstance(value, str):
+        raise _malformed(f"Could not parse request object: Expected a string for field '{name}'")
+    return value
+
+
+def _place(body: Body, *, most: int) -> dict[str, Any]:
+    """Which page of a list is asked for."""
+    limit = _integer(body, "limit") if "limit" in body else 20
+    if not 1 <= limit <= most:
+        raise invalid(f"limit must be between 1 and {most}, it is {limit}.")
+    offset = _integer(body, "offset") if "offset" in body else 0
+    return {"limit": limit, "offset": offset, "page_token": _text(body, "page_token")}
 
 
 def _flag(body: Body, name: str) -> bool:
@@ -498,6 +445,13 @@ async def _refuse(request: Request, error: Exception) -> Response:
     if not isinstance(error, ApiError):
         raise error
     return JSONResponse({"error_code": error.error_code, "message": str(error)}, error.status)
+
+
+async def _refuse_token(request: Request, error: Exception) -> Response:
+    if not isinstance(error, OAuthError):
+        raise error
+    headers = {"WWW-Authenticate": "Basic"} if error.status == 401 else None
+    return JSONResponse({"error": error.error, "error_description": str(error)}, error.status, headers)
 
 
 async def _no_such_api(request: Request, error: Exception) -> Response:

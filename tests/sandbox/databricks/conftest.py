@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +13,15 @@ import s3fs
 import uvicorn
 
 from sandbox.databricks.server import create_app
+from sandbox.faults import FaultInjection
 from sandbox.s3 import s3_filesystem
 from sandbox.sources import seed
 
 PROJECT = Path(__file__).parents[3]
 BUNDLE = PROJECT / "include" / "databricks" / "databricks.yml"
 TOKEN = "dapi-test"
+CLIENT_ID = "5f2f6c1e-8a55-4d0c-9d7e-2f6a0b1c3d4e"
+CLIENT_SECRET = "dose-of-the-principal"
 DEADLINE = 20.0
 
 
@@ -33,15 +37,28 @@ def wait_for(condition: Callable[[], Any]) -> Any:
 class WorkspaceServer:
     """A workspace behind real HTTP, and the calls of its API."""
 
-    def __init__(self, state_dir: Path, s3_endpoint_url: str, bundle: Path) -> None:
-        app = create_app(state_dir=state_dir, s3_endpoint_url=s3_endpoint_url, token=TOKEN, bundle=bundle)
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    def __init__(self, state_dir: Path, s3_endpoint_url: str, bundle: Path, **tls: str) -> None:
+        app = create_app(
+            state_dir=state_dir,
+            s3_endpoint_url=s3_endpoint_url,
+            token=TOKEN,
+            bundle=bundle,
+            service_principals={CLIENT_ID: CLIENT_SECRET},
+        )
+        # A dropped connection is an error to uvicorn; here it is an order.
+        config = uvicorn.Config(FaultInjection(app), port=0, log_level="critical", **tls)  # type: ignore[arg-type]
+        self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         wait_for(lambda: self._server.started)
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.client = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=DEADLINE)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.client = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {TOKEN}"},
+            timeout=DEADLINE,
+            verify=ssl.create_default_context(cafile=tls["ssl_certfile"]) if tls else True,
+        )
         self.job_id = self.get("jobs/list", name="export_dataset")["jobs"][0]["job_id"]
 
     def stop(self) -> None:
@@ -67,6 +84,11 @@ class WorkspaceServer:
         answer = self.client.request(method, f"/api/2.2/{path}", **arguments)
         assert answer.status_code == 400, answer.text
         return dict(answer.json())
+
+    def fault(self, **order: Any) -> None:
+        """Order a fault of the next calls."""
+        answer = self.client.post("/_sandbox/faults", json=order)
+        assert answer.status_code == 201, answer.text
 
     def order(self, name: str, **body: Any) -> None:
         answer = self.client.post(f"/_sandbox/{name}", json=body)
@@ -126,8 +148,8 @@ def serve(lake: str) -> Iterator[Callable[..., WorkspaceServer]]:
     """Starts workspaces; whatever still runs at the end is stopped."""
     started: list[WorkspaceServer] = []
 
-    def start(state_dir: Path, bundle: Path = BUNDLE) -> WorkspaceServer:
-        started.append(WorkspaceServer(state_dir, lake, bundle))
+    def start(state_dir: Path, bundle: Path = BUNDLE, **tls: str) -> WorkspaceServer:
+        started.append(WorkspaceServer(state_dir, lake, bundle, **tls))
         return started[-1]
 
     yield start

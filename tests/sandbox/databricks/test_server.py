@@ -66,13 +66,15 @@ def test_a_run_exports_and_tells_all_that_the_real_one_tells(
     assert run["run_page_url"] == (
         f"http://127.0.0.1:{workspace.port}/?o=900800700600#job/{workspace.job_id}/run/{run['run_id']}"
     )
-    expected = {"job_id": workspace.job_id, "run_name": "export_dataset", "run_type": "JOB_RUN", "format": "MULTI_TASK"}
+    expected = {"job_id": workspace.job_id, "run_name": "export_dataset", "run_type": "JOB_RUN"}
     assert {name: run[name] for name in expected} == expected
-    assert (run["trigger"], run["original_attempt_run_id"]) == ("ONE_TIME", run["run_id"])
+    assert run["trigger"] == "ONE_TIME"
+    assert {run[name] for name in ("job_run_id", "number_in_job", "original_attempt_run_id")} == {run["run_id"]}
     assert 0 < run["start_time"] <= run["tasks"][0]["start_time"] <= run["tasks"][0]["end_time"] <= run["end_time"]
     assert run["run_duration"] == run["end_time"] - run["start_time"]
-    assert run["setup_duration"] + run["execution_duration"] + run["cleanup_duration"] <= run["run_duration"]
     (task,) = run["tasks"]
+    assert run["execution_duration"] == task["execution_duration"] == task["end_time"] - task["start_time"] > 0
+    assert run["queue_duration"] == 0
     assert (task["task_key"], task["attempt_number"], task["state"]) == ("export", 0, run["state"])
     assert task["run_id"] != run["run_id"]
     assert task["sql_task"]["parameters"]["data_path"] == "{{job.parameters.export_path}}data/"
@@ -364,14 +366,21 @@ def test_a_running_statement_can_be_cancelled(
     )
     task = {
         "task_key": "export",
-        "sql_task": {"file": {"path": str(endless)}, "parameters": {"data_path": "{{job.parameters.export_path}}"}},
+        "sql_task": {
+            "warehouse_id": "w",
+            "file": {"path": str(endless)},
+            "parameters": {"data_path": "{{job.parameters.export_path}}"},
+        },
     }
     workspace = serve(tmp_path, bundle(tasks=[task]))
     run_id = workspace.run_now(parameters)
     workspace.in_state(run_id, "RUNNING")
 
     workspace.post("jobs/runs/cancel", run_id=run_id)
-    assert workspace.run(run_id)["state"]["life_cycle_state"] in {"TERMINATING", "TERMINATED"}
+    run = workspace.run(run_id)
+    assert run["status"]["state"] == run["state"]["life_cycle_state"]
+    assert run["status"]["state"] in {"TERMINATING", "TERMINATED"}
+    assert run["status"]["termination_details"]["code"] == "USER_CANCELED"  # known before the run has stopped
     assert workspace.result(run_id) == ("TERMINATED", "CANCELED")
 
 
@@ -394,6 +403,13 @@ def test_runs_over_the_limit_wait_in_the_queue(
     workspace.order("release")
     assert workspace.result(first) == ("TERMINATED", "SUCCESS")
     assert workspace.result(second) == ("TERMINATED", "SUCCESS")
+    assert workspace.run(second)["queue_duration"] > 0
+    assert workspace.run(first)["queue_duration"] == 0
+
+
+def test_a_job_that_may_not_run_skips_its_runs(serve: Any, bundle: Any, tmp_path: Path) -> None:
+    workspace = serve(tmp_path, bundle(max_concurrent_runs=0))
+    assert workspace.result(workspace.run_now({})) == ("SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED")
 
 
 def test_runs_over_the_limit_are_skipped_without_a_queue(
@@ -454,10 +470,9 @@ def test_a_repair_runs_the_failed_task_again(workspace: Any, parameters: dict[st
 
     first = repair()
     assert workspace.result(run_id) == ("INTERNAL_ERROR", "FAILED")
-    assert (
-        "latest_repair_id"
-        in (workspace.refused("jobs/runs/repair", run_id=run_id, rerun_all_failed_tasks=True)["message"])
-    )
+    for wrong in ({}, {"latest_repair_id": 1}):
+        refused = workspace.refused("jobs/runs/repair", run_id=run_id, rerun_all_failed_tasks=True, **wrong)
+        assert "The latest repair ID needs to be provided" in refused["message"]
     second = repair(latest_repair_id=first, job_parameters={"source_table": "main.weather.forecasts"})
     assert workspace.result(run_id) == ("TERMINATED", "SUCCESS")
 
@@ -467,26 +482,76 @@ def test_a_repair_runs_the_failed_task_again(workspace: Any, parameters: dict[st
         (1, "FAILED"),
         (2, "SUCCESS"),
     ]
-    assert [entry["type"] for entry in run["repair_history"]] == ["ORIGINAL", "REPAIR", "REPAIR"]
-    assert [entry["id"] for entry in run["repair_history"][1:]] == [first, second]
+    told = [(entry["type"], entry.get("id"), entry["state"]["result_state"]) for entry in run["repair_history"]]
+    assert told == [("ORIGINAL", None, "FAILED"), ("REPAIR", first, "FAILED"), ("REPAIR", second, "SUCCESS")]
+    assert [entry["task_run_ids"] for entry in run["repair_history"]] == [[task["run_id"]] for task in run["tasks"]]
+    assert run["repair_history"][-1]["status"] == run["status"]
+    assert "repair_history" not in workspace.run(run_id)
+    assert [workspace.run(task["run_id"])["original_attempt_run_id"] for task in run["tasks"]] == [
+        run["tasks"][0]["run_id"]
+    ] * 3
     refused = workspace.refused("jobs/runs/repair", run_id=run_id, rerun_all_failed_tasks=True, latest_repair_id=second)
     assert "no task to repair" in refused["message"]
 
 
-def test_a_task_whose_upstream_failed_is_skipped(workspace: Any, parameters: dict[str, str]) -> None:
+@pytest.fixture
+def task() -> Callable[..., dict[str, Any]]:
+    """Makes a task that exports, and waits for others."""
     sql = PROJECT / "include" / "sql" / "databricks" / "export_dataset.sql"
-    task = {"sql_task": {"file": {"path": str(sql)}}}
-    job_id = workspace.post(
-        "jobs/create",
-        name="two",
-        tasks=[{"task_key": "one", **task}, {"task_key": "two", "depends_on": [{"task_key": "one"}], **task}],
-    )["job_id"]
+
+    def make(key: str, *upstream: str, **more: Any) -> dict[str, Any]:
+        return {
+            "task_key": key,
+            "depends_on": [{"task_key": other} for other in upstream],
+            "sql_task": {"warehouse_id": "w", "file": {"path": str(sql)}},
+            **more,
+        }
+
+    return make
+
+
+def test_a_task_whose_upstream_failed_is_skipped(workspace: Any, task: Any) -> None:
+    tasks = [task("two", "one"), task("one")]  # in an order in which they cannot run
+    job_id = workspace.post("jobs/create", name="two", tasks=tasks)["job_id"]
+    workspace.order("hold", at="start")
     run_id = workspace.post("jobs/run-now", job_id=job_id)["run_id"]
+    workspace.held(run_id)
+    first, second = workspace.run(run_id)["tasks"]
+    assert (first["state"]["life_cycle_state"], second["status"]["state"]) == ("PENDING", "BLOCKED")
+    workspace.order("release")
 
     run = workspace.ended(run_id)
     assert [task["state"]["result_state"] for task in run["tasks"]] == ["FAILED", "UPSTREAM_FAILED"]
+    assert run["tasks"][1]["status"]["termination_details"]["code"] == "SKIPPED"
     assert run["state"]["state_message"].endswith("details. This caused all downstream tasks to get skipped.")
+    assert run["execution_duration"] == 0 < run["run_duration"]
     assert "[UNBOUND_SQL_PARAMETER]" in workspace.get("jobs/runs/get-output", run_id=run["tasks"][0]["run_id"])["error"]
+
+    repair = {"run_id": run_id, "rerun_tasks": ["one"], "rerun_dependent_tasks": True}
+    workspace.post("jobs/runs/repair", **repair)
+    again = workspace.ended(run_id)["tasks"][2:]
+    assert [(task["task_key"], task["attempt_number"]) for task in again] == [("one", 1), ("two", 1)]
+
+
+def test_jobs_that_could_not_run_are_refused(workspace: Any, task: Any) -> None:
+    path = {"path": "export.sql"}
+    for settings, reason in (
+        ({"tasks": []}, "At least one task"),
+        ({"tasks": [task("a"), task("a")]}, "task_key of its own"),
+        ({"tasks": [task("a", "b")]}, "depends on b, which does not exist"),
+        ({"tasks": [task("a", "b"), task("b", "a")]}, "in a circle"),
+        ({"tasks": [task("a", sql_task={"file": path})]}, "warehouse_id is missing"),
+        ({"tasks": [task("a", sql_task={"warehouse_id": "w"})]}, "only tasks with sql_task.file.path"),
+        ({"tasks": [task("a", run_if="ALL_DONE")]}, "no other run_if"),
+        ({"tasks": [task("a", max_retries=1)]}, "no other max_retries"),
+        ({"tasks": [task("a")], "parameters": [{"name": "x"}]}, "a name and a default"),
+        ({"tasks": [task("a")], "parameters": [{"name": "x", "default": ""}] * 2}, "name of its own"),
+        ({"tasks": [task("a")], "max_concurrent_runs": 1001}, "between 0 and 1000"),
+        ({"tasks": [task("a")], "queue": {}}, "queue.enabled"),
+        ({"tasks": [task("a")], "timeout_seconds": -1}, "timeout_seconds"),
+    ):
+        assert reason in workspace.refused("jobs/create", **settings)["message"]
+    assert "queue.enabled" in workspace.refused("jobs/run-now", job_id=workspace.job_id, queue={})["message"]
 
 
 def test_lists_come_in_pages(workspace: Any, parameters: dict[str, str]) -> None:
@@ -507,6 +572,8 @@ def test_lists_come_in_pages(workspace: Any, parameters: dict[str, str]) -> None
     assert "tasks" in workspace.get("jobs/runs/list", expand_tasks="True")["runs"][0]
     assert workspace.client.get("/api/2.1/jobs/runs/list", params={"limit": 2}).json()["has_more"] is True
     assert workspace.refused("jobs/runs/list", limit=26)["error_code"] == "INVALID_PARAMETER_VALUE"
+    assert workspace.refused("jobs/list", limit=0)["error_code"] == "INVALID_PARAMETER_VALUE"
+    assert len(workspace.get("jobs/runs/list", limit=0)["runs"]) == 5  # as many as there may be
     assert workspace.refused("jobs/runs/list", page_token="???")["message"] == "Invalid page token."
 
 
@@ -543,7 +610,7 @@ def test_a_run_can_be_deleted_after_its_end(workspace: Any, parameters: dict[str
     workspace.ended(run_id)
     workspace.post("jobs/runs/delete", run_id=run_id)
     workspace.refused("jobs/runs/get", run_id=run_id)
-    assert workspace.get("jobs/runs/list")["runs"] == []
+    assert workspace.get("jobs/runs/list") == {"has_more": False}  # without the list, as in the real service
 
 
 # Restarts
