@@ -410,9 +410,11 @@ class Workspace:
     def _perform(self, run: Run, control: Control) -> None:
         started = time.monotonic()
         self._hold(control, "start")
-        if control.failure is None:
-            for task in [task for task in run.tasks if task.state.active]:
+        for task in [task for task in run.tasks if task.state.active]:
+            if control.failure is None:
                 self._perform_task(run, task, control)
+            else:
+                task.state.start_time = now()
         self._wait(control, lambda: False, started + control.minimum_seconds)
         self._hold(control, "end")
         with self._changed:

@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,58 +87,6 @@ def test_a_run_exports_and_tells_all_that_the_real_one_tells(
     (row,) = pq.read_table(files.open(manifest)).to_pylist()
     assert (row["run_key"], row["dataset"], row["row_count"]) == (parameters["run_key"], "weather", 1461)
     assert sum(pq.read_metadata(files.open(file)).num_rows for file in files.glob(f"{path}data/*.parquet")) == 1461
-
-
-def test_the_hook_of_the_airflow_provider_works(workspace: Any, parameters: dict[str, str], tmp_path: Path) -> None:
-    script = """
-import json, sys, time
-from airflow.providers.databricks.hooks.databricks import DatabricksHook
-from airflow.providers.databricks.utils.databricks import extract_failed_task_errors
-
-hook = DatabricksHook(retry_limit=1)
-job_id = hook.find_job_id_by_name("export_dataset")
-
-def run(parameters):
-    token = json.dumps(parameters)[:64]
-    run_id = hook.run_now({"job_id": str(job_id), "job_parameters": parameters, "idempotency_token": token})
-    while not hook.get_run_state(run_id).is_terminal:
-        time.sleep(0.05)
-    state = hook.get_run_state(run_id)
-    errors = extract_failed_task_errors(hook, hook.get_run(run_id), state)
-    return {"url": hook.get_run_page_url(run_id), "state": json.loads(state.to_json()), "errors": errors}
-
-good = json.loads(sys.argv[1])
-hook.cancel_run(hook.run_now({"job_id": job_id, "job_parameters": good}))
-print(json.dumps({"good": run(good), "bad": run({})}))
-"""
-    connection = {
-        "conn_type": "databricks",
-        "host": "127.0.0.1",
-        "port": workspace.port,
-        "schema": "http",
-        "password": "dapi-test",
-    }
-    answer = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(parameters)],
-        env=os.environ
-        | {
-            "AIRFLOW_HOME": str(tmp_path / "airflow"),
-            "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
-            "AIRFLOW_CONN_DATABRICKS_DEFAULT": json.dumps(connection),
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stderr
-    told = json.loads(answer.stdout.splitlines()[-1])
-    assert told["good"]["state"] == {"life_cycle_state": "TERMINATED", "result_state": "SUCCESS", "state_message": ""}
-    assert told["good"]["url"].startswith(f"http://127.0.0.1:{workspace.port}/?o=")
-    assert told["bad"]["state"]["result_state"] == "FAILED"
-    (error,) = told["bad"]["errors"]
-    assert error["task_key"] == "export"
-    assert "PERMISSION_DENIED: No parent external location found for path 'data/'" in error["error"]
 
 
 # Who may ask, and for what
