@@ -46,7 +46,7 @@ class WorkspaceServer:
             service_principals={CLIENT_ID: CLIENT_SECRET},
         )
         # A dropped connection is an error to uvicorn; here it is an order.
-        config = uvicorn.Config(FaultInjection(app), port=0, log_level="critical", **tls)  # type: ignore[arg-type]
+        config = uvicorn.Config(FaultInjection(app), port=0, log_level="critical", **tls)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()

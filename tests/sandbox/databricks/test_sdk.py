@@ -483,7 +483,7 @@ def test_a_token_that_ends_soon_is_renewed_and_one_that_ended_is_refused(workspa
     workspace.order("token_lifetime", seconds=1)
     token = sign_in().config.oauth_token().access_token
     call = {"url": f"{workspace.url}/api/2.2/jobs/list", "headers": {"Authorization": f"Bearer {token}"}}
-    refused = wait_for(lambda: (answer := httpx.get(**call)).status_code == 403 and answer)  # type: ignore[arg-type]
+    refused = wait_for(lambda: (answer := httpx.get(**call)).status_code == 403 and answer)
     assert refused.json() == {"error_code": 403, "message": "Invalid Token"}
     with pytest.raises(PermissionDenied, match="Invalid Token"):
         WorkspaceClient(host=workspace.url, token=token).jobs.get(workspace.job_id)
