@@ -199,6 +199,7 @@ def test_the_reason_of_a_failure_is_in_the_output_of_the_task(workspace: Any, pa
     }
     task = run["tasks"][0]["state"]
     assert (task["life_cycle_state"], task["result_state"]) == ("TERMINATED", "FAILED")
+    assert task["state_message"] == "Workload failed, see run output for details"
     output = output_of(workspace, run)
     assert output["error"].startswith(
         "[TABLE_OR_VIEW_NOT_FOUND] The table or view `main`.`weather`.`x` cannot be found. Verify the spelling"
