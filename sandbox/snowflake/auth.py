@@ -1,21 +1,30 @@
-"""Key-pair authentication: the check that Snowflake makes of a client's JSON Web Token."""
+"""Who may sign in: key pairs, programmatic access tokens and OAuth, checked as Snowflake checks them."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
+import math
+import secrets
 import time
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 TOKEN_LIFETIME = 3600
-"""Seconds after `iat` at which Snowflake stops accepting a token, whatever its `exp` says."""
+"""Seconds after `iat` at which Snowflake stops accepting a key-pair token, whatever its `exp` says."""
 
 CLOCK_SKEW = 60
 """Seconds that a client's clock may be ahead."""
+
+KEYPAIR_JWT = "KEYPAIR_JWT"
+OAUTH = "OAUTH"
+PROGRAMMATIC_ACCESS_TOKEN = "PROGRAMMATIC_ACCESS_TOKEN"
 
 
 class AuthError(Exception):
@@ -30,6 +39,47 @@ class AuthError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class OAuthError(Exception):
+    """
+    A refused request for an OAuth token.
+
+    :param error: the error as OAuth names it, for example ``invalid_client``.
+    """
+
+    def __init__(self, error: str, message: str) -> None:
+        super().__init__(message)
+        self.error = error
+        self.message = message
+
+
+@dataclass(frozen=True)
+class AccessToken:
+    """
+    A programmatic access token of a user.
+
+    :param expires_at: when it ends, in seconds since the epoch.
+    """
+
+    user: str
+    secret: str = field(repr=False)
+    expires_at: float = math.inf
+
+
+@dataclass(frozen=True)
+class OAuthClient:
+    """
+    A client of a Snowflake OAuth security integration, and the refresh token that a user gave it.
+
+    :param lifetime: seconds for which an access token is accepted.
+    """
+
+    client_id: str
+    user: str
+    client_secret: str = field(repr=False)
+    refresh_token: str = field(repr=False)
+    lifetime: int = 600
 
 
 def account_name(account: str) -> str:
@@ -86,3 +136,81 @@ class KeyPairAuthenticator:
         if not now - TOKEN_LIFETIME <= issued <= now + CLOCK_SKEW:
             raise invalid
         return user
+
+
+class Authenticator:
+    """
+    Checks the tokens of one account's service users, whatever their kind. Service users have no password.
+
+    :param account: the account identifier, with or without a region.
+    :param users: user name -> PEM public key.
+    :param access_tokens: the programmatic access tokens that are accepted.
+    :param oauth_clients: the clients that get OAuth tokens.
+    """
+
+    def __init__(
+        self,
+        account: str,
+        users: dict[str, str],
+        *,
+        access_tokens: Sequence[AccessToken] = (),
+        oauth_clients: Sequence[OAuthClient] = (),
+    ) -> None:
+        self._key_pairs = KeyPairAuthenticator(account, users)
+        self._access_tokens = tuple(access_tokens)
+        self._clients = {client.client_id: client for client in oauth_clients}
+        self._issued: dict[str, tuple[str, float]] = {}
+
+    def verify(self, token: str, kind: str | None = None) -> str:
+        """
+        The name of the user whom the token proves.
+
+        :param kind: how the client calls the token; without, the token is looked at, as Snowflake does.
+        :raises AuthError: if it proves nobody; the code depends on the kind.
+        """
+        kind = (kind or self._kind_of(token)).upper()
+        if kind == KEYPAIR_JWT:
+            return self._key_pairs.verify(token)
+        if kind == PROGRAMMATIC_ACCESS_TOKEN:
+            found = self._access_token(token)
+            if found is None or found.expires_at <= time.time():
+                raise AuthError("394400", "Programmatic access token is invalid.")
+            return found.user.upper()
+        user, expires_at = self._issued.get(token, ("", 0.0)) if kind == OAUTH else ("", 0.0)
+        if not user:
+            raise AuthError("390303", f"Invalid OAuth access token. [{uuid.uuid4()}]")
+        if expires_at <= time.time():
+            raise AuthError("390318", f"OAuth access token expired. [{uuid.uuid4()}]")
+        return user.upper()
+
+    def issue(
+        self, client_id: str, client_secret: str, *, grant_type: str, refresh_token: str
+    ) -> tuple[str, OAuthClient]:
+        """
+        A new OAuth access token, and the client that it is for.
+
+        :raises OAuthError: if the client, its secret or its refresh token is another one.
+        """
+        client = self._clients.get(client_id)
+        if client is None or not hmac.compare_digest(client.client_secret.encode(), client_secret.encode()):
+            raise OAuthError("invalid_client", "This is an invalid client.")
+        if grant_type != "refresh_token":
+            raise OAuthError("unsupported_grant_type", f"Unsupported grant type: {grant_type}.")
+        if not hmac.compare_digest(client.refresh_token.encode(), refresh_token.encode()):
+            raise OAuthError("invalid_grant", "The refresh token is invalid.")
+        token = secrets.token_urlsafe(48)
+        self._issued[token] = (client.user, time.time() + client.lifetime)
+        return token, client
+
+    def _access_token(self, secret: str) -> AccessToken | None:
+        given = secret.encode()
+        return next((t for t in self._access_tokens if hmac.compare_digest(t.secret.encode(), given)), None)
+
+    def _kind_of(self, token: str) -> str:
+        if self._access_token(token):
+            return PROGRAMMATIC_ACCESS_TOKEN
+        try:
+            issuer = str(jwt.decode(token, options={"verify_signature": False}).get("iss", ""))
+        except jwt.PyJWTError:
+            return OAUTH
+        return KEYPAIR_JWT if ".SHA256:" in issuer else OAUTH

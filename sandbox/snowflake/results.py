@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import binascii
 import datetime
 import json
+import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
     from sandbox.snowflake.engine import Cursor
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_NAIVE_EPOCH = datetime.datetime(1970, 1, 1)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _UTC_OFFSET = 1440
 """How a TIMESTAMP_TZ says UTC: minutes from UTC plus 1440."""
@@ -120,6 +125,8 @@ def _text(value: Any, type_: str) -> str | None:
             return value.hex().upper()
         case Decimal():
             return format(value, "f")
+        case float() if math.isnan(value):
+            return "NaN"
         case datetime.datetime():
             aware = value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
             seconds = _seconds((aware - _EPOCH) // _MICROSECOND)
@@ -143,3 +150,53 @@ def _json_text(value: Any) -> str:
     """JSON as Snowflake writes it: over several lines, with two spaces."""
     parsed = json.loads(value) if isinstance(value, str) else value
     return json.dumps(parsed, indent=2, ensure_ascii=False, default=str)
+
+
+def bound_value(kind: str, text: str) -> Any:
+    """
+    The value of a bind variable, as it travels in a request.
+
+    :param kind: the binding type, in upper case.
+    :raises KeyError: if there is no such type.
+    :raises ValueError: if the text is no value of it.
+    """
+    return _BOUND[kind](text)
+
+
+def _bound_integer(text: str) -> int:
+    # int() would take `1_000` and ` 1 ` too.
+    if not re.fullmatch(r"[+-]?\d+", text):
+        raise ValueError(text)
+    return int(text)
+
+
+def _bound_boolean(text: str) -> bool:
+    try:
+        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    except KeyError:
+        raise ValueError(text) from None
+
+
+def _bound_instant(nanoseconds: str) -> datetime.timedelta:
+    # Whole microseconds: the database keeps no finer ones, and floating point would lose even these.
+    return datetime.timedelta(microseconds=_bound_integer(nanoseconds) // 1000)
+
+
+def _bound_timestamp_tz(text: str) -> datetime.datetime:
+    nanoseconds, _, offset = text.partition(" ")
+    zone = datetime.timezone(datetime.timedelta(minutes=int(offset or _UTC_OFFSET) - _UTC_OFFSET))
+    return (_EPOCH + _bound_instant(nanoseconds)).astimezone(zone)
+
+
+_BOUND: dict[str, Callable[[str], Any]] = {
+    "FIXED": _bound_integer,
+    "REAL": float,
+    "TEXT": str,
+    "BINARY": binascii.unhexlify,
+    "BOOLEAN": _bound_boolean,
+    "DATE": lambda text: _EPOCH.date() + datetime.timedelta(days=_bound_integer(text) // 86_400_000),
+    "TIME": lambda text: (_NAIVE_EPOCH + _bound_instant(text)).time(),
+    "TIMESTAMP_NTZ": lambda text: _NAIVE_EPOCH + _bound_instant(text),
+    "TIMESTAMP_LTZ": lambda text: _EPOCH + _bound_instant(text),
+    "TIMESTAMP_TZ": _bound_timestamp_tz,
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import threading
@@ -11,20 +12,20 @@ import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import sqlglot.errors
-from fakesnow.converter import from_binding
 from sqlglot import exp
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from sandbox.snowflake import translate
-from sandbox.snowflake.auth import AuthError, KeyPairAuthenticator
+from sandbox.snowflake.auth import Authenticator, AuthError
 from sandbox.snowflake.engine import DEFAULT_STATEMENT_TIMEOUT, Engine, Session, Stop
 from sandbox.snowflake.errors import SqlError, from_parser
-from sandbox.snowflake.results import Result, encode
+from sandbox.snowflake.results import Result, bound_value, encode
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +34,15 @@ SYNCHRONOUS_WAIT = 45.0
 
 MAX_TIMEOUT = 604_800.0
 PARTITION_ROWS = 10_000
+SHOWN_STATEMENT = 30
+"""Characters of a failed statement that the error of several statements shows."""
+
 _WORKERS = 32
 _KEPT_EXECUTIONS = 2_000
-_BINDING_TYPES = frozenset(
-    {"FIXED", "REAL", "TEXT", "BOOLEAN", "DATE", "TIME", "TIMESTAMP_NTZ", "TIMESTAMP_LTZ", "TIMESTAMP_TZ", "BINARY"}
-)
 # Parameters that change nothing here: what they ask for is what the stand-in does anyway.
-_IGNORED_PARAMETERS = frozenset({"USE_CACHED_RESULT", "CLIENT_RESULT_CHUNK_SIZE", "ROWS_PER_RESULTSET"})
+_IGNORED_PARAMETERS = frozenset({"USE_CACHED_RESULT", "CLIENT_RESULT_CHUNK_SIZE"})
+# A statement that is cancelled or reaches its timeout says so, among several statements too.
+_STOPPED = frozenset({604, 630})
 
 
 class BadRequestError(Exception):
@@ -49,13 +52,15 @@ class BadRequestError(Exception):
     :param status: the HTTP status.
     :param code: Snowflake's code.
     :param message: the sentence of the answer.
+    :param more: further fields of the answer.
     """
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, **more: str) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
+        self.more = more
 
 
 @dataclass
@@ -74,21 +79,68 @@ class _Submission:
     timeout: float
     query_tag: str
     count: int
+    nullable: bool
+    max_rows: int
+
+
+@dataclass
+class _Partition:
+    """A part of a result; the first travels as it is, the others compressed."""
+
+    rows: list[list[str | None]]
+
+    @cached_property
+    def body(self) -> bytes:
+        return json.dumps({"data": self.rows}).encode()
+
+    @cached_property
+    def compressed(self) -> bytes:
+        return gzip.compress(self.body, 1)
 
 
 @dataclass
 class _Execution:
-    """A statement that was submitted, or one of the statements of such a submission."""
+    """
+    A statement that was submitted, or one of the statements of such a submission.
+
+    :param max_rows: the most rows of its result that it returns; 0 is all of them.
+    """
 
     handle: str
     request_id: str
     stop: Stop
+    nullable: bool = True
+    max_rows: int = 0
     created: int = field(default_factory=lambda: int(time.time() * 1000))
     result: Result | None = None
     error: Exception | None = None
     children: list[str] | None = None
     future: Future[None] | None = None
     done: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def status_url(self) -> str:
+        return f"/api/v2/statements/{self.handle}"
+
+    @cached_property
+    def partitions(self) -> list[_Partition]:
+        rows = self.result.rows if self.result else []
+        rows = rows[: self.max_rows] if self.max_rows else rows
+        if not self.nullable:
+            rows = [["null" if value is None else value for value in row] for row in rows]
+        return [_Partition(rows[i : i + PARTITION_ROWS]) for i in range(0, len(rows), PARTITION_ROWS)] or [
+            _Partition([])
+        ]
+
+    def links(self, partition: int) -> str:
+        """The `Link` header of the answer with a partition."""
+        last = len(self.partitions) - 1
+        places = [("first", 0), ("prev", partition - 1), ("next", partition + 1), ("last", last)]
+        return ", ".join(
+            f'<{self.status_url}?requestId={uuid.uuid4()}&partition={number}>; rel="{rel}"'
+            for rel, number in places
+            if 0 <= number <= last
+        )
 
 
 class SqlApi:
@@ -99,7 +151,7 @@ class SqlApi:
     :param authenticator: checks the tokens.
     """
 
-    def __init__(self, engine: Engine, authenticator: KeyPairAuthenticator) -> None:
+    def __init__(self, engine: Engine, authenticator: Authenticator) -> None:
         self._engine = engine
         self._authenticator = authenticator
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="sql-api")
@@ -132,11 +184,14 @@ class SqlApi:
                 user = self._authenticate(request)
                 if not request.headers.get("User-Agent"):
                     raise BadRequestError(400, "391901", "Unsupported User-Agent header null is specified.")
+                if request.url.path.startswith("/api/") and not _accepts_json(request):
+                    accept = request.headers.get("Accept") or "null"
+                    raise BadRequestError(400, "391902", f"Unsupported Accept header {accept} is specified.")
                 return await endpoint(request, user)
             except AuthError as error:
                 return JSONResponse({"code": error.code, "message": error.message}, 401)
             except BadRequestError as error:
-                return JSONResponse({"code": error.code, "message": error.message}, error.status)
+                return JSONResponse({"code": error.code, "message": error.message, **error.more}, error.status)
             except Exception:
                 log.exception("The stand-in failed on %s %s", request.method, request.url.path)
                 return JSONResponse({"code": "000603", "message": "SQL execution internal error"}, 500)
@@ -147,35 +202,29 @@ class SqlApi:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if not token:
             raise AuthError("390101", "Authorization header not found in the request data.")
-        kind = request.headers.get("X-Snowflake-Authorization-Token-Type", "KEYPAIR_JWT").upper()
-        if kind == "OAUTH":
+        if scheme.lower() != "bearer":
             raise AuthError("390303", f"Invalid OAuth access token. [{uuid.uuid4()}]")
-        if kind == "PROGRAMMATIC_ACCESS_TOKEN":
-            raise AuthError("394400", f"Programmatic access token is invalid. [{uuid.uuid4()}]")
-        if kind != "KEYPAIR_JWT" or scheme.lower() != "bearer":
-            raise AuthError("390144", f"JWT token is invalid. [{uuid.uuid4()}]")
-        return self._authenticator.verify(token.strip())
+        return self._authenticator.verify(token.strip(), request.headers.get("X-Snowflake-Authorization-Token-Type"))
 
     async def _submit(self, request: Request, user: str) -> Response:
         media_type = request.headers.get("Content-Type", "").split(";")[0].strip().lower()
-        if media_type != "application/json":
-            raise BadRequestError(
-                415, "391903", f"Unsupported Content-Type header {media_type or 'null'} is specified."
-            )
+        if media_type not in {"application/json", ""}:
+            raise BadRequestError(415, "391903", f"Unsupported Content-Type header {media_type} is specified.")
         request_id = _request_id(request)
         asynchronous = _flag(request, "async")
-        first = self._by_request.get(request_id) if _flag(request, "retry") else None
-        if first is not None:
-            execution = self._executions[first]
+        first = self._executions.get(self._by_request.get(request_id, "")) if _flag(request, "retry") else None
+        # What failed is executed again: only what was executed successfully, or still is, must not be.
+        if first is not None and first.error is None:
+            execution = first
         else:
-            submission = _read(await request.body(), user, request_id)
+            submission = _read(await request.body(), user, request_id, nullable=_flag(request, "nullable", "true"))
             self._check_role(submission)
             execution = self._start(submission)
         if asynchronous:
             return self._running(execution)
         assert execution.future is not None
         await asyncio.wait([asyncio.wrap_future(execution.future)], timeout=SYNCHRONOUS_WAIT)
-        return self._answer(execution, nullable=request.query_params.get("nullable", "true").lower() != "false")
+        return self._answer(execution, stopped=408)
 
     async def _status(self, request: Request, user: str) -> Response:
         execution = self._find(request)
@@ -186,16 +235,17 @@ class SqlApi:
 
     async def _cancel(self, request: Request, user: str) -> Response:
         execution = self._find(request)
+        if execution.done.is_set():
+            raise _not_found(execution.handle)
         execution.stop.cancelled.set()
-        if execution.future is not None:
-            await asyncio.to_thread(execution.done.wait, 5)
+        await asyncio.to_thread(execution.done.wait, 5)
         return JSONResponse(
             {
                 "code": "000604",
                 "sqlState": "57014",
                 "message": "SQL execution canceled",
                 "statementHandle": execution.handle,
-                "statementStatusUrl": _status_url(execution),
+                "statementStatusUrl": execution.status_url,
             }
         )
 
@@ -206,14 +256,20 @@ class SqlApi:
         handle = request.path_params["handle"]
         if execution := self._executions.get(handle):
             return execution
-        raise BadRequestError(404, "000709", f"Statement {handle} not found")
+        raise _not_found(handle)
 
     def _check_role(self, submission: _Submission) -> None:
         if submission.role is not None and submission.role not in self._engine.catalogue.roles:
             raise BadRequestError(400, "390189", role_missing(submission.role))
 
     def _start(self, submission: _Submission) -> _Execution:
-        execution = _Execution(str(uuid.uuid4()), submission.request_id, Stop(submission.timeout))
+        execution = _Execution(
+            str(uuid.uuid4()),
+            submission.request_id,
+            Stop(submission.timeout),
+            nullable=submission.nullable,
+            max_rows=submission.max_rows,
+        )
         self._keep(execution)
         self._by_request[submission.request_id] = execution.handle
         execution.future = self._pool.submit(self._run, execution, submission)
@@ -234,9 +290,10 @@ class SqlApi:
             several = len(submission.statements) != 1
             if several and submission.bindings:
                 raise SqlError(2, "0A000", "Unsupported feature 'multi-statement with bind variables'.")
+            database, schema = self._context(submission)
             session = self._engine.connect(
-                submission.database,
-                submission.schema,
+                database,
+                schema,
                 user=submission.user,
                 role=submission.role,
                 warehouse=submission.warehouse,
@@ -257,19 +314,47 @@ class SqlApi:
         finally:
             execution.done.set()
 
+    def _context(self, submission: _Submission) -> tuple[str | None, str | None]:
+        """Database and schema as far as they exist; unlike in SQL, their case must be that of SHOW."""
+        found = self._engine.duck_conn.cursor().execute(
+            "SELECT catalog_name, schema_name FROM information_schema.schemata WHERE catalog_name = ?",
+            [submission.database],
+        )
+        schemas = {schema.upper() if schema == "information_schema" else schema for _, schema in found.fetchall()}
+        if not schemas:
+            return None, None
+        return submission.database, submission.schema if submission.schema in schemas else None
+
     def _run_several(self, execution: _Execution, submission: _Submission, session: Session) -> None:
-        execution.children = []
+        if session.warehouse is None:
+            raise _no_warehouse()
+        children: list[str] = []
+        execution.children = children
+        position = 0
         for text in submission.statements:
-            child = _Execution(str(uuid.uuid4()), submission.request_id, execution.stop)
+            position = submission.sql.index(text, position)
+            child = _Execution(
+                str(uuid.uuid4()),
+                submission.request_id,
+                execution.stop,
+                nullable=submission.nullable,
+                max_rows=submission.max_rows,
+            )
             self._keep(child)
-            execution.children.append(child.handle)
+            children.append(child.handle)
             try:
                 self._run_one(child, text, session, {}, alone=False)
+            except SqlError as error:
+                child.error = error
+                if error.errno in _STOPPED:
+                    raise
+                raise _failed_among_several(error, submission.sql, text, position) from error
             except Exception as error:
                 child.error = error
                 raise
             finally:
                 child.done.set()
+            position += len(text)
         execution.result = Result(
             [("multiple statement execution", "VARCHAR")], [["Multiple statements executed successfully."]]
         )
@@ -294,38 +379,44 @@ class SqlApi:
                 "message": "Asynchronous execution in progress. Use provided query id to perform query monitoring and "
                 "management.",
                 "statementHandle": execution.handle,
-                "statementStatusUrl": _status_url(execution),
+                "statementStatusUrl": execution.status_url,
             },
             202,
         )
 
-    def _answer(self, execution: _Execution, *, partition: int = 0, nullable: bool = True) -> Response:
+    def _answer(self, execution: _Execution, *, partition: int = 0, stopped: int = 422) -> Response:
+        """
+        The answer about a statement.
+
+        :param stopped: the HTTP status when the statement has reached its timeout.
+        """
         if not execution.done.is_set():
             return self._running(execution)
         if execution.error is not None:
-            return self._failed(execution, execution.error)
+            return self._failed(execution, execution.error, stopped)
         assert execution.result is not None
-        result = execution.result
-        slices = [result.rows[i : i + PARTITION_ROWS] for i in range(0, len(result.rows), PARTITION_ROWS)] or [[]]
-        if partition >= len(slices):
+        result, partitions = execution.result, execution.partitions
+        if partition >= len(partitions):
             raise BadRequestError(
-                400, "391922", f"Invalid partition {partition}. Valid partitions are 0 to {len(slices) - 1}."
+                400, "391922", f"Invalid partition {partition}. Valid partitions are 0 to {len(partitions) - 1}."
             )
-        data = [[value if value is not None or nullable else "null" for value in row] for row in slices[partition]]
+        headers = {"Link": execution.links(partition)}
         if partition > 0:
-            return JSONResponse({"data": data})
+            headers["Content-Encoding"] = "gzip"
+            return Response(partitions[partition].compressed, headers=headers, media_type="application/json")
+        info = [{"rowCount": len(part.rows), "uncompressedSize": len(part.body)} for part in partitions]
+        for sizes, part in list(zip(info, partitions, strict=True))[1:]:
+            sizes["compressedSize"] = len(part.compressed)
         body: dict[str, Any] = {
             "resultSetMetaData": {
-                "numRows": len(result.rows),
+                "numRows": sum(len(part.rows) for part in partitions),
                 "format": "jsonv2",
-                "partitionInfo": [
-                    {"rowCount": len(rows), "uncompressedSize": len(json.dumps(rows))} for rows in slices
-                ],
+                "partitionInfo": info,
                 "rowType": result.row_type(),
             },
-            "data": data,
+            "data": partitions[0].rows,
             "code": "090001",
-            "statementStatusUrl": _status_url(execution),
+            "statementStatusUrl": f"{execution.status_url}?requestId={execution.request_id}",
             "requestId": execution.request_id,
             "sqlState": "00000",
             "statementHandle": execution.handle,
@@ -336,20 +427,51 @@ class SqlApi:
             body["statementHandles"] = execution.children
         if result.stats is not None:
             body["stats"] = result.stats
-        return JSONResponse(body)
+        return JSONResponse(body, headers=headers)
 
-    def _failed(self, execution: _Execution, error: Exception) -> Response:
+    def _failed(self, execution: _Execution, error: Exception, stopped: int) -> Response:
         body = {
             "statementHandle": execution.handle,
-            "statementStatusUrl": _status_url(execution),
+            "statementStatusUrl": execution.status_url,
             "createdOn": execution.created,
         }
         if not isinstance(error, SqlError):
             return JSONResponse({"code": "000603", "message": f"SQL execution internal error: {error}", **body}, 500)
-        status = 408 if error.errno == 630 else 422
+        status = stopped if error.errno == 630 else 422
         return JSONResponse(
             {"code": f"{error.errno:06d}", "message": error.msg, "sqlState": error.sqlstate, **body}, status
         )
+
+
+def _not_found(handle: str) -> BadRequestError:
+    """What is said of a handle that is not there, and of a statement that has ended when it shall be cancelled."""
+    more = {"sqlState": "02000", "statementHandle": handle}
+    return BadRequestError(422, "000709", f"Statement {handle} not found", **more)
+
+
+def _failed_among_several(error: SqlError, sql: str, statement: str, position: int) -> SqlError:
+    """An error as a request with several statements reports it: the service runs them by a procedure of its own."""
+    shown = statement if len(statement) <= SHOWN_STATEMENT else statement[:SHOWN_STATEMENT] + "..."
+    line = sql.count("\n", 0, position) + 1
+    column = position - (sql.rfind("\n", 0, position) + 1)
+    return SqlError(
+        100132,
+        "P0000",
+        f'JavaScript execution error: Uncaught Execution of multiple statements failed on statement "{shown}" '
+        f"(at line {line}, position {column}).\n{error.msg} in SYSTEM$MULTISTMT at '    throw `Execution of multiple "
+        "statements failed on statement {0} (at line {1}, position {2}).`.replace('{1}', LINES[i])' position 4\n"
+        "stackstrace: \nSYSTEM$MULTISTMT line: 10",
+    )
+
+
+def _no_warehouse() -> SqlError:
+    """What is said to a session without a warehouse."""
+    return SqlError(
+        606,
+        "57P03",
+        "No active warehouse selected in the current session.  "
+        "Select an active warehouse with the 'use warehouse' command.",
+    )
 
 
 def role_missing(role: str) -> str:
@@ -360,8 +482,9 @@ def role_missing(role: str) -> str:
     )
 
 
-def _status_url(execution: _Execution) -> str:
-    return f"/api/v2/statements/{execution.handle}?requestId={execution.request_id}"
+def _accepts_json(request: Request) -> bool:
+    accepted = {part.split(";")[0].strip().lower() for part in request.headers.get("Accept", "").split(",")}
+    return not accepted.isdisjoint({"application/json", "application/*", "*/*"})
 
 
 def _request_id(request: Request) -> str:
@@ -374,14 +497,14 @@ def _request_id(request: Request) -> str:
         raise BadRequestError(400, "391905", f"Invalid requestId '{given}': it must be a UUID.") from None
 
 
-def _flag(request: Request, name: str) -> bool:
-    value = request.query_params.get(name, "false").lower()
+def _flag(request: Request, name: str, default: str = "false") -> bool:
+    value = request.query_params.get(name, default).lower()
     if value not in {"true", "false"}:
         raise BadRequestError(400, "391904", f"Invalid value '{value}' of query parameter '{name}'.")
     return value == "true"
 
 
-def _read(body: bytes, user: str, request_id: str) -> _Submission:
+def _read(body: bytes, user: str, request_id: str, *, nullable: bool) -> _Submission:
     """
     The request's body.
 
@@ -404,14 +527,17 @@ def _read(body: bytes, user: str, request_id: str) -> _Submission:
         raise invalid
     if timeout is not None and (not isinstance(timeout, int) or isinstance(timeout, bool) or timeout < 0):
         raise invalid
-    count, query_tag = 1, ""
+    for binding in bindings.values():
+        if not isinstance(binding, dict) or not isinstance(binding.get("value"), str | None):
+            raise invalid
+    count, query_tag, max_rows = 1, "", 0
     for name, value in parameters.items():
         if name.upper() == "MULTI_STATEMENT_COUNT" and str(value).isdigit():
             count = int(value)
         elif name.upper() == "QUERY_TAG":
             query_tag = str(value or "")
-        elif name.upper() == "STATEMENT_TIMEOUT_IN_SECONDS" and str(value).isdigit():
-            timeout = int(value) if timeout is None else timeout
+        elif name.upper() == "ROWS_PER_RESULTSET" and str(value).isdigit():
+            max_rows = int(value)
         elif name.upper() == "TIMEZONE" and str(value).upper() in {"UTC", "ETC/UTC"}:
             continue
         elif name.upper() not in _IGNORED_PARAMETERS:
@@ -432,6 +558,8 @@ def _read(body: bytes, user: str, request_id: str) -> _Submission:
         timeout=seconds,
         query_tag=query_tag,
         count=count,
+        nullable=nullable,
+        max_rows=max_rows,
         **names,
     )
 
@@ -441,8 +569,7 @@ def _name(value: object, invalid: BadRequestError) -> str | None:
         return None
     if not isinstance(value, str):
         raise invalid
-    # As everywhere in Snowflake: upper case unless it is in quotes.
-    return value[1:-1] if value.startswith('"') and value.endswith('"') else value.upper()
+    return value
 
 
 def _check_supported(expression: exp.Expr, *, alone: bool) -> None:
@@ -459,7 +586,10 @@ def _check_supported(expression: exp.Expr, *, alone: bool) -> None:
     elif alone and isinstance(expression, (exp.Commit, exp.Rollback)):
         name = f"TRANSACTION_{type(expression).__name__.upper()}"
     elif alone and translate.is_session(expression):
-        name = "USE" if isinstance(expression, exp.Use) else "ALTER_SESSION"
+        name = "USE" if isinstance(expression, exp.Use) else "SET"
+        name = "ALTER_SESSION" if isinstance(expression, exp.Alter) else name
+    elif alone and isinstance(expression, exp.Create) and expression.find(exp.TemporaryProperty):
+        name = f"CREATE_TEMPORARY_{expression.kind}"
     if name:
         raise SqlError(391911, "0A000", f"Command not supported by SQL API: {name}")
 
@@ -469,18 +599,14 @@ def _bound_values(expression: exp.Expr, bindings: dict[str, dict[str, Any]]) -> 
     values: list[Any] = []
     for position in range(1, 1 + len(list(expression.find_all(exp.Placeholder)))):
         binding = bindings.get(str(position))
-        if not isinstance(binding, dict) or "value" not in binding:
+        if binding is None:
             message = "SQL compilation error: error line 1 at position 0\nBind variable ? not set."
             raise SqlError(2049, "42601", message)
-        kind, value = str(binding.get("type", "TEXT")).upper(), binding["value"]
-        if kind not in _BINDING_TYPES:
-            raise SqlError(2040, "42601", f"SQL compilation error:\nUnsupported data type '{kind}'.")
-        if isinstance(value, list):
-            raise SqlError(2, "0A000", "Unsupported feature 'array of bindings'.")
+        kind, value = str(binding.get("type", "TEXT")).upper(), binding.get("value")
         try:
-            bound = None if value is None else from_binding({"type": kind, "value": str(value)})
-            values.append(float(str(bound)) if kind == "REAL" and bound is not None else bound)
+            values.append(None if value is None else bound_value(kind, value))
+        except KeyError:
+            raise SqlError(2040, "42601", f"SQL compilation error:\nUnsupported data type '{kind}'.") from None
         except (ValueError, OverflowError):
-            message = f"SQL compilation error:\nInvalid value '{value}' of a bind variable of type {kind}."
-            raise SqlError(2086, "42601", message) from None
+            raise SqlError(100037, "22018", f"{kind} value '{value}' is not recognized") from None
     return values

@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from sandbox.faults import FaultInjection
 from sandbox.s3 import S3Server, s3_filesystem
+from sandbox.snowflake.auth import AccessToken, OAuthClient
 from sandbox.snowflake.server import create_app
 
 ACCOUNT = "MYORG-SHARE"
@@ -41,6 +42,11 @@ COPY = f"{FILE_FORMAT} PATTERN = '.*[.]parquet' MATCH_BY_COLUMN_NAME = CASE_INSE
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 OTHER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
+ACCESS_TOKEN = "pat-of-share-svc"
+EXPIRED_ACCESS_TOKEN = "pat-of-yesterday"
+CLIENT = OAuthClient("airflow", USER, "client-secret", "refresh-me")
+SHORT_CLIENT = OAuthClient("hasty", USER, "client-secret", "refresh-me", lifetime=0)
+
 
 def public_pem(key: rsa.RSAPrivateKey) -> str:
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
@@ -51,13 +57,24 @@ def private_der(key: rsa.RSAPrivateKey) -> bytes:
 
 
 def token(
-    key: rsa.RSAPrivateKey = KEY, account: str = ACCOUNT, user: str = USER, age: float = 0, life: float = 3000
+    key: rsa.RSAPrivateKey = KEY,
+    account: str = ACCOUNT,
+    user: str = USER,
+    age: float = 0,
+    life: float = 3000,
+    **claimed: Any,
 ) -> str:
-    der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    fingerprint = "SHA256:" + base64.b64encode(hashlib.sha256(der).digest()).decode()
+    """A key-pair token; ``claimed`` are claims of another value, or None for a claim that is missing."""
+    fingerprint = public_fingerprint(key)
     now = int(time.time() - age)
     claims = {"iss": f"{account}.{user}.{fingerprint}", "sub": f"{account}.{user}", "iat": now, "exp": now + int(life)}
+    claims = {name: value for name, value in {**claims, **claimed}.items() if value is not None}
     return jwt.encode(claims, private_der_pem(key), algorithm="RS256")
+
+
+def public_fingerprint(key: rsa.RSAPrivateKey) -> str:
+    der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return "SHA256:" + base64.b64encode(hashlib.sha256(der).digest()).decode()
 
 
 def private_der_pem(key: rsa.RSAPrivateKey) -> bytes:
@@ -74,9 +91,9 @@ def until(condition: Callable[[], Any], seconds: float = 10) -> Any:
 
 
 @contextmanager
-def serve(app: Any) -> Iterator[str]:
-    """Serve an application on a free port of loopback."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical"))
+def serve(app: Any, **options: Any) -> Iterator[str]:
+    """Serve an application on a free port of loopback; ``options`` are uvicorn's."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", **options))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started)
@@ -164,15 +181,23 @@ def start(s3: tuple[str, s3fs.S3FileSystem]) -> Callable[[Path], Any]:
 
 
 @pytest.fixture(scope="module")
-def url(s3: tuple[str, s3fs.S3FileSystem], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a stand-in with the module's own state."""
+def app(s3: tuple[str, s3fs.S3FileSystem], tmp_path_factory: pytest.TempPathFactory) -> FaultInjection:
+    """A stand-in with the module's own state."""
     app = create_app(
         state_dir=tmp_path_factory.mktemp("snowflake"),
         s3_endpoint_url=s3[0],
         account=ACCOUNT,
         users={USER: public_pem(KEY)},
+        access_tokens=[AccessToken(USER, ACCESS_TOKEN), AccessToken(USER, EXPIRED_ACCESS_TOKEN, time.time() - 1)],
+        oauth_clients=[CLIENT, SHORT_CLIENT],
     )
-    with serve(FaultInjection(app)) as address:
+    return FaultInjection(app)
+
+
+@pytest.fixture(scope="module")
+def url(app: FaultInjection) -> Iterator[str]:
+    """The URL of the module's stand-in."""
+    with serve(app) as address:
         yield address
 
 

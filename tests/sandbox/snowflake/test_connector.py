@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -57,3 +59,78 @@ def test_connecting_creates_nothing(connect: Any) -> None:
         assert "NEW_DB" not in names
         with pytest.raises(snowflake.connector.errors.ProgrammingError, match="does not have a current database"):
             cursor.execute("SELECT * FROM t")
+
+
+def test_autocommit_off(connect: Any, api: Any) -> None:
+    api.ok("CREATE OR REPLACE TABLE committed (n NUMBER)")
+    with connect(autocommit=False) as connection:
+        connection.cursor().execute("INSERT INTO committed VALUES (1)")
+        assert api.rows("SELECT COUNT(*) FROM committed") == [["0"]]
+        connection.commit()
+        connection.cursor().execute("INSERT INTO committed VALUES (2)")
+        connection.rollback()
+        connection.autocommit(True)
+        connection.cursor().execute("INSERT INTO committed VALUES (3)")
+        assert api.rows("SELECT n FROM committed ORDER BY n") == [["1"], ["3"]]
+
+
+def test_a_statement_that_takes_too_long_for_the_client(connect: Any, api: Any, tools: Any) -> None:
+    with connect() as connection:
+        with pytest.raises(snowflake.connector.errors.ProgrammingError) as error:
+            connection.cursor().execute("SELECT SYSTEM$WAIT(63)", timeout=1)
+        assert error.value.errno == 604
+
+        def ended() -> bool:
+            statements = api.http.get("/_sandbox/statements").json()
+            return any("SYSTEM$WAIT(63)" in s["sql"] and s["error"] == "SQL execution canceled" for s in statements)
+
+        tools.until(ended)
+        assert connection.cursor().execute("SELECT 1").fetchone() == (1,)
+
+
+def test_the_statement_timeout_of_a_session(connect: Any) -> None:
+    with (
+        connect(session_parameters={"STATEMENT_TIMEOUT_IN_SECONDS": 1}) as connection,
+        pytest.raises(snowflake.connector.errors.ProgrammingError, match="timeout of 1 second") as error,
+    ):
+        connection.cursor().execute("SELECT SYSTEM$WAIT(64)")
+    assert error.value.errno == 630
+
+
+def test_values(connect: Any) -> None:
+    given = (
+        7,
+        Decimal("12.34"),
+        1.5,
+        "ü",
+        True,
+        b"\xde\xad",
+        datetime.date(2026, 10, 9),
+        datetime.time(12, 34, 56, 123456),
+        datetime.datetime(2026, 10, 9, 12, 34, 56, 123456),
+        None,
+    )
+    with connect() as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE OR REPLACE TABLE held (n NUMBER, d NUMBER(10, 2), f FLOAT, t VARCHAR, b BOOLEAN, x BINARY,"
+            " on_day DATE, at_time TIME, at TIMESTAMP_NTZ, nothing VARCHAR)"
+        )
+        cursor.execute(f"INSERT INTO held VALUES ({', '.join(['%s'] * len(given))})", given)
+        assert cursor.execute("SELECT * FROM held").fetchone() == given
+
+
+def test_many_rows_at_once(connect: Any) -> None:
+    rows = [(n, f"row {n}") for n in range(50)]
+    with connect(paramstyle="qmark") as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE OR REPLACE TABLE many (n NUMBER, t VARCHAR)")
+        cursor.executemany("INSERT INTO many VALUES (?, ?)", rows)
+        assert cursor.rowcount == 50
+        assert cursor.execute("SELECT * FROM many ORDER BY n").fetchall() == rows
+
+
+def test_results_by_query_id(connect: Any) -> None:
+    with connect() as connection, connection.cursor() as cursor:
+        query = cursor.execute("SELECT 7 AS n").sfqid
+        assert connection.get_query_status(query) == snowflake.connector.constants.QueryStatus.SUCCESS
+        cursor.get_results_from_sfqid(query)
+        assert cursor.fetchall() == [(7,)]
