@@ -30,8 +30,11 @@ _FAILED = 422
 _STOPPED = 408
 
 
-# An incident inside Snowflake, and a lock that another statement did not give back in time.
+# An incident inside Snowflake, and a lock that another statement did not give back in time. An answer to several
+# statements has one code for all reasons: there they are known by their words.
 _TRANSIENT_CODES = frozenset({"000603", "000625"})
+_SEVERAL_STATEMENTS_FAILED = "100132"
+_TRANSIENT_WORDS = ("SQL execution internal error", "this lock has not yet been released")
 
 
 class SnowflakeStatementError(AirflowFailException):
@@ -257,7 +260,10 @@ def _statement_error(answer: dict[str, Any], handle: str) -> SnowflakeStatementE
     code = str(answer.get("code", "?"))
     query_id = answer.get("statementHandle") or handle or "none"
     message = f"Snowflake: {str(answer.get('message', 'no message')).strip()} (code {code}, query id {query_id})"
-    return SnowflakeTransientError(message) if code in _TRANSIENT_CODES else SnowflakeStatementError(message, code)
+    may_pass = code in _TRANSIENT_CODES or (
+        code == _SEVERAL_STATEMENTS_FAILED and any(words in message for words in _TRANSIENT_WORDS)
+    )
+    return SnowflakeTransientError(message) if may_pass else SnowflakeStatementError(message, code)
 
 
 def _why_refused(response: requests.Response) -> str:

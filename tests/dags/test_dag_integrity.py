@@ -134,9 +134,7 @@ def test_a_task_has_an_owner_retries_and_leaves_the_reason_of_its_failure(dag: D
         assert task.owner == "data-share"
         # The reason to deviate stands beside the task: a finished run stays as it is.
         assert task.retries == (0 if task.task_id == "wait_for_export" else 2)
-        # Nobody waits for the clean-up.
-        waits = (timedelta(minutes=1), timedelta(minutes=10)) if dag.dag_id == "clean_up_share" else SHORT_WAITS
-        assert (task.retry_delay, task.max_retry_delay) == waits
+        assert (task.retry_delay, task.max_retry_delay) == SHORT_WAITS
         assert task.retry_exponential_backoff
         assert report_failure in task.on_failure_callback
 

@@ -360,6 +360,21 @@ def test_a_transaction_fails_like_a_statement(snowflake: Snowflake, hook: DataSh
         hook.run_transaction("BEGIN; COMMIT;", 2)
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "SQL execution internal error:\nProcessing aborted by error 300010:391167117",
+        "Statement '01b4' has locked table 'SYNC_HISTORY' in transaction 1715 and this lock has not yet been released.",
+    ],
+)
+def test_a_reason_that_may_pass_is_known_in_a_transaction_too(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, reason: str
+) -> None:
+    snowflake.will(STARTED, failed("100132", f"JavaScript execution error: Uncaught Execution failed.\n{reason}"))
+    with pytest.raises(SnowflakeTransientError):
+        hook.run_transaction("BEGIN; COMMIT;", 2)
+
+
 def test_an_answer_without_a_statement_is_a_failure(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
     snowflake.will(response(200, {}))
     with pytest.raises(SnowflakeStatementError, match="query id none"):
