@@ -1,0 +1,19 @@
+-- The roles of the data share.
+-- Effect: creates what is missing, changes nothing that exists. Run as an account administrator, like the other
+-- scripts of this folder, in the order of their numbers: docs/snowflake.md.
+
+USE ROLE useradmin;
+
+-- What Airflow is. It holds the rights that a sync needs, and no others: 06_grants.sql.
+CREATE ROLE IF NOT EXISTS data_share_loader
+COMMENT = 'Loads the data share: the role of the syncs in Airflow';
+
+-- What people are who query the shared tables. They need no right to change them.
+CREATE ROLE IF NOT EXISTS data_share_reader
+COMMENT = 'Reads the tables of the data share and the ledger of the syncs';
+
+-- Whoever administers databases must reach the tables that the loader creates: without a parent, only the loader could
+-- drop or grant them.
+GRANT ROLE data_share_loader TO ROLE sysadmin;
+
+GRANT ROLE data_share_reader TO ROLE sysadmin;
