@@ -1,6 +1,6 @@
 # Each command sets up what it needs. Nothing outside this folder is touched.
 .DEFAULT_GOAL := help
-.PHONY: help demo up sync down status logs env test check docs lock clean
+.PHONY: help demo up sync down status logs env test check docs lock keys clean
 
 PYTHON ?= python3
 DATASET ?= shared_forecasts
@@ -61,6 +61,9 @@ docs: .venv/.installed ## Generate docs/datasets.md and the JSON Schema of datas
 
 lock: .venv/.installed ## Resolve requirements*.txt anew into requirements.lock
 	@$(COMPILE) --upgrade --output-file requirements.lock
+
+keys: .venv/.installed ## Make a key pair for Airflow's user in Snowflake; for a second one: make keys KEY=another
+	@$(BIN)/python include/snowflake/make_keys.py $(if $(KEY),--name $(KEY))
 
 clean: down ## Stop everything and remove the sandbox's state
 	rm -rf .sandbox

@@ -1,0 +1,120 @@
+"""
+Makes a key pair for the user that Airflow signs in to Snowflake as, and says what to do with it.
+
+It writes a private and a public key into a folder, readable for nobody else, and never over another file. With a
+passphrase in the environment variable ``SNOWFLAKE_KEY_PASSPHRASE``, the private key is encrypted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import os
+import re
+import sys
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+# Snowflake takes 2048 bits and more.
+KEY_BITS = 3072
+
+ENVIRONMENT_VARIABLE = "SNOWFLAKE_KEY_PASSPHRASE"
+
+TOLD = """\
+Made {private} ({protection}) and {public}.
+
+1. In Snowflake, as an administrator, give the user its public key:
+
+ALTER USER {user} SET RSA_PUBLIC_KEY = '{key}';
+
+   DESCRIBE USER {user}; must then show as RSA_PUBLIC_KEY_FP
+   {fingerprint}
+   To change the key of a user that is in use, say RSA_PUBLIC_KEY_2: both keys are accepted then. When Airflow has the
+   new one, take the old one away: ALTER USER {user} UNSET RSA_PUBLIC_KEY;
+
+2. In Airflow, put the private key into the connection snowflake_default. As an environment variable of all its
+   processes, with the name of your account for <ACCOUNT>:
+
+export AIRFLOW_CONN_SNOWFLAKE_DEFAULT='{{"conn_type": "snowflake", "login": "{user}", {password}"schema": "PUBLIC",
+  "extra": {{"account": "<ACCOUNT>", "database": "DATA_SHARE", "warehouse": "LOAD_WH", "role": "DATA_SHARE_LOADER",
+  "private_key_content": "'"$(base64 < '{private}' | tr -d '\\n')"'"}}}}'
+
+   A secrets backend takes the same JSON as the value of the connection. Or leave the key in a file on each machine of
+   Airflow, readable for Airflow's user only, and say "private_key_file" with its path for "private_key_content".
+
+3. Delete {private} here when Airflow has it.
+"""
+
+
+def main() -> int:
+    """Make the key pair; return the exit code."""
+    parser = argparse.ArgumentParser(description="Make a key pair for a service user of Snowflake.")
+    parser.add_argument("--user", default="DATA_SHARE_LOADER", help="the user; %(default)s by default")
+    parser.add_argument("--folder", type=Path, default=Path("keys"), help="where to write; %(default)s by default")
+    parser.add_argument("--name", help="name of the files; by default the user's")
+    options = parser.parse_args()
+    passphrase = os.environ.get(ENVIRONMENT_VARIABLE, "")
+    name = options.name or options.user.lower()
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", options.user):
+        parser.error("the user must be a name of letters, digits and underscores")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or "'" in str(options.folder):
+        parser.error("the name must be of letters, digits, underscores, dots and hyphens; the folder without quotes")
+    # It has to stand in JSON, and Airflow takes blanks away from its ends.
+    if not re.fullmatch(r"[!#-\[\]-~]*", passphrase):
+        parser.error(f'{ENVIRONMENT_VARIABLE} must be of printable ASCII characters, without blanks, " and \\')
+
+    private, public = options.folder / f"{name}.p8", options.folder / f"{name}.pub"
+    for file in (private, public):
+        if file.exists():
+            return _refuse(file)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
+    encryption = (
+        serialization.BestAvailableEncryption(passphrase.encode()) if passphrase else serialization.NoEncryption()
+    )
+    options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Whatever repository the folder is in, its files do not get into it.
+    ignore = options.folder / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")
+    der = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    try:
+        _write(
+            private,
+            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption),
+        )
+        _write(
+            public,
+            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
+        )
+    except FileExistsError as error:
+        return _refuse(Path(error.filename))
+    sys.stdout.write(
+        TOLD.format(
+            private=private,
+            public=public,
+            user=options.user,
+            key=base64.b64encode(der).decode(),
+            fingerprint="SHA256:" + base64.b64encode(hashlib.sha256(der).digest()).decode(),
+            protection="encrypted with the passphrase" if passphrase else "not encrypted: keep it secret",
+            password=f'"password": "\'"${ENVIRONMENT_VARIABLE}"\'", ' if passphrase else "",
+        )
+    )
+    return 0
+
+
+def _write(file: Path, content: bytes) -> None:
+    # O_EXCL: a file that came into being in the meantime is not written over.
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
+        target.write(content)
+
+
+def _refuse(file: Path) -> int:
+    sys.stderr.write(f"{file} exists, and a key that may be in use is not written over: say another --name.\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

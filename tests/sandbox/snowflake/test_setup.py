@@ -1,0 +1,101 @@
+"""From nothing to a loader that can load: the set-up scripts on an empty account, then what the DAGs send."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import s3fs
+import sqlparse
+from airflow.dag_processing.dagbag import DagBag
+
+from data_share import share
+from sandbox.snowflake.engine import Engine, Session
+
+pytestmark = pytest.mark.sandbox
+
+PROJECT = Path(__file__).resolve().parents[3]
+SCRIPTS = sorted((PROJECT / "include" / "sql" / "snowflake" / "setup").glob("*.sql"))
+# Users and what is only looked at are not part of the stand-in.
+UNKNOWN = re.compile(r"CREATE USER |GRANT ROLE \w+ TO USER |DESCRIBE INTEGRATION |LIST ")
+SYSTEM_ROLES = ("ACCOUNTADMIN", "SECURITYADMIN", "USERADMIN", "SYSADMIN")
+
+
+def statements(text: str) -> list[str]:
+    bare = sqlparse.format(text, strip_comments=True)
+    return [one.rstrip(";") for one in sqlparse.split(bare) if one.strip(" ;\n")]
+
+
+def run_scripts(session: Session) -> None:
+    for path in SCRIPTS:
+        for statement in statements(path.read_text()):
+            if not UNKNOWN.match(statement):
+                session.cursor().execute(statement)
+
+
+@pytest.fixture
+def engine(s3: tuple[str, s3fs.S3FileSystem], tmp_path: Path) -> Iterator[Engine]:
+    """An account in which nobody has done anything yet."""
+    account = Engine(tmp_path, s3[1], account="MYORG-SHARE")
+    for role in SYSTEM_ROLES:
+        if role not in account.catalogue.roles:
+            account.catalogue.roles.append(role)
+    with contextlib.closing(account):
+        yield account
+
+
+@pytest.fixture
+def files_of(rendered: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """The SQL files of a DAG's task, rendered: those of some of its fields."""
+
+    def render(dag_id: str, task_id: str, *fields: str, file: str = "") -> list[str]:
+        dag = DagBag(PROJECT / "dags" / f"{file or dag_id}.py", bundle_path=PROJECT).dags[dag_id]
+        monkeypatch.setattr(dag.get_task(task_id), "template_fields", fields)
+        task = rendered(dag, task_id)
+        values = [getattr(task, field) for field in fields]
+        return [one for value in values for one in ([value] if isinstance(value, str) else value)]
+
+    return render
+
+
+def test_the_scripts_make_all_that_the_syncs_ask_for(engine: Engine, files_of: Callable[..., list[str]]) -> None:
+    with contextlib.closing(engine.connect(role="ACCOUNTADMIN")) as administrator:
+        run_scripts(administrator)
+    set_up = [
+        statement
+        for task in ("create_schemas", "create_stage", "create_ledger", "create_targets")
+        for file in files_of("set_up_snowflake", task, "sql")
+        for statement in statements(file)
+    ]
+    staging = ("create_staging", "copy_manifest", "select_manifest", "describe_staging", "sql")
+    copy = [
+        statement
+        for file in files_of("sync_shared_forecasts", "copy_into_staging", *staging, file="sync_datasets")
+        for statement in statements(file)
+    ]
+    with contextlib.closing(
+        engine.connect("DATA_SHARE", "PUBLIC", role="DATA_SHARE_LOADER", warehouse="LOAD_WH")
+    ) as loader:
+        for statement in [*set_up, *copy[:-1]]:
+            loader.cursor().execute(statement)
+        # Nothing was exported, and so says the COPY, which has found the stage and the place that it is on.
+        assert copy[-1].startswith("COPY INTO")
+        assert loader.cursor().execute(copy[-1]).fetchall() == [("Copy executed with 0 files processed.",)]
+
+
+def test_the_scripts_can_be_run_again_and_keep_what_is_there(engine: Engine) -> None:
+    with contextlib.closing(engine.connect(role="ACCOUNTADMIN")) as administrator:
+        run_scripts(administrator)
+        execute = administrator.cursor().execute
+        execute(f"CREATE TABLE data_share.public.{share.LEDGER_TABLE} (run_key VARCHAR)")
+        execute("USE WAREHOUSE load_wh")
+        execute(f"INSERT INTO data_share.public.{share.LEDGER_TABLE} VALUES ('a sync')")
+        before = vars(engine.catalogue).copy()
+        run_scripts(administrator)
+        assert vars(engine.catalogue) == before
+        rows = administrator.cursor().execute(f"SELECT * FROM data_share.public.{share.LEDGER_TABLE}").fetchall()
+        assert rows == [("a sync",)]
