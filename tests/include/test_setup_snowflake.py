@@ -73,7 +73,9 @@ def test_the_stage_is_the_one_that_the_dag_would_create() -> None:
     [by_dag] = sqlglot.parse(text, read="snowflake")
     [by_script] = [one for _, one in ALL if one.startswith("CREATE STAGE ")]
     assert by_dag is not None
-    assert sqlglot.parse_one(by_script, read="snowflake").sql(comments=False) == by_dag.sql(comments=False)
+    assert sqlglot.parse_one(by_script, read="snowflake").sql("snowflake", comments=False) == by_dag.sql(
+        "snowflake", comments=False
+    )
 
 
 def test_what_is_used_is_what_is_created() -> None:

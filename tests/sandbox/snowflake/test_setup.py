@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +36,14 @@ def run_scripts(session: Session) -> None:
         for statement in statements(path.read_text()):
             if not UNKNOWN.match(statement):
                 session.cursor().execute(statement)
+
+
+def as_loader(engine: Engine, statement: str) -> list[Any]:
+    """Run a statement as the syncs do: in a session of its own, as a CREATE SCHEMA changes the session's schema."""
+    with contextlib.closing(
+        engine.connect("DATA_SHARE", "PUBLIC", role="DATA_SHARE_LOADER", warehouse="LOAD_WH")
+    ) as session:
+        return list(session.cursor().execute(statement).fetchall())
 
 
 @pytest.fixture
@@ -72,19 +81,16 @@ def test_the_scripts_make_all_that_the_syncs_ask_for(engine: Engine, files_of: C
         for statement in statements(file)
     ]
     staging = ("create_staging", "copy_manifest", "select_manifest", "describe_staging", "sql")
-    copy = [
+    loads = [
         statement
         for file in files_of("sync_shared_forecasts", "copy_into_staging", *staging, file="sync_datasets")
         for statement in statements(file)
     ]
-    with contextlib.closing(
-        engine.connect("DATA_SHARE", "PUBLIC", role="DATA_SHARE_LOADER", warehouse="LOAD_WH")
-    ) as loader:
-        for statement in [*set_up, *copy[:-1]]:
-            loader.cursor().execute(statement)
-        # Nothing was exported, and so says the COPY, which has found the stage and the place that it is on.
-        assert copy[-1].startswith("COPY INTO")
-        assert loader.cursor().execute(copy[-1]).fetchall() == [("Copy executed with 0 files processed.",)]
+    for statement in [*set_up, *loads[:-1]]:
+        as_loader(engine, statement)
+    # Nothing was exported, and so says the COPY, which has found the stage and the place that it is on.
+    assert loads[-1].startswith("COPY INTO")
+    assert as_loader(engine, loads[-1]) == [("Copy executed with 0 files processed.",)]
 
 
 def test_the_scripts_can_be_run_again_and_keep_what_is_there(engine: Engine) -> None:
@@ -94,7 +100,7 @@ def test_the_scripts_can_be_run_again_and_keep_what_is_there(engine: Engine) -> 
         execute(f"CREATE TABLE data_share.public.{share.LEDGER_TABLE} (run_key VARCHAR)")
         execute("USE WAREHOUSE load_wh")
         execute(f"INSERT INTO data_share.public.{share.LEDGER_TABLE} VALUES ('a sync')")
-        before = vars(engine.catalogue).copy()
+        before = copy.deepcopy(vars(engine.catalogue))
         run_scripts(administrator)
         assert vars(engine.catalogue) == before
         rows = administrator.cursor().execute(f"SELECT * FROM data_share.public.{share.LEDGER_TABLE}").fetchall()
