@@ -512,7 +512,7 @@ def test_merging_updates_inserts_and_deletes_what_is_missing_only_if_the_dataset
     merge = merge_into_target(key, 'WHEN MATCHED THEN UPDATE SET "DEGREES" = staging."DEGREES" ')
     delete = (
         f'DELETE FROM {TARGET} WHERE ("PLACE", "DATE") NOT IN '
-        f'(SELECT "PLACE", "DATE" FROM staging.shared_forecasts__{key})'
+        f'(SELECT "PLACE", "DATE" FROM staging.shared_forecasts__{key}) OR "PLACE" IS NULL OR "DATE" IS NULL'
     )
     publish = rendered(make_dag(**MERGE, delete_missing=delete_missing), "publish")
     assert changes_of_target(publish) == [merge, *([delete] if delete_missing else [])]

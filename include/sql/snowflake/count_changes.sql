@@ -3,7 +3,7 @@
 -- sqlfluff:rules:convention.terminator:require_final_semicolon:False
 
 SELECT
-  staged.total{{ ' - known.matched' if load_mode(params) == 'merge' }} AS rows_inserted,
+  staged.total{{ ' - matched.total' if load_mode(params) == 'merge' }} AS rows_inserted,
   {% if load_mode(params) == 'merge' -%}
   known.total AS rows_updated,
   {{ 'present.total - known.total' if dataset.delete_missing else '0' }} AS rows_deleted
@@ -15,12 +15,19 @@ FROM (SELECT COUNT(*) AS total FROM {{ staging_table(dag_run) }}) AS staged
 CROSS JOIN (SELECT COUNT(*) AS total FROM {{ dataset.target_table }}) AS present
 {%- if load_mode(params) == 'merge' %}
 CROSS JOIN (
-  -- People may have put a key into the target twice: both rows are updated, and none is inserted.
-  SELECT
-    COUNT(*) AS total,
-    COUNT(DISTINCT {{ keys('staging') }}) AS matched
+  SELECT COUNT(*) AS total
   FROM {{ dataset.target_table }} AS target
   INNER JOIN {{ staging_table(dag_run) }} AS staging
     ON {{ same_keys('target', 'staging') }}
 ) AS known
+CROSS JOIN (
+  -- Fewer than known, when people have put a key into the target twice.
+  SELECT COUNT(*) AS total
+  FROM (
+    SELECT DISTINCT {{ keys('staging') }}
+    FROM {{ dataset.target_table }} AS target
+    INNER JOIN {{ staging_table(dag_run) }} AS staging
+      ON {{ same_keys('target', 'staging') }}
+  ) AS known_keys
+) AS matched
 {%- endif %}
