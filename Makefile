@@ -21,6 +21,12 @@ help: ## List the commands
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
 	@touch $@
 
+# Spark, for the tests of that mark. A new lock removes it, and it is installed again.
+.venv/.spark: requirements-spark.txt .venv/.installed
+	@echo "- Installing Spark for the tests into .venv (580 MB)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement requirements-spark.txt
+	@touch $@
+
 demo: .venv/.installed ## Run one whole sync and show it; stops what it starts
 	@$(SANDBOX) demo
 
@@ -43,6 +49,8 @@ env: .venv/.installed ## Print export lines with the addresses and sign-ins of t
 	@$(SANDBOX) env
 
 test: .venv/.installed ## Run all tests
+	@$(MAKE) --no-print-directory .venv/.spark || { \
+	  test -z "$$CI" && echo "- Spark cannot be installed: the tests of it are skipped"; }
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: .venv/.installed ## Check style, types, SQL and the lock; changes nothing

@@ -19,18 +19,27 @@ import pyarrow.dataset
 import s3fs
 import sqlglot
 from deltalake import DeltaTable
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import DeltaProtocolError, TableNotFoundError
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokenizer_core import Token, TokenType
 
-from sandbox.databricks.parquet import METADATA_COLUMNS, open_directory, overwrite_directory, spark_struct, spark_type
+from sandbox.databricks.parquet import (
+    METADATA_COLUMNS,
+    UnsupportedTypeError,
+    open_directory,
+    overwrite_directory,
+    spark_struct,
+    spark_type,
+)
 from sandbox.sources import LAKE_BUCKET, SHARE_BUCKET, storage_options, table_uri
 
 ROWS_PER_BATCH = 131_072
 
 _EXTERNAL_LOCATIONS = (f"s3://{SHARE_BUCKET}/", f"s3://{LAKE_BUCKET}/")
 _METADATA = "_metadata"
+# What is NULL in no row, as Spark sees it without looking at the rows. Parameters are strings.
+_NEVER_NULL = (exp.Count, exp.CurrentTimestamp, exp.Literal, exp.Placeholder)
 _PARQUET_DIRECTORY = re.compile(r"parquet\.`([^`]*)`", re.IGNORECASE)
 
 
@@ -75,6 +84,8 @@ class Session:
                 self._insert_overwrite_directory(directory, query, parameters)
         except SqlglotError as error:
             raise StatementError(f"[PARSE_SYNTAX_ERROR] {error} SQLSTATE: 42601") from error
+        except UnsupportedTypeError as error:
+            raise StatementError(str(error)) from error
         except (
             duckdb.Error,
             OSError,
@@ -99,7 +110,7 @@ class Session:
         translated = self._translate(query, parameters)
         relation = self._connection.sql(translated.sql("duckdb"), params=_used(translated, parameters))
         reader = relation.to_arrow_reader(ROWS_PER_BATCH)
-        overwrite_directory(self._filesystem, location, reader, self._stop_if_interrupted)
+        overwrite_directory(self._filesystem, location, reader, self._stop_if_interrupted, _never_null(query))
 
     def _translate(self, query: exp.Expr, parameters: Mapping[str, str]) -> exp.Expr:
         """The query for DuckDB, its tables registered."""
@@ -181,8 +192,7 @@ class Session:
         if not all(parts):
             raise StatementError(f"[PARSE_SYNTAX_ERROR] Syntax error at or near '{name}'. SQLSTATE: 42601")
         try:
-            uri = table_uri(".".join(parts))
-            return DeltaTable(uri, storage_options=storage_options(self._endpoint_url)).to_pyarrow_dataset()
+            table = DeltaTable(table_uri(".".join(parts)), storage_options=storage_options(self._endpoint_url))
         except (ValueError, TableNotFoundError) as error:
             quoted = ".".join(f"`{part}`" for part in parts)
             raise StatementError(
@@ -192,6 +202,10 @@ class Session:
                 "name with the correct schema and catalog.\n"
                 "To tolerate the error on drop use DROP VIEW IF EXISTS or DROP TABLE IF EXISTS. SQLSTATE: 42P01"
             ) from error
+        try:
+            return table.to_pyarrow_dataset()
+        except (ValueError, DeltaProtocolError) as error:
+            raise StatementError(f"[INTERNAL_ERROR] The sandbox cannot read {name}: {error} SQLSTATE: XX000") from error
 
     def _parquet_dataset(self, path: str) -> pyarrow.dataset.Dataset:
         if not path.startswith(_EXTERNAL_LOCATIONS):
@@ -289,6 +303,13 @@ def _struct_field(part: exp.Expr, number: int) -> exp.Expr:
     if isinstance(part, exp.PropertyEQ):
         return exp.alias_(part.expression.copy(), part.name, quoted=True)
     return exp.alias_(part.copy(), f"col{number}", quoted=True)
+
+
+def _never_null(query: exp.Expr) -> set[str]:
+    """The columns of a query that Spark writes as required ones."""
+    if not isinstance(query, exp.Select):
+        return set()
+    return {column.alias_or_name for column in query.selects if isinstance(column.unalias(), _NEVER_NULL)}
 
 
 def _used(query: exp.Expr, parameters: Mapping[str, str]) -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import pyarrow.dataset
 import pyarrow.fs
 import pyarrow.parquet
 import s3fs
+from thrift.protocol.TCompactProtocol import TCompactProtocol  # type: ignore[import-untyped]
+from thrift.Thrift import TType  # type: ignore[import-untyped]
+from thrift.transport.TTransport import TMemoryBuffer  # type: ignore[import-untyped]
 
 MAX_ROWS_PER_FILE = 1_000_000
 MAX_BYTES_PER_FILE = 128 * 1024 * 1024
@@ -48,6 +52,45 @@ _SPARK_TYPES = {
     "timestamp_ms": "timestamp_ntz",
     "null": "void",
 }
+
+# What Arrow has and Spark has not, and what Spark reads it as.
+_READ_AS = {
+    pa.uint8(): pa.int16(),
+    pa.uint16(): pa.int32(),
+    pa.uint32(): pa.int64(),
+    pa.uint64(): pa.decimal128(20),
+    pa.large_string(): pa.string(),
+    pa.string_view(): pa.string(),
+    pa.large_binary(): pa.binary(),
+    pa.binary_view(): pa.binary(),
+    pa.timestamp("s"): pa.timestamp("us"),
+    pa.timestamp("ms"): pa.timestamp("us"),
+}
+_WRITTEN_AS_THEY_ARE = {
+    pa.bool_(),
+    pa.int8(),
+    pa.int16(),
+    pa.int32(),
+    pa.int64(),
+    pa.float32(),
+    pa.float64(),
+    pa.string(),
+    pa.binary(),
+    pa.date32(),
+}
+
+# Fields of SchemaElement and members of LogicalType in the footer of a Parquet file (parquet.thrift of the format).
+_TYPE, _NAME, _LOGICAL_TYPE = 1, 4, 10
+_EMPTY: list[Any] = []
+_LOCAL_MICROSECONDS = [(8, TType.STRUCT, [(1, TType.BOOL, False), (2, TType.STRUCT, [(2, TType.STRUCT, _EMPTY)])])]
+_NOTHING_BUT_NULLS = [(11, TType.STRUCT, _EMPTY)]
+
+# Leaf columns by number, and the logical type that Arrow does not write for them.
+_Annotations = dict[int, list[Any]]
+
+
+class UnsupportedTypeError(Exception):
+    """Spark cannot write such columns as Parquet. The message is what it says."""
 
 
 def open_directory(filesystem: s3fs.S3FileSystem, path: str) -> pyarrow.dataset.Dataset:
@@ -87,7 +130,11 @@ def open_directory(filesystem: s3fs.S3FileSystem, path: str) -> pyarrow.dataset.
 
 
 def overwrite_directory(
-    filesystem: s3fs.S3FileSystem, location: str, reader: pa.RecordBatchReader, stop_if_interrupted: Callable[[], None]
+    filesystem: s3fs.S3FileSystem,
+    location: str,
+    reader: pa.RecordBatchReader,
+    stop_if_interrupted: Callable[[], None],
+    never_null: Collection[str] = (),
 ) -> None:
     """
     Write rows as Databricks does: data files, and beside them what its commit protocol leaves.
@@ -97,13 +144,18 @@ def overwrite_directory(
 
     :param location: the directory, ends in ``/``.
     :param stop_if_interrupted: called often, the last time before the commit; what it raises ends the writing.
+    :param never_null: columns that Parquet is told to be without NULL.
+    :raises UnsupportedTypeError: nothing was written.
     """
+    as_read, schema, annotations = _as_spark_writes(reader.schema, never_null)
     previous = filesystem.find(location)
     transaction = secrets.randbelow(9 * 10**18) + 10**18
     filesystem.pipe_file(f"{location}_started_{transaction}", b"")
     added = []
     with tempfile.TemporaryDirectory(prefix="export-") as scratch:
-        for number, part in enumerate(_parts(reader, Path(scratch) / "part.parquet", stop_if_interrupted)):
+        batches = (batch.cast(as_read).cast(schema) for batch in reader)
+        for number, part in enumerate(_parts(schema, batches, Path(scratch) / "part.parquet", stop_if_interrupted)):
+            _annotate(part, annotations)
             name = f"part-{number:05d}-{uuid.uuid4()}-c000.snappy.parquet"
             filesystem.put_file(str(part), f"{location}{name}")
             added.append(name)
@@ -166,20 +218,81 @@ def _as_spark_reads(fragment: pyarrow.dataset.ParquetFileFragment) -> Iterator[p
     return (read(field) for field in fragment.physical_schema)
 
 
-def _parts(reader: pa.RecordBatchReader, scratch: Path, stop_if_interrupted: Callable[[], None]) -> Iterator[Path]:
+def _as_spark_writes(schema: pa.Schema, never_null: Collection[str]) -> tuple[pa.Schema, pa.Schema, _Annotations]:
+    """
+    The columns as Spark sees them; as Arrow writes them in Spark's physical types; and the logical types to be added.
+
+    Arrow writes either all timestamps as INT96 or none; Spark only those that are instants. So the others are written
+    as the numbers that they are. A column of the type of NULL is of booleans in Spark and of numbers in Arrow.
+    """
+    known: dict[str, str] = {}
+    for name in schema.names:
+        if known.setdefault(name.lower(), name) is not name:
+            raise UnsupportedTypeError(
+                f"[COLUMN_ALREADY_EXISTS] The column `{name.lower()}` already exists. Choose another name or rename "
+                "the existing column. SQLSTATE: 42711"
+            )
+    annotations: _Annotations = {}
+    leaves = itertools.count()
+
+    def read(kind: pa.DataType, _: str) -> pa.DataType:
+        return _READ_AS.get(kind, kind)
+
+    def store(kind: pa.DataType, column: str) -> pa.DataType:
+        leaf = next(leaves)
+        if kind == pa.timestamp("us"):
+            annotations[leaf] = _LOCAL_MICROSECONDS
+            return pa.int64()
+        if kind == pa.null():
+            annotations[leaf] = _NOTHING_BUT_NULLS
+            return pa.bool_()
+        if pa.types.is_timestamp(kind) and kind.tz and kind.unit != "ns":
+            return pa.timestamp("us", "UTC")
+        if kind in _WRITTEN_AS_THEY_ARE or pa.types.is_decimal128(kind):
+            return kind
+        if pa.types.is_time(kind):
+            raise UnsupportedTypeError("[UNSUPPORTED_TIME_TYPE] The data type TIME is not supported. SQLSTATE: 0A000")
+        raise UnsupportedTypeError(
+            "[UNSUPPORTED_DATA_TYPE_FOR_DATASOURCE] The Parquet datasource doesn't support the column "
+            f'`{column}` of the type "{str(kind).upper()}". SQLSTATE: 0A000'
+        )
+
+    as_read = [field.with_type(_with_leaves(field.type, field.name, read)) for field in schema]
+    stored = [
+        pa.field(field.name, _with_leaves(field.type, field.name, store), field.name not in never_null)
+        for field in as_read
+    ]
+    return pa.schema(as_read), pa.schema(stored), annotations
+
+
+def _with_leaves(kind: pa.DataType, column: str, change: Callable[[pa.DataType, str], pa.DataType]) -> pa.DataType:
+    """A type, the types that it consists of changed in the order of Parquet's leaf columns."""
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_with_leaves(field.type, column, change)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_with_leaves(kind.key_type, column, change), _with_leaves(kind.item_type, column, change))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return pa.list_(_with_leaves(kind.value_type, column, change))
+    return change(kind, column)
+
+
+def _parts(
+    schema: pa.Schema, batches: Iterator[pa.RecordBatch], scratch: Path, stop_if_interrupted: Callable[[], None]
+) -> Iterator[Path]:
     """Write the rows to one local file after the other; each is complete when it is yielded, and is then reused."""
-    batches = iter(reader)
     rest: pa.RecordBatch | None = next(batches, None)
     first = True
     while first or rest is not None:
         first = False
         rows = 0
-        # Spark's default for timestamps is INT96, and it knows nothing of Arrow's schema.
+        # Spark's default for timestamps is INT96, it stores decimals of up to 18 digits as integers, and it knows
+        # nothing of Arrow's schema.
         with pyarrow.parquet.ParquetWriter(
             scratch,
-            reader.schema,
+            schema,
             compression="snappy",
             use_deprecated_int96_timestamps=True,
+            store_decimal_as_integer=True,
             store_schema=False,
         ) as writer:
             while rest is not None and rows < MAX_ROWS_PER_FILE and scratch.stat().st_size < MAX_BYTES_PER_FILE:
@@ -190,3 +303,66 @@ def _parts(reader: pa.RecordBatchReader, scratch: Path, stop_if_interrupted: Cal
                 if not rest.num_rows:
                     rest = next(batches, None)
         yield scratch
+
+
+def _annotate(path: Path, annotations: _Annotations) -> None:
+    """
+    Write logical types into the footer of a Parquet file, and the name that Spark gives to the root of its columns.
+
+    A footer is a Thrift struct whose second field is the list of the columns; what follows it is kept as it is.
+    """
+    content = path.read_bytes()
+    begin = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    old = TMemoryBuffer(content[begin:-8])
+    new = TMemoryBuffer()
+    reader, writer = TCompactProtocol(old), TCompactProtocol(new)
+    reader.readStructBegin()
+    writer.writeStructBegin("FileMetaData")
+    _, kind, number = reader.readFieldBegin()
+    writer.writeFieldBegin("version", kind, number)
+    writer.writeI32(reader.readI32())
+    reader.readFieldEnd()
+    writer.writeFieldEnd()
+    _, kind, number = reader.readFieldBegin()
+    writer.writeFieldBegin("schema", kind, number)
+    elements, count = reader.readListBegin()
+    writer.writeListBegin(elements, count)
+    leaves = itertools.count()
+    for position in range(count):
+        element = _read_struct(reader)
+        if position == 0:
+            element = [(field, kind, b"spark_schema" if field == _NAME else value) for field, kind, value in element]
+        if any(field == _TYPE for field, _, _ in element) and (added := annotations.get(next(leaves))):
+            element = [*element, (_LOGICAL_TYPE, TType.STRUCT, added)]
+        _write_struct(writer, element)
+    footer = new.getvalue() + content[begin + old.cstringio_buf.tell() : -8]
+    with path.open("r+b") as file:
+        file.seek(begin)
+        file.truncate()
+        file.write(footer + len(footer).to_bytes(4, "little") + content[-4:])
+
+
+def _read_struct(reader: TCompactProtocol) -> list[tuple[int, int, Any]]:
+    """Number, type and value of each field."""
+    read = {TType.BOOL: reader.readBool, TType.BYTE: reader.readByte, TType.I32: reader.readI32}
+    read |= {TType.STRING: reader.readBinary, TType.STRUCT: lambda: _read_struct(reader)}
+    fields = []
+    reader.readStructBegin()
+    while (header := reader.readFieldBegin())[1] != TType.STOP:
+        _, kind, number = header
+        fields.append((number, kind, read[kind]()))
+        reader.readFieldEnd()
+    reader.readStructEnd()
+    return fields
+
+
+def _write_struct(writer: TCompactProtocol, fields: list[tuple[int, int, Any]]) -> None:
+    write = {TType.BOOL: writer.writeBool, TType.BYTE: writer.writeByte, TType.I32: writer.writeI32}
+    write |= {TType.STRING: writer.writeBinary, TType.STRUCT: lambda value: _write_struct(writer, value)}
+    writer.writeStructBegin("")
+    for number, kind, value in fields:
+        writer.writeFieldBegin("", kind, number)
+        write[kind](value)
+        writer.writeFieldEnd()
+    writer.writeFieldStop()
+    writer.writeStructEnd()

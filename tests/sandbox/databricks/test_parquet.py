@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sandbox.databricks.export import Session
-from sandbox.databricks.parquet import open_directory, spark_type
+from sandbox.databricks.parquet import open_directory, overwrite_directory, spark_type
 
 pytestmark = pytest.mark.sandbox
 
@@ -138,6 +138,42 @@ def test_int96_is_an_instant_of_any_year_and_other_columns_are_as_written(files:
             "_metadata.file_size": files.size(path),
         }
     ]
+
+
+def test_each_type_is_written_as_spark_writes_it_and_read_again(files: Any, folder: str) -> None:
+    columns = {
+        "instant": (pa.timestamp("us", "UTC"), INSTANT.replace(tzinfo=UTC), "INT96", "None"),
+        "local": (pa.timestamp("us"), INSTANT, "INT64", "Timestamp(isAdjustedToUTC=false, timeUnit=microseconds"),
+        "seconds": (
+            pa.timestamp("s"),
+            INSTANT.replace(microsecond=0),
+            "INT64",
+            "Timestamp(isAdjustedToUTC=false, time",
+        ),
+        "nothing": (pa.null(), None, "BOOLEAN", "Null"),
+        "short": (pa.decimal128(9, 2), Decimal("1.50"), "INT32", "Decimal(precision=9, scale=2)"),
+        "middle": (pa.decimal128(18, 2), Decimal("1.50"), "INT64", "Decimal(precision=18, scale=2)"),
+        "long": (pa.decimal128(19, 2), Decimal("1.50"), "FIXED_LEN_BYTE_ARRAY", "Decimal(precision=19, scale=2)"),
+        "byte": (pa.int8(), 1, "INT32", "Int(bitWidth=8, isSigned=true)"),
+        "unsigned": (pa.uint32(), 2**32 - 1, "INT64", "None"),
+        "list": (pa.list_(pa.timestamp("us")), [INSTANT, None], "INT64", "Timestamp(isAdjustedToUTC=false"),
+        "pairs": (pa.map_(pa.string(), pa.null()), [("a", None)], "BYTE_ARRAY", "String"),
+    }
+    table = pa.table({name: pa.array([value, None], kind) for name, (kind, value, *_) in columns.items()})
+
+    overwrite_directory(files, folder, table.to_reader(), lambda: None)
+
+    (path,) = [file for file in files.find(folder) if file.endswith(".parquet")]
+    schema = pq.ParquetFile(files.open(path)).schema
+    leaves = [schema.column(number) for number in range(len(schema))]
+    for name, (_, _, physical, logical) in columns.items():
+        leaf = next(leaf for leaf in leaves if leaf.path.split(".")[0] == name)
+        assert (name, leaf.physical_type) == (name, physical)
+        assert str(leaf.logical_type).startswith(logical), name
+        assert leaf.max_definition_level > 0
+    assert str(leaves[-1].logical_type) == "Null"
+    read = open_directory(files, folder).to_table().select(list(columns)).to_pylist()
+    assert read == table.to_pylist()
 
 
 def test_a_directory_without_data_files_is_none(files: Any, folder: str) -> None:

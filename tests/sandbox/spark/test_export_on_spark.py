@@ -1,0 +1,199 @@
+"""The SQL of the export on real Spark, and what the sandbox's own engine makes of it."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from sandbox.databricks import parquet
+from sandbox.databricks.export import StatementError
+from tests.sandbox.spark.engines import Engines, Export
+from tests.sandbox.spark.kinds import KINDS, ROWS, comparable, source, spark_types
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.spark]
+
+PART = re.compile(r"part-\d{5}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-c\d{3}\.snappy\.parquet")
+
+
+@pytest.fixture(scope="module")
+def table(engines: Engines) -> str:
+    """A source table with a column of each type."""
+    return engines.write_source(source(), spark_types())
+
+
+@pytest.fixture(scope="module")
+def exports(engines: Engines, table: str) -> tuple[Export, Export]:
+    """That table, exported by Spark and by the stand-in."""
+    return engines.export(table)
+
+
+def leaves(part: pq.ParquetFile, column: str) -> list[dict[str, Any]]:
+    """What a file says of a column, or of the columns that a nested one consists of."""
+    group = part.metadata.row_group(0)
+    return [
+        {
+            "path": leaf.path,
+            "physical": leaf.physical_type,
+            "length": leaf.length,
+            "logical": str(leaf.logical_type),
+            "converted": leaf.converted_type,
+            "decimal": (leaf.precision, leaf.scale),
+            # Repetition: what is optional or repeated on the way to the values.
+            "levels": (leaf.max_definition_level, leaf.max_repetition_level),
+            "compression": group.column(number).compression,
+        }
+        for number, leaf in enumerate(map(part.schema.column, range(len(part.schema))))
+        if leaf.path == column or leaf.path.startswith(f"{column}.")
+    ]
+
+
+def schema(part: pq.ParquetFile) -> str:
+    """The columns as Parquet's own tools write them, with repetition, physical and logical types."""
+    return str(part.schema).split("\n", 1)[1]
+
+
+@pytest.mark.parametrize("column", ["k", *KINDS])
+def test_each_type_is_written_as_spark_writes_it(exports: tuple[Export, Export], column: str) -> None:
+    on_spark, on_stand_in = (export.parts() for export in exports)
+    assert len(on_spark) == len(on_stand_in) == 1
+    assert leaves(on_stand_in[0], column) == leaves(on_spark[0], column) != []
+
+
+@pytest.mark.parametrize("column", ["k", *KINDS])
+def test_each_value_is_that_of_spark_and_of_the_source(exports: tuple[Export, Export], column: str) -> None:
+    on_spark, on_stand_in = (comparable(export.rows()[column]) for export in exports)
+    assert on_spark == comparable(source()[column])
+    assert on_stand_in == on_spark
+
+
+def test_whole_files_have_the_same_columns(exports: tuple[Export, Export]) -> None:
+    for directory in ("data", "manifest"):
+        [on_spark], [on_stand_in] = (export.parts(directory) for export in exports)
+        assert schema(on_stand_in) == schema(on_spark)
+
+
+def test_the_manifest_is_that_of_spark(exports: tuple[Export, Export], table: str) -> None:
+    manifests = [export.manifest() for export in exports]
+    for row in manifests:
+        age = datetime.now(UTC) - row.pop("exported_at").replace(tzinfo=UTC)
+        assert timedelta() < age < timedelta(minutes=10)
+    on_spark, on_stand_in = manifests
+    assert on_stand_in == on_spark
+    types = ",".join(f"{name}:{kind.replace('`', '')}" for name, kind in spark_types().items())
+    assert on_spark == {
+        "run_key": 'it\'s a "key" -- ü',
+        "dataset": "everything",
+        "source_table": table,
+        "row_count": ROWS,
+        "file_count": 1,
+        "column_types": f"struct<{types}>",
+    }
+
+
+def test_spark_reads_the_files_of_the_stand_in_as_its_own(spark: Any, exports: tuple[Export, Export]) -> None:
+    on_spark, on_stand_in = (spark.read.parquet(f"{export.folder}/data").orderBy("k") for export in exports)
+    assert on_stand_in.schema.json() == on_spark.schema.json()
+    text = [
+        f"HEX(`{name}`)" if kind == "binary" else f"CAST(`{name.replace('`', '``')}` AS STRING)"
+        for name, kind in spark_types().items()
+    ]
+    rows = on_spark.selectExpr(*text).collect()
+    assert on_stand_in.selectExpr(*text).collect() == rows
+    assert len(rows) == ROWS
+
+
+def test_the_zone_of_the_session_changes_nothing(
+    spark: Any, engines: Engines, table: str, exports: tuple[Export, Export]
+) -> None:
+    zone = spark.conf.get("spark.sql.session.timeZone")
+    spark.conf.set("spark.sql.session.timeZone", "Asia/Kolkata")
+    try:
+        elsewhere = engines.export(table)[0].rows()
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", zone)
+    here = exports[1].rows()
+    for column in here.column_names:
+        assert comparable(elsewhere[column]) == comparable(here[column]), column
+
+
+def test_an_empty_table(engines: Engines) -> None:
+    exports = engines.export(engines.write_source(source().slice(0, 0), spark_types()))
+    [on_spark], [on_stand_in] = (export.parts() for export in exports)
+    assert schema(on_stand_in) == schema(on_spark)
+    assert on_stand_in.metadata.num_rows == on_spark.metadata.num_rows == 0
+    for export in exports:
+        row = export.manifest()
+        assert (row["row_count"], row["file_count"], row["column_types"]) == (0, 0, None)
+
+
+def test_several_files(spark: Any, engines: Engines, table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "MAX_ROWS_PER_FILE", 3)
+    spark.conf.set("spark.sql.files.maxRecordsPerFile", 3)
+    try:
+        exports = engines.export(table)
+    finally:
+        spark.conf.unset("spark.sql.files.maxRecordsPerFile")
+    on_spark, on_stand_in = exports
+    assert [part.metadata.num_rows for part in on_spark.parts()] == [3, 1]
+    assert [part.metadata.num_rows for part in on_stand_in.parts()] == [3, 1]
+    assert {schema(part) for part in on_stand_in.parts()} == {schema(part) for part in on_spark.parts()}
+    for column in on_spark.rows().column_names:
+        assert comparable(on_stand_in.rows()[column]) == comparable(on_spark.rows()[column]), column
+    manifests = [export.manifest() for export in exports]
+    assert [row["file_count"] for row in manifests] == [2, 2]
+    assert manifests[0]["column_types"] == manifests[1]["column_types"]
+
+
+def test_the_names_of_the_files(exports: tuple[Export, Export]) -> None:
+    on_spark, on_stand_in = (export.names() for export in exports)
+    assert [PART.sub("part", name) for name in on_spark] == ["_SUCCESS", "part"]
+    # Databricks commits in its own way, and leaves two files more.
+    assert [re.sub(r"\d+", "", PART.sub("part", name)) for name in on_stand_in] == [
+        "_SUCCESS",
+        "_committed_",
+        "_started_",
+        "part",
+    ]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT NULL AS nothing, 1 AS one, 'x' AS text, CAST(1.5 AS DECIMAL(3, 1)) AS number",
+        "SELECT MAP('a', NULL) AS pairs, ARRAY(1, 2) AS list, NAMED_STRUCT('n', NULL) AS pair",
+        "SELECT MAX(k) AS last, MIN(`timestamp_ntz`) AS first FROM IDENTIFIER(:source_table)",
+    ],
+)
+def test_types_of_calculations(engines: Engines, table: str, query: str) -> None:
+    sql = f"INSERT OVERWRITE DIRECTORY :data_path USING PARQUET {query};"
+    parameters = {"source_table": table}
+    [on_spark] = engines.on_spark(sql, parameters).parts()
+    [on_stand_in] = engines.on_stand_in(sql, parameters).parts()
+    # What is never NULL is known to both only for what the manifest is made of.
+    assert schema(on_stand_in).replace("required", "optional") == schema(on_spark).replace("required", "optional")
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("SELECT CAST('10:00:00' AS TIME) AS it", r"\[UNSUPPORTED_TIME_TYPE\] The data type TIME is not supported"),
+        (
+            "SELECT 1 AS it, 2 AS It",
+            r"\[COLUMN_ALREADY_EXISTS\] The column `it` already exists. Choose another name or rename the existing",
+        ),
+        ("SELECT * FROM spark_catalog.load.absent", r"\[TABLE_OR_VIEW_NOT_FOUND\] The table or view"),
+        ("SELECT * FROM IDENTIFIER(:absent)", r"\[UNBOUND_SQL_PARAMETER\] Found the unbound parameter: absent"),
+    ],
+)
+def test_what_spark_refuses_is_refused_in_its_words(engines: Engines, query: str, message: str) -> None:
+    sql = f"INSERT OVERWRITE DIRECTORY :data_path USING PARQUET {query};"
+    from pyspark.errors import PySparkException
+
+    with pytest.raises(PySparkException, match=message):
+        engines.on_spark(sql, {})
+    with pytest.raises(StatementError, match=message):
+        engines.on_stand_in(sql, {})
