@@ -49,7 +49,7 @@ env: .venv/.installed ## Print export lines with the addresses and sign-ins of t
 	@$(SANDBOX) env
 
 test: .venv/.installed ## Run all tests
-	@$(MAKE) --no-print-directory .venv/.spark || { \
+	@$(MAKE) --silent --no-print-directory .venv/.spark || { \
 	  test -z "$$CI" && echo "- Spark cannot be installed: the tests of it are skipped"; }
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
