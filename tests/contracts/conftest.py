@@ -1,0 +1,222 @@
+"""The stand-ins behind a recorder, and the product's own tasks on them."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+import tenacity.nap
+import uvicorn
+from airflow.dag_processing.dagbag import DagBag
+from airflow.providers.databricks.hooks import databricks_base
+from airflow.sdk import DAG
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
+
+from data_share.datasets import Dataset, read_dataset
+from sandbox.databricks.server import create_app as databricks_app
+from sandbox.faults import FaultInjection
+from sandbox.snowflake.server import create_app as snowflake_app
+from sandbox.sources import seed
+from tests.contracts.contract import Exchange, Recorder
+from tests.contracts.runner import NO_CONF, DagRun
+from tests.sandbox.conftest import S3Process
+
+PROJECT = Path(__file__).resolve().parents[2]
+DATASET = read_dataset(PROJECT / "include" / "datasets" / "daily_observations.yaml")
+ACCOUNT = "MYORG-SHARE"
+USER = "SHARE_SVC"
+TOKEN = "dapi-test"
+CLIENT = ("the-client-id", "the-client-secret")
+DEADLINE = 20.0
+
+
+@dataclass
+class Accounts:
+    """
+    A Databricks workspace and a Snowflake account, as the product sees them, and what it asks of them.
+
+    :param databricks_url: address of the workspace
+    :param snowflake_url: address of the account
+    :param databricks: exchanges with the workspace
+    :param snowflake: exchanges with the account
+    :param sync_dag: makes the DAG of a dataset
+    :param job_id: the export job
+    """
+
+    databricks_url: str
+    snowflake_url: str
+    databricks: list[Exchange]
+    snowflake: list[Exchange]
+    sync_dag: Callable[[Dataset], DAG]
+    job_id: str = ""
+    made: dict[str, DAG] = field(default_factory=dict)
+
+    def begin(self, dataset: Dataset = DATASET, job_id: str | None = None, **params: Any) -> DagRun:
+        """Begin a sync of a dataset."""
+        key = dataset.model_dump_json()
+        if key not in self.made:
+            self.made[key] = self.sync_dag(dataset)
+        return DagRun(self.made[key], job_id or self.job_id, {**NO_CONF, **params})
+
+    def begin_dag(self, name: str, **params: Any) -> DagRun:
+        """Begin a run of another DAG of the package."""
+        bag = DagBag(PROJECT / "dags" / f"{name}.py", bundle_path=PROJECT / "dags")
+        return DagRun(bag.dags[name], self.job_id, params)
+
+    def order(self, path: str, **body: Any) -> None:
+        """Order something of the workspace, e.g. that runs wait."""
+        answer = httpx.post(
+            f"{self.databricks_url}/_sandbox/{path}", json=body, headers={"Authorization": f"Bearer {TOKEN}"}
+        )
+        answer.raise_for_status()
+
+    @contextmanager
+    def fault(self, url: str, **order: Any) -> Iterator[None]:
+        """Let calls go wrong for a while."""
+        httpx.post(f"{url}/_sandbox/faults", json=order).raise_for_status()
+        try:
+            yield
+        finally:
+            httpx.delete(f"{url}/_sandbox/faults").raise_for_status()
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Return the condition's value as soon as it is true."""
+    end = time.monotonic() + DEADLINE
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return value
+
+
+@contextmanager
+def serve(app: ASGIApp) -> Iterator[str]:
+    """Serve an application on a free port of loopback."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(DEADLINE)
+
+
+def with_sign_in(workspace: Starlette) -> Starlette:
+    """Put the OAuth endpoint of service principals before a workspace; what it hands out is the workspace's token."""
+
+    async def token(request: Request) -> Response:
+        credential = base64.b64encode(":".join(CLIENT).encode()).decode()
+        if request.headers.get("Authorization") != f"Basic {credential}":
+            return JSONResponse({"error": "invalid_client"}, 401)
+        return JSONResponse({"access_token": TOKEN, "token_type": "Bearer", "scope": "all-apis", "expires_in": 3600})
+
+    return Starlette(
+        routes=[Route("/oidc/v1/token", token, methods=["POST"]), Mount("/", workspace)],
+        lifespan=workspace.router.lifespan_context,
+    )
+
+
+@pytest.fixture(scope="module")
+def accounts(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleType) -> Iterator[Accounts]:
+    """The stand-ins, recorded, with Airflow's connections to them."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    databricks: list[Exchange] = []
+    snowflake: list[Exchange] = []
+    s3 = S3Process(tmp_path_factory.mktemp("s3"))
+    try:
+        seed(s3.url)
+        state = tmp_path_factory.mktemp("accounts")
+        workspace = databricks_app(
+            state_dir=state / "databricks",
+            s3_endpoint_url=s3.url,
+            token=TOKEN,
+            bundle=PROJECT / "include" / "databricks" / "databricks.yml",
+        )
+        account = snowflake_app(
+            state_dir=state / "snowflake", s3_endpoint_url=s3.url, account=ACCOUNT, users={USER: public}
+        )
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            serve(Recorder(FaultInjection(with_sign_in(workspace)), databricks)) as databricks_url,
+            serve(Recorder(FaultInjection(account), snowflake)) as snowflake_url,
+        ):
+            for name, connection in _connections(databricks_url, snowflake_url, key).items():
+                patch.setenv(f"AIRFLOW_CONN_{name}", json.dumps(connection))
+            # The provider signs in at port 443 with TLS, whatever the connection's port and schema are.
+            patch.setattr(databricks_base, "OIDC_TOKEN_SERVICE_URL", f"{databricks_url}/oidc/v1/token")
+            # Reading the same key for each task takes longer than the task's statements.
+            read_key = functools.cache(serialization.load_pem_private_key)
+            patch.setattr(serialization, "load_pem_private_key", lambda data, **options: read_key(data, **options))
+            # The providers' hooks wait for seconds before they repeat a call.
+            patch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda _: None))
+            made = Accounts(databricks_url, snowflake_url, databricks, snowflake, sync_datasets.sync_dag)
+            made.job_id = _job_id(databricks_url)
+            databricks.clear()
+            yield made
+    finally:
+        s3.kill()
+
+
+def _connections(databricks_url: str, snowflake_url: str, key: rsa.RSAPrivateKey) -> dict[str, Any]:
+    workspace = httpx.URL(databricks_url)
+    account = httpx.URL(snowflake_url)
+    address = {"conn_type": "databricks", "host": workspace.host, "port": workspace.port, "schema": "http"}
+
+    def loader(key: rsa.RSAPrivateKey, role: str) -> dict[str, Any]:
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        extra = {
+            "account": ACCOUNT,
+            "host": account.host,
+            "port": account.port,
+            "protocol": "http",
+            "database": "DATA_SHARE",
+            "warehouse": "LOAD_WH",
+            "role": role,
+            "private_key_content": private,
+        }
+        return {"conn_type": "snowflake", "login": USER, "schema": "PUBLIC", "extra": extra}
+
+    other_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return {
+        "DATABRICKS_DEFAULT": {**address, "password": TOKEN},
+        "DATABRICKS_WRONG_TOKEN": {**address, "password": "dapi-wrong"},
+        "DATABRICKS_PRINCIPAL": {
+            **address,
+            "login": CLIENT[0],
+            "password": CLIENT[1],
+            "extra": {"service_principal_oauth": True},
+        },
+        "SNOWFLAKE_DEFAULT": loader(key, "DATA_SHARE_LOADER"),
+        "SNOWFLAKE_WRONG_KEY": loader(other_key, "DATA_SHARE_LOADER"),
+        "SNOWFLAKE_WRONG_ROLE": loader(key, "NO_SUCH_ROLE"),
+    }
+
+
+def _job_id(databricks_url: str) -> str:
+    answer = httpx.get(
+        f"{databricks_url}/api/2.2/jobs/list",
+        params={"name": "export_dataset"},
+        headers={"Authorization": f"Bearer {TOKEN}"},
+    )
+    return str(answer.json()["jobs"][0]["job_id"])
