@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,11 +53,11 @@ class DagRun:
 
     def __post_init__(self) -> None:
         """Give the run an id and a time of its own."""
-        number = next(_numbers)
+        # Request ids are made of the run id: one that another process had would find that one's statements done.
         # No two runs share a second: it is a part of the run key.
-        now = datetime.now(UTC) + timedelta(seconds=number)
+        now = datetime.now(UTC) + timedelta(seconds=next(_numbers))
         self.dag_run = SimpleNamespace(
-            dag_id=self.dag.dag_id, run_id=f"manual__o'clock_{number}", run_after=now, start_date=now
+            dag_id=self.dag.dag_id, run_id=f"manual__o'clock_{uuid.uuid4()}", run_after=now, start_date=now
         )
 
     @property

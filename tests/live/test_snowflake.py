@@ -1,0 +1,192 @@
+"""Snowflake's SQL API and COPY INTO do what the product relies on."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import requests
+
+from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStatementError
+from tests.live.accounts import Scratch, until
+
+pytestmark = pytest.mark.live
+
+NUMBERS = "(SELECT SEQ4() AS n FROM TABLE(GENERATOR(ROWCOUNT => 1000000)))"
+LONG = f"SELECT COUNT(*) AS total FROM {NUMBERS} AS a CROSS JOIN {NUMBERS} AS b WHERE a.n + b.n = 7"
+FILES = (
+    "FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE) "
+    "MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE ON_ERROR = 'ABORT_STATEMENT'"
+)
+NOTHING = [{"status": "Copy executed with 0 files processed."}]
+
+
+@pytest.fixture
+def table(hook: DataShareSnowflakeHook) -> Iterator[str]:
+    """An empty table of this test."""
+    name = f"T_{uuid.uuid4().hex}".upper()
+    hook.run_statement(f"CREATE TABLE {name} (id NUMBER(38, 0), name VARCHAR)")
+    yield name
+    hook.run_statement(f"DROP TABLE {name}")
+
+
+def test_a_wrong_token_is_refused(hook: DataShareSnowflakeHook) -> None:
+    headers = {**hook.get_headers(), "Authorization": "Bearer wrong"}
+    answer = requests.post(hook.statements_url, headers=headers, json={"statement": "SELECT 1"}, timeout=60)
+    assert answer.status_code == 401
+
+
+def test_values_arrive_as_what_they_are(hook: DataShareSnowflakeHook) -> None:
+    [row] = hook.run_statement(
+        "SELECT 12345678901::NUMBER(38, 0) AS n, -1.25::NUMBER(10, 2) AS d, 1.5::FLOAT AS f, TRUE AS b, "
+        "'2024-02-29'::DATE AS day, '1969-12-31 23:59:59.5'::TIMESTAMP_NTZ AS ntz, "
+        "'2024-02-29 12:34:56.789012 +0000'::TIMESTAMP_LTZ AS ltz, 'o''brien ✓' AS t, NULL::VARCHAR AS nothing"
+    ).rows
+    assert row == {
+        "N": 12345678901,
+        "D": Decimal("-1.25"),
+        "F": 1.5,
+        "B": True,
+        "DAY": date(2024, 2, 29),
+        "NTZ": datetime(1969, 12, 31, 23, 59, 59, 500000),
+        "LTZ": datetime(2024, 2, 29, 12, 34, 56, 789012, tzinfo=UTC),
+        "T": "o'brien ✓",
+        "NOTHING": None,
+    }
+
+
+def test_bindings_are_values_whatever_they_say(hook: DataShareSnowflakeHook) -> None:
+    texts = ["o'brien; DROP TABLE x", "back\\slash ✓"]
+    [row] = hook.run_statement("SELECT ? AS one, ? AS other", bindings=texts).rows
+    assert [row["ONE"], row["OTHER"]] == texts
+
+
+def test_large_results_come_whole_and_in_order(hook: DataShareSnowflakeHook) -> None:
+    rows = hook.run_statement(
+        "SELECT SEQ4() AS n, REPEAT('x', 500) AS filling FROM TABLE(GENERATOR(ROWCOUNT => 25000)) ORDER BY n"
+    ).rows
+    numbers = [row["N"] for row in rows]
+    assert len(numbers) == 25_000
+    assert numbers == sorted(numbers)
+
+
+def test_a_repeated_request_executes_nothing_twice(hook: DataShareSnowflakeHook, table: str) -> None:
+    request_id = uuid.uuid4()
+    first = hook.run_statement(f"INSERT INTO {table} SELECT 1, 'once'", request_id=request_id)
+    again = hook.run_statement(f"INSERT INTO {table} SELECT 1, 'once'", request_id=request_id)
+    assert first.query_id == again.query_id
+    assert hook.run_statement(f"SELECT COUNT(*) AS total FROM {table}").rows == [{"TOTAL": 1}]
+
+
+def test_several_statements_are_one_transaction(hook: DataShareSnowflakeHook, table: str) -> None:
+    handles = hook.run_transaction(f"BEGIN; INSERT INTO {table} SELECT 1, 'kept'; COMMIT;", 3)
+    assert len(set(handles)) == 3
+    with pytest.raises(SnowflakeStatementError):
+        hook.run_transaction(f"BEGIN; DELETE FROM {table}; SELECT * FROM nothing_here; COMMIT;", 4)
+    assert hook.run_statement(f"SELECT name FROM {table}").rows == [{"NAME": "kept"}]
+
+
+def test_a_count_that_is_wrong_is_refused(hook: DataShareSnowflakeHook, table: str) -> None:
+    with pytest.raises(SnowflakeStatementError, match="statement count"):
+        hook.run_transaction(f"BEGIN; INSERT INTO {table} SELECT 1, 'no'; COMMIT;", 2)
+    assert hook.run_statement(f"SELECT name FROM {table}").rows == []
+
+
+def test_null_in_a_column_that_takes_none_is_told_as_the_publish_expects(hook: DataShareSnowflakeHook) -> None:
+    name = f"T_{uuid.uuid4().hex}".upper()
+    hook.run_statement(f"CREATE TABLE {name} (id NUMBER(38, 0) NOT NULL)")
+    with pytest.raises(SnowflakeStatementError, match="NULL result in a non-nullable column"):
+        hook.run_transaction(f"BEGIN; INSERT INTO {name} SELECT NULL; COMMIT;", 3)
+    hook.run_statement(f"DROP TABLE {name}")
+
+
+def test_a_statement_is_cancelled(hook: DataShareSnowflakeHook) -> None:
+    handles: list[str] = []
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        executed = pool.submit(hook.run_statement, LONG, on_start=handles.append)
+        until(lambda: handles)
+        hook.cancel_queries(handles)
+        with pytest.raises(SnowflakeStatementError, match=r"(?i)cancel"):
+            executed.result()
+
+
+def test_a_statement_is_stopped_at_its_time_out(hook: DataShareSnowflakeHook) -> None:
+    with pytest.raises(SnowflakeStatementError, match=r"(?i)timeout"):
+        hook.run_statement(LONG, timeout_seconds=2)
+
+
+# ---- COPY INTO
+
+
+@pytest.fixture
+def copy(hook: DataShareSnowflakeHook, stage: str, table: str) -> Callable[..., list[dict[str, Any]]]:
+    """Copy what lies below a path of the stage into the table."""
+
+    def run(path: str, options: str = "PATTERN = '.*[.]parquet'") -> list[dict[str, Any]]:
+        return hook.run_statement(f"COPY INTO {table} FROM @{stage}/{path} {options} {FILES}").rows
+
+    return run
+
+
+@pytest.fixture
+def folder(scratch: Scratch) -> str:
+    """A path below the stage that no other test uses; two folders whose names begin alike lie in it."""
+    path = f"copy_{uuid.uuid4().hex}/"
+    scratch.put(f"{path}a/part-1.parquet", pa.table({"ID": [1], "NAME": ["one"]}))
+    scratch.put(f"{path}a/_SUCCESS", b"")
+    scratch.put(f"{path}ab/part-2.parquet", pa.table({"id": [2], "name": ["two"]}))
+    return path
+
+
+def names(hook: DataShareSnowflakeHook, table: str) -> list[Any]:
+    return [row["NAME"] for row in hook.run_statement(f"SELECT name FROM {table} ORDER BY id").rows]
+
+
+def test_a_path_with_its_slash_is_a_folder(
+    hook: DataShareSnowflakeHook, table: str, copy: Callable[..., Any], folder: str
+) -> None:
+    [told] = copy(f"{folder}a/")
+    assert (told["status"], told["rows_parsed"], told["rows_loaded"]) == ("LOADED", 1, 1)
+    assert told["file"].endswith("a/part-1.parquet")
+    assert names(hook, table) == ["one"]
+
+
+def test_a_path_without_it_is_only_a_beginning(
+    hook: DataShareSnowflakeHook, table: str, copy: Callable[..., Any], folder: str
+) -> None:
+    assert len(copy(f"{folder}a")) == 2
+    assert names(hook, table) == ["one", "two"]
+
+
+def test_files_are_loaded_once_by_a_table(copy: Callable[..., Any], folder: str) -> None:
+    assert len(copy(f"{folder}a/")) == 1
+    assert copy(f"{folder}a/") == NOTHING
+
+
+def test_nothing_to_load_is_a_success_for_snowflake(copy: Callable[..., Any], folder: str) -> None:
+    assert copy(f"{folder}nothing/") == NOTHING
+    assert copy(f"{folder}a/", "PATTERN = '.*[.]csv'") == NOTHING
+
+
+def test_columns_without_a_match_are_null(
+    hook: DataShareSnowflakeHook, table: str, copy: Callable[..., Any], scratch: Scratch, folder: str
+) -> None:
+    scratch.put(f"{folder}other/part-3.parquet", pa.table({"nobody": [1, 2]}))
+    [told] = copy(f"{folder}other/")
+    assert told["rows_loaded"] == 2
+    assert names(hook, table) == [None, None]
+
+
+def test_a_broken_file_loads_nothing_at_all(
+    hook: DataShareSnowflakeHook, table: str, copy: Callable[..., Any], scratch: Scratch, folder: str
+) -> None:
+    scratch.put(f"{folder}a/part-9.parquet", b"not a Parquet file")
+    with pytest.raises(SnowflakeStatementError, match="part-9"):
+        copy(f"{folder}a/")
+    assert names(hook, table) == []
