@@ -14,6 +14,7 @@ from sqlglot import exp
 
 from sandbox.snowflake import translate
 from sandbox.snowflake.errors import SqlError, does_not_exist, from_duckdb, syntax_error, unsupported
+from sandbox.snowflake.names import name_of, qualified, stage_and_path
 
 if TYPE_CHECKING:
     from sandbox.snowflake.engine import Cursor, Session, Stop
@@ -93,13 +94,13 @@ def copy_into(cursor: Cursor, expression: exp.Copy, stop: Stop) -> None:
     session = cursor._conn
     if not isinstance(expression.this, exp.Table):
         raise unsupported("COPY INTO with a list of columns")
-    database, schema, name = translate.qualified(expression.this, session)
+    database, schema, name = qualified(expression.this, session)
     columns = _columns(session, database, schema, name)
     if not columns:
-        raise does_not_exist("Object", translate.name_of(expression.this))
-    location, stage_format = _location(expression, session)
+        raise does_not_exist("Object", name_of(expression.this))
+    stage_url, path, stage_format = _location(expression, session)
     options = _options(expression, stage_format)
-    files = _list_files(session, location, options)
+    files = _list_files(session, stage_url, path, options)
     target = ".".join(f'"{part}"' for part in (database, schema, name))
     loads = f'"{database}"._fs_information_schema._sandbox_loads'
     connection = session._duck_conn
@@ -128,9 +129,19 @@ def copy_into(cursor: Cursor, expression: exp.Copy, stop: Stop) -> None:
 
 def forget_loads(cursor: Cursor, table: exp.Table) -> None:
     """Delete the load metadata of a table, which belongs to the table object and not to its name."""
-    database, schema, name = translate.qualified(table, cursor._conn)
+    database, schema, name = qualified(table, cursor._conn)
     loads = f'"{database}"._fs_information_schema._sandbox_loads'
     cursor._duck_conn.execute(f"DELETE FROM {loads} WHERE schema_name = ? AND table_name = ?", [schema, name])
+
+
+def move_loads(cursor: Cursor, table: exp.Table, new: exp.Table) -> None:
+    """Let the load metadata follow a table to its new name."""
+    database, schema, name = qualified(table, cursor._conn)
+    loads = f'"{database}"._fs_information_schema._sandbox_loads'
+    cursor._duck_conn.execute(
+        f"UPDATE {loads} SET schema_name = ?, table_name = ? WHERE schema_name = ? AND table_name = ?",
+        [*qualified(new, cursor._conn)[1:], schema, name],
+    )
 
 
 def _literal(value: object) -> str:
@@ -148,23 +159,20 @@ def _columns(session: Session, database: str, schema: str, name: str) -> list[_C
     return [_Column(*row) for row in rows]
 
 
-def _location(expression: exp.Copy, session: Session) -> tuple[str, dict[str, str | bool]]:
-    """The URL of the FROM clause, and the file format of its stage."""
+def _location(expression: exp.Copy, session: Session) -> tuple[str, str, dict[str, str | bool]]:
+    """The URL of the stage in the FROM clause, the path below it, and the stage's file format."""
     source = expression.args["files"][0]
     if not isinstance(source, exp.Table):
         raise unsupported("COPY INTO with a transformation")
-    text = source.this.name
-    if not text.startswith("@"):
+    found = stage_and_path(source)
+    if found is None:
         raise unsupported("COPY INTO from a location that is not a stage")
-    stage, _, path = text[1:].partition("/")
-    table = exp.to_table(stage, dialect="snowflake")
-    key = translate.qualified(table, session)
+    stage, path = found
+    key = qualified(stage, session)
     url = translate.stage_url(key, session)
     if not url.startswith("s3://"):
         raise unsupported("COPY INTO from a stage that is not on S3")
-    if path:
-        url = url.rstrip("/") + "/" + path
-    return url, session.engine.catalogue.stage_formats.get(".".join(key), {})
+    return (url.rstrip("/") + "/" if path else url), path, session.engine.catalogue.stage_formats.get(".".join(key), {})
 
 
 def _options(expression: exp.Copy, stage_format: dict[str, str | bool]) -> _Options:
@@ -224,8 +232,14 @@ def _check_format(file_format: dict[str, str | bool]) -> None:
         raise unsupported("FILE_FORMAT without USE_LOGICAL_TYPE = TRUE")
 
 
-def _list_files(session: Session, location: str, options: _Options) -> list[_File]:
-    """The files of the FROM clause: the location is a plain prefix, and PATTERN must match the whole URL."""
+def _list_files(session: Session, stage_url: str, path: str, options: _Options) -> list[_File]:
+    """
+    The files of the FROM clause: its location is a plain prefix.
+
+    Snowflake's documentation applies PATTERN to the entire storage location, other descriptions to the path below the
+    stage. A file that the pattern matches by one of them alone is not loaded, so that no pattern can rely on either.
+    """
+    location = stage_url + path
     if options.files is not None:
         found = [_named_file(session, location + name) for name in options.files]
     else:
@@ -236,7 +250,11 @@ def _list_files(session: Session, location: str, options: _Options) -> list[_Fil
         pattern = re.compile(options.pattern)
     except re.error as error:
         raise SqlError(100048, "2201B", f"Invalid regular expression: '{options.pattern}', {error}") from None
-    return [file for file in found if pattern.fullmatch(file.url)]
+    return [
+        file
+        for file in found
+        if pattern.fullmatch(file.url) and pattern.fullmatch(file.url.removeprefix(stage_url).removeprefix("/"))
+    ]
 
 
 def _with_prefix(session: Session, location: str) -> list[_File]:
@@ -362,7 +380,9 @@ def _explain(
                 row = connection.execute(query).fetchone()
             if row:
                 return _bad_value(target, column, file, row[0], row[1])
-    return from_duckdb(error)
+    reported = from_duckdb(error)
+    where = f"\n  File '{file.key}'\n{_CONTINUE_HINT}"
+    return SqlError(int(reported.errno or 0), str(reported.sqlstate), f"{reported.msg}{where}")
 
 
 def _bad_value(target: str, column: _Column, file: _File, value: object, row: int) -> SqlError:

@@ -10,12 +10,13 @@ import time
 import uuid
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import s3fs
 import snowflake.connector.cursor
 import snowflake.connector.errors
@@ -27,9 +28,11 @@ from fakesnow.instance import FakeSnow
 from fakesnow.transforms.merge import operations as merge_operations
 from sqlglot import exp
 
-from sandbox.snowflake import translate
-from sandbox.snowflake.copy_into import CREATE_LOADS_TABLE, copy_into, forget_loads
+from sandbox.snowflake import privileges, translate
+from sandbox.snowflake.copy_into import CREATE_LOADS_TABLE, copy_into, forget_loads, move_loads
 from sandbox.snowflake.errors import SqlError, from_duckdb, from_parser
+from sandbox.snowflake.names import key
+from sandbox.snowflake.privileges import ADMINISTRATOR, Rights
 
 # fakesnow's way to fetch a result, which DuckDB 2 would like to be another.
 warnings.filterwarnings("ignore", message="Arrow output on a DB-API result", category=UserWarning)
@@ -142,11 +145,16 @@ class Catalogue:
     """The account's objects that DuckDB has no place for. Names are upper case."""
 
     warehouses: list[str] = field(default_factory=list)
-    roles: list[str] = field(default_factory=list)
     integrations: dict[str, list[str]] = field(default_factory=dict)
     """Storage integration -> its allowed locations."""
     stage_formats: dict[str, dict[str, Any]] = field(default_factory=dict)
     """DATABASE.SCHEMA.STAGE -> the options of its file format."""
+    rights: Rights = field(default_factory=Rights)
+
+    @property
+    def roles(self) -> Collection[str]:
+        """All roles."""
+        return self.rights.roles.keys()
 
 
 class _RecentResults(dict[str, tuple[Any, ...]]):
@@ -216,7 +224,7 @@ class Engine(FakeSnow):
         }
         partial = self._file.with_suffix(".partial")
         with partial.open("w") as target:
-            json.dump({"catalogue": vars(self.catalogue), "tables": tables}, target, indent=1)
+            json.dump({"catalogue": asdict(self.catalogue), "tables": tables}, target)
             target.flush()
             os.fsync(target.fileno())
         partial.replace(self._file)
@@ -231,7 +239,10 @@ class Engine(FakeSnow):
         if not self._file.exists():
             return
         content = json.loads(self._file.read_text())
-        self.catalogue = Catalogue(**content["catalogue"])
+        kept = content["catalogue"]
+        if "rights" not in kept:
+            raise RuntimeError(f"{self._file} was written by an older version of this stand-in: delete its folder")
+        self.catalogue = Catalogue(**{**kept, "rights": Rights(**kept["rights"])})
         for name, rows in content["tables"].items():
             for row in rows:
                 marks = ", ".join("?" for _ in row)
@@ -242,8 +253,8 @@ class Session(FakeSnowflakeConnection):
     """
     One client's session.
 
-    :param user: the user's name.
-    :param role: the current role; PUBLIC if none is given.
+    :param user: the user's name; by default the administrator's.
+    :param role: the current role; if none is given, ACCOUNTADMIN for the administrator and PUBLIC for everybody else.
     :param warehouse: the current warehouse; one that does not exist counts as none, as in the real service.
     :param query_tag: the tag that the statements are recorded with.
     :param request_id: the SQL API request that the session belongs to.
@@ -256,7 +267,7 @@ class Session(FakeSnowflakeConnection):
         database: str | None = None,
         schema: str | None = None,
         *,
-        user: str = "ADMIN",
+        user: str = ADMINISTRATOR,
         role: str | None = None,
         warehouse: str | None = None,
         query_tag: str = "",
@@ -276,11 +287,13 @@ class Session(FakeSnowflakeConnection):
         )
         self.engine = engine
         self.user = user
-        self.role = role or "PUBLIC"
+        self.role = role or ("ACCOUNTADMIN" if user == ADMINISTRATOR else "PUBLIC")
         self.warehouse = warehouse if warehouse in engine.catalogue.warehouses else None
         self.query_tag = query_tag
         self.request_id = request_id
         self.in_transaction = False
+        self.temporary: set[str] = set()
+        """The session's temporary tables."""
 
     def cursor(self, cursor_class: type[Any] = snowflake.connector.cursor.SnowflakeCursor) -> Cursor:
         """A cursor of this session."""
@@ -293,6 +306,16 @@ class Session(FakeSnowflakeConnection):
                 self._duck_conn.rollback()
             super().close()
         self.engine.write_lock.release(self)
+
+    def may(self, name: str, privilege: str | None = None) -> bool:
+        """
+        Whether the current role has a right.
+
+        :param name: the object, as :func:`sandbox.snowflake.names.key` writes it; without an owner, it is everybody's.
+        :param privilege: the privilege; without it, any will do.
+        """
+        rights = self.engine.catalogue.rights
+        return rights.holds(self.role, name, privilege) or (name not in rights.owners and name != "ACCOUNT")
 
     def end_transaction(self, action: str) -> None:
         """COMMIT or ROLLBACK the open transaction, if there is one."""
@@ -379,7 +402,11 @@ class Cursor(FakeSnowflakeCursor):
         stop.check()
         if translate.writes(expression):
             session.engine.write_lock.acquire(session, stop)
-        if translate.needs_warehouse(expression) and session.warehouse is None:
+        privileges.authorize(expression, session)
+        warehouse = session.warehouse
+        if translate.needs_warehouse(expression) and not (
+            warehouse and session.may(key("WAREHOUSE", warehouse), "USAGE")
+        ):
             raise SqlError(
                 606,
                 "57P03",
@@ -389,12 +416,19 @@ class Cursor(FakeSnowflakeCursor):
         if translate.is_ddl(expression):
             # As in Snowflake, DDL commits what is open, and is a transaction of its own.
             session.end_transaction("COMMIT")
+        with privileges.claimed(expression, session):
+            self._perform(expression, params, stop)
+
+    def _perform(self, expression: exp.Expr, params: Any, stop: Stop) -> None:
+        session = self._conn
         if (seconds := translate.wait_seconds(expression)) is not None:
             stop.cancelled.wait(min(seconds, stop.remaining()))
             stop.check()
             self.answer(f"SELECT 'waited {seconds:g} seconds' AS \"SYSTEM$WAIT\"", expression)
         elif (status := translate.account_statement(expression, session)) is not None:
-            session.engine.save()
+            if translate.is_ddl(expression):
+                privileges.note_end(expression, session)
+                session.engine.save()
             self.answer(f'SELECT {exp.Literal.string(status).sql("duckdb")} AS "status"', expression)
         elif translate.needs_transaction(expression) and not session.in_transaction and session._autocommit:
             self._atomically(expression, params, stop)
@@ -454,9 +488,26 @@ class Cursor(FakeSnowflakeCursor):
         if translate.is_ddl(expression) or isinstance(expression, exp.TruncateTable):
             for table in translate.changed_tables(expression):
                 forget_loads(self, table)
+        if (renamed := privileges.new_name(expression)) is not None:
+            move_loads(self, expression.this, renamed)
         if translate.is_ddl(expression):
             translate.complete_stage(expression, session)
+            privileges.note_end(expression, session)
             session.engine.save()
+        if isinstance(expression, exp.Show):
+            self._hide(expression)
+
+    def _hide(self, show: exp.Show) -> None:
+        """Take out of the result of SHOW what the role may not know of, and name the owners of the rest."""
+        session, table = self._conn, self._arrow_table
+        objects = privileges.shown_objects(show, table.to_pylist()) if table is not None else None
+        if table is None or objects is None:
+            return
+        if "owner" in table.column_names:
+            owners = [session.engine.catalogue.rights.owners.get(name, "") for name in objects]
+            table = table.set_column(table.column_names.index("owner"), "owner", pa.array(owners, pa.string()))
+        self._arrow_table = table.filter(pa.array([session.may(name) for name in objects], pa.bool_()))
+        self._rowcount = self._arrow_table.num_rows
 
 
 def _as_sql_error(error: Exception, expression: exp.Expr | None) -> Exception:

@@ -36,6 +36,32 @@ def already_exists(name: str) -> SqlError:
     return SqlError(2002, "42710", f"SQL compilation error:\nObject '{name}' already exists.")
 
 
+def exists_without_privileges(kind: str, name: str) -> SqlError:
+    """Say that CREATE ... IF NOT EXISTS finds an object of somebody else's."""
+    return SqlError(
+        3041,
+        "42710",
+        f"SQL compilation error:\n{kind} '{name}' already exists, but current role has no privileges on it. If this is "
+        "unexpected and you cannot resolve this problem, contact your system administrator. ACCOUNTADMIN role may be "
+        "required to manage the privileges on the object.",
+    )
+
+
+def insufficient(kind: str, name: str) -> SqlError:
+    """Say that the role may know of the object, and not do this with it."""
+    return SqlError(3001, "42501", f"SQL access control error:\nInsufficient privileges to operate on {kind} '{name}'")
+
+
+def not_assigned(role: str) -> SqlError:
+    """What USE ROLE answers for a role that the user does not have."""
+    return SqlError(
+        3013,
+        "42501",
+        f"SQL access control error:\nRequested role '{role}' is not assigned to the executing user. Specify another "
+        "role to activate.",
+    )
+
+
 def cannot_use() -> SqlError:
     """What USE answers for a name that is not there."""
     return SqlError(2043, "02000", "SQL compilation error:\nObject does not exist, or operation cannot be performed.")
@@ -76,6 +102,10 @@ def from_duckdb(error: duckdb.Error, statement: exp.Expr | None = None) -> SqlEr
         return _binder_error(plain)
     if isinstance(error, duckdb.ConstraintException) and "NOT NULL" in plain:
         return SqlError(100072, "22000", "NULL result in a non-nullable column")
+    if m := re.search(r"\(Error: (String '.*' is too long and would be truncated)\)$", str(error), re.DOTALL):
+        return SqlError(100078, "22000", m[1])
+    if plain == "Division by zero":
+        return SqlError(100051, "22012", plain)
     if "same target row more than once" in plain:
         return SqlError(100090, "42P18", "Duplicate row detected during DML action")
     if isinstance(error, duckdb.ParserException):
@@ -117,6 +147,14 @@ def _binder_error(plain: str) -> SqlError:
 
 def _conversion_error(plain: str) -> SqlError:
     """The words for a value that does not become the type that it must become."""
+    number = re.match(
+        r'(?:Could not (?:cast value|convert string)|Casting value) "?(.*?)"? to (?:type )?DECIMAL\((\d+),\s?(\d+)\)',
+        plain,
+    )
+    if number and re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", number[1].strip()):
+        return _out_of_range(number[1], int(number[2]), int(number[3]))
+    if number:
+        return SqlError(100038, "22018", f"Numeric value '{number[1]}' is not recognized")
     m = re.match(r"Could not convert string '(.*?)' to (\w+)", plain)
     if m and m[2] == "BOOL":
         return SqlError(100037, "22018", f"Boolean value '{m[1]}' is not recognized")
@@ -129,6 +167,16 @@ def _conversion_error(plain: str) -> SqlError:
     if "out of range" in plain:
         return SqlError(100046, "22003", f"Number out of representable range: {plain}")
     return SqlError(100038, "22018", plain)
+
+
+def _out_of_range(value: str, precision: int, scale: int) -> SqlError:
+    """The words for a number with more digits than its type."""
+    stored = next((f"SB{size}" for digits, size in ((4, 2), (9, 4), (18, 8)) if precision <= digits), "SB16")
+    return SqlError(
+        100046,
+        "22003",
+        f"Number out of representable range: type FIXED[{stored}]({precision},{scale}){{nullable}}, value {value}",
+    )
 
 
 def _as_written(name: str, statement: exp.Expr | None) -> str:

@@ -8,7 +8,7 @@ import contextlib
 import gzip
 import json
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -34,7 +34,8 @@ from sandbox.snowflake.auth import (
     OAuthError,
 )
 from sandbox.snowflake.engine import DEFAULT_STATEMENT_TIMEOUT, Cursor, Engine, Session, Stop
-from sandbox.snowflake.sql_api import SqlApi, role_missing
+from sandbox.snowflake.privileges import ADMINISTRATOR
+from sandbox.snowflake.sql_api import SqlApi, role_missing, role_not_granted
 
 WAREHOUSE = "LOAD_WH"
 DATABASE = "DATA_SHARE"
@@ -43,6 +44,19 @@ ROLE = "DATA_SHARE_LOADER"
 INTEGRATION = "S3_SHARE_INT"
 ALLOWED_LOCATION = "s3://databricks-snowflake-share/dataset/"
 
+_SET_UP = (
+    f"CREATE WAREHOUSE {WAREHOUSE} WAREHOUSE_SIZE = 'XSMALL' AUTO_SUSPEND = 60",
+    f"CREATE DATABASE {DATABASE}",
+    f"CREATE SCHEMA IF NOT EXISTS {DATABASE}.{SCHEMA}",
+    f"""CREATE STORAGE INTEGRATION {INTEGRATION} TYPE = EXTERNAL_STAGE STORAGE_PROVIDER = 'S3' ENABLED = TRUE
+    STORAGE_AWS_ROLE_ARN = 'arn:aws:iam::123456789012:role/share' STORAGE_ALLOWED_LOCATIONS = ('{ALLOWED_LOCATION}')""",
+    f"CREATE ROLE {ROLE}",
+    f"GRANT ROLE {ROLE} TO ROLE SYSADMIN",
+    f"GRANT USAGE ON WAREHOUSE {WAREHOUSE} TO ROLE {ROLE}",
+    f"GRANT USAGE, CREATE SCHEMA ON DATABASE {DATABASE} TO ROLE {ROLE}",
+    f"GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA {DATABASE}.{SCHEMA} TO ROLE {ROLE}",
+    f"GRANT USAGE ON INTEGRATION {INTEGRATION} TO ROLE {ROLE}",
+)
 # The connector's requests that fakesnow answers well as it is.
 _REUSED = frozenset({"/session/heartbeat", "/queries/v1/query-request", "/monitoring/queries/{sfqid}"})
 
@@ -70,7 +84,7 @@ def create_app(
     :param oauth_clients: clients that get OAuth tokens at ``/oauth/token-request``.
     """
     engine = Engine(state_dir, s3_filesystem(s3_endpoint_url), account=account.split(".")[0].upper())
-    bootstrap(engine)
+    bootstrap(engine, users)
     authenticator = Authenticator(account, users, access_tokens=access_tokens, oauth_clients=oauth_clients)
     api = SqlApi(engine, authenticator)
 
@@ -128,19 +142,24 @@ class _ConnectorCursor(Cursor):
             self._conn.running = None
 
 
-def bootstrap(engine: Engine) -> None:
-    """Do what an administrator of the account has done before, unless it is done already."""
-    catalogue = engine.catalogue
-    if WAREHOUSE not in catalogue.warehouses:
-        catalogue.warehouses.append(WAREHOUSE)
-    for role in ("PUBLIC", ROLE):
-        if role not in catalogue.roles:
-            catalogue.roles.append(role)
-    catalogue.integrations.setdefault(INTEGRATION, [ALLOWED_LOCATION])
-    with contextlib.closing(engine.connect()) as session:
-        if not (engine.state_dir / f"{DATABASE}.db").exists():
-            session.cursor().execute(f"CREATE DATABASE {DATABASE}")
-        session.cursor().execute(f"CREATE SCHEMA IF NOT EXISTS {DATABASE}.{SCHEMA}")
+def bootstrap(engine: Engine, users: Iterable[str] = ()) -> None:
+    """
+    Do what an administrator of the account has done before, unless it is done already.
+
+    The loader's role gets the least that the set-up and the syncs need: what they create belongs to it.
+
+    :param users: the account's users; all but the administrator have the loader's role.
+    """
+    rights = engine.catalogue.rights
+    for user in users:
+        rights.users.setdefault(user.upper(), [])
+    is_new = ROLE not in rights.roles
+    with contextlib.closing(engine.connect(warehouse=WAREHOUSE)) as session:
+        for statement in _SET_UP if is_new else ():
+            session.cursor().execute(statement)
+        for user in rights.users:
+            if user != ADMINISTRATOR:
+                session.cursor().execute(f'GRANT ROLE {ROLE} TO USER "{user}"')
 
 
 async def _login(request: Request, engine: Engine, authenticator: Authenticator) -> Response:
@@ -152,6 +171,8 @@ async def _login(request: Request, engine: Engine, authenticator: Authenticator)
         user = _verify_login(data, authenticator)
         if names["role"] is not None and names["role"] not in engine.catalogue.roles:
             raise AuthError("390189", role_missing(names["role"]))
+        if names["role"] is not None and not engine.catalogue.rights.may_use(user, names["role"]):
+            raise AuthError("390186", role_not_granted(names["role"]))
     except AuthError as error:
         return JSONResponse({"data": None, "code": error.code, "message": error.message, "success": False})
     parameters = data.get("SESSION_PARAMETERS") or {}

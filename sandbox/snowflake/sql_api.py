@@ -261,6 +261,8 @@ class SqlApi:
     def _check_role(self, submission: _Submission) -> None:
         if submission.role is not None and submission.role not in self._engine.catalogue.roles:
             raise BadRequestError(400, "390189", role_missing(submission.role))
+        if submission.role is not None and not self._engine.catalogue.rights.may_use(submission.user, submission.role):
+            raise BadRequestError(400, "390186", role_not_granted(submission.role))
 
     def _start(self, submission: _Submission) -> _Execution:
         execution = _Execution(
@@ -478,6 +480,14 @@ def role_missing(role: str) -> str:
     """What Snowflake says of a role that is not there."""
     return (
         f"Role '{role}' specified in the connect string does not exist or not authorized. Contact your local system "
+        "administrator, or attempt to login with another role, e.g. PUBLIC."
+    )
+
+
+def role_not_granted(role: str) -> str:
+    """What Snowflake says of a role that the user does not have."""
+    return (
+        f"Role '{role}' specified in the connect string is not granted to this user. Contact your local system "
         "administrator, or attempt to login with another role, e.g. PUBLIC."
     )
 

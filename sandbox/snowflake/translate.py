@@ -11,7 +11,17 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.tokenizer_core import TokenType
 
-from sandbox.snowflake.errors import SqlError, already_exists, cannot_use, does_not_exist, syntax_error, unsupported
+from sandbox.snowflake import privileges
+from sandbox.snowflake.errors import (
+    SqlError,
+    already_exists,
+    cannot_use,
+    does_not_exist,
+    not_assigned,
+    syntax_error,
+    unsupported,
+)
+from sandbox.snowflake.names import key, name_of, normal, qualified
 
 if TYPE_CHECKING:
     from sandbox.snowflake.engine import Session
@@ -28,9 +38,6 @@ _DUCKDB_WORDS = frozenset(
 )
 _Property = TypeVar("_Property", bound=exp.Expr)
 
-_NAME = r'((?:"[^"]+"|[\w$]+)(?:\.(?:"[^"]+"|[\w$]+))*)'
-_CREATE_ROLE = re.compile(rf"ROLE\s+(IF\s+NOT\s+EXISTS\s+)?{_NAME}\s*(?:COMMENT\s*=.*)?", re.IGNORECASE | re.DOTALL)
-_GRANTEE = re.compile(rf"\b(?:TO|FROM)\s+(?:ROLE\s+)?(?!USER\b){_NAME}\s*(?:WITH\s+GRANT\s+OPTION\s*)?$", re.IGNORECASE)
 _READS = (exp.Query, exp.Show, exp.Describe, exp.Use, exp.Set)
 _DDL = (exp.Create, exp.Drop, exp.Alter, exp.Comment, exp.Grant, exp.Revoke)
 _DDL_COMMANDS = frozenset({"CREATE", "DROP", "ALTER", "GRANT", "REVOKE", "COMMENT"})
@@ -151,37 +158,6 @@ def wait_seconds(expression: exp.Expr) -> float | None:
     return float(match[1]) if match else None
 
 
-def name_of(identifier: exp.Expr) -> str:
-    """An identifier's name as Snowflake stores it: upper case unless it was quoted."""
-    if isinstance(identifier, exp.Table):
-        return ".".join(name_of(part) for part in identifier.parts)
-    quoted = isinstance(identifier, exp.Identifier) and identifier.quoted
-    return identifier.name if quoted else identifier.name.upper()
-
-
-def qualified(table: exp.Table, session: Session) -> tuple[str, str, str]:
-    """
-    Database, schema and name of a table or stage.
-
-    :raises SqlError: 90105 or 90106 if the session has no current database or schema to complete the name.
-    """
-    database = name_of(table.args["catalog"]) if table.args.get("catalog") else None
-    schema = name_of(table.args["db"]) if table.args.get("db") else None
-    if not database:
-        if not session.database_set:
-            raise SqlError(90105, "22000", _no_current("database", "Call 'USE DATABASE'"))
-        database = session.database
-    if not schema:
-        if not session.schema_set:
-            raise SqlError(90106, "22000", _no_current("schema", "Call 'USE SCHEMA'"))
-        schema = session.schema
-    return str(database), str(schema), name_of(table.this)
-
-
-def _no_current(kind: str, advice: str) -> str:
-    return f"This session does not have a current {kind}. {advice}, or use a qualified name."
-
-
 def account_statement(expression: exp.Expr, session: Session) -> str | None:
     """
     Do what a statement about the account's objects says: roles, warehouses, integrations, grants, session settings.
@@ -194,10 +170,10 @@ def account_statement(expression: exp.Expr, session: Session) -> str | None:
     if isinstance(expression, exp.Use):
         return done if _use(expression, session) else None
     if isinstance(expression, (exp.Grant, exp.Revoke)) or _is_command(expression, "GRANT", "REVOKE"):
-        _check_grantee(expression.sql("snowflake"), session)
+        privileges.change_grants(expression.sql("snowflake"), session)
         return done
-    if _is_command(expression, "CREATE") and (match := _CREATE_ROLE.fullmatch(str(expression.expression).strip())):
-        return _create(session.engine.catalogue.roles, _normal(match[2]), "Role", exists=bool(match[1]))
+    if match := privileges.created_role(expression):
+        return _create_role(normal(match[2]), session, exists=bool(match[1]))
     if isinstance(expression, exp.Create):
         return _create_object(expression, session)
     if isinstance(expression, exp.Drop):
@@ -224,14 +200,18 @@ def _use(expression: exp.Use, session: Session) -> bool:
     catalogue = session.engine.catalogue
     if name not in (catalogue.roles if kind == "ROLE" else catalogue.warehouses):
         raise cannot_use()
+    if kind == "ROLE" and not catalogue.rights.may_use(session.user, name):
+        raise not_assigned(name)
+    if kind == "WAREHOUSE" and not session.may(key("WAREHOUSE", name), "USAGE"):
+        raise cannot_use()
     setattr(session, kind.lower(), name)
     return True
 
 
-def _check_grantee(sql: str, session: Session) -> None:
-    match = _GRANTEE.search(sql.strip())
-    if match and " TO USER " not in sql.upper() and _normal(match[1]) not in session.engine.catalogue.roles:
-        raise does_not_exist("Role", _normal(match[1]))
+def _create_role(name: str, session: Session, *, exists: bool) -> str:
+    status = _create(list(session.engine.catalogue.roles), name, "Role", exists=exists)
+    session.engine.catalogue.rights.roles.setdefault(name, [])
+    return status
 
 
 def _create_object(expression: exp.Create, session: Session) -> str | None:
@@ -279,11 +259,14 @@ def _drop_object(expression: exp.Drop, session: Session) -> str | None:
             key,
         )
         catalogue.stage_formats.pop(".".join(key), None)
-    elif kind in {"ROLE", "WAREHOUSE"}:
+    elif kind == "ROLE":
         name = name_of(targets[0])
-        names = catalogue.roles if kind == "ROLE" else catalogue.warehouses
-        if found := name in names:
-            names.remove(name)
+        # What it owned finds its heir in privileges.note_end.
+        found = name in catalogue.roles
+    elif kind == "WAREHOUSE":
+        name = name_of(targets[0])
+        if found := name in catalogue.warehouses:
+            catalogue.warehouses.remove(name)
     elif kind in {"INTEGRATION", "STORAGE INTEGRATION"}:
         name = name_of(targets[0])
         found = catalogue.integrations.pop(name, None) is not None
@@ -410,6 +393,7 @@ def translate(expression: exp.Expr, session: Session) -> exp.Expr:
         expression = _create_table(expression, session)
     if isinstance(expression, exp.Select):
         _name_columns(expression)
+    _guard_divisions(expression)
     if isinstance(expression, exp.Merge):
         for update in expression.find_all(exp.Update):
             for assignment in update.expressions:
@@ -428,6 +412,7 @@ def _create_table(expression: exp.Create, session: Session) -> exp.Create:
         expression.set("properties", exp.Properties(expressions=kept) if kept else None)
     if isinstance(expression.this, exp.Schema):
         _drop_keys(expression.this)
+        _limit_lengths(expression.this)
     return expression
 
 
@@ -487,6 +472,40 @@ def _drop_keys(schema: exp.Schema) -> None:
     schema.set("expressions", kept)
 
 
+def _limit_lengths(schema: exp.Schema) -> None:
+    """Give each VARCHAR(n) a constraint: DuckDB takes a length for a comment."""
+    for column in schema.expressions:
+        if not isinstance(column, exp.ColumnDef) or not isinstance(column.kind, exp.DataType):
+            continue
+        size = column.kind.find(exp.DataTypeParam)
+        if size is None or not column.kind.is_type(*exp.DataType.TEXT_TYPES):
+            continue
+        name = exp.column(exp.to_identifier(name_of(column.this), quoted=True)).sql("duckdb")
+        words = f"'String ''' || {name} || ''' is too long and would be truncated'"
+        check = f"CASE WHEN LENGTH({name}) > {size.name} THEN ERROR({words}) ELSE TRUE END"
+        constraint = exp.CheckColumnConstraint(this=sqlglot.parse_one(check, read="duckdb"))
+        column.append("constraints", exp.ColumnConstraint(kind=constraint))
+
+
+def _guard_divisions(expression: exp.Expr) -> None:
+    """Make a division by zero an error: in DuckDB it is infinity or NULL."""
+    # The inner ones first, as the outer ones are copied.
+    for division in reversed(list(expression.find_all(exp.Div, exp.Mod))):
+        dividend, divisor = division.this, division.expression
+        if isinstance(divisor, exp.Literal) and divisor.is_number and float(divisor.name) != 0:
+            continue
+        is_zero = exp.EQ(this=_bracketed(divisor), expression=exp.Literal.number(0))
+        has_dividend = exp.Not(this=exp.Is(this=_bracketed(dividend), expression=exp.Null()))
+        error = exp.Anonymous(this="ERROR", expressions=[exp.Literal.string("Division by zero")])
+        fails = exp.And(this=is_zero, expression=has_dividend)
+        division.replace(exp.Case(ifs=[exp.If(this=fails, true=error)], default=division.copy()))
+
+
+def _bracketed(expression: exp.Expr) -> exp.Expr:
+    copied = expression.copy()
+    return copied if isinstance(copied, (exp.Paren, exp.Column, exp.Literal, exp.Func)) else exp.Paren(this=copied)
+
+
 def _name_columns(select: exp.Select) -> None:
     """Name the columns of expressions without an alias as Snowflake does: by their text in upper case."""
     for item in list(select.expressions):
@@ -513,7 +532,3 @@ def _replace(node: exp.Expr, session: Session) -> exp.Expr:
 
 def _is_command(expression: exp.Expr, *words: str) -> bool:
     return isinstance(expression, exp.Command) and str(expression.this).upper() in words
-
-
-def _normal(name: str) -> str:
-    return name[1:-1] if name.startswith('"') else name.upper()

@@ -6,7 +6,7 @@ import functools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -35,7 +35,7 @@ os.fsync = lambda _: None  # a power failure is not among the tests
 state, s3_url, account, user, key = sys.argv[1:]
 # Ends with the tests, also when they are killed.
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
-app = create_app(state_dir=Path(state), s3_endpoint_url=s3_url, account=account, users={user: key})
+app = create_app(state_dir=Path(state), s3_endpoint_url=s3_url, account=account, users={user: key, "ADMIN": key})
 # With the protocol named, asyncio switches Nagle's algorithm off: it would cost 40 ms for each answer.
 listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
 listener.bind(("127.0.0.1", 0))
@@ -84,8 +84,10 @@ def a_share(s3_url: str, stand_ins: tuple[int, str], sync_datasets: ModuleType) 
         "private_key_content": private_key,
     }
     connection = {"conn_type": "snowflake", "login": USER, "schema": "PUBLIC", "extra": extra}
+    administrator = {**connection, "login": "ADMIN", "extra": {**extra, "role": "ACCOUNTADMIN"}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_SNOWFLAKE_DEFAULT", json.dumps(connection))
+        patch.setenv("AIRFLOW_CONN_SNOWFLAKE_ADMINISTRATOR", json.dumps(administrator))
         # Reading the same key for each task takes longer than the task's statements.
         read_key = functools.cache(serialization.load_pem_private_key)
         patch.setattr(serialization, "load_pem_private_key", lambda data, **options: read_key(data, **options))
@@ -96,6 +98,13 @@ def a_share(s3_url: str, stand_ins: tuple[int, str], sync_datasets: ModuleType) 
         made = Share(s3_url, f"http://127.0.0.1:{port}", sync_datasets.sync_dag, wire)
         made.set_up(list(_set_up_statements()))
         yield made
+
+
+@pytest.fixture
+def administer(a_share: Share) -> Callable[[str], object]:
+    """Run a statement as the account's administrator."""
+    hook = snowflake_hook.DataShareSnowflakeHook("snowflake_administrator")
+    return lambda sql: hook.run_statement(sql).rows
 
 
 def _set_up_statements() -> Iterator[str]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import io
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 pytestmark = pytest.mark.sandbox
 
+SQL = Path(__file__).resolve().parents[3] / "include" / "sql" / "snowflake"
 NOTHING = [["Copy executed with 0 files processed."]]
 
 
@@ -70,13 +75,54 @@ def test_the_path_is_a_plain_prefix(copy: Any, folder: str, put: Any) -> None:
     assert row[0].endswith("abc_old/x.parquet")
 
 
-def test_the_pattern_must_match_the_whole_url(
-    copy: Any, folder: str, put: Any, api: Any, table: str, tools: Any
+def test_a_path_without_a_slash_matches_its_neighbours(copy: Any, folder: str, put: Any) -> None:
+    for name in ("1/x.parquet", "10/x.parquet", "1.parquet", "2/x.parquet"):
+        put(f"{folder}{name}", {"id": [1]})
+    assert [row[0].rsplit(folder, 1)[1] for row in copy(f"{folder}1")] == ["1.parquet", "1/x.parquet", "10/x.parquet"]
+    assert copy(f"{folder}1/") == NOTHING  # loaded already, and the neighbours are not looked at
+    assert len(copy(f"{folder}2/")) == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "loads"),
+    [
+        (".*[.]parquet", True),
+        (".*/deep/x[.]parquet", True),
+        ("x[.]parquet", False),
+        ("[.]parquet", False),
+        (".*[.]parque", False),
+        (".*[.]PARQUET", False),
+        # Matches in one of the two readings alone: the entire location, or the path below the stage.
+        ("s3://.*/x[.]parquet", False),
+        (".*dataset/run_.*", False),
+        ("run_[^/]*/deep/x[.]parquet", False),
+    ],
+)
+def test_the_pattern_must_match_the_whole_path(
+    folder: str, put: Any, api: Any, table: str, tools: Any, pattern: str, loads: bool
 ) -> None:
-    put(f"{folder}x.parquet", {"id": [1]})
-    options = f"{tools.FILE_FORMAT} MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE"
-    assert api.rows(f"COPY INTO {table} FROM @exports/{folder} {options} PATTERN = 'x[.]parquet'") == NOTHING
-    assert len(api.rows(f"COPY INTO {table} FROM @exports/{folder} {options} PATTERN = '.*/x[.]parquet'")) == 1
+    put(f"{folder}deep/x.parquet", {"id": [1]})
+    options = f"{tools.FILE_FORMAT} MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE PATTERN = '{pattern}'"
+    answer = api.rows(f"COPY INTO {table} FROM @exports/{folder} {options}")
+    assert (answer != NOTHING) == loads
+
+
+def test_the_products_pattern_holds_in_every_reading(tools: Any) -> None:
+    """Whatever Snowflake matches: the entire location, the key, the path below the stage or below FROM."""
+    (pattern,) = set(
+        re.findall(r"^PATTERN = '(.*)'$", "".join(path.read_text() for path in sorted(SQL.glob("copy_*.sql"))), re.M)
+    )
+    below = "shared_forecasts/20261009T123456_0123abcd/1/data/"
+    for name, loads in {
+        "part-00000-tid-1-0f0e-c000.snappy.parquet": True,
+        "part-00000-0f0e-c000.snappy.parquet": True,
+        "_SUCCESS": False,
+        "_started_123": False,
+        "_committed_123": False,
+        "part-00000.snappy.parquet.crc": False,
+    }.items():
+        for reading in (f"{tools.URL}{below}{name}", f"dataset/{below}{name}", f"{below}{name}", name):
+            assert bool(re.fullmatch(pattern, reading)) == loads, reading
 
 
 def test_no_files(copy: Any) -> None:
@@ -97,6 +143,15 @@ def test_a_loaded_file_is_skipped_until_it_or_the_table_is_new(
     assert copy()[0][1] == "LOADED"
     api.ok(f"TRUNCATE TABLE {table}")
     assert copy()[0][1] == "LOADED"
+    api.ok(f"BEGIN; TRUNCATE TABLE {table}; ROLLBACK", count=3)
+    assert copy() == NOTHING
+    # It belongs to the object, not to its name.
+    api.ok(f"ALTER TABLE {table} RENAME TO {table}_2")
+    api.ok(f"CREATE TABLE {table} (id NUMBER, name VARCHAR)")
+    assert copy()[0][1] == "LOADED"
+    api.ok(f"DROP TABLE {table}")
+    api.ok(f"ALTER TABLE {table}_2 RENAME TO {table}")
+    assert copy() == NOTHING
 
 
 def test_named_files(copy: Any, folder: str, put: Any) -> None:
@@ -106,6 +161,11 @@ def test_named_files(copy: Any, folder: str, put: Any) -> None:
     code, message = copy(options="FILES = ('a.parquet', 'c.parquet')", verb="error")
     assert code == "091016"
     assert "c.parquet' was not found" in message
+    assert copy(options="FILES = ('a.parquet')")[0][1] == "LOADED"
+    names = ", ".join(f"'{number}.parquet'" for number in range(1001))
+    assert copy(options=f"FILES = ({names})", verb="error")[0] == "000002"
+    # A name is put behind the path as it is.
+    assert copy(folder.rstrip("/"), options="FILES = ('/b.parquet') FORCE = TRUE")[0][1] == "LOADED"
 
 
 @pytest.mark.parametrize(
@@ -185,12 +245,9 @@ def test_types(copy: Any, folder: str, put: Any, api: Any, table: str) -> None:
     assert api.rows(f"SELECT v:a[0] FROM {table}") == [["1"]]
 
 
-def test_int96_timestamps(copy: Any, folder: str, put: Any, api: Any, table: str) -> None:
-    import io
-
-    import pyarrow.parquet as pq
-
-    api.ok(f"CREATE OR REPLACE TABLE {table} (at TIMESTAMP_NTZ)")
+@pytest.mark.parametrize("type_", ["TIMESTAMP_NTZ", "TIMESTAMP_LTZ"])
+def test_int96_timestamps(copy: Any, folder: str, put: Any, api: Any, table: str, type_: str) -> None:
+    api.ok(f"CREATE OR REPLACE TABLE {table} (at {type_})")
     buffer = io.BytesIO()
     at = pa.array([datetime.datetime(2026, 10, 9, 12, 34, 56)], pa.timestamp("ns"))
     pq.write_table(pa.table({"at": at}), buffer, use_deprecated_int96_timestamps=True)

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.sandbox.snowflake.administrator import app, client
+
 pytestmark = pytest.mark.sandbox
+
+
+@pytest.fixture(scope="module")
+def url(s3: Any, tools: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with tools.serve(app(tools, s3, tmp_path_factory.mktemp("snowflake"))) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def admin(tools: Any, url: str) -> Iterator[Any]:
+    api = client(tools, url)
+    yield api
+    api.http.close()
 
 
 @pytest.fixture(autouse=True)
@@ -101,9 +116,24 @@ def test_a_request_that_ends_without_commit_is_rolled_back(api: Any) -> None:
     assert rows(api) == OLD
 
 
-def test_ddl_commits(api: Any) -> None:
-    api.ok("BEGIN; DELETE FROM target; CREATE OR REPLACE TABLE ddl (n NUMBER); ROLLBACK", count=4)
-    assert rows(api) == []
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "CREATE OR REPLACE TABLE ddl (n NUMBER)",
+        "CREATE OR REPLACE TABLE ddl AS SELECT 1 AS n",
+        "DROP TABLE IF EXISTS nothing_of_this_name",
+        "ALTER TABLE target ADD COLUMN IF NOT EXISTS more NUMBER",
+        "GRANT SELECT ON TABLE target TO ROLE sysadmin",
+    ],
+)
+def test_ddl_commits(api: Any, ddl: str) -> None:
+    api.ok(f"BEGIN; DELETE FROM target; {ddl}; ROLLBACK", count=4)
+    assert api.rows("SELECT * FROM target") == []
+
+
+def test_a_truncate_is_part_of_the_transaction(api: Any) -> None:
+    api.ok("BEGIN; TRUNCATE TABLE target; ROLLBACK", count=3)
+    assert rows(api) == OLD
 
 
 def test_readers_see_the_old_rows_until_the_commit(api: Any, tools: Any) -> None:
@@ -151,40 +181,43 @@ def test_writers_of_several_connections(api: Any, url: str, tools: Any) -> None:
     assert len(rows(api)) == 12
 
 
-def test_statements_about_the_account(api: Any) -> None:
+def test_statements_about_the_account(admin: Any) -> None:
     for statement in (
         "CREATE ROLE IF NOT EXISTS reader",
         "CREATE WAREHOUSE IF NOT EXISTS small_wh WAREHOUSE_SIZE = 'XSMALL' AUTO_SUSPEND = 60",
         "GRANT ROLE reader TO USER share_svc",
+        "GRANT ROLE reader TO ROLE sysadmin",
         "GRANT USAGE ON DATABASE data_share TO ROLE reader",
+        "GRANT USAGE ON WAREHOUSE small_wh TO ROLE reader",
         "GRANT SELECT ON ALL TABLES IN SCHEMA data_share.public TO ROLE reader",
         "GRANT SELECT ON FUTURE TABLES IN SCHEMA data_share.public TO ROLE reader",
         INTEGRATION,
         "CREATE SCHEMA IF NOT EXISTS data_share.staging_area",
     ):
-        api.ok(statement)
-    api.ok("ALTER SESSION SET QUERY_TAG = 'x'; USE ROLE reader; USE WAREHOUSE small_wh; SELECT CURRENT_ROLE()", count=4)
-    assert "Role 'NOPE' does not exist" in api.error("GRANT ROLE nope TO ROLE nope")[1]
-    assert "already exists" in api.error("CREATE ROLE reader")[1]
-    assert api.error("USE ROLE nope; SELECT 1", count=2)[0] == "002043"
-    assert api.rows("DROP ROLE reader") == [["READER successfully dropped."]]
+        admin.ok(statement)
+    session = "ALTER SESSION SET QUERY_TAG = 'x'; USE ROLE reader; USE WAREHOUSE small_wh; SELECT CURRENT_ROLE()"
+    admin.ok(session, count=4)
+    assert "Role 'NOPE' does not exist" in admin.error("GRANT ROLE nope TO ROLE nope")[1]
+    assert "already exists" in admin.error("CREATE ROLE reader")[1]
+    assert admin.error("USE ROLE nope; SELECT 1", count=2)[0] == "002043"
+    assert admin.rows("DROP ROLE reader") == [["READER successfully dropped."]]
 
 
-def test_a_killed_process_loses_nothing(
-    start: Callable[[Path], Any], tmp_path: Path, put: Any, folder: str, tools: Any
-) -> None:
+def test_a_killed_process_loses_nothing(s3: Any, tmp_path: Path, put: Any, folder: str, tools: Any) -> None:
     put(f"{folder}a.parquet", {"id": [1]})
     copy = f"COPY INTO kept FROM @exports/{folder} {tools.COPY}"
-    with start(tmp_path / "before") as url:
-        api = tools.Api(url)
+    with tools.serve(app(tools, s3, tmp_path / "before")) as url:
+        api, admin = tools.Api(url), client(tools, url)
         api.ok(f"CREATE STAGE exports URL = '{tools.URL}' STORAGE_INTEGRATION = S3_SHARE_INT {tools.FILE_FORMAT}")
         api.ok("CREATE TABLE kept (id NUMBER NOT NULL, name VARCHAR(5))")
-        api.ok("CREATE ROLE reader")
+        admin.ok("CREATE ROLE reader")
+        admin.ok("GRANT ROLE reader TO USER share_svc")
         assert len(api.rows(copy)) == 1
         # What is on the disk while it runs is what a killed process leaves.
         shutil.copytree(tmp_path / "before", tmp_path / "after")
         api.http.close()
-    with start(tmp_path / "after") as url:
+        admin.http.close()
+    with tools.serve(app(tools, s3, tmp_path / "after")) as url:
         api = tools.Api(url)
         assert api.rows("SELECT * FROM kept") == [["1", None]]
         assert api.rows(copy) == [["Copy executed with 0 files processed."]]

@@ -1,0 +1,73 @@
+"""Values that a column or an operation does not take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.sandbox
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table(api: Any) -> None:
+    api.ok("CREATE TABLE narrow (id NUMBER(3, 0) NOT NULL, amount NUMBER(5, 2), name VARCHAR(3), zero NUMBER)")
+    api.ok("INSERT INTO narrow VALUES (1, 1.5, 'abc', 0)")
+
+
+LONG = ("100078", "String 'abcd' is too long and would be truncated")
+RANGE = "Number out of representable range: type FIXED"
+DIVISION = ("100051", "Division by zero")
+
+
+@pytest.mark.parametrize(
+    ("statement", "code", "words"),
+    [
+        ("INSERT INTO narrow VALUES (2, 1, 'abcd', 0)", *LONG),
+        ("INSERT INTO narrow SELECT 2, 1, 'abcd', 0", *LONG),
+        ("UPDATE narrow SET name = 'abcd'", *LONG),
+        ("MERGE INTO narrow USING (SELECT 'abcd' AS n) s ON TRUE WHEN MATCHED THEN UPDATE SET name = s.n", *LONG),
+        ("INSERT OVERWRITE INTO narrow SELECT 2, 1, 'abcd', 0", *LONG),
+        ("INSERT INTO narrow VALUES (1000, 1, 'a', 0)", "100046", f"{RANGE}[SB2](3,0){{nullable}}, value 1000"),
+        ("UPDATE narrow SET amount = 1234.5", "100046", f"{RANGE}[SB4](5,2)"),
+        ("INSERT INTO narrow VALUES (1, '12345', 'a', 0)", "100046", f"{RANGE}[SB4](5,2){{nullable}}, value 12345"),
+        ("INSERT INTO narrow VALUES (1, 'x', 'a', 0)", "100038", "Numeric value 'x' is not recognized"),
+        ("INSERT INTO narrow (name) VALUES ('a')", "100072", "NULL result in a non-nullable column"),
+        ("SELECT 1 / 0", *DIVISION),
+        ("SELECT id / zero FROM narrow", *DIVISION),
+        ("SELECT 1 + 2 / (3 / (zero * 2)) AS x FROM narrow WHERE id = 1", *DIVISION),
+        ("SELECT id % zero FROM narrow", *DIVISION),
+        ("SELECT SUM(id) / SUM(zero) AS x FROM narrow", *DIVISION),
+        ("SELECT * FROM narrow WHERE id / zero > 1", *DIVISION),
+    ],
+)
+def test_a_value_that_does_not_fit(api: Any, statement: str, code: str, words: str) -> None:
+    said = api.error(statement)
+    assert (said[0], words in said[1]) == (code, True), said
+    assert api.rows("SELECT id, amount, name FROM narrow") == [["1", "1.50", "abc"]]
+
+
+def test_divisions_that_are_none(api: Any) -> None:
+    sql = "SELECT NULL / zero AS a, DIV0(1, zero) AS b, 1 / NULLIF(zero, 0) AS c, amount / 2 AS d FROM narrow"
+    assert [value and float(value) for value in api.rows(sql)[0]] == [None, 0.0, None, 0.75]
+    assert api.rows("SELECT name FROM narrow GROUP BY name, id / 2 ORDER BY COUNT(*) / 2") == [["abc"]]
+
+
+def test_lengths_stay_with_a_copy_of_the_table(api: Any, put: Callable[..., None], folder: str, tools: Any) -> None:
+    api.ok("CREATE OR REPLACE TABLE twin LIKE narrow")
+    assert api.error("INSERT INTO twin VALUES (2, 1, 'abcd', 0)") == LONG
+    api.ok("ALTER TABLE twin RENAME TO twin_2")
+    assert api.error("INSERT INTO twin_2 VALUES (2, 1, 'abcd', 0)") == LONG
+    # In characters, not bytes; and a new table of the name has no lengths but its own.
+    api.ok("INSERT INTO twin_2 VALUES (2, 1, 'äöü', 0)")
+    api.ok("CREATE OR REPLACE TABLE twin_2 (id NUMBER, name VARCHAR)")
+    api.ok("INSERT INTO twin_2 VALUES (1, 'abcd')")
+    api.ok(f"CREATE STAGE lengths URL = '{tools.URL}' STORAGE_INTEGRATION = S3_SHARE_INT")
+    put(f"{folder}a.parquet", {"id": [1], "name": ["abc"]})
+    put(f"{folder}b.parquet", {"id": [2], "name": ["abcd"]})
+    api.ok("CREATE OR REPLACE TABLE twin LIKE narrow")
+    code, message = api.error(f"COPY INTO twin FROM @lengths/{folder} {tools.COPY}")
+    assert code == LONG[0]
+    assert message.startswith(f"{LONG[1]}\n  File 'dataset/{folder}b.parquet'")
+    assert api.rows("SELECT COUNT(*) FROM twin") == [["0"]]
