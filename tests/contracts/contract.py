@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -70,16 +71,18 @@ class Recorder:
         unread = [{"type": "http.request", "body": body, "more_body": False}]
         answer = bytearray()
         status: int | None = None
-        answer_type = ""
+        answer_type = encoding = ""
 
         async def hear() -> Message:
             return unread.pop() if unread else await receive()
 
         async def tell(message: Message) -> None:
-            nonlocal status, answer_type
+            nonlocal status, answer_type, encoding
             if message["type"] == "http.response.start":
                 status = message["status"]
-                answer_type = dict(message["headers"]).get(b"content-type", b"").decode()
+                headers = dict(message["headers"])
+                answer_type = headers.get(b"content-type", b"").decode()
+                encoding = headers.get(b"content-encoding", b"").decode()
             answer.extend(message.get("body", b""))
             await send(message)
 
@@ -95,7 +98,7 @@ class Recorder:
                     body=body,
                     status=status,
                     answer_type=answer_type.partition(";")[0],
-                    answer=bytes(answer),
+                    answer=gzip.decompress(answer) if encoding == "gzip" else bytes(answer),
                 )
             )
 

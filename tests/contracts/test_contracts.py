@@ -285,7 +285,7 @@ def test_the_answers_that_the_product_has_to_understand_were_seen(recorded: dict
         "runs-get-output 200",
         "runs-cancel 200",
         *(f"submit {status}" for status in (202, 400, 401, 429, 503, 504, None)),
-        *(f"look {status}" for status in (200, 202, 408, 422, 429, 503, 504, None)),
+        *(f"look {status}" for status in (200, 202, 422, 429, 503, 504, None)),
         "cancel 200",
     }
 
@@ -464,7 +464,7 @@ ANSWER_BREAKS: list[tuple[str, int, Callable[[Any], Any]]] = [
     ("look", 200, lambda body: body["resultSetMetaData"].update(format="json")),
     ("look", 200, lambda body: body["data"].append([1])),
     ("look", 200, lambda body: body.update(rows=[])),
-    ("look", 408, lambda body: body.pop("statementHandle")),
+    ("look", 422, lambda body: body.pop("statementHandle")),
     ("look", 422, lambda body: body.pop("sqlState")),
     ("look", 422, renamed("code", "errorCode")),
     ("cancel", 200, lambda body: body.clear()),

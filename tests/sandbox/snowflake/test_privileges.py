@@ -220,9 +220,9 @@ def test_a_role_must_be_granted_to_the_user(api: Any, admin: Any, connect: Any, 
         admin.ok(f"GRANT ROLE data_share_loader TO USER {tools.USER}")
     assert api.post("SELECT 1", role="ACCOUNTADMIN").json()["code"] == "390186"
     code, message = api.error("USE ROLE sysadmin; SELECT 1", count=2)
-    assert (code, "Requested role 'SYSADMIN' is not assigned to the executing user." in message) == ("003013", True)
-    assert api.error("USE WAREHOUSE load_wh; SELECT 1", count=2, role="OTHER")[0] == "002043"
-    assert api.error("USE SCHEMA data_share.work; SELECT 1", count=2, role="OTHER")[0] == "002043"
+    assert (code, "Requested role 'SYSADMIN' is not assigned to the executing user." in message) == ("100132", True)
+    assert api.error("USE WAREHOUSE load_wh; SELECT 1", count=2, role="OTHER")[0] == "100132"
+    assert api.error("USE SCHEMA data_share.work; SELECT 1", count=2, role="OTHER")[0] == "100132"
 
 
 def test_what_a_role_creates_is_its_own(

@@ -104,7 +104,7 @@ def test_a_publish_transaction(api: Any, change: str) -> None:
 @pytest.mark.parametrize("change", ["INSERT OVERWRITE INTO target SELECT * FROM staging", MERGE, "DELETE FROM target"])
 def test_a_transaction_that_fails_leaves_nothing(api: Any, change: str) -> None:
     body = api.post(f"BEGIN; {change}; SELECT * FROM nope; COMMIT", count=0).json()
-    assert body["code"] == "002003"
+    assert body["code"] == "100132"
     assert "Object 'NOPE'" in body["message"]
     assert rows(api) == OLD
     # Nor does it keep its lock.
@@ -199,7 +199,7 @@ def test_statements_about_the_account(admin: Any) -> None:
     admin.ok(session, count=4)
     assert "Role 'NOPE' does not exist" in admin.error("GRANT ROLE nope TO ROLE nope")[1]
     assert "already exists" in admin.error("CREATE ROLE reader")[1]
-    assert admin.error("USE ROLE nope; SELECT 1", count=2)[0] == "002043"
+    assert admin.error("USE ROLE nope; SELECT 1", count=2)[0] == "100132"
     assert admin.rows("DROP ROLE reader") == [["READER successfully dropped."]]
 
 
