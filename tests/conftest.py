@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +56,7 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def task_context() -> Callable[..., dict[str, Any]]:
     """Make the context that a task of a sync gets."""
+    attempts = uuid.uuid4()
 
     def make(task: Any = None, *, try_number: int = 1, requested_by: str | None = None) -> dict[str, Any]:
         dag_run = SimpleNamespace(
@@ -70,6 +72,7 @@ def task_context() -> Callable[..., dict[str, Any]]:
         }
         pulled = {("export_to_s3", "run_id"): 77, ("wait_for_export", "return_value"): export}
         ti = SimpleNamespace(
+            id=uuid.uuid5(uuid.NAMESPACE_OID, f"{attempts} {try_number}"),
             dag_id=dag_run.dag_id,
             run_id=dag_run.run_id,
             task_id=task.task_id if task else "the_task",

@@ -198,6 +198,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
             },
         }
         body = {name: value for name, value in body.items() if value not in (None, "", {})}
+        # The provider repeats a call as it was first sent, so the first one says `retry` too.
         params = {"requestId": str(request_id or uuid.uuid4()), "async": "true", "retry": "true"}
         status, answer = self._call("POST", self.statements_url, params, body)
         handle = str(answer.get("statementHandle", ""))

@@ -106,8 +106,9 @@ class SnowflakeStatementsOperator(SnowflakeSqlApiOperator):
         return results
 
     def _request_id(self, *place: object) -> uuid.UUID:
-        ti = _running(self._context)["ti"]
-        return request_id(ti.dag_id, ti.run_id, ti.task_id, ti.try_number, *place)
+        # Airflow gives each attempt an id of its own. Names and numbers are no such thing: another Airflow, or this one
+        # after a rebuild, has the same again, and Snowflake would take its statement for one that was executed before.
+        return request_id(_running(self._context)["ti"].id, *place)
 
     def _remember(self, query_id: str) -> None:
         # The provider's on_kill cancels these.

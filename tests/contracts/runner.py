@@ -132,6 +132,7 @@ class DagRun:
             self.xcoms[task.task_id, key] = value
 
         ti = SimpleNamespace(
+            id=uuid.uuid4(),
             dag_id=self.dag_run.dag_id,
             run_id=self.dag_run.run_id,
             task_id=task.task_id,

@@ -55,7 +55,7 @@ PROGRAMS = {
         "kubectl",
     ),
     *("mkdir", "openssl", "pip", "psql", "rm", "snow", "source", "tail"),
-    *("cd", "echo", "eval", "exit", "export", "set", "test", "true"),
+    *("cd", "echo", "eval", "exit", "export", "read", "set", "test", "true"),
 }
 ALWAYS_SET = {"HOME", "PATH", "PWD", "USER"}
 # Fields of the bodies that Airflow's REST API takes, beside the conf.
@@ -148,6 +148,7 @@ def variables_of_the_code() -> frozenset[str]:
     ports = {f"SANDBOX_{name.upper()}_PORT" for name in PREFERRED_PORTS}
     tests = "\n".join(path.read_text() for path in files_of_the_project("*.py") if path != Path(__file__))
     read_by_tests = set(re.findall(r"environ(?:\.get\(|\[)\"([A-Z0-9_]+)\"", tests))
+    read_by_tests |= set(re.findall(r"\"(DATA_SHARE_[A-Z0-9_]+)\"", tests))
     in_makefile = set(
         re.findall(r"^([A-Z][A-Z_]*) *[:?]?=|\$[({]([A-Z][A-Z_]*)", (PROJECT / "Makefile").read_text(), re.M)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -173,6 +174,12 @@ def test_request_ids_are_of_the_place_and_the_attempt(snowflake: Snowflake, task
     assert first == request_ids(snowflake, task_context(try_number=1)), "a repetition must find its statements"
     second = request_ids(snowflake, task_context(try_number=2))
     assert len({*first, *second}) == 6, "a new attempt must run its statements again"
+
+
+def test_another_airflow_has_other_request_ids(snowflake: Snowflake, task_context: MakeContext) -> None:
+    here, elsewhere = task_context(), task_context()
+    elsewhere["ti"].id = uuid.uuid4()
+    assert set(request_ids(snowflake, here)).isdisjoint(request_ids(snowflake, elsewhere))
 
 
 def test_statements_are_tagged_with_where_they_come_from(snowflake: Snowflake, task_context: MakeContext) -> None:

@@ -7,6 +7,7 @@ import copy
 import functools
 import itertools
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -344,6 +345,7 @@ class Share:
             return copy.deepcopy(run.xcoms.get((task_ids, key)))
 
         ti = SimpleNamespace(
+            id=uuid.uuid4(),
             dag_id=run.dag_run.dag_id,
             run_id=run.dag_run.run_id,
             task_id=task.task_id,
