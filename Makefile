@@ -51,7 +51,7 @@ env: .venv/.installed ## Print export lines with the addresses and sign-ins of t
 test: .venv/.installed ## Run all tests
 	@$(MAKE) --silent --no-print-directory .venv/.spark || { \
 	  test -z "$$CI" && echo "- Spark cannot be installed: the tests of it are skipped"; }
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGS)
 
 check: .venv/.installed ## Check style, types, SQL and the lock; changes nothing
 	@$(BIN)/ruff check

@@ -35,6 +35,22 @@ os.environ.update(
 RUN_KEY = "20260102T030405_0a1b2c3d"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """
+    Keep together what shares a stack or a module's stand-ins, when tests run in several processes.
+
+    Whole stacks come first: they take longest, and only one of the processes may start them.
+    """
+    items.sort(key=lambda item: not _needs_a_stack(item))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("stack" if _needs_a_stack(item) else str(item.path)))
+
+
+def _needs_a_stack(item: pytest.Item) -> bool:
+    return item.get_closest_marker("e2e") is not None
+
+
 class NetworkUsedError(AssertionError):
     """A unit test reached for the network."""
 

@@ -32,7 +32,6 @@ def test_the_sql_is_uploaded_with_the_bundle(job: dict[str, Any]) -> None:
 def test_an_export_is_never_repeated_to_the_same_path(job: dict[str, Any]) -> None:
     for task in job["tasks"]:
         assert task["max_retries"] == 0
-        assert task["retry_on_timeout"] is False
 
 
 def test_a_run_too_many_waits(job: dict[str, Any]) -> None:
