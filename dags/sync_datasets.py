@@ -19,8 +19,8 @@ transaction. The target never shows rows that did not pass the checks, and never
 - `reload_run_key`: load the export of this earlier sync again; Databricks is not asked. An append refuses an export
   that it has counted: it needs `full_refresh` too.
 
-**The answer** is the XCom `return_value` of `publish`: the row of the ledger `sync_history`. When a step fails, its
-XCom `failure` says why, and the target is as it was.
+**The answer** is the XCom `return_value` of `publish`: the row of the ledger `sync_history`. When a sync
+fails or is cancelled, the XCom `failure` of `drop_staging` says why, and the target is as it was.
 
 **A retry** of a step repeats that step. Clearing `export_to_s3` exports again, to a new path; clearing
 `copy_into_staging` loads the same export again; clearing `publish` of an export that is in the ledger changes nothing.
@@ -34,7 +34,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pendulum
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Param, chain
 
 from data_share.databricks_run import DatabricksRunSensor
 from data_share.datasets import Dataset, InvalidDatasetDag, read_datasets
@@ -43,8 +43,8 @@ from data_share.failures import RetryTransientErrors, report_failure
 from data_share.share import EXPORT_JOB_VARIABLE, LEDGER_TABLE
 from data_share.snowflake_operators import (
     SnowflakeCopyIntoOperator,
+    SnowflakeFinishOperator,
     SnowflakePublishOperator,
-    SnowflakeStatementsOperator,
     SnowflakeTableCheckOperator,
 )
 from data_share.templates import SQL_FILTERS, sync_macros
@@ -203,12 +203,14 @@ def sync_dag(dataset: Dataset) -> DAG:
             preview="{{ params.dry_run }}",
         )
 
-        drop_staging = SnowflakeStatementsOperator(
+        steps = [export_to_s3, wait_for_export, copy_into_staging, check_staging, publish]
+        drop_staging = SnowflakeFinishOperator(
             task_id="drop_staging",
             sql="drop_staging_tables.sql",
-        ).as_teardown()
+            steps=[step.task_id for step in steps],
+        ).as_teardown(on_failure_fail_dagrun=True)
 
-        export_to_s3 >> wait_for_export >> copy_into_staging >> check_staging >> publish >> drop_staging
+        chain(*steps, drop_staging)
 
     # Last, because Airflow would copy and validate them anew for each task: half of the time to parse the DAG.
     dag.params.update(copy.deepcopy(PARAMS))

@@ -16,6 +16,7 @@ from airflow.sdk import Asset, AssetAlias, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from data_share.datasets import Dataset, LoadMode
+from data_share.failures import FAILURE_KEY
 from data_share.schema_drift import columns_to_add
 from data_share.share import STAGING_SCHEMA, run_key_of, staged_by_run_of
 from data_share.snowflake_hook import (
@@ -48,6 +49,10 @@ class CheckFailedError(AirflowFailException):
 
 class SupersededError(AirflowFailException):
     """Another sync was published in the meantime, which this one must not undo."""
+
+
+class NotPublishedError(AirflowFailException):
+    """The sync ended without a publish."""
 
 
 class PublishError(AirflowException):
@@ -397,6 +402,40 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         asset = Asset(self._hook.asset_uri(self.dataset.target_table))
         extra = {name: row[name] for name in _TOLD_OF_ASSET}
         context["outlet_events"][AssetAlias(self.dataset.name)].add(asset, extra=extra)
+
+
+class SnowflakeFinishOperator(SnowflakeStatementsOperator):
+    """
+    Drops the staging tables, and fails when the sync was not published, with the reason that another step left.
+
+    The state of a run is that of its last tasks, and when a person sets a run to failed, Airflow (3.3) skips the tasks
+    that wait: with a teardown that succeeds, a cancelled sync would end as a success.
+
+    :param sql: file that drops the staging tables
+    :param steps: tasks that may have failed, in their order; the last one publishes
+    """
+
+    def __init__(self, *, sql: str, steps: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(sql=sql, **kwargs)
+        self.steps = steps
+
+    def execute(self, context: Context) -> None:
+        """Tidy up, then say how the sync ended."""
+        try:
+            super().execute(context)
+        except Exception:
+            # The sync ended as it did; what is left behind is dropped by clean_up_share.
+            self.log.exception("The staging tables of this run are left behind")
+        ti = context["ti"]
+        if ti.xcom_pull(task_ids=self.steps[-1]) is not None:
+            return
+        for step in self.steps:
+            if reason := ti.xcom_pull(task_ids=step, key=FAILURE_KEY):
+                raise NotPublishedError(f"{step}: {reason}")
+        raise NotPublishedError(
+            "This sync was ended before it was published: by a person, or by a step that could not tell its reason. "
+            f"{TARGET_UNCHANGED} Look at the first step that did not succeed, or start the sync again."
+        )
 
 
 class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):

@@ -22,7 +22,7 @@ from data_share.snowflake_hook import (
     SnowflakeRefusedError,
     SnowflakeStatementError,
 )
-from data_share.snowflake_operators import CheckFailedError, SnowflakeStatementsOperator
+from data_share.snowflake_operators import CheckFailedError, NotPublishedError, SnowflakeStatementsOperator
 from tests.contracts.conftest import DATASET, Accounts, until
 from tests.contracts.contract import Contract, Exchange
 from tests.contracts.runner import SYNC, TriggerFailedError
@@ -149,7 +149,8 @@ def checks_fail(accounts: Accounts) -> None:
     run.run("export_to_s3", "wait_for_export", "copy_into_staging")
     with pytest.raises(CheckFailedError, match="no: temp_min_f > 1000"):
         run.run("check_staging")
-    run.run("drop_staging")
+    with pytest.raises(NotPublishedError):
+        run.run("drop_staging")
 
 
 def results_come_in_partitions(accounts: Accounts) -> None:

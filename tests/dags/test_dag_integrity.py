@@ -255,8 +255,9 @@ def test_staging_is_dropped_last_and_whatever_happened(sync: DAG) -> None:
     assert drop.is_teardown
     assert "publish" in upstream(sync, "drop_staging")
     assert drop.downstream_task_ids == set()
-    # The state of a run is that of publish, not of the tidying up after it.
-    assert not drop.on_failure_fail_dagrun
+    # It fails when the sync was not published, also when a person ended it, and the run with it.
+    assert drop.on_failure_fail_dagrun
+    assert drop.steps == [task.task_id for task in sync.topological_sort() if task is not drop]
 
 
 def test_the_export_starts_anew_with_each_attempt_and_holds_no_worker(sync: DAG) -> None:

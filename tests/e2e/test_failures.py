@@ -194,6 +194,15 @@ def test_ending_the_run_in_airflow_cancels_it_on_databricks(share: RunningShare)
         lambda: share.databricks_run(run_id)["state"].get("result_state") == "CANCELED",
         "the run is cancelled on Databricks",
     )
+    assert share.end_of(run_id)["state"] == "failed"
+    assert "ended before it was published" in share.airflow.xcom(DAG_ID, run_id, "drop_staging", "failure")
+
+
+def test_a_sync_that_is_ended_before_its_first_step_is_no_success(share: RunningShare) -> None:
+    run_id = share.start_sync()
+    share.airflow.ask("PATCH", f"/dags/{DAG_ID}/dagRuns/{run_id}", json={"state": "failed"})
+
+    assert share.end_of(run_id)["state"] == "failed"
 
 
 def test_conf_that_is_not_as_described_is_refused(share: RunningShare) -> None:

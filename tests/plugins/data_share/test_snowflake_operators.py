@@ -26,9 +26,11 @@ from data_share.snowflake_operators import (
     CheckFailedError,
     ManifestError,
     NothingLoadedError,
+    NotPublishedError,
     PublishError,
     SnowflakeCleanUpOperator,
     SnowflakeCopyIntoOperator,
+    SnowflakeFinishOperator,
     SnowflakePublishOperator,
     SnowflakeStatementsOperator,
     SnowflakeTableCheckOperator,
@@ -65,6 +67,7 @@ LEDGER_ROW = {
 }
 REFUSED_BY_LEDGER = SnowflakeStatementError("Snowflake: NULL result in a non-nullable column (code 100072)", "100072")
 MakeContext = Callable[..., dict[str, Any]]
+MakeFinish = Callable[[dict[tuple[str, str], Any]], tuple[SnowflakeFinishOperator, Any]]
 
 
 def tides(**changes: Any) -> Dataset:
@@ -547,6 +550,19 @@ def publish() -> SnowflakePublishOperator:
 
 
 @pytest.fixture
+def finish(snowflake: Snowflake, task_context: MakeContext) -> MakeFinish:
+    """Make the last step of a sync whose steps have left these XComs."""
+
+    def make(xcoms: dict[tuple[str, str], Any]) -> tuple[SnowflakeFinishOperator, Any]:
+        task = SnowflakeFinishOperator(task_id="drop_staging", sql="DROP a;", steps=["check_staging", "publish"])
+        context = task_context(task)
+        context["ti"].xcom_pull = lambda task_ids, key="return_value": xcoms.get((task_ids, key))
+        return task, context
+
+    return make
+
+
+@pytest.fixture
 def publish_context(task_context: MakeContext) -> MakeContext:
     """Make the context of the publish step, which can tell of assets."""
 
@@ -554,6 +570,34 @@ def publish_context(task_context: MakeContext) -> MakeContext:
         return {**task_context(task, **changes), "outlet_events": OutletEventAccessors()}
 
     return make
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("Snowflake is away")])
+def test_a_published_sync_ends_well_also_when_staging_tables_are_left(
+    snowflake: Snowflake, finish: MakeFinish, error: Exception | None
+) -> None:
+    if error:
+        snowflake.answer("DROP a", error)
+    task, context = finish({("publish", "return_value"): {"run_key": KEY}})
+    task.execute(context)
+    assert snowflake.statements == ["DROP a"]
+
+
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        ({}, "ended before it was published"),
+        ({("check_staging", "failure"): "1 of 9 checks failed."}, r"^check_staging: 1 of 9 checks failed\.$"),
+    ],
+    ids=["cancelled", "a step failed"],
+)
+def test_a_sync_that_is_not_published_ends_as_failed_and_says_why(
+    snowflake: Snowflake, finish: MakeFinish, left: dict[tuple[str, str], str], told: str
+) -> None:
+    task, context = finish(left)
+    with pytest.raises(NotPublishedError, match=told):
+        task.execute(context)
+    assert snowflake.statements == ["DROP a"]
 
 
 def asset_events(context: dict[str, Any]) -> list[Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from data_share import share
 from data_share.datasets import Dataset
-from data_share.snowflake_operators import SupersededError
+from data_share.snowflake_operators import NotPublishedError, SupersededError
 from tests.sandbox.load.driver import Fault, ProcessDiedError, Reader, Row, Run, Share
 
 pytestmark = pytest.mark.sandbox
@@ -234,7 +234,8 @@ def test_a_staging_table_that_is_emptied_between_two_statements(a_share: Share, 
 def test_staging_that_is_dropped_is_not_published(a_share: Share, dataset: Dataset, mode: str) -> None:
     run = a_share.staged(dataset)
     before = a_share.everything(dataset)
-    a_share.step(run, "drop_staging")
+    with pytest.raises(NotPublishedError):
+        a_share.step(run, "drop_staging")
     with watch(a_share, dataset) as reader, pytest.raises(Exception, match="does not exist"):
         a_share.step(run, "publish")
     assert a_share.everything(dataset) == before
