@@ -10,13 +10,15 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import fields
 from typing import Any
 
 from sandbox.airflow_client import AirflowClient, AirflowError
-from sandbox.settings import PROJECT, Settings, SettingsError
+from sandbox.settings import PREFERRED_PORTS, PROJECT, Settings, SettingsError
 from sandbox.stack import Endpoints, Stack, StackError
 
 _SYNC_SECONDS = 900
+_DAG_SECONDS = 120
 _SHOWN_STATES = {
     "queued": "queued",
     "running": "running",
@@ -44,8 +46,9 @@ def main() -> int:
         commands.add_parser(name, help=text)
     sync = commands.add_parser("sync", help="sync a dataset on the running stack")
     sync.add_argument("dataset")
-    serve = commands.add_parser("serve")
-    serve.add_argument("ports", type=json.loads)
+    commands.add_parser("set-up", help="make the Airflow of the compose file ready, and sync once")
+    serve = commands.add_parser("serve", help="be the process of the stand-ins")
+    serve.add_argument("ports", type=json.loads, nargs="?")
     arguments = parser.parse_args()
     # The same orderly end for `kill` as for Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -67,8 +70,10 @@ def main() -> int:
                 print(f"export {name}={shlex.quote(value)}")
             return 0
         if arguments.command == "serve":
-            stack.serve(arguments.ports)
+            stack.serve(arguments.ports or {**PREFERRED_PORTS, **stack.options.ports})
             return 0
+        if arguments.command == "set-up":
+            return set_up_elsewhere()
         return show_sync(stack, arguments.dataset)
     except (StackError, SettingsError, AirflowError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -98,6 +103,32 @@ def up(stack: Stack) -> int:
     print(f"Password:  {endpoints.airflow_password}")
     print("\nmake sync DATASET=shared_forecasts   starts a sync, make env prints the addresses, make down stops it all")
     return 0
+
+
+def set_up_elsewhere() -> int:
+    """
+    Make an Airflow ready that others started, and show one sync on it.
+
+    The environment says where it is, in the variables that ``make env`` prints.
+    """
+    endpoints = Endpoints(
+        **{
+            field.name: os.environ.get(field.name.upper()) or os.environ.get(f"SANDBOX_{field.name.upper()}", "")
+            for field in fields(Endpoints)
+        }
+    )
+    client = AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
+    try:
+        deadline = time.monotonic() + _DAG_SECONDS
+        while client.call("GET", "/dags/set_up_snowflake").is_error:
+            if time.monotonic() > deadline:
+                raise AirflowError(f"{client.url} has no DAG set_up_snowflake after {_DAG_SECONDS} seconds")
+            time.sleep(1)
+        _say("Setting up: the export job's id, the Snowflake tables")
+        Stack.set_up(endpoints)
+        return _show_sync(client, endpoints, "shared_forecasts")
+    finally:
+        client.close()
 
 
 def status(stack: Stack) -> int:
@@ -182,10 +213,11 @@ def _show_summary(client: AirflowClient, endpoints: Endpoints, run: dict[str, An
     print("Seconds per step")
     for task in sorted(client.tasks(run["dag_id"], run["dag_run_id"]).values(), key=lambda t: t["start_date"] or ""):
         print(f"  {task['task_id']:18} {task['duration'] or 0:5.2f}")
-    table = ledger["target_table"]
-    print(f"\nFive rows of {table}")
-    for row in endpoints.query(f"SELECT * FROM {table} ORDER BY 1, 2 LIMIT 5"):
-        print("  " + "  ".join(str(value) for value in row))
+    if endpoints.snowflake_private_key_file:
+        table = ledger["target_table"]
+        print(f"\nFive rows of {table}")
+        for row in endpoints.query(f"SELECT * FROM {table} ORDER BY 1, 2 LIMIT 5"):
+            print("  " + "  ".join(str(value) for value in row))
     print("\nThe ledger's row")
     for name, value in ledger.items():
         print(f"  {name:18} {value}")

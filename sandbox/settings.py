@@ -34,11 +34,18 @@ class Settings:
     :param state: ``SANDBOX_HOME``, the folder of everything that the sandbox writes; ``.sandbox`` in the project
     :param places: ``SANDBOX_PLACES``, places of the source table: it has 1,461 rows for each
     :param ports: ``SANDBOX_AIRFLOW_PORT`` and so on, the ports that were asked for
+    :param host: ``SANDBOX_HOST``, the address that the stand-ins of Databricks and Snowflake listen on
+    :param databricks_token: ``SANDBOX_WORKSPACE_TOKEN``, what the workspace accepts; else one of the state folder
+    :param snowflake_public_key: ``SANDBOX_LOADER_PUBLIC_KEY``, the loader's key as ``ALTER USER`` takes it (base64,
+        one line); else one of the state folder
     """
 
     state: Path
     places: int
     ports: dict[str, int]
+    host: str = HOST
+    databricks_token: str | None = None
+    snowflake_public_key: str | None = None
 
     @classmethod
     def from_environment(cls) -> Settings:
@@ -56,6 +63,9 @@ class Settings:
             state=Path(os.environ.get("SANDBOX_HOME", PROJECT / ".sandbox")).resolve(),
             places=_number("SANDBOX_PLACES", 1, 10_000) if "SANDBOX_PLACES" in os.environ else 1,
             ports=ports,
+            host=os.environ.get("SANDBOX_HOST", HOST),
+            databricks_token=os.environ.get("SANDBOX_WORKSPACE_TOKEN") or None,
+            snowflake_public_key=os.environ.get("SANDBOX_LOADER_PUBLIC_KEY") or None,
         )
 
     def choose_ports(self) -> dict[str, int]:

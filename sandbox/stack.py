@@ -178,7 +178,7 @@ class Stack:
                 self._spawn(name, [part.format(port=ports["airflow"]) for part in command], environment)
             self._await_ready(endpoints)
             tell("Setting up: the export job's id, the Snowflake tables")
-            self._set_up(endpoints)
+            self.set_up(endpoints)
         except BaseException:
             self.stop()
             raise
@@ -205,15 +205,32 @@ class Stack:
         return count
 
     def serve(self, ports: dict[str, int]) -> None:
-        """Be the process of the stand-ins."""
+        """
+        Be the process of the stand-ins.
+
+        :raises StackError: other machines would reach stand-ins whose keys nobody knows
+        """
         from sandbox.stand_ins import serve
 
+        token, public_key = self.options.databricks_token, self.options.snowflake_public_key
+        if not (token and public_key):
+            if self.options.host != HOST:
+                raise StackError(
+                    f"SANDBOX_HOST is {self.options.host}: SANDBOX_WORKSPACE_TOKEN and SANDBOX_LOADER_PUBLIC_KEY must "
+                    "say which keys are accepted. python3 deploy/make_env.py --sandbox makes them."
+                )
+            token = self._secrets()["databricks_token"]
+            public_key = (self.state / "keys" / "loader.pub").read_text()
+        if not public_key.startswith("-----"):
+            public_key = f"-----BEGIN PUBLIC KEY-----\n{public_key}\n-----END PUBLIC KEY-----\n"
+        self.state.mkdir(parents=True, exist_ok=True)
         serve(
             self.state,
             ports,
-            databricks_token=self._secrets()["databricks_token"],
-            snowflake_public_key=(self.state / "keys" / "loader.pub").read_text(),
+            databricks_token=token,
+            snowflake_public_key=public_key,
             places=self.options.places,
+            host=self.options.host,
         )
 
     @property
@@ -399,7 +416,13 @@ class Stack:
             if process.poll() is not None:
                 raise StackError(f"{name} has ended with {process.returncode}:\n{_tail(self.logs / f'{name}.log')}")
 
-    def _set_up(self, endpoints: Endpoints) -> None:
+    @staticmethod
+    def set_up(endpoints: Endpoints) -> None:
+        """
+        Make a fresh Airflow ready for syncs: it is told the export job's id, and makes the tables in Snowflake.
+
+        :raises StackError: when Airflow refuses, or ``set_up_snowflake`` fails
+        """
         from data_share.share import EXPORT_JOB_VARIABLE
 
         jobs = httpx.get(

@@ -15,7 +15,15 @@ from sandbox.s3 import S3Server
 from sandbox.snowflake.server import create_app as snowflake_app
 
 
-def serve(state: Path, ports: dict[str, int], *, databricks_token: str, snowflake_public_key: str, places: int) -> None:
+def serve(
+    state: Path,
+    ports: dict[str, int],
+    *,
+    databricks_token: str,
+    snowflake_public_key: str,
+    places: int,
+    host: str = settings.HOST,
+) -> None:
     """
     Serve until SIGTERM or SIGINT.
 
@@ -24,6 +32,7 @@ def serve(state: Path, ports: dict[str, int], *, databricks_token: str, snowflak
     :param databricks_token: the token that the workspace accepts
     :param snowflake_public_key: PEM of the loader's public key
     :param places: places of the source table, when it has to be made
+    :param host: address that Databricks and Snowflake listen on; S3 is for these two alone, on loopback
     """
     s3 = S3Server(state / "s3", settings.HOST, ports["s3"])
     s3_url = s3.start()
@@ -41,17 +50,17 @@ def serve(state: Path, ports: dict[str, int], *, databricks_token: str, snowflak
             account=settings.SNOWFLAKE_ACCOUNT,
             users={settings.SNOWFLAKE_USER: snowflake_public_key},
         )
-        asyncio.run(_serve_all({ports["databricks"]: databricks, ports["snowflake"]: snowflake}))
+        asyncio.run(_serve_all(host, {ports["databricks"]: databricks, ports["snowflake"]: snowflake}))
     finally:
         s3.stop()
 
 
-async def _serve_all(apps: dict[int, object]) -> None:
+async def _serve_all(host: str, apps: dict[int, object]) -> None:
     servers = [
         uvicorn.Server(
             uvicorn.Config(
                 FaultInjection(app),  # type: ignore[arg-type]
-                host=settings.HOST,
+                host=host,
                 port=port,
                 log_level="warning",
                 timeout_graceful_shutdown=5,
