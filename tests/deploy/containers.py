@@ -390,7 +390,7 @@ class Engine:
             time.sleep(0.2)
 
     def run_again(self, name: str, seconds: float = 120) -> str:
-        """Run a service that has done its work once more, in a container as fresh as the first; return what it wrote."""
+        """Run a service that has done its work once more, in a fresh container; return what it wrote."""
         (container,) = self.of(name)
         shutil.rmtree(container.root)
         container.log.unlink()

@@ -189,11 +189,25 @@ def test_the_backend_can_do_nothing_else(
     assert backend.call(method, path.format(run=run), json=filled).status_code == httpx.codes.FORBIDDEN
 
 
-def test_the_backend_sees_the_syncs_alone_and_cancels_one(backend: AirflowClient, synced: dict[str, str]) -> None:
+def test_the_backend_sees_the_syncs_alone_and_cancels_one(
+    stack: Copy, backend: AirflowClient, synced: dict[str, str]
+) -> None:
     assert {dag["dag_id"] for dag in backend.ask("GET", "/dags")["dags"]} == {f"sync_{name}" for name in SYNCS}
+    sandbox = one(stack, "sandbox")
+    order = (
+        "import os, sys; from urllib.request import Request, urlopen;"
+        "headers = {'Authorization': 'Bearer ' + os.environ['SANDBOX_WORKSPACE_TOKEN']};"
+        "urlopen(Request('http://localhost:8443/_sandbox/' + sys.argv[1], sys.argv[2].encode(), headers))"
+    )
+    assert sandbox.execute(["python", "-c", order, "hold", '{"at": "start"}']).returncode == 0
     run_id = backend.trigger("sync_shared_forecasts")
+    wait_for(
+        lambda: backend.tasks("sync_shared_forecasts", run_id)["wait_for_export"]["state"] == "deferred",
+        "the sync waits for its export",
+    )
     backend.ask("PATCH", f"/dags/sync_shared_forecasts/dagRuns/{run_id}", json={"state": "failed"})
     assert backend.wait("sync_shared_forecasts", run_id, SYNC_SECONDS)["state"] == "failed"
+    assert sandbox.execute(["python", "-c", order, "release", "{}"]).returncode == 0
 
 
 def test_nobody_signs_in_with_a_wrong_or_usual_password(stack: Copy) -> None:
