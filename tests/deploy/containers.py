@@ -10,6 +10,7 @@ Everything is a child of one process in a namespace; when it ends, the kernel en
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import secrets
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -120,7 +122,9 @@ class Container:
         """End it as `docker stop` does, and return the exit code."""
         assert self._process is not None
         if self.ended() is None:
-            os.kill(self._first(), signal.SIGTERM)
+            # The image of PostgreSQL asks for SIGINT: end without waiting for the clients.
+            is_postgres = self.service.image.startswith("postgres:")
+            os.kill(self._first(), signal.SIGINT if is_postgres else signal.SIGTERM)
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -136,7 +140,8 @@ class Container:
     def signal_all(self, number: signal.Signals) -> None:
         """Send a signal to all processes in it: SIGSTOP makes it hang, SIGCONT goes on."""
         for process in self.processes():
-            process.send_signal(number)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def processes(self) -> list[psutil.Process]:
         """Return the living processes in it."""
@@ -338,7 +343,8 @@ class Engine:
         self.containers: list[Container] = []
         self.started: list[str] = []
         self._publishers: list[subprocess.Popen[bytes]] = []
-        self._next_look: dict[str, float] = {}
+        self._looks: dict[str, Future[bool]] = {}
+        self._pool = ThreadPoolExecutor(2)
         (work / "logs").mkdir(parents=True)
         # With the signal at the death of its parent, not even a killed test run leaves anything behind.
         unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -372,6 +378,7 @@ class Engine:
                 if not any(one.name == f"{name}-{number}" for one in self.containers):
                     self._make(self.project.services[name], number)
         deadline = time.monotonic() + seconds
+        self._looks.clear()
         fine: set[str] = set()
         while len(fine) < len(wanted):
             for name in wanted:
@@ -416,6 +423,7 @@ class Engine:
 
     def down(self) -> None:
         """End everything."""
+        self._pool.shutdown(cancel_futures=True)
         for process in (*self._publishers, self._holder):
             process.kill()
             process.wait()
@@ -445,13 +453,13 @@ class Engine:
         return True
 
     def _is_healthy(self, container: Container) -> bool:
-        """Look at a container's health, but not all the time: some checks cost seconds of a core."""
-        if time.monotonic() < self._next_look.get(container.name, 0):
-            return False
-        began = time.monotonic()
-        healthy = container.is_healthy()
-        self._next_look[container.name] = time.monotonic() + max(0.5, 3 * (time.monotonic() - began))
-        return healthy
+        """Return whether a look at the container found it healthy; looks take place beside each other."""
+        if container.name not in self._looks:
+            self._looks[container.name] = self._pool.submit(container.is_healthy)
+        look = self._looks[container.name]
+        if look.done() and not look.result():
+            del self._looks[container.name]
+        return look.done() and look.result()
 
     def _make_networks(self) -> None:
         for index in range(len(self.project.networks)):

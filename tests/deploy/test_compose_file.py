@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import stat
 import subprocess
@@ -228,3 +229,16 @@ def test_what_the_image_copies_exists_and_is_not_held_back() -> None:
         target for _, target in images["airflow"].copies
     }
     assert ".env" not in kept
+
+
+def test_stand_ins_that_others_can_reach_do_not_start_without_keys(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "SANDBOX_HOST": "0.0.0.0",
+        "SANDBOX_HOME": str(tmp_path),
+        "SANDBOX_WORKSPACE_TOKEN": "",
+    }
+    command = [sys.executable, "-m", "sandbox", "serve"]
+    refused = subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "SANDBOX_WORKSPACE_TOKEN and SANDBOX_LOADER_PUBLIC_KEY must say which keys are accepted" in refused.stderr
