@@ -1,6 +1,6 @@
 # Each command sets up what it needs. Nothing outside this folder is touched.
 .DEFAULT_GOAL := help
-.PHONY: help demo up sync down status logs env test check docs lock keys clean
+.PHONY: help demo up sync down status logs env test check docs lock keys env-file clean
 
 PYTHON ?= python3
 DATASET ?= shared_forecasts
@@ -11,7 +11,7 @@ WITH_PACKAGE := AIRFLOW_HOME=$(CURDIR)/.venv/airflow PYTHONPATH=plugins
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --custom-compile-command 'make lock' requirements-dev.txt
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The environment, exactly as locked. It is made anew when the lock changes.
 .venv/.installed: requirements.lock
@@ -69,6 +69,9 @@ docs: .venv/.installed ## Generate docs/datasets.md and the JSON Schema of datas
 
 lock: .venv/.installed ## Resolve requirements*.txt anew into requirements.lock
 	@$(COMPILE) --upgrade --output-file requirements.lock
+
+env-file: ## Write .env for docker compose: make env-file [ENV=sandbox]
+	@$(PYTHON) deploy/make_env.py $(if $(filter sandbox,$(ENV)),--sandbox)
 
 keys: .venv/.installed ## Make a key pair for Airflow's user in Snowflake; for a second one: make keys KEY=another
 	@$(BIN)/python include/snowflake/make_keys.py $(if $(KEY),--name $(KEY))
