@@ -55,7 +55,7 @@ PROGRAMS = {
         "kubectl",
     ),
     *("mkdir", "openssl", "pip", "psql", "rm", "snow", "source", "tail"),
-    *("cd", "echo", "eval", "exit", "export", "read", "set", "test", "true"),
+    *("cd", "date", "echo", "eval", "exit", "export", "read", "set", "test", "true"),
 }
 ALWAYS_SET = {"HOME", "PATH", "PWD", "USER"}
 # Fields of the bodies that Airflow's REST API takes, beside the conf.
@@ -152,8 +152,9 @@ def variables_of_the_code() -> frozenset[str]:
     in_makefile = set(
         re.findall(r"^([A-Z][A-Z_]*) *[:?]?=|\$[({]([A-Z][A-Z_]*)", (PROJECT / "Makefile").read_text(), re.M)
     )
+    in_compose = re.findall(r"\$\{([A-Z_]+)", (PROJECT / "docker-compose.yaml").read_text())
     return frozenset(
-        {*re.findall(r"\"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)\"", sources()), *ports, *read_by_tests}
+        {*in_compose, *re.findall(r"\"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)\"", sources()), *ports, *read_by_tests}
         | {name for pair in in_makefile for name in pair if name}
     )
 
