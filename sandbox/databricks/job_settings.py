@@ -15,7 +15,7 @@ from sandbox.databricks.records import invalid, upstream
 MAX_CONCURRENT_RUNS = 1000
 
 # What a task may not ask for, because the workspace would not do it.
-_ONLY = (("run_if", "ALL_SUCCESS"), ("timeout_seconds", 0), ("max_retries", 0))
+_ONLY = (("run_if", "ALL_SUCCESS"), ("max_retries", 0))
 
 
 def checked_settings(settings: dict[str, Any], files_dir: Path) -> dict[str, Any]:
@@ -45,6 +45,8 @@ def checked_settings(settings: dict[str, Any], files_dir: Path) -> dict[str, Any
         raise invalid("queue.enabled must be true or false.")
     if not isinstance(settings.setdefault("timeout_seconds", 0), int) or settings["timeout_seconds"] < 0:
         raise invalid("timeout_seconds must be a number that is not negative.")
+    if len(tasks) > 1 and any(task["timeout_seconds"] for task in settings["tasks"]):
+        raise invalid("The sandbox knows a time-out of a task only where it is the only one.")
     settings.setdefault("name", "Untitled")
     settings.setdefault("email_notifications", {})
     settings.setdefault("webhook_notifications", {})
@@ -82,6 +84,8 @@ def _checked_task(task: dict[str, Any], files_dir: Path) -> dict[str, Any]:
     for field, value in _ONLY:
         if task.setdefault(field, value) != value:
             raise invalid(f"Task {key}: the sandbox knows no other {field} than {value}.")
+    if not isinstance(task.setdefault("timeout_seconds", 0), int) or task["timeout_seconds"] < 0:
+        raise invalid(f"Task {key}: timeout_seconds must be a number that is not negative.")
     task.setdefault("email_notifications", {})
     return task
 

@@ -392,8 +392,10 @@ class Workspace:
             control.working = True
             run.state.life_cycle_state = "RUNNING"
             self._save(run)
-            if timeout := run.settings.get("timeout_seconds", 0):
-                control.timer = threading.Timer(timeout, self.cancel, (run.run_id, "TIMEDOUT"))
+            # A task has one of its own only where it is the job's only task.
+            timeouts = [run.settings.get("timeout_seconds", 0), *(task.task["timeout_seconds"] for task in run.tasks)]
+            if any(timeouts):
+                control.timer = threading.Timer(min(filter(None, timeouts)), self.cancel, (run.run_id, "TIMEDOUT"))
                 control.timer.daemon = True
                 control.timer.start()
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from decimal import Decimal
+from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -79,6 +80,8 @@ class _File:
     bucket: str
     key: str
     etag: str
+    size: int
+    last_modified: str
 
     @property
     def url(self) -> str:
@@ -125,6 +128,25 @@ def copy_into(cursor: Cursor, expression: exp.Copy, stop: Stop) -> None:
         cursor.answer("SELECT 'Copy executed with 0 files processed.' AS \"status\"", expression)
         return
     cursor.answer(_RESULT.format(rows=", ".join(f"({', '.join(map(_literal, row))})" for row in rows)), expression)
+
+
+def list_stage(cursor: Cursor, expression: exp.ListStage) -> None:
+    """
+    Execute LIST: the files below a path of an external stage.
+
+    :raises SqlError: as the real service, also if the stage's place cannot be read.
+    """
+    session = cursor._conn
+    found = stage_and_path(expression)
+    if found is None or {name for name, value in expression.args.items() if value} != {"this"}:
+        raise unsupported("LIST with more than a stage and a path")
+    stage, path = found
+    url = translate.stage_url(qualified(stage, session), session)
+    files = _with_prefix(session, (url.rstrip("/") + "/" if path else url) + path)
+    rows = [(file.url, file.size, file.etag.strip('"'), file.last_modified) for file in files]
+    values = ", ".join(f"({', '.join(map(_literal, row))})" for row in rows) or "(NULL, NULL::BIGINT, NULL, NULL)"
+    where = "" if rows else " WHERE FALSE"
+    cursor.answer(f"SELECT * FROM (VALUES {values}) AS files(name, size, md5, last_modified){where}", expression)
 
 
 def forget_loads(cursor: Cursor, table: exp.Table) -> None:
@@ -267,7 +289,9 @@ def _with_prefix(session: Session, location: str) -> list[_File]:
         except OSError as error:
             raise SqlError(91003, "22000", f"Failure using stage area. Cause: [{error}]") from None
         files += [
-            _File(bucket, entry["Key"], entry["ETag"])
+            _File(
+                bucket, entry["Key"], entry["ETag"], entry["Size"], format_datetime(entry["LastModified"], usegmt=True)
+            )
             for entry in answer.get("Contents", ())
             if not entry["Key"].endswith("/")
         ]

@@ -29,9 +29,9 @@ from fakesnow.transforms.merge import operations as merge_operations
 from sqlglot import exp
 
 from sandbox.snowflake import privileges, translate
-from sandbox.snowflake.copy_into import CREATE_LOADS_TABLE, copy_into, forget_loads, move_loads
+from sandbox.snowflake.copy_into import CREATE_LOADS_TABLE, copy_into, forget_loads, list_stage, move_loads
 from sandbox.snowflake.errors import SqlError, from_duckdb, from_parser
-from sandbox.snowflake.names import key
+from sandbox.snowflake.names import described_integration, key
 from sandbox.snowflake.privileges import ADMINISTRATOR, Rights
 
 # fakesnow's way to fetch a result, which DuckDB 2 would like to be another.
@@ -451,6 +451,12 @@ class Cursor(FakeSnowflakeCursor):
         session = self._conn
         if isinstance(expression, exp.Copy):
             copy_into(self, expression, stop)
+            return
+        if isinstance(expression, exp.ListStage):
+            list_stage(self, expression)
+            return
+        if (integration := described_integration(expression)) is not None:
+            self.answer(translate.describe_integration(integration, session), expression)
             return
         translated = translate.translate(expression, session)
         self.check_db_and_schema(translated)

@@ -69,9 +69,16 @@ def current_database(session: Session) -> str:
     return str(session.database)
 
 
+def described_integration(expression: exp.Expr) -> str | None:
+    """The integration that the statement describes, or None for any other statement."""
+    kinds = {"INTEGRATION", "STORAGE INTEGRATION"}
+    is_one = isinstance(expression, exp.Describe) and str(expression.args.get("kind")).upper() in kinds
+    return name_of(expression.this) if is_one else None
+
+
 def stage_and_path(source: exp.Expr) -> tuple[exp.Table, str] | None:
-    """The stage of a FROM clause and the path behind it, or None if it is no stage."""
-    text = source.this.name if isinstance(source, exp.Table) else ""
+    """The stage of a FROM clause or of LIST and the path behind it, or None if it is no stage."""
+    text = source.this.name if isinstance(source, (exp.Table, exp.ListStage)) else ""
     if not text.startswith("@"):
         return None
     stage, _, path = text[1:].partition("/")

@@ -22,6 +22,7 @@ from sandbox.snowflake.errors import (
 from sandbox.snowflake.names import (
     NAME,
     current_database,
+    described_integration,
     key,
     name_of,
     normal,
@@ -201,6 +202,13 @@ def authorize(expression: exp.Expr, session: Session) -> None:
         _authorize_copy(expression, session)
     elif isinstance(expression, (exp.Query, exp.Insert, exp.Update, exp.Delete, exp.Merge)):
         _authorize_dml(expression, session)
+    elif isinstance(expression, exp.ListStage):
+        _check_stage(expression, session)
+    elif (integration := described_integration(expression)) is not None:
+        name = key("INTEGRATION", integration)
+        # Which right it takes is not documented: any, as for SHOW INTEGRATIONS.
+        if name not in session.engine.catalogue.rights.owners or not session.may(name):
+            raise does_not_exist("Integration", integration)
     elif isinstance(expression, exp.Describe) and isinstance(expression.this, exp.Table):
         if expression.args.get("kind") in {None, "TABLE", "VIEW"}:
             _check_table(expression.this, session)
@@ -246,7 +254,11 @@ def _authorize_drop(expression: exp.Drop, target: exp.Table, session: Session) -
 def _authorize_copy(expression: exp.Copy, session: Session) -> None:
     target = _table(expression.this)
     _check_table(target, session, "INSERT")
-    source = expression.args["files"][0]
+    _check_stage(expression.args["files"][0], session)
+
+
+def _check_stage(source: exp.Expr, session: Session) -> None:
+    """Check the right to read from the stage of a FROM clause or of LIST."""
     if stage := stage_and_path(source):
         parts = qualified(stage[0], session)
         _check_schema(session, *parts[:2])

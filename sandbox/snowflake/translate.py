@@ -38,12 +38,12 @@ _DUCKDB_WORDS = frozenset(
 )
 _Property = TypeVar("_Property", bound=exp.Expr)
 
-_READS = (exp.Query, exp.Show, exp.Describe, exp.Use, exp.Set)
+_READS = (exp.Query, exp.Show, exp.Describe, exp.Use, exp.Set, exp.ListStage)
 _DDL = (exp.Create, exp.Drop, exp.Alter, exp.Comment, exp.Grant, exp.Revoke)
 _DDL_COMMANDS = frozenset({"CREATE", "DROP", "ALTER", "GRANT", "REVOKE", "COMMENT"})
 _STATEMENTS = (
     *(*_READS, *_DDL, exp.DML, exp.Copy, exp.TruncateTable, exp.Transaction, exp.Commit, exp.Rollback),
-    *(exp.Command, exp.MultitableInserts, exp.Put, exp.Get, exp.ListStage),
+    *(exp.Command, exp.MultitableInserts, exp.Put, exp.Get),
 )
 
 
@@ -227,6 +227,8 @@ def _create_object(expression: exp.Create, session: Session) -> str | None:
     locations = [
         literal.name for literal in property_of(expression, "STORAGE_ALLOWED_LOCATIONS", exp.Tuple).expressions
     ]
+    if not property_of(expression, "ENABLED", exp.Boolean).this:
+        raise unsupported("STORAGE INTEGRATION with ENABLED = FALSE")
     names = list(catalogue.integrations)
     status = _create(names, name, "Integration", exists=exists, replace=replace)
     if name not in catalogue.integrations or replace:
@@ -360,6 +362,19 @@ def _stage_url(key: tuple[str, str, str], session: Session) -> str | None:
         .fetchone()
     )
     return row[0] if row else None
+
+
+def describe_integration(name: str, session: Session) -> str:
+    """A query in DuckDB's SQL for the properties of a storage integration, as far as it has them here."""
+    locations = ",".join(session.engine.catalogue.integrations[name])
+    rows = [
+        ("ENABLED", "Boolean", "true", "false"),
+        ("STORAGE_PROVIDER", "String", "S3", ""),
+        ("STORAGE_ALLOWED_LOCATIONS", "List", locations, "[]"),
+        ("STORAGE_BLOCKED_LOCATIONS", "List", "", "[]"),
+    ]
+    values = ", ".join(f"({', '.join(exp.Literal.string(value).sql('duckdb') for value in row)})" for row in rows)
+    return f"SELECT * FROM (VALUES {values}) AS t(property, property_type, property_value, property_default)"
 
 
 def stage_url(key: tuple[str, str, str], session: Session) -> str:
@@ -516,11 +531,19 @@ def _name_columns(select: exp.Select) -> None:
 
 def _replace(node: exp.Expr, session: Session) -> exp.Expr:
     """Quote what DuckDB does not take as a name, and fill in what only the session knows."""
+    database = session.database if session.database_set else None
+    if database is not None and not session.may(key("DATABASE", database), "USAGE"):
+        database = None
+    schema = session.schema if database is not None and session.schema_set else None
+    if schema is not None and not session.may(key("SCHEMA", str(database), schema), "USAGE"):
+        schema = None
     values: dict[type[exp.Expr], str | None] = {
         exp.CurrentUser: session.user,
         exp.CurrentRole: session.role,
         exp.CurrentWarehouse: session.warehouse,
         exp.CurrentAccount: session.engine.account,
+        exp.CurrentDatabase: database,
+        exp.CurrentSchema: schema,
     }
     if isinstance(node, exp.Identifier) and not node.quoted and node.name.upper() in _DUCKDB_WORDS:
         return exp.to_identifier(node.name.upper(), quoted=True)
