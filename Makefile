@@ -1,6 +1,6 @@
 # Each command sets up what it needs. Nothing outside this folder is touched.
 .DEFAULT_GOAL := help
-.PHONY: help demo up sync down status logs env test check docs lock keys env-file clean
+.PHONY: help demo up sync down status logs env doctor test check docs lock keys env-file clean
 
 PYTHON ?= python3
 DATASET ?= shared_forecasts
@@ -44,6 +44,9 @@ status: .venv/.installed ## Say what is running
 
 logs: ## Show the last lines of the processes' logs
 	@tail -n 20 $${SANDBOX_HOME:-.sandbox}/logs/*.log
+
+doctor: .venv/.installed ## Check the running stack, or the deployment of AIRFLOW_CONN_...: what is wrong, how to mend it
+	@$(SANDBOX) doctor
 
 env: .venv/.installed ## Print export lines with the addresses and sign-ins of the running stack
 	@$(SANDBOX) env

@@ -42,6 +42,7 @@ def main() -> int:
         "down": "stop the stack",
         "status": "what is running",
         "env": "print export lines for the running stack",
+        "doctor": "check the running stack, or the deployment whose connections are in the environment",
     }.items():
         commands.add_parser(name, help=text)
     sync = commands.add_parser("sync", help="sync a dataset on the running stack")
@@ -54,6 +55,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         stack = Stack(Settings.from_environment())
+        given = dict(os.environ)
         # Importing the package imports Airflow, which makes its home folder where it is imported.
         os.environ["AIRFLOW_HOME"] = str(stack.airflow_home)
         if arguments.command == "demo":
@@ -69,6 +71,8 @@ def main() -> int:
             for name, value in stack.endpoints().as_environment().items():
                 print(f"export {name}={shlex.quote(value)}")
             return 0
+        if arguments.command == "doctor":
+            return stack.check(given)
         if arguments.command == "serve":
             stack.serve(arguments.ports or {**PREFERRED_PORTS, **stack.options.ports})
             return 0

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -204,6 +204,20 @@ class Stack:
         self._sessions_file.unlink(missing_ok=True)
         return count
 
+    def check(self, given: Mapping[str, str]) -> int:
+        """
+        Let :mod:`data_share.doctor` check a deployment, and return its exit code.
+
+        :param given: the environment; it names a deployment by ``AIRFLOW_CONN_...``, or else the running stack is meant
+        :raises StackError: without either
+        """
+        environment = dict(given)
+        if not any(name.startswith("AIRFLOW_CONN_") for name in given):
+            environment = self._airflow_environment(self.endpoints(), self._secrets()) | self._job_variable()
+        path = [str(self.project / "plugins"), *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(path)
+        return subprocess.run([sys.executable, "-m", "data_share.doctor"], env=environment, check=False).returncode
+
     def serve(self, ports: dict[str, int]) -> None:
         """
         Be the process of the stand-ins.
@@ -232,6 +246,17 @@ class Stack:
             places=self.options.places,
             host=self.options.host,
         )
+
+    def _job_variable(self) -> dict[str, str]:
+        """Return the export job's id as Airflow has it: outside of a task, it is only looked for in the environment."""
+        from data_share.share import EXPORT_JOB_VARIABLE
+
+        client = self.client()
+        try:
+            answer = client.call("GET", f"/variables/{EXPORT_JOB_VARIABLE}")
+        finally:
+            client.close()
+        return {f"AIRFLOW_VAR_{EXPORT_JOB_VARIABLE.upper()}": answer.json()["value"]} if answer.is_success else {}
 
     @property
     def _endpoints_file(self) -> Path:

@@ -30,7 +30,7 @@ from data_share.snowflake_operators import SnowflakeCleanUpOperator
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 DATASETS = [dataset.name for dataset in read_datasets()[0]]
 SYNCS = [f"sync_{name}" for name in DATASETS]
-ALL = [*SYNCS, "set_up_snowflake", "clean_up_share"]
+ALL = [*SYNCS, "set_up_snowflake", "clean_up_share", "check_share"]
 TAGS = {"data-share", "sync", "set-up", "housekeeping"}
 
 

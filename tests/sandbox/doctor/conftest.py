@@ -1,0 +1,187 @@
+"""A deployment on the stand-ins, set up as the DAG does it, and ways to break it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import Environment, FileSystemLoader
+
+from data_share import share, snowflake_hook
+from data_share.datasets import read_datasets
+from data_share.doctor import Deployment, Finding, State, examine
+from sandbox.s3 import s3_filesystem
+from sandbox.snowflake.server import create_app
+from sandbox.sources import SHARE_BUCKET
+from tests.sandbox.databricks.conftest import BUNDLE, TOKEN, WorkspaceServer
+from tests.sandbox.snowflake.conftest import ACCOUNT, KEY, OTHER_KEY, USER, private_der_pem, public_pem, serve
+
+SQL = BUNDLE.parents[1] / "sql" / "snowflake"
+
+
+class Examined:
+    """The findings of one examination, by the names of the checks."""
+
+    def __init__(self, findings: list[Finding]) -> None:
+        self.findings = {finding.name: finding for finding in findings}
+
+    def named(self, state: State) -> list[str]:
+        return [name for name, finding in self.findings.items() if finding.state is state]
+
+    def only_wrong(self, name: str) -> str:
+        """The sentence of the one check that is wrong."""
+        assert self.named(State.WRONG) == [name], self.told()
+        return self.findings[name].text
+
+    def told(self) -> str:
+        return "\n".join(finding.line() for finding in self.findings.values())
+
+
+@pytest.fixture(scope="module")
+def workspace(s3_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceServer]:
+    server = WorkspaceServer(tmp_path_factory.mktemp("databricks"), s3_url, BUNDLE)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def snowflake_url(s3_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    s3_filesystem(s3_url).makedirs(SHARE_BUCKET, exist_ok=True)
+    users = {USER: public_pem(KEY), "ADMIN": public_pem(KEY)}
+    state_dir = tmp_path_factory.mktemp("snowflake")
+    with serve(create_app(state_dir=state_dir, s3_endpoint_url=s3_url, account=ACCOUNT, users=users)) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def connections(workspace: WorkspaceServer, snowflake_url: str) -> dict[str, dict[str, Any]]:
+    """The connections of a deployment that works, and one of an administrator."""
+    host, port = snowflake_url.removeprefix("http://").split(":")
+    extra = {
+        "account": ACCOUNT,
+        "host": host,
+        "port": int(port),
+        "protocol": "http",
+        "database": "DATA_SHARE",
+        "warehouse": "LOAD_WH",
+        "role": "DATA_SHARE_LOADER",
+        "private_key_content": private_der_pem(KEY).decode(),
+    }
+    snowflake = {"conn_type": "snowflake", "login": USER, "schema": "PUBLIC", "extra": extra}
+    return {
+        "databricks_default": {
+            "conn_type": "databricks",
+            "host": "127.0.0.1",
+            "port": workspace.port,
+            "schema": "http",
+            "password": TOKEN,
+        },
+        "snowflake_default": snowflake,
+        "administrator": {**snowflake, "login": "ADMIN", "extra": {**extra, "role": "ACCOUNTADMIN"}},
+    }
+
+
+def put(patch: pytest.MonkeyPatch, name: str, connection: dict[str, Any]) -> None:
+    patch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(connection))
+
+
+@pytest.fixture(scope="module")
+def administer(connections: dict[str, dict[str, Any]]) -> Iterator[Callable[..., object]]:
+    """Run statements as an administrator of an account that is set up."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, connection in connections.items():
+            put(patch, name, connection)
+        patch.setattr(snowflake_hook, "_FIRST_POLL_SECONDS", 0.002)
+
+        def run(*statements: str, conn_id: str = "administrator") -> None:
+            hook = snowflake_hook.DataShareSnowflakeHook(conn_id)
+            for statement in statements:
+                hook.run_statement(statement)
+
+        files = Environment(loader=FileSystemLoader(SQL))
+        names = ["create_schemas.sql", "create_stage.sql", "create_ledger.sql", "create_targets.sql"]
+        names += [f"targets/{path.name}" for path in (SQL / "targets").glob("*.sql")]
+        for name in names:
+            sql = files.get_template(name).render(share=share, datasets=read_datasets()[0])
+            split = snowflake_hook.DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True)
+            run(*split, conn_id="snowflake_default")
+        yield run
+
+
+@pytest.fixture
+def deployed(
+    connections: dict[str, dict[str, Any]],
+    workspace: WorkspaceServer,
+    administer: Callable[..., object],
+    airflow_health: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Everything as it should be."""
+    for name, connection in connections.items():
+        put(monkeypatch, name, connection)
+    monkeypatch.setenv(f"AIRFLOW_VAR_{share.EXPORT_JOB_VARIABLE.upper()}", str(workspace.job_id))
+    monkeypatch.syspath_prepend(str(BUNDLE.parents[2] / "config"))
+
+
+@pytest.fixture
+def look(deployed: None) -> Callable[..., Examined]:
+    """Make the checks."""
+
+    def run(*groups: str, ahead: Any = None, datasets_folder: Path | None = None) -> Examined:
+        options: dict[str, Any] = {"datasets_folder": datasets_folder} if datasets_folder else {}
+        if ahead is not None:
+            options["now"] = lambda: datetime.now(UTC) + ahead
+        return Examined(list(examine(Deployment(**options), groups)))
+
+    return run
+
+
+@pytest.fixture
+def change(
+    deployed: None, connections: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., None]:
+    """Change fields of a connection; ``extra`` are changes of its extras. None takes a field out."""
+
+    def run(conn_id: str, extra: dict[str, Any] | None = None, **fields: Any) -> None:
+        connection = {**connections[conn_id], **fields}
+        connection["extra"] = {**connection.get("extra", {}), **(extra or {})}
+        connection["extra"] = {name: value for name, value in connection["extra"].items() if value is not None}
+        put(monkeypatch, conn_id, {name: value for name, value in connection.items() if value is not None})
+
+    return run
+
+
+@pytest.fixture
+def other_key() -> str:
+    return private_der_pem(OTHER_KEY).decode()
+
+
+@pytest.fixture
+def airflow_health(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """What an api-server says of Airflow's parts; a test may change it."""
+    parts = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+    health: dict[str, Any] = {part: {"status": "healthy"} for part in parts}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/api/v2/monitor/health" else 404)
+            self.end_headers()
+            self.wfile.write(json.dumps(health).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}/execution/"
+        monkeypatch.setenv("AIRFLOW__CORE__EXECUTION_API_SERVER_URL", address)
+        yield health
+        server.shutdown()
+        thread.join()

@@ -1,0 +1,505 @@
+"""A deployment that is broken in one way: the one check that is about it says so, and how to mend it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_share import doctor, share
+from data_share.datasets import DATASETS_FOLDER
+from data_share.doctor import CHECKS, CheckShareOperator, ShareIsBrokenError, State
+from tests.sandbox.databricks.conftest import TOKEN, WorkspaceServer
+
+pytestmark = pytest.mark.sandbox
+
+Look = Callable[..., Any]
+Change = Callable[..., None]
+VARIABLE = f"AIRFLOW_VAR_{share.EXPORT_JOB_VARIABLE.upper()}"
+
+
+def test_all_is_well(look: Look) -> None:
+    examined = look()
+    assert examined.named(State.OK) == [check.name for check in CHECKS], examined.told()
+
+
+def test_nothing_is_left_behind(look: Look, administer: Any, snowflake_url: str) -> None:
+    look("Snowflake")
+    hook = doctor.DataShareSnowflakeHook("administrator")
+    assert hook.run_statement("SHOW TABLES IN SCHEMA staging").rows == []
+    for table in ("shared_forecasts", "city_temperatures", "daily_observations", share.LEDGER_TABLE):
+        assert hook.run_statement(f"SELECT * FROM {table}").rows == []
+
+
+# ---- Airflow
+
+
+def test_a_dataset_file_that_is_not_valid(look: Look, tmp_path: Path) -> None:
+    shutil.copytree(DATASETS_FOLDER, tmp_path / "datasets")
+    (tmp_path / "datasets" / "broken.yaml").write_text("load_mode: sometimes\n")
+    said = look("Airflow", datasets_folder=tmp_path / "datasets").only_wrong("dataset files")
+    assert "broken.yaml" in said
+    assert "load_mode" in said
+
+
+def test_a_dag_file_that_cannot_be_imported(look: Look, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "broken.py").write_text("import a_package_that_is_not_installed\n")
+    monkeypatch.setattr(doctor, "PROJECT", tmp_path)
+    said = look("Airflow").only_wrong("DAG files")
+    assert "dags/broken.py cannot be imported: ModuleNotFoundError" in said
+    assert "a_package_that_is_not_installed" in said
+
+
+def test_without_local_settings_it_is_slow_and_works(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: None)
+    examined = look("Airflow")
+    assert examined.named(State.WRONG) == []
+    assert examined.named(State.ADVICE) == ["local settings"]
+    assert "PYTHONPATH" in examined.findings["local settings"].text
+
+
+@pytest.mark.parametrize("status", [None, "unhealthy"])
+def test_no_triggerer(look: Look, airflow_health: dict[str, Any], status: str | None) -> None:
+    airflow_health["triggerer"]["status"] = status
+    said = look("Airflow").only_wrong("processes")
+    assert "triggerer is not running" in said or "triggerer is unhealthy" in said
+    assert "airflow triggerer" in said
+
+
+def test_an_api_server_that_does_not_answer(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTION_API_SERVER_URL", "http://127.0.0.1:9/execution/")
+    assert "execution_api_server_url" in look("Airflow").only_wrong("processes")
+
+
+# ---- connections
+
+
+@pytest.mark.parametrize("side", ["Databricks", "Snowflake"])
+def test_no_connection(look: Look, monkeypatch: pytest.MonkeyPatch, side: str) -> None:
+    monkeypatch.delenv(f"AIRFLOW_CONN_{side.upper()}_DEFAULT")
+    examined = look(side)
+    said = examined.only_wrong(f"{side} connection")
+    assert f"The Airflow connection {side.lower()}_default does not exist" in said
+    assert f"did not come out well: {side} connection" in examined.findings[f"{side} address"].text
+
+
+@pytest.mark.parametrize(
+    ("change_to", "lacks"),
+    [
+        ({"schema": None}, "schema"),
+        ({"login": None}, "login"),
+        ({"extra": {"warehouse": None, "role": None}}, "extra warehouse, extra role"),
+        ({"extra": {"private_key_content": None}}, "extra private_key_file or private_key_content"),
+    ],
+    ids=["schema", "login", "extras", "key"],
+)
+def test_a_snowflake_connection_that_lacks_something(
+    look: Look, change: Change, change_to: dict[str, Any], lacks: str
+) -> None:
+    change("snowflake_default", **change_to)
+    assert f"lacks: {lacks}." in look("Snowflake").only_wrong("Snowflake connection")
+
+
+def test_a_key_file_that_is_not_there(look: Look, change: Change) -> None:
+    change("snowflake_default", extra={"private_key_content": None, "private_key_file": "/nowhere/loader.p8"})
+    assert "/nowhere/loader.p8, which is no file" in look("Snowflake").only_wrong("Snowflake connection")
+
+
+def test_a_databricks_connection_without_a_token(look: Look, change: Change) -> None:
+    change("databricks_default", password=None)
+    assert "lacks: password" in look("Databricks").only_wrong("Databricks connection")
+
+
+# ---- Databricks
+
+
+def test_a_workspace_that_cannot_be_reached(look: Look, change: Change) -> None:
+    change("databricks_default", port=9)
+    said = look("Databricks").only_wrong("Databricks address")
+    assert "cannot be reached at http://127.0.0.1:9/" in said
+
+
+def test_a_token_that_databricks_does_not_accept(look: Look, change: Change) -> None:
+    change("databricks_default", password="dapi-of-somebody-else")
+    examined = look("Databricks")
+    said = examined.only_wrong("Databricks sign-in")
+    assert "Databricks does not accept the sign-in" in said
+    assert "dapi-of-somebody-else" not in examined.told()
+    assert examined.findings["job"].state is State.UNKNOWN
+
+
+def test_no_job_id(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE)
+    said = look("Databricks").only_wrong("job id")
+    assert share.EXPORT_JOB_VARIABLE in said
+
+
+def test_a_job_id_that_is_none(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "export_dataset")
+    assert "'export_dataset', which is no job id" in look("Databricks").only_wrong("job id")
+
+
+def test_a_job_that_does_not_exist(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "4711")
+    said = look("Databricks").only_wrong("job")
+    assert "Job 4711 does not exist" in said
+
+
+@contextmanager
+def job(workspace: WorkspaceServer, **settings: Any) -> Iterator[None]:
+    """The export job with other settings."""
+    before = workspace.get("jobs/get", job_id=workspace.job_id)["settings"]
+    workspace.post("jobs/reset", job_id=workspace.job_id, new_settings={**before, **settings})
+    try:
+        yield
+    finally:
+        workspace.post("jobs/reset", job_id=workspace.job_id, new_settings=before)
+
+
+def test_a_job_with_other_parameters(look: Look, workspace: WorkspaceServer) -> None:
+    names = ("dataset", "source_table", "run_key", "target_path")
+    with job(workspace, parameters=[{"name": name, "default": ""} for name in names]):
+        said = look("Databricks").only_wrong("job parameters")
+    assert "does not take export_path" in said
+    assert "takes target_path" in said
+
+
+def test_a_job_without_a_queue(look: Look, workspace: WorkspaceServer) -> None:
+    with job(workspace, queue={"enabled": False}):
+        assert "queue is not enabled" in look("Databricks").only_wrong("job queue")
+
+
+def test_a_job_that_starts_no_run(look: Look, workspace: WorkspaceServer) -> None:
+    with job(workspace, max_concurrent_runs=0):
+        assert "starts no run" in look("Databricks").only_wrong("job queue")
+
+
+def test_a_job_with_fewer_runs_than_datasets(look: Look, workspace: WorkspaceServer) -> None:
+    with job(workspace, max_concurrent_runs=1):
+        assert look("Databricks").named(State.ADVICE) == ["job queue"]
+
+
+def test_a_task_with_other_parameters_or_another_file(look: Look, workspace: WorkspaceServer, tmp_path: Path) -> None:
+    [task] = workspace.get("jobs/get", job_id=workspace.job_id)["settings"]["tasks"]
+    text = json.dumps(task)
+    with job(workspace, tasks=[json.loads(text.replace("export_path}}data/", "export_path}}"))]):
+        said = look("Databricks").only_wrong("job task")
+    assert "data_path" in said
+    with job(workspace, tasks=[json.loads(text.replace("export_dataset.sql", "another.sql"))]):
+        assert "export_dataset.sql" in look("Databricks").only_wrong("job task")
+
+
+# ---- clocks
+
+
+@pytest.mark.parametrize("side", ["Databricks", "Snowflake"])
+def test_a_clock_that_is_wrong(look: Look, side: str) -> None:
+    assert look(side, ahead=timedelta(seconds=30)).named(State.WRONG) == []
+    said = look(side, ahead=timedelta(minutes=5)).only_wrong(f"{side} clock")
+    assert "30" in said or "299" in said
+    assert f"seconds ahead of that of {side}" in said
+    assert "behind" in look(side, ahead=-timedelta(minutes=5)).only_wrong(f"{side} clock")
+
+
+# ---- Snowflake: sign-in
+
+
+def test_an_account_that_cannot_be_reached(look: Look, change: Change) -> None:
+    change("snowflake_default", extra={"port": 9})
+    assert "Snowflake cannot be reached" in look("Snowflake").only_wrong("Snowflake address")
+
+
+def test_a_key_that_is_not_the_users(look: Look, change: Change, other_key: str) -> None:
+    change("snowflake_default", extra={"private_key_content": other_key})
+    examined = look("Snowflake")
+    said = examined.only_wrong("Snowflake sign-in")
+    assert "HTTP 401" in said
+    assert "390144" in said
+    assert other_key not in examined.told()
+    assert examined.findings["role"].state is State.UNKNOWN
+
+
+def test_a_key_that_is_none(look: Look, change: Change) -> None:
+    change("snowflake_default", extra={"private_key_content": "this-is-no-key-at-all"})
+    examined = look("Snowflake")
+    assert "Check the private key" in examined.only_wrong("Snowflake sign-in")
+    assert "this-is-no-key-at-all" not in examined.told()
+
+
+@pytest.mark.parametrize("role", ["NOBODY", "SYSADMIN"])
+def test_a_role_that_the_user_does_not_have(look: Look, change: Change, role: str) -> None:
+    change("snowflake_default", extra={"role": role})
+    said = look("Snowflake").only_wrong("role")
+    assert role in said
+    assert "GRANT ROLE" in said
+
+
+@pytest.mark.parametrize(
+    ("change_to", "name"),
+    [({"extra": {"database": "NOWHERE"}}, "database NOWHERE"), ({"schema": "NOWHERE"}, "schema NOWHERE")],
+    ids=["database", "schema"],
+)
+def test_a_database_or_schema_that_is_not_there(
+    look: Look, change: Change, change_to: dict[str, Any], name: str
+) -> None:
+    change("snowflake_default", **change_to)
+    assert f"The {name} does not exist" in look("Snowflake").only_wrong("database and schema")
+
+
+def test_a_warehouse_that_is_not_there(look: Look, change: Change) -> None:
+    change("snowflake_default", extra={"warehouse": "NONE_WH"})
+    examined = look("Snowflake")
+    said = examined.only_wrong("warehouse")
+    assert "No active warehouse" in said
+    assert examined.findings["write and read"].state is State.UNKNOWN
+
+
+# ---- Snowflake: objects and rights. Each is broken by an administrator, and mended again.
+
+LOADER = "ROLE data_share_loader"
+STAGE = "CREATE STAGE s3_share_stage URL = '{}' STORAGE_INTEGRATION = {} FILE_FORMAT = (TYPE = PARQUET)"
+INTEGRATION = (
+    "CREATE OR REPLACE STORAGE INTEGRATION {} TYPE = EXTERNAL_STAGE STORAGE_PROVIDER = 'S3' ENABLED = TRUE "
+    "STORAGE_AWS_ROLE_ARN = 'arn:aws:iam::1:role/r' STORAGE_ALLOWED_LOCATIONS = ('{}')"
+)
+OWN_STAGE = f"GRANT OWNERSHIP ON STAGE s3_share_stage TO {LOADER} REVOKE CURRENT GRANTS"
+MEND_STAGE = ["DROP STAGE IF EXISTS s3_share_stage", STAGE.format(share.SHARE_URL, "s3_share_int"), OWN_STAGE]
+OWN_TARGET = f"GRANT OWNERSHIP ON TABLE {{}} TO {LOADER} REVOKE CURRENT GRANTS"
+
+BROKEN = {
+    "the integration allows another place": (
+        [
+            INTEGRATION.format("s3_share_int", "s3://another-bucket/"),
+            f"GRANT USAGE ON INTEGRATION s3_share_int TO {LOADER}",
+        ],
+        [INTEGRATION.format("s3_share_int", share.SHARE_URL), f"GRANT USAGE ON INTEGRATION s3_share_int TO {LOADER}"],
+        "storage integration",
+        "allows s3://another-bucket/, and not s3://databricks-snowflake-share/dataset/",
+    ),
+    "no stage": (["DROP STAGE s3_share_stage"], MEND_STAGE, "stage", "Run the DAG set_up_snowflake"),
+    "no right on the stage": (
+        ["GRANT OWNERSHIP ON STAGE s3_share_stage TO ROLE accountadmin"],
+        [OWN_STAGE],
+        "stage",
+        "GRANT USAGE ON STAGE",
+    ),
+    "a stage on another place": (
+        ["DROP STAGE s3_share_stage", STAGE.format(f"{share.SHARE_URL}old/", "s3_share_int"), OWN_STAGE],
+        MEND_STAGE,
+        "stage",
+        "is on s3://databricks-snowflake-share/dataset/old/ instead of s3://databricks-snowflake-share/dataset/",
+    ),
+    "a stage with another integration": (
+        [
+            INTEGRATION.format("another_int", share.SHARE_URL),
+            "DROP STAGE s3_share_stage",
+            STAGE.format(share.SHARE_URL, "another_int"),
+            OWN_STAGE,
+        ],
+        MEND_STAGE,
+        "stage",
+        "uses the integration ANOTHER_INT, not s3_share_int",
+    ),
+    "no staging schema": (
+        ["DROP SCHEMA staging"],
+        ["CREATE SCHEMA data_share.staging", f"GRANT OWNERSHIP ON SCHEMA data_share.staging TO {LOADER}"],
+        "staging schema",
+        "The schema STAGING does not exist",
+    ),
+    "no right to create staging tables": (
+        ["GRANT OWNERSHIP ON SCHEMA staging TO ROLE accountadmin", f"GRANT USAGE ON SCHEMA staging TO {LOADER}"],
+        [f"GRANT OWNERSHIP ON SCHEMA staging TO {LOADER} REVOKE CURRENT GRANTS"],
+        "write and read",
+        "GRANT USAGE, CREATE TABLE ON SCHEMA staging",
+    ),
+    "no ledger": (
+        ["ALTER TABLE sync_history RENAME TO old_history"],
+        ["ALTER TABLE old_history RENAME TO sync_history"],
+        "ledger tables",
+        "Object 'SYNC_HISTORY' does not exist or not authorized",
+    ),
+    "an old ledger": (
+        ["ALTER TABLE sync_history DROP COLUMN requested_by"],
+        ["ALTER TABLE sync_history ADD COLUMN requested_by VARCHAR"],
+        "ledger tables",
+        "sync_history has no column requested_by, which create_ledger.sql has",
+    ),
+    "no target": (
+        ["ALTER TABLE city_temperatures RENAME TO old_temperatures"],
+        ["ALTER TABLE old_temperatures RENAME TO city_temperatures"],
+        "target tables",
+        "city_temperatures.yaml",
+    ),
+    "a target without a required column": (
+        ["ALTER TABLE shared_forecasts DROP COLUMN latitude"],
+        ["ALTER TABLE shared_forecasts ADD COLUMN latitude DOUBLE"],
+        "target tables",
+        "shared_forecasts has no column latitude, which required_columns of shared_forecasts.yaml names",
+    ),
+    "a target with a column in lower case": (
+        ['ALTER TABLE shared_forecasts ADD COLUMN "note" VARCHAR'],
+        ['ALTER TABLE shared_forecasts DROP COLUMN "note"'],
+        "target tables",
+        "columns that are not in upper case: note",
+    ),
+    "a target with a column that the dataset does not have": (
+        ["ALTER TABLE city_temperatures ADD COLUMN note VARCHAR"],
+        ["ALTER TABLE city_temperatures DROP COLUMN note"],
+        "target tables",
+        "city_temperatures has NOTE, which city_temperatures.yaml does not have",
+    ),
+    "a target with another type": (
+        [
+            "ALTER TABLE city_temperatures DROP COLUMN temperature_f",
+            "ALTER TABLE city_temperatures ADD COLUMN temperature_f VARCHAR",
+        ],
+        [
+            "ALTER TABLE city_temperatures DROP COLUMN temperature_f",
+            "ALTER TABLE city_temperatures ADD COLUMN temperature_f DOUBLE",
+        ],
+        "target tables",
+        "column TEMPERATURE_F is VARCHAR",
+    ),
+    "no right to write to the ledger": (
+        [
+            "GRANT OWNERSHIP ON TABLE sync_history TO ROLE accountadmin",
+            f"GRANT SELECT, INSERT, DELETE ON TABLE sync_history TO {LOADER}",
+        ],
+        [OWN_TARGET.format("sync_history")],
+        "rights on the ledger",
+        "GRANT UPDATE ON TABLE sync_history TO ROLE DATA_SHARE_LOADER",
+    ),
+    "no right to delete, which replace needs": (
+        [
+            "GRANT OWNERSHIP ON TABLE shared_forecasts TO ROLE accountadmin",
+            f"GRANT SELECT, INSERT ON TABLE shared_forecasts TO {LOADER}",
+        ],
+        [OWN_TARGET.format("shared_forecasts")],
+        "rights on the targets",
+        "DELETE on shared_forecasts fails",
+    ),
+    "no right to update, which merge needs": (
+        [
+            "GRANT OWNERSHIP ON TABLE city_temperatures TO ROLE accountadmin",
+            f"GRANT SELECT, INSERT, DELETE ON TABLE city_temperatures TO {LOADER}",
+        ],
+        [OWN_TARGET.format("city_temperatures")],
+        "rights on the targets",
+        "UPDATE on city_temperatures fails",
+    ),
+    "no right to insert, which append needs": (
+        [
+            "GRANT OWNERSHIP ON TABLE daily_observations TO ROLE accountadmin",
+            f"GRANT SELECT ON TABLE daily_observations TO {LOADER}",
+        ],
+        [OWN_TARGET.format("daily_observations")],
+        "rights on the targets",
+        "INSERT on daily_observations fails",
+    ),
+    "no right to use the warehouse": (
+        [f"REVOKE USAGE ON WAREHOUSE load_wh FROM {LOADER}"],
+        [f"GRANT USAGE ON WAREHOUSE load_wh TO {LOADER}"],
+        "warehouse",
+        "GRANT USAGE ON WAREHOUSE LOAD_WH",
+    ),
+    "no right to use the schema": (
+        [f"REVOKE USAGE ON SCHEMA data_share.public FROM {LOADER}"],
+        [f"GRANT USAGE ON SCHEMA data_share.public TO {LOADER}"],
+        "database and schema",
+        "GRANT USAGE ON SCHEMA PUBLIC",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_an_account_that_is_broken(look: Look, administer: Callable[..., object], what: str) -> None:
+    broken, mended, check, words = BROKEN[what]
+    administer(*broken)
+    try:
+        examined = look("Snowflake")
+    finally:
+        administer(*mended)
+    assert words in examined.only_wrong(check)
+
+
+def test_an_integration_that_the_role_may_not_see_is_not_wrong(look: Look, administer: Callable[..., object]) -> None:
+    administer(f"REVOKE USAGE ON INTEGRATION s3_share_int FROM {LOADER}")
+    try:
+        examined = look("Snowflake")
+    finally:
+        administer(f"GRANT USAGE ON INTEGRATION s3_share_int TO {LOADER}")
+    assert examined.named(State.WRONG) == []
+    assert examined.named(State.UNKNOWN) == ["storage integration"]
+    assert "does not see the integration" in examined.findings["storage integration"].text
+
+
+def test_a_bucket_that_snowflake_cannot_list(look: Look, administer: Callable[..., object]) -> None:
+    nowhere = "s3://no-such-bucket/dataset/"
+    with pytest.MonkeyPatch.context() as patch:
+        administer(
+            INTEGRATION.format("s3_share_int", nowhere),
+            f"GRANT USAGE ON INTEGRATION s3_share_int TO {LOADER}",
+            "DROP STAGE s3_share_stage",
+            STAGE.format(nowhere, "s3_share_int"),
+            OWN_STAGE,
+        )
+        patch.setattr(share, "SHARE_URL", nowhere)
+        try:
+            examined = look("Snowflake")
+        finally:
+            patch.undo()
+            administer(
+                INTEGRATION.format("s3_share_int", share.SHARE_URL),
+                f"GRANT USAGE ON INTEGRATION s3_share_int TO {LOADER}",
+                *MEND_STAGE,
+            )
+    said = examined.only_wrong("share")
+    assert "Failure using stage area" in said
+    assert "docs/aws.md" in said
+
+
+def test_all_is_mended(look: Look) -> None:
+    assert look("Snowflake").named(State.WRONG) == []
+
+
+# ---- what people see
+
+
+def test_the_list_ends_with_1_if_something_is_wrong(
+    look: Look, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor.main() == 0
+    assert f"{len(CHECKS)} ok, 0 wrong" in capsys.readouterr().out
+    monkeypatch.delenv(VARIABLE)
+    assert doctor.main() == 1
+    shown = capsys.readouterr().out
+    assert f"wrong        job id (Variable {share.EXPORT_JOB_VARIABLE}): The Airflow Variable" in shown
+    assert "not checked  job (jobs/get): not checked, because this did not come out well: job id." in shown
+    assert TOKEN not in shown
+
+
+class Pushed(dict[str, Any]):
+    """A task instance that keeps its XComs."""
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+def test_the_task_returns_its_findings_or_fails_with_the_sentences(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    ti = Pushed()
+    task = CheckShareOperator(task_id="check", group="Databricks")
+    findings = task.execute({"ti": ti})  # type: ignore[typeddict-item]
+    assert {finding["state"] for finding in findings} == {"ok"}
+    assert {finding["group"] for finding in findings} == {"Databricks"}
+    assert not ti
+    monkeypatch.setenv(VARIABLE, "4711")
+    with pytest.raises(ShareIsBrokenError, match=r"1 of 9 checks of Databricks failed\.\n- job: .*4711 does not exist"):
+        CheckShareOperator(task_id="check_again", group="Databricks").execute({"ti": ti})  # type: ignore[typeddict-item]
+    assert json.loads(json.dumps(ti["findings"]))[-1]["state"] == "not checked"
