@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.server
 import json
 import threading
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from cryptography.hazmat.primitives import serialization
 from jinja2 import Environment, FileSystemLoader
 
 from data_share import share, snowflake_hook
@@ -20,6 +23,7 @@ from sandbox.s3 import s3_filesystem
 from sandbox.snowflake.server import create_app
 from sandbox.sources import SHARE_BUCKET
 from tests.sandbox.databricks.conftest import BUNDLE, TOKEN, WorkspaceServer
+from tests.sandbox.load.driver import Wire
 from tests.sandbox.snowflake.conftest import ACCOUNT, KEY, OTHER_KEY, USER, private_der_pem, public_pem, serve
 
 SQL = BUNDLE.parents[1] / "sql" / "snowflake"
@@ -97,7 +101,11 @@ def administer(connections: dict[str, dict[str, Any]]) -> Iterator[Callable[...,
     with pytest.MonkeyPatch.context() as patch:
         for name, connection in connections.items():
             put(patch, name, connection)
-        patch.setattr(snowflake_hook, "_FIRST_POLL_SECONDS", 0.002)
+        # Reading the same key for each hook, and a new connection for each call, take longer than the statements.
+        read_key = functools.cache(serialization.load_pem_private_key)
+        patch.setattr(serialization, "load_pem_private_key", lambda data, **options: read_key(data, **options))
+        wire = Wire(requests.Session.request)
+        patch.setattr(requests.Session, "request", lambda session, **call: wire(session, **call))
 
         def run(*statements: str, conn_id: str = "administrator") -> None:
             hook = snowflake_hook.DataShareSnowflakeHook(conn_id)

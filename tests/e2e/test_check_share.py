@@ -1,0 +1,61 @@
+"""The DAG that checks the deployment, inside Airflow, and the command for people."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from data_share.share import EXPORT_JOB_VARIABLE
+from sandbox.settings import PROJECT
+from tests.e2e.share import RunningShare
+
+TASKS = ("check_airflow", "check_databricks", "check_snowflake")
+
+
+def check(share: RunningShare) -> tuple[str, str]:
+    """Run the DAG, and return the run's id and how it ended."""
+    run_id = share.airflow.trigger("check_share")
+    return run_id, share.airflow.wait("check_share", run_id, 90)["state"]
+
+
+def test_the_share_is_well_until_something_is_broken(share: RunningShare) -> None:
+    run_id, state = check(share)
+    assert state == "success", share.airflow.failures("check_share", run_id)
+    for task in TASKS:
+        findings = share.airflow.xcom("check_share", run_id, task)
+        assert {finding["state"] for finding in findings} == {"ok"}, findings
+
+    share.airflow.set_variable(EXPORT_JOB_VARIABLE, "4711")
+    run_id, state = check(share)
+    assert state == "failed"
+    failures = share.airflow.failures("check_share", run_id)
+    assert list(failures) == ["check_databricks"]
+    assert "1 of 9 checks of Databricks failed." in failures["check_databricks"]
+    assert "Job 4711 does not exist" in failures["check_databricks"]
+
+
+def test_the_command_shows_the_list(share: RunningShare) -> None:
+    def doctor() -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "sandbox", "doctor"],
+            cwd=PROJECT,
+            env=os.environ | {"SANDBOX_HOME": str(share.stack.state)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    code, shown = doctor()
+    assert code == 0, shown
+    assert "0 wrong, 0 advice, 0 not checked" in shown
+    share.query("ALTER TABLE shared_forecasts RENAME TO hidden_forecasts")
+    try:
+        code, shown = doctor()
+    finally:
+        share.query("ALTER TABLE hidden_forecasts RENAME TO shared_forecasts")
+    assert code == 1
+    assert "wrong        target tables (DESCRIBE TABLE): shared_forecasts" in shown
+    assert "1 wrong, 0 advice, 1 not checked" in shown
