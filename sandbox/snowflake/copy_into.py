@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,7 @@ class _File:
     key: str
     etag: str
     size: int
-    last_modified: str
+    last_modified: datetime
 
     @property
     def url(self) -> str:
@@ -143,7 +144,9 @@ def list_stage(cursor: Cursor, expression: exp.ListStage) -> None:
     stage, path = found
     url = translate.stage_url(qualified(stage, session), session)
     files = _with_prefix(session, (url.rstrip("/") + "/" if path else url) + path)
-    rows = [(file.url, file.size, file.etag.strip('"'), file.last_modified) for file in files]
+    rows = [
+        (file.url, file.size, file.etag.strip('"'), format_datetime(file.last_modified, usegmt=True)) for file in files
+    ]
     values = ", ".join(f"({', '.join(map(_literal, row))})" for row in rows) or "(NULL, NULL::BIGINT, NULL, NULL)"
     where = "" if rows else " WHERE FALSE"
     cursor.answer(f"SELECT * FROM (VALUES {values}) AS files(name, size, md5, last_modified){where}", expression)
@@ -289,9 +292,7 @@ def _with_prefix(session: Session, location: str) -> list[_File]:
         except OSError as error:
             raise SqlError(91003, "22000", f"Failure using stage area. Cause: [{error}]") from None
         files += [
-            _File(
-                bucket, entry["Key"], entry["ETag"], entry["Size"], format_datetime(entry["LastModified"], usegmt=True)
-            )
+            _File(bucket, entry["Key"], entry["ETag"], entry["Size"], entry["LastModified"].astimezone(UTC))
             for entry in answer.get("Contents", ())
             if not entry["Key"].endswith("/")
         ]

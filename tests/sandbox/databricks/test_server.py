@@ -251,6 +251,16 @@ def test_a_run_that_takes_too_long_is_stopped(
     assert run["status"]["termination_details"]["code"] == "CANCELED"
 
 
+def test_a_task_that_takes_too_long_is_stopped(workspace: Any, parameters: dict[str, str]) -> None:
+    settings = workspace.get("jobs/get", job_id=workspace.job_id)["settings"]
+    settings["tasks"][0]["timeout_seconds"] = 1
+    workspace.post("jobs/reset", job_id=workspace.job_id, new_settings=settings)
+    workspace.order("hold", at="end")
+    state = workspace.ended(workspace.run_now(parameters))["state"]
+
+    assert (state["life_cycle_state"], state["result_state"]) == ("TERMINATED", "TIMEDOUT")
+
+
 # Runs that wait
 
 
@@ -489,6 +499,8 @@ def test_jobs_that_could_not_run_are_refused(workspace: Any, task: Any) -> None:
         ({"tasks": [task("a", sql_task={"warehouse_id": "w"})]}, "only tasks with sql_task.file.path"),
         ({"tasks": [task("a", run_if="ALL_DONE")]}, "no other run_if"),
         ({"tasks": [task("a", max_retries=1)]}, "no other max_retries"),
+        ({"tasks": [task("a", timeout_seconds=-1)]}, "Task a: timeout_seconds"),
+        ({"tasks": [task("a", timeout_seconds=1), task("b")]}, "only where it is the only one"),
         ({"tasks": [task("a")], "parameters": [{"name": "x"}]}, "a name and a default"),
         ({"tasks": [task("a")], "parameters": [{"name": "x", "default": ""}] * 2}, "name of its own"),
         ({"tasks": [task("a")], "max_concurrent_runs": 1001}, "between 0 and 1000"),

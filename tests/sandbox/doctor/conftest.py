@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -101,6 +102,7 @@ def administer(connections: dict[str, dict[str, Any]]) -> Iterator[Callable[...,
     with pytest.MonkeyPatch.context() as patch:
         for name, connection in connections.items():
             put(patch, name, connection)
+        patch.setattr(os, "fsync", lambda _: None)  # a power failure is not among the tests
         # Reading the same key for each hook, and a new connection for each call, take longer than the statements.
         read_key = functools.cache(serialization.load_pem_private_key)
         patch.setattr(serialization, "load_pem_private_key", lambda data, **options: read_key(data, **options))
