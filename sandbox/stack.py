@@ -216,6 +216,8 @@ class Stack:
             environment = self._airflow_environment(self.endpoints(), self._secrets()) | self._job_variable()
         path = [str(self.project / "plugins"), *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(path)
+        # Airflow logs to where the list is printed.
+        environment.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "CRITICAL")
         return subprocess.run([sys.executable, "-m", "data_share.doctor"], env=environment, check=False).returncode
 
     def serve(self, ports: dict[str, int]) -> None:

@@ -206,7 +206,7 @@ def examine(deployment: Deployment, groups: Sequence[str] = ()) -> Iterator[Find
             continue
         missing = [name for name in check.needs if name not in well]
         if missing:
-            answer = Answer(State.UNKNOWN, f"not checked, because this did not come out well: {', '.join(missing)}.")
+            answer = Answer(State.UNKNOWN, f"because this did not come out well: {', '.join(missing)}.")
         else:
             answer = _answer(check, deployment)
         if answer.state in (State.OK, State.ADVICE):
@@ -282,7 +282,7 @@ def airflow_processes(deployment: Deployment) -> Answer:
     if not address:
         return Answer(
             State.UNKNOWN,
-            "not checked, because this process knows no api-server: neither [core] execution_api_server_url nor [api] "
+            "because this process knows no api-server: neither [core] execution_api_server_url nor [api] "
             "base_url is set.",
         )
     address = address.rstrip("/").removesuffix("/execution")
@@ -528,7 +528,7 @@ def storage_integration(deployment: Deployment) -> Answer:
     except SnowflakeStatementError as error:
         return Answer(
             State.UNKNOWN,
-            f"not checked, because role {_role(deployment)} does not see the integration: {_words(error)}. That is "
+            f"because role {_role(deployment)} does not see the integration: {_words(error)}. That is "
             "enough for syncs; creating the stage takes USAGE on it. An account administrator can look: DESCRIBE "
             f"INTEGRATION {name}.",
         )
@@ -733,7 +733,7 @@ def _skew(before: datetime, theirs: datetime, after: datetime) -> float:
 def _clock(deployment: Deployment, system: str) -> Answer:
     skew = deployment.skews.get(system)
     if skew is None:
-        return Answer(State.UNKNOWN, f"not checked, because {system} does not say what time it is.")
+        return Answer(State.UNKNOWN, f"because {system} does not say what time it is.")
     if abs(skew) > LARGEST_SKEW_SECONDS:
         way = "ahead of" if skew > 0 else "behind"
         return _wrong(

@@ -481,7 +481,7 @@ def test_the_list_ends_with_1_if_something_is_wrong(
     assert doctor.main() == 1
     shown = capsys.readouterr().out
     assert f"wrong        job id (Variable {share.EXPORT_JOB_VARIABLE}): The Airflow Variable" in shown
-    assert "not checked  job (jobs/get): not checked, because this did not come out well: job id." in shown
+    assert "not checked  job (jobs/get): because this did not come out well: job id." in shown
     assert TOKEN not in shown
 
 
