@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import json
 import threading
@@ -24,20 +23,19 @@ from airflow.sdk import DAG
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from data_share.datasets import Dataset, read_dataset
 from sandbox.databricks.server import create_app as databricks_app
 from sandbox.faults import FaultInjection
+from sandbox.snowflake.auth import AccessToken, OAuthClient
 from sandbox.snowflake.server import create_app as snowflake_app
 from sandbox.sources import seed
 from tests.contracts.contract import Exchange, Recorder
 from tests.contracts.runner import NO_CONF, DagRun
 from tests.sandbox.conftest import S3Process
+
+pytest.register_assert_rewrite("tests.contracts.scenarios")
 
 PROJECT = Path(__file__).resolve().parents[2]
 DATASET = read_dataset(PROJECT / "include" / "datasets" / "daily_observations.yaml")
@@ -45,6 +43,8 @@ ACCOUNT = "MYORG-SHARE"
 USER = "SHARE_SVC"
 TOKEN = "dapi-test"
 CLIENT = ("the-client-id", "the-client-secret")
+ACCESS_TOKEN = AccessToken(USER, "the-access-token")
+OAUTH_CLIENT = OAuthClient("the-oauth-client", USER, "the-oauth-secret", "the-refresh-token")
 DEADLINE = 20.0
 
 
@@ -55,6 +55,7 @@ class Accounts:
 
     :param databricks_url: address of the workspace
     :param snowflake_url: address of the account
+    :param s3_url: address of S3
     :param databricks: exchanges with the workspace
     :param snowflake: exchanges with the account
     :param sync_dag: makes the DAG of a dataset
@@ -63,6 +64,7 @@ class Accounts:
 
     databricks_url: str
     snowflake_url: str
+    s3_url: str
     databricks: list[Exchange]
     snowflake: list[Exchange]
     sync_dag: Callable[[Dataset], DAG]
@@ -73,7 +75,9 @@ class Accounts:
         """Begin a sync of a dataset."""
         key = dataset.model_dump_json()
         if key not in self.made:
-            self.made[key] = self.sync_dag(dataset)
+            dag = self.made[key] = self.sync_dag(dataset)
+            # Airflow makes one per task; compiling the same files for each takes longer than their statements.
+            dag.get_template_env = functools.cache(dag.get_template_env)  # type: ignore[method-assign]
         return DagRun(self.made[key], job_id or self.job_id, {**NO_CONF, **params})
 
     def begin_dag(self, name: str, **params: Any) -> DagRun:
@@ -121,21 +125,6 @@ def serve(app: ASGIApp) -> Iterator[str]:
         thread.join(DEADLINE)
 
 
-def with_sign_in(workspace: Starlette) -> Starlette:
-    """Put the OAuth endpoint of service principals before a workspace; what it hands out is the workspace's token."""
-
-    async def token(request: Request) -> Response:
-        credential = base64.b64encode(":".join(CLIENT).encode()).decode()
-        if request.headers.get("Authorization") != f"Basic {credential}":
-            return JSONResponse({"error": "invalid_client"}, 401)
-        return JSONResponse({"access_token": TOKEN, "token_type": "Bearer", "scope": "all-apis", "expires_in": 3600})
-
-    return Starlette(
-        routes=[Route("/oidc/v1/token", token, methods=["POST"]), Mount("/", workspace)],
-        lifespan=workspace.router.lifespan_context,
-    )
-
-
 @pytest.fixture(scope="module")
 def accounts(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleType) -> Iterator[Accounts]:
     """The stand-ins, recorded, with Airflow's connections to them."""
@@ -152,13 +141,19 @@ def accounts(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleType
             s3_endpoint_url=s3.url,
             token=TOKEN,
             bundle=PROJECT / "include" / "databricks" / "databricks.yml",
+            service_principals=dict([CLIENT]),
         )
         account = snowflake_app(
-            state_dir=state / "snowflake", s3_endpoint_url=s3.url, account=ACCOUNT, users={USER: public}
+            state_dir=state / "snowflake",
+            s3_endpoint_url=s3.url,
+            account=ACCOUNT,
+            users={USER: public, "ADMIN": public},
+            access_tokens=[ACCESS_TOKEN],
+            oauth_clients=[OAUTH_CLIENT],
         )
         with (
             pytest.MonkeyPatch.context() as patch,
-            serve(Recorder(FaultInjection(with_sign_in(workspace)), databricks)) as databricks_url,
+            serve(Recorder(FaultInjection(workspace), databricks)) as databricks_url,
             serve(Recorder(FaultInjection(account), snowflake)) as snowflake_url,
         ):
             for name, connection in _connections(databricks_url, snowflake_url, key).items():
@@ -170,7 +165,7 @@ def accounts(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleType
             patch.setattr(serialization, "load_pem_private_key", lambda data, **options: read_key(data, **options))
             # The providers' hooks wait for seconds before they repeat a call.
             patch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda _: None))
-            made = Accounts(databricks_url, snowflake_url, databricks, snowflake, sync_datasets.sync_dag)
+            made = Accounts(databricks_url, snowflake_url, s3.url, databricks, snowflake, sync_datasets.sync_dag)
             made.job_id = _job_id(databricks_url)
             databricks.clear()
             yield made
@@ -183,7 +178,7 @@ def _connections(databricks_url: str, snowflake_url: str, key: rsa.RSAPrivateKey
     account = httpx.URL(snowflake_url)
     address = {"conn_type": "databricks", "host": workspace.host, "port": workspace.port, "schema": "http"}
 
-    def loader(key: rsa.RSAPrivateKey, role: str) -> dict[str, Any]:
+    def loader(key: rsa.RSAPrivateKey, role: str, user: str = USER) -> dict[str, Any]:
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
         extra = {
             "account": ACCOUNT,
@@ -195,11 +190,17 @@ def _connections(databricks_url: str, snowflake_url: str, key: rsa.RSAPrivateKey
             "role": role,
             "private_key_content": private,
         }
-        return {"conn_type": "snowflake", "login": USER, "schema": "PUBLIC", "extra": extra}
+        return {"conn_type": "snowflake", "login": user, "schema": "PUBLIC", "extra": extra}
+
+    def without_key(login: str, password: str, **extra: str) -> dict[str, Any]:
+        connection = loader(key, "DATA_SHARE_LOADER", login)
+        connection["extra"] = {**connection["extra"], **extra, "private_key_content": None}
+        return {**connection, "password": password}
 
     other_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     return {
         "DATABRICKS_DEFAULT": {**address, "password": TOKEN},
+        "DATABRICKS_PASSWORD": {**address, "login": "ada", "password": "a password"},
         "DATABRICKS_WRONG_TOKEN": {**address, "password": "dapi-wrong"},
         "DATABRICKS_PRINCIPAL": {
             **address,
@@ -210,6 +211,17 @@ def _connections(databricks_url: str, snowflake_url: str, key: rsa.RSAPrivateKey
         "SNOWFLAKE_DEFAULT": loader(key, "DATA_SHARE_LOADER"),
         "SNOWFLAKE_WRONG_KEY": loader(other_key, "DATA_SHARE_LOADER"),
         "SNOWFLAKE_WRONG_ROLE": loader(key, "NO_SUCH_ROLE"),
+        "SNOWFLAKE_OTHER_ROLE": loader(key, "SYSADMIN"),
+        "SNOWFLAKE_ADMINISTRATOR": loader(key, "ACCOUNTADMIN", "ADMIN"),
+        "SNOWFLAKE_ACCESS_TOKEN": without_key(USER, ACCESS_TOKEN.secret, authenticator="programmatic_access_token"),
+        "SNOWFLAKE_WRONG_ACCESS_TOKEN": without_key(USER, "guessed", authenticator="programmatic_access_token"),
+        "SNOWFLAKE_OAUTH": without_key(
+            OAUTH_CLIENT.client_id,
+            OAUTH_CLIENT.client_secret,
+            authenticator="oauth",
+            refresh_token=OAUTH_CLIENT.refresh_token,
+            token_endpoint=f"{snowflake_url}/oauth/token-request",
+        ),
     }
 
 
