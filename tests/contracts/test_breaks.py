@@ -898,7 +898,7 @@ BREAKS = [
         "by place",
         around(copy_into, "_values", _columns_by_place),
         s.columns_in_another_order,
-        "Failed to cast|assert",
+        "CheckFailedError",
     ),
     Break(
         "COPY: NULL for a column that takes none",
