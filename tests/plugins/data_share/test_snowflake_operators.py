@@ -809,7 +809,9 @@ def test_only_the_staging_tables_of_old_runs_are_dropped(snowflake: Snowflake, t
     assert len(set(snowflake.request_ids)) == len(snowflake.statements) == 5
 
 
-@pytest.mark.parametrize("name", ["TIDES", "BACKUP_2019", "TIDES__20200101T000000", "TIDES__20200101T000000_0A1B2C3D__COPY"])
+@pytest.mark.parametrize(
+    "name", ["TIDES", "BACKUP_2019", "TIDES__20200101T000000", "TIDES__20200101T000000_0A1B2C3D__COPY"]
+)
 def test_tables_that_no_run_named_are_left_alone(snowflake: Snowflake, task_context: MakeContext, name: str) -> None:
     assert clean_up(snowflake, task_context, [name])["dropped_tables"] == []
     assert dropped(snowflake) == []
