@@ -1076,6 +1076,22 @@ WITHSTOOD = [
 """Rows that the package does not rely on, though it may look so: broken, and nothing comes of it."""
 
 ELSEWHERE = {
+    "LIST of a place that cannot be read is an error": (
+        "no sync asks for it, only the doctor",
+        "tests/sandbox/doctor/test_doctor.py::test_a_bucket_that_snowflake_cannot_list",
+    ),
+    "LIST of a stage and a path: name, size, md5, last_modified; takes USAGE": (
+        "no sync asks for it, only the doctor",
+        "tests/sandbox/doctor/test_doctor.py::test_an_account_that_is_broken",
+    ),
+    "CURRENT_DATABASE, CURRENT_SCHEMA: NULL for what is not there or may not be used": (
+        "no sync asks for it, only the doctor",
+        "tests/sandbox/doctor/test_doctor.py::test_a_database_or_schema_that_is_not_there",
+    ),
+    "DESC INTEGRATION: enabled, allowed and blocked locations": (
+        "no sync asks for it, only the doctor",
+        "tests/sandbox/doctor/test_doctor.py::test_an_account_that_is_broken",
+    ),
     "What Spark wrote can be loaded, checked, published and loaded again": (
         "it is about the files of the real engine, which is not in this process",
         "tests/sandbox/spark/test_sync_of_sparks_files.py",

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import httpx
 import pyarrow as pa
+import pyarrow.parquet as pq
 import requests
 import s3fs
 from airflow.sdk import DAG, AssetAlias, Context
@@ -40,6 +41,17 @@ PARAMS = {
     "reload_run_key": None,
 }
 SCHEMA = pa.schema({"k": pa.int64(), "name": pa.string(), "amount": pa.float64()})
+MANIFEST_SCHEMA = pa.schema(
+    {
+        "run_key": pa.string(),
+        "dataset": pa.string(),
+        "source_table": pa.string(),
+        "row_count": pa.int64(),
+        "file_count": pa.int64(),
+        "column_types": pa.string(),
+        "exported_at": pa.timestamp("us", "UTC"),
+    }
+)
 COLUMNS = {"k": "NUMBER(38, 0)", "name": "VARCHAR", "amount": "DOUBLE"}
 
 Row = dict[str, Any]
@@ -280,6 +292,28 @@ class Share:
             )
         finally:
             session.close()
+        self.hand_on(run, path)
+
+    def put_export(self, dataset: Dataset, run: Run, rows: Sequence[Row]) -> None:
+        """Do what :meth:`export` does for rows of :data:`SCHEMA`, without the engine that most of its time goes to."""
+        run.export_attempt += 1
+        path = share.export_path(dataset.name, run.key, run.export_attempt)
+        manifest = {
+            "run_key": run.key,
+            "dataset": dataset.name,
+            "source_table": dataset.source_table,
+            "row_count": len(rows),
+            "file_count": min(1, len(rows)),
+            "column_types": "struct<k:bigint,name:string,amount:double>" if rows else None,
+            "exported_at": datetime.now(UTC),
+        }
+        for place, table in (
+            ("data", pa.Table.from_pylist(list(rows), schema=SCHEMA)),
+            ("manifest", pa.Table.from_pylist([manifest], schema=MANIFEST_SCHEMA)),
+        ):
+            file = pa.BufferOutputStream()
+            pq.write_table(table, file)
+            self.files.pipe_file(f"{path}{place}/part-00000.snappy.parquet", file.getvalue().to_pybytes())
         self.hand_on(run, path)
 
     def hand_on(self, run: Run, path: str) -> None:

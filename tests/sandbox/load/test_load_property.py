@@ -91,20 +91,17 @@ class Model:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self.source: dict[int, Row] = {}
-        self._written: dict[int, Row] | None = None
         self.exported: list[Row] = []
         self.target: list[Row] = []
         self.ledger: dict[str, dict[str, Any]] = {}
 
-    def change(self, changes: Changes) -> bool:
-        """Insert, update and delete rows of the source; tells whether it has to be written."""
+    def change(self, changes: Changes) -> None:
+        """Insert, update and delete rows of the source."""
         for key, row in changes.items():
             if row is None:
                 self.source.pop(key, None)
             else:
                 self.source[key] = {"k": key, "name": row[0], "amount": row[1]}
-        written, self._written = self._written, dict(self.source)
-        return written != self.source
 
     def export(self) -> None:
         """Take the source as it is now."""
@@ -156,10 +153,9 @@ def play(share: Share, model: Model, one: Round) -> None:
     tasks: list[str] = []
     while tasks or changes is not None:
         if changes is not None:
-            if model.change(changes):
-                share.write(dataset, list(model.source.values()))
-            share.export(dataset, run)
+            model.change(changes)
             model.export()
+            share.put_export(dataset, run, model.exported)
             tasks, changes = list(STEPS), None
         here = trouble if trouble and trouble.task_id == tasks[0] else None
         try:
