@@ -1,6 +1,6 @@
 # Each command sets up what it needs. Nothing outside this folder is touched.
 .DEFAULT_GOAL := help
-.PHONY: help demo up sync down status logs env doctor test check docs lock keys env-file clean
+.PHONY: help demo up sync down status logs env doctor test test-deploy check docs lock keys env-file clean
 
 PYTHON ?= python3
 DATASET ?= shared_forecasts
@@ -11,7 +11,7 @@ WITH_PACKAGE := AIRFLOW_HOME=$(CURDIR)/.venv/airflow PYTHONPATH=plugins
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --custom-compile-command 'make lock' requirements-dev.txt
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The environment, exactly as locked. It is made anew when the lock changes.
 .venv/.installed: requirements.lock
@@ -55,6 +55,9 @@ test: .venv/.installed ## Run all tests
 	@$(MAKE) --silent --no-print-directory .venv/.spark || { \
 	  test -z "$$CI" && echo "- Spark cannot be installed: the tests of it are skipped"; }
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGS)
+
+test-deploy: .venv/.installed ## Rehearse other ways to run it; as root, with PostgreSQL and Redis installed
+	@$(BIN)/python -m pytest -m deploy $(PYTEST_ARGS)
 
 check: .venv/.installed ## Check style, types, SQL and the lock; changes nothing
 	@$(BIN)/ruff check

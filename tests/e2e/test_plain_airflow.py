@@ -22,6 +22,8 @@ from sandbox.airflow_client import AirflowClient, AirflowError
 from sandbox.settings import HOST, PROJECT
 from tests.e2e.share import DAG_ID, SYNC_SECONDS, TARGET, RunningShare, wait_for
 
+pytestmark = pytest.mark.deploy
+
 START_SECONDS = 240
 
 NOT_DEPLOYED = {".git", ".venv", ".sandbox", ".airflow", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis"}

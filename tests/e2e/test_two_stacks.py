@@ -16,6 +16,8 @@ from sandbox.settings import HOST, PREFERRED_PORTS, PROJECT, Settings
 from sandbox.stack import Stack
 from tests.e2e.share import RunningShare
 
+pytestmark = pytest.mark.deploy
+
 START_SECONDS = 240
 
 
