@@ -54,7 +54,7 @@ env: .venv/.installed ## Print export lines with the addresses and sign-ins of t
 test: .venv/.installed ## Run all tests
 	@$(MAKE) --silent --no-print-directory .venv/.spark || { \
 	  test -z "$$CI" && echo "- Spark cannot be installed: the tests of it are skipped"; }
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-deploy: .venv/.installed ## Rehearse other ways to run it; as root, with PostgreSQL and Redis installed
 	@$(BIN)/python -m pytest -m deploy $(PYTEST_ARGS)

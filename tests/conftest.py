@@ -17,6 +17,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -33,23 +34,25 @@ os.environ.update(
 )
 
 RUN_KEY = "20260102T030405_0a1b2c3d"
+STACK_TESTS = "tests/e2e/"
 
 
-@pytest.hookimpl(tryfirst=True)
+class ByStack(LoadScopeScheduling):
+    """Deals whole modules out to the processes, and all tests that share a running stack to one of them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return STACK_TESTS if nodeid.startswith(STACK_TESTS) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByStack:
+    """Say how tests are dealt out, when they run in several processes."""
+    return ByStack(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """
-    Keep together what shares a stack or a module's stand-ins, when tests run in several processes.
-
-    Whole stacks come first: they take longest, and only one of the processes may start them.
-    """
-    items.sort(key=lambda item: not _needs_a_stack(item))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("stack" if _needs_a_stack(item) else str(item.path)))
-
-
-def _needs_a_stack(item: pytest.Item) -> bool:
-    # By its folder: the mark is given there, later than this.
-    return PROJECT / "tests" / "e2e" in item.path.parents
+    """Begin with what takes longest: the whole stacks."""
+    items.sort(key=lambda item: not item.nodeid.startswith(STACK_TESTS))
 
 
 class NetworkUsedError(AssertionError):
