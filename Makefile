@@ -64,14 +64,14 @@ check: .venv/.installed ## Check style, types, SQL and the lock; changes nothing
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/sqlfluff lint --disable-progress-bar include/sql
-	@$(WITH_PACKAGE) $(BIN)/python docs/generate_dataset_docs.py --check
+	@$(WITH_PACKAGE) $(BIN)/python docs/generate_docs.py --check
 	@cd include/sql/databricks && ../../../$(BIN)/sqlfluff lint --disable-progress-bar .
 	@cp requirements.lock .venv/requirements.lock
 	@$(COMPILE) --output-file .venv/requirements.lock
 	@diff requirements.lock .venv/requirements.lock || { echo "requirements.lock is out of date: make lock"; exit 1; }
 
 docs: .venv/.installed ## Generate docs/datasets.md and the JSON Schema of dataset files
-	@$(WITH_PACKAGE) $(BIN)/python docs/generate_dataset_docs.py
+	@$(WITH_PACKAGE) $(BIN)/python docs/generate_docs.py
 
 lock: .venv/.installed ## Resolve requirements*.txt anew into requirements.lock
 	@$(COMPILE) --upgrade --output-file requirements.lock

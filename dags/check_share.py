@@ -10,7 +10,7 @@ changes nothing: what it writes, it drops or rolls back.
 credentials or rights, and when syncs fail.
 
 **The answer** is the XCom `return_value` of each task, a list of findings; it is in the log too. A task fails when one
-of its checks does: its XCom `failure` has the sentences, and its XCom `findings` the whole list.
+of its checks does: the `message` of its XCom `failure` has the sentences, and its XCom `findings` the whole list.
 
 **A retry** of a task makes its checks again.
 """

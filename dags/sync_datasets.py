@@ -19,8 +19,9 @@ transaction. The target never shows rows that did not pass the checks, and never
 - `reload_run_key`: load the export of this earlier sync again; Databricks is not asked. An append refuses an export
   that it has counted: it needs `full_refresh` too.
 
-**The answer** is the XCom `return_value` of `publish`: the row of the ledger `sync_history`. When a sync
-fails or is cancelled, the XCom `failure` of `drop_staging` says why, and the target is as it was.
+**The answer** is the XCom `return_value` of `publish`: the row of the ledger `sync_history`. When a sync fails or is
+cancelled, the XCom `failure` of `drop_staging` is the report: the step, what happened, what to do, and where to look on
+Databricks and Snowflake. The target is as it was.
 
 **A retry** of a step repeats that step. Clearing `export_to_s3` exports again, to a new path; clearing
 `copy_into_staging` loads the same export again; clearing `publish` of an export that is in the ledger changes nothing.

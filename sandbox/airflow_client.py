@@ -95,11 +95,15 @@ class AirflowClient:
         return None if response.is_error else response.json()["value"]
 
     def failures(self, dag_id: str, run_id: str) -> dict[str, str]:
-        """Return why the failed tasks of a run failed, by task id; the last task tells it only when no other does."""
+        """Return in words why tasks of a run failed, by task id; the last task tells it only when no other does."""
         failed = [name for name, task in self.tasks(dag_id, run_id).items() if task["state"] == "failed"]
         if len(failed) > 1 and "drop_staging" in failed:
             failed.remove("drop_staging")
-        return {name: self.xcom(dag_id, run_id, name, "failure") or "see the task's log" for name in failed}
+        reports = {name: self.xcom(dag_id, run_id, name, "failure") for name in failed}
+        return {
+            name: f"{report['message']} {report['what_to_do']}" if report else "see the task's log"
+            for name, report in reports.items()
+        }
 
     def wait(
         self,

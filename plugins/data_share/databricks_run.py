@@ -17,7 +17,7 @@ from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from data_share.failures import FAILURE_KEY
+from data_share.failures import FAILURE_KEY, FailureCode, ShareError, code_of_status, failure_of, logged
 
 # The first looks come quickly, so that a short export is noticed at once; a long one is asked about twice a minute.
 _FIRST_POLL_SECONDS = 0.5
@@ -32,9 +32,16 @@ _TRIGGER_TIMEOUT_MARGIN = timedelta(minutes=10)
 
 _PERMANENT_STATUS_CODES = frozenset({400, 401, 403, 404})
 
+_CODES_OF_RESULTS = {
+    "CANCELED": FailureCode.EXPORT_CANCELED,
+    "TIMEDOUT": FailureCode.EXPORT_TIMED_OUT,
+}
 
-class DatabricksRunFailedError(AirflowFailException):
+
+class DatabricksRunFailedError(ShareError, AirflowFailException):
     """The followed run did not succeed, took too long, or can no longer be followed."""
+
+    code = FailureCode.EXPORT_FAILED
 
 
 @dataclass(frozen=True)
@@ -79,10 +86,11 @@ async def follow_run(hook: DatabricksHook, run_id: int, timeout_seconds: float) 
             failures = 0
         except Exception as error:
             failures += 1
-            if getattr(error, "http_status_code", None) in _PERMANENT_STATUS_CODES or failures >= _LOST_CONTACT_AFTER:
+            status = getattr(error, "http_status_code", None)
+            if status in _PERMANENT_STATUS_CODES or failures >= _LOST_CONTACT_AFTER:
                 raise DatabricksRunFailedError(
-                    f"The Databricks run {run_id} cannot be followed any longer: {error}. It may still be running; "
-                    "check the connection, then run the sync again."
+                    f"The Databricks run {run_id} cannot be followed any longer: {error}. It may still be running.",
+                    code=code_of_status(status, FailureCode.EXPORT_MISSING),
                 ) from error
             run = None
         if run is not None:
@@ -90,7 +98,11 @@ async def follow_run(hook: DatabricksHook, run_id: int, timeout_seconds: float) 
             state = RunState(**run["state"])
             if state.is_terminal:
                 if not state.is_successful:
-                    raise DatabricksRunFailedError(await _why_it_failed(hook, run, state))
+                    raise DatabricksRunFailedError(
+                        await _why_it_failed(hook, run, state),
+                        code=_CODES_OF_RESULTS.get(state.result_state),
+                        databricks_run_url=page,
+                    )
                 parameters = {p["name"]: p.get("value", p.get("default")) for p in run.get("job_parameters", [])}
                 return FinishedRun(run_id=run_id, run_page_url=page, job_parameters=parameters)
             started = run.get("start_time", 0) / 1000 or first_look
@@ -102,7 +114,9 @@ async def follow_run(hook: DatabricksHook, run_id: int, timeout_seconds: float) 
                     outcome = f"could not be cancelled: {error}; it may still be running"
                 raise DatabricksRunFailedError(
                     f"The Databricks run {run_id} took longer than {timeout_seconds / 60:g} minutes "
-                    f"(export_timeout_minutes in the dataset file) and {outcome}. Run page: {page}"
+                    f"(export_timeout_minutes in the dataset file) and {outcome}. Run page: {page}",
+                    code=FailureCode.EXPORT_TIMED_OUT,
+                    databricks_run_url=page,
                 )
         await asyncio.sleep(wait)
         wait = min(wait * _POLL_BACKOFF, _LONGEST_POLL_SECONDS)
@@ -166,7 +180,8 @@ class DatabricksRunTrigger(BaseTrigger):
         except Exception as error:
             # An error that leaves run() would reach the user as "trigger failure" without a word of what happened.
             self.log.error("%s", error)
-            await self._push(FAILURE_KEY, str(error))
+            step = self.task_instance.task_id if self.task_instance else ""
+            await self._push(FAILURE_KEY, logged(failure_of(error, step)))
             yield TaskFailedEvent()
             return
         self.log.info("Databricks run %s wrote %s", finished.run_id, finished.to_xcom()["export_path"])
@@ -252,7 +267,8 @@ def _run_id(rendered: str) -> int:
         return int(rendered)
     except (TypeError, ValueError):
         raise DatabricksRunFailedError(
-            f"There is no Databricks run to wait for: the step that starts the export left {rendered!r} as its run id."
+            f"There is no Databricks run to wait for: the step that starts the export left {rendered!r} as its run id.",
+            code=FailureCode.EXPORT_MISSING,
         ) from None
 
 

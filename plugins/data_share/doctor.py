@@ -37,6 +37,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundExceptio
 
 from data_share import share
 from data_share.datasets import DATASETS_FOLDER, Dataset, InvalidDatasetError, LoadMode, SchemaDrift, read_datasets
+from data_share.failures import FailureCode, ShareError
 from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeRefusedError, SnowflakeStatementError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -110,8 +111,10 @@ class Check:
     needs: tuple[str, ...] = ()
 
 
-class ShareIsBrokenError(AirflowFailException):
+class ShareIsBrokenError(ShareError, AirflowFailException):
     """A check of the deployment has failed; the message has the sentences of all that have."""
+
+    code = FailureCode.SHARE_BROKEN
 
 
 class Deployment:
@@ -235,7 +238,9 @@ def _verdict(problems: Sequence[str], well: str) -> Answer:
 
 
 def _words(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
+    # What to do is said by the check that failed.
+    said = error.message if isinstance(error, ShareError) else str(error)
+    text = " ".join(said.split()).rstrip(".")
     return text if isinstance(error, AirflowFailException) else f"{type(error).__name__}: {text}"
 
 

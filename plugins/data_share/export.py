@@ -9,11 +9,14 @@ from airflow.providers.databricks.operators.databricks import DatabricksRunNowOp
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from data_share.failures import FailureCode, ShareError
 from data_share.snowflake_hook import DataShareSnowflakeHook
 
 
-class UnknownRunKeyError(AirflowFailException):
+class UnknownRunKeyError(ShareError, AirflowFailException):
     """The sync whose export is to be loaded again is not in the ledger."""
+
+    code = FailureCode.RUN_KEY_UNKNOWN
 
 
 class DatabricksExportOperator(DatabricksRunNowOperator):
@@ -58,8 +61,7 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
         rows = hook.run_statement(statement, bindings=[self.reload_run_key]).rows
         if not rows:
             raise UnknownRunKeyError(
-                f"The ledger has no sync {self.reload_run_key} of this dataset, so there is no export to load again. "
-                "Look the run key up in sync_history."
+                f"The ledger has no sync {self.reload_run_key} of this dataset, so there is no export to load again."
             )
         row = rows[0]
         context["ti"].xcom_push(

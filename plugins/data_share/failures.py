@@ -1,25 +1,376 @@
-"""What went wrong, where a person or a backend can read it: the XCom ``failure`` of the task that failed."""
+"""
+What went wrong: one report for each failed step, the same for people and for programs.
+
+It is the XCom ``failure`` of the task that failed, and of the last task of a sync that was not published; it is in the
+log, in the alert and in a backend's answer. This module alone makes it.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from typing import Any
+
+import requests
 from airflow.providers.databricks.exceptions import DatabricksApiError
 from airflow.sdk import Context, RetryDecision, RetryPolicy
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowNotFoundException,
+    AirflowRuntimeError,
+    AirflowTaskTimeout,
+    ErrorType,
+)
 
 FAILURE_KEY = "failure"
-"""XCom key of the sentence that says why a task failed."""
+"""XCom key of the report."""
+
+# A step that fails leaves its report just after Airflow knows of it.
+_LATE_REPORT_SECONDS = 3.0
+
+_log = logging.getLogger(__name__)
+
+
+class FailureCode(Enum):
+    """
+    What can go wrong; the name is the code.
+
+    Each has its cause, what to do, and whether the same sync may succeed when it is started again with nothing changed.
+    """
+
+    CONFIGURATION_MISSING = (
+        "Airflow lacks a connection or a Variable that a step needs.",
+        "Create it; the README lists them under Real accounts, and make doctor checks them.",
+    )
+    DATABRICKS_SIGN_IN = (
+        "Databricks does not accept the credentials, or their owner may not do this.",
+        "Renew the credentials in the connection databricks_default, or grant Can Manage Run on the export job.",
+    )
+    EXPORT_JOB_REFUSED = (
+        "Databricks refuses to start the export job: there is no job of this id, or it takes other parameters.",
+        "Deploy the asset bundle, and set the Variable data_share_export_job_id to the id of its job export_dataset.",
+    )
+    DATABRICKS_UNAVAILABLE = (
+        "Databricks did not answer, or was not able to.",
+        "Start the sync again when Databricks is back; an export that still runs is never loaded.",
+        True,
+    )
+    EXPORT_FAILED = (
+        "The export job failed on Databricks.",
+        "Open the run's page on Databricks, mend what it says, and start the sync again.",
+    )
+    EXPORT_CANCELED = (
+        "Somebody cancelled the export on Databricks.",
+        "Start the sync again.",
+        True,
+    )
+    EXPORT_TIMED_OUT = (
+        "The export took longer than it may.",
+        (
+            "Find out on the run's page why it is slow; raise export_timeout_minutes in the dataset file, and "
+            "timeout_seconds in the asset bundle, if it has to take so long."
+        ),
+        True,
+    )
+    EXPORT_MISSING = (
+        "There is no export to wait for: the step that starts it left no run, or Databricks does not know it.",
+        "Clear export_to_s3, or start the sync again.",
+        True,
+    )
+    EXPORT_PATH_INVALID = (
+        "The export reports a path that this dataset may not be loaded from.",
+        "Deploy the asset bundle again: the export job has to take its job parameter export_path as it is.",
+    )
+    RUN_KEY_UNKNOWN = (
+        "The ledger has no sync of the run key whose export is to be loaded again.",
+        "Take a run key of this dataset from sync_history.",
+    )
+    SNOWFLAKE_SIGN_IN = (
+        "Snowflake does not accept the credentials.",
+        "Check user, key and account of the connection snowflake_default; make doctor says which is wrong.",
+    )
+    SNOWFLAKE_REFUSED = (
+        "Snowflake does not accept the request.",
+        (
+            "Check role, warehouse, database and schema of the connection snowflake_default; make doctor says which is "
+            "wrong."
+        ),
+    )
+    SNOWFLAKE_STATEMENT_FAILED = (
+        "Snowflake ended a statement with an error.",
+        (
+            "Look the query up in Snowflake's history; mend the rights, the table or the data that its message names, and "
+            "start the sync again."
+        ),
+    )
+    SNOWFLAKE_UNAVAILABLE = (
+        "Snowflake did not answer, was not able to, or waited too long for a lock.",
+        "Start the sync again.",
+        True,
+    )
+    MANIFEST_MISSING = (
+        "The export left no manifest: it did not finish, or its files have expired.",
+        "Look at the Databricks run, and start the sync again.",
+        True,
+    )
+    MANIFEST_INVALID = (
+        "The manifest is not that of this sync.",
+        "Deploy the asset bundle again: the export job has to take its job parameters as they are.",
+    )
+    NOTHING_LOADED = (
+        "COPY INTO ended well and loaded nothing.",
+        "Look at the files of the export. If the source may be empty, say allow_empty: true in the dataset file.",
+    )
+    SCHEMA_DRIFT = (
+        "The columns of the export are not those of the target.",
+        "Alter the source or the target, or set schema_drift in the dataset file (ignore_new or add_new).",
+    )
+    CHECKS_FAILED = (
+        "The loaded rows are not what was exported, or are not what the dataset file demands.",
+        "Correct the source, or the dataset file if a check is wrong, and start the sync again.",
+    )
+    SUPERSEDED = (
+        (
+            "A sync that was staged later is published already, this export was appended before, or its staging tables "
+            "were changed after the check."
+        ),
+        "Look at the newest row of sync_history; if it is not what you want, start a new sync.",
+        True,
+    )
+    LEDGER_ROW_MISSING = (
+        "The publish ended well, but its row is not in the ledger.",
+        "Find out who deletes from sync_history: nobody else may write there.",
+    )
+    TIMED_OUT = (
+        "A step took longer than it may.",
+        "Look at its log for what it waited for, and start the sync again.",
+        True,
+    )
+    CANCELLED = (
+        "A person ended the sync in Airflow.",
+        "Start the sync again when it is wanted.",
+        True,
+    )
+    STEP_DIED = (
+        "A step ended without a word: its process was killed (no memory, a lost machine), or a person ended it.",
+        "Look at the step's log, and start the sync again.",
+        True,
+    )
+    SHARE_BROKEN = (
+        "The deployment is not as it has to be.",
+        "Mend what each sentence says, and run check_share again.",
+    )
+    UNEXPECTED = (
+        "Something that this package does not know.",
+        "Look at the step's log.",
+    )
+
+    def __init__(self, cause: str, what_to_do: str, retriable: bool = False) -> None:
+        self.cause = cause
+        self.what_to_do = what_to_do
+        self.retriable = retriable
+
+
+@dataclass(frozen=True)
+class Failure:
+    """
+    The report of a failed step.
+
+    :param step: the task that failed
+    :param code: what went wrong
+    :param message: what happened, in the other system's words
+    :param databricks_run_url: page of the export on Databricks, if it is known
+    :param snowflake_query_id: the query in Snowflake's history, if there is one
+    """
+
+    step: str
+    code: FailureCode
+    message: str
+    databricks_run_url: str | None = None
+    snowflake_query_id: str | None = None
+
+    def to_xcom(self) -> dict[str, Any]:
+        """Return the report as JSON, with what to do, and whether to start again may help."""
+        return {
+            **asdict(self),
+            "code": self.code.name,
+            "what_to_do": self.code.what_to_do,
+            "retriable": self.code.retriable,
+        }
+
+    @staticmethod
+    def of_xcom(report: Mapping[str, Any]) -> Failure:
+        """Return the report that a step left as its XCom."""
+        return Failure(
+            step=report["step"],
+            code=FailureCode[report["code"]],
+            message=report["message"],
+            databricks_run_url=report["databricks_run_url"],
+            snowflake_query_id=report["snowflake_query_id"],
+        )
+
+
+class ShareError(Exception):
+    """
+    An error of this package: it knows its code, and its text ends with what to do.
+
+    :param message: what happened, in the other system's words
+    :param code: if it is another one than that of the class
+    :param databricks_run_url: page of the export on Databricks
+    :param snowflake_query_id: the query in Snowflake's history
+    """
+
+    code = FailureCode.UNEXPECTED
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: FailureCode | None = None,
+        databricks_run_url: str | None = None,
+        snowflake_query_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code or self.code
+        self.databricks_run_url = databricks_run_url
+        self.snowflake_query_id = snowflake_query_id
+
+    @property
+    def message(self) -> str:
+        """What happened, without what to do."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return in_words(self.message, self.code.what_to_do)
+
+
+def in_words(message: str, what_to_do: str) -> str:
+    """Return a failure as a text for people: what happened, which may be a list, and what to do."""
+    return message + ("\n" if "\n" in message else " ") + what_to_do
+
+
+class NotPublishedError(AirflowFailException):
+    """The sync ended without a publish, for the reason that the report gives."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.step}: {in_words(failure.message, failure.code.what_to_do)}")
+        self.failure = failure
+
+
+def failure_of(error: BaseException, step: str) -> Failure:
+    """
+    Return the report of an error.
+
+    :param error: what ended the step
+    :param step: the task
+    """
+    if isinstance(error, NotPublishedError):
+        return error.failure
+    if isinstance(error, ShareError):
+        return Failure(step, error.code, error.message, error.databricks_run_url, error.snowflake_query_id)
+    return Failure(step, _code_of(error), str(error) or type(error).__name__)
+
+
+def _code_of(error: BaseException) -> FailureCode:
+    """Tell the errors of Airflow and of the Databricks provider; those of Snowflake are ours."""
+    if isinstance(error, AirflowNotFoundException) or (
+        isinstance(error, AirflowRuntimeError)
+        and error.error.error in (ErrorType.CONNECTION_NOT_FOUND, ErrorType.VARIABLE_NOT_FOUND)
+    ):
+        return FailureCode.CONFIGURATION_MISSING
+    if isinstance(error, AirflowTaskTimeout):
+        return FailureCode.TIMED_OUT
+    if isinstance(error, DatabricksApiError):
+        return code_of_status(error.http_status_code, FailureCode.EXPORT_JOB_REFUSED)
+    if isinstance(error, requests.RequestException) or "API requests to Databricks failed" in str(error):
+        return FailureCode.DATABRICKS_UNAVAILABLE
+    return FailureCode.UNEXPECTED
+
+
+def code_of_status(status: int | None, refused: FailureCode) -> FailureCode:
+    """
+    Return what an answer of Databricks means.
+
+    :param status: HTTP status, or None when there was no answer
+    :param refused: the code of a request that Databricks finds wrong
+    """
+    if status in (401, 403):
+        return FailureCode.DATABRICKS_SIGN_IN
+    if status is None or status == 429 or status >= 500:
+        return FailureCode.DATABRICKS_UNAVAILABLE
+    return refused
+
+
+def failure_of_sync(ti: Any, steps: Sequence[str]) -> Failure:
+    """
+    Return why a sync was not published.
+
+    :param ti: the task instance that asks, after all others have ended
+    :param steps: the tasks in their order; the last one publishes
+    """
+    deadline = time.monotonic() + _LATE_REPORT_SECONDS
+    while (failure := _left_by_a_step(ti, steps) or _cancelled(ti, steps)) is None and time.monotonic() < deadline:
+        time.sleep(_LATE_REPORT_SECONDS / 10)
+    if failure is None:
+        failure = _ended(_first_that_did_not_succeed(_states(ti), steps), FailureCode.STEP_DIED)
+    if failure.databricks_run_url is None:
+        export = ti.xcom_pull(task_ids="wait_for_export") or {}
+        failure = replace(failure, databricks_run_url=export.get("run_page_url"))
+    return failure
+
+
+def _left_by_a_step(ti: Any, steps: Sequence[str]) -> Failure | None:
+    for step in steps:
+        if report := ti.xcom_pull(task_ids=step, key=FAILURE_KEY):
+            return Failure.of_xcom(report)
+    return None
+
+
+def _cancelled(ti: Any, steps: Sequence[str]) -> Failure | None:
+    # A person who ends a run leaves the steps that wait skipped; a step that fails by itself does not.
+    states = _states(ti)
+    step = _first_that_did_not_succeed(states, steps)
+    later = steps[steps.index(step) :]
+    return _ended(step, FailureCode.CANCELLED) if any(states.get(other) == "skipped" for other in later) else None
+
+
+def _ended(step: str, code: FailureCode) -> Failure:
+    return Failure(step, code, f"{code.cause} It was not published; the target is as it was.")
+
+
+def _states(ti: Any) -> dict[str, str]:
+    states: dict[str, str] = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+    return states
+
+
+def _first_that_did_not_succeed(states: Mapping[str, str], steps: Sequence[str]) -> str:
+    # The first steps are skipped too when an earlier export is loaded again.
+    begun = [step for step in steps if states.get(step) not in ("success", "skipped", None)]
+    return begun[0] if begun else next((step for step in steps if states.get(step) != "success"), steps[-1])
 
 
 def report_failure(context: Context) -> None:
     """
-    Leave the reason of a failed task as its XCom: the failure callback of every task.
+    Leave the report of a failed task as its XCom and in its log: the failure callback of every task.
 
     For a task that fails in the triggerer, or whose process has died, Airflow calls this in the dag-processor, without
     the error. There, pushing an XCom would block the parsing of the DAG file until its time-out: the trigger has left
-    the reason itself, and of a process that died there is nothing to tell.
+    the report itself, and of a process that died there is nothing to tell.
     """
     error = context.get("exception")
-    if error is not None:
-        context["ti"].xcom_push(key=FAILURE_KEY, value=str(error))
+    if isinstance(error, BaseException):
+        context["ti"].xcom_push(key=FAILURE_KEY, value=logged(failure_of(error, context["ti"].task_id)))
+
+
+def logged(failure: Failure) -> dict[str, Any]:
+    """Write a report to the log, and return it as an XCom."""
+    report = failure.to_xcom()
+    _log.error("Failure report: %s", json.dumps(report))
+    return report
 
 
 class RetryTransientErrors(RetryPolicy):

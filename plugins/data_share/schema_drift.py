@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from airflow.sdk.exceptions import AirflowFailException
 
 from data_share.datasets import SchemaDrift
+from data_share.failures import FailureCode, ShareError
 
 _SAFE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
@@ -28,8 +29,10 @@ _SNOWFLAKE_TYPES = {
 }
 
 
-class SchemaDriftError(AirflowFailException):
+class SchemaDriftError(ShareError, AirflowFailException):
     """The columns of the export are not those of the target."""
+
+    code = FailureCode.SCHEMA_DRIFT
 
 
 def columns_to_add(
@@ -58,8 +61,7 @@ def columns_to_add(
         problems.append(f"the export has {listed}, which {target_table} does not have")
     if problems:
         raise SchemaDriftError(
-            f"The columns of the export are not those of the target: {'; '.join(problems)}. The target is as it was. "
-            "Alter the source or the target, or set schema_drift in the dataset file (ignore_new or add_new)."
+            f"The columns of the export are not those of the target: {'; '.join(problems)}. The target is as it was."
         )
     if policy is SchemaDrift.IGNORE_NEW:
         return {}
@@ -67,7 +69,7 @@ def columns_to_add(
     if unsafe:
         raise SchemaDriftError(
             f"Columns with such names are not added to {target_table}: {', '.join(map(repr, unsafe))}. "
-            "The target is as it was. Rename them in the source, or set schema_drift: ignore_new."
+            "The target is as it was."
         )
     return {column.upper(): snowflake_type(kind) for column, kind in new.items()}
 
@@ -80,7 +82,7 @@ def struct_fields(column_types: str) -> dict[str, str]:
     :raises SchemaDriftError: for a text that is no struct type
     """
     if not (column_types.startswith("struct<") and column_types.endswith(">")):
-        raise SchemaDriftError(f"The manifest's column_types is not a struct: {column_types!r}")
+        raise SchemaDriftError(f"The manifest's column_types is not a struct: {column_types!r}.")
     fields: dict[str, str] = {}
     depth, begin = 0, len("struct<")
     for position in range(begin, len(column_types)):

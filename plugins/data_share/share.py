@@ -9,6 +9,8 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from data_share.failures import FailureCode, ShareError
+
 SHARE_URL = "s3://databricks-snowflake-share/dataset/"
 """Where Databricks writes and Snowflake reads. Below it: ``<dataset>/<run key>/<attempt>/``."""
 
@@ -34,8 +36,10 @@ EXPORT_JOB_VARIABLE = "data_share_export_job_id"
 """Airflow Variable with the id of the Databricks job that exports."""
 
 
-class InvalidExportPathError(AirflowFailException):
+class InvalidExportPathError(ShareError, AirflowFailException):
     """The path that an export reports is not one that this dataset may be loaded from."""
+
+    code = FailureCode.EXPORT_PATH_INVALID
 
 
 def run_key(dag_id: str, run_id: str, run_after: datetime) -> str:
@@ -72,8 +76,7 @@ def path_in_stage(path: str, dataset: str) -> str:
     if not re.fullmatch(pattern, path):
         raise InvalidExportPathError(
             f"The Databricks run reports the export path {path!r}, which is not of the form "
-            f"{SHARE_URL}{dataset}/<run key>/<attempt>/. Check that the export job forwards its job parameter "
-            "export_path unchanged; nothing was loaded."
+            f"{SHARE_URL}{dataset}/<run key>/<attempt>/. Nothing was loaded."
         )
     return path.removeprefix(SHARE_URL)
 

@@ -16,6 +16,8 @@ import requests
 from airflow.providers.snowflake.hooks.sql_api import SnowflakeSqlApiHook
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from data_share.failures import FailureCode, ShareError
+
 STATEMENT_TIMEOUT_SECONDS = 3600
 """How long a statement may run when nothing else is said; Snowflake stops it then."""
 
@@ -37,25 +39,32 @@ _SEVERAL_STATEMENTS_FAILED = "100132"
 _TRANSIENT_WORDS = ("SQL execution internal error", "this lock has not yet been released")
 
 
-class SnowflakeStatementError(AirflowFailException):
+class SnowflakeStatementError(ShareError, AirflowFailException):
     """
     Snowflake ended a statement with an error: another attempt would end the same way.
 
     :param message: what happened, in Snowflake's words
-    :param code: Snowflake's error code, e.g. ``002003``
+    :param snowflake_code: Snowflake's error code, e.g. ``002003``
+    :param query_id: the query in Snowflake's history, if it came so far
     """
 
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.code = code
+    code = FailureCode.SNOWFLAKE_STATEMENT_FAILED
+
+    def __init__(self, message: str, snowflake_code: str, query_id: str | None = None) -> None:
+        super().__init__(message, snowflake_query_id=query_id)
+        self.snowflake_code = snowflake_code
 
 
-class SnowflakeTransientError(AirflowException):
-    """Snowflake ended a statement for a reason that may have passed when the step is tried again."""
+class SnowflakeTransientError(ShareError, AirflowException):
+    """Snowflake did not answer, or ended a statement for a reason that may have passed at the next attempt."""
+
+    code = FailureCode.SNOWFLAKE_UNAVAILABLE
 
 
-class SnowflakeRefusedError(AirflowFailException):
+class SnowflakeRefusedError(ShareError, AirflowFailException):
     """Snowflake does not accept the request at all, e.g. because it does not accept the credentials."""
+
+    code = FailureCode.SNOWFLAKE_REFUSED
 
 
 @dataclass(frozen=True)
@@ -219,9 +228,10 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
                 return answer
             if time.monotonic() > deadline:
                 self.cancel_queries([handle])
-                raise TimeoutError(
+                raise SnowflakeTransientError(
                     f"Snowflake has not ended query {handle} {_ANSWER_MARGIN_SECONDS} s after its time-out of "
-                    f"{timeout_seconds} s; it was cancelled."
+                    f"{timeout_seconds} s; it was cancelled.",
+                    snowflake_query_id=handle,
                 )
             time.sleep(wait)
             wait = min(wait * _POLL_BACKOFF, _LONGEST_POLL_SECONDS)
@@ -248,8 +258,12 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
             if response.status_code == _STOPPED:
                 return _STOPPED, response.json()
             if response.status_code == 429 or response.status_code >= 500:
-                raise
-            raise SnowflakeRefusedError(_why_refused(response)) from error
+                raise SnowflakeTransientError(_why_refused(response)) from error
+            signed_in = response.status_code not in (401, 403)
+            code = FailureCode.SNOWFLAKE_REFUSED if signed_in else FailureCode.SNOWFLAKE_SIGN_IN
+            raise SnowflakeRefusedError(_why_refused(response), code=code) from error
+        except requests.exceptions.RequestException as error:
+            raise SnowflakeTransientError(f"Snowflake does not answer: {error}.") from error
 
 
 def request_id(*parts: object) -> uuid.UUID:
@@ -259,12 +273,14 @@ def request_id(*parts: object) -> uuid.UUID:
 
 def _statement_error(answer: dict[str, Any], handle: str) -> SnowflakeStatementError | SnowflakeTransientError:
     code = str(answer.get("code", "?"))
-    query_id = answer.get("statementHandle") or handle or "none"
-    message = f"Snowflake: {str(answer.get('message', 'no message')).strip()} (code {code}, query id {query_id})"
+    query_id = answer.get("statementHandle") or handle or None
+    message = f"Snowflake: {str(answer.get('message', 'no message')).strip()} (code {code}, query id {query_id})."
     may_pass = code in _TRANSIENT_CODES or (
         code == _SEVERAL_STATEMENTS_FAILED and any(words in message for words in _TRANSIENT_WORDS)
     )
-    return SnowflakeTransientError(message) if may_pass else SnowflakeStatementError(message, code)
+    if may_pass:
+        return SnowflakeTransientError(message, snowflake_query_id=query_id)
+    return SnowflakeStatementError(message, code, query_id)
 
 
 def _why_refused(response: requests.Response) -> str:
@@ -273,8 +289,7 @@ def _why_refused(response: requests.Response) -> str:
         said = f"{answer.get('message', '')} (code {answer.get('code', '?')})"
     except ValueError:
         said = response.reason
-    hint = " Check user, key and account of the Snowflake connection." if response.status_code in (401, 403) else ""
-    return f"Snowflake refuses the request with HTTP {response.status_code}: {said}.{hint}"
+    return f"Snowflake refuses the request with HTTP {response.status_code}: {said}."
 
 
 _EPOCH_DAY = date(1970, 1, 1)

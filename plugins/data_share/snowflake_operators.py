@@ -16,7 +16,7 @@ from airflow.sdk import Asset, AssetAlias, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from data_share.datasets import Dataset, LoadMode
-from data_share.failures import FAILURE_KEY
+from data_share.failures import FailureCode, NotPublishedError, ShareError, failure_of_sync
 from data_share.schema_drift import columns_to_add
 from data_share.share import STAGING_SCHEMA, run_key_of, staged_by_run_of
 from data_share.snowflake_hook import (
@@ -35,28 +35,34 @@ _TOLD_OF_ASSET = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "r
 _REFUSED_BY_LEDGER = "NULL result in a non-nullable column"
 
 
-class NothingLoadedError(AirflowFailException):
+class NothingLoadedError(ShareError, AirflowFailException):
     """COPY INTO ended well and loaded nothing."""
 
+    code = FailureCode.NOTHING_LOADED
 
-class ManifestError(AirflowFailException):
+
+class ManifestError(ShareError, AirflowFailException):
     """The export left no manifest, or one that does not belong to this sync."""
 
+    code = FailureCode.MANIFEST_INVALID
 
-class CheckFailedError(AirflowFailException):
+
+class CheckFailedError(ShareError, AirflowFailException):
     """The staged rows are not fit to be published."""
 
+    code = FailureCode.CHECKS_FAILED
 
-class SupersededError(AirflowFailException):
+
+class SupersededError(ShareError, AirflowFailException):
     """Another sync was published in the meantime, which this one must not undo."""
 
-
-class NotPublishedError(AirflowFailException):
-    """The sync ended without a publish."""
+    code = FailureCode.SUPERSEDED
 
 
-class PublishError(AirflowException):
+class PublishError(ShareError, AirflowException):
     """The transaction ended well, but the ledger does not show it."""
+
+    code = FailureCode.LEDGER_ROW_MISSING
 
 
 class SnowflakeStatementsOperator(SnowflakeSqlApiOperator):
@@ -192,8 +198,8 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         if counts["rows_loaded"] == 0 and not (self.dataset.allow_empty and manifest["ROW_COUNT"] == 0):
             raise NothingLoadedError(
                 f"COPY INTO loaded nothing: it found {len(files)} file(s), while the manifest counts "
-                f"{manifest['ROW_COUNT']} exported row(s) (query id {copy.query_id}). {TARGET_UNCHANGED} Look at the "
-                "files of the export; if the source may be empty, say allow_empty: true in the dataset file."
+                f"{manifest['ROW_COUNT']} exported row(s) (query id {copy.query_id}). {TARGET_UNCHANGED}",
+                snowflake_query_id=copy.query_id,
             )
         return {
             "files": sum(1 for row in files if row["rows_loaded"]),
@@ -209,14 +215,14 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         if len(manifests) != 1:
             raise ManifestError(
                 f"The export left {len(manifests)} manifest rows instead of one: without its manifest, an export did "
-                f"not finish, or its files have expired. {TARGET_UNCHANGED} Look at the Databricks run, then start "
-                "the sync again."
+                f"not finish, or its files have expired. {TARGET_UNCHANGED}",
+                code=FailureCode.MANIFEST_INVALID if manifests else FailureCode.MANIFEST_MISSING,
             )
         manifest = manifests[0]
         if (manifest["DATASET"], manifest["RUN_KEY"]) != (self.dataset.name, self.run_key):
             raise ManifestError(
                 f"The manifest is of dataset {manifest['DATASET']!r} and run key {manifest['RUN_KEY']!r} instead of "
-                f"{self.dataset.name!r} and {self.run_key!r}. {TARGET_UNCHANGED} Check the export job's parameters."
+                f"{self.dataset.name!r} and {self.run_key!r}. {TARGET_UNCHANGED}"
             )
         return manifest
 
@@ -269,11 +275,12 @@ class SnowflakeTableCheckOperator(SQLTableCheckOperator):
             self._hook.cancel_queries(self._hook.query_ids)
 
     def _raise_exception(self, exception_string: str) -> NoReturn:
+        query_id = next(iter(self._hook.query_ids), None)
         failed = [name for name, check in self.checks.items() if not check.get("success")]
         told = "\n".join(f"- {name}: {self._told(str(self.checks[name]['check_statement']))}" for name in failed)
         raise CheckFailedError(
-            f"{len(failed)} of {len(self.checks)} checks failed on {self.table}. {TARGET_UNCHANGED} Correct the "
-            f"source, or the dataset file if a check is wrong, and start the sync again.\n{told}"
+            f"{len(failed)} of {len(self.checks)} checks failed on {self.table}. {TARGET_UNCHANGED}\n{told}",
+            snowflake_query_id=query_id,
         )
 
     def _told(self, condition: str) -> str:
@@ -385,7 +392,8 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
             row = self._ledger_row("ledger after")
         if row is None:
             raise PublishError(
-                f"The transaction of run key {self.run_key} ended well, but the ledger has no row of it."
+                f"The transaction of run key {self.run_key} ended well, but the ledger has no row of it.",
+                snowflake_query_id=next(iter(self.query_ids), None),
             )
         self._tell_asset(context, row)
         return row
@@ -427,15 +435,8 @@ class SnowflakeFinishOperator(SnowflakeStatementsOperator):
             # The sync ended as it did; what is left behind is dropped by clean_up_share.
             self.log.exception("The staging tables of this run are left behind")
         ti = context["ti"]
-        if ti.xcom_pull(task_ids=self.steps[-1]) is not None:
-            return
-        for step in self.steps:
-            if reason := ti.xcom_pull(task_ids=step, key=FAILURE_KEY):
-                raise NotPublishedError(f"{step}: {reason}")
-        raise NotPublishedError(
-            "This sync was ended before it was published: by a person, or by a step that could not tell its reason. "
-            f"{TARGET_UNCHANGED} Look at the first step that did not succeed, or start the sync again."
-        )
+        if ti.xcom_pull(task_ids=self.steps[-1]) is None:
+            raise NotPublishedError(failure_of_sync(ti, self.steps))
 
 
 class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):

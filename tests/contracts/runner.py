@@ -121,7 +121,8 @@ class DagRun:
         with self.xcoms_of_triggers():
             ended = asyncio.run(events())
         if ended != [TaskSuccessEvent()]:
-            raise TriggerFailedError(self.xcoms.get((task.task_id, "failure"), "without a reason"))
+            report = self.xcoms.get((task.task_id, "failure"), {"message": "without a report"})
+            raise TriggerFailedError(report["message"])
         return self.xcoms[task.task_id, "return_value"]
 
     def _context(self, task: Any) -> Context:

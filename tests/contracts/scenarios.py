@@ -579,7 +579,7 @@ def who_may_follow_an_export(accounts: Accounts) -> None:
         trigger.databricks_conn_id = connection
         with run.xcoms_of_triggers():
             asyncio.run(_ended(trigger))
-        failure = run.xcoms.pop(("wait_for_export", "failure"), "no failure")
+        failure = run.xcoms.pop(("wait_for_export", "failure"), {"message": "no failure"})["message"]
         assert "cannot be followed" in failure
         assert said in failure
 

@@ -103,7 +103,7 @@ def export_is_cancelled(accounts: Accounts) -> None:
         trigger.timeout_seconds = -1
         with too_long.xcoms_of_triggers():
             asyncio.run(_last_event(trigger))
-        assert "was cancelled" in too_long.xcoms["wait_for_export", "failure"]
+        assert "was cancelled" in too_long.xcoms["wait_for_export", "failure"]["message"]
     finally:
         accounts.order("release")
 

@@ -14,15 +14,20 @@ from sandbox.airflow_client import AirflowError
 from tests.e2e.share import DAG_ID, RunningShare, wait_for
 
 
-def assert_failed(share: RunningShare, run_id: str, step: str, *words: str) -> None:
-    """Assert that a run ended as failed, at one step, for a reason that holds the words."""
+def assert_failed(share: RunningShare, run_id: str, step: str, code: str, *words: str) -> None:
+    """Assert that a run ended as failed, at one step, with one report in two places, whose message holds the words."""
     assert share.end_of(run_id)["state"] == "failed"
-    failures = share.failures(run_id)
-    assert list(failures) == [step]
+    assert list(share.failures(run_id)) == [step]
+    report = share.xcom(run_id, "drop_staging", "failure")
+    of_step = share.xcom(run_id, step, "failure")
+    assert {**of_step, "databricks_run_url": report["databricks_run_url"]} == report
+    assert (report["step"], report["code"]) == (step, code)
     for word in words:
-        assert word in failures[step], failures[step]
+        assert word in report["message"], report
+    if step != "export_to_s3":
+        assert report["databricks_run_url"] == share.databricks_run(run_id)["run_page_url"]
     for secret in (share.endpoints.databricks_token, share.endpoints.airflow_password):
-        assert secret not in failures[step]
+        assert secret not in str(report)
 
 
 @pytest.fixture(autouse=True)
@@ -42,16 +47,15 @@ def nothing_changes(share: RunningShare) -> object:
 def test_a_failing_job(share: RunningShare) -> None:
     share.databricks("POST", "/_sandbox/fail_next", {"message": "Out of memory in stage 3"})
     run_id = share.start_sync()
-    run_page = f"job/{share.job_id}/run/"
 
-    assert_failed(share, run_id, "wait_for_export", "FAILED", "Out of memory in stage 3", run_page)
+    assert_failed(share, run_id, "wait_for_export", "EXPORT_FAILED", "Out of memory in stage 3")
 
 
 def test_an_export_of_a_table_that_is_gone(share: RunningShare) -> None:
     share.s3.rm("s3://unity-catalog/main/weather/forecasts", recursive=True)
     try:
         run_id = share.start_sync()
-        assert_failed(share, run_id, "wait_for_export", "TABLE_OR_VIEW_NOT_FOUND", "forecasts")
+        assert_failed(share, run_id, "wait_for_export", "EXPORT_FAILED", "TABLE_OR_VIEW_NOT_FOUND", "forecasts")
     finally:
         share.restore_source()
 
@@ -62,19 +66,19 @@ def test_a_job_that_somebody_cancels_on_databricks(share: RunningShare) -> None:
     share.wait_until_held(run_id)
     share.databricks("POST", "/api/2.2/jobs/runs/cancel", {"run_id": share.databricks_run(run_id)["run_id"]})
 
-    assert_failed(share, run_id, "wait_for_export", "CANCELED")
+    assert_failed(share, run_id, "wait_for_export", "EXPORT_CANCELED", "CANCELED")
 
 
 def test_an_unknown_job(share: RunningShare) -> None:
     share.airflow.set_variable(EXPORT_JOB_VARIABLE, "4711")
 
-    assert_failed(share, share.start_sync(), "export_to_s3", "4711", "does not exist")
+    assert_failed(share, share.start_sync(), "export_to_s3", "EXPORT_JOB_REFUSED", "4711", "does not exist")
 
 
 def test_a_wrong_token(share: RunningShare) -> None:
     share.databricks("POST", "/_sandbox/token", {"token": "another"})
     try:
-        assert_failed(share, share.start_sync(), "export_to_s3", "40")
+        assert_failed(share, share.start_sync(), "export_to_s3", "DATABRICKS_SIGN_IN", "40")
     finally:
         share.databricks("POST", "/_sandbox/token", {"token": share.endpoints.databricks_token}, token="another")
 
@@ -147,29 +151,31 @@ def break_a_rule(share: RunningShare, run_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "step", "words"),
+    ("spoil", "code", "words"),
     [
-        pytest.param(lose_manifest, "copy_into_staging", ["manifest", "did not finish"], id="missing manifest"),
-        pytest.param(miscount, "check_staging", ["rows_match_manifest"], id="manifest counts something else"),
-        pytest.param(lose_data, "copy_into_staging", ["COPY INTO loaded nothing", "0 file", "1461"], id="zero files"),
-        pytest.param(damage_file, "copy_into_staging", ["Snowflake", ".parquet", "query id"], id="not a Parquet file"),
+        pytest.param(lose_manifest, "MANIFEST_MISSING", ["manifest", "did not finish"], id="missing manifest"),
+        pytest.param(miscount, "CHECKS_FAILED", ["rows_match_manifest"], id="manifest counts something else"),
+        pytest.param(lose_data, "NOTHING_LOADED", ["COPY INTO loaded nothing", "0 file", "1461"], id="zero files"),
+        pytest.param(
+            damage_file, "SNOWFLAKE_STATEMENT_FAILED", ["Snowflake", ".parquet", "query id"], id="not a Parquet file"
+        ),
         pytest.param(
             write_words_for_numbers,
-            "copy_into_staging",
+            "SNOWFLAKE_STATEMENT_FAILED",
             ["Snowflake", "FORECAST_TEMP_MAX_F", "warm", "query id"],
             id="a column that does not cast",
         ),
         pytest.param(
             rename_all_columns,
-            "check_staging",
+            "CHECKS_FAILED",
             ["date_not_null", "forecast_temp_max_f_not_null", "target is as it was"],
             id="no column name matches",
         ),
-        pytest.param(break_a_rule, "check_staging", ["latitude_on_earth"], id="a check of the dataset"),
+        pytest.param(break_a_rule, "CHECKS_FAILED", ["latitude_on_earth"], id="a check of the dataset"),
     ],
 )
 def test_a_spoilt_export(
-    share: RunningShare, spoil: Callable[[RunningShare, str], None], step: str, words: list[str]
+    share: RunningShare, spoil: Callable[[RunningShare, str], None], code: str, words: list[str]
 ) -> None:
     share.hold_export("end")
     run_id = share.start_sync()
@@ -177,7 +183,9 @@ def test_a_spoilt_export(
     spoil(share, run_id)
     share.release_export()
 
-    assert_failed(share, run_id, step, *words)
+    step = "check_staging" if code == "CHECKS_FAILED" else "copy_into_staging"
+    assert_failed(share, run_id, step, code, *words)
+    assert bool(share.xcom(run_id, step, "failure")["snowflake_query_id"]) is (code != "MANIFEST_MISSING")
 
 
 # The user's side
@@ -195,7 +203,8 @@ def test_ending_the_run_in_airflow_cancels_it_on_databricks(share: RunningShare)
         "the run is cancelled on Databricks",
     )
     assert share.end_of(run_id)["state"] == "failed"
-    assert "ended before it was published" in share.airflow.xcom(DAG_ID, run_id, "drop_staging", "failure")
+    report = share.xcom(run_id, "drop_staging", "failure")
+    assert (report["step"], report["code"]) == ("wait_for_export", "CANCELLED")
 
 
 def test_a_sync_that_is_ended_before_its_first_step_is_no_success(share: RunningShare) -> None:
@@ -203,6 +212,7 @@ def test_a_sync_that_is_ended_before_its_first_step_is_no_success(share: Running
     share.airflow.ask("PATCH", f"/dags/{DAG_ID}/dagRuns/{run_id}", json={"state": "failed"})
 
     assert share.end_of(run_id)["state"] == "failed"
+    assert share.xcom(run_id, "drop_staging", "failure")["code"] == "CANCELLED"
 
 
 def test_conf_that_is_not_as_described_is_refused(share: RunningShare) -> None:

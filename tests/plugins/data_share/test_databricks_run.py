@@ -107,10 +107,11 @@ def events_of(followed: DatabricksRunTrigger) -> list[TriggerEvent]:
 
 
 def failure_of(followed: DatabricksRunTrigger, xcoms: dict[str, Any]) -> str:
-    """Run a trigger that has to fail; return the sentence that it leaves."""
+    """Run a trigger that has to fail; return what happened, from the report that it leaves."""
     assert events_of(followed) == [TaskFailedEvent()]
     assert list(xcoms) == ["failure"]
-    return str(xcoms["failure"])
+    assert xcoms["failure"]["step"] == "wait_for_export"
+    return str(xcoms["failure"]["message"])
 
 
 # ---- success

@@ -1,15 +1,37 @@
-"""What is tried again, and where the reason of a failure is left."""
+"""What is tried again, and the report of a failure."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 import pytest
+import requests
 from airflow.providers.databricks.exceptions import DatabricksApiError
 from airflow.sdk import RetryDecision
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowNotFoundException,
+    AirflowRuntimeError,
+    AirflowTaskTimeout,
+    ErrorType,
+)
+from airflow.sdk.execution_time.comms import ErrorResponse
 
-from data_share.failures import RetryTransientErrors, report_failure
+from data_share import failures
+from data_share.failures import (
+    Failure,
+    FailureCode,
+    NotPublishedError,
+    RetryTransientErrors,
+    ShareError,
+    failure_of,
+    failure_of_sync,
+    report_failure,
+)
 
 
 def decision(error: BaseException) -> RetryDecision:
@@ -39,17 +61,170 @@ def test_everything_else_is_tried_again_as_the_task_says(error: Exception) -> No
     assert decision(error) == RetryDecision.default()
 
 
+# ---- the report of a step
+
+
+def runtime_error(kind: ErrorType) -> AirflowRuntimeError:
+    return AirflowRuntimeError(ErrorResponse(error=kind))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DatabricksApiError("no such job", http_status_code=400), "EXPORT_JOB_REFUSED"),
+        (DatabricksApiError("who?", http_status_code=401), "DATABRICKS_SIGN_IN"),
+        (DatabricksApiError("not you", http_status_code=403), "DATABRICKS_SIGN_IN"),
+        (DatabricksApiError("too many", http_status_code=429), "DATABRICKS_UNAVAILABLE"),
+        (DatabricksApiError("away", http_status_code=503), "DATABRICKS_UNAVAILABLE"),
+        (AirflowException("API requests to Databricks failed 3 times. Giving up."), "DATABRICKS_UNAVAILABLE"),
+        (requests.ConnectionError("lost"), "DATABRICKS_UNAVAILABLE"),
+        (AirflowNotFoundException("The conn_id `databricks_default` isn't defined"), "CONFIGURATION_MISSING"),
+        (runtime_error(ErrorType.VARIABLE_NOT_FOUND), "CONFIGURATION_MISSING"),
+        (runtime_error(ErrorType.GENERIC_ERROR), "UNEXPECTED"),
+        (AirflowTaskTimeout("Timeout, PID: 1"), "TIMED_OUT"),
+        (ZeroDivisionError(), "UNEXPECTED"),
+    ],
+    ids=str,
+)
+def test_errors_of_airflow_and_its_providers_have_a_code(error: BaseException, code: str) -> None:
+    failure = failure_of(error, "export_to_s3")
+    assert failure.code.name == code
+    assert failure.step == "export_to_s3"
+    assert failure.message
+
+
+class HarbourClosedError(ShareError, AirflowFailException):
+    code = FailureCode.EXPORT_FAILED
+
+
+def test_our_errors_say_what_happened_and_then_what_to_do() -> None:
+    error = HarbourClosedError(
+        "The harbour is closed.", databricks_run_url="https://d/run/7", snowflake_query_id="01b2"
+    )
+    assert str(error) == f"The harbour is closed. {FailureCode.EXPORT_FAILED.what_to_do}"
+    assert failure_of(error, "wait_for_export").to_xcom() == {
+        "step": "wait_for_export",
+        "code": "EXPORT_FAILED",
+        "message": "The harbour is closed.",
+        "what_to_do": FailureCode.EXPORT_FAILED.what_to_do,
+        "databricks_run_url": "https://d/run/7",
+        "snowflake_query_id": "01b2",
+        "retriable": False,
+    }
+
+
+def test_an_error_may_have_another_code_than_its_class() -> None:
+    error = HarbourClosedError("Too late.", code=FailureCode.EXPORT_TIMED_OUT)
+    assert failure_of(error, "x").code is FailureCode.EXPORT_TIMED_OUT
+    assert HarbourClosedError("Closed.").code is FailureCode.EXPORT_FAILED
+
+
+def test_a_report_survives_its_way_as_xcom() -> None:
+    failure = Failure("publish", FailureCode.SUPERSEDED, "Too late.", snowflake_query_id="01b2")
+    assert Failure.of_xcom(json.loads(json.dumps(failure.to_xcom()))) == failure
+
+
+def test_each_code_has_a_cause_and_a_remedy_of_its_own() -> None:
+    for texts in ([code.cause for code in FailureCode], [code.what_to_do for code in FailureCode]):
+        assert all(text.endswith(".") for text in texts)
+    assert len({code.cause for code in FailureCode}) == len(FailureCode)
+
+
+# ---- where it is left
+
+
 def reported(context: dict[str, object]) -> mock.Mock:
-    ti = mock.Mock(spec_set=["xcom_push"])
+    ti = mock.Mock(spec_set=["xcom_push", "task_id"], task_id="create_stage")
     report_failure({"ti": ti, **context})  # type: ignore[typeddict-item]
     return ti.xcom_push
 
 
-def test_the_reason_of_a_failure_is_left_as_xcom() -> None:
+def test_the_report_is_left_as_xcom_and_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     push = reported({"exception": ValueError("The stage is not there.")})
-    push.assert_called_once_with(key="failure", value="The stage is not there.")
+    report = Failure("create_stage", FailureCode.UNEXPECTED, "The stage is not there.").to_xcom()
+    push.assert_called_once_with(key="failure", value=report)
+    assert json.dumps(report) in caplog.text
 
 
-def test_in_the_dag_processor_which_answers_no_xcom_nothing_is_pushed() -> None:
-    push = reported({})
+@pytest.mark.parametrize("context", [{}, {"exception": "killed"}], ids=["no error", "text alone"])
+def test_in_the_dag_processor_which_answers_no_xcom_nothing_is_pushed(context: dict[str, object]) -> None:
+    push = reported(context)
     push.assert_not_called()
+
+
+# ---- the report of a sync
+
+STEPS = ["export_to_s3", "wait_for_export", "copy_into_staging", "publish"]
+RUN_PAGE = "https://d/run/7"
+
+
+class Ended:
+    """The task instance of the last task, in a run whose other tasks have ended."""
+
+    dag_id, run_id = "sync_tides", "manual__1"
+
+    def __init__(self, states: str, xcoms: dict[tuple[str, str], Any] | None = None) -> None:
+        self.states = dict(zip(STEPS, states.split(), strict=True))
+        self.xcoms = xcoms or {}
+
+    def xcom_pull(self, *, task_ids: str, key: str = "return_value") -> Any:
+        return self.xcoms.get((task_ids, key))
+
+    def get_task_states(self, dag_id: str, *, run_ids: list[str]) -> dict[str, dict[str, str]]:
+        assert (dag_id, run_ids) == (self.dag_id, [self.run_id])
+        return {self.run_id: self.states}
+
+
+@pytest.fixture(autouse=True)
+def no_late_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "_LATE_REPORT_SECONDS", 0.0)
+
+
+def test_a_sync_failed_as_its_first_step_that_left_a_report_did() -> None:
+    report = Failure("copy_into_staging", FailureCode.NOTHING_LOADED, "Nothing.", snowflake_query_id="01b2")
+    ti = Ended(
+        "success success failed upstream_failed",
+        {
+            ("copy_into_staging", "failure"): report.to_xcom(),
+            ("wait_for_export", "return_value"): {"run_page_url": RUN_PAGE},
+        },
+    )
+    assert failure_of_sync(ti, STEPS) == replace(report, databricks_run_url=RUN_PAGE)
+
+
+@pytest.mark.parametrize(
+    ("states", "step", "code"),
+    [
+        ("skipped skipped skipped skipped", "export_to_s3", "CANCELLED"),
+        ("failed skipped skipped skipped", "export_to_s3", "CANCELLED"),
+        ("success failed skipped skipped", "wait_for_export", "CANCELLED"),
+        ("success success skipped skipped", "copy_into_staging", "CANCELLED"),
+        ("skipped skipped failed skipped", "copy_into_staging", "CANCELLED"),
+        ("failed upstream_failed upstream_failed upstream_failed", "export_to_s3", "STEP_DIED"),
+        ("skipped skipped failed upstream_failed", "copy_into_staging", "STEP_DIED"),
+        ("success success success failed", "publish", "STEP_DIED"),
+    ],
+)
+def test_without_a_report_the_states_tell(states: str, step: str, code: str) -> None:
+    failure = failure_of_sync(Ended(states), STEPS)
+    assert (failure.step, failure.code.name) == (step, code)
+    assert "before it was published" in failure.message or "not published" in failure.message
+
+
+def test_a_report_that_comes_after_the_state_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "_LATE_REPORT_SECONDS", 5.0)
+    ti = Ended("success success success failed")
+    report = Failure("publish", FailureCode.SUPERSEDED, "Too late.", databricks_run_url=RUN_PAGE)
+
+    def left_meanwhile(_: float) -> None:
+        ti.xcoms["publish", "failure"] = report.to_xcom()
+
+    monkeypatch.setattr(failures.time, "sleep", left_meanwhile)
+    assert failure_of_sync(ti, STEPS) == report
+
+
+def test_the_last_task_tells_what_the_sync_failed_of() -> None:
+    failure = Failure("check_staging", FailureCode.CHECKS_FAILED, "1 of 9 checks failed.")
+    error = NotPublishedError(failure)
+    assert str(error).startswith("check_staging: 1 of 9 checks failed.")
+    assert failure_of(error, "drop_staging") is failure

@@ -85,7 +85,7 @@ def test_a_path_outside_the_dataset_is_never_loaded(path: str) -> None:
     with pytest.raises(share.InvalidExportPathError) as caught:
         share.path_in_stage(path, "shared_forecasts")
     assert repr(path) in str(caught.value)
-    assert "nothing was loaded" in str(caught.value)
+    assert "Nothing was loaded" in str(caught.value)
 
 
 def test_a_wrong_path_is_not_tried_again() -> None:

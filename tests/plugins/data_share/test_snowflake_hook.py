@@ -19,6 +19,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from data_share.failures import FailureCode
 from data_share.snowflake_hook import (
     DataShareSnowflakeHook,
     SnowflakeRefusedError,
@@ -271,19 +272,19 @@ def test_polling_is_repeated_too(snowflake: Snowflake, hook: DataShareSnowflakeH
 
 
 @pytest.mark.parametrize(
-    ("trouble", "error"),
+    ("trouble", "told"),
     [
-        (requests.ConnectionError("reset"), requests.ConnectionError),
-        (response(503, {}), requests.HTTPError),
-        (response(429, {}), requests.HTTPError),
+        (requests.ConnectionError("reset"), "Snowflake does not answer: reset."),
+        (response(503, {}), "HTTP 503"),
+        (response(429, {}), "HTTP 429"),
     ],
     ids=["connection lost", "503", "429"],
 )
 def test_repeating_ends_and_leaves_the_rest_to_the_next_attempt_of_the_task(
-    snowflake: Snowflake, hook: DataShareSnowflakeHook, trouble: requests.Response | Exception, error: type[Exception]
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, trouble: requests.Response | Exception, told: str
 ) -> None:
     snowflake.will(*[trouble] * 5)
-    with pytest.raises(error) as caught:
+    with pytest.raises(SnowflakeTransientError, match=told) as caught:
         hook.run_statement("SELECT 1")
     assert not isinstance(caught.value, AirflowFailException)
 
@@ -292,7 +293,7 @@ def test_an_error_inside_snowflake_is_left_to_the_next_attempt_of_the_task(
     snowflake: Snowflake, hook: DataShareSnowflakeHook
 ) -> None:
     snowflake.will(response(500, {}))
-    with pytest.raises(requests.HTTPError):
+    with pytest.raises(SnowflakeTransientError, match="HTTP 500"):
         hook.run_statement("SELECT 1")
 
 
@@ -316,7 +317,9 @@ def test_a_statement_that_never_ends_is_cancelled(
     # Each call takes 50 seconds; the deadline is 100 + 60 seconds after the first.
     monkeypatch.setattr(time, "monotonic", lambda: 50.0 * len(snowflake.calls))
     snowflake.will(STARTED, *[RUNNING] * 4, response(200, {"message": "cancelled"}))
-    with pytest.raises(TimeoutError, match=f"Snowflake has not ended query {HANDLE} 60 s after its time-out of 100 s"):
+    with pytest.raises(
+        SnowflakeTransientError, match=f"Snowflake has not ended query {HANDLE} 60 s after its time-out of 100 s"
+    ):
         hook.run_statement("SELECT 1", timeout_seconds=100)
     assert snowflake.paths == ["post", *[f"get /{HANDLE}"] * 4, f"post /{HANDLE}/cancel"]
 
@@ -331,7 +334,8 @@ def test_a_failed_statement_says_why_and_which(
     snowflake.will(*answers)
     with pytest.raises(SnowflakeStatementError) as caught:
         hook.run_statement("SELECT * FROM x")
-    assert str(caught.value) == f"Snowflake: Object 'X' does not exist (code 002003, query id {HANDLE})"
+    assert caught.value.message == f"Snowflake: Object 'X' does not exist (code 002003, query id {HANDLE})."
+    assert caught.value.snowflake_query_id == HANDLE
     assert isinstance(caught.value, AirflowFailException)
 
 
@@ -377,7 +381,7 @@ def test_a_reason_that_may_pass_is_known_in_a_transaction_too(
 
 def test_an_answer_without_a_statement_is_a_failure(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
     snowflake.will(response(200, {}))
-    with pytest.raises(SnowflakeStatementError, match="query id none"):
+    with pytest.raises(SnowflakeStatementError, match="query id None"):
         hook.run_statement("SELECT 1")
 
 
@@ -388,18 +392,19 @@ def assert_no_secret(text: str, snowflake: Snowflake) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "hint"),
-    [(401, " Check user, key and account of the Snowflake connection."), (400, "")],
+    ("status", "code"),
+    [(401, FailureCode.SNOWFLAKE_SIGN_IN), (403, FailureCode.SNOWFLAKE_SIGN_IN), (400, FailureCode.SNOWFLAKE_REFUSED)],
 )
 def test_a_refused_request_says_what_snowflake_said_and_no_secret(
-    snowflake: Snowflake, hook: DataShareSnowflakeHook, status: int, hint: str
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, status: int, code: FailureCode
 ) -> None:
     snowflake.will(response(status, {"code": "390144", "message": "JWT token is invalid."}))
     with pytest.raises(SnowflakeRefusedError) as caught:
         hook.run_statement("SELECT 1")
-    assert str(caught.value) == (
-        f"Snowflake refuses the request with HTTP {status}: JWT token is invalid. (code 390144).{hint}"
+    assert caught.value.message == (
+        f"Snowflake refuses the request with HTTP {status}: JWT token is invalid. (code 390144)."
     )
+    assert caught.value.code is code
     assert isinstance(caught.value, AirflowFailException)
     assert_no_secret(str(caught.value), snowflake)
     assert len(snowflake.calls) == 1

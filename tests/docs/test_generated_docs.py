@@ -1,4 +1,4 @@
-"""The documents of dataset files: generated from the model, complete, and of one mind with it."""
+"""The generated documents: up to date, complete, and of one mind with the code."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from data_share.datasets import (
     read_dataset,
     read_datasets,
 )
+from data_share.failures import FailureCode
 
 PROJECT = Path(__file__).resolve().parents[2]
-SCRIPT = PROJECT / "docs" / "generate_dataset_docs.py"
+SCRIPT = PROJECT / "docs" / "generate_docs.py"
 SCHEMA_LINE = "# yaml-language-server: $schema=dataset.schema.json"
 PAGE = (PROJECT / "docs" / "datasets.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
@@ -47,7 +48,7 @@ CREATED = {**REPLACE, "create_table": "from_columns", "columns": {"harbour": "VA
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate_dataset_docs", SCRIPT)
+    spec = importlib.util.spec_from_file_location("generate_docs", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -80,18 +81,17 @@ def accepted_by_model(folder: Path, content: Any) -> bool:
 
 
 def test_the_files_are_up_to_date(script: ModuleType) -> None:
-    assert script.dataset_docs() == PAGE, "make docs"
-    assert script.SCHEMA_FILE.read_text(encoding="utf-8") == script.dataset_schema(), "make docs"
+    for path, content in script.generated().items():
+        assert (PROJECT / path).read_text(encoding="utf-8") == content, "make docs"
 
 
 @pytest.fixture
 def written(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Have the script write to a folder of the test."""
-    monkeypatch.setattr(script, "DOCS_FILE", tmp_path / "docs" / "datasets.md")
-    monkeypatch.setattr(script, "SCHEMA_FILE", tmp_path / "include" / "dataset.schema.json")
-    for folder in ("docs", "include"):
-        (tmp_path / folder).mkdir()
-    monkeypatch.setattr(sys, "argv", ["generate_dataset_docs.py"])
+    monkeypatch.setattr(script, "PROJECT", tmp_path)
+    for folder in ("docs", "include/datasets"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", ["generate_docs.py"])
     assert script.main() == 0
     return tmp_path
 
@@ -100,12 +100,12 @@ def test_what_was_written_is_up_to_date(
     script: ModuleType, written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["generate_dataset_docs.py", "--check"])
+    monkeypatch.setattr(sys, "argv", ["generate_docs.py", "--check"])
     assert script.main() == 0
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("stale", ["docs/datasets.md", "include/dataset.schema.json"])
+@pytest.mark.parametrize("stale", ["docs/datasets.md", "docs/failures.md", "include/datasets/dataset.schema.json"])
 @pytest.mark.parametrize("missing", [True, False])
 def test_check_names_the_stale_file_and_leaves_it(
     script: ModuleType,
@@ -119,11 +119,20 @@ def test_check_names_the_stale_file_and_leaves_it(
     (written / stale).write_text("old")
     if missing:
         (written / stale).unlink()
-    monkeypatch.setattr(sys, "argv", ["generate_dataset_docs.py", "--check"])
+    monkeypatch.setattr(sys, "argv", ["generate_docs.py", "--check"])
     assert script.main() == 1
     assert capsys.readouterr().out == f"{stale} is out of date: make docs\n"
     assert (written / stale).exists() is not missing
     assert missing or (written / stale).read_text() == "old"
+
+
+# ---- failures
+
+
+def test_each_code_of_a_failure_is_explained() -> None:
+    page = (PROJECT / "docs" / "failures.md").read_text(encoding="utf-8")
+    for code in FailureCode:
+        assert f"| `{code.name}` | {code.cause} | {code.what_to_do} |" in page
 
 
 def test_the_command_of_make_check_works(tmp_path: Path) -> None:
