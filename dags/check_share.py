@@ -19,32 +19,21 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pendulum
 from airflow.sdk import DAG
 
+from data_share.dag_defaults import DEFAULT_ARGS, START_DATE
 from data_share.doctor import CheckShareOperator
-from data_share.failures import report_failure
-
-DEFAULT_ARGS = {
-    "owner": "data-share",
-    "retries": 2,
-    "retry_delay": timedelta(seconds=10),
-    "retry_exponential_backoff": True,
-    "max_retry_delay": timedelta(minutes=5),
-    "execution_timeout": timedelta(minutes=15),
-    "on_failure_callback": report_failure,
-}
 
 with DAG(
     dag_id="check_share",
     description="Says what is wrong with the deployment, and how to mend it.",
     doc_md=__doc__,
     schedule=None,
-    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    start_date=START_DATE,
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=1),
-    default_args=DEFAULT_ARGS,
+    default_args={**DEFAULT_ARGS, "execution_timeout": timedelta(minutes=15)},
     tags=["data-share", "housekeeping"],
 ):
     # Side by side: what is wrong with one side does not hide what is wrong with another.

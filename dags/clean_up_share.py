@@ -16,33 +16,19 @@ Snowflake's role on the bucket may not; a lifecycle rule on the share's prefix d
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 
-import pendulum
 from airflow.sdk import DAG, Param
 
 from data_share import share
-from data_share.failures import report_failure
+from data_share.dag_defaults import DEFAULT_ARGS, SQL_FOLDER, START_DATE
 from data_share.snowflake_operators import SnowflakeCleanUpOperator
-
-SQL_FOLDER = Path(__file__).resolve().parents[1] / "include" / "sql" / "snowflake"
-
-DEFAULT_ARGS = {
-    "owner": "data-share",
-    "retries": 2,
-    "retry_delay": timedelta(seconds=10),
-    "retry_exponential_backoff": True,
-    "max_retry_delay": timedelta(minutes=5),
-    "execution_timeout": timedelta(hours=1),
-    "on_failure_callback": report_failure,
-}
 
 with DAG(
     dag_id="clean_up_share",
     description="Drops the staging tables of old runs and reports old exports.",
     doc_md=__doc__,
     schedule="@daily",
-    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    start_date=START_DATE,
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=3),

@@ -16,38 +16,24 @@ Safe to run again at any time: it changes and drops nothing that exists.
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 
-import pendulum
 from airflow.sdk import DAG, chain
 
 from data_share import share
+from data_share.dag_defaults import DEFAULT_ARGS, SQL_FOLDER, START_DATE
 from data_share.datasets import read_datasets
-from data_share.failures import report_failure
 from data_share.snowflake_operators import SnowflakeStatementsOperator
-
-SQL_FOLDER = Path(__file__).resolve().parents[1] / "include" / "sql" / "snowflake"
-
-DEFAULT_ARGS = {
-    "owner": "data-share",
-    "retries": 2,
-    "retry_delay": timedelta(seconds=10),
-    "retry_exponential_backoff": True,
-    "max_retry_delay": timedelta(minutes=5),
-    "execution_timeout": timedelta(minutes=10),
-    "on_failure_callback": report_failure,
-}
 
 with DAG(
     dag_id="set_up_snowflake",
     description="Creates what the syncs need in Snowflake; safe to run again.",
     doc_md=__doc__,
     schedule=None,
-    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    start_date=START_DATE,
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=1),
-    default_args=DEFAULT_ARGS,
+    default_args={**DEFAULT_ARGS, "execution_timeout": timedelta(minutes=15)},
     template_searchpath=[str(SQL_FOLDER)],
     user_defined_macros={"share": share, "datasets": read_datasets()[0]},
     tags=["data-share", "set-up"],

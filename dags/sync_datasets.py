@@ -32,15 +32,13 @@ from __future__ import annotations
 
 import copy
 from datetime import timedelta
-from pathlib import Path
 
-import pendulum
 from airflow.sdk import DAG, Param, chain
 
+from data_share.dag_defaults import DEFAULT_ARGS, SQL_FOLDER, START_DATE
 from data_share.databricks_run import DatabricksRunSensor
 from data_share.datasets import Dataset, InvalidDatasetDag, read_datasets
 from data_share.export import DatabricksExportOperator
-from data_share.failures import RetryTransientErrors, report_failure
 from data_share.share import EXPORT_JOB_VARIABLE, LEDGER_TABLE
 from data_share.snowflake_operators import (
     SnowflakeCopyIntoOperator,
@@ -49,19 +47,6 @@ from data_share.snowflake_operators import (
     SnowflakeTableCheckOperator,
 )
 from data_share.templates import SQL_FILTERS, sync_macros
-
-SQL_FOLDER = Path(__file__).resolve().parents[1] / "include" / "sql" / "snowflake"
-
-DEFAULT_ARGS = {
-    "owner": "data-share",
-    "retries": 2,
-    "retry_delay": timedelta(seconds=10),
-    "retry_exponential_backoff": True,
-    "max_retry_delay": timedelta(minutes=5),
-    "retry_policy": RetryTransientErrors(),
-    "execution_timeout": timedelta(hours=2),
-    "on_failure_callback": report_failure,
-}
 
 # What was exported is what was loaded: the manifest, the answer of COPY INTO and the staging table agree.
 RECONCILIATION = {
@@ -130,7 +115,7 @@ def sync_dag(dataset: Dataset) -> DAG:
         description=dataset.description,
         doc_md=__doc__,
         schedule=dataset.schedule,
-        start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+        start_date=START_DATE,
         catchup=False,
         # A second press queues behind the first; two syncs of a dataset never overlap.
         max_active_runs=1,

@@ -77,7 +77,7 @@ class FailureCode(Enum):
         True,
     )
     EXPORT_MISSING = (
-        "There is no export to wait for: the step that starts it left no run, or Databricks does not know it.",
+        "There is no export to wait for: the step before left none, or Databricks does not know it.",
         "Clear export_to_s3, or start the sync again.",
         True,
     )
@@ -103,8 +103,8 @@ class FailureCode(Enum):
     SNOWFLAKE_STATEMENT_FAILED = (
         "Snowflake ended a statement with an error.",
         (
-            "Look the query up in Snowflake's history; mend the rights, the table or the data that its message names, and "
-            "start the sync again."
+            "Look the query up in Snowflake's history; mend the rights, the table or the data that the message names, "
+            "and start the sync again."
         ),
     )
     SNOWFLAKE_UNAVAILABLE = (
@@ -156,7 +156,7 @@ class FailureCode(Enum):
         True,
     )
     STEP_DIED = (
-        "A step ended without a word: its process was killed (no memory, a lost machine), or a person ended it.",
+        "A step ended without a word: killed for want of memory, lost with its machine, or ended by a person.",
         "Look at the step's log, and start the sync again.",
         True,
     )

@@ -1,0 +1,27 @@
+"""What the DAGs have in common."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pendulum
+
+from data_share.failures import RetryTransientErrors, report_failure
+
+SQL_FOLDER = Path(__file__).resolve().parents[2] / "include" / "sql" / "snowflake"
+
+START_DATE = pendulum.datetime(2026, 1, 1, tz="UTC")
+
+DEFAULT_ARGS: dict[str, Any] = {
+    "owner": "data-share",
+    "retries": 2,
+    "retry_delay": timedelta(seconds=10),
+    "retry_exponential_backoff": True,
+    "max_retry_delay": timedelta(minutes=5),
+    "retry_policy": RetryTransientErrors(),
+    # A load of many files takes its time.
+    "execution_timeout": timedelta(hours=2),
+    "on_failure_callback": report_failure,
+}
