@@ -140,6 +140,8 @@ class DagRun:
             try_number=self.tries[task.task_id],
             stats_tags={},
             xcom_pull=pull,
+            # As after a person has ended the sync.
+            get_task_states=lambda dag_id, run_ids: {run_ids[0]: {"publish": "skipped"}},
             xcom_push=push,
         )
         context = {

@@ -17,12 +17,13 @@ from airflow.providers.databricks.exceptions import DatabricksApiError
 from openapi_spec_validator import validate
 
 from data_share import databricks_run
+from data_share.failures import NotPublishedError
 from data_share.snowflake_hook import (
     DataShareSnowflakeHook,
     SnowflakeRefusedError,
     SnowflakeStatementError,
 )
-from data_share.snowflake_operators import CheckFailedError, NotPublishedError, SnowflakeStatementsOperator
+from data_share.snowflake_operators import CheckFailedError, SnowflakeStatementsOperator
 from tests.contracts.conftest import DATASET, Accounts, until
 from tests.contracts.contract import Contract, Exchange
 from tests.contracts.runner import SYNC, TriggerFailedError

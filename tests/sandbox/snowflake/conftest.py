@@ -31,6 +31,7 @@ from sandbox.faults import FaultInjection
 from sandbox.s3 import S3Server, s3_filesystem
 from sandbox.snowflake.auth import AccessToken, OAuthClient
 from sandbox.snowflake.server import create_app
+from tests.sandbox.snowflake import administrator
 
 ACCOUNT = "MYORG-SHARE"
 USER = "SHARE_SVC"
@@ -187,7 +188,7 @@ def app(s3: tuple[str, s3fs.S3FileSystem], tmp_path_factory: pytest.TempPathFact
         state_dir=tmp_path_factory.mktemp("snowflake"),
         s3_endpoint_url=s3[0],
         account=ACCOUNT,
-        users={USER: public_pem(KEY)},
+        users={USER: public_pem(KEY), "ADMIN": public_pem(KEY)},
         access_tokens=[AccessToken(USER, ACCESS_TOKEN), AccessToken(USER, EXPIRED_ACCESS_TOKEN, time.time() - 1)],
         oauth_clients=[CLIENT, SHORT_CLIENT],
     )
@@ -204,6 +205,14 @@ def url(app: FaultInjection) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def api(url: str) -> Iterator[Api]:
     client = Api(url)
+    yield client
+    client.http.close()
+
+
+@pytest.fixture(scope="module")
+def admin(url: str, tools: ModuleType) -> Iterator[Api]:
+    """A client that the account's administrator has signed in to."""
+    client = administrator.client(tools, url)
     yield client
     client.http.close()
 

@@ -28,19 +28,6 @@ def insufficient(kind: str, name: str) -> tuple[str, str]:
     return "003001", f"{ACCESS}Insufficient privileges to operate on {kind} '{name}'"
 
 
-@pytest.fixture(scope="module")
-def url(s3: Any, tools: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with tools.serve(app(tools, s3, tmp_path_factory.mktemp("snowflake"))) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def admin(tools: Any, url: str) -> Iterator[Any]:
-    api = client(tools, url)
-    yield api
-    api.http.close()
-
-
 @pytest.fixture(scope="module", autouse=True)
 def work(admin: Any, tools: Any) -> None:
     """A schema with tables of the administrator's, and roles that have nothing."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,6 @@ import pytest
 from tests.sandbox.snowflake.administrator import app, client
 
 pytestmark = pytest.mark.sandbox
-
-
-@pytest.fixture(scope="module")
-def url(s3: Any, tools: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with tools.serve(app(tools, s3, tmp_path_factory.mktemp("snowflake"))) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def admin(tools: Any, url: str) -> Iterator[Any]:
-    api = client(tools, url)
-    yield api
-    api.http.close()
 
 
 @pytest.fixture(autouse=True)
