@@ -182,8 +182,7 @@ class Stack:
         except BaseException:
             self.stop()
             raise
-        self._endpoints_file.write_text(json.dumps(asdict(endpoints)))
-        self._endpoints_file.chmod(0o600)
+        _write_whole(self._endpoints_file, json.dumps(asdict(endpoints)))
         return endpoints
 
     def stop(self) -> int:
@@ -412,7 +411,7 @@ class Stack:
             )
             # All that a process starts stays in its session, by which it is found again.
             sessions = self._sessions() | {process.pid: psutil.Process(process.pid).create_time()}
-            self._sessions_file.write_text(json.dumps(sessions))
+            _write_whole(self._sessions_file, json.dumps(sessions))
 
     def _await_ready(self, endpoints: Endpoints) -> None:
         client = AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
@@ -500,6 +499,14 @@ def _signal(processes: Iterable[psutil.Process], number: int) -> None:
             process.send_signal(number)
         except psutil.Error:
             continue
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file that others read at any time, and that a kill may not leave empty; nobody else may read it."""
+    draft = file.with_suffix(".draft")
+    draft.touch(mode=0o600)
+    draft.write_text(text)
+    draft.replace(file)
 
 
 def _tail(log: Path, lines: int = 25) -> str:

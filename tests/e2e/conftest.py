@@ -27,9 +27,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running_share() -> Iterator[RunningShare]:
-    """The stack, started once."""
+    """The stack, started once, and stopped after the last of its tests: others need the cores."""
     # `kill` ends the tests in the same orderly way as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stack = Stack(Settings(state=HOME / "state", places=1, ports={}), PROJECT_COPY)
