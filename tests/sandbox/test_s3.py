@@ -86,7 +86,7 @@ two.stop()
 """
     taken = s3_url.rpartition(":")[2]
     answer = subprocess.run(
-        [sys.executable, "-c", script, taken], cwd=PROJECT, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", script, taken], cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False
     )
     assert answer.stdout.splitlines() == [
         "Address already in use",
