@@ -318,6 +318,10 @@ def _without_tag(submission: Any) -> Any:
     return dataclasses.replace(submission, query_tag="")
 
 
+def _those_that_have_ended(true: Any, self: Any, request: Any, body: dict[str, Any]) -> Any:
+    return true(self, request, {"completed_only" if name == "active_only" else name: body[name] for name in body})
+
+
 def _not_cancelled(true: Any, self: Any) -> Any:
     error = true(self)
     return None if error is not None and error.errno == 604 else error
@@ -451,6 +455,9 @@ def nothing(*args: Any, **options: Any) -> None:
 S3_KEEPS = "An object that was written is there, and read as written"
 SHAPE = "Shape of the answers of runs/get, runs/list, get-output, jobs/get, jobs/list"
 CALLS = "Calls of the Airflow provider: find a job by name, run-now, get, get-output, cancel"
+LISTED_RUNS = (
+    "runs/list with `job_id` and `active_only`: runs of the job that are QUEUED, PENDING, RUNNING, TERMINATING"
+)
 SQL_FAILS = (
     "A failed SQL: the task TERMINATED/FAILED, the run INTERNAL_ERROR/FAILED, `status` TERMINATED/RUN_EXECUTION_ERROR"
 )
@@ -601,6 +608,20 @@ BREAKS = [
         instead(jobs.Workspace, "cancel", nothing),
         s.an_export_is_cancelled,
         "DID NOT RAISE",
+    ),
+    Break(
+        LISTED_RUNS,
+        "those that have ended",
+        around(server._Api, "_runs_list", _those_that_have_ended),
+        s.a_sync_ends_before_its_export_is_followed,
+        "Regex pattern did not match",
+    ),
+    Break(
+        "Lists in pages, the newest first; without the list when it is empty",
+        "the first page only",
+        after(answers, "page_of", lambda page: {name: page[name] for name in page if name != "next_page_token"}),
+        s.a_sync_ends_before_its_export_is_followed,
+        "Regex pattern did not match",
     ),
     Break(
         "`timeout_seconds` of the job: TIMEDOUT",

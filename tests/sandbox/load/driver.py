@@ -386,6 +386,7 @@ class Share:
             try_number=run.tries[task.task_id],
             xcom_pull=pull,
             xcom_push=lambda key, value: run.xcoms.update({(task.task_id, key): value}),
+            get_task_states=lambda **_: {},
         )
         context = {
             "dag_run": run.dag_run,
