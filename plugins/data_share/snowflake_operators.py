@@ -30,14 +30,13 @@ from data_share.snowflake_hook import (
     StatementResult,
     request_id,
 )
-from data_share.templates import export_of
 
 TARGET_UNCHANGED = "The target is as it was."
 
 _SHOWN_ROWS = 5
 _TOLD_OF_ASSET = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
 _DATABRICKS_TIMEOUT_SECONDS = 30
-_IN_TRIGGERER = "wait_for_export"
+_WAIT_FOR_EXPORT = "wait_for_export"
 # Airflow sends SIGTERM, and after five seconds SIGKILL.
 _KILLED_WITHIN_SECONDS = 7
 _KILLED_POLL_SECONDS = 0.2
@@ -457,22 +456,24 @@ class SnowflakeFinishOperator(SnowflakeStatementsOperator):
     def execute(self, context: Context) -> None:
         """Tidy up, then say how the sync ended."""
         ti = context["ti"]
-        if not self._is_published(ti):
-            try:
-                wait_for_killed_steps(ti, self.steps)
-            except Exception:
-                self.log.exception("It is not known whether a step of this run is still working")
+        states: Mapping[str, str] = {}
+        try:
+            states = wait_for_killed_steps(ti, self.steps)
+        except Exception:
+            self.log.exception("It is not known whether a step of this run is still working")
         try:
             super().execute(context)
         except Exception:
             # The sync ended as it did; what is left behind is dropped by clean_up_share.
             self.log.exception("The staging tables of this run are left behind")
-        if self._is_published(ti):
+        # An export that ended well is known to have ended, and a sync that loads an earlier one has none.
+        if states.get(_WAIT_FOR_EXPORT) != "success" and not context["params"].get("reload_run_key"):
+            try:
+                self._cancel_exports(run_key_of(context["dag_run"]))
+            except Exception:
+                self.log.exception("An export of this run may still be running on Databricks")
+        if ti.xcom_pull(task_ids=self.steps[-1]) is not None:
             return
-        try:
-            self._cancel_exports(context)
-        except Exception:
-            self.log.exception("An export of this run may still be running on Databricks")
         for step in self.steps:
             if reason := ti.xcom_pull(task_ids=step, key=FAILURE_KEY):
                 raise NotPublishedError(f"{step}: {reason}")
@@ -481,15 +482,9 @@ class SnowflakeFinishOperator(SnowflakeStatementsOperator):
             f"{TARGET_UNCHANGED} Look at the first step that did not succeed, or start the sync again."
         )
 
-    def _is_published(self, ti: Any) -> bool:
-        return ti.xcom_pull(task_ids=self.steps[-1]) is not None
-
-    def _cancel_exports(self, context: Context) -> None:
-        if export_of(context["ti"]):
-            # It ended, well: only a later step failed.
-            return
+    def _cancel_exports(self, run_key: str) -> None:
         hook = DatabricksHook(self.databricks_conn_id, timeout_seconds=_DATABRICKS_TIMEOUT_SECONDS, caller="FinishSync")
-        for run_id in cancel_exports_of(hook, Variable.get(EXPORT_JOB_VARIABLE), run_key_of(context["dag_run"])):
+        for run_id in cancel_exports_of(hook, Variable.get(EXPORT_JOB_VARIABLE), run_key):
             self.log.info("Cancelled the Databricks run %s, which nobody follows", run_id)
 
 
@@ -527,9 +522,9 @@ def add_columns(table: str, columns: Mapping[str, str]) -> str:
     return ";\n".join(f'ALTER TABLE {table} ADD COLUMN IF NOT EXISTS "{name}" {kind}' for name, kind in columns.items())
 
 
-def wait_for_killed_steps(ti: Any, steps: Sequence[str]) -> None:
+def wait_for_killed_steps(ti: Any, steps: Sequence[str]) -> dict[str, str]:
     """
-    Wait for the processes of steps that a person ended.
+    Wait for the processes of steps that a person ended; return the states of all steps.
 
     Airflow starts the last task of a run at once, and ends a running step at its next heartbeat only. Until then, that
     one goes on: it may make a staging table that was just dropped, or start the export that was just looked for.
@@ -537,21 +532,21 @@ def wait_for_killed_steps(ti: Any, steps: Sequence[str]) -> None:
     :param ti: task instance of the last task
     :param steps: tasks of the same run
     """
-    in_workers = [step for step in steps if step != _IN_TRIGGERER]
-    seconds = conf.getint("workers", "min_heartbeat_interval") + _KILLED_WITHIN_SECONDS
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        states = ti.get_task_states(dag_id=ti.dag_id, task_ids=in_workers, run_ids=[ti.run_id]).get(ti.run_id, {})
-        # A step that failed or came to its end has said so.
+    deadline = time.monotonic() + conf.getint("workers", "min_heartbeat_interval") + _KILLED_WITHIN_SECONDS
+    while True:
+        found = ti.get_task_states(dag_id=ti.dag_id, task_ids=list(steps), run_ids=[ti.run_id])
+        states: dict[str, str] = found.get(ti.run_id, {})
         alive = [
             step
-            for step in in_workers
+            for step in steps
+            # That one has no process. The others leave a reason or a result when they come to their end.
             if states.get(step) == "failed"
+            and step != _WAIT_FOR_EXPORT
             and ti.xcom_pull(task_ids=step, key=FAILURE_KEY) is None
             and ti.xcom_pull(task_ids=step) is None
         ]
-        if not alive:
-            return
+        if not alive or time.monotonic() > deadline:
+            return states
         time.sleep(_KILLED_POLL_SECONDS)
 
 

@@ -318,8 +318,8 @@ def _without_tag(submission: Any) -> Any:
     return dataclasses.replace(submission, query_tag="")
 
 
-def _those_that_have_ended(true: Any, self: Any, request: Any, body: dict[str, Any]) -> Any:
-    return true(self, request, {"completed_only" if name == "active_only" else name: body[name] for name in body})
+def _the_other_ones(true: Any, body: dict[str, Any], name: str) -> Any:
+    return true(body, {"active_only": "completed_only", "completed_only": "active_only"}.get(name, name))
 
 
 def _not_cancelled(true: Any, self: Any) -> Any:
@@ -612,7 +612,7 @@ BREAKS = [
     Break(
         LISTED_RUNS,
         "those that have ended",
-        around(server._Api, "_runs_list", _those_that_have_ended),
+        around(server, "_flag", _the_other_ones),
         s.a_sync_ends_before_its_export_is_followed,
         "Regex pattern did not match",
     ),

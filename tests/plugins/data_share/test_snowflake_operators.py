@@ -591,7 +591,7 @@ def test_a_published_sync_ends_well_also_when_staging_tables_are_left(
 ) -> None:
     if error:
         snowflake.answer("DROP a", error)
-    task, context = finish({("publish", "return_value"): {"run_key": KEY}})
+    task, context = finish({("publish", "return_value"): {"run_key": KEY}}, wait_for_export="success")
     task.execute(context)
     assert snowflake.statements == ["DROP a"]
 
@@ -622,29 +622,36 @@ def cancel_exports(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
     return cancel
 
 
-EXPORT = {"run_id": 77, "export_path": EXPORT_PATH}
-
-
 @pytest.mark.parametrize(
-    ("left", "looked_for"),
+    ("states", "looked_for"),
     [
         ({}, True),
-        ({("wait_for_export", "failure"): "cannot be followed any longer"}, True),
-        ({("wait_for_export", "return_value"): EXPORT}, False),
-        ({("export_to_s3", "export"): EXPORT}, False),
-        ({("wait_for_export", "return_value"): EXPORT, ("publish", "return_value"): {"run_key": KEY}}, False),
+        ({"export_to_s3": "skipped"}, True),
+        ({"export_to_s3": "success", "wait_for_export": "skipped"}, True),
+        ({"export_to_s3": "success", "wait_for_export": "failed"}, True),
+        ({"export_to_s3": "success", "wait_for_export": "success"}, False),
     ],
-    ids=["cancelled", "not followed", "exported", "loaded again", "published"],
+    ids=["cancelled before it began", "before a retry", "not followed", "failed", "exported"],
 )
 def test_only_an_export_that_did_not_end_well_is_looked_for_on_databricks(
-    finish: MakeFinish, cancel_exports: mock.Mock, left: dict[tuple[str, str], Any], looked_for: bool
+    finish: MakeFinish, cancel_exports: mock.Mock, states: dict[str, str], looked_for: bool
 ) -> None:
-    task, context = finish(left)
-    with nullcontext() if ("publish", "return_value") in left else pytest.raises(NotPublishedError):
+    task, context = finish({}, **states)
+    with pytest.raises(NotPublishedError):
         task.execute(context)
     assert [call.args[1:] for call in cancel_exports.call_args_list] == (
         [("4711", run_key_of(context["dag_run"]))] if looked_for else []
     )
+
+
+def test_a_sync_that_loads_an_earlier_export_does_not_ask_databricks(
+    finish: MakeFinish, cancel_exports: mock.Mock
+) -> None:
+    task, context = finish({}, export_to_s3="skipped", wait_for_export="skipped", copy_into_staging="failed")
+    context["params"]["reload_run_key"] = KEY
+    with pytest.raises(NotPublishedError):
+        task.execute(context)
+    cancel_exports.assert_not_called()
 
 
 def test_what_goes_wrong_while_tidying_up_hides_no_reason(
@@ -710,7 +717,7 @@ def test_a_step_that_publishes_after_all_makes_the_sync_a_success(
     monkeypatch.setattr(
         snowflake_operators.time, "sleep", lambda _: xcoms.update({("publish", "return_value"): {"run_key": KEY}})
     )
-    task, context = finish(xcoms, publish="failed")
+    task, context = finish(xcoms, wait_for_export="success", publish="failed")
     task.execute(context)
     assert snowflake.statements == ["DROP a"]
     cancel_exports.assert_not_called()
