@@ -16,6 +16,10 @@ class UnknownRunKeyError(AirflowFailException):
     """The sync whose export is to be loaded again is not in the ledger."""
 
 
+class ExportStoppedError(AirflowFailException):
+    """The step was ended from outside before it had started the export; a run that it has asked for is cancelled."""
+
+
 class DatabricksExportOperator(DatabricksRunNowOperator):
     """
     Starts the export job; with a run key of an earlier sync, finds that sync's export instead and skips itself.
@@ -50,6 +54,7 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
         self.select_ledger_row = select_ledger_row
         self.snowflake_conn_id = snowflake_conn_id
         self._asked_in: Context | None = None
+        self._is_killed = False
 
     def execute(self, context: Context) -> Any:
         """Start the job, or skip it and leave the earlier export as the XCom ``export``."""
@@ -72,11 +77,16 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
     def submit_job(self, context: Context) -> int:
         """Ask for a run, and return its id."""
         self._asked_in = context
-        return super().submit_job(context)
+        if not self._is_killed:
+            super().submit_job(context)
+        if self._is_killed or self.run_id is None:
+            raise ExportStoppedError("This step was ended from outside while it started the export.")
+        return self.run_id
 
     def on_kill(self) -> None:
         """Cancel the run, also one that was asked for and is not answered yet."""
+        self._is_killed = True
         if self.run_id is None and self._asked_in is not None:
             # With the same idempotency token, both calls are answered with one run, whichever of them comes first.
-            self.submit_job(self._asked_in)
+            super().submit_job(self._asked_in)
         super().on_kill()

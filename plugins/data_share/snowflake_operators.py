@@ -456,16 +456,17 @@ class SnowflakeFinishOperator(SnowflakeStatementsOperator):
     def execute(self, context: Context) -> None:
         """Tidy up, then say how the sync ended."""
         ti = context["ti"]
+        # Now, as a step that a person ended leaves what became of it, which is not the reason.
+        reasons = {step: ti.xcom_pull(task_ids=step, key=FAILURE_KEY) for step in self.steps}
+        # At once: a publish that has not begun yet fails without its staging tables.
+        self._drop_staging(context, "at once")
         states: Mapping[str, str] = {}
         try:
-            states = wait_for_killed_steps(ti, self.steps)
+            states, waited = wait_for_killed_steps(ti, self.steps)
+            if waited:
+                self._drop_staging(context, "after the steps")
         except Exception:
             self.log.exception("It is not known whether a step of this run is still working")
-        try:
-            super().execute(context)
-        except Exception:
-            # The sync ended as it did; what is left behind is dropped by clean_up_share.
-            self.log.exception("The staging tables of this run are left behind")
         # An export that ended well is known to have ended, and a sync that loads an earlier one has none.
         if states.get(_WAIT_FOR_EXPORT) != "success" and not context["params"].get("reload_run_key"):
             try:
@@ -474,13 +475,21 @@ class SnowflakeFinishOperator(SnowflakeStatementsOperator):
                 self.log.exception("An export of this run may still be running on Databricks")
         if ti.xcom_pull(task_ids=self.steps[-1]) is not None:
             return
-        for step in self.steps:
-            if reason := ti.xcom_pull(task_ids=step, key=FAILURE_KEY):
+        for step, reason in reasons.items():
+            if reason:
                 raise NotPublishedError(f"{step}: {reason}")
         raise NotPublishedError(
             "This sync was ended before it was published: by a person, or by a step that could not tell its reason. "
             f"{TARGET_UNCHANGED} Look at the first step that did not succeed, or start the sync again."
         )
+
+    def _drop_staging(self, context: Context, place: str) -> None:
+        self._context = context
+        try:
+            self._run_file(str(self.sql), place)
+        except Exception:
+            # The sync ended as it did; what is left behind is dropped by clean_up_share.
+            self.log.exception("The staging tables of this run are left behind")
 
     def _cancel_exports(self, run_key: str) -> None:
         hook = DatabricksHook(self.databricks_conn_id, timeout_seconds=_DATABRICKS_TIMEOUT_SECONDS, caller="FinishSync")
@@ -522,9 +531,9 @@ def add_columns(table: str, columns: Mapping[str, str]) -> str:
     return ";\n".join(f'ALTER TABLE {table} ADD COLUMN IF NOT EXISTS "{name}" {kind}' for name, kind in columns.items())
 
 
-def wait_for_killed_steps(ti: Any, steps: Sequence[str]) -> dict[str, str]:
+def wait_for_killed_steps(ti: Any, steps: Sequence[str]) -> tuple[dict[str, str], bool]:
     """
-    Wait for the processes of steps that a person ended; return the states of all steps.
+    Wait for the processes of steps that a person ended; return the states of all steps, and whether it had to wait.
 
     Airflow starts the last task of a run at once, and ends a running step at its next heartbeat only. Until then, that
     one goes on: it may make a staging table that was just dropped, or start the export that was just looked for.
@@ -533,6 +542,7 @@ def wait_for_killed_steps(ti: Any, steps: Sequence[str]) -> dict[str, str]:
     :param steps: tasks of the same run
     """
     deadline = time.monotonic() + conf.getint("workers", "min_heartbeat_interval") + _KILLED_WITHIN_SECONDS
+    waited = False
     while True:
         found = ti.get_task_states(dag_id=ti.dag_id, task_ids=list(steps), run_ids=[ti.run_id])
         states: dict[str, str] = found.get(ti.run_id, {})
@@ -546,7 +556,8 @@ def wait_for_killed_steps(ti: Any, steps: Sequence[str]) -> dict[str, str]:
             and ti.xcom_pull(task_ids=step) is None
         ]
         if not alive or time.monotonic() > deadline:
-            return states
+            return states, waited
+        waited = True
         time.sleep(_KILLED_POLL_SECONDS)
 
 

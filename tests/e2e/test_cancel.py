@@ -84,19 +84,27 @@ def paused_triggerer(share: RunningShare) -> Iterator[None]:
             process.send_signal(signal.SIGCONT)
 
 
-@contextmanager
-def locked(share: RunningShare) -> Iterator[None]:
-    """Let every statement that writes wait, as behind a long transaction of somebody else."""
+@pytest.fixture(scope="module")
+def somebody(running_share: RunningShare) -> Iterator[snowflake.connector.cursor.SnowflakeCursor]:
+    """Sign somebody else in, who writes to Snowflake too."""
     login = {
         name.removeprefix("SNOWFLAKE_").lower(): value
-        for name, value in share.endpoints.as_environment().items()
+        for name, value in running_share.endpoints.as_environment().items()
         if name.startswith("SNOWFLAKE_")
     }
     with snowflake.connector.connect(**login) as connection, connection.cursor() as cursor:
-        cursor.execute("BEGIN")
-        cursor.execute("DELETE FROM publish_turns WHERE FALSE")
+        yield cursor
+
+
+@contextmanager
+def long_transaction(somebody: snowflake.connector.cursor.SnowflakeCursor) -> Iterator[None]:
+    """Let every statement that writes wait."""
+    somebody.execute("BEGIN")
+    somebody.execute("DELETE FROM publish_turns WHERE FALSE")
+    try:
         yield
-        cursor.execute("ROLLBACK")
+    finally:
+        somebody.execute("ROLLBACK")
 
 
 def test_while_it_is_queued(share: RunningShare) -> None:
@@ -165,21 +173,30 @@ def test_while_a_statement_is_submitted(share: RunningShare, step: str, statemen
     wait_for(lambda: time.monotonic() > answered + 0.5, "also the call that was delayed has arrived")
 
 
-@pytest.mark.parametrize(
-    ("step", "statement"),
-    [("copy_into_staging", "COPY INTO [^@]*@[^ ]*/data/"), ("publish", "BEGIN TRANSACTION")],
-)
-def test_while_a_statement_runs(share: RunningShare, step: str, statement: str) -> None:
-    submitted = Fault(share.endpoints.snowflake_url, path=SUBMITS, body=statement, action={"delay": 1.5})
+def test_while_a_table_is_made(share: RunningShare, somebody: snowflake.connector.cursor.SnowflakeCursor) -> None:
+    share.hold_export("end")
     run_id = share.start_sync()
-    wait_for(submitted.has_begun, "the statement is submitted")
-    with locked(share):
-        wait_for(lambda: statements(share) != [], "the statement runs")
-        (running,) = statements(share)
-        assert share.task_states(run_id)[step] == "running"
+    share.wait_until_held(run_id)
+    with long_transaction(somebody):
+        share.release_export()
+        ended_while_it_runs(share, run_id, "copy_into_staging")
+    assert share.end_of(run_id)["state"] == "failed"
 
-        cancel(share, run_id)
 
-        wait_for(lambda: running not in statements(share), "the statement is cancelled", CANCEL_SECONDS)
+def test_while_a_transaction_runs(share: RunningShare, somebody: snowflake.connector.cursor.SnowflakeCursor) -> None:
+    # The check reads: the next that writes is the publish.
+    checked = Fault(share.endpoints.snowflake_url, path=SUBMITS, body="check_name", action={"delay": 2})
+    run_id = share.start_sync()
+    wait_for(checked.has_begun, "the rows are checked")
+    with long_transaction(somebody):
+        ended_while_it_runs(share, run_id, "publish")
     assert share.end_of(run_id)["state"] == "failed"
     assert share.xcom(run_id, "publish") is None
+
+
+def ended_while_it_runs(share: RunningShare, run_id: str, step: str) -> None:
+    """Cancel a sync when the statement of a step waits for a lock; wait for the end of that statement."""
+    wait_for(lambda: share.task_states(run_id)[step] == "running" and statements(share) != [], "the statement runs")
+    (running,) = statements(share)
+    cancel(share, run_id)
+    wait_for(lambda: running not in statements(share), "the statement is cancelled", CANCEL_SECONDS)

@@ -11,7 +11,7 @@ from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.providers.databricks.operators.databricks import DatabricksRunNowOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from data_share.export import DatabricksExportOperator, UnknownRunKeyError
+from data_share.export import DatabricksExportOperator, ExportStoppedError, UnknownRunKeyError
 from data_share.snowflake_hook import DataShareSnowflakeHook, StatementResult
 
 KEY = "20260102T030405_0a1b2c3d"
@@ -124,7 +124,8 @@ def test_a_killed_step_cancels_the_run_that_it_has_asked_for_also_without_an_ans
         return start(json)
 
     databricks.run_now.side_effect = interrupted
-    task.execute(context)
+    with pytest.raises(ExportStoppedError):
+        task.execute(context)
     first, second = databricks.run_now.call_args_list
     assert first == second
     databricks.cancel_run.assert_called_once_with(77)
@@ -138,8 +139,11 @@ def test_a_killed_step_cancels_the_run_that_it_knows(databricks: mock.Mock, cont
     databricks.cancel_run.assert_called_once_with(77)
 
 
-def test_a_step_that_is_killed_before_it_begins_starts_no_run(databricks: mock.Mock) -> None:
-    starting().on_kill()
+def test_a_step_that_is_killed_before_it_begins_starts_no_run(databricks: mock.Mock, context: Any) -> None:
+    task = starting()
+    task.on_kill()
+    with pytest.raises(ExportStoppedError):
+        task.execute(context)
     assert databricks.mock_calls == []
 
 

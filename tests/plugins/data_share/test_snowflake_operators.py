@@ -698,7 +698,7 @@ def test_tidying_up_waits_for_the_process_of_a_step_that_was_ended(
     monkeypatch.setattr(snowflake_operators.time, "monotonic", lambda: now[0])
 
     def sleep(seconds: float) -> None:
-        assert snowflake.statements == []
+        assert snowflake.statements == ["DROP a"], "no publish shall begin meanwhile"
         cancel_exports.assert_not_called()
         now[0] += seconds
 
@@ -708,6 +708,20 @@ def test_tidying_up_waits_for_the_process_of_a_step_that_was_ended(
         task.execute(context)
     # A heartbeat of 5 s, 5 s from SIGTERM to SIGKILL, and a little more.
     assert now[0] == (pytest.approx(12, abs=0.3) if waits else 0)
+    assert snowflake.statements == ["DROP a"] * (2 if waits else 1)
+    assert len(set(snowflake.request_ids)) == len(snowflake.request_ids), "the second is no repetition of the first"
+
+
+def test_what_became_of_a_step_that_a_person_ended_is_not_the_reason(
+    finish: MakeFinish, cancel_exports: mock.Mock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xcoms: dict[tuple[str, str], Any] = {}
+    monkeypatch.setattr(
+        snowflake_operators.time, "sleep", lambda _: xcoms.update({("check_staging", "failure"): "canceled"})
+    )
+    task, context = finish(xcoms, check_staging="failed")
+    with pytest.raises(NotPublishedError, match="ended before it was published"):
+        task.execute(context)
 
 
 def test_a_step_that_publishes_after_all_makes_the_sync_a_success(
@@ -719,7 +733,7 @@ def test_a_step_that_publishes_after_all_makes_the_sync_a_success(
     )
     task, context = finish(xcoms, wait_for_export="success", publish="failed")
     task.execute(context)
-    assert snowflake.statements == ["DROP a"]
+    assert snowflake.statements == ["DROP a", "DROP a"]
     cancel_exports.assert_not_called()
 
 
