@@ -455,9 +455,7 @@ def nothing(*args: Any, **options: Any) -> None:
 S3_KEEPS = "An object that was written is there, and read as written"
 SHAPE = "Shape of the answers of runs/get, runs/list, get-output, jobs/get, jobs/list"
 CALLS = "Calls of the Airflow provider: find a job by name, run-now, get, get-output, cancel"
-LISTED_RUNS = (
-    "runs/list with `job_id` and `active_only`: runs of the job that are QUEUED, PENDING, RUNNING, TERMINATING"
-)
+LISTED_RUNS = "runs/list with `job_id` and `active_only`: runs of the job that are QUEUED to TERMINATING"
 SQL_FAILS = (
     "A failed SQL: the task TERMINATED/FAILED, the run INTERNAL_ERROR/FAILED, `status` TERMINATED/RUN_EXECUTION_ERROR"
 )
