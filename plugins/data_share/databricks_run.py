@@ -12,7 +12,7 @@ from typing import Any
 from airflow.providers.databricks.hooks.databricks import DatabricksHook, RunState
 from airflow.providers.databricks.utils.databricks import extract_failed_task_errors_async
 from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 from asgiref.sync import sync_to_async
@@ -37,11 +37,19 @@ _CODES_OF_RESULTS = {
     "TIMEDOUT": FailureCode.EXPORT_TIMED_OUT,
 }
 
+_LIST_RUNS = ("GET", "2.2/jobs/runs/list")
+# A page has 20 runs. Ten run at once, the others wait in the job's queue: so many pages are more than there ever are.
+_MOST_PAGES = 50
+
 
 class DatabricksRunFailedError(ShareError, AirflowFailException):
     """The followed run did not succeed, took too long, or can no longer be followed."""
 
     code = FailureCode.EXPORT_FAILED
+
+
+class TooManyRunsError(AirflowException):
+    """The export job has more active runs than are looked through."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,32 @@ async def _why_it_failed(hook: DatabricksHook, run: dict[str, Any], state: RunSt
 async def _cancel(hook: DatabricksHook, run_id: int) -> None:
     # The provider's hook has no asynchronous cancel_run.
     await sync_to_async(hook.cancel_run)(run_id)
+
+
+def cancel_exports_of(hook: DatabricksHook, job_id: str, run_key: str) -> list[int]:
+    """
+    Cancel all runs of the export job that work for one sync; return their ids.
+
+    Finds also the run that no task knows of: its starter died, or its follower had not begun.
+
+    :param hook: the workspace
+    :param job_id: the export job
+    :param run_key: names the sync; a job parameter of its runs
+    """
+    cancelled = []
+    page: dict[str, str] = {}
+    for _ in range(_MOST_PAGES):
+        # The provider's hook has no method for it.
+        listed = hook._do_api_call(_LIST_RUNS, {"job_id": job_id, "active_only": "true", **page})
+        for run in listed.get("runs", []):
+            parameters = {parameter["name"]: parameter.get("value") for parameter in run.get("job_parameters", [])}
+            if parameters.get("run_key") == run_key and run["state"]["life_cycle_state"] != "TERMINATING":
+                hook.cancel_run(run["run_id"])
+                cancelled.append(run["run_id"])
+        if not listed.get("next_page_token"):
+            return cancelled
+        page = {"page_token": listed["next_page_token"]}
+    raise TooManyRunsError(f"Job {job_id} has more active runs than the {_MOST_PAGES} pages that were looked at.")
 
 
 class DatabricksRunTrigger(BaseTrigger):

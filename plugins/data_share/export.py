@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.providers.databricks.operators.databricks import DatabricksRunNowOperator
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from data_share.failures import FailureCode, ShareError
 from data_share.snowflake_hook import DataShareSnowflakeHook
@@ -19,12 +19,19 @@ class UnknownRunKeyError(ShareError, AirflowFailException):
     code = FailureCode.RUN_KEY_UNKNOWN
 
 
+class ExportStoppedError(ShareError, AirflowException):
+    """The step was ended from outside before it had started the export; a run that it has asked for is cancelled."""
+
+    code = FailureCode.CANCELLED
+
+
 class DatabricksExportOperator(DatabricksRunNowOperator):
     """
     Starts the export job; with a run key of an earlier sync, finds that sync's export instead and skips itself.
 
-    Closes a gap of ``DatabricksRunNowOperator`` (provider 7.23.0): that a sync needs no job has to be known before the
-    job is started, and a task of its own for that would cost every other sync its time.
+    Closes two gaps of ``DatabricksRunNowOperator`` (provider 7.23.0). That a sync needs no job has to be known before
+    the job is started, and a task of its own for that would cost every other sync its time. And a step that is killed
+    while Databricks has not answered yet leaves the run behind that it has asked for.
 
     :param reload_run_key: earlier sync whose export is loaded again, or nothing; a template
     :param select_ledger_row: file that selects a sync's ledger row; its one ``?`` is the run key
@@ -51,6 +58,8 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
         self.reload_run_key = reload_run_key
         self.select_ledger_row = select_ledger_row
         self.snowflake_conn_id = snowflake_conn_id
+        self._asked_in: Context | None = None
+        self._is_killed = False
 
     def execute(self, context: Context) -> Any:
         """Start the job, or skip it and leave the earlier export as the XCom ``export``."""
@@ -68,3 +77,20 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
             key="export", value={"run_id": row["DATABRICKS_RUN_ID"], "export_path": row["EXPORT_PATH"]}
         )
         raise AirflowSkipException(f"The export {row['EXPORT_PATH']} is loaded again; Databricks is not asked")
+
+    def submit_job(self, context: Context) -> int:
+        """Ask for a run, and return its id."""
+        self._asked_in = context
+        if not self._is_killed:
+            super().submit_job(context)
+        if self._is_killed or self.run_id is None:
+            raise ExportStoppedError("This step was ended from outside while it started the export.")
+        return self.run_id
+
+    def on_kill(self) -> None:
+        """Cancel the run, also one that was asked for and is not answered yet."""
+        self._is_killed = True
+        if self.run_id is None and self._asked_in is not None:
+            # With the same idempotency token, both calls are answered with one run, whichever of them comes first.
+            super().submit_job(self._asked_in)
+        super().on_kill()

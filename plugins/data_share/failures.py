@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
@@ -28,9 +27,6 @@ from airflow.sdk.exceptions import (
 
 FAILURE_KEY = "failure"
 """XCom key of the report."""
-
-# A step that fails leaves its report just after Airflow knows of it.
-_LATE_REPORT_SECONDS = 3.0
 
 _log = logging.getLogger(__name__)
 
@@ -305,22 +301,28 @@ def code_of_status(status: int | None, refused: FailureCode) -> FailureCode:
     return refused
 
 
-def failure_of_sync(ti: Any, steps: Sequence[str]) -> Failure:
+def failure_of_sync(ti: Any, steps: Sequence[str], states: Mapping[str, str]) -> Failure:
     """
     Return why a sync was not published.
 
     :param ti: the task instance that asks, after all others have ended
     :param steps: the tasks in their order; the last one publishes
+    :param states: their states
     """
-    deadline = time.monotonic() + _LATE_REPORT_SECONDS
-    while (failure := _left_by_a_step(ti, steps) or _cancelled(ti, steps)) is None and time.monotonic() < deadline:
-        time.sleep(_LATE_REPORT_SECONDS / 10)
+    failure = _cancelled(steps, states) or _left_by_a_step(ti, steps)
     if failure is None:
-        failure = _ended(_first_that_did_not_succeed(_states(ti), steps), FailureCode.STEP_DIED)
+        failure = _ended(_first_that_did_not_succeed(steps, states), FailureCode.STEP_DIED)
     if failure.databricks_run_url is None:
         export = ti.xcom_pull(task_ids="wait_for_export") or {}
         failure = replace(failure, databricks_run_url=export.get("run_page_url"))
     return failure
+
+
+def _cancelled(steps: Sequence[str], states: Mapping[str, str]) -> Failure | None:
+    # A person who ends a run leaves the steps that wait skipped; a step that fails by itself does not.
+    step = _first_that_did_not_succeed(steps, states)
+    later = steps[steps.index(step) :]
+    return _ended(step, FailureCode.CANCELLED) if any(states.get(other) == "skipped" for other in later) else None
 
 
 def _left_by_a_step(ti: Any, steps: Sequence[str]) -> Failure | None:
@@ -330,24 +332,11 @@ def _left_by_a_step(ti: Any, steps: Sequence[str]) -> Failure | None:
     return None
 
 
-def _cancelled(ti: Any, steps: Sequence[str]) -> Failure | None:
-    # A person who ends a run leaves the steps that wait skipped; a step that fails by itself does not.
-    states = _states(ti)
-    step = _first_that_did_not_succeed(states, steps)
-    later = steps[steps.index(step) :]
-    return _ended(step, FailureCode.CANCELLED) if any(states.get(other) == "skipped" for other in later) else None
-
-
 def _ended(step: str, code: FailureCode) -> Failure:
     return Failure(step, code, f"{code.cause} It was not published; the target is as it was.")
 
 
-def _states(ti: Any) -> dict[str, str]:
-    states: dict[str, str] = ti.get_task_states(ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
-    return states
-
-
-def _first_that_did_not_succeed(states: Mapping[str, str], steps: Sequence[str]) -> str:
+def _first_that_did_not_succeed(steps: Sequence[str], states: Mapping[str, str]) -> str:
     # The first steps are skipped too when an earlier export is loaded again.
     begun = [step for step in steps if states.get(step) not in ("success", "skipped", None)]
     return begun[0] if begun else next((step for step in steps if states.get(step) != "success"), steps[-1])

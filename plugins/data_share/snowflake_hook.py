@@ -67,6 +67,12 @@ class SnowflakeRefusedError(ShareError, AirflowFailException):
     code = FailureCode.SNOWFLAKE_REFUSED
 
 
+class SnowflakeStoppedError(ShareError, AirflowException):
+    """The step was ended from outside: nothing more is asked of Snowflake. With its worker, it may be tried again."""
+
+    code = FailureCode.CANCELLED
+
+
 @dataclass(frozen=True)
 class StatementResult:
     """
@@ -92,6 +98,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
     - Rows come back as Python values; the provider logs them, or returns text.
     - A refused request (401, 400, ...) says what Snowflake said; the provider shows the status code alone.
     - HTTP calls have a time-out.
+    - :meth:`stop` ends also a statement whose handle is not known yet; the provider can cancel none without it.
 
     :param snowflake_conn_id: Airflow connection
     :param query_tag: says in Snowflake's query history where a statement comes from; JSON-serialisable
@@ -100,6 +107,9 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
     def __init__(self, snowflake_conn_id: str, *, query_tag: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(snowflake_conn_id, http_request_kwargs={"timeout": _HTTP_TIMEOUT_SECONDS}, **kwargs)
         self.query_tag = dict(query_tag or {})
+        self.is_stopped = False
+        self._unanswered: tuple[dict[str, str], dict[str, Any]] | None = None
+        self._running = ""
 
     @cached_property
     def statements_url(self) -> str:
@@ -169,6 +179,21 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         answer = self._wait(handle, timeout_seconds)
         return list(answer.get("statementHandles") or [handle])
 
+    def stop(self) -> None:
+        """
+        Cancel the statement that runs, and submit no other while ``is_stopped``: for a step that is killed.
+
+        A signal handler calls this in the middle of anything. A statement whose submission is not answered yet is
+        submitted again, as the same request: the answer is its handle, and nothing is started twice.
+        """
+        self.is_stopped = True
+        handle = self._running
+        if self._unanswered is not None:
+            _, answer = self._call("POST", self.statements_url, *self._unanswered)
+            handle = str(answer.get("statementHandle", ""))
+        if handle:
+            self.cancel_queries([handle])
+
     def get_records(self, sql: str | list[str], parameters: Any = None) -> list[tuple[Any, ...]]:
         """Return the rows of one query as tuples: what the SQL check operators ask a hook for."""
         if not isinstance(sql, str) or parameters:
@@ -209,8 +234,13 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         body = {name: value for name, value in body.items() if value not in (None, "", {})}
         # The provider repeats a call as it was first sent, so the first one says `retry` too.
         params = {"requestId": str(request_id or uuid.uuid4()), "async": "true", "retry": "true"}
+        # In this order: `stop` may come between any two of these lines.
+        self._unanswered = params, body
+        if self.is_stopped:
+            raise SnowflakeStoppedError("This step was ended from outside, before its next statement.")
         status, answer = self._call("POST", self.statements_url, params, body)
-        handle = str(answer.get("statementHandle", ""))
+        self._running = handle = str(answer.get("statementHandle", ""))
+        self._unanswered = None
         if status == _FAILED or not handle:
             raise _statement_error(answer, handle)
         self.query_ids = [handle]
@@ -222,6 +252,12 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         wait = _FIRST_POLL_SECONDS
         while True:
             status, answer = self._call("GET", f"{self.statements_url}/{handle}")
+            if status != _RUNNING:
+                self._running = ""
+            if status in (_FAILED, _STOPPED) and self.is_stopped:
+                raise SnowflakeStoppedError(
+                    "This step was ended from outside, and its statement was cancelled.", snowflake_query_id=handle
+                )
             if status in (_FAILED, _STOPPED):
                 raise _statement_error(answer, handle)
             if status != _RUNNING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -10,15 +11,18 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any, NoReturn
 
+from airflow.configuration import conf
 from airflow.providers.common.sql.operators.sql import SQLTableCheckOperator
+from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.providers.snowflake.operators.snowflake import SnowflakeSqlApiOperator
-from airflow.sdk import Asset, AssetAlias, Context
+from airflow.sdk import Asset, AssetAlias, Context, Variable
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from data_share.databricks_run import cancel_exports_of
 from data_share.datasets import Dataset, LoadMode
-from data_share.failures import FailureCode, NotPublishedError, ShareError, failure_of_sync
+from data_share.failures import FAILURE_KEY, FailureCode, NotPublishedError, ShareError, failure_of_sync
 from data_share.schema_drift import columns_to_add
-from data_share.share import STAGING_SCHEMA, run_key_of, staged_by_run_of
+from data_share.share import EXPORT_JOB_VARIABLE, STAGING_SCHEMA, run_key_of, staged_by_run_of
 from data_share.snowflake_hook import (
     STATEMENT_TIMEOUT_SECONDS,
     DataShareSnowflakeHook,
@@ -31,6 +35,11 @@ TARGET_UNCHANGED = "The target is as it was."
 
 _SHOWN_ROWS = 5
 _TOLD_OF_ASSET = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
+_DATABRICKS_TIMEOUT_SECONDS = 30
+_WAIT_FOR_EXPORT = "wait_for_export"
+# Airflow sends SIGTERM, and after five seconds SIGKILL.
+_KILLED_WITHIN_SECONDS = 7
+_KILLED_POLL_SECONDS = 0.2
 # In an answer to several statements, the code is 100132 whatever the reason is, and the reason is in the message.
 _REFUSED_BY_LEDGER = "NULL result in a non-nullable column"
 
@@ -65,12 +74,34 @@ class PublishError(ShareError, AirflowException):
     code = FailureCode.LEDGER_ROW_MISSING
 
 
-class SnowflakeStatementsOperator(SnowflakeSqlApiOperator):
+class _SnowflakeStep:
+    """What the steps have in common: a hook that tags their statements, and how they are ended from outside."""
+
+    snowflake_conn_id: str
+    _context: Context | None = None
+    _is_killed = False
+
+    @cached_property
+    def _hook(self) -> DataShareSnowflakeHook:
+        hook = DataShareSnowflakeHook(self.snowflake_conn_id, query_tag=_query_tag(self._context))
+        if self._is_killed:
+            hook.stop()
+        return hook
+
+    def on_kill(self) -> None:
+        """Cancel the statement that runs, and submit none after it: Airflow lets the step go on for five seconds."""
+        self._is_killed = True
+        if self._context is not None:
+            self._hook.stop()
+
+
+class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
     """
     Runs SQL files statement by statement and waits for each.
 
-    Closes two gaps of ``SnowflakeSqlApiOperator`` (provider 6.20.0): it throws away the rows that statements return,
-    and its ``durable`` default takes up the statements of an earlier attempt, where a new attempt has to start over.
+    Closes three gaps of ``SnowflakeSqlApiOperator`` (provider 6.20.0): it throws away the rows that statements return,
+    its ``durable`` default takes up the statements of an earlier attempt, where a new attempt has to start over, and a
+    step that is killed goes on with its next statement.
 
     :param sql: SQL file, or a list of them; a template
     :param snowflake_conn_id: Airflow connection
@@ -89,11 +120,6 @@ class SnowflakeStatementsOperator(SnowflakeSqlApiOperator):
     ) -> None:
         super().__init__(sql=sql, snowflake_conn_id=snowflake_conn_id, durable=False, **kwargs)
         self.statement_timeout = statement_timeout
-        self._context: Context | None = None
-
-    @cached_property
-    def _hook(self) -> DataShareSnowflakeHook:
-        return DataShareSnowflakeHook(self.snowflake_conn_id, query_tag=_query_tag(self._context))
 
     def execute(self, context: Context) -> Any:
         """Run the statements of all files in their order."""
@@ -122,7 +148,7 @@ class SnowflakeStatementsOperator(SnowflakeSqlApiOperator):
         return request_id(_running(self._context)["ti"].id, *place)
 
     def _remember(self, query_id: str) -> None:
-        # The provider's on_kill cancels these.
+        # Where the provider's operators keep what they run.
         self.query_ids = [query_id]
 
 
@@ -227,7 +253,7 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         return manifest
 
 
-class SnowflakeTableCheckOperator(SQLTableCheckOperator):
+class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
     """
     Checks a staging table with named conditions, all in one query.
 
@@ -258,21 +284,11 @@ class SnowflakeTableCheckOperator(SQLTableCheckOperator):
         super().__init__(table=table, checks=conditions, retry_on_failure=False, **kwargs)
         self.sql = sql
         self.snowflake_conn_id = snowflake_conn_id
-        self._context: Context | None = None
-
-    @cached_property
-    def _hook(self) -> DataShareSnowflakeHook:
-        return DataShareSnowflakeHook(self.snowflake_conn_id, query_tag=_query_tag(self._context))
 
     def execute(self, context: Context) -> None:
         """Run the checks; see the provider's operator."""
         self._context = context
         super().execute(context)
-
-    def on_kill(self) -> None:
-        """Cancel the running query."""
-        if self._context is not None and self._hook.query_ids:
-            self._hook.cancel_queries(self._hook.query_ids)
 
     def _raise_exception(self, exception_string: str) -> NoReturn:
         query_id = next(iter(self._hook.query_ids), None)
@@ -351,6 +367,7 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         self.load_mode = load_mode
         self.new_columns = new_columns
         self.preview = preview
+        self._is_committed = False
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Publish, unless it has been done."""
@@ -389,6 +406,9 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
                     "when they were checked. This attempt changed nothing."
                 ) from error
         else:
+            self._is_committed = True
+            # A kill that came too late to undo it must not keep anybody from hearing of it.
+            self._hook.is_stopped = False
             row = self._ledger_row("ledger after")
         if row is None:
             raise PublishError(
@@ -397,6 +417,11 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
             )
         self._tell_asset(context, row)
         return row
+
+    def on_kill(self) -> None:
+        """Roll the transaction back. When it has ended, the step only reads its row, and has five seconds for that."""
+        if not self._is_committed:
+            super().on_kill()
 
     def _is_published(self, row: dict[str, Any]) -> bool:
         # An append counts a run key once, ever; otherwise an export that was made again takes the place of the first.
@@ -414,29 +439,61 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
 
 class SnowflakeFinishOperator(SnowflakeStatementsOperator):
     """
-    Drops the staging tables, and fails when the sync was not published, with the reason that another step left.
+    Tidies up on both sides, and fails when the sync was not published, with the reason that another step left.
+
+    It drops the staging tables, and cancels an export that nobody follows: its starter was killed before it knew the
+    run, or the sync was ended before the triggerer took the run up. No trigger's ``on_kill`` is called then.
 
     The state of a run is that of its last tasks, and when a person sets a run to failed, Airflow (3.3) skips the tasks
     that wait: with a teardown that succeeds, a cancelled sync would end as a success.
 
     :param sql: file that drops the staging tables
     :param steps: tasks that may have failed, in their order; the last one publishes
+    :param databricks_conn_id: Airflow connection of the workspace
     """
 
-    def __init__(self, *, sql: str, steps: Sequence[str], **kwargs: Any) -> None:
+    template_fields: Sequence[str] = (*SnowflakeStatementsOperator.template_fields, "databricks_conn_id")
+
+    def __init__(
+        self, *, sql: str, steps: Sequence[str], databricks_conn_id: str = "databricks_default", **kwargs: Any
+    ) -> None:
         super().__init__(sql=sql, **kwargs)
         self.steps = steps
+        self.databricks_conn_id = databricks_conn_id
 
     def execute(self, context: Context) -> None:
         """Tidy up, then say how the sync ended."""
+        ti = context["ti"]
+        # At once: a publish that has not begun yet fails without its staging tables.
+        self._drop_staging(context, "at once")
+        states: Mapping[str, str] = {}
         try:
-            super().execute(context)
+            states, waited = wait_for_killed_steps(ti, self.steps)
+            if waited:
+                self._drop_staging(context, "after the steps")
+        except Exception:
+            self.log.exception("It is not known whether a step of this run is still working")
+        # An export that ended well is known to have ended, and a sync that loads an earlier one has none.
+        if states.get(_WAIT_FOR_EXPORT) != "success" and not context["params"].get("reload_run_key"):
+            try:
+                self._cancel_exports(run_key_of(context["dag_run"]))
+            except Exception:
+                self.log.exception("An export of this run may still be running on Databricks")
+        if ti.xcom_pull(task_ids=self.steps[-1]) is None:
+            raise NotPublishedError(failure_of_sync(ti, self.steps, states))
+
+    def _drop_staging(self, context: Context, place: str) -> None:
+        self._context = context
+        try:
+            self._run_file(str(self.sql), place)
         except Exception:
             # The sync ended as it did; what is left behind is dropped by clean_up_share.
             self.log.exception("The staging tables of this run are left behind")
-        ti = context["ti"]
-        if ti.xcom_pull(task_ids=self.steps[-1]) is None:
-            raise NotPublishedError(failure_of_sync(ti, self.steps))
+
+    def _cancel_exports(self, run_key: str) -> None:
+        hook = DatabricksHook(self.databricks_conn_id, timeout_seconds=_DATABRICKS_TIMEOUT_SECONDS, caller="FinishSync")
+        for run_id in cancel_exports_of(hook, Variable.get(EXPORT_JOB_VARIABLE), run_key):
+            self.log.info("Cancelled the Databricks run %s, which nobody follows", run_id)
 
 
 class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):
@@ -471,6 +528,36 @@ class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):
 def add_columns(table: str, columns: Mapping[str, str]) -> str:
     """Return the statements that add columns which are not there yet; names and types must be safe."""
     return ";\n".join(f'ALTER TABLE {table} ADD COLUMN IF NOT EXISTS "{name}" {kind}' for name, kind in columns.items())
+
+
+def wait_for_killed_steps(ti: Any, steps: Sequence[str]) -> tuple[dict[str, str], bool]:
+    """
+    Wait for the processes of steps that a person ended; return the states of all steps, and whether it had to wait.
+
+    Airflow starts the last task of a run at once, and ends a running step at its next heartbeat only. Until then, that
+    one goes on: it may make a staging table that was just dropped, or start the export that was just looked for.
+
+    :param ti: task instance of the last task
+    :param steps: tasks of the same run
+    """
+    deadline = time.monotonic() + conf.getint("workers", "min_heartbeat_interval") + _KILLED_WITHIN_SECONDS
+    waited = False
+    while True:
+        found = ti.get_task_states(dag_id=ti.dag_id, task_ids=list(steps), run_ids=[ti.run_id])
+        states: dict[str, str] = found.get(ti.run_id, {})
+        alive = [
+            step
+            for step in steps
+            # That one has no process. The others leave a reason or a result when they come to their end.
+            if states.get(step) == "failed"
+            and step != _WAIT_FOR_EXPORT
+            and ti.xcom_pull(task_ids=step, key=FAILURE_KEY) is None
+            and ti.xcom_pull(task_ids=step) is None
+        ]
+        if not alive or time.monotonic() > deadline:
+            return states, waited
+        waited = True
+        time.sleep(_KILLED_POLL_SECONDS)
 
 
 def _running(context: Context | None) -> Context:

@@ -159,13 +159,14 @@ class SqlApi:
         self._by_request: dict[str, str] = {}
 
     def routes(self) -> list[BaseRoute]:
-        """The routes, with the list of executed statements for tests."""
+        """The routes, with the list of executed statements and what runs now, for tests."""
         statement = "/api/v2/statements/{handle}"
         return [
             Route("/api/v2/statements", self._guarded(self._submit), methods=["POST"]),
             Route(statement, self._guarded(self._status), methods=["GET"]),
             Route(statement + "/cancel", self._guarded(self._cancel), methods=["POST"]),
             Route("/_sandbox/statements", self._guarded(self._history), methods=["GET"]),
+            Route("/_sandbox/state", self._state, methods=["GET"]),
         ]
 
     def close(self) -> None:
@@ -251,6 +252,11 @@ class SqlApi:
 
     async def _history(self, request: Request, user: str) -> Response:
         return JSONResponse([vars(statement) for statement in list(self._engine.history)])
+
+    async def _state(self, request: Request) -> Response:
+        """Which submissions run: their handles only, as nobody has to sign in for it."""
+        submissions = [execution for execution in list(self._executions.values()) if execution.future is not None]
+        return JSONResponse({"running": [each.handle for each in submissions if not each.done.is_set()]})
 
     def _find(self, request: Request) -> _Execution:
         handle = request.path_params["handle"]

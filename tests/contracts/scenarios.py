@@ -25,9 +25,11 @@ from data_share.snowflake_hook import (
     DataShareSnowflakeHook,
     SnowflakeRefusedError,
     SnowflakeStatementError,
+    SnowflakeStoppedError,
 )
 from data_share.snowflake_operators import (
     NothingLoadedError,
+    NotPublishedError,
     SnowflakeStatementsOperator,
     SupersededError,
 )
@@ -363,6 +365,23 @@ def an_export_is_cancelled(accounts: Accounts) -> None:
         run.run("wait_for_export")
 
 
+def a_sync_ends_before_its_export_is_followed(accounts: Accounts) -> None:
+    # More runs than a page has: those of other syncs are newer, and come first.
+    run, *others = (accounts.begin() for _ in range(21))
+    accounts.order("hold", at="start", count=1 + len(others))
+    accounts.order("fail_next", message="Not cancelled.", count=1 + len(others))
+    try:
+        for each in (run, *others):
+            each.run("export_to_s3")
+        with pytest.raises(NotPublishedError):
+            run.run("drop_staging")
+    finally:
+        accounts.order("release")
+    for each, end in ((run, "ended as CANCELED"), (others[0], "Not cancelled."), (others[-1], "Not cancelled.")):
+        with pytest.raises(TriggerFailedError, match=end):
+            each.run("wait_for_export")
+
+
 def an_export_times_out_on_databricks(accounts: Accounts) -> None:
     settings = on_databricks(accounts, "get", job_id=accounts.job_id)["settings"]
     settings = {**settings, "name": "too long", "timeout_seconds": 1}
@@ -653,5 +672,5 @@ def a_statement_is_cancelled(accounts: Accounts) -> None:
         executed = pool.submit(task.execute, context)
         until(lambda: task.query_ids)
         task.on_kill()
-        with pytest.raises(SnowflakeStatementError, match="cancel"):
+        with pytest.raises(SnowflakeStoppedError, match="cancel"):
             executed.result()

@@ -318,6 +318,10 @@ def _without_tag(submission: Any) -> Any:
     return dataclasses.replace(submission, query_tag="")
 
 
+def _the_other_ones(true: Any, body: dict[str, Any], name: str) -> Any:
+    return true(body, {"active_only": "completed_only", "completed_only": "active_only"}.get(name, name))
+
+
 def _not_cancelled(true: Any, self: Any) -> Any:
     error = true(self)
     return None if error is not None and error.errno == 604 else error
@@ -451,6 +455,7 @@ def nothing(*args: Any, **options: Any) -> None:
 S3_KEEPS = "An object that was written is there, and read as written"
 SHAPE = "Shape of the answers of runs/get, runs/list, get-output, jobs/get, jobs/list"
 CALLS = "Calls of the Airflow provider: find a job by name, run-now, get, get-output, cancel"
+LISTED_RUNS = "runs/list with `job_id` and `active_only`: runs of the job that are QUEUED to TERMINATING"
 SQL_FAILS = (
     "A failed SQL: the task TERMINATED/FAILED, the run INTERNAL_ERROR/FAILED, `status` TERMINATED/RUN_EXECUTION_ERROR"
 )
@@ -601,6 +606,20 @@ BREAKS = [
         instead(jobs.Workspace, "cancel", nothing),
         s.an_export_is_cancelled,
         "DID NOT RAISE",
+    ),
+    Break(
+        LISTED_RUNS,
+        "those that have ended",
+        around(server, "_flag", _the_other_ones),
+        s.a_sync_ends_before_its_export_is_followed,
+        "Regex pattern did not match",
+    ),
+    Break(
+        "Lists in pages, the newest first; without the list when it is empty",
+        "the first page only",
+        after(answers, "page_of", lambda page: {name: page[name] for name in page if name != "next_page_token"}),
+        s.a_sync_ends_before_its_export_is_followed,
+        "Regex pattern did not match",
     ),
     Break(
         "`timeout_seconds` of the job: TIMEDOUT",

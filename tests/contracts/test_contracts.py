@@ -22,8 +22,10 @@ from data_share.snowflake_hook import (
     DataShareSnowflakeHook,
     SnowflakeRefusedError,
     SnowflakeStatementError,
+    SnowflakeStoppedError,
 )
 from data_share.snowflake_operators import CheckFailedError, SnowflakeStatementsOperator
+from tests.contracts import scenarios
 from tests.contracts.conftest import DATASET, Accounts, until
 from tests.contracts.contract import Contract, Exchange
 from tests.contracts.runner import SYNC, TriggerFailedError
@@ -177,7 +179,7 @@ def statements_are_cancelled(accounts: Accounts) -> None:
         executed = pool.submit(task.execute, context)
         until(lambda: task.query_ids)
         task.on_kill()
-        with pytest.raises(SnowflakeStatementError, match="cancel"):
+        with pytest.raises(SnowflakeStoppedError, match="cancel"):
             executed.result()
 
 
@@ -212,6 +214,7 @@ SCENARIOS: tuple[Callable[[Accounts], None], ...] = (
     follow_in_the_same_process,
     export_fails,
     export_is_cancelled,
+    scenarios.a_sync_ends_before_its_export_is_followed,
     databricks_cannot_answer,
     databricks_refuses,
     a_service_principal_signs_in,
@@ -285,6 +288,7 @@ def test_the_answers_that_the_product_has_to_understand_were_seen(recorded: dict
         *(f"run-now {status}" for status in (200, 400, 403, 429, 503)),
         *(f"runs-get {status}" for status in (200, 400, 429, 503, None)),
         "runs-get-output 200",
+        "runs-list 200",
         "runs-cancel 200",
         *(f"submit {status}" for status in (202, 400, 401, 429, 503, 504, None)),
         *(f"look {status}" for status in (200, 202, 422, 429, 503, 504, None)),
@@ -426,6 +430,11 @@ REQUEST_BREAKS: dict[str, dict[str, Callable[[Exchange], Exchange]]] = {
     "runs-get-output": {
         "a field by another name": lambda e: dataclasses.replace(e, query=(), body=b'{"task_run_id": 1}'),
     },
+    "runs-list": {
+        "a parameter by another name": lambda e: with_query(e, active="true"),
+        "a flag as Python writes it": lambda e: with_query(e, active_only="True"),
+        "a larger page than there is": lambda e: with_query(e, limit="25"),
+    },
     "runs-cancel": {
         "a field by another name": lambda e: changed(e, renamed("run_id", "runId")),
         "a field that is not there": lambda e: changed(e, lambda body: body.update(job_id=1)),
@@ -479,6 +488,9 @@ ANSWER_BREAKS: list[tuple[str, int, Callable[[Any], Any]]] = [
     ("runs-get", 200, lambda body: body["tasks"][0].pop("run_id")),
     ("runs-get", 200, lambda body: body["job_parameters"][0].update(value=1)),
     ("runs-get-output", 200, renamed("error", "message")),
+    ("runs-list", 200, renamed("runs", "job_runs")),
+    ("runs-list", 200, lambda body: body["runs"].clear()),
+    ("runs-list", 200, lambda body: body["runs"][0].pop("job_parameters")),
     ("runs-cancel", 200, lambda body: body.update(run_id=1)),
     ("token", 200, renamed("expires_in", "expires")),
 ]

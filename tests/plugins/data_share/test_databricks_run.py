@@ -18,7 +18,13 @@ from airflow.sdk.module_loading import import_string
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
 from data_share import databricks_run
-from data_share.databricks_run import DatabricksRunFailedError, DatabricksRunSensor, DatabricksRunTrigger
+from data_share.databricks_run import (
+    DatabricksRunFailedError,
+    DatabricksRunSensor,
+    DatabricksRunTrigger,
+    TooManyRunsError,
+    cancel_exports_of,
+)
 
 PAGE = "https://databricks.example/?o=1#job/2/run/77"
 EXPORT_PATH = "s3://databricks-snowflake-share/dataset/tides/20260102T030405_0a1b2c3d/1/"
@@ -55,7 +61,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[mock.Mock]:
     """Put a stand-in in the place of every Databricks hook."""
     hook_class().reset_mock()
     hook: mock.Mock = hook_class().return_value
-    for asked in (hook.a_get_run, hook.a_get_run_output):
+    for asked in (hook.a_get_run, hook.a_get_run_output, hook._do_api_call):
         asked.reset_mock(return_value=True, side_effect=True)
     # A function, as the trigger takes it to another thread, which a mock object does not go to.
     hook.cancel_run = mock.create_autospec(lambda run_id: None)
@@ -299,6 +305,43 @@ def test_a_task_that_ended_cancels_its_run_and_one_that_others_follow_does_not(
         asyncio.run(trigger().on_kill())
     asked.assert_called_once_with(dag_id="sync_tides", task_ids=["wait_for_export"], run_ids=["manual__1"])
     assert hook.cancel_run.call_args_list == ([mock.call(77)] if cancelled else [])
+
+
+def export_run(run_id: int, run_key: str, life_cycle_state: str = "RUNNING") -> dict[str, Any]:
+    """Return an active run of the export job, as Databricks lists it."""
+    return {
+        "run_id": run_id,
+        "state": {"life_cycle_state": life_cycle_state},
+        "job_parameters": [{"name": "dataset", "value": "tides"}, {"name": "run_key", "value": run_key}],
+    }
+
+
+def test_all_active_exports_of_a_sync_are_cancelled_and_no_others(hook: mock.Mock) -> None:
+    hook._do_api_call.side_effect = [
+        {"runs": [export_run(1, "mine"), export_run(2, "another")], "has_more": True, "next_page_token": "more"},
+        {"runs": [export_run(3, "mine", "QUEUED"), export_run(4, "mine", "TERMINATING")], "has_more": False},
+    ]
+    assert cancel_exports_of(hook, "4711", "mine") == [1, 3]
+    assert hook.cancel_run.call_args_list == [mock.call(1), mock.call(3)]
+    asked = {"job_id": "4711", "active_only": "true"}
+    assert hook._do_api_call.call_args_list == [
+        mock.call(("GET", "2.2/jobs/runs/list"), asked),
+        mock.call(("GET", "2.2/jobs/runs/list"), {**asked, "page_token": "more"}),
+    ]
+
+
+@pytest.mark.parametrize("runs", [{}, {"runs": [{"run_id": 1, "state": {"life_cycle_state": "PENDING"}}]}])
+def test_runs_without_a_run_key_are_left_alone(hook: mock.Mock, runs: dict[str, Any]) -> None:
+    hook._do_api_call.side_effect = [{**runs, "has_more": False}]
+    assert cancel_exports_of(hook, "4711", "mine") == []
+    hook.cancel_run.assert_not_called()
+
+
+def test_a_list_of_runs_without_end_is_left(hook: mock.Mock) -> None:
+    hook._do_api_call.side_effect = lambda *_: {"runs": [], "has_more": True, "next_page_token": "more"}
+    with pytest.raises(TooManyRunsError, match="4711"):
+        cancel_exports_of(hook, "4711", "mine")
+    assert hook._do_api_call.call_count == 50
 
 
 def test_leaving_the_triggerer_cancels_nothing(hook: mock.Mock) -> None:

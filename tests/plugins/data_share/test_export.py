@@ -7,10 +7,11 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.providers.databricks.operators.databricks import DatabricksRunNowOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from data_share.export import DatabricksExportOperator, UnknownRunKeyError
+from data_share.export import DatabricksExportOperator, ExportStoppedError, UnknownRunKeyError
 from data_share.snowflake_hook import DataShareSnowflakeHook, StatementResult
 
 KEY = "20260102T030405_0a1b2c3d"
@@ -86,6 +87,64 @@ def test_a_run_key_that_the_ledger_does_not_know_is_an_error_and_starts_no_job(
     assert isinstance(caught.value, AirflowFailException), "another attempt would not find it either"
     start_job.assert_not_called()
     context["ti"].xcom_push.assert_not_called()
+
+
+@pytest.fixture
+def databricks(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
+    """Take the place of Databricks, which answers each token with its run."""
+    hook: mock.Mock = mock.create_autospec(DatabricksHook, instance=True)
+    runs: dict[str, int] = {}
+    hook.run_now.side_effect = lambda json: runs.setdefault(json["idempotency_token"], 77 + len(runs))
+    monkeypatch.setattr(DatabricksRunNowOperator, "_hook", hook)
+    return hook
+
+
+def starting() -> DatabricksExportOperator:
+    return DatabricksExportOperator(
+        task_id="export_to_s3",
+        job_id=1,
+        reload_run_key="",
+        select_ledger_row="",
+        idempotency_token="the attempt",
+        wait_for_termination=False,
+        durable=False,
+        forward_dag_params=False,
+    )
+
+
+def test_a_killed_step_cancels_the_run_that_it_has_asked_for_also_without_an_answer(
+    databricks: mock.Mock, context: Any
+) -> None:
+    task = starting()
+    start = databricks.run_now.side_effect
+
+    def interrupted(json: dict[str, Any]) -> int:
+        databricks.run_now.side_effect = start
+        task.on_kill()
+        return start(json)
+
+    databricks.run_now.side_effect = interrupted
+    with pytest.raises(ExportStoppedError):
+        task.execute(context)
+    first, second = databricks.run_now.call_args_list
+    assert first == second
+    databricks.cancel_run.assert_called_once_with(77)
+
+
+def test_a_killed_step_cancels_the_run_that_it_knows(databricks: mock.Mock, context: Any) -> None:
+    task = starting()
+    task.execute(context)
+    task.on_kill()
+    assert databricks.run_now.call_count == 1
+    databricks.cancel_run.assert_called_once_with(77)
+
+
+def test_a_step_that_is_killed_before_it_begins_starts_no_run(databricks: mock.Mock, context: Any) -> None:
+    task = starting()
+    task.on_kill()
+    with pytest.raises(ExportStoppedError):
+        task.execute(context)
+    assert databricks.mock_calls == []
 
 
 def test_the_fields_of_the_provider_stay_templates() -> None:

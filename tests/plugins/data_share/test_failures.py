@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -21,7 +22,6 @@ from airflow.sdk.exceptions import (
 )
 from airflow.sdk.execution_time.comms import ErrorResponse
 
-from data_share import failures
 from data_share.failures import (
     Failure,
     FailureCode,
@@ -158,38 +158,25 @@ STEPS = ["export_to_s3", "wait_for_export", "copy_into_staging", "publish"]
 RUN_PAGE = "https://d/run/7"
 
 
-class Ended:
-    """The task instance of the last task, in a run whose other tasks have ended."""
-
-    dag_id, run_id = "sync_tides", "manual__1"
-
-    def __init__(self, states: str, xcoms: dict[tuple[str, str], Any] | None = None) -> None:
-        self.states = dict(zip(STEPS, states.split(), strict=True))
-        self.xcoms = xcoms or {}
-
-    def xcom_pull(self, *, task_ids: str, key: str = "return_value") -> Any:
-        return self.xcoms.get((task_ids, key))
-
-    def get_task_states(self, dag_id: str, *, run_ids: list[str]) -> dict[str, dict[str, str]]:
-        assert (dag_id, run_ids) == (self.dag_id, [self.run_id])
-        return {self.run_id: self.states}
+def ended(states: str, xcoms: dict[tuple[str, str], Any] | None = None) -> Failure:
+    """The report of a sync whose steps have ended in these states and have left these XComs."""
+    left = xcoms or {}
+    ti = SimpleNamespace(xcom_pull=lambda task_ids, key="return_value": left.get((task_ids, key)))
+    return failure_of_sync(ti, STEPS, dict(zip(STEPS, states.split(), strict=True)))
 
 
-@pytest.fixture(autouse=True)
-def no_late_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "_LATE_REPORT_SECONDS", 0.0)
+LOADED_NOTHING = Failure("copy_into_staging", FailureCode.NOTHING_LOADED, "Nothing.", snowflake_query_id="01b2")
 
 
 def test_a_sync_failed_as_its_first_step_that_left_a_report_did() -> None:
-    report = Failure("copy_into_staging", FailureCode.NOTHING_LOADED, "Nothing.", snowflake_query_id="01b2")
-    ti = Ended(
+    failure = ended(
         "success success failed upstream_failed",
         {
-            ("copy_into_staging", "failure"): report.to_xcom(),
+            ("copy_into_staging", "failure"): LOADED_NOTHING.to_xcom(),
             ("wait_for_export", "return_value"): {"run_page_url": RUN_PAGE},
         },
     )
-    assert failure_of_sync(ti, STEPS) == replace(report, databricks_run_url=RUN_PAGE)
+    assert failure == replace(LOADED_NOTHING, databricks_run_url=RUN_PAGE)
 
 
 @pytest.mark.parametrize(
@@ -206,21 +193,14 @@ def test_a_sync_failed_as_its_first_step_that_left_a_report_did() -> None:
     ],
 )
 def test_without_a_report_the_states_tell(states: str, step: str, code: str) -> None:
-    failure = failure_of_sync(Ended(states), STEPS)
+    failure = ended(states)
     assert (failure.step, failure.code.name) == (step, code)
-    assert "before it was published" in failure.message or "not published" in failure.message
+    assert "not published" in failure.message
 
 
-def test_a_report_that_comes_after_the_state_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "_LATE_REPORT_SECONDS", 5.0)
-    ti = Ended("success success success failed")
-    report = Failure("publish", FailureCode.SUPERSEDED, "Too late.", databricks_run_url=RUN_PAGE)
-
-    def left_meanwhile(_: float) -> None:
-        ti.xcoms["publish", "failure"] = report.to_xcom()
-
-    monkeypatch.setattr(failures.time, "sleep", left_meanwhile)
-    assert failure_of_sync(ti, STEPS) == report
+def test_what_a_step_leaves_that_a_person_ended_is_not_the_reason() -> None:
+    failure = ended("success success failed skipped", {("copy_into_staging", "failure"): LOADED_NOTHING.to_xcom()})
+    assert failure.code is FailureCode.CANCELLED
 
 
 def test_the_last_task_tells_what_the_sync_failed_of() -> None:

@@ -24,6 +24,7 @@ from data_share.snowflake_hook import (
     DataShareSnowflakeHook,
     SnowflakeRefusedError,
     SnowflakeStatementError,
+    SnowflakeStoppedError,
     SnowflakeTransientError,
     request_id,
 )
@@ -322,6 +323,58 @@ def test_a_statement_that_never_ends_is_cancelled(
     ):
         hook.run_statement("SELECT 1", timeout_seconds=100)
     assert snowflake.paths == ["post", *[f"get /{HANDLE}"] * 4, f"post /{HANDLE}/cancel"]
+
+
+# ---- being stopped
+
+CANCELLED = response(200, {"code": "000604", "message": "SQL execution canceled", "statementHandle": HANDLE})
+
+
+def test_a_statement_that_runs_is_cancelled_and_none_follows(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snowflake.will(STARTED, RUNNING, CANCELLED, failed("000604", "SQL execution canceled"))
+    monkeypatch.setattr(time, "sleep", lambda _: hook.stop())
+    with pytest.raises(SnowflakeStoppedError, match="cancelled"):
+        hook.run_statement("SELECT 1")
+    with pytest.raises(SnowflakeStoppedError):
+        hook.run_transaction("BEGIN; COMMIT;", 2)
+    assert snowflake.paths == ["post", f"get /{HANDLE}", f"post /{HANDLE}/cancel", f"get /{HANDLE}"]
+
+
+def test_a_statement_whose_submission_is_not_answered_yet_is_cancelled_by_the_same_request(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes while the answer is waited for: in the middle of the first call."""
+    request = snowflake.request
+    stops = [hook.stop]
+
+    def interrupted(*args: Any, **call: Any) -> requests.Response:
+        if stops:
+            stops.pop()()
+        return request(*args, **call)
+
+    monkeypatch.setattr(requests.Session.request, "side_effect", interrupted)
+    snowflake.will(STARTED, CANCELLED, STARTED, failed("000604", "SQL execution canceled"))
+    with pytest.raises(SnowflakeStoppedError, match="cancelled"):
+        hook.run_statement("INSERT INTO a SELECT 1", request_id=uuid.UUID(int=7))
+    submissions = [call for call in snowflake.calls if call["url"] == STATEMENTS]
+    assert {call["params"]["requestId"] for call in submissions} == {str(uuid.UUID(int=7))}
+    assert {call["params"]["retry"] for call in submissions} == {"true"}
+    assert all(call["json"] == submissions[0]["json"] for call in submissions)
+    assert snowflake.paths == ["post", f"post /{HANDLE}/cancel", "post", f"get /{HANDLE}"]
+
+
+def test_nothing_is_cancelled_when_nothing_runs(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
+    hook.stop()
+    assert snowflake.calls == []
+    hook.is_stopped = False
+    snowflake.will(STARTED, DONE, STARTED, failed())
+    hook.run_statement("SELECT 1")
+    with pytest.raises(SnowflakeStatementError):
+        hook.run_statement("SELECT 1")
+    hook.stop()
+    assert not any("cancel" in path for path in snowflake.paths)
 
 
 # ---- failing

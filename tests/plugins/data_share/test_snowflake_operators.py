@@ -6,6 +6,7 @@ import functools
 import json
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -15,8 +16,10 @@ import pytest
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.sdk.execution_time.context import OutletEventAccessors
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 from data_share import share, snowflake_operators
+from data_share.databricks_run import cancel_exports_of
 from data_share.datasets import Dataset, SchemaDrift
 from data_share.failures import Failure, FailureCode, NotPublishedError
 from data_share.schema_drift import SchemaDriftError
@@ -67,7 +70,7 @@ LEDGER_ROW = {
 }
 REFUSED_BY_LEDGER = SnowflakeStatementError("Snowflake: NULL result in a non-nullable column (code 100072)", "100072")
 MakeContext = Callable[..., dict[str, Any]]
-MakeFinish = Callable[[dict[tuple[str, str], Any]], tuple[SnowflakeFinishOperator, Any]]
+MakeFinish = Callable[..., tuple[SnowflakeFinishOperator, Any]]
 
 
 def tides(**changes: Any) -> Dataset:
@@ -207,13 +210,22 @@ def test_killing_a_step_cancels_the_query_that_runs(snowflake: Snowflake, task_c
     snowflake.answer("CREATE b", KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         task.execute(task_context(task))  # type: ignore[arg-type]
+    snowflake.hook.stop.assert_not_called()
     task.on_kill()
-    snowflake.hook.cancel_queries.assert_called_once_with(["query 2"])
+    snowflake.hook.stop.assert_called_once_with()
 
 
-def test_killing_a_step_that_has_not_begun_cancels_nothing(snowflake: Snowflake) -> None:
-    SnowflakeStatementsOperator(task_id="set_up", sql="CREATE a").on_kill()
-    snowflake.hook.cancel_queries.assert_not_called()
+def test_a_step_that_is_killed_before_it_begins_submits_nothing(
+    snowflake: Snowflake, check: SnowflakeTableCheckOperator, task_context: MakeContext
+) -> None:
+    snowflake.hook.stop.side_effect = KeyboardInterrupt
+    for task in (SnowflakeStatementsOperator(task_id="set_up", sql="CREATE a"), check):
+        task.on_kill()
+        with pytest.raises(KeyboardInterrupt):
+            task.execute(task_context(task))  # type: ignore[arg-type]
+    assert snowflake.hook.stop.call_count == 2
+    assert snowflake.statements == []
+    snowflake.hook.get_records.assert_not_called()
 
 
 def test_a_step_never_takes_up_the_statements_of_an_earlier_attempt() -> None:
@@ -504,18 +516,12 @@ def test_killing_the_checks_cancels_their_query(
     snowflake: Snowflake,
     check: SnowflakeTableCheckOperator,
     task_context: MakeContext,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def killed(_: str) -> None:
-        monkeypatch.setattr(snowflake.hook, "query_ids", ["query 1"])
-        raise KeyboardInterrupt
-
-    check.on_kill()
-    snowflake.hook.get_records.side_effect = killed
+    snowflake.hook.get_records.side_effect = KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
         check.execute(task_context(check))  # type: ignore[arg-type]
     check.on_kill()
-    snowflake.hook.cancel_queries.assert_called_once_with(["query 1"])
+    snowflake.hook.stop.assert_called_once_with()
 
 
 @pytest.mark.parametrize("error", [NothingLoadedError, ManifestError, CheckFailedError, SchemaDriftError])
@@ -552,12 +558,19 @@ def publish() -> SnowflakePublishOperator:
 
 @pytest.fixture
 def finish(snowflake: Snowflake, task_context: MakeContext) -> MakeFinish:
-    """Make the last step of a sync whose steps have left these XComs."""
+    """Make the last step of a sync whose steps have left these XComs, and ended in these states."""
 
-    def make(xcoms: dict[tuple[str, str], Any]) -> tuple[SnowflakeFinishOperator, Any]:
-        task = SnowflakeFinishOperator(task_id="drop_staging", sql="DROP a;", steps=["check_staging", "publish"])
+    def make(xcoms: dict[tuple[str, str], Any], **states: str) -> tuple[SnowflakeFinishOperator, Any]:
+        task = SnowflakeFinishOperator(
+            task_id="drop_staging", sql="DROP a;", steps=["export_to_s3", "wait_for_export", "check_staging", "publish"]
+        )
         context = task_context(task)
-        context["ti"].xcom_pull = lambda task_ids, key="return_value": xcoms.get((task_ids, key))
+        ti = context["ti"]
+        ti.xcom_pull = lambda task_ids, key="return_value": xcoms.get((task_ids, key))
+        ti.get_task_states = mock.create_autospec(RuntimeTaskInstance.get_task_states)
+        ti.get_task_states.side_effect = lambda dag_id, task_ids, run_ids: {
+            run_id: {task_id: states.get(task_id) for task_id in task_ids} for run_id in run_ids
+        }
         return task, context
 
     return make
@@ -579,17 +592,145 @@ def test_a_published_sync_ends_well_also_when_staging_tables_are_left(
 ) -> None:
     if error:
         snowflake.answer("DROP a", error)
-    task, context = finish({("publish", "return_value"): {"run_key": KEY}})
+    task, context = finish({("publish", "return_value"): {"run_key": KEY}}, wait_for_export="success")
     task.execute(context)
     assert snowflake.statements == ["DROP a"]
 
 
+NO_JOB = Failure("export_to_s3", FailureCode.EXPORT_JOB_REFUSED, "No such job.").to_xcom()
+CHECKS_FAILED = Failure("check_staging", FailureCode.CHECKS_FAILED, "1 of 9 checks failed.").to_xcom()
+
+
 def test_a_sync_that_is_not_published_ends_as_failed_and_says_why(snowflake: Snowflake, finish: MakeFinish) -> None:
-    report = Failure("check_staging", FailureCode.CHECKS_FAILED, "1 of 9 checks failed.").to_xcom()
-    task, context = finish({("check_staging", "failure"): report})
+    task, context = finish({("check_staging", "failure"): CHECKS_FAILED})
     with pytest.raises(NotPublishedError, match=r"^check_staging: 1 of 9 checks failed\. "):
         task.execute(context)
     assert snowflake.statements == ["DROP a"]
+
+
+@pytest.fixture
+def cancel_exports(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
+    """Take the place of Databricks, which has nothing to cancel."""
+    monkeypatch.setenv(f"AIRFLOW_VAR_{share.EXPORT_JOB_VARIABLE.upper()}", "4711")
+    cancel = mock.create_autospec(cancel_exports_of, return_value=[])
+    monkeypatch.setattr(snowflake_operators, "cancel_exports_of", cancel)
+    return cancel
+
+
+@pytest.mark.parametrize(
+    ("states", "looked_for"),
+    [
+        ({}, True),
+        ({"export_to_s3": "skipped"}, True),
+        ({"export_to_s3": "success", "wait_for_export": "skipped"}, True),
+        ({"export_to_s3": "success", "wait_for_export": "failed"}, True),
+        ({"export_to_s3": "success", "wait_for_export": "success"}, False),
+    ],
+    ids=["cancelled before it began", "before a retry", "not followed", "failed", "exported"],
+)
+def test_only_an_export_that_did_not_end_well_is_looked_for_on_databricks(
+    finish: MakeFinish, cancel_exports: mock.Mock, states: dict[str, str], looked_for: bool
+) -> None:
+    task, context = finish({}, **states)
+    with pytest.raises(NotPublishedError):
+        task.execute(context)
+    assert [call.args[1:] for call in cancel_exports.call_args_list] == (
+        [("4711", run_key_of(context["dag_run"]))] if looked_for else []
+    )
+
+
+def test_a_sync_that_loads_an_earlier_export_does_not_ask_databricks(
+    finish: MakeFinish, cancel_exports: mock.Mock
+) -> None:
+    task, context = finish({}, export_to_s3="skipped", wait_for_export="skipped", copy_into_staging="failed")
+    context["params"]["reload_run_key"] = KEY
+    with pytest.raises(NotPublishedError):
+        task.execute(context)
+    cancel_exports.assert_not_called()
+
+
+def test_what_goes_wrong_while_tidying_up_hides_no_reason(
+    snowflake: Snowflake, finish: MakeFinish, cancel_exports: mock.Mock
+) -> None:
+    cancel_exports.side_effect = RuntimeError("Databricks is away")
+    snowflake.answer("DROP a", RuntimeError("Snowflake is away"))
+    task, context = finish({("export_to_s3", "failure"): NO_JOB})
+    context["ti"].get_task_states.side_effect = RuntimeError("Airflow is away")
+    with pytest.raises(NotPublishedError, match=r"^export_to_s3: No such job\."):
+        task.execute(context)
+
+
+def test_an_unknown_job_hides_no_reason(finish: MakeFinish, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(f"AIRFLOW_VAR_{share.EXPORT_JOB_VARIABLE.upper()}", raising=False)
+    task, context = finish({("export_to_s3", "failure"): NO_JOB})
+    with pytest.raises(NotPublishedError, match=r"^export_to_s3: No such job\."):
+        task.execute(context)
+
+
+@pytest.mark.parametrize(
+    ("state", "left", "waits"),
+    [
+        ({"check_staging": "failed"}, {}, True),
+        ({"publish": "failed"}, {}, True),
+        ({"export_to_s3": "failed"}, {}, True),
+        ({"wait_for_export": "failed"}, {}, False),
+        ({"check_staging": "failed"}, {("check_staging", "failure"): CHECKS_FAILED}, False),
+        ({"check_staging": "success", "publish": "skipped"}, {}, False),
+        ({"publish": "failed"}, {("publish", "return_value"): {"run_key": KEY}}, False),
+    ],
+    ids=["check", "publish", "export", "in the triggerer", "failed by itself", "skipped", "published"],
+)
+def test_tidying_up_waits_for_the_process_of_a_step_that_was_ended(
+    snowflake: Snowflake,
+    finish: MakeFinish,
+    cancel_exports: mock.Mock,
+    monkeypatch: pytest.MonkeyPatch,
+    state: dict[str, str],
+    left: dict[tuple[str, str], Any],
+    waits: bool,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(snowflake_operators.time, "monotonic", lambda: now[0])
+
+    def sleep(seconds: float) -> None:
+        assert snowflake.statements == ["DROP a"], "no publish shall begin meanwhile"
+        cancel_exports.assert_not_called()
+        now[0] += seconds
+
+    monkeypatch.setattr(snowflake_operators.time, "sleep", sleep)
+    task, context = finish(left, **state)
+    with nullcontext() if ("publish", "return_value") in left else pytest.raises(NotPublishedError):
+        task.execute(context)
+    # A heartbeat of 5 s, 5 s from SIGTERM to SIGKILL, and a little more.
+    assert now[0] == (pytest.approx(12, abs=0.3) if waits else 0)
+    assert snowflake.statements == ["DROP a"] * (2 if waits else 1)
+    assert len(set(snowflake.request_ids)) == len(snowflake.request_ids), "the second is no repetition of the first"
+
+
+def test_what_became_of_a_step_that_a_person_ended_is_not_the_reason(
+    finish: MakeFinish, cancel_exports: mock.Mock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xcoms: dict[tuple[str, str], Any] = {}
+    monkeypatch.setattr(
+        snowflake_operators.time, "sleep", lambda _: xcoms.update({("check_staging", "failure"): CHECKS_FAILED})
+    )
+    task, context = finish(xcoms, check_staging="failed", publish="skipped")
+    with pytest.raises(NotPublishedError) as caught:
+        task.execute(context)
+    assert caught.value.failure.code is FailureCode.CANCELLED
+
+
+def test_a_step_that_publishes_after_all_makes_the_sync_a_success(
+    snowflake: Snowflake, finish: MakeFinish, cancel_exports: mock.Mock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xcoms: dict[tuple[str, str], Any] = {}
+    monkeypatch.setattr(
+        snowflake_operators.time, "sleep", lambda _: xcoms.update({("publish", "return_value"): {"run_key": KEY}})
+    )
+    task, context = finish(xcoms, wait_for_export="success", publish="failed")
+    task.execute(context)
+    assert snowflake.statements == ["DROP a", "DROP a"]
+    cancel_exports.assert_not_called()
 
 
 def asset_events(context: dict[str, Any]) -> list[Any]:
@@ -760,15 +901,35 @@ def test_a_transaction_without_a_trace_in_the_ledger_is_an_error_that_may_be_tri
 def test_killing_a_publication_cancels_its_transaction(
     snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
 ) -> None:
-    def killed(*_: object, on_start: Callable[[str], None], **__: object) -> None:
-        on_start("the transaction")
-        raise KeyboardInterrupt
-
-    snowflake.hook.run_transaction.side_effect = killed
+    snowflake.hook.run_transaction.side_effect = KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
         publish.execute(publish_context(publish))  # type: ignore[arg-type]
     publish.on_kill()
-    snowflake.hook.cancel_queries.assert_called_once_with(["the transaction"])
+    snowflake.hook.stop.assert_called_once_with()
+
+
+def test_a_publication_that_is_killed_too_late_says_what_it_published(
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
+) -> None:
+    """The kill comes before the end of the transaction is heard of, and again while the ledger is read."""
+
+    def commit(*_: object, **__: object) -> None:
+        snowflake.hook.is_stopped = True
+
+    def look(sql: str, **_: object) -> StatementResult:
+        looks.append(snowflake.hook.is_stopped)
+        publish.on_kill()
+        return StatementResult(query_id="query", rows=[LEDGER_ROW] if len(looks) == 2 else [])
+
+    looks: list[bool] = []
+    snowflake.hook.is_stopped = False
+    snowflake.hook.run_transaction.side_effect = commit
+    snowflake.hook.run_statement.side_effect = look
+    row = publish.execute(publish_context(publish))  # type: ignore[arg-type]
+    assert row["run_key"] == KEY
+    assert looks == [False, False]
+    # Before the transaction, a kill stops the step.
+    snowflake.hook.stop.assert_called_once_with()
 
 
 # ---- clean up

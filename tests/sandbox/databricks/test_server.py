@@ -352,7 +352,9 @@ def test_runs_over_the_limit_wait_in_the_queue(
     assert queued["status"]["queue_details"]["code"] == "MAX_CONCURRENT_RUNS_REACHED"
     workspace.post("jobs/runs/cancel", run_id=third)
     assert workspace.result(third) == ("TERMINATED", "CANCELED")
-    assert [run["run_id"] for run in workspace.get("jobs/runs/list", active_only=True)["runs"]] == [second, first]
+    listed = workspace.get("jobs/runs/list", active_only="true", job_id=workspace.job_id)["runs"]
+    assert [run["run_id"] for run in listed] == [second, first]
+    assert "runs" not in workspace.get("jobs/runs/list", active_only="true", job_id=workspace.job_id + 1)
     assert [run["run_id"] for run in workspace.get("jobs/runs/list", completed_only=True)["runs"]] == [third]
 
     workspace.order("release")

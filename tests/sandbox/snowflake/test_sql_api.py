@@ -407,8 +407,10 @@ def test_cancel_several_statements(api: Any, tools: Any) -> None:
     sql = "SELECT SYSTEM$WAIT(62); SELECT 1"
     handle = api.post(sql, count=2, query={"async": "true"}).json()["statementHandle"]
     tools.until(lambda: any("SYSTEM$WAIT(62)" in s["sql"] for s in api.http.get("/_sandbox/statements").json()))
+    assert handle in httpx.get(f"{api.url}/_sandbox/state").json()["running"]
     assert api.http.post(f"/api/v2/statements/{handle}/cancel").status_code == 200
     assert api.finished(handle).json()["code"] == "000604"
+    assert handle not in httpx.get(f"{api.url}/_sandbox/state").json()["running"]
 
 
 def test_timeout_of_a_query(api: Any) -> None:

@@ -1,0 +1,202 @@
+"""Syncs that a person cancels: wherever that meets them, nothing goes on on either side, and nothing has changed."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+import snowflake.connector
+
+from tests.e2e.share import DAG_ID, RunningShare, wait_for
+
+# Airflow ends a running step at its next heartbeat, which comes every five seconds, and five seconds later by force.
+CANCEL_SECONDS = 25
+SUBMITS = "/api/v2/statements$"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(share: RunningShare) -> Iterator[None]:
+    """Target and ledger stay; no job, no statement and no staging table is left behind; the next sync goes well."""
+    if not share.target():
+        share.sync()
+    before = (share.target(), share.ledger())
+    yield
+    assert active_exports(share) == []
+    assert statements(share) == []
+    assert share.staging_tables() == []
+    assert (share.target(), share.ledger()) == before
+    share.sync()
+
+
+def active_exports(share: RunningShare) -> list[int]:
+    listed = share.databricks("GET", "/api/2.2/jobs/runs/list", {"active_only": "true"})
+    return [run["run_id"] for run in listed.get("runs", [])]
+
+
+def statements(share: RunningShare) -> list[str]:
+    running: list[str] = (
+        httpx.get(f"{share.endpoints.snowflake_url}/_sandbox/state").raise_for_status().json()["running"]
+    )
+    return running
+
+
+def cancel(share: RunningShare, run_id: str) -> float:
+    """Cancel a sync, as a backend does; return when."""
+    share.airflow.ask("PATCH", f"/dags/{DAG_ID}/dagRuns/{run_id}", json={"state": "failed"})
+    return time.monotonic()
+
+
+def cancelled(share: RunningShare, run_id: str) -> None:
+    """Cancel a sync and wait for its end."""
+    since = cancel(share, run_id)
+    assert share.end_of(run_id)["state"] == "failed"
+    assert time.monotonic() - since < CANCEL_SECONDS
+    assert share.xcom(run_id, "publish") is None
+    assert share.xcom(run_id, "drop_staging", "failure")["code"] == "CANCELLED"
+
+
+class Fault:
+    """Lets the next call of a kind wait."""
+
+    def __init__(self, url: str, **order: object) -> None:
+        self._url = f"{url}/_sandbox/faults"
+        httpx.post(self._url, json={"method": "POST", **order}).raise_for_status()
+
+    def has_begun(self) -> bool:
+        return any(fault["hits"] for fault in httpx.get(self._url).raise_for_status().json())
+
+
+@contextmanager
+def paused_triggerer(share: RunningShare) -> Iterator[None]:
+    """Let no trigger begin meanwhile."""
+    processes = [process for process in share.stack.processes() if "triggerer" in " ".join(process.cmdline())]
+    assert processes
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def somebody(running_share: RunningShare) -> Iterator[snowflake.connector.cursor.SnowflakeCursor]:
+    """Sign somebody else in, who writes to Snowflake too."""
+    login = {
+        name.removeprefix("SNOWFLAKE_").lower(): value
+        for name, value in running_share.endpoints.as_environment().items()
+        if name.startswith("SNOWFLAKE_")
+    }
+    with snowflake.connector.connect(**login) as connection, connection.cursor() as cursor:
+        yield cursor
+
+
+@contextmanager
+def long_transaction(somebody: snowflake.connector.cursor.SnowflakeCursor) -> Iterator[None]:
+    """Let every statement that writes wait."""
+    somebody.execute("BEGIN")
+    somebody.execute("DELETE FROM publish_turns WHERE FALSE")
+    try:
+        yield
+    finally:
+        somebody.execute("ROLLBACK")
+
+
+def test_while_it_is_queued(share: RunningShare) -> None:
+    share.hold_export("start")
+    running, queued = share.start_sync(), share.start_sync()
+    share.wait_until_held(running)
+    assert share.airflow.run(DAG_ID, queued)["state"] == "queued"
+
+    cancel(share, queued)
+
+    assert share.task_states(running)["wait_for_export"] == "deferred", "it is of another sync"
+    cancelled(share, running)
+    assert share.end_of(queued)["state"] == "failed"
+    assert share.databricks("GET", "/_sandbox/state")["held"] == []
+
+
+@pytest.mark.parametrize("seconds", [3, 14], ids=["before Airflow kills the step", "after it"])
+def test_while_databricks_is_asked_for_a_run(share: RunningShare, seconds: float) -> None:
+    # It would go on for two minutes.
+    share.hold_export("start")
+    asked = Fault(share.endpoints.databricks_url, path="run-now$", action={"delay": seconds})
+    run_id = share.start_sync()
+    wait_for(asked.has_begun, "the run is asked for")
+    answered = time.monotonic() + seconds
+
+    cancelled(share, run_id)
+
+    wait_for(lambda: time.monotonic() > answered + 0.5, "also the call that was delayed has arrived")
+
+
+def test_while_an_export_is_followed(share: RunningShare) -> None:
+    share.hold_export("start")
+    run_id = share.start_sync()
+    share.wait_until_held(run_id)
+
+    cancelled(share, run_id)
+
+
+def test_before_the_triggerer_follows_the_export(share: RunningShare) -> None:
+    share.hold_export("start")
+    with paused_triggerer(share):
+        run_id = share.start_sync()
+        wait_for(lambda: share.task_states(run_id)["wait_for_export"] == "deferred", "the export is to be followed")
+
+        cancelled(share, run_id)
+
+
+@pytest.mark.parametrize(
+    ("step", "statement"),
+    [
+        ("copy_into_staging", "CREATE OR REPLACE TABLE"),
+        ("copy_into_staging", "COPY INTO [^@]*@[^ ]*/data/"),
+        ("check_staging", "check_name"),
+        ("publish", "BEGIN TRANSACTION"),
+    ],
+)
+def test_while_a_statement_is_submitted(share: RunningShare, step: str, statement: str) -> None:
+    submitted = Fault(share.endpoints.snowflake_url, path=SUBMITS, body=statement, action={"delay": 4})
+    run_id = share.start_sync()
+    wait_for(submitted.has_begun, "the statement is submitted")
+    answered = time.monotonic() + 4
+    assert share.task_states(run_id)[step] == "running"
+
+    cancelled(share, run_id)
+
+    wait_for(lambda: time.monotonic() > answered + 0.5, "also the call that was delayed has arrived")
+
+
+def test_while_a_table_is_made(share: RunningShare, somebody: snowflake.connector.cursor.SnowflakeCursor) -> None:
+    share.hold_export("end")
+    run_id = share.start_sync()
+    share.wait_until_held(run_id)
+    with long_transaction(somebody):
+        share.release_export()
+        ended_while_it_runs(share, run_id, "copy_into_staging")
+    assert share.end_of(run_id)["state"] == "failed"
+
+
+def test_while_a_transaction_runs(share: RunningShare, somebody: snowflake.connector.cursor.SnowflakeCursor) -> None:
+    # The check reads: the next that writes is the publish.
+    checked = Fault(share.endpoints.snowflake_url, path=SUBMITS, body="check_name", action={"delay": 2})
+    run_id = share.start_sync()
+    wait_for(checked.has_begun, "the rows are checked")
+    with long_transaction(somebody):
+        ended_while_it_runs(share, run_id, "publish")
+    assert share.end_of(run_id)["state"] == "failed"
+    assert share.xcom(run_id, "publish") is None
+
+
+def ended_while_it_runs(share: RunningShare, run_id: str, step: str) -> None:
+    """Cancel a sync when the statement of a step waits for a lock; wait for the end of that statement."""
+    wait_for(lambda: share.task_states(run_id)[step] == "running" and statements(share) != [], "the statement runs")
+    (running,) = statements(share)
+    cancel(share, run_id)
+    wait_for(lambda: running not in statements(share), "the statement is cancelled", CANCEL_SECONDS)
