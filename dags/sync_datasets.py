@@ -34,8 +34,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pendulum
-from airflow.sdk import DAG, Param, chain
+from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param, chain
 
+from data_share.alerts import WebhookNotifier
 from data_share.databricks_run import DatabricksRunSensor
 from data_share.datasets import Dataset, InvalidDatasetDag, read_datasets
 from data_share.export import DatabricksExportOperator
@@ -61,6 +62,11 @@ DEFAULT_ARGS = {
     "execution_timeout": timedelta(hours=2),
     "on_failure_callback": report_failure,
 }
+
+# Who is told: any notifiers of Airflow, see docs/alerts.md. This one does nothing without its connection.
+ON_SUCCESS = [WebhookNotifier()]
+ON_FAILURE = [WebhookNotifier()]
+ON_MISSED_DEADLINE = [AsyncCallback(WebhookNotifier)]
 
 # What was exported is what was loaded: the manifest, the answer of COPY INTO and the staging table agree.
 RECONCILIATION = {
@@ -121,6 +127,14 @@ def row_change_check(dataset: Dataset) -> dict[str, str]:
     }
 
 
+def deadline_alerts(dataset: Dataset) -> list[DeadlineAlert]:
+    """Return the alerts on a sync that takes too long, the time in the queue included; without a deadline, none."""
+    if dataset.sync_deadline_minutes is None:
+        return []
+    interval = timedelta(minutes=dataset.sync_deadline_minutes)
+    return [DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, interval, callback) for callback in ON_MISSED_DEADLINE]
+
+
 def sync_dag(dataset: Dataset) -> DAG:
     """Return the DAG of one dataset."""
     export_timeout = timedelta(minutes=dataset.export_timeout_minutes)
@@ -134,6 +148,9 @@ def sync_dag(dataset: Dataset) -> DAG:
         # A second press queues behind the first; two syncs of a dataset never overlap.
         max_active_runs=1,
         dagrun_timeout=export_timeout + timedelta(hours=6),
+        on_success_callback=ON_SUCCESS,
+        on_failure_callback=ON_FAILURE,
+        deadline=deadline_alerts(dataset) or None,
         default_args=DEFAULT_ARGS,
         template_searchpath=[str(SQL_FOLDER)],
         user_defined_macros=sync_macros(dataset),

@@ -16,6 +16,8 @@ import requests
 from airflow.providers.snowflake.hooks.sql_api import SnowflakeSqlApiHook
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from data_share.links import snowsight_url
+
 STATEMENT_TIMEOUT_SECONDS = 3600
 """How long a statement may run when nothing else is said; Snowflake stops it then."""
 
@@ -107,6 +109,11 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         given = table.split(".")
         parts = [connection["account"], *[connection["database"], connection["schema"]][: 3 - len(given)], *given]
         return f"snowflake://{'/'.join(str(part) for part in parts)}".lower()
+
+    def query_page_url(self, query_id: str) -> str:
+        """Return the page of a query in Snowflake's web interface."""
+        connection = self._get_static_conn_params
+        return snowsight_url(str(connection["account"]), connection["region"], query_id)
 
     def run_statement(
         self,
@@ -202,9 +209,9 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         params = {"requestId": str(request_id or uuid.uuid4()), "async": "true", "retry": "true"}
         status, answer = self._call("POST", self.statements_url, params, body)
         handle = str(answer.get("statementHandle", ""))
+        self.query_ids = [handle] if handle else []
         if status == _FAILED or not handle:
             raise _statement_error(answer, handle)
-        self.query_ids = [handle]
         self.log.info("Snowflake query %s:\n%s", handle, sql.strip())
         return handle
 

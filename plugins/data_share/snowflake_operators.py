@@ -17,6 +17,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from data_share.datasets import Dataset, LoadMode
 from data_share.failures import FAILURE_KEY
+from data_share.links import SnowflakeQueryLink
 from data_share.schema_drift import columns_to_add
 from data_share.share import STAGING_SCHEMA, run_key_of, staged_by_run_of
 from data_share.snowflake_hook import (
@@ -72,6 +73,7 @@ class SnowflakeStatementsOperator(SnowflakeSqlApiOperator):
     """
 
     template_fields: Sequence[str] = ("sql", "snowflake_conn_id")
+    operator_extra_links = (SnowflakeQueryLink(),)
 
     def __init__(
         self,
@@ -83,11 +85,17 @@ class SnowflakeStatementsOperator(SnowflakeSqlApiOperator):
     ) -> None:
         super().__init__(sql=sql, snowflake_conn_id=snowflake_conn_id, durable=False, **kwargs)
         self.statement_timeout = statement_timeout
+        self.shown_query_id = ""
         self._context: Context | None = None
 
     @cached_property
     def _hook(self) -> DataShareSnowflakeHook:
         return DataShareSnowflakeHook(self.snowflake_conn_id, query_tag=_query_tag(self._context))
+
+    @property
+    def query_page_url(self) -> str:
+        """Snowsight's page of the statement that this step is about: the last one, if nothing else is said."""
+        return _query_page_url(self)
 
     def execute(self, context: Context) -> Any:
         """Run the statements of all files in their order."""
@@ -235,6 +243,7 @@ class SnowflakeTableCheckOperator(SQLTableCheckOperator):
     """
 
     conn_id_field = "snowflake_conn_id"
+    operator_extra_links = (SnowflakeQueryLink(),)
     # `sql` comes last: it is made of the others.
     template_fields: Sequence[str] = ("table", "checks", "snowflake_conn_id", "sql")
     template_ext: Sequence[str] = (".sql",)
@@ -252,11 +261,17 @@ class SnowflakeTableCheckOperator(SQLTableCheckOperator):
         super().__init__(table=table, checks=conditions, retry_on_failure=False, **kwargs)
         self.sql = sql
         self.snowflake_conn_id = snowflake_conn_id
+        self.shown_query_id = ""
         self._context: Context | None = None
 
     @cached_property
     def _hook(self) -> DataShareSnowflakeHook:
         return DataShareSnowflakeHook(self.snowflake_conn_id, query_tag=_query_tag(self._context))
+
+    @property
+    def query_page_url(self) -> str:
+        """Snowsight's page of the query with the checks."""
+        return _query_page_url(self)
 
     def execute(self, context: Context) -> None:
         """Run the checks; see the provider's operator."""
@@ -269,6 +284,8 @@ class SnowflakeTableCheckOperator(SQLTableCheckOperator):
             self._hook.cancel_queries(self._hook.query_ids)
 
     def _raise_exception(self, exception_string: str) -> NoReturn:
+        # The queries that follow look for rows to show.
+        self.shown_query_id = self._hook.query_ids[0]
         failed = [name for name, check in self.checks.items() if not check.get("success")]
         told = "\n".join(f"- {name}: {self._told(str(self.checks[name]['check_statement']))}" for name in failed)
         raise CheckFailedError(
@@ -368,7 +385,7 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
                 len(statements),
                 request_id=self._request_id("publish"),
                 timeout_seconds=self.statement_timeout,
-                on_start=self._remember,
+                on_start=self._remember_transaction,
             )
         except SnowflakeStatementError as error:
             if _REFUSED_BY_LEDGER not in str(error):
@@ -389,6 +406,11 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
             )
         self._tell_asset(context, row)
         return row
+
+    def _remember_transaction(self, query_id: str) -> None:
+        self._remember(query_id)
+        # Not the looks into the ledger that follow.
+        self.shown_query_id = query_id
 
     def _is_published(self, row: dict[str, Any]) -> bool:
         # An append counts a run key once, ever; otherwise an export that was made again takes the place of the first.
@@ -470,6 +492,12 @@ class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):
 def add_columns(table: str, columns: Mapping[str, str]) -> str:
     """Return the statements that add columns which are not there yet; names and types must be safe."""
     return ";\n".join(f'ALTER TABLE {table} ADD COLUMN IF NOT EXISTS "{name}" {kind}' for name, kind in columns.items())
+
+
+def _query_page_url(operator: SnowflakeStatementsOperator | SnowflakeTableCheckOperator) -> str:
+    if operator._context is None or not operator._hook.query_ids:
+        return ""
+    return operator._hook.query_page_url(operator.shown_query_id or operator._hook.query_ids[0])
 
 
 def _running(context: Context | None) -> Context:
