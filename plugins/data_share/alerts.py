@@ -268,7 +268,7 @@ class _Run:
         return cls(
             dag_id=known["dag_id"],
             run_id=known.get("dag_run_id") or known["run_id"],
-            state=str(known["state"]),
+            state=str(getattr(known["state"], "value", known["state"])),
             after=_time(known["run_after"]),
             end=_time(known["end_date"]) if known.get("end_date") else None,
             clear_number=known.get("clear_number") or 0,

@@ -7,7 +7,6 @@ run's state. Every Airflow process imports this module, so it imports nothing el
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -124,9 +123,8 @@ def _xcom(dag_run: DagRun, task_id: str, key: str) -> Any:
     # Without a flush: this only looks, and Airflow writes its changes when it wants to.
     with session.no_autoflush:
         found = session.scalars(query).first()
-    # Airflow's own way to read would make objects of classes that the value names: not in the scheduler.
-    value = None if found is None else found.value
-    return json.loads(value) if isinstance(value, str) else value
+    # As it is stored: Airflow's own way to read makes objects of classes that the value names; not in the scheduler.
+    return None if found is None else found.value
 
 
 def _seconds(dag_run: DagRun) -> float:

@@ -124,14 +124,12 @@ def test_the_sensor_links_to_the_page_of_the_run_that_it_followed() -> None:
 
 
 def test_the_api_server_knows_where_each_link_stands() -> None:
-    with DAG("links") as dag:
+    with DAG("links", schedule=None) as dag:
         DatabricksRunSensor(task_id="wait", run_id="1", timeout_seconds=1)
         statements("SELECT 1")
         SnowflakeTableCheckOperator(task_id="check", table="t", checks={"a": "b"}, sql="SELECT 1")
     stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
-    links = {
-        task.task_id: {link.name: link.xcom_key for link in task.operator_extra_links} for task in stored.tasks
-    }
+    links = {task.task_id: {link.name: link.xcom_key for link in task.operator_extra_links} for task in stored.tasks}
     snowflake = {SnowflakeQueryLink.name: SnowflakeQueryLink.xcom_key}
     assert links == {
         "wait": {DatabricksRunLink.name: DatabricksRunLink.xcom_key},
