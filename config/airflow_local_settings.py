@@ -27,7 +27,6 @@ if _FORKING_COMMANDS & set(sys.argv[1:2]):
     for _module in _MODULES:
         importlib.import_module(_module)
 
-if sys.argv[1:2] in (["triggerer"], ["dag-processor"]):
-    # They answer triggers and callbacks through an API server of their own, which they would import with the first one.
-    # On a busy machine, that alone took a callback almost all of the 50 s that it has.
+if sys.argv[1:2] == ["triggerer"]:
+    # The triggerer answers its triggers through an API server of its own, which it would import with the first trigger.
     importlib.import_module("airflow.api_fastapi.execution_api.app")
