@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import logging
 import queue
 import random
 import threading
@@ -52,6 +53,9 @@ _LAST_CHANCE_SECONDS = 2.0
 _WORTH_ANOTHER_ATTEMPT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 _seconds_left_in_process = _TOTAL_SECONDS + 5
+
+
+log = logging.getLogger(__name__)
 
 
 class AlertNotSentError(RuntimeError):
@@ -285,7 +289,12 @@ def _failure(run: _Run, reason: str) -> dict[str, Any]:
 
 def _xcom(run: _Run, task_id: str, key: str) -> Any:
     # From here, XComs can be read; to write one would block for ever in the dag-processor (Airflow 3.3).
-    return XCom.get_one(dag_id=run.dag_id, run_id=run.run_id, task_id=task_id, key=key, map_index=-1)
+    try:
+        return XCom.get_one(dag_id=run.dag_id, run_id=run.run_id, task_id=task_id, key=key, map_index=-1)
+    except Exception:
+        # That the sync has ended is worth telling without its details too.
+        log.exception("XCom %s of %s cannot be read", key, task_id)
+        return None
 
 
 def _run_url(run: _Run) -> str:

@@ -1,4 +1,4 @@
-"""The lines of docs/alerts.md that check a signature take what the notifier signs, and nothing else: in Python, in Node."""
+"""The lines of docs/alerts.md that check a signature take what the notifier signs, and nothing else."""
 
 from __future__ import annotations
 

@@ -266,6 +266,12 @@ def test_a_failure_without_a_report_has_the_same_fields(
     assert failure.keys() == FAILURE.keys()
 
 
+def test_an_end_is_told_also_when_its_details_cannot_be_read() -> None:
+    with mock.patch.object(XCom, "get_one", side_effect=TypeError("Expected XComResult"), autospec=True):
+        told = event("success", dag_run=dag_run(state=DagRunState.SUCCESS))
+    assert (told["event"], told["result"]) == ("sync_succeeded", None)
+
+
 def test_a_run_of_which_airflow_tells_next_to_nothing_is_told(xcoms: dict[tuple[str, str], Any]) -> None:
     told = event("timed_out", dag=SimpleNamespace(dag_id="sync_tides"), run_id="manual__1+1")
     assert (told["event"], told["dag_run_id"], told["state"]) == ("sync_failed", "manual__1+1", "failed")
