@@ -11,19 +11,20 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
 import requests
-from airflow.sdk import Connection
+from airflow.sdk import Connection, DeadlineReference
 from airflow.sdk.api.datamodels._generated import DagRun, DagRunState, DagRunType
 from airflow.sdk.execution_time.xcom import XCom
 
 from data_share import alerts
 from data_share.alerts import AlertNotSentError, Webhook, WebhookNotifier, event_of
+from data_share.datasets import Dataset
 from data_share.share import run_key
 
 KEYS = (b"k" * 32, b"another key, 24 bytes or more")
@@ -372,3 +373,25 @@ def test_syncs_that_end_together_share_the_time_of_their_process(
 
 def test_the_secret_is_not_in_what_airflow_logs_of_the_notifier() -> None:
     assert Connection(conn_id="x", password=SECRETS[0]).password not in repr(vars(WebhookNotifier()))
+
+
+# ---- the DAG
+
+
+def test_a_deadline_counts_from_the_request_and_tells_the_webhook(sync_datasets: Any) -> None:
+    fields = {
+        "name": "tides",
+        "description": "Tides by harbour.",
+        "source_table": "main.sea.tides",
+        "target_table": "tides",
+        "load_mode": "replace",
+        "required_columns": ("harbour",),
+    }
+    assert sync_datasets.sync_dag(Dataset(**fields)).deadline is None
+    dag = sync_datasets.sync_dag(Dataset(**fields, sync_deadline_minutes=1.5))
+    (deadline_alert,) = dag.deadline
+    assert deadline_alert.reference == DeadlineReference.DAGRUN_QUEUED_AT
+    assert deadline_alert.interval == timedelta(seconds=90)
+    assert deadline_alert.callback.path == "data_share.alerts.WebhookNotifier"
+    for callbacks in (dag.on_success_callback, dag.on_failure_callback):
+        assert [type(callback) for callback in callbacks] == [WebhookNotifier]
