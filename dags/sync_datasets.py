@@ -148,8 +148,9 @@ def sync_dag(dataset: Dataset) -> DAG:
         # A second press queues behind the first; two syncs of a dataset never overlap.
         max_active_runs=1,
         dagrun_timeout=export_timeout + timedelta(hours=6),
-        on_success_callback=ON_SUCCESS,
-        on_failure_callback=ON_FAILURE,
+        # Copies: a notifier keeps the text that it renders, and several syncs may end in one process.
+        on_success_callback=copy.deepcopy(ON_SUCCESS),
+        on_failure_callback=copy.deepcopy(ON_FAILURE),
         deadline=deadline_alerts(dataset) or None,
         default_args=DEFAULT_ARGS,
         template_searchpath=[str(SQL_FOLDER)],

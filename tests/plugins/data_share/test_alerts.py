@@ -378,6 +378,14 @@ def test_the_secret_is_not_in_what_airflow_logs_of_the_notifier() -> None:
 # ---- the DAG
 
 
+def test_each_dag_has_notifiers_of_its_own(sync_datasets: Any) -> None:
+    fields = {"description": "-", "source_table": "main.sea.tides", "load_mode": "replace", "required_columns": ("a",)}
+    dags = [sync_datasets.sync_dag(Dataset(name=name, target_table=name, **fields)) for name in ("tides", "waves")]
+    # Airflow renders the templates of a notifier in place, and runs the callbacks of several DAGs in one process.
+    notifiers = [id(notifier) for dag in dags for notifier in (*dag.on_success_callback, *dag.on_failure_callback)]
+    assert len(set(notifiers)) == 4
+
+
 def test_a_deadline_counts_from_the_request_and_tells_the_webhook(sync_datasets: Any) -> None:
     fields = {
         "name": "tides",
