@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -10,12 +11,25 @@ import pytest
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
-from data_share import snowflake_operators
 from data_share.databricks_run import DatabricksRunSensor
+from data_share.datasets import Dataset
 from data_share.links import DatabricksRunLink, SnowflakeQueryLink, snowsight_url
 from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStatementError
-from data_share.snowflake_operators import CheckFailedError, SnowflakeStatementsOperator, SnowflakeTableCheckOperator
+from data_share.snowflake_operators import (
+    CheckFailedError,
+    SnowflakePublishOperator,
+    SnowflakeStatementsOperator,
+    SnowflakeTableCheckOperator,
+)
 
+TIDES = Dataset(
+    name="tides",
+    description="Tides by harbour.",
+    source_table="main.sea.tides",
+    target_table="tides",
+    load_mode="replace",
+    required_columns=("harbour",),
+)
 PAGE = "https://app.snowflake.com/myorg/share/#/compute/history/queries/{}/detail"
 
 
@@ -44,24 +58,31 @@ def test_the_page_of_a_query_follows_from_the_account(account: str, region: str 
 
 
 class Snowflake:
-    """Answers each statement with a query id of its own; the one that holds FAIL fails."""
+    """Answers each statement with a query id of its own: q1, q2, ... The one that holds FAIL fails."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(
             "AIRFLOW_CONN_SNOWFLAKE_DEFAULT", '{"conn_type": "snowflake", "extra": {"account": "MYORG-SHARE"}}'
         )
-        self.count = 0
+        self.statements: list[str] = []
+        self.ledger: list[dict[str, str]] = []
 
     def call(
         self, hook: Any, method: str, url: str, params: Any = None, body: dict[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
-        if method == "GET":
-            columns = [{"name": "NAME", "type": "text"}, {"name": "HOLDS", "type": "boolean"}]
-            return 200, {"resultSetMetaData": {"rowType": columns}, "data": [["deep", "false"]]}
-        self.count += 1
-        if body and "FAIL" in body["statement"]:
-            return 422, {"statementHandle": f"q{self.count}", "code": "1", "message": "no"}
-        return 202, {"statementHandle": f"q{self.count}"}
+        if body is None:
+            statement = self.statements[int(url.rpartition("/q")[2]) - 1]
+            rows = self.ledger if "ledger" in statement else [{"NAME": "deep", "HOLDS": "no"}]
+            columns = [{"name": name, "type": "text"} for row in rows[:1] for name in row]
+            return 200, {"resultSetMetaData": {"rowType": columns}, "data": [list(row.values()) for row in rows]}
+        self.statements.append(body["statement"])
+        handle = f"q{len(self.statements)}"
+        if "FAIL" in body["statement"]:
+            return 422, {"statementHandle": handle, "code": "1", "message": "no"}
+        if "BEGIN" in body["statement"]:
+            names = ("RUN_KEY", "EXPORT_PATH", "ROWS_INSERTED", "ROWS_UPDATED", "ROWS_DELETED", "ROWS_IN_TARGET")
+            self.ledger = [dict.fromkeys(names, "")]
+        return 202, {"statementHandle": handle}
 
 
 @pytest.fixture(autouse=True)
@@ -97,16 +118,27 @@ def test_a_step_that_failed_before_its_first_statement_has_no_link() -> None:
     assert link_of(statements("SELECT 1")) == ""
 
 
-def test_publishing_links_to_the_transaction_and_not_to_the_looks_into_the_ledger(task_context: Any) -> None:
-    step = SimpleNamespace(
-        _context={},
-        _hook=SimpleNamespace(query_ids=["ledger"], query_page_url=PAGE.format),
-        query_ids=[],
-        _remember=lambda query_id: None,
-        shown_query_id="",
+@pytest.mark.parametrize("change", ["INSERT", "FAIL"])
+def test_publishing_links_to_the_transaction_and_not_to_the_looks_into_the_ledger(
+    task_context: Any, snowflake: Snowflake, change: str
+) -> None:
+    step = SnowflakePublishOperator(
+        task_id="publish",
+        sql=f"BEGIN; {change}; COMMIT;",
+        select_ledger_row="SELECT ledger",
+        count_changes="",
+        dataset=TIDES,
+        run_key="key",
+        export_path="path",
+        load_mode="replace",
+        new_columns="{}",
+        preview="False",
     )
-    snowflake_operators.SnowflakePublishOperator._remember_transaction(step, "transaction")  # type: ignore[arg-type]
-    assert snowflake_operators._query_page_url(step) == PAGE.format("transaction")  # type: ignore[arg-type]
+    with contextlib.suppress(SnowflakeStatementError):
+        step.execute({**task_context(step), "outlet_events": mock.MagicMock()})  # type: ignore[arg-type]
+    looks_after = 1 if change == "INSERT" else 0
+    assert ["BEGIN" in statement for statement in snowflake.statements] == [False, True, *[False] * looks_after]
+    assert link_of(step) == PAGE.format("q2")
 
 
 def test_failed_checks_link_to_the_checks_and_not_to_the_look_for_rows(task_context: Any, snowflake: Snowflake) -> None:
@@ -115,7 +147,7 @@ def test_failed_checks_link_to_the_checks_and_not_to_the_look_for_rows(task_cont
     )
     with pytest.raises(CheckFailedError):
         step.execute(task_context(step))
-    assert snowflake.count > 1
+    assert len(snowflake.statements) > 1
     assert link_of(step) == PAGE.format("q1")
 
 
