@@ -33,8 +33,9 @@ from __future__ import annotations
 import copy
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param, chain
+from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param, chain
 
+from data_share.alerts import WebhookNotifier
 from data_share.dag_defaults import DEFAULT_ARGS, SQL_FOLDER, START_DATE
 from data_share.databricks_run import DatabricksRunSensor
 from data_share.datasets import Dataset, InvalidDatasetDag, read_datasets
@@ -47,6 +48,11 @@ from data_share.snowflake_operators import (
     SnowflakeTableCheckOperator,
 )
 from data_share.templates import SQL_FILTERS, sync_macros
+
+# Who is told: any notifiers of Airflow, see docs/alerts.md. This one does nothing without its connection.
+ON_SUCCESS = [WebhookNotifier()]
+ON_FAILURE = [WebhookNotifier()]
+ON_MISSED_DEADLINE = [AsyncCallback(WebhookNotifier)]
 
 # What was exported is what was loaded: the manifest, the answer of COPY INTO and the staging table agree.
 RECONCILIATION = {
@@ -107,6 +113,14 @@ def row_change_check(dataset: Dataset) -> dict[str, str]:
     }
 
 
+def deadline_alerts(dataset: Dataset) -> list[DeadlineAlert]:
+    """Return the alerts on a sync that takes too long, the time in the queue included; without a deadline, none."""
+    if dataset.sync_deadline_minutes is None:
+        return []
+    interval = timedelta(minutes=dataset.sync_deadline_minutes)
+    return [DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, interval, callback) for callback in ON_MISSED_DEADLINE]
+
+
 def sync_dag(dataset: Dataset) -> DAG:
     """Return the DAG of one dataset."""
     export_timeout = timedelta(minutes=dataset.export_timeout_minutes)
@@ -120,6 +134,10 @@ def sync_dag(dataset: Dataset) -> DAG:
         # A second press queues behind the first; two syncs of a dataset never overlap.
         max_active_runs=1,
         dagrun_timeout=export_timeout + timedelta(hours=6),
+        # Copies: a notifier keeps the text that it renders, and several syncs may end in one process.
+        on_success_callback=copy.deepcopy(ON_SUCCESS),
+        on_failure_callback=copy.deepcopy(ON_FAILURE),
+        deadline=deadline_alerts(dataset) or None,
         default_args=DEFAULT_ARGS,
         template_searchpath=[str(SQL_FOLDER)],
         user_defined_macros=sync_macros(dataset),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -18,6 +18,7 @@ from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskFailedEvent
 from asgiref.sync import sync_to_async
 
 from data_share.failures import FAILURE_KEY, FailureCode, ShareError, code_of_status, failure_of, logged
+from data_share.links import DatabricksRunLink
 
 # The first looks come quickly, so that a short export is noticed at once; a long one is asked about twice a minute.
 _FIRST_POLL_SECONDS = 0.5
@@ -75,7 +76,12 @@ class FinishedRun:
         }
 
 
-async def follow_run(hook: DatabricksHook, run_id: int, timeout_seconds: float) -> FinishedRun:
+async def follow_run(
+    hook: DatabricksHook,
+    run_id: int,
+    timeout_seconds: float,
+    on_run_page: Callable[[str], Awaitable[None]],
+) -> FinishedRun:
     """
     Wait for a run to end well.
 
@@ -83,11 +89,13 @@ async def follow_run(hook: DatabricksHook, run_id: int, timeout_seconds: float) 
     :param run_id: id of the job run
     :param timeout_seconds: longest time, counted from the run's start on Databricks, so that a triggerer that takes
         over does not begin again; a run that takes longer is cancelled
+    :param on_run_page: is given the address of the run's page, once, as soon as it is known
     :raises DatabricksRunFailedError: with Databricks' reason and the address of the run's page
     """
     failures = 0
     wait = _FIRST_POLL_SECONDS
     first_look = time.time()
+    told_page = False
     while True:
         try:
             run = await hook.a_get_run(run_id)
@@ -103,6 +111,9 @@ async def follow_run(hook: DatabricksHook, run_id: int, timeout_seconds: float) 
             run = None
         if run is not None:
             page = str(run.get("run_page_url", ""))
+            if not told_page:
+                await on_run_page(page)
+                told_page = True
             state = RunState(**run["state"])
             if state.is_terminal:
                 if not state.is_successful:
@@ -209,7 +220,9 @@ class DatabricksRunTrigger(BaseTrigger):
         try:
             hook = _hook(self.databricks_conn_id)
             async with hook:
-                finished = await follow_run(hook, _run_id(self.run_id), float(self.timeout_seconds))
+                finished = await follow_run(
+                    hook, _run_id(self.run_id), float(self.timeout_seconds), self._push_run_page
+                )
             await self._push(XCom.XCOM_RETURN_KEY, finished.to_xcom())
         except Exception as error:
             # An error that leaves run() would reach the user as "trigger failure" without a word of what happened.
@@ -233,6 +246,10 @@ class DatabricksRunTrigger(BaseTrigger):
             return
         self.log.info("Cancelling the Databricks run %s: the task was ended by a person", self.run_id)
         await _cancel(_hook(self.databricks_conn_id), _run_id(self.run_id))
+
+    async def _push_run_page(self, page: str) -> None:
+        # While Databricks works, the link is there already.
+        await self._push(DatabricksRunLink.xcom_key, page)
 
     async def _push(self, key: str, value: Any) -> None:
         # XComs in TaskSuccessEvent are encoded twice by Airflow 3.3: a number would arrive as text.
@@ -258,6 +275,7 @@ class DatabricksRunSensor(BaseOperator):
     ui_color = "#1CB1C2"
     ui_fgcolor = "#fff"
     start_from_trigger = True
+    operator_extra_links = (DatabricksRunLink(),)
 
     def __init__(
         self,
@@ -271,6 +289,7 @@ class DatabricksRunSensor(BaseOperator):
         self.databricks_conn_id = databricks_conn_id
         self.run_id = run_id
         self.timeout_seconds = timeout_seconds
+        self.run_page_url = ""
         self.start_trigger_args = StartTriggerArgs(
             trigger_cls=f"{DatabricksRunTrigger.__module__}.{DatabricksRunTrigger.__qualname__}",
             trigger_kwargs={
@@ -289,7 +308,10 @@ class DatabricksRunSensor(BaseOperator):
     async def _follow(self) -> FinishedRun:
         hook = _hook(self.databricks_conn_id)
         async with hook:
-            return await follow_run(hook, _run_id(self.run_id), self.timeout_seconds)
+            return await follow_run(hook, _run_id(self.run_id), self.timeout_seconds, self._keep_run_page)
+
+    async def _keep_run_page(self, page: str) -> None:
+        self.run_page_url = page
 
 
 def _hook(databricks_conn_id: str) -> DatabricksHook:

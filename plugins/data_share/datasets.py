@@ -122,6 +122,15 @@ class Dataset(BaseModel):
     export_timeout_minutes: int = Field(
         default=120, ge=1, le=1440, strict=True, description="An export that takes longer is cancelled on Databricks."
     )
+    sync_deadline_minutes: float | None = Field(
+        default=None,
+        gt=0,
+        le=10080,
+        allow_inf_nan=False,
+        strict=True,
+        description="Time from the request of a sync to its end, with the wait behind an earlier one. When it is over, "
+        "an alert is sent; the sync goes on. Without it: no such alert.",
+    )
     create_table: Literal["from_columns"] | None = Field(
         default=None,
         description="`from_columns`: the DAG `set_up_snowflake` creates the target from `columns`. Without it, the "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from airflow.providers.databricks.operators.databricks import DatabricksRunNowOperator
+from airflow.providers.databricks.operators.databricks import DatabricksJobRunLink, DatabricksRunNowOperator
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
@@ -23,6 +23,14 @@ class ExportStoppedError(ShareError, AirflowException):
     """The step was ended from outside before it had started the export; a run that it has asked for is cancelled."""
 
     code = FailureCode.CANCELLED
+
+
+class ExportRunLink(DatabricksJobRunLink):
+    """The provider's link (7.23.0) without its gap: when no run was started, it leads to the address ``None``."""
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Return the page of the run that was started, or nothing."""
+        return super().get_link(operator, ti_key=ti_key) or ""
 
 
 class DatabricksExportOperator(DatabricksRunNowOperator):
@@ -45,6 +53,7 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
         "snowflake_conn_id",
     )
     template_ext: Sequence[str] = (".sql",)
+    operator_extra_links = (ExportRunLink(),)
 
     def __init__(
         self,

@@ -318,6 +318,18 @@ def failure_of_sync(ti: Any, steps: Sequence[str], states: Mapping[str, str]) ->
     return failure
 
 
+def failure_without_report(reason: str) -> Failure:
+    """
+    Return the report of a sync whose last task left none.
+
+    :param reason: why Airflow ended the run: the ``reason`` in the context of a DAG's callback
+    """
+    if reason == "timed_out":
+        message = "The sync took longer than a sync may (dagrun_timeout), and Airflow ended it."
+        return Failure("sync", FailureCode.TIMED_OUT, f"{message} The target is as it was.")
+    return Failure("drop_staging", FailureCode.STEP_DIED, FailureCode.STEP_DIED.cause)
+
+
 def _cancelled(steps: Sequence[str], states: Mapping[str, str]) -> Failure | None:
     # A person who ends a run leaves the steps that wait skipped; a step that fails by itself does not.
     step = _first_that_did_not_succeed(steps, states)

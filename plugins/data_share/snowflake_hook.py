@@ -17,6 +17,7 @@ from airflow.providers.snowflake.hooks.sql_api import SnowflakeSqlApiHook
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from data_share.failures import FailureCode, ShareError
+from data_share.links import snowsight_url
 
 STATEMENT_TIMEOUT_SECONDS = 3600
 """How long a statement may run when nothing else is said; Snowflake stops it then."""
@@ -126,6 +127,11 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         given = table.split(".")
         parts = [connection["account"], *[connection["database"], connection["schema"]][: 3 - len(given)], *given]
         return f"snowflake://{'/'.join(str(part) for part in parts)}".lower()
+
+    def query_page_url(self, query_id: str) -> str:
+        """Return the page of a query in Snowflake's web interface."""
+        connection = self._get_static_conn_params
+        return snowsight_url(str(connection["account"]), connection["region"], query_id)
 
     def run_statement(
         self,
@@ -241,9 +247,9 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         status, answer = self._call("POST", self.statements_url, params, body)
         self._running = handle = str(answer.get("statementHandle", ""))
         self._unanswered = None
+        self.query_ids = [handle] if handle else []
         if status == _FAILED or not handle:
             raise _statement_error(answer, handle)
-        self.query_ids = [handle]
         self.log.info("Snowflake query %s:\n%s", handle, sql.strip())
         return handle
 

@@ -21,6 +21,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from data_share.databricks_run import cancel_exports_of
 from data_share.datasets import Dataset, LoadMode
 from data_share.failures import FAILURE_KEY, FailureCode, NotPublishedError, ShareError, failure_of_sync
+from data_share.links import SnowflakeQueryLink
 from data_share.schema_drift import columns_to_add
 from data_share.share import EXPORT_JOB_VARIABLE, STAGING_SCHEMA, run_key_of, staged_by_run_of
 from data_share.snowflake_hook import (
@@ -78,6 +79,8 @@ class _SnowflakeStep:
     """What the steps have in common: a hook that tags their statements, and how they are ended from outside."""
 
     snowflake_conn_id: str
+    shown_query_id = ""
+    """The query that the step is about; when it says nothing, the last one."""
     _context: Context | None = None
     _is_killed = False
 
@@ -87,6 +90,13 @@ class _SnowflakeStep:
         if self._is_killed:
             hook.stop()
         return hook
+
+    @property
+    def query_page_url(self) -> str:
+        """Snowsight's page of the query that the step is about; nothing when it failed before it had one."""
+        if self._context is None or not self._hook.query_ids:
+            return ""
+        return self._hook.query_page_url(self.shown_query_id or self._hook.query_ids[0])
 
     def on_kill(self) -> None:
         """Cancel the statement that runs, and submit none after it: Airflow lets the step go on for five seconds."""
@@ -109,6 +119,7 @@ class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
     """
 
     template_fields: Sequence[str] = ("sql", "snowflake_conn_id")
+    operator_extra_links = (SnowflakeQueryLink(),)
 
     def __init__(
         self,
@@ -267,6 +278,7 @@ class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
     """
 
     conn_id_field = "snowflake_conn_id"
+    operator_extra_links = (SnowflakeQueryLink(),)
     # `sql` comes last: it is made of the others.
     template_fields: Sequence[str] = ("table", "checks", "snowflake_conn_id", "sql")
     template_ext: Sequence[str] = (".sql",)
@@ -291,12 +303,13 @@ class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
         super().execute(context)
 
     def _raise_exception(self, exception_string: str) -> NoReturn:
-        query_id = next(iter(self._hook.query_ids), None)
+        # The queries that follow look for rows to show.
+        self.shown_query_id = next(iter(self._hook.query_ids), "")
         failed = [name for name, check in self.checks.items() if not check.get("success")]
         told = "\n".join(f"- {name}: {self._told(str(self.checks[name]['check_statement']))}" for name in failed)
         raise CheckFailedError(
             f"{len(failed)} of {len(self.checks)} checks failed on {self.table}. {TARGET_UNCHANGED}\n{told}",
-            snowflake_query_id=query_id,
+            snowflake_query_id=self.shown_query_id or None,
         )
 
     def _told(self, condition: str) -> str:
@@ -392,7 +405,7 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
                 len(statements),
                 request_id=self._request_id("publish"),
                 timeout_seconds=self.statement_timeout,
-                on_start=self._remember,
+                on_start=self._remember_transaction,
             )
         except SnowflakeStatementError as error:
             if _REFUSED_BY_LEDGER not in str(error):
@@ -403,7 +416,8 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
                 raise SupersededError(
                     f"{self.export_path} is not published: a sync of {self.dataset.name} that was staged later is "
                     "published already, this export was appended before, or its staging tables are not as they were "
-                    "when they were checked. This attempt changed nothing."
+                    "when they were checked. This attempt changed nothing.",
+                    snowflake_query_id=error.snowflake_query_id,
                 ) from error
         else:
             self._is_committed = True
@@ -413,7 +427,7 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         if row is None:
             raise PublishError(
                 f"The transaction of run key {self.run_key} ended well, but the ledger has no row of it.",
-                snowflake_query_id=next(iter(self.query_ids), None),
+                snowflake_query_id=self.shown_query_id,
             )
         self._tell_asset(context, row)
         return row
@@ -422,6 +436,11 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         """Roll the transaction back. When it has ended, the step only reads its row, and has five seconds for that."""
         if not self._is_committed:
             super().on_kill()
+
+    def _remember_transaction(self, query_id: str) -> None:
+        self._remember(query_id)
+        # Not the looks into the ledger that follow.
+        self.shown_query_id = query_id
 
     def _is_published(self, row: dict[str, Any]) -> bool:
         # An append counts a run key once, ever; otherwise an export that was made again takes the place of the first.

@@ -28,7 +28,8 @@ import sqlglot
 from airflow.configuration import conf
 
 from data_share import share
-from data_share.datasets import read_datasets
+from data_share.alerts import SYNC_DEADLINE_MISSED, SYNC_FAILED, SYNC_SUCCEEDED
+from data_share.datasets import Dataset, read_datasets
 from sandbox.settings import PREFERRED_PORTS
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -403,6 +404,7 @@ def wrong_rest_calls(page: Page) -> Iterator[str]:
 
 def wrong_dags(page: Page) -> Iterator[str]:
     known = {*dag_ids(), *(f"sync_{name}" for name in EXAMPLE_DATASETS), share.LEDGER_TABLE, "sync_datasets"}
+    known |= {SYNC_SUCCEEDED, SYNC_FAILED, SYNC_DEADLINE_MISSED, *Dataset.model_fields}
     for name in sorted(set(re.findall(r"(?<![\w/.])sync_[a-z0-9_]*[a-z0-9](?![\w.])", page.code)) - known):
         if f"{name}." not in page.code and f"def {name}(" not in sources():
             yield f"there is no DAG {name}"

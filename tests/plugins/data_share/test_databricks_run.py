@@ -115,7 +115,7 @@ def events_of(followed: DatabricksRunTrigger) -> list[TriggerEvent]:
 def failure_of(followed: DatabricksRunTrigger, xcoms: dict[str, Any]) -> str:
     """Run a trigger that has to fail; return what happened, from the report that it leaves."""
     assert events_of(followed) == [TaskFailedEvent()]
-    assert list(xcoms) == ["failure"]
+    assert set(xcoms) - {"databricks_run_page"} == {"failure"}
     assert xcoms["failure"]["step"] == "wait_for_export"
     return str(xcoms["failure"]["message"])
 
@@ -126,7 +126,7 @@ def failure_of(followed: DatabricksRunTrigger, xcoms: dict[str, Any]) -> str:
 def test_a_run_that_ends_well_ends_the_task_well(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
     hook.a_get_run.side_effect = [run({"life_cycle_state": "QUEUED"}, start_time=0), run(RUNNING), run(SUCCESS)]
     assert events_of(trigger()) == [TaskSuccessEvent()]
-    assert xcoms == {"return_value": FINISHED}
+    assert xcoms == {"databricks_run_page": PAGE, "return_value": FINISHED}
     assert type(xcoms["return_value"]["run_id"]) is int
     hook.a_get_run.assert_awaited_with(77)
     hook.cancel_run.assert_not_called()

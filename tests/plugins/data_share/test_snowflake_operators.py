@@ -96,6 +96,7 @@ class Snowflake:
         self.hook.run_transaction.side_effect = self._run_transaction
         self.hook.query_ids = []
         self.hook.asset_uri.side_effect = lambda table: f"snowflake://account/db/{table.replace('.', '/')}"
+        self.hook.query_ids = ["query of the checks"]
         self.answers: dict[str, list[list[dict[str, Any]] | BaseException]] = {}
         self.refusal: Exception | None = None
         self.statements: list[str] = []
