@@ -250,6 +250,7 @@ def test_a_failure_is_told_as_the_failure_report_has_it(xcoms: dict[tuple[str, s
     assert told["failure"] == FAILURE
 
 
+@pytest.mark.usefixtures("xcoms")
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
