@@ -360,9 +360,8 @@ def _time(text: str | None) -> datetime | None:
 
 def _same_work(conf: dict[str, Any] | None) -> str:
     """What a conf asks for, whoever asks: a press may not be answered with somebody's dry run."""
-    return json.dumps(
-        {key: value for key, value in (conf or {}).items() if value and key != "requested_by"}, sort_keys=True
-    )
+    asked = {key: value for key, value in (conf or {}).items() if value and key != "requested_by"}
+    return json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _failure(step: str, told: Any) -> Failure:
