@@ -16,7 +16,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Self
@@ -25,10 +25,6 @@ from urllib.parse import quote
 import httpx
 
 STEPS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging")
-BACK_OFF_SECONDS = (0.5, 1.0, 2.0)
-"""Pauses between the attempts of a call that Airflow does not answer, or with 429 or 5xx."""
-OUTAGE_SECONDS = 60.0
-"""A sync that is followed outlives an Airflow that is away for so long, such as during its restart."""
 
 
 class SyncError(Exception):
@@ -134,6 +130,8 @@ class AirflowClient:
     :param user: name of the service account
     :param password: its password, exchanged for a token at the first call and whenever a token is refused
     :param timeout: seconds until one attempt of a call is given up
+    :param back_off: seconds between the attempts of a call that Airflow does not answer, or with 429 or 5xx
+    :param outage: seconds that Airflow may be away, say for its restart, while a sync is followed
     :param transport: takes the place of the network in tests
     """
 
@@ -144,11 +142,15 @@ class AirflowClient:
         password: str,
         *,
         timeout: float = 30,
+        back_off: Sequence[float] = (0.5, 1, 2),
+        outage: float = 60,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._url = url.rstrip("/")
         self._user = user
         self._password = password
+        self._back_off = back_off
+        self._outage = outage
         self._http = httpx.AsyncClient(base_url=self._url, timeout=timeout, transport=transport)
         self._token: str | None = None
         self._signing_in = asyncio.Lock()
@@ -223,7 +225,7 @@ class AirflowClient:
                 message = f"The sync of {dataset} has not ended in {deadline_seconds:g} s (state: {state}). It goes on."
                 raise SyncTimeoutError(message) from None
             except AirflowUnavailableError:
-                if time.monotonic() - answered > OUTAGE_SECONDS:
+                if time.monotonic() - answered > self._outage:
                     raise
             else:
                 answered = time.monotonic()
@@ -329,7 +331,7 @@ class AirflowClient:
 
     async def _send(self, method: str, path: str, token: str | None, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        for pause in (*BACK_OFF_SECONDS, None):
+        for pause in (*self._back_off, None):
             wanted = 0.0
             try:
                 answer = await self._http.request(method, path, headers=headers, **options)
@@ -343,7 +345,7 @@ class AirflowClient:
                 wanted = min(float(after), 30) if after.isdecimal() else 0.0
             if pause is not None:
                 await asyncio.sleep(max(pause, wanted))
-        raise AirflowUnavailableError(f"Airflow {problem}, also after {len(BACK_OFF_SECONDS) + 1} attempts")
+        raise AirflowUnavailableError(f"Airflow {problem}, also after {len(self._back_off) + 1} attempts")
 
 
 def _dag(dataset: str) -> str:

@@ -19,10 +19,6 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 const STEPS = ["export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging"];
-/** Pauses between the attempts of a call that Airflow does not answer, or with 429 or 5xx. */
-const BACK_OFF_SECONDS = [0.5, 1, 2];
-/** A sync that is followed outlives an Airflow that is away for so long, such as during its restart. */
-const OUTAGE_SECONDS = 60;
 
 /** Base of all errors of this client. The message is for people and holds no secret. */
 export class SyncError extends Error {
@@ -63,15 +59,23 @@ export class AirflowClient {
   #user;
   #password;
   #timeout;
+  #backOff;
+  #outage;
   #token = null;
   #signingIn = null;
 
-  /** url: of Airflow; user, password: of the service account; timeoutSeconds: of one attempt of a call. */
-  constructor(url, user, password, { timeoutSeconds = 30 } = {}) {
+  /**
+   * url: of Airflow. user, password: of the service account. In seconds: timeout: until one attempt of a call is given
+   * up; backOff: between the attempts of a call that Airflow does not answer, or with 429 or 5xx; outage: that Airflow
+   * may be away, say for its restart, while a sync is followed.
+   */
+  constructor(url, user, password, { timeout = 30, backOff = [0.5, 1, 2], outage = 60 } = {}) {
     this.#url = url.replace(/\/+$/, "");
     this.#user = user;
     this.#password = password;
-    this.#timeout = timeoutSeconds * 1000;
+    this.#timeout = timeout * 1000;
+    this.#backOff = backOff;
+    this.#outage = outage * 1000;
   }
 
   /** The datasets that the account may see. */
@@ -147,7 +151,7 @@ export class AirflowClient {
           );
         }
         const away = performance.now() - answered;
-        if (!(error instanceof AirflowUnavailableError) || away > OUTAGE_SECONDS * 1000) throw error;
+        if (!(error instanceof AirflowUnavailableError) || away > this.#outage) throw error;
       }
       if (seen) {
         answered = performance.now();
@@ -280,7 +284,7 @@ export class AirflowClient {
 
   async #send(method, path, token, body, signal) {
     let problem = "";
-    for (const pause of [...BACK_OFF_SECONDS, null]) {
+    for (const pause of [...this.#backOff, null]) {
       let wanted = 0;
       try {
         const response = await fetch(this.#url + path, {
@@ -305,7 +309,7 @@ export class AirflowClient {
       signal?.throwIfAborted();
       if (pause !== null) await sleep(Math.max(pause, wanted) * 1000, undefined, { signal });
     }
-    throw new AirflowUnavailableError(`Airflow ${problem}, also after ${BACK_OFF_SECONDS.length + 1} attempts`);
+    throw new AirflowUnavailableError(`Airflow ${problem}, also after ${this.#backOff.length + 1} attempts`);
   }
 }
 
