@@ -288,18 +288,20 @@ class AirflowClient:
         databricks_run_url = known.databricks_run_url if known else None
         if databricks_run_url is None and steps and steps[0].state == "success":
             databricks_run_url = await xcom("export_to_s3", "run_page_url")
-        result = await xcom("publish", "return_value") if run["state"] == "success" else None
-        failure = None
-        if run["state"] == "failed":
+        state, failure = run["state"], None
+        result = await xcom("publish", "return_value") if state == "success" else None
+        if state == "queued" and steps and all(step.state == "skipped" for step in steps[:-1]):
+            # Cancelled while it waited for its turn. Airflow says so only when that comes.
+            state = "failed"
+            failure = Failure(STEPS[0], "CANCELLED", "The sync was cancelled before it began.", retriable=True)
+        elif state == "failed":
             step = next((step.name for step in steps if step.state == "failed"), "sync")
             failure = _failure(step, await xcom("drop_staging", "failure"))
-        elif run["state"] == "success" and result is None:
+        elif state == "success" and result is None:
             failure = _failure("publish", "Airflow says success, but has no result: marked by hand, or cleaned up?")
         airflow_url = f"{self._url}/dags/sync_{quote(dataset, safe='')}/runs/{quote(run_id, safe='')}"
         started, ended = _time(run["start_date"]), _time(run["end_date"])
-        return Sync(
-            dataset, run_id, run["state"], started, ended, steps, result, failure, airflow_url, databricks_run_url
-        )
+        return Sync(dataset, run_id, state, started, ended, steps, result, failure, airflow_url, databricks_run_url)
 
     async def _ask(self, method: str, path: str, *, missing: SyncError | None = None, **options: Any) -> Any:
         """Return the answer's JSON; for 409 None; for 404 raise ``missing``, or return None if that is not given."""

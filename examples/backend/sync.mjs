@@ -223,17 +223,23 @@ export class AirflowClient {
       databricksRunUrl = await xcom("export_to_s3", "run_page_url");
     }
     const result = run.state === "success" ? await xcom("publish", "return_value") : null;
+    let state = run.state;
     let failure = null;
-    if (run.state === "failed") {
+    if (state === "queued" && steps.length > 0 && steps.slice(0, -1).every((step) => step.state === "skipped")) {
+      // Cancelled while it waited for its turn. Airflow says so only when that comes.
+      state = "failed";
+      const message = "The sync was cancelled before it began.";
+      failure = toFailure(STEPS[0], { code: "CANCELLED", message, retriable: true });
+    } else if (state === "failed") {
       const step = steps.find((one) => one.state === "failed")?.name ?? "sync";
       failure = toFailure(step, await xcom("drop_staging", "failure"));
-    } else if (run.state === "success" && result === null) {
+    } else if (state === "success" && result === null) {
       failure = toFailure("publish", "Airflow says success, but has no result: marked by hand, or cleaned up?");
     }
     return {
       dataset,
       runId,
-      state: run.state,
+      state,
       started: time(run.start_date),
       ended: time(run.end_date),
       steps,
@@ -241,8 +247,8 @@ export class AirflowClient {
       failure,
       airflowUrl: `${this.#url}/dags/sync_${encodeURIComponent(dataset)}/runs/${encodeURIComponent(runId)}`,
       databricksRunUrl,
-      finished: run.state === "success" || run.state === "failed",
-      complete: run.state === "success" && failure === null,
+      finished: state === "success" || state === "failed",
+      complete: state === "success" && failure === null,
     };
   }
 
@@ -330,16 +336,16 @@ function sameWork(conf) {
 }
 
 function toFailure(step, told) {
-  const known = told !== null && typeof told === "object" ? told : {};
+  const unknown = typeof told === "string" ? told : "failed without a reason; Airflow's log of the step has more";
+  const found = told !== null && typeof told === "object" ? told : { message: unknown };
   const failure = {
-    step,
-    code: "UNEXPECTED",
-    message: typeof told === "string" ? told : "failed without a reason; Airflow's log of the step has more",
-    what_to_do: "",
-    databricks_run_url: null,
-    snowflake_query_id: null,
-    retriable: false,
-    ...known,
+    step: found.step ?? step,
+    code: found.code ?? "UNEXPECTED",
+    message: found.message ?? "",
+    what_to_do: found.what_to_do ?? "",
+    databricks_run_url: found.databricks_run_url ?? null,
+    snowflake_query_id: found.snowflake_query_id ?? null,
+    retriable: found.retriable ?? false,
   };
   return { ...failure, sentence: `${failure.step}: ${failure.message}` };
 }

@@ -24,9 +24,8 @@ STEPS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging"
 @contextmanager
 def served(app: Starlette) -> Iterator[str]:
     """Serve an application on loopback, with faults on order; gives its address."""
-    server = uvicorn.Server(
-        uvicorn.Config(FaultInjection(app), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
-    )
+    options: dict[str, Any] = {"log_level": "critical", "lifespan": "off", "timeout_graceful_shutdown": 0}
+    server = uvicorn.Server(uvicorn.Config(FaultInjection(app), host="127.0.0.1", port=0, **options))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 10
@@ -53,6 +52,7 @@ class Gateway(Calls):
 
     def __init__(self, airflow_url: str) -> None:
         super().__init__()
+        self.url = ""
         self.next_token: str | None = None
         self.app = Starlette(routes=[Route("/{path:path}", self._hand_on, methods=METHODS)])
         self._airflow_url = airflow_url

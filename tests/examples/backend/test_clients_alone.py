@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import groupby, pairwise
 from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
 
 from tests.examples.backend.clients import LANGUAGES, Client, ClientError, load_python_client, open_client
 from tests.examples.backend.servers import SmallAirflow, served
@@ -17,6 +21,7 @@ pytestmark = pytest.mark.sandbox
 USER, PASSWORD = "backend", "hunter2-and-more"
 DATASET = "shared_forecasts"
 RUNS = "/api/v2/dags/sync_shared_forecasts/dagRuns"
+STEPS = load_python_client().STEPS
 ROW = {"rows_in_target": 1461, "run_key": "20260102T030405_0a1b2c3d"}
 
 
@@ -122,13 +127,13 @@ def test_a_call_waits_as_long_as_airflow_asks_for(client: Client, order: Callabl
     began = time.monotonic()
     client.call("newest", DATASET)
 
-    assert 1 <= time.monotonic() - began < 5
+    assert time.monotonic() - began >= 1
 
 
 def test_an_answer_that_takes_too_long_is_given_up(
     connect: Callable[..., Client], url: str, order: Callable[..., None]
 ) -> None:
-    order("/dagRuns", {"delay": 5}, times=100)
+    order("/dagRuns", {"delay": 60}, times=100)
     client = connect(url, timeout=0.2, back_off=[0.01])
 
     assert "2 attempts" in fails("AirflowUnavailableError", client, "newest", DATASET).message
@@ -156,10 +161,6 @@ def test_other_answers_are_no_success(
 
 
 def test_a_page_of_something_else_is_no_success(connect: Callable[..., Client]) -> None:
-    from starlette.applications import Starlette
-    from starlette.responses import HTMLResponse
-    from starlette.routing import Route
-
     async def page(_: Any) -> HTMLResponse:
         return HTMLResponse("<h1>Welcome</h1>", 201)
 
@@ -189,7 +190,7 @@ def test_calls_at_the_same_moment_renew_the_token_once(client: Client, airflow: 
     airflow.tokens.clear()
 
     for answer in [client.begin("sync", DATASET, "press-1") for _ in range(8)]:
-        assert answer.result(10)["state"] == "queued"
+        assert answer.result(60)["state"] == "queued"
     assert airflow.count("POST", "/auth/token") == 2
 
 
@@ -227,7 +228,7 @@ def test_presses_at_the_same_moment_start_one_run(
 
     answers = [backend.begin("press", DATASET) for backend in backends * 4]
 
-    (run_id,) = {answer.result(10)["run_id"] for answer in answers}
+    (run_id,) = {answer.result(60)["run_id"] for answer in answers}
     assert list(airflow.runs) == ["earlier", run_id]
 
 
@@ -310,16 +311,18 @@ def test_all_pages_of_datasets_are_read(client: Client) -> None:
 
 def test_a_sync_is_told_each_time_that_it_changes(client: Client, airflow: SmallAirflow) -> None:
     client.call("start", DATASET, run_id="press-1")
-    following = client.begin("follow", DATASET, "press-1", deadline_seconds=20)
+    following = client.begin("follow", DATASET, "press-1", deadline_seconds=60)
     wait_for_looks(airflow, 2)
     airflow.add_run("press-1", "running", steps_done=1)
     wait_for_looks(airflow, 2)
     airflow.end("press-1", "success", result=ROW)
 
-    queued, running, success = following.result(20)
+    seen = following.result(60)
 
-    assert [sync["state"] for sync in (queued, running, success)] == ["queued", "running", "success"]
-    assert [sync["complete"] for sync in (queued, running, success)] == [False, False, True]
+    assert [state for state, _ in groupby(sync["state"] for sync in seen)] == ["queued", "running", "success"]
+    assert [sync for one, sync in pairwise(seen) if one == sync] == []
+    assert [sync["complete"] for sync in seen] == [False] * (len(seen) - 1) + [True]
+    *_, running, success = seen
     assert [step["name"] for step in running["steps"]] == list(STEPS)
     assert [step["state"] for step in running["steps"]] == ["success", *[None] * 5]
     assert (running["result"], success["result"]) == (None, ROW)
@@ -333,7 +336,7 @@ def test_an_airflow_that_is_away_for_a_while_loses_no_sync(
     order("/dagRuns/press-1$", {"status": 503}, times=6)  # more than the attempts of one call
     airflow.end("press-1", "success", result=ROW)
 
-    assert client.call("wait", DATASET, "press-1", deadline_seconds=20)["complete"]
+    assert client.call("wait", DATASET, "press-1", deadline_seconds=60)["complete"]
 
 
 def test_an_airflow_that_stays_away_is_told(
@@ -343,7 +346,7 @@ def test_an_airflow_that_stays_away_is_told(
     client.call("start", DATASET, run_id="press-1")
     order("/dagRuns/press-1", {"drop": "before"}, times=1000)
 
-    fails("AirflowUnavailableError", client, "wait", DATASET, "press-1", deadline_seconds=20)
+    fails("AirflowUnavailableError", client, "wait", DATASET, "press-1", deadline_seconds=60)
 
 
 @pytest.mark.parametrize("path", ["/dagRuns/press-1$", "/auth/token"])
@@ -352,12 +355,12 @@ def test_the_deadline_holds_while_airflow_hangs(
 ) -> None:
     client.call("start", DATASET, run_id="press-1")
     airflow.tokens.clear()
-    order(path, {"delay": 4})
+    order(path, {"delay": 60})
 
     began = time.monotonic()
     error = fails("SyncTimeoutError", client, "wait", DATASET, "press-1", deadline_seconds=0.5)
 
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
     assert "not known" in error.message
 
 
@@ -405,6 +408,18 @@ def test_a_run_that_was_marked_as_success_by_hand_is_not_complete(client: Client
     assert "by hand" in sync["failure"]["message"]
 
 
+def test_a_sync_that_is_cancelled_before_its_turn_is_over(client: Client, airflow: SmallAirflow) -> None:
+    client.call("start", DATASET, run_id="press-1")
+    airflow.set_steps("press-1", *["skipped"] * 5)
+
+    sync = client.call("wait", DATASET, "press-1", deadline_seconds=5)
+
+    assert (sync["state"], sync["complete"], sync["failure"]["code"]) == ("failed", False, "CANCELLED")
+    assert client.call("press", DATASET)["run_id"] != "press-1"
+    client.call("cancel", DATASET, "press-1")
+    assert airflow.count("PATCH") == 0
+
+
 @pytest.mark.parametrize("state", ["success", "failed"])
 def test_a_finished_sync_is_not_cancelled(client: Client, airflow: SmallAirflow, state: str) -> None:
     client.call("start", DATASET, run_id="press-1")
@@ -416,12 +431,9 @@ def test_a_finished_sync_is_not_cancelled(client: Client, airflow: SmallAirflow,
     assert airflow.runs["press-1"]["state"] == state
 
 
-STEPS = load_python_client().STEPS
-
-
 def wait_for_looks(airflow: SmallAirflow, looks: int) -> None:
     """Wait until the client has looked so many times more."""
-    seen, deadline = airflow.count("GET", "/taskInstances"), time.monotonic() + 10
+    seen, deadline = airflow.count("GET", "/taskInstances"), time.monotonic() + 60
     while airflow.count("GET", "/taskInstances") < seen + looks:
         assert time.monotonic() < deadline
         time.sleep(0.01)
