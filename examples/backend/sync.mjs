@@ -1,0 +1,394 @@
+#!/usr/bin/env node
+/**
+ * Start, follow and cancel syncs of the data share through Airflow's REST API: airflow_client.py in plain Node.js.
+ *
+ * One file to copy into a backend: Node.js 20, no packages. docs/backend.md is the contract behind it.
+ *
+ *     const airflow = new AirflowClient(url, user, password);
+ *     let sync = await airflow.press("shared_forecasts", { conf: { requested_by: "ada@example.com" } });
+ *     sync = await airflow.wait(sync.dataset, sync.runId, { deadlineSeconds: 3600 });
+ *     console.log(sync.complete ? "Sync Complete" : sync.failure.sentence);
+ *
+ * It is a command too, with AIRFLOW_URL, AIRFLOW_USER and AIRFLOW_PASSWORD in the environment:
+ *
+ *     node sync.mjs shared_forecasts
+ */
+import { createHash, randomUUID } from "node:crypto";
+import { realpathSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+
+const STEPS = ["export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging"];
+
+/** Base of all errors of this client. The message is for people and holds no secret. */
+export class SyncError extends Error {
+  name = this.constructor.name;
+}
+/** Airflow does not know the user or the password, or refuses a token that it has just made. */
+export class NotSignedInError extends SyncError {}
+/** The account lacks a right (403). */
+export class NotAllowedError extends SyncError {}
+/** Airflow has no such dataset (404). */
+export class UnknownDatasetError extends SyncError {}
+/** The dataset has no run of this id (404). */
+export class UnknownSyncError extends SyncError {}
+/** Airflow refuses the conf or the run id (400), in its words. */
+export class InvalidConfError extends SyncError {}
+/** The dataset is paused: Airflow would accept the run and never start it. */
+export class PausedError extends SyncError {}
+/** The deadline is over. The sync goes on in Airflow, and may be followed again or cancelled. */
+export class SyncTimeoutError extends SyncError {}
+/** No answer, 429 or 5xx, also after some attempts. Whether the call had an effect is not known. */
+export class AirflowUnavailableError extends SyncError {}
+
+/**
+ * A sync as it is now, a plain object:
+ *   dataset, runId
+ *   state             "queued", "running", "success" or "failed"
+ *   started, ended    Date or null
+ *   steps             in their order: { name, state, started, ended }; state is null before the step's turn
+ *   result            the ledger's row of a sync that succeeded (of a dry run: what would change), else null
+ *   failure           of one that did not: { step, code, message, what_to_do, databricks_run_url,
+ *                     snowflake_query_id, retriable, sentence }, else null; docs/failures.md lists the codes
+ *   airflowUrl, databricksRunUrl
+ *   finished          whether nothing more happens
+ *   complete          whether the user may read "Sync Complete"
+ */
+export class AirflowClient {
+  #url;
+  #user;
+  #password;
+  #timeout;
+  #backOff;
+  #outage;
+  #token = null;
+  #signingIn = null;
+
+  /**
+   * url: of Airflow. user, password: of the service account. In seconds: timeout: until one attempt of a call is given
+   * up; backOff: between the attempts of a call that Airflow does not answer, or with 429 or 5xx; outage: that Airflow
+   * may be away, say for its restart, while a sync is followed.
+   */
+  constructor(url, user, password, { timeout = 30, backOff = [0.5, 1, 2], outage = 60 } = {}) {
+    this.#url = url.replace(/\/+$/, "");
+    this.#user = user;
+    this.#password = password;
+    this.#timeout = timeout * 1000;
+    this.#backOff = backOff;
+    this.#outage = outage * 1000;
+  }
+
+  /** The datasets that the account may see. */
+  async datasets() {
+    const names = [];
+    for (;;) {
+      const query = `tags=data-share&tags=sync&tags_match_mode=all&limit=100&offset=${names.length}`;
+      const page = await this.#ask("GET", `/api/v2/dags?${query}`);
+      names.push(...page.dags.map((dag) => dag.dag_id.replace(/^sync_/, "")));
+      if (page.dags.length === 0 || names.length >= page.total_entries) return names.sort();
+    }
+  }
+
+  /**
+   * Start a sync, once: with a runId that Airflow knows already, nothing starts and that run is returned.
+   * runId: your own id of the press, A-Za-z0-9_.~:+-; without one, each call is a new sync.
+   */
+  async start(dataset, { runId = `press_${randomUUID().replaceAll("-", "")}`, conf = {} } = {}) {
+    await this.#checkReady(dataset);
+    return this.#start(dataset, runId, conf);
+  }
+
+  /**
+   * Do what a person wants who presses Sync Data: a sync whose export begins after this moment.
+   *
+   * That is a run which waits for its turn, or a new one, which waits behind the one that is running. Presses at the
+   * same moment, of other backends too, start one run: they see the same newest run and derive the same id from it.
+   */
+  async press(dataset, { conf = {} } = {}) {
+    await this.#checkReady(dataset);
+    const runs = await this.#newest(dataset, 20);
+    for (const run of runs) {
+      if (["queued", "running"].includes(run.state) && sameWork(run.conf) === sameWork(conf)) {
+        const sync = await this.sync(dataset, run.dag_run_id);
+        if (sync.steps.length > 0 && [null, "scheduled", "queued"].includes(sync.steps[0].state)) return sync;
+      }
+    }
+    const after = `${runs.length > 0 ? runs[0].dag_run_id : ""} ${sameWork(conf)}`;
+    const runId = `press_after_${createHash("sha256").update(after).digest("hex").slice(0, 12)}`;
+    return this.#start(dataset, runId, conf);
+  }
+
+  /** A sync as it is now. */
+  async sync(dataset, runId) {
+    return this.#look(dataset, runId);
+  }
+
+  /** The newest sync of a dataset, whoever started it; null if there has been none. */
+  async newest(dataset) {
+    const runs = await this.#newest(dataset, 1);
+    return runs.length > 0 ? this.sync(dataset, runs[0].dag_run_id) : null;
+  }
+
+  /**
+   * Yield the sync now and each time that something of it changes; the last one is finished.
+   * Throws SyncTimeoutError after deadlineSeconds; the sync goes on.
+   */
+  async *follow(dataset, runId, { deadlineSeconds }) {
+    let answered = performance.now();
+    let changed = answered;
+    const deadline = answered + deadlineSeconds * 1000;
+    let known = null;
+    for (;;) {
+      let seen = null;
+      try {
+        const signal = AbortSignal.timeout(Math.max(Math.ceil(deadline - performance.now()), 0));
+        seen = await orAbort(this.#look(dataset, runId, known, signal), signal);
+      } catch (error) {
+        if (error.name === "TimeoutError") {
+          const state = known?.state ?? "not known";
+          throw new SyncTimeoutError(
+            `The sync of ${dataset} has not ended in ${deadlineSeconds} s (state: ${state}). It goes on.`,
+          );
+        }
+        const away = performance.now() - answered;
+        if (!(error instanceof AirflowUnavailableError) || away > this.#outage) throw error;
+      }
+      if (seen) {
+        answered = performance.now();
+        if (JSON.stringify(seen) !== JSON.stringify(known)) {
+          changed = answered;
+          known = seen;
+          yield seen;
+        }
+        if (seen.finished) return;
+      }
+      // Often while much happens; every 5 s while Databricks works for an hour.
+      const pause = 500 + 0.05 * (performance.now() - changed);
+      await sleep(Math.max(Math.min(pause, 5000, deadline - performance.now()), 0));
+    }
+  }
+
+  /** The sync when it is finished; see follow. */
+  async wait(dataset, runId, { deadlineSeconds }) {
+    let last = null;
+    for await (const sync of this.follow(dataset, runId, { deadlineSeconds })) last = sync;
+    return last;
+  }
+
+  /** Cancel a sync, on Databricks and Snowflake too; it is "failed" some seconds later. A finished one stays. */
+  async cancel(dataset, runId) {
+    if (!(await this.sync(dataset, runId)).finished) {
+      await this.#ask("PATCH", `${runs(dataset)}/${encodeURIComponent(runId)}`, { body: { state: "failed" } });
+    }
+  }
+
+  async #checkReady(dataset) {
+    const missing = new UnknownDatasetError(`Airflow has no dataset ${dataset}`);
+    if ((await this.#ask("GET", dag(dataset), { missing })).is_paused) {
+      throw new PausedError(`The dataset ${dataset} is paused in Airflow: unpause it there, then press again`);
+    }
+  }
+
+  async #start(dataset, runId, conf) {
+    const body = { dag_run_id: runId, logical_date: null, conf };
+    const missing = new UnknownDatasetError(`Airflow has no dataset ${dataset}`);
+    // 409, the id is known, is as good as 200: another call, or an attempt of this one, was first.
+    await this.#ask("POST", runs(dataset), { missing, body });
+    return this.sync(dataset, runId);
+  }
+
+  async #newest(dataset, limit) {
+    const missing = new UnknownDatasetError(`Airflow has no dataset ${dataset}`);
+    return (await this.#ask("GET", `${runs(dataset)}?order_by=-id&limit=${limit}`, { missing })).dag_runs;
+  }
+
+  async #look(dataset, runId, known = null, signal = undefined) {
+    const path = `${runs(dataset)}/${encodeURIComponent(runId)}`;
+    const missing = new UnknownSyncError(`Airflow knows no sync ${runId} of ${dataset}`);
+    const run = await this.#ask("GET", path, { missing, signal });
+    const tasks = (await this.#ask("GET", `${path}/taskInstances`, { missing, signal })).task_instances;
+    const steps = STEPS.map((name) => tasks.find((task) => task.task_id === name))
+      .filter(Boolean)
+      .map((task) => ({
+        name: task.task_id,
+        state: task.state,
+        started: time(task.start_date),
+        ended: time(task.end_date),
+      }));
+    const xcom = async (task, key) =>
+      (await this.#ask("GET", `${path}/taskInstances/${task}/xcomEntries/${key}`, { signal }))?.value ?? null;
+
+    let databricksRunUrl = known?.databricksRunUrl ?? null;
+    if (databricksRunUrl === null && steps[0]?.state === "success") {
+      databricksRunUrl = await xcom("export_to_s3", "run_page_url");
+    }
+    const result = run.state === "success" ? await xcom("publish", "return_value") : null;
+    let state = run.state;
+    let failure = null;
+    if (state === "queued" && steps.length > 0 && steps.slice(0, -1).every((step) => step.state === "skipped")) {
+      // Cancelled while it waited for its turn. Airflow says so only when that comes.
+      state = "failed";
+      const message = "The sync was cancelled before it began.";
+      failure = toFailure(STEPS[0], { code: "CANCELLED", message, retriable: true });
+    } else if (state === "failed") {
+      const step = steps.find((one) => one.state === "failed")?.name ?? "sync";
+      failure = toFailure(step, await xcom("drop_staging", "failure"));
+    } else if (state === "success" && result === null) {
+      failure = toFailure("publish", "Airflow says success, but has no result: marked by hand, or cleaned up?");
+    }
+    return {
+      dataset,
+      runId,
+      state,
+      started: time(run.start_date),
+      ended: time(run.end_date),
+      steps,
+      result,
+      failure,
+      airflowUrl: `${this.#url}/dags/sync_${encodeURIComponent(dataset)}/runs/${encodeURIComponent(runId)}`,
+      databricksRunUrl,
+      finished: state === "success" || state === "failed",
+      complete: state === "success" && failure === null,
+    };
+  }
+
+  /** The answer's JSON; for 409 null; for 404 throws `missing`, or returns null if that is not given. */
+  async #ask(method, path, { missing = null, body, signal } = {}) {
+    const token = await this.#signIn();
+    let answer = await this.#send(method, path, token, body, signal);
+    // A token that has expired gets 401; one that was revoked, or signed with an older key, 403.
+    if (answer.status === 401 || (answer.status === 403 && answer.text.includes("Invalid JWT"))) {
+      answer = await this.#send(method, path, await this.#signIn(token), body, signal);
+    }
+    if (answer.status >= 200 && answer.status < 300) return toJson(answer, method, path);
+    if (answer.status === 409 || (answer.status === 404 && !missing)) return null;
+    if (answer.status === 404) throw missing;
+    const words = answer.type.includes("json") ? (toJson(answer, method, path).detail ?? answer.text) : "";
+    const Kind = { 400: InvalidConfError, 401: NotSignedInError, 403: NotAllowedError }[answer.status] ?? SyncError;
+    const told = (typeof words === "string" ? words : JSON.stringify(words)).slice(0, 500);
+    throw new Kind(`Airflow refuses ${method} ${path} (HTTP ${answer.status}): ${told}`);
+  }
+
+  /** The token; a new one when there is none, or only the refused one. Calls at the same moment share one sign-in. */
+  async #signIn(refused = null) {
+    if (this.#token === null || this.#token === refused) {
+      this.#signingIn ??= this.#newToken().finally(() => (this.#signingIn = null));
+      await this.#signingIn;
+    }
+    return this.#token;
+  }
+
+  async #newToken() {
+    const body = { username: this.#user, password: this.#password };
+    const answer = await this.#send("POST", "/auth/token", null, body);
+    // Not the answer's words: Airflow repeats a body that it does not understand.
+    if (answer.status !== 201) {
+      throw new NotSignedInError(`Airflow does not sign ${this.#user} in (HTTP ${answer.status})`);
+    }
+    this.#token = toJson(answer, "POST", "/auth/token").access_token;
+  }
+
+  async #send(method, path, token, body, signal) {
+    let problem = "";
+    for (const pause of [...this.#backOff, null]) {
+      let wanted = 0;
+      try {
+        const response = await fetch(this.#url + path, {
+          method,
+          headers: {
+            ...(token && { Authorization: `Bearer ${token}` }),
+            ...(body && { "Content-Type": "application/json" }),
+          },
+          body: body && JSON.stringify(body),
+          redirect: "manual",
+          signal: AbortSignal.any([AbortSignal.timeout(this.#timeout), ...(signal ? [signal] : [])]),
+        });
+        const { status, headers } = response;
+        const text = await response.text();
+        if (status !== 429 && status < 500) return { status, text, type: headers.get("content-type") ?? "" };
+        problem = `answers ${method} ${path} with HTTP ${status}`;
+        const after = headers.get("retry-after") ?? "";
+        wanted = /^\d+$/.test(after) ? Math.min(Number(after), 30) : 0;
+      } catch (error) {
+        problem = `does not answer ${method} ${path}: ${error.cause?.code ?? error.name}`;
+      }
+      signal?.throwIfAborted();
+      if (pause !== null) await sleep(Math.max(pause, wanted) * 1000, undefined, { signal });
+    }
+    throw new AirflowUnavailableError(`Airflow ${problem}, also after ${this.#backOff.length + 1} attempts`);
+  }
+}
+
+const dag = (dataset) => `/api/v2/dags/sync_${encodeURIComponent(dataset)}`;
+const runs = (dataset) => `${dag(dataset)}/dagRuns`;
+const time = (text) => (text ? new Date(text) : null);
+
+/** The promise, or the reason of the signal, whichever is first. */
+function orAbort(promise, signal) {
+  const abort = new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason), { once: true }));
+  return Promise.race([promise, abort]);
+}
+
+/** What a conf asks for, whoever asks: a press may not be answered with somebody's dry run. */
+function sameWork(conf) {
+  const asked = Object.entries(conf ?? {}).filter(([key, value]) => value && key !== "requested_by");
+  return JSON.stringify(Object.fromEntries(asked.sort(([one], [other]) => (one < other ? -1 : 1))));
+}
+
+function toFailure(step, told) {
+  const unknown = typeof told === "string" ? told : "failed without a reason; Airflow's log of the step has more";
+  const found = told !== null && typeof told === "object" ? told : { message: unknown };
+  const failure = {
+    step: found.step ?? step,
+    code: found.code ?? "UNEXPECTED",
+    message: found.message ?? "",
+    what_to_do: found.what_to_do ?? "",
+    databricks_run_url: found.databricks_run_url ?? null,
+    snowflake_query_id: found.snowflake_query_id ?? null,
+    retriable: found.retriable ?? false,
+  };
+  return { ...failure, sentence: `${failure.step}: ${failure.message}` };
+}
+
+function toJson(answer, method, path) {
+  try {
+    return JSON.parse(answer.text);
+  } catch {
+    throw new SyncError(`The answer to ${method} ${path} is not Airflow's`);
+  }
+}
+
+async function main([dataset, ...rest]) {
+  const { AIRFLOW_URL, AIRFLOW_USER, AIRFLOW_PASSWORD } = process.env;
+  if (!dataset || rest.length > 0 || !AIRFLOW_URL || !AIRFLOW_USER || !AIRFLOW_PASSWORD) {
+    console.error("Usage: node sync.mjs <dataset>, with AIRFLOW_URL, AIRFLOW_USER and AIRFLOW_PASSWORD set");
+    return 2;
+  }
+  const began = performance.now();
+  const seconds = () => ((performance.now() - began) / 1000).toFixed(1);
+  const airflow = new AirflowClient(AIRFLOW_URL, AIRFLOW_USER, AIRFLOW_PASSWORD);
+  try {
+    const { runId } = await airflow.press(dataset, { conf: { requested_by: AIRFLOW_USER } });
+    const shown = {};
+    let sync = null;
+    for await (sync of airflow.follow(dataset, runId, { deadlineSeconds: 6 * 3600 })) {
+      for (const step of sync.steps.filter(({ name, state }) => state !== null && state !== shown[name])) {
+        shown[step.name] = step.state;
+        console.log(`${seconds().padStart(8)} s  ${step.name.padEnd(18)} ${step.state}`);
+      }
+    }
+    if (!sync.complete) throw new SyncError(`${sync.failure.sentence}\n${sync.airflowUrl}`);
+    console.log(`Sync Complete: ${rows(sync.result.rows_in_target)} rows in ${dataset}, ${seconds()} s`);
+    return 0;
+  } catch (error) {
+    if (!(error instanceof SyncError)) throw error;
+    console.error(error.message);
+    return 1;
+  }
+}
+
+const rows = (count) => count.toLocaleString("en-US");
+
+if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
+  process.exitCode = await main(process.argv.slice(2));
+}
