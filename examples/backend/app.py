@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -313,6 +314,7 @@ def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str 
             yield
 
     app = FastAPI(title="Sync Data", lifespan=lifespan, openapi_url=None)
+    app.state.ending = asyncio.Event()
     app.add_middleware(OwnPageOnly)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
 
@@ -381,22 +383,20 @@ def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str 
 
         yield ServerSentEvent(comment="the states of the syncs, as they change", retry=RECONNECT_MILLISECONDS)
         watchers = [asyncio.create_task(watch(*name.split("/"))) for name in dict.fromkeys(sync)]
-        for watcher in watchers:
-            watcher.add_done_callback(lambda _: queue.put_nowait(None))
+        ending = asyncio.create_task(app.state.ending.wait())
+        for task in (*watchers, ending):
+            # Wakes the loop below, to look whether something is left to wait for.
+            task.add_done_callback(lambda _: queue.put_nowait(None))
         try:
-            watching = len(watchers)
-            while watching:
-                event = await queue.get()
-                if event:
+            while not ending.done() and not (queue.empty() and all(watcher.done() for watcher in watchers)):
+                if event := await queue.get():
                     yield event
-                else:
-                    watching -= 1
-            if all([await watcher for watcher in watchers]):
+            if not ending.done() and all([await watcher for watcher in watchers]):
                 # Without this, the browser would ask for the same again.
                 yield ServerSentEvent(event="end", data={})
         finally:
-            for watcher in watchers:
-                watcher.cancel()
+            for task in (*watchers, ending):
+                task.cancel()
 
     return app
 
@@ -443,17 +443,27 @@ def listen(port: int | None) -> socket.socket:
     return socket.create_server(("127.0.0.1", 0))
 
 
+class Server(uvicorn.Server):
+    """Ends the streams first when it is told to end: it waits for all answers, and they would last."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Handle Ctrl-C and SIGTERM."""
+        if isinstance(self.config.app, FastAPI):
+            self.config.app.state.ending.set()
+        super().handle_exit(sig, frame)
+
+
 def main() -> None:
     """Serve the page on this machine, until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m examples.backend.app", description="The Sync Data button")
     parser.add_argument("--port", type=int, help="port to listen on; else 8000, or any free one")
     app = from_environment()
     listening = listen(parser.parse_args().port)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
     sys.stdout.write(f"The Sync Data button is at http://127.0.0.1:{listening.getsockname()[1]}  (Ctrl-C ends it)\n")
     sys.stdout.flush()
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(config).run(sockets=[listening])
 
 
 if __name__ == "__main__":
