@@ -16,7 +16,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Self
@@ -25,10 +25,6 @@ from urllib.parse import quote
 import httpx
 
 STEPS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging")
-BACK_OFF_SECONDS = (0.5, 1.0, 2.0)
-"""Pauses between the attempts of a call that Airflow does not answer, or with 429 or 5xx."""
-OUTAGE_SECONDS = 60.0
-"""A sync that is followed outlives an Airflow that is away for so long, such as during its restart."""
 
 
 class SyncError(Exception):
@@ -134,6 +130,8 @@ class AirflowClient:
     :param user: name of the service account
     :param password: its password, exchanged for a token at the first call and whenever a token is refused
     :param timeout: seconds until one attempt of a call is given up
+    :param back_off: seconds between the attempts of a call that Airflow does not answer, or with 429 or 5xx
+    :param outage: seconds that Airflow may be away, say for its restart, while a sync is followed
     :param transport: takes the place of the network in tests
     """
 
@@ -144,11 +142,15 @@ class AirflowClient:
         password: str,
         *,
         timeout: float = 30,
+        back_off: Sequence[float] = (0.5, 1, 2),
+        outage: float = 60,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._url = url.rstrip("/")
         self._user = user
         self._password = password
+        self._back_off = back_off
+        self._outage = outage
         self._http = httpx.AsyncClient(base_url=self._url, timeout=timeout, transport=transport)
         self._token: str | None = None
         self._signing_in = asyncio.Lock()
@@ -223,7 +225,7 @@ class AirflowClient:
                 message = f"The sync of {dataset} has not ended in {deadline_seconds:g} s (state: {state}). It goes on."
                 raise SyncTimeoutError(message) from None
             except AirflowUnavailableError:
-                if time.monotonic() - answered > OUTAGE_SECONDS:
+                if time.monotonic() - answered > self._outage:
                     raise
             else:
                 answered = time.monotonic()
@@ -286,18 +288,20 @@ class AirflowClient:
         databricks_run_url = known.databricks_run_url if known else None
         if databricks_run_url is None and steps and steps[0].state == "success":
             databricks_run_url = await xcom("export_to_s3", "run_page_url")
-        result = await xcom("publish", "return_value") if run["state"] == "success" else None
-        failure = None
-        if run["state"] == "failed":
+        state, failure = run["state"], None
+        result = await xcom("publish", "return_value") if state == "success" else None
+        if state == "queued" and steps and all(step.state == "skipped" for step in steps[:-1]):
+            # Cancelled while it waited for its turn. Airflow says so only when that comes.
+            state = "failed"
+            failure = Failure(STEPS[0], "CANCELLED", "The sync was cancelled before it began.", retriable=True)
+        elif state == "failed":
             step = next((step.name for step in steps if step.state == "failed"), "sync")
             failure = _failure(step, await xcom("drop_staging", "failure"))
-        elif run["state"] == "success" and result is None:
+        elif state == "success" and result is None:
             failure = _failure("publish", "Airflow says success, but has no result: marked by hand, or cleaned up?")
         airflow_url = f"{self._url}/dags/sync_{quote(dataset, safe='')}/runs/{quote(run_id, safe='')}"
         started, ended = _time(run["start_date"]), _time(run["end_date"])
-        return Sync(
-            dataset, run_id, run["state"], started, ended, steps, result, failure, airflow_url, databricks_run_url
-        )
+        return Sync(dataset, run_id, state, started, ended, steps, result, failure, airflow_url, databricks_run_url)
 
     async def _ask(self, method: str, path: str, *, missing: SyncError | None = None, **options: Any) -> Any:
         """Return the answer's JSON; for 409 None; for 404 raise ``missing``, or return None if that is not given."""
@@ -329,7 +333,7 @@ class AirflowClient:
 
     async def _send(self, method: str, path: str, token: str | None, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        for pause in (*BACK_OFF_SECONDS, None):
+        for pause in (*self._back_off, None):
             wanted = 0.0
             try:
                 answer = await self._http.request(method, path, headers=headers, **options)
@@ -343,7 +347,7 @@ class AirflowClient:
                 wanted = min(float(after), 30) if after.isdecimal() else 0.0
             if pause is not None:
                 await asyncio.sleep(max(pause, wanted))
-        raise AirflowUnavailableError(f"Airflow {problem}, also after {len(BACK_OFF_SECONDS) + 1} attempts")
+        raise AirflowUnavailableError(f"Airflow {problem}, also after {len(self._back_off) + 1} attempts")
 
 
 def _dag(dataset: str) -> str:
@@ -360,9 +364,8 @@ def _time(text: str | None) -> datetime | None:
 
 def _same_work(conf: dict[str, Any] | None) -> str:
     """What a conf asks for, whoever asks: a press may not be answered with somebody's dry run."""
-    return json.dumps(
-        {key: value for key, value in (conf or {}).items() if value and key != "requested_by"}, sort_keys=True
-    )
+    asked = {key: value for key, value in (conf or {}).items() if value and key != "requested_by"}
+    return json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _failure(step: str, told: Any) -> Failure:

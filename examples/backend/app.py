@@ -234,7 +234,8 @@ def doing_of(steps: list[dict[str, str]]) -> str:
         return ENDING
     for number, step in enumerate(steps, 1):
         if step["state"] in ("now", "retry"):
-            return f"Step {number} of {len(steps)}: {step['doing']}"
+            again = " (trying again)" if step["state"] == "retry" else ""
+            return f"Step {number} of {len(steps)}: {step['doing']}{again}"
     return "Cleaning up"
 
 

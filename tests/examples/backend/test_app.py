@@ -315,7 +315,7 @@ def headline(shown: Sync) -> str:
         (["running"], "Step 1 of 5: Starting the export", 0),
         (["success", "deferred"], "Step 2 of 5: Waiting for Databricks to export", 1),
         (["success", "success"], "Step 3 of 5: Loading into Snowflake", 2),
-        (["success", "success", "up_for_retry"], "Step 3 of 5: Loading into Snowflake", 2),
+        (["success", "success", "up_for_retry"], "Step 3 of 5: Loading into Snowflake (trying again)", 2),
         (["success", "success", "success", "running"], "Step 4 of 5: Checking the rows", 3),
         (["success", "success", "success", "success", "queued"], "Step 5 of 5: Publishing", 4),
         (["success"] * 5 + ["running"], "Cleaning up", 5),
