@@ -1,6 +1,6 @@
 # Each command sets up what it needs. Nothing outside this folder is touched.
 .DEFAULT_GOAL := help
-.PHONY: help demo up sync down status logs env doctor test test-deploy check docs lock keys env-file clean
+.PHONY: help demo up sync backend down status logs env doctor test test-deploy check docs lock keys env-file clean
 
 PYTHON ?= python3
 DATASET ?= shared_forecasts
@@ -35,6 +35,9 @@ up: .venv/.installed ## Start the sandbox and Airflow, and leave them running
 
 sync: .venv/.installed ## Sync a dataset on the running stack: make sync DATASET=shared_forecasts
 	@$(SANDBOX) sync $(DATASET)
+
+backend: .venv/.installed ## Start the example backend beside a running stack: make backend [PORT=8000]
+	@environment=$$($(SANDBOX) env) && eval "$$environment" && exec $(BIN)/python -m examples.backend.app $(if $(PORT),--port $(PORT))
 
 down: .venv/.installed ## Stop everything that make up started
 	@$(SANDBOX) down

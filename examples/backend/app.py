@@ -1,0 +1,471 @@
+"""
+A small backend with one page: a button Sync Data for each dataset.
+
+It holds the sign-in of Airflow and no state: what a page shows comes from Airflow, each time anew. So a page may be
+reloaded, and the backend restarted, while a sync runs. `README.md` says what to change before real users press.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import re
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi import Path as InPath
+from fastapi.params import Query
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import StringConstraints
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from examples.backend.airflow_client import (
+    AirflowClient,
+    AirflowUnavailableError,
+    InvalidConfError,
+    NotAllowedError,
+    NotSignedInError,
+    PausedError,
+    Step,
+    Sync,
+    SyncError,
+    SyncTimeoutError,
+    UnknownDatasetError,
+    UnknownSyncError,
+)
+
+LOG = logging.getLogger("sync_button")
+
+PAGE = Path(__file__).with_name("page")
+
+STREAM_SECONDS = 15 * 60
+"""Longest life of a stream of events; the page opens the next one."""
+
+RECONNECT_MILLISECONDS = 1_000
+RECONNECT_AFTER_PROBLEM_MILLISECONDS = 5_000
+
+# Each step: its task in Airflow, its name, and what happens in it.
+STEPS = (
+    ("export_to_s3", "Export", "Starting the export"),
+    ("wait_for_export", "Wait", "Waiting for Databricks to export"),
+    ("copy_into_staging", "Load", "Loading into Snowflake"),
+    ("check_staging", "Check", "Checking the rows"),
+    ("publish", "Publish", "Publishing"),
+)
+STEP_NAMES = {task: name for task, name, _ in STEPS} | {"drop_staging": "Clean up"}
+STEP_STATES = {
+    "success": "done",
+    "skipped": "skipped",
+    "running": "now",
+    "deferred": "now",
+    "up_for_retry": "retry",
+    "up_for_reschedule": "now",
+    "failed": "failed",
+    "upstream_failed": "skipped",
+    "removed": "skipped",
+}
+STEP_WORDS = {
+    "todo": "not yet",
+    "now": "under way",
+    "done": "done",
+    "retry": "failed, will be tried again",
+    "failed": "failed",
+    "skipped": "not run",
+}
+
+ENDING = "Ending"
+CHANGES = (
+    ("rows_inserted", "inserted"),
+    ("rows_updated", "updated"),
+    ("rows_deleted", "deleted"),
+    ("rows_in_target", "now in the target"),
+)
+
+# What the DAGs accept as `requested_by`.
+REQUESTED_BY = re.compile(r"[A-Za-z0-9_.@+\- ]{1,100}")
+
+DatasetName = Annotated[str, InPath(pattern="^[a-z][a-z0-9_]*$", max_length=200)]
+RunId = Annotated[str, InPath(pattern="^[A-Za-z0-9_.~:+-]+$", max_length=250)]
+Followed = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]*/[A-Za-z0-9_.~:+-]+$", max_length=451)]
+
+STATUS_OF = {
+    UnknownDatasetError: 404,
+    UnknownSyncError: 404,
+    InvalidConfError: 400,
+    PausedError: 409,
+    # The page's user has done nothing wrong: it is the backend that Airflow does not let in.
+    NotSignedInError: 502,
+    NotAllowedError: 502,
+    AirflowUnavailableError: 503,
+    SyncTimeoutError: 504,
+}
+
+# What a person can do nothing about; the technical words are in the backend's log.
+SENTENCE_OF = {
+    NotSignedInError: "Airflow does not accept the sign-in of this backend. Whoever runs it must correct it.",
+    NotAllowedError: "Airflow does not allow this to the backend's account. Whoever runs it must add the right.",
+    AirflowUnavailableError: "Airflow does not answer. What is running goes on there. Try again in a moment.",
+}
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+# ---- what a person reads
+
+
+def title_of(dataset: str) -> str:
+    """Return a dataset's name for people."""
+    return dataset.replace("_", " ").capitalize()
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words, such as ``6.2 s``, ``1 min 05 s`` or ``2 h 03 min``; whole ones as ``6 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if isinstance(seconds, float) else f"{seconds} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def step_state(step: Step | None) -> str:
+    """Return the state of a step as the page knows it: one of ``STEP_WORDS``."""
+    return STEP_STATES.get(step.state or "", "todo") if step else "todo"
+
+
+def progress_of(sync: Sync) -> list[dict[str, str]]:
+    """Return the steps of a sync in the page's words, in their order."""
+    known = {step.name: step for step in sync.steps}
+    steps = [{"name": name, "doing": doing, "state": step_state(known.get(task))} for task, name, doing in STEPS]
+    states = [step["state"] for step in steps]
+    if sync.state == "running" and not {"now", "retry", "failed"} & set(states) and "todo" in states:
+        # Between two steps, the next one is what people wait for.
+        steps[states.index("todo")]["state"] = "now"
+    for step in steps:
+        step["words"] = STEP_WORDS[step["state"]]
+    return steps
+
+
+@dataclass
+class View:
+    """What the page shows of a sync."""
+
+    headline: str
+    tone: str
+    steps: list[dict[str, str]]
+    links: list[tuple[str, str]]
+    seconds: float | None = None
+    duration: str = ""
+    rows: int | None = None
+    changes: list[tuple[str, int]] = field(default_factory=list)
+    step: str = ""
+    """Where it failed."""
+    reason: str = ""
+    what_to_do: str = ""
+    query_id: str | None = None
+
+    @property
+    def done(self) -> int:
+        """How many steps are behind it."""
+        return sum(step["state"] in ("done", "skipped") for step in self.steps)
+
+
+def view_of(sync: Sync) -> View:
+    """Return what the page shows of a sync."""
+    result, failure = sync.result or {}, sync.failure
+    databricks_run_url = sync.databricks_run_url or (failure.databricks_run_url if failure else None)
+    links = [("Airflow run", sync.airflow_url), ("Databricks run", databricks_run_url)]
+    view = View(
+        headline="Sync failed",
+        tone="failed",
+        steps=progress_of(sync),
+        # What comes from another system must not become a link that runs a script.
+        links=[(name, url) for name, url in links if url and urlsplit(url).scheme in ("http", "https")],
+    )
+    if sync.started:
+        view.seconds = max(0.0, ((sync.ended or datetime.now(UTC)) - sync.started).total_seconds())
+        view.duration = duration(view.seconds if sync.ended else int(view.seconds))
+    if sync.state == "queued":
+        view.headline, view.tone = "Queued", "queued"
+        view.reason = "It starts as soon as no other sync of this dataset is running."
+    elif sync.state == "running":
+        view.headline, view.tone = doing_of(view.steps), "running"
+        if view.headline == ENDING:
+            view.reason = "What it has staged is removed. The target stays as it was."
+    elif sync.complete:
+        # "Sync Complete" is said of what was published, and of nothing else.
+        view.headline, view.tone = "Dry run complete" if result.get("dry_run") else "Sync Complete", "done"
+        view.rows = result.get("rows_loaded")
+        view.changes = [(words, result[column]) for column, words in CHANGES if result.get(column) is not None]
+    elif failure:
+        if failure.code == "CANCELLED":
+            view.headline, view.tone = "Sync cancelled", "cancelled"
+        view.step = STEP_NAMES.get(failure.step, failure.step)
+        view.reason, view.what_to_do, view.query_id = failure.message, failure.what_to_do, failure.snowflake_query_id
+    else:
+        view.reason, view.what_to_do = "Airflow does not say why.", "Look at the run in Airflow."
+    return view
+
+
+def doing_of(steps: list[dict[str, str]]) -> str:
+    """Return what a running sync does now."""
+    if any(step["state"] == "failed" for step in steps):
+        return ENDING
+    for number, step in enumerate(steps, 1):
+        if step["state"] in ("now", "retry"):
+            again = " (trying again)" if step["state"] == "retry" else ""
+            return f"Step {number} of {len(steps)}: {step['doing']}{again}"
+    return "Cleaning up"
+
+
+def sentence(error: SyncError) -> str:
+    """Return what a person reads of an error; the log keeps the words for engineers."""
+    LOG.warning("%s: %s", type(error).__name__, error)
+    return SENTENCE_OF.get(type(error), str(error))
+
+
+TEMPLATES = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+TEMPLATES.filters |= {"title_of": title_of, "view_of": view_of}
+
+
+def as_html(sync: Sync) -> str:
+    """Return a sync as the piece of the page that shows it."""
+    return TEMPLATES.get_template("sync.html").render(sync=sync)
+
+
+# ---- what a browser may do
+
+
+class OwnPageOnly:
+    """
+    ASGI middleware: only the backend's own page may change something, and no answer may be framed or cached.
+
+    A browser says in ``Sec-Fetch-Site`` which site a call comes from, and a page cannot change it. Where the header is
+    missing (an old browser, a page without TLS), ``Origin`` must be this host. A call with neither is refused.
+
+    :param app: the application around which the middleware stands
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one call."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(SECURITY_HEADERS)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        if scope["method"] in ("GET", "HEAD") or self._is_own(Headers(scope=scope)):
+            await self._app(scope, receive, send_with_headers)
+        else:
+            refusal = JSONResponse(
+                {"message": "This did not come from the page of this backend: nothing was done."}, 403
+            )
+            await refusal(scope, receive, send_with_headers)
+
+    @staticmethod
+    def _is_own(headers: Headers) -> bool:
+        if "sec-fetch-site" in headers:
+            return headers["sec-fetch-site"] == "same-origin"
+        return urlsplit(headers.get("origin", "")).netloc == headers["host"]
+
+
+def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str | None = None) -> FastAPI:
+    """
+    Return the backend.
+
+    :param client: Airflow, as the service account sees it; it is closed with the backend
+    :param hosts: host names under which the page is reached; other ones are refused, so that no other site can pass
+        itself off as this one by a name of its own for this address
+    :param user_header: header in which a proxy names the signed-in user. It must be one that the proxy sets or removes
+        at every call. None: nobody is named.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with client:
+            yield
+
+    app = FastAPI(title="Sync Data", lifespan=lifespan, openapi_url=None)
+    app.state.ending = asyncio.Event()
+    app.add_middleware(OwnPageOnly)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+
+    @app.exception_handler(SyncError)
+    async def say(_: Request, error: SyncError) -> JSONResponse:
+        return JSONResponse({"message": sentence(error)}, STATUS_OF.get(type(error), 502))
+
+    @app.get("/", response_class=HTMLResponse)
+    async def page() -> HTMLResponse:
+        datasets: list[str] = []
+        problem, status = None, 200
+        try:
+            datasets = await client.datasets()
+        except SyncError as error:
+            problem, status = sentence(error), STATUS_OF.get(type(error), 502)
+        found = await asyncio.gather(*(or_problem(client.newest(dataset)) for dataset in datasets))
+        html = TEMPLATES.get_template("page.html").render(
+            cards=[
+                {"dataset": dataset, "sync": sync, "problem": said}
+                for dataset, (sync, said) in zip(datasets, found, strict=True)
+            ],
+            problem=problem,
+        )
+        return HTMLResponse(html, status)
+
+    @app.get("/page.css")
+    async def style() -> FileResponse:
+        return FileResponse(PAGE / "page.css", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/page.js")
+    async def script() -> FileResponse:
+        return FileResponse(PAGE / "page.js", headers={"Cache-Control": "no-cache"})
+
+    @app.post("/datasets/{dataset}/press")
+    async def press(request: Request, dataset: DatasetName) -> dict[str, str]:
+        user = request.headers.get(user_header, "") if user_header else ""
+        # A name that the DAG would refuse must not keep its owner from pressing.
+        conf = {"requested_by": user} if REQUESTED_BY.fullmatch(user) else {}
+        return {"html": as_html(await client.press(dataset, conf=conf))}
+
+    @app.post("/datasets/{dataset}/syncs/{run_id}/cancel")
+    async def cancel(dataset: DatasetName, run_id: RunId) -> dict[str, str]:
+        await client.cancel(dataset, run_id)
+        return {"html": as_html(await client.sync(dataset, run_id))}
+
+    @app.get("/events", response_class=EventSourceResponse)
+    async def events(
+        sync: Annotated[list[Followed], Query(min_length=1, max_length=50)],
+    ) -> AsyncIterator[ServerSentEvent]:
+        queue: asyncio.Queue[ServerSentEvent | None] = asyncio.Queue()
+
+        async def watch(dataset: str, run_id: str) -> bool:
+            """Send the states of a sync; whether it has come to its end."""
+            try:
+                async for state in client.follow(dataset, run_id, deadline_seconds=STREAM_SECONDS):
+                    queue.put_nowait(ServerSentEvent(event="sync", data={"html": as_html(state)}))
+            except SyncTimeoutError:
+                return False
+            except SyncError as error:
+                data = {"sync": f"{dataset}/{run_id}", "message": sentence(error)}
+                queue.put_nowait(
+                    ServerSentEvent(event="problem", data=data, retry=RECONNECT_AFTER_PROBLEM_MILLISECONDS)
+                )
+                return False
+            return True
+
+        yield ServerSentEvent(comment="the states of the syncs, as they change", retry=RECONNECT_MILLISECONDS)
+        watchers = [asyncio.create_task(watch(*name.split("/"))) for name in dict.fromkeys(sync)]
+        ending = asyncio.create_task(app.state.ending.wait())
+        for task in (*watchers, ending):
+            # Wakes the loop below, to look whether something is left to wait for.
+            task.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while not ending.done() and not (queue.empty() and all(watcher.done() for watcher in watchers)):
+                if event := await queue.get():
+                    yield event
+            if not ending.done() and all([await watcher for watcher in watchers]):
+                # Without this, the browser would ask for the same again.
+                yield ServerSentEvent(event="end", data={})
+        finally:
+            for task in (*watchers, ending):
+                task.cancel()
+
+    return app
+
+
+async def or_problem(asked: Awaitable[Sync | None]) -> tuple[Sync | None, str | None]:
+    """Return the answer, or what is wrong in a sentence: trouble with one dataset leaves the others alone."""
+    try:
+        return await asked, None
+    except SyncError as error:
+        return None, sentence(error)
+
+
+def from_environment(environment: Mapping[str, str] = os.environ) -> FastAPI:
+    """
+    Return the backend that the environment describes.
+
+    ``AIRFLOW_URL``, ``AIRFLOW_USER`` and ``AIRFLOW_PASSWORD`` must be set. ``BACKEND_HOSTS`` are the host names of the
+    page, with commas between; without it, the page is for this machine. ``BACKEND_USER_HEADER`` is the header in which
+    the proxy before the backend names the user.
+
+    :raises SystemExit: when a variable is missing
+    """
+    missing = [name for name in ("AIRFLOW_URL", "AIRFLOW_USER", "AIRFLOW_PASSWORD") if not environment.get(name)]
+    if missing:
+        raise SystemExit(f"Not set: {', '.join(missing)}. For a stack of this machine, make backend sets them.")
+    client = AirflowClient(environment["AIRFLOW_URL"], environment["AIRFLOW_USER"], environment["AIRFLOW_PASSWORD"])
+    hosts = environment.get("BACKEND_HOSTS", "127.0.0.1,localhost").split(",")
+    return create_app(client, hosts=hosts, user_header=environment.get("BACKEND_USER_HEADER"))
+
+
+def listen(port: int | None) -> socket.socket:
+    """
+    Return a socket of this machine alone: on the port that was asked for, else on 8000, else on any free one.
+
+    :raises SystemExit: when the port that was asked for is taken
+    """
+    if port is not None:
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError as error:
+            raise SystemExit(f"Port {port}: {error.strerror}") from None
+    with suppress(OSError):
+        return socket.create_server(("127.0.0.1", 8000))
+    return socket.create_server(("127.0.0.1", 0))
+
+
+class Server(uvicorn.Server):
+    """Ends the streams first when it is told to end: it waits for all answers, and they would last."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Handle Ctrl-C and SIGTERM."""
+        if isinstance(self.config.app, FastAPI):
+            self.config.app.state.ending.set()
+        super().handle_exit(sig, frame)
+
+
+def main() -> None:
+    """Serve the page on this machine, until Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m examples.backend.app", description="The Sync Data button")
+    parser.add_argument("--port", type=int, help="port to listen on; else 8000, or any free one")
+    app = from_environment()
+    listening = listen(parser.parse_args().port)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
+    sys.stdout.write(f"The Sync Data button is at http://127.0.0.1:{listening.getsockname()[1]}  (Ctrl-C ends it)\n")
+    sys.stdout.flush()
+    with suppress(KeyboardInterrupt):
+        Server(config).run(sockets=[listening])
+
+
+if __name__ == "__main__":
+    main()
