@@ -219,7 +219,7 @@ EXAMPLE = Failure(
     step="wait_for_export",
     code=FailureCode.EXPORT_FAILED,
     message="The Databricks run 815 ended as FAILED: task export: [TABLE_OR_VIEW_NOT_FOUND] The table or view "
-    "main.weather.forecasts cannot be found. Run page: https://dbc-0a1b.cloud.databricks.com/#job/42/run/815",
+    "main.weather.forecasts cannot be found.",
     databricks_run_url="https://dbc-0a1b.cloud.databricks.com/#job/42/run/815",
 )
 

@@ -133,7 +133,7 @@ async def follow_run(
                     outcome = f"could not be cancelled: {error}; it may still be running"
                 raise DatabricksRunFailedError(
                     f"The Databricks run {run_id} took longer than {timeout_seconds / 60:g} minutes "
-                    f"(export_timeout_minutes in the dataset file) and {outcome}. Run page: {page}",
+                    f"(export_timeout_minutes in the dataset file) and {outcome}.",
                     code=FailureCode.EXPORT_TIMED_OUT,
                     databricks_run_url=page,
                 )
@@ -152,8 +152,8 @@ async def _why_it_failed(hook: DatabricksHook, run: dict[str, Any], state: RunSt
     if state.state_message and not any(state.state_message in reason for reason in reasons):
         reasons.insert(0, state.state_message)
     outcome = state.result_state or state.life_cycle_state
-    told = "; ".join(reason.strip() for reason in reasons) or "no reason given"
-    return f"The Databricks run {run['run_id']} ended as {outcome}: {told} Run page: {run.get('run_page_url', '')}"
+    told = "; ".join(reason.strip().rstrip(".") for reason in reasons) or "no reason given"
+    return f"The Databricks run {run['run_id']} ended as {outcome}: {told}."
 
 
 async def _cancel(hook: DatabricksHook, run_id: int) -> None:

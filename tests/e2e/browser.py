@@ -29,12 +29,12 @@ OPTIONS = [
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """
-    Debian's Chromium.
+    Debian's Chromium, or Chrome.
 
     For a module and not for all, as Playwright keeps an event loop in this thread while it is there: no test could
     start one of its own.
     """
-    program = shutil.which("chromium")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         if os.environ.get("CI"):
             pytest.fail("Chromium is not installed")
