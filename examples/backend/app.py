@@ -220,8 +220,10 @@ def view_of(sync: Sync) -> View:
         view.changes = [(words, result[column]) for column, words in CHANGES if result.get(column) is not None]
     elif failure:
         if failure.code == "CANCELLED":
+            # No step is at fault.
             view.headline, view.tone = "Sync cancelled", "cancelled"
-        view.step = STEP_NAMES.get(failure.step, failure.step)
+        else:
+            view.step = STEP_NAMES.get(failure.step, failure.step)
         view.reason, view.what_to_do, view.query_id = failure.message, failure.what_to_do, failure.snowflake_query_id
     else:
         view.reason, view.what_to_do = "Airflow does not say why.", "Look at the run in Airflow."

@@ -381,10 +381,10 @@ def test_a_failed_sync_says_which_step_why_and_what_to_do(page: Page, airflow: F
     assert "check_staging" not in html
 
 
-def test_a_cancelled_sync_is_called_so() -> None:
-    assert (
-        headline(sync("failed", failure=Failure("drop_staging", "CANCELLED", "It was cancelled."))) == "Sync cancelled"
-    )
+def test_a_cancelled_sync_is_called_so_and_blames_no_step() -> None:
+    view = view_of(sync("failed", failure=Failure("drop_staging", "CANCELLED", "It was cancelled.")))
+
+    assert (view.headline, view.step, view.reason) == ("Sync cancelled", "", "It was cancelled.")
 
 
 def test_a_failure_without_a_reason_has_a_way_on(page: Page, airflow: FakeAirflow) -> None:
