@@ -1,16 +1,26 @@
 """
 ### Sync a dataset from Databricks to Snowflake
 
-Exports the source table to the share as Parquet, loads it into a staging table, checks it, and makes it visible in one
-transaction. The target never shows rows that did not pass the checks, and never half a load.
+Press *Trigger*; every field of the form may stay as it is. The table is exported to the share as Parquet, loaded beside
+the target, checked, and made visible in one step. Until then, and whenever something fails, everybody sees the target
+as it was.
 
-**To start it**, press *Trigger*, or send `POST /api/v2/dags/<this DAG>/dagRuns`:
+**How is it going?** `wait_for_export` is where Databricks works: mostly the longest step. The links on the steps lead to
+the run on Databricks and to the query in Snowflake.
 
-```json
-{"dag_run_id": "my-own-id", "logical_date": null, "conf": {"requested_by": "ada@example.com"}}
-```
+**How did it end?** The note of the run says so in one line: "1,461 rows from main.weather.forecasts in 6.2 s", or the
+step that failed, and why. All numbers are in the XCom `return_value` of `publish`, the row of the ledger
+`sync_history`; a failure in full is the XCom `failure` of `drop_staging`.
 
-**Required conf:** none. **Optional conf:**
+**It failed.** Mend what the note names, then press *Trigger* again, or clear the failed step: clearing `export_to_s3`
+exports again, to a new path; clearing `copy_into_staging` loads the same export again; clearing `publish` of an export
+that is in the ledger changes nothing. An append counts each sync once: clearing its tasks afterwards adds nothing.
+
+**It takes long.** A second press waits behind the first. To stop a sync, mark its run as failed: Databricks and
+Snowflake are told to stop. With `sync_deadline_minutes` in the dataset file, a sync that is late raises an alert and
+goes on.
+
+**The fields of the form**, none of which is required; they are the conf of the run:
 
 - `requested_by`: who wants this sync; it is kept in the ledger.
 - `full_refresh`: replace everything in the target, whatever the dataset's load mode is.
@@ -19,13 +29,11 @@ transaction. The target never shows rows that did not pass the checks, and never
 - `reload_run_key`: load the export of this earlier sync again; Databricks is not asked. An append refuses an export
   that it has counted: it needs `full_refresh` too.
 
-**The answer** is the XCom `return_value` of `publish`: the row of the ledger `sync_history`. When a sync fails or is
-cancelled, the XCom `failure` of `drop_staging` is the report: the step, what happened, what to do, and where to look on
-Databricks and Snowflake. The target is as it was.
+**From a program**, send `POST /api/v2/dags/<this DAG>/dagRuns`; `docs/backend.md` has the rest:
 
-**A retry** of a step repeats that step. Clearing `export_to_s3` exports again, to a new path; clearing
-`copy_into_staging` loads the same export again; clearing `publish` of an export that is in the ledger changes nothing.
-An append counts each sync once: clearing its tasks afterwards adds nothing.
+```json
+{"dag_run_id": "my-own-id", "logical_date": null, "conf": {"requested_by": "ada@example.com"}}
+```
 """
 
 from __future__ import annotations

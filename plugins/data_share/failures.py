@@ -309,7 +309,7 @@ def failure_of_sync(ti: Any, steps: Sequence[str], states: Mapping[str, str]) ->
     :param steps: the tasks in their order; the last one publishes
     :param states: their states
     """
-    failure = _cancelled(steps, states) or _left_by_a_step(ti, steps)
+    failure = _cancelled(steps, states) or _left_by_a_step(ti, steps, states)
     if failure is None:
         failure = _ended(_first_that_did_not_succeed(steps, states), FailureCode.STEP_DIED)
     if failure.databricks_run_url is None:
@@ -337,9 +337,10 @@ def _cancelled(steps: Sequence[str], states: Mapping[str, str]) -> Failure | Non
     return _ended(step, FailureCode.CANCELLED) if any(states.get(other) == "skipped" for other in later) else None
 
 
-def _left_by_a_step(ti: Any, steps: Sequence[str]) -> Failure | None:
+def _left_by_a_step(ti: Any, steps: Sequence[str], states: Mapping[str, str]) -> Failure | None:
     for step in steps:
-        if report := ti.xcom_pull(task_ids=step, key=FAILURE_KEY):
+        # A step that ends in the triggerer keeps the report of an earlier attempt, also when it succeeds at last.
+        if states.get(step, "failed") == "failed" and (report := ti.xcom_pull(task_ids=step, key=FAILURE_KEY)):
             return Failure.of_xcom(report)
     return None
 

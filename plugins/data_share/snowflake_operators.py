@@ -498,7 +498,9 @@ class SnowflakeFinishOperator(SnowflakeStatementsOperator):
                 self._cancel_exports(run_key_of(context["dag_run"]))
             except Exception:
                 self.log.exception("An export of this run may still be running on Databricks")
-        if ti.xcom_pull(task_ids=self.steps[-1]) is None:
+        # A sync that was published, then cleared, and ended before its publish, still has the result of the first time.
+        ended_before = states.get(self.steps[-1]) in ("skipped", "upstream_failed")
+        if ended_before or ti.xcom_pull(task_ids=self.steps[-1]) is None:
             raise NotPublishedError(failure_of_sync(ti, self.steps, states))
 
     def _drop_staging(self, context: Context, place: str) -> None:

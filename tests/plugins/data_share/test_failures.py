@@ -198,6 +198,12 @@ def test_without_a_report_the_states_tell(states: str, step: str, code: str) -> 
     assert "not published" in failure.message
 
 
+def test_the_report_of_an_earlier_attempt_is_not_the_reason() -> None:
+    waited = replace(LOADED_NOTHING, step="wait_for_export").to_xcom()
+    failure = ended("success success failed upstream_failed", {("wait_for_export", "failure"): waited})
+    assert (failure.step, failure.code.name) == ("copy_into_staging", "STEP_DIED")
+
+
 def test_what_a_step_leaves_that_a_person_ended_is_not_the_reason() -> None:
     failure = ended("success success failed skipped", {("copy_into_staging", "failure"): LOADED_NOTHING.to_xcom()})
     assert failure.code is FailureCode.CANCELLED
