@@ -5,8 +5,8 @@ Press *Trigger*; every field of the form may stay as it is. The table is exporte
 the target, checked, and made visible in one step. Until then, and whenever something fails, everybody sees the target
 as it was.
 
-**How is it going?** `wait_for_export` is where Databricks works: mostly the longest step. The links on the steps lead to
-the run on Databricks and to the query in Snowflake.
+**How is it going?** `wait_for_export` is where Databricks works: mostly the longest step. The links on the steps lead
+to the run on Databricks and to the query in Snowflake.
 
 **How did it end?** The note of the run says so in one line: "1,461 rows from main.weather.forecasts in 6.2 s", or the
 step that failed, and why. All numbers are in the XCom `return_value` of `publish`, the row of the ledger

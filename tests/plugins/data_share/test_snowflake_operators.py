@@ -603,7 +603,7 @@ CHECKS_FAILED = Failure("check_staging", FailureCode.CHECKS_FAILED, "1 of 9 chec
 
 
 def test_a_sync_that_is_not_published_ends_as_failed_and_says_why(snowflake: Snowflake, finish: MakeFinish) -> None:
-    task, context = finish({("check_staging", "failure"): CHECKS_FAILED})
+    task, context = finish({("check_staging", "failure"): CHECKS_FAILED}, check_staging="failed")
     with pytest.raises(NotPublishedError, match=r"^check_staging: 1 of 9 checks failed\. "):
         task.execute(context)
     assert snowflake.statements == ["DROP a"]
@@ -655,7 +655,7 @@ def test_what_goes_wrong_while_tidying_up_hides_no_reason(
 ) -> None:
     cancel_exports.side_effect = RuntimeError("Databricks is away")
     snowflake.answer("DROP a", RuntimeError("Snowflake is away"))
-    task, context = finish({("export_to_s3", "failure"): NO_JOB})
+    task, context = finish({("export_to_s3", "failure"): NO_JOB}, export_to_s3="failed")
     context["ti"].get_task_states.side_effect = RuntimeError("Airflow is away")
     with pytest.raises(NotPublishedError, match=r"^export_to_s3: No such job\."):
         task.execute(context)
@@ -663,7 +663,7 @@ def test_what_goes_wrong_while_tidying_up_hides_no_reason(
 
 def test_an_unknown_job_hides_no_reason(finish: MakeFinish, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(f"AIRFLOW_VAR_{share.EXPORT_JOB_VARIABLE.upper()}", raising=False)
-    task, context = finish({("export_to_s3", "failure"): NO_JOB})
+    task, context = finish({("export_to_s3", "failure"): NO_JOB}, export_to_s3="failed")
     with pytest.raises(NotPublishedError, match=r"^export_to_s3: No such job\."):
         task.execute(context)
 
