@@ -313,8 +313,8 @@ def failure_of_sync(ti: Any, steps: Sequence[str], states: Mapping[str, str]) ->
     if failure is None:
         failure = _ended(_first_that_did_not_succeed(steps, states), FailureCode.STEP_DIED)
     if failure.databricks_run_url is None:
-        export = ti.xcom_pull(task_ids="wait_for_export") or {}
-        failure = replace(failure, databricks_run_url=export.get("run_page_url"))
+        page = ti.xcom_pull(task_ids="export_to_s3", key="run_page_url")
+        failure = replace(failure, databricks_run_url=page)
     return failure
 
 

@@ -173,7 +173,7 @@ def test_a_sync_failed_as_its_first_step_that_left_a_report_did() -> None:
         "success success failed upstream_failed",
         {
             ("copy_into_staging", "failure"): LOADED_NOTHING.to_xcom(),
-            ("wait_for_export", "return_value"): {"run_page_url": RUN_PAGE},
+            ("export_to_s3", "run_page_url"): RUN_PAGE,
         },
     )
     assert failure == replace(LOADED_NOTHING, databricks_run_url=RUN_PAGE)
