@@ -79,6 +79,14 @@ def test_the_navigation_leads_to_the_page_also_below_a_path(plugin: plugins_mana
     assert f"/{view['href']}" == f"{app['url_prefix']}/"
 
 
+def test_the_page_is_served_below_a_path_too(plugin: plugins_manager.AirflowPlugin) -> None:
+    (app,) = plugin.fastapi_apps
+    airflow = Starlette(routes=[Mount(app["url_prefix"], app["app"])])
+
+    with TestClient(airflow, base_url="http://airflow", root_path="/below") as client:
+        assert client.get(f"/below{app['url_prefix']}/page.css").status_code == 200
+
+
 def test_a_browser_may_load_nothing_from_elsewhere(page: TestClient) -> None:
     answer = page.get("")
 

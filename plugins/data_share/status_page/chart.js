@@ -21,7 +21,7 @@ function svg(name, attributes, ...children) {
 }
 
 const highest = (values) => Math.max(0, ...values.filter((value) => value !== null));
-const scaled = (value, most, height) => Math.max(LEAST, most > 0 ? (value / most) * height : 0);
+const scaled = (value, most, height) => Math.min(height, Math.max(LEAST, most > 0 ? (value / most) * height : 0));
 
 function bar(kind, x, bottom, height) {
   return svg("rect", { class: kind, x, y: bottom - height, width: BAR, height, rx: 1 });
@@ -41,7 +41,9 @@ function cross(x, y) {
  * Returns the drawing and the highest of both values.
  */
 export function chart(runs) {
-  const mostSeconds = highest(runs.map((run) => run.seconds));
+  // Of those that ended: one that hangs would make all others flat.
+  const ended = runs.filter((run) => run.state !== "running");
+  const mostSeconds = highest((ended.length > 0 ? ended : runs).map((run) => run.seconds));
   const mostRows = highest(runs.map((run) => run.rows));
   const first = HISTORY - runs.length;
   const drawn = runs.map((run, index) => {

@@ -22,10 +22,10 @@ const STATES = {
 
 const DOING = {
   export_to_s3: "starting the export on Databricks",
-  wait_for_export: "Databricks exports",
-  copy_into_staging: "Snowflake loads into staging",
-  check_staging: "the checks run",
-  publish: "the rows are published",
+  wait_for_export: "waiting for Databricks",
+  copy_into_staging: "loading into staging on Snowflake",
+  check_staging: "checking the rows",
+  publish: "publishing the rows",
   drop_staging: "cleaning up",
 };
 
@@ -151,8 +151,9 @@ class Card {
     if (running) {
       const step = task ? stepOf(task) : 0;
       const place = step > 0 && step <= STEPS ? `Step ${step} of ${STEPS}: ` : "";
-      const again = task?.state === "up_for_retry" ? ", which failed and is tried again soon" : "";
-      words.push(`${place}${task ? (DOING[task.task_id] ?? task.task_id) : "starting"}${again}, for ${duration(seconds(running))} so far.`);
+      const doing = task ? (DOING[task.task_id] ?? task.task_id) : "starting";
+      const again = task?.state === "up_for_retry" ? "; an attempt failed, another follows" : "";
+      words.push(`${place}${doing}${again}. Running for ${duration(seconds(running))}.`);
     }
     if (queued && dag.is_paused) words.push("A sync is queued, and starts only when the DAG is no longer paused.");
     else if (queued && running) words.push("Another sync is queued; it starts when this one has ended.");
@@ -188,8 +189,8 @@ class Card {
     }
     const next = dag.next_dagrun_run_after;
     if (dag.is_paused) setText(this.next, "paused");
-    else if (next) setText(this.next, `${distance(next, now())}`);
-    else setText(this.next, "when asked for");
+    else if (next) setText(this.next, distance(next, now()));
+    else setText(this.next, "on request");
     this.next.title = next && !dag.is_paused ? `${exactly(next)} (${dag.timetable_summary})` : "";
   }
 
@@ -219,8 +220,8 @@ class Card {
     const legend = make(
       "div",
       { className: "legend", ariaHidden: "true" },
-      make("span", { textContent: `Time, up to ${duration(mostSeconds)}` }),
-      make("span", { textContent: mostRows > 0 ? `Rows, up to ${number(mostRows)}` : "Rows" }),
+      make("span", { className: "mark success", textContent: `time, up to ${duration(mostSeconds)}` }),
+      make("span", { className: "mark rows", textContent: mostRows > 0 ? `rows, up to ${number(mostRows)}` : "rows" }),
     );
     this.drawing.replaceChildren(drawing, legend);
     this.runs.replaceChildren(...runs.map((run) => this.#row(run)));

@@ -95,7 +95,8 @@ class Dataset {
   async complete() {
     await this.#askHistory();
     if (!this.isOnScreen) return;
-    await Promise.all([this.#askOlderSuccess(), this.#askRows(), this.#askFailure(), this.#askDatabricksUrl()]);
+    await this.#askOlderSuccess();
+    await Promise.all([this.#askRows(), this.#askFailure(), this.#askDatabricksUrl()]);
   }
 
   needsHistory() {

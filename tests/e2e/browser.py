@@ -1,0 +1,52 @@
+"""A headless Chromium for the tests of pages. A module imports the fixture ``browser`` from here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from sandbox.settings import PROJECT
+
+IMAGES = PROJECT / "docs" / "images"
+UPDATE_IMAGES = bool(os.environ.get("UPDATE_IMAGES"))
+"""Whether the pictures in the documents are taken anew; else a test run leaves the tree as it is."""
+
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """
+    Debian's Chromium.
+
+    For a module and not for all, as Playwright keeps an event loop in this thread while it is there: no test could
+    start one of its own.
+    """
+    program = shutil.which("chromium")
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("Chromium is not installed")
+        pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=OPTIONS)
+        yield chromium
+        chromium.close()
+
+
+def take_picture(page: Page, name: str) -> None:
+    """Take the picture of the documents that has this name, when pictures are wanted; without motion."""
+    if UPDATE_IMAGES:
+        IMAGES.mkdir(exist_ok=True)
+        page.screenshot(path=IMAGES / f"{name}.png", full_page=True, animations="disabled")
