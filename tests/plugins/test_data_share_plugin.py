@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from airflow import plugins_manager
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from starlette.testclient import TestClient
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = PROJECT / "plugins" / "data_share" / "status_page"
@@ -62,12 +62,26 @@ def plugin() -> plugins_manager.AirflowPlugin:
     return found
 
 
+class Served:
+    """Airflow's api-server, with the plugin's application mounted as Airflow mounts it, below a path or not."""
+
+    def __init__(self, plugin: plugins_manager.AirflowPlugin, root_path: str = "") -> None:
+        (app,) = plugin.fastapi_apps
+        api_server = Starlette(routes=[Mount(app["url_prefix"], app["app"])])
+        self._transport = httpx.ASGITransport(app=api_server, root_path=root_path)
+        self._base_url = f"http://airflow{root_path}{app['url_prefix']}/"
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(transport=self._transport, base_url=self._base_url) as client:
+                return await client.get(path, headers=headers)
+
+        return asyncio.run(ask())
+
+
 @pytest.fixture
-def page(plugin: plugins_manager.AirflowPlugin) -> Iterator[TestClient]:
-    (app,) = plugin.fastapi_apps
-    with TestClient(Starlette(routes=[Mount(app["url_prefix"], app["app"])]), base_url="http://airflow") as client:
-        client.base_url = client.base_url.join(f"{app['url_prefix']}/")
-        yield client
+def page(plugin: plugins_manager.AirflowPlugin) -> Served:
+    return Served(plugin)
 
 
 def test_the_navigation_leads_to_the_page_also_below_a_path(plugin: plugins_manager.AirflowPlugin) -> None:
@@ -80,14 +94,10 @@ def test_the_navigation_leads_to_the_page_also_below_a_path(plugin: plugins_mana
 
 
 def test_the_page_is_served_below_a_path_too(plugin: plugins_manager.AirflowPlugin) -> None:
-    (app,) = plugin.fastapi_apps
-    airflow = Starlette(routes=[Mount(app["url_prefix"], app["app"])])
-
-    with TestClient(airflow, base_url="http://airflow", root_path="/below") as client:
-        assert client.get(f"/below{app['url_prefix']}/page.css").status_code == 200
+    assert Served(plugin, root_path="/below").get("page.css").status_code == 200
 
 
-def test_a_browser_may_load_nothing_from_elsewhere(page: TestClient) -> None:
+def test_a_browser_may_load_nothing_from_elsewhere(page: Served) -> None:
     answer = page.get("")
 
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -98,7 +108,7 @@ def test_a_browser_may_load_nothing_from_elsewhere(page: TestClient) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_an_unchanged_file_is_asked_for_and_not_sent_again(page: TestClient) -> None:
+def test_an_unchanged_file_is_asked_for_and_not_sent_again(page: Served) -> None:
     first = page.get("page.js")
     again = page.get("page.js", headers={"if-none-match": first.headers["etag"]})
 
@@ -107,7 +117,7 @@ def test_an_unchanged_file_is_asked_for_and_not_sent_again(page: TestClient) -> 
 
 
 @pytest.mark.parametrize("path", ["../share.py", "%2e%2e/share.py", "..%2f..%2fdata_share_plugin.py", "nothing.js"])
-def test_only_the_files_of_the_page_are_served(page: TestClient, path: str) -> None:
+def test_only_the_files_of_the_page_are_served(page: Served, path: str) -> None:
     assert page.get(path).status_code == 404
 
 
@@ -127,7 +137,7 @@ class Resources(HTMLParser):
             self.inline.append(tag)
 
 
-def test_all_that_the_page_needs_is_served_with_it(page: TestClient) -> None:
+def test_all_that_the_page_needs_is_served_with_it(page: Served) -> None:
     resources = Resources()
     resources.feed(page.get("").text)
     scripts = [page.get(name).text for name in resources.found if name.endswith(".js")]

@@ -54,7 +54,12 @@ function setLink(node, address) {
   if (isWeb && node.href !== address) node.href = address;
 }
 
-const seconds = (run) => (run.start_date === null ? null : run.duration ?? (now() - Date.parse(run.start_date)) / 1000);
+/** How long a run took, or has taken until now; null before its start. */
+function seconds(run) {
+  if (run.start_date === null) return null;
+  // Airflow's clock is known to the second: a run that has just begun is not to take less than nothing.
+  return run.duration ?? Math.max(0, (now() - Date.parse(run.start_date)) / 1000);
+}
 
 class Card {
   #shares;
@@ -78,7 +83,8 @@ class Card {
     this.answer.setAttribute("role", "status");
     this.sentence = make("p", { className: "sentence" });
     this.whatToDo = make("p");
-    this.failure = make("div", { className: "failure" }, this.sentence, this.whatToDo);
+    this.failedWhen = make("p", { className: "quiet" });
+    this.failure = make("div", { className: "failure" }, this.failedWhen, this.sentence, this.whatToDo);
     this.age = make("time");
     this.rows = make("span");
     this.took = make("span");
@@ -169,6 +175,7 @@ class Card {
     this.failure.hidden = lastEnded?.state !== "failed";
     if (this.failure.hidden) return;
     const isKnown = failure?.run.dag_run_id === lastEnded.dag_run_id;
+    setText(this.failedWhen, `The last sync failed ${distance(lastEnded.end_date, now())}.`);
     const unknown = "It left no reason. Its tasks' logs are in Airflow: open the last run.";
     setText(this.sentence, isKnown ? (failure.sentence ?? unknown) : "Asking why …");
     setText(this.whatToDo, (isKnown && failure.whatToDo) || "");
@@ -417,13 +424,13 @@ class Page {
     const filters = byId("filters");
     filters.hidden = cards.length < 2;
     const shown = new Map([...filters.children].map((node) => [node.dataset.group, node]));
-    for (const [group, node] of shown) if (!counts.some(([name]) => name === group)) node.remove();
-    for (const [group, count] of counts) {
+    const nodes = counts.map(([group, count]) => {
       const node = shown.get(group) ?? this.#filterButton(group);
       setText(node.lastChild, `${count} ${STATES[group].toLowerCase()}`);
       node.setAttribute("aria-pressed", String(this.#filter === group));
-      if (!shown.has(group)) filters.append(node);
-    }
+      return node;
+    });
+    if (nodes.length !== shown.size || nodes.some((node) => node.parentNode === null)) filters.replaceChildren(...nodes);
   }
 
   #filterButton(group) {

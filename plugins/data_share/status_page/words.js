@@ -4,7 +4,7 @@ const numbers = new Intl.NumberFormat("en");
 const moments = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 const exact = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "long" });
 const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
-const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto", style: "short" });
 
 const UNITS = [
   ["day", 86_400],
@@ -18,7 +18,7 @@ export const moment = (time) => moments.format(new Date(time));
 export const exactly = (time) => exact.format(new Date(time));
 export const clockTime = (time) => clock.format(time);
 
-/** How long ago, or how far ahead: "3 minutes ago", "in 2 hours". */
+/** How long ago, or how far ahead: "3 min. ago", "in 2 hr.". */
 export function distance(time, now) {
   const seconds = (new Date(time) - now) / 1000;
   for (const [unit, size] of UNITS) {
