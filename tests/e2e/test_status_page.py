@@ -83,6 +83,10 @@ def fact(one: Locator, term: str) -> Locator:
     return one.locator("dl > div", has=one.page.get_by_text(term, exact=True)).locator("dd")
 
 
+def runs_of(share: RunningShare) -> dict[str, Any]:
+    return share.airflow.ask("GET", f"/dags/sync_{TARGET}/dagRuns", params={"order_by": "-run_after"})
+
+
 # ---- on the real stack, signed in, within the frame that Airflow puts around the page
 
 
@@ -105,21 +109,25 @@ def test_a_press_of_sync_is_followed_to_its_rows(
 ) -> None:
     add_dataset_file("tides", "source_table: main.sea.tides\ntarget_table: tides\nload_mode: replac\n")
     share.hold_export("start")
+    before = runs_of(share)["total_entries"]
     page = open_in_airflow()
     one = card(frame_of(page), TARGET)
 
-    one.get_by_role("button", name=f"Sync {TARGET}").click()
+    one.get_by_role("button", name=f"Sync {TARGET}").dblclick()
 
     expect(one).to_contain_text("Step 2 of 5: waiting for Databricks", timeout=SYNC_MILLISECONDS)
     expect(one.locator("header")).to_contain_text("Running")
-    run = share.airflow.ask("GET", f"/dags/sync_{TARGET}/dagRuns", params={"order_by": "-run_after"})["dag_runs"][0]
-    assert run["triggering_user_name"] == share.endpoints.airflow_user
+    runs = runs_of(share)
+    assert runs["total_entries"] == before + 1
+    assert runs["dag_runs"][0]["triggering_user_name"] == share.endpoints.airflow_user
     share.release_export()
     expect(one.locator("header")).to_contain_text("Succeeded", timeout=SYNC_MILLISECONDS)
     expect(fact(one, "Rows")).to_have_text("1,461")
     expect(fact(one, "Last success")).to_have_text("just now")
-    databricks = one.get_by_role("link", name="Databricks run")
-    assert (databricks.get_attribute("href") or "").startswith(share.endpoints.databricks_url)
+    # Airflow's frame lets no page open a window; this link opens one all the same.
+    with page.context.expect_page() as opened:
+        one.get_by_role("link", name="Databricks run").click()
+    opened.value.wait_for_url(f"{share.endpoints.databricks_url}/**", wait_until="commit")
     # The dataset file that was written first has been read in the meantime.
     invalid = card(frame_of(page), "tides")
     expect(invalid).to_contain_text("include/datasets/tides.yaml", timeout=SYNC_MILLISECONDS)
@@ -156,7 +164,6 @@ def test_a_failed_sync_shows_its_sentence_in_light_and_in_dark(share: RunningSha
 
 def test_a_link_leaves_the_frame(share: RunningShare, open_in_airflow: OpenPage) -> None:
     run_id = share.start_sync()
-    share.end_of(run_id)
     page = open_in_airflow()
 
     card(frame_of(page), TARGET).get_by_role("link", name="Last run", exact=True).click()
@@ -164,15 +171,17 @@ def test_a_link_leaves_the_frame(share: RunningShare, open_in_airflow: OpenPage)
     address = f"{share.endpoints.airflow_url}/dags/sync_{TARGET}/runs/{run_id}"
     page.wait_for_url(lambda url: unquote(url).startswith(address))
     expect(page.get_by_text("DatabricksExportOperator").first).to_be_visible()
+    share.end_of(run_id)
 
 
-def test_who_may_not_start_a_sync_reads_it(share: RunningShare, open_in_airflow: OpenPage) -> None:
-    page = open_in_airflow()
+def test_who_may_not_start_a_sync_reads_it(share: RunningShare, new_page: OpenPage, signed_in: Any) -> None:
+    page = new_page(storage_state=signed_in)
+    page.goto(f"{share.endpoints.airflow_url}/data-share/")
     # What Airflow answers to a user with the role "viewer".
     page.route(
         "**/dagRuns", lambda route: route.fulfill(status=403, json={"detail": "Forbidden"}) if _is_post(route) else None
     )
-    one = card(frame_of(page), TARGET)
+    one = card(page, TARGET)
 
     one.get_by_role("button", name="Sync").click()
 

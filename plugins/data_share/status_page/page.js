@@ -196,8 +196,8 @@ class Card {
     }
     const next = dag.next_dagrun_run_after;
     if (dag.is_paused) setText(this.next, "paused");
-    else if (next) setText(this.next, distance(next, now()));
-    else setText(this.next, "on request");
+    else if (next) setText(this.next, Date.parse(next) > now() ? distance(next, now()) : "due now");
+    else setText(this.next, dag.timetable_summary ?? "on request");
     this.next.title = next && !dag.is_paused ? `${exactly(next)} (${dag.timetable_summary})` : "";
   }
 
@@ -323,12 +323,15 @@ class Page {
     this.#isWanted = true;
     if (this.#isRefreshing || document.hidden) return;
     this.#isRefreshing = true;
-    while (this.#isWanted) {
-      this.#isWanted = false;
-      await this.#refreshOnce();
+    try {
+      while (this.#isWanted) {
+        this.#isWanted = false;
+        await this.#refreshOnce();
+      }
+    } finally {
+      this.#isRefreshing = false;
+      if (!document.hidden) this.#timer = setTimeout(this.refresh, this.#pace());
     }
-    this.#isRefreshing = false;
-    if (!document.hidden) this.#timer = setTimeout(this.refresh, this.#pace());
   };
 
   async #refreshOnce() {

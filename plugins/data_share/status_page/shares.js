@@ -129,8 +129,8 @@ class Dataset {
       const answer = await optional(ask(["assets", "events"], { query }));
       for (const { source_run_id: id, extra } of answer?.asset_events ?? []) {
         // A row that a sync loaded is either new in the target or takes the place of another.
-        const loaded = (extra.rows_inserted ?? 0) + (extra.rows_updated ?? 0);
-        this.#rows.set(id, { loaded, inTarget: extra.rows_in_target ?? null });
+        const loaded = (extra?.rows_inserted ?? 0) + (extra?.rows_updated ?? 0);
+        this.#rows.set(id, { loaded, inTarget: extra?.rows_in_target ?? null });
       }
     });
   }
