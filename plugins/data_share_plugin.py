@@ -1,14 +1,78 @@
-"""What the package adds to Airflow itself. Airflow runs this file in every process, so it imports next to nothing."""
+"""
+What this project adds to Airflow itself: the page "Data shares" in the navigation of its UI, and the notes of the runs.
+
+Airflow executes this file in every process that loads plugins, and that is each task. So it only names things; what
+serves the page is imported with the first request for it, which reaches the api-server alone.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
 from data_share import notes
 
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+
+_HEADERS = {
+    # Nothing from elsewhere, nothing inline, and no other site may frame the page around its Sync buttons.
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
+    # Kept, but asked for each time with its ETag: after an upgrade, no page runs with a script of the one before.
+    "cache-control": "no-cache",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+class StatusPage:
+    """
+    The files of the status page, as an ASGI application.
+
+    They are the same for everybody and hold no data, so they need no sign-in: the page's script asks Airflow's REST API
+    with the cookie of its viewer, and Airflow's own permissions decide what it shows and what its button starts.
+    """
+
+    folder = Path(__file__).parent / "data_share" / "status_page"
+
+    @cached_property
+    def _files(self) -> Any:
+        from starlette.staticfiles import StaticFiles
+
+        return StaticFiles(directory=self.folder, html=True)
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        """Answer one request."""
+
+        async def send_with_headers(message: _Message) -> None:
+            if message["type"] == "http.response.start":
+                own = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+                message["headers"] = [*message["headers"], *own]
+            await send(message)
+
+        await self._files(scope, receive, send_with_headers)
+
 
 class DataSharePlugin(AirflowPlugin):
-    """The notes of the runs."""
+    """The plugin."""
 
     name = "data_share"
-    listeners = [notes]  # noqa: RUF012 - the form that Airflow asks for
+    listeners = [notes]  # noqa: RUF012 - as Airflow declares it
+    fastapi_apps = [  # noqa: RUF012
+        {"name": "data_share_status_page", "app": StatusPage(), "url_prefix": "/data-share"}
+    ]
+    external_views = [  # noqa: RUF012
+        {
+            "name": "Data shares",
+            # Relative, as Airflow may be served below a path of its host.
+            "href": "data-share/",
+            "destination": "nav",
+            "url_route": "data-shares",
+        }
+    ]

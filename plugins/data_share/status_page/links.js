@@ -1,0 +1,28 @@
+// Airflow's frame allows this page no other window and no way out of the frame. A click on a link is therefore handed
+// to the page around it: links into Airflow open in its place, all others in a new tab.
+
+function follow(event, link) {
+  event.preventDefault();
+  const outer = window.parent;
+  const copy = outer.document.createElement("a");
+  const isAirflow = new URL(link.href).origin === window.location.origin && link.target !== "_blank";
+  copy.href = link.href;
+  copy.target = isAirflow && event.button === 0 ? "_self" : "_blank";
+  copy.rel = "noopener noreferrer";
+  outer.document.body.append(copy);
+  const { ctrlKey, metaKey, shiftKey, altKey } = event;
+  copy.dispatchEvent(
+    new outer.MouseEvent("click", { bubbles: true, cancelable: true, ctrlKey, metaKey, shiftKey, altKey }),
+  );
+  copy.remove();
+}
+
+export function letLinksLeaveTheFrame() {
+  if (window.parent === window) return;
+  const onClick = (event) => {
+    const link = event.target.closest("a[href]");
+    if (link && event.button < 2) follow(event, link);
+  };
+  document.addEventListener("click", onClick);
+  document.addEventListener("auxclick", onClick);
+}

@@ -1,0 +1,450 @@
+// The page: one card for each dataset, made once and then changed in place, so that no focus and no open list is lost.
+
+import { AirflowError, FORBIDDEN, SIGNED_OUT, now, uiAddress } from "./airflow.js";
+import { chart } from "./chart.js";
+import { letLinksLeaveTheFrame } from "./links.js";
+import { STEPS, Shares, stepOf } from "./shares.js";
+import { clockTime, distance, duration, exactly, moment, number, rows } from "./words.js";
+
+const IDLE_MILLISECONDS = 15_000;
+const ACTIVE_MILLISECONDS = 3_000; // while a sync runs
+const LONGEST_MILLISECONDS = 120_000; // between two tries while Airflow does not answer
+
+const STATES = {
+  running: "Running",
+  queued: "Queued",
+  failed: "Failed",
+  success: "Succeeded",
+  never: "Never ran",
+  paused: "Paused",
+  invalid: "Invalid file",
+};
+
+const DOING = {
+  export_to_s3: "starting the export on Databricks",
+  wait_for_export: "waiting for Databricks",
+  copy_into_staging: "loading into staging on Snowflake",
+  check_staging: "checking the rows",
+  publish: "publishing the rows",
+  drop_staging: "cleaning up",
+};
+
+const byId = (id) => document.getElementById(id);
+
+function make(name, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(name), properties);
+  node.append(...children);
+  return node;
+}
+
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+function setTime(node, time) {
+  if (node.dateTime === time) return;
+  node.dateTime = time;
+  node.title = exactly(time);
+}
+
+/** Links to what was said by other systems: addresses of the web, and nothing else. */
+function setLink(node, address) {
+  const isWeb = address !== null && URL.canParse(address) && /^https?:$/.test(new URL(address).protocol);
+  node.hidden = !isWeb;
+  if (isWeb && node.href !== address) node.href = address;
+}
+
+/** How long a run took, or has taken until now; null before its start. */
+function seconds(run) {
+  if (run.start_date === null) return null;
+  // Airflow's clock is known to the second: a run that has just begun is not to take less than nothing.
+  return run.duration ?? Math.max(0, (now() - Date.parse(run.start_date)) / 1000);
+}
+
+class Card {
+  #shares;
+  #refresh;
+  #drawnRuns = null;
+  #isStarting = false;
+
+  constructor(dataset, shares, refresh) {
+    this.dataset = dataset;
+    this.#shares = shares;
+    this.#refresh = refresh;
+    const id = `share-${dataset.dagId}`;
+    this.badge = make("span", { className: "badge" });
+    this.paused = make("span", { className: "badge paused", textContent: STATES.paused });
+    this.sync = make("button", { type: "button", className: "sync", textContent: "Sync" });
+    this.sync.setAttribute("aria-label", `Sync ${dataset.name}`);
+    this.sync.addEventListener("click", () => this.#start());
+    this.description = make("p", { className: "quiet description" });
+    this.activity = make("p", { className: "activity" });
+    this.answer = make("p", { className: "answer" });
+    this.answer.setAttribute("role", "status");
+    this.sentence = make("p", { className: "sentence" });
+    this.whatToDo = make("p");
+    this.failedWhen = make("p", { className: "quiet" });
+    this.failure = make("div", { className: "failure" }, this.failedWhen, this.sentence, this.whatToDo);
+    this.age = make("time");
+    this.rows = make("span");
+    this.took = make("span");
+    this.next = make("span");
+    this.drawing = make("div", { className: "drawing" });
+    this.runs = make("tbody");
+    this.history = make("details", {}, make("summary", { textContent: "Last runs" }), this.#table());
+    this.runLink = make("a", { textContent: "Last run" });
+    this.databricksLink = make("a", { textContent: "Databricks run", target: "_blank" });
+    const dagLink = make("a", { textContent: "DAG", href: uiAddress("dags", dataset.dagId) });
+    const facts = make(
+      "dl",
+      {},
+      ...Object.entries({ "Last success": this.age, Rows: this.rows, Took: this.took, "Next run": this.next }).map(
+        ([term, value]) => make("div", {}, make("dt", { textContent: term }), make("dd", {}, value)),
+      ),
+    );
+    this.node = make(
+      "article",
+      { className: "card" },
+      make(
+        "header",
+        {},
+        make("div", { className: "title" }, make("h2", { id, textContent: dataset.name }), this.badge, this.paused),
+        this.sync,
+      ),
+      this.description,
+      this.activity,
+      this.answer,
+      this.failure,
+      facts,
+      this.drawing,
+      this.history,
+      make("footer", {}, this.runLink, dagLink, this.databricksLink),
+    );
+    this.node.setAttribute("aria-labelledby", id);
+  }
+
+  #table() {
+    const heads = ["Run", "State", "Took", "Rows"].map((textContent) => make("th", { textContent, scope: "col" }));
+    return make("div", { className: "table" }, make("table", {}, make("thead", {}, make("tr", {}, ...heads)), this.runs));
+  }
+
+  /** The groups of the filter that this card belongs to. */
+  get groups() {
+    return [this.dataset.state, ...(this.dataset.dag.is_paused ? ["paused"] : [])];
+  }
+
+  update() {
+    const { dataset } = this;
+    const { dag, state } = dataset;
+    this.node.dataset.state = state;
+    this.badge.className = `badge ${state}`;
+    setText(this.badge, STATES[state]);
+    this.paused.hidden = !dag.is_paused;
+    setText(this.description, dag.description ?? "");
+    this.#updateActivity();
+    this.#updateFailure();
+    this.#updateFacts();
+    this.#updateRuns();
+    const last = dataset.runs[0] ?? null;
+    setLink(this.runLink, last && uiAddress("dags", dataset.dagId, "runs", last.dag_run_id));
+    setLink(this.databricksLink, dataset.databricksUrl ?? dataset.failure?.databricksUrl ?? null);
+    this.sync.disabled = this.#isStarting || dag.is_paused || dataset.queued !== null;
+  }
+
+  #updateActivity() {
+    const { running, queued, task, dag } = this.dataset;
+    const words = [];
+    if (running) {
+      const step = task ? stepOf(task) : 0;
+      const place = step > 0 && step <= STEPS ? `Step ${step} of ${STEPS}: ` : "";
+      const doing = task ? (DOING[task.task_id] ?? task.task_id) : "starting";
+      const again = task?.state === "up_for_retry" ? "; an attempt failed, another follows" : "";
+      words.push(`${place}${doing}${again}. Running for ${duration(seconds(running))}.`);
+    }
+    if (queued && dag.is_paused) words.push("A sync is queued, and starts only when the DAG is no longer paused.");
+    else if (queued && running) words.push("Another sync is queued; it starts when this one has ended.");
+    else if (queued) words.push("A sync is queued; it starts in a moment.");
+    else if (dag.is_paused) words.push("The DAG is paused: no sync starts. Unpause it on its page in Airflow.");
+    const text = words.join(" ");
+    setText(this.activity, text && text[0].toUpperCase() + text.slice(1));
+    this.activity.hidden = words.length === 0;
+  }
+
+  #updateFailure() {
+    const { failure, lastEnded } = this.dataset;
+    this.failure.hidden = lastEnded?.state !== "failed";
+    if (this.failure.hidden) return;
+    const isKnown = failure?.run.dag_run_id === lastEnded.dag_run_id;
+    setText(this.failedWhen, `The last sync failed ${distance(lastEnded.end_date, now())}.`);
+    const unknown = "It left no reason. Its tasks' logs are in Airflow: open the last run.";
+    setText(this.sentence, isKnown ? (failure.sentence ?? unknown) : "Asking why …");
+    setText(this.whatToDo, (isKnown && failure.whatToDo) || "");
+  }
+
+  #updateFacts() {
+    const { dag, lastSuccess } = this.dataset;
+    if (lastSuccess) {
+      setTime(this.age, lastSuccess.end_date);
+      setText(this.age, distance(lastSuccess.end_date, now()));
+      const published = this.dataset.rowsOf(lastSuccess);
+      setText(this.rows, published ? number(published.loaded) : "–");
+      this.rows.title = published?.inTarget == null ? "" : `${rows(published.inTarget)} in the target then`;
+      setText(this.took, duration(seconds(lastSuccess)));
+    } else {
+      setText(this.age, "never");
+      for (const node of [this.rows, this.took]) setText(node, "–");
+    }
+    const next = dag.next_dagrun_run_after;
+    if (dag.is_paused) setText(this.next, "paused");
+    else if (next) setText(this.next, Date.parse(next) > now() ? distance(next, now()) : "due now");
+    else setText(this.next, dag.timetable_summary ?? "on request");
+    this.next.title = next && !dag.is_paused ? `${exactly(next)} (${dag.timetable_summary})` : "";
+  }
+
+  #updateRuns() {
+    const runs = this.dataset.runs.map((run) => {
+      const published = run.state === "success" ? this.dataset.rowsOf(run) : null;
+      return {
+        id: run.dag_run_id,
+        time: run.start_date ?? run.run_after,
+        state: run.state,
+        label: `${STATES[run.state].toLowerCase()}${this.dataset.isDryRun(run) ? " (dry run)" : ""}`,
+        seconds: run.state === "running" ? Math.round(seconds(run)) : seconds(run),
+        rows: published?.loaded ?? null,
+      };
+    });
+    const drawn = JSON.stringify(runs);
+    if (drawn === this.#drawnRuns) return;
+    this.#drawnRuns = drawn;
+    this.history.hidden = runs.length === 0;
+    if (runs.length === 0) {
+      this.drawing.replaceChildren(
+        make("p", { className: "quiet", textContent: "No run yet. The first sync fills the target." }),
+      );
+      return;
+    }
+    const { drawing, mostSeconds, mostRows } = chart([...runs].reverse());
+    const legend = make(
+      "div",
+      { className: "legend", ariaHidden: "true" },
+      make("span", { className: "mark success", textContent: `time, up to ${duration(mostSeconds)}` }),
+      make("span", { className: "mark rows", textContent: mostRows > 0 ? `rows, up to ${number(mostRows)}` : "rows" }),
+    );
+    this.drawing.replaceChildren(drawing, legend);
+    this.runs.replaceChildren(...runs.map((run) => this.#row(run)));
+  }
+
+  #row({ id, time, state, label, seconds: took, rows: published }) {
+    const link = make("a", { href: uiAddress("dags", this.dataset.dagId, "runs", id), title: id, textContent: moment(time) });
+    return make(
+      "tr",
+      {},
+      make("td", {}, link),
+      make("td", {}, make("span", { className: `mark ${state}`, textContent: label })),
+      make("td", { className: "number", textContent: took === null ? "–" : duration(took) }),
+      make("td", { className: "number", textContent: published === null ? "–" : number(published) }),
+    );
+  }
+
+  async #start() {
+    // Once: a second click finds the button disabled.
+    this.#isStarting = true;
+    this.sync.disabled = true;
+    this.#say("Asking Airflow to start a sync …");
+    try {
+      await this.#shares.start(this.dataset);
+      this.#say("");
+    } catch (error) {
+      const refusal = error.status === FORBIDDEN ? "You may not start syncs of this dataset." : "No sync was started.";
+      this.#say(`${refusal} ${error.message}`, true);
+    } finally {
+      this.#isStarting = false;
+      this.update();
+    }
+    this.#refresh();
+  }
+
+  #say(text, isRefusal = false) {
+    setText(this.answer, text);
+    this.answer.classList.toggle("refusal", isRefusal);
+  }
+}
+
+/** The card of a file that Airflow cannot read; it has nothing but the reasons. */
+class InvalidFileCard {
+  groups = ["invalid"];
+
+  constructor({ file, name, problems }) {
+    this.node = make(
+      "article",
+      { className: "card", ariaLabel: name },
+      make(
+        "header",
+        {},
+        make(
+          "div",
+          { className: "title" },
+          make("h2", { textContent: name }),
+          make("span", { className: "badge invalid", textContent: STATES.invalid }),
+        ),
+      ),
+      make(
+        "div",
+        { className: "failure" },
+        make("p", { className: "sentence", textContent: `Airflow cannot read ${file}, so this dataset is not synced:` }),
+        make("ul", {}, ...problems.map((textContent) => make("li", { textContent }))),
+      ),
+    );
+    this.node.dataset.state = "invalid";
+  }
+}
+
+class Page {
+  #shares = new Shares();
+  #cards = new Map();
+  #invalidCards = [];
+  #drawnInvalid = "[]";
+  #filter = null;
+  #timer = null;
+  #isRefreshing = false;
+  #isWanted = false;
+  #failures = 0;
+  #screen = new IntersectionObserver((entries) => this.#onScreen(entries));
+
+  start() {
+    letLinksLeaveTheFrame();
+    document.addEventListener("visibilitychange", () => this.#onVisibility());
+    this.refresh();
+  }
+
+  /** Refresh now, and again after a time that depends on what happens; never twice at once, never while hidden. */
+  refresh = async () => {
+    clearTimeout(this.#timer);
+    this.#isWanted = true;
+    if (this.#isRefreshing || document.hidden) return;
+    this.#isRefreshing = true;
+    try {
+      while (this.#isWanted) {
+        this.#isWanted = false;
+        await this.#refreshOnce();
+      }
+    } finally {
+      this.#isRefreshing = false;
+      if (!document.hidden) this.#timer = setTimeout(this.refresh, this.#pace());
+    }
+  };
+
+  async #refreshOnce() {
+    try {
+      await this.#shares.refresh();
+      this.#failures = 0;
+      this.#tell(null);
+    } catch (error) {
+      this.#failures += 1;
+      this.#tell(error);
+    }
+    this.#show();
+  }
+
+  #pace() {
+    if (this.#failures > 0) return Math.min(ACTIVE_MILLISECONDS * 2 ** this.#failures, LONGEST_MILLISECONDS);
+    return this.#shares.isActive ? ACTIVE_MILLISECONDS : IDLE_MILLISECONDS;
+  }
+
+  #onVisibility() {
+    if (document.hidden) clearTimeout(this.#timer);
+    else this.refresh();
+  }
+
+  async #onScreen(entries) {
+    for (const { target, isIntersecting } of entries) {
+      const dataset = this.#shares.datasets.get(target.dataset.dagId);
+      if (dataset) dataset.isOnScreen = isIntersecting;
+    }
+    if (this.#failures > 0) return; // the next refresh asks
+    await this.#shares.complete().catch((error) => this.#tell(error));
+    this.#show();
+  }
+
+  #tell(error) {
+    const problem = byId("problem");
+    problem.hidden = error === null;
+    if (error === null) return;
+    if (!(error instanceof AirflowError)) console.error(error);
+    const age = this.#shares.refreshedAt === null ? "" : ` What you see is from ${clockTime(this.#shares.refreshedAt)}.`;
+    const next = error.status === SIGNED_OUT ? "" : " It is asked again by itself.";
+    setText(problem, `${error.message}${age}${next}`);
+  }
+
+  #show() {
+    this.#showCards();
+    this.#showFilters();
+    const { refreshedAt } = this.#shares;
+    setText(byId("updated"), refreshedAt === null ? "" : `As of ${clockTime(refreshedAt)}`);
+    document.body.classList.toggle("old", this.#failures > 0);
+    const empty = byId("empty");
+    empty.hidden = refreshedAt === null || this.#cards.size + this.#invalidCards.length > 0;
+    setText(empty, "There is no dataset that you may see. A dataset is a file in include/datasets/; a new one appears within a minute or so.");
+  }
+
+  #showCards() {
+    const { datasets, invalidFiles } = this.#shares;
+    for (const [dagId, card] of this.#cards) {
+      if (datasets.get(dagId) === card.dataset) continue;
+      this.#screen.unobserve(card.node);
+      card.node.remove();
+      this.#cards.delete(dagId);
+    }
+    const main = byId("shares");
+    let before = null;
+    for (const dataset of datasets.values()) {
+      let card = this.#cards.get(dataset.dagId);
+      if (!card) {
+        card = new Card(dataset, this.#shares, this.refresh);
+        card.node.dataset.dagId = dataset.dagId;
+        this.#cards.set(dataset.dagId, card);
+        if (before) before.after(card.node);
+        else main.prepend(card.node);
+        this.#screen.observe(card.node);
+      }
+      card.update();
+      before = card.node;
+    }
+    const drawn = JSON.stringify(invalidFiles);
+    if (drawn === this.#drawnInvalid) return;
+    this.#drawnInvalid = drawn;
+    for (const { node } of this.#invalidCards) node.remove();
+    this.#invalidCards = invalidFiles.map((file) => new InvalidFileCard(file));
+    main.append(...this.#invalidCards.map(({ node }) => node));
+  }
+
+  #showFilters() {
+    const cards = [...this.#cards.values(), ...this.#invalidCards];
+    const counts = Object.keys(STATES)
+      .map((group) => [group, cards.filter((card) => card.groups.includes(group)).length])
+      .filter(([group, count]) => count > 0 || group === this.#filter);
+    for (const card of cards) card.node.hidden = this.#filter !== null && !card.groups.includes(this.#filter);
+    const filters = byId("filters");
+    filters.hidden = cards.length < 2;
+    const shown = new Map([...filters.children].map((node) => [node.dataset.group, node]));
+    const nodes = counts.map(([group, count]) => {
+      const node = shown.get(group) ?? this.#filterButton(group);
+      setText(node.lastChild, `${count} ${STATES[group].toLowerCase()}`);
+      node.setAttribute("aria-pressed", String(this.#filter === group));
+      return node;
+    });
+    if (nodes.length !== shown.size || nodes.some((node) => node.parentNode === null)) filters.replaceChildren(...nodes);
+  }
+
+  #filterButton(group) {
+    const node = make("button", { type: "button", className: "filter" }, make("span", { className: `mark ${group}` }), make("span"));
+    node.dataset.group = group;
+    node.addEventListener("click", () => {
+      this.#filter = this.#filter === group ? null : group;
+      this.#show();
+    });
+    return node;
+  }
+}
+
+new Page().start();

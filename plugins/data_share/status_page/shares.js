@@ -1,0 +1,320 @@
+// What is known of each dataset, and the fewest calls that keep it so.
+//
+// A refresh is two calls for any number of datasets: the DAGs, and the runs that changed since the last one. A third
+// tells of dataset files that Airflow cannot read, a fourth the step of the runs that are active. What only a card
+// shows (its history, rows, reason of a failure, Databricks run) is asked for when the card is on screen, and once.
+
+import { AirflowError, FORBIDDEN, NOT_FOUND, ask, now } from "./airflow.js";
+
+export const HISTORY = 30;
+const PAGE = 100; // Airflow's own limit
+const CALLS_AT_ONCE = 4;
+const TAGS = ["data-share", "sync"];
+const DAG_PREFIX = "sync_";
+const DATASET_FILES = "include/datasets/";
+// Airflow writes the time of a change before it commits it.
+const OVERLAP_MILLISECONDS = 15_000;
+
+const ACTIVE_STATES = ["queued", "running"];
+const TASK_STATES = ["scheduled", "queued", "running", "deferred", "restarting", "up_for_retry", "up_for_reschedule"];
+const TASKS = ["export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging"];
+
+const isActive = (run) => ACTIVE_STATES.includes(run.state);
+const isDryRun = (run) => run.conf?.dry_run === true;
+const published = (run) => run.state === "success" && !isDryRun(run);
+const latestFirst = (one, other) => Date.parse(other.run_after) - Date.parse(one.run_after);
+
+class Dataset {
+  isOnScreen = false;
+  hasHistory = false;
+  task = null; // the task instance that the active run is at
+  failure = null;
+  #runs = new Map();
+  #rows = new Map();
+  #olderSuccess = null;
+  #databricks = null;
+  #asked = new Map();
+
+  constructor(dag) {
+    this.dag = dag;
+    this.dagId = dag.dag_id;
+    this.name = dag.dag_id.slice(DAG_PREFIX.length);
+  }
+
+  /** The last runs, the latest first. */
+  get runs() {
+    return [...this.#runs.values()].sort(latestFirst).slice(0, HISTORY);
+  }
+
+  get active() {
+    return this.runs.filter(isActive);
+  }
+
+  get running() {
+    return this.active.find((run) => run.state === "running") ?? null;
+  }
+
+  get queued() {
+    return this.active.find((run) => run.state === "queued") ?? null;
+  }
+
+  get lastEnded() {
+    return this.runs.find((run) => !isActive(run)) ?? null;
+  }
+
+  /** The last run that published; a dry run publishes nothing. */
+  get lastSuccess() {
+    return this.runs.find(published) ?? this.#olderSuccess;
+  }
+
+  /** The page of the last run's export on Databricks, or null. */
+  get databricksUrl() {
+    return this.#databricks?.url ?? null;
+  }
+
+  /** What the last sync says of this dataset: running, queued, failed, success or never. */
+  get state() {
+    if (this.running) return "running";
+    if (this.queued) return "queued";
+    return this.lastEnded?.state ?? "never";
+  }
+
+  isDryRun(run) {
+    return isDryRun(run);
+  }
+
+  /** What a run published: `{loaded, inTarget}`, or null while nobody knows. */
+  rowsOf(run) {
+    return this.#rows.get(run.dag_run_id) ?? null;
+  }
+
+  merge(run) {
+    this.#runs.set(run.dag_run_id, run);
+  }
+
+  async complete() {
+    await this.#askHistory();
+    if (!this.isOnScreen) return;
+    await this.#askOlderSuccess();
+    await Promise.all([this.#askRows(), this.#askFailure(), this.#askDatabricksUrl()]);
+  }
+
+  needsHistory() {
+    return !this.hasHistory && (this.isOnScreen || this.#runs.size === 0);
+  }
+
+  async #askHistory() {
+    await this.#once("history", this.hasHistory ? null : "all", async () => {
+      const query = { limit: HISTORY, order_by: "-run_after" };
+      const answer = await optional(ask(["dags", this.dagId, "dagRuns"], { query }));
+      for (const run of answer?.dag_runs ?? []) this.merge(run);
+      this.hasHistory = true;
+    });
+  }
+
+  async #askOlderSuccess() {
+    const isBeyond = this.runs.length === HISTORY && !this.runs.some(published);
+    await this.#once("older success", isBeyond ? "all" : null, async () => {
+      const query = { limit: 1, order_by: "-run_after", state: "success" };
+      const answer = await optional(ask(["dags", this.dagId, "dagRuns"], { query }));
+      this.#olderSuccess = answer?.dag_runs.find(published) ?? null;
+    });
+  }
+
+  /** Each publish is an asset event with its rows: one call for the whole history. */
+  async #askRows() {
+    const run = this.lastSuccess;
+    await this.#once("rows", run && key(run), async () => {
+      const query = { source_dag_id: this.dagId, source_task_id: "publish", order_by: "-timestamp", limit: PAGE };
+      const answer = await optional(ask(["assets", "events"], { query }));
+      for (const { source_run_id: id, extra } of answer?.asset_events ?? []) {
+        // A row that a sync loaded is either new in the target or takes the place of another.
+        const loaded = (extra?.rows_inserted ?? 0) + (extra?.rows_updated ?? 0);
+        this.#rows.set(id, { loaded, inTarget: extra?.rows_in_target ?? null });
+      }
+    });
+  }
+
+  async #askFailure() {
+    const run = this.lastEnded?.state === "failed" ? this.lastEnded : null;
+    await this.#once("failure", run && key(run), async () => {
+      const value = await this.#xcom(run, "drop_staging", "failure");
+      const report = typeof value === "object" && value !== null ? value : { message: value };
+      this.failure = {
+        run,
+        sentence: [report.step, report.message].filter(Boolean).join(": ") || run.note || null,
+        whatToDo: report.what_to_do ?? null,
+        databricksUrl: report.databricks_run_url ?? null,
+      };
+    });
+  }
+
+  async #askDatabricksUrl() {
+    const run = this.runs.find((one) => one.state !== "queued") ?? null;
+    if (this.#databricks?.run !== run?.dag_run_id) this.#databricks = run && { run: run.dag_run_id, url: null };
+    if (run === null || this.#databricks.url !== null) return;
+    // It is known soon after the start of a run: while the run goes on, it is asked for again.
+    const about = isActive(run) ? `${key(run)} ${now()}` : key(run);
+    await this.#once("databricks", about, async () => {
+      const url = await this.#xcom(run, "export_to_s3", "run_page_url");
+      if (this.#databricks?.run === run.dag_run_id) this.#databricks.url = url;
+    });
+  }
+
+  /** Call once for each `about` that is not null; a call that fails is made again the next time. */
+  async #once(what, about, call) {
+    if (about === null || this.#asked.get(what) === about) return;
+    this.#asked.set(what, about);
+    try {
+      await call();
+    } catch (error) {
+      this.#asked.delete(what);
+      throw error;
+    }
+  }
+
+  async #xcom(run, task, name) {
+    const path = ["dags", this.dagId, "dagRuns", run.dag_run_id, "taskInstances", task, "xcomEntries", name];
+    const answer = await optional(ask(path));
+    return answer?.value ?? null;
+  }
+}
+
+/** Names a run and its end: a run that is cleared goes on and ends again. */
+const key = (run) => `${run.dag_run_id} ${run.state} ${run.end_date}`;
+
+/** What the viewer may not see, and what is not there, is left out. */
+async function optional(answer) {
+  try {
+    return await answer;
+  } catch (error) {
+    if (error instanceof AirflowError && [FORBIDDEN, NOT_FOUND].includes(error.status)) return null;
+    throw error;
+  }
+}
+
+export class Shares {
+  datasets = new Map();
+  invalidFiles = [];
+  refreshedAt = null;
+  #changedSince = null;
+
+  get all() {
+    return [...this.datasets.values()];
+  }
+
+  get isActive() {
+    return this.all.some((dataset) => dataset.running || (dataset.queued && !dataset.dag.is_paused));
+  }
+
+  /** Ask for all that changed. Raises an AirflowError, and then keeps what was known. */
+  async refresh() {
+    const asked = now();
+    await Promise.all([this.#askDags(), this.#askInvalidFiles()]);
+    if (this.#changedSince === null) await this.#askLatestRuns();
+    else await this.#askChangedRuns();
+    this.#changedSince = new Date(asked - OVERLAP_MILLISECONDS).toISOString();
+    await Promise.all([this.#askTasks(), this.complete()]);
+    this.refreshedAt = Date.now();
+  }
+
+  /** Ask for what the cards on screen lack. */
+  async complete() {
+    const waiting = this.all.filter((dataset) => dataset.isOnScreen || dataset.needsHistory());
+    const worker = async () => {
+      for (let dataset = waiting.shift(); dataset; dataset = waiting.shift()) await dataset.complete();
+    };
+    await Promise.all(Array.from({ length: CALLS_AT_ONCE }, worker));
+  }
+
+  /** Start a sync; Airflow decides whether the viewer may. */
+  async start(dataset) {
+    dataset.merge(await ask(["dags", dataset.dagId, "dagRuns"], { body: { logical_date: null, conf: {} } }));
+  }
+
+  async #askDags() {
+    const found = new Map();
+    for (let offset = 0, total = 1; offset < total; offset += PAGE) {
+      const query = [...TAGS.map((tag) => ["tags", tag]), ["tags_match_mode", "all"], ["limit", PAGE], ["offset", offset]];
+      const answer = await ask(["dags"], { query });
+      for (const dag of answer.dags) {
+        if (dag.dag_id.startsWith(DAG_PREFIX)) found.set(dag.dag_id, dag);
+      }
+      total = answer.total_entries;
+    }
+    const datasets = [...found.values()].sort((one, other) => one.dag_id.localeCompare(other.dag_id)).map((dag) => {
+      const dataset = this.datasets.get(dag.dag_id) ?? new Dataset(dag);
+      dataset.dag = dag;
+      return [dag.dag_id, dataset];
+    });
+    this.datasets = new Map(datasets);
+  }
+
+  async #askInvalidFiles() {
+    const answer = await optional(ask(["importErrors"], { query: { limit: PAGE } }));
+    this.invalidFiles = (answer?.import_errors ?? [])
+      .filter((error) => error.filename.includes(DATASET_FILES))
+      .map((error) => ({
+        file: error.filename,
+        name: error.filename.split("/").at(-1).replace(/\.ya?ml$/, ""),
+        problems: problemsIn(error.stack_trace),
+      }));
+  }
+
+  async #askLatestRuns() {
+    if (this.datasets.size === 0) return;
+    const body = { dag_ids: [...this.datasets.keys()], order_by: "-run_after", page_limit: PAGE };
+    const answer = await ask(["dags", "~", "dagRuns", "list"], { body });
+    this.#merge(answer.dag_runs);
+    // A dataset whose runs are all in the answer has its history; the others ask for theirs when they are looked at.
+    const areAll = answer.total_entries <= answer.dag_runs.length;
+    for (const dataset of this.all) dataset.hasHistory = areAll;
+  }
+
+  async #askChangedRuns() {
+    const query = {
+      dag_id_prefix_pattern: DAG_PREFIX,
+      updated_at_gte: this.#changedSince,
+      order_by: "-updated_at",
+      limit: PAGE,
+    };
+    const answer = await ask(["dags", "~", "dagRuns"], { query });
+    this.#merge(answer.dag_runs);
+    if (answer.total_entries > answer.dag_runs.length) for (const dataset of this.all) dataset.hasHistory = false;
+  }
+
+  async #askTasks() {
+    const running = this.all.flatMap((dataset) => dataset.running ?? []);
+    const tasks = new Map();
+    if (running.length > 0) {
+      const body = {
+        dag_ids: running.map((run) => run.dag_id),
+        dag_run_ids: running.map((run) => run.dag_run_id),
+        state: TASK_STATES,
+        page_limit: PAGE,
+      };
+      const answer = await optional(ask(["dags", "~", "dagRuns", "~", "taskInstances", "list"], { body }));
+      for (const task of answer?.task_instances ?? []) tasks.set(task.dag_id, task);
+    }
+    for (const dataset of this.all) {
+      const isSameRun = dataset.task?.dag_run_id === dataset.running?.dag_run_id;
+      // Between two tasks there is none: the step is the last one that was seen.
+      dataset.task = tasks.get(dataset.dagId) ?? (isSameRun ? dataset.task : null);
+    }
+  }
+
+  #merge(runs) {
+    for (const run of runs) this.datasets.get(run.dag_id)?.merge(run);
+  }
+}
+
+/** The message at the end of a stack trace: a dataset file's lists what is wrong with it, line by line. */
+function problemsIn(stackTrace) {
+  const [, afterHeading] = stackTrace.split("is not a valid dataset file:\n");
+  const lines = (afterHeading ?? stackTrace).split("\n").map((line) => line.trim()).filter(Boolean);
+  return afterHeading === undefined ? lines.slice(-1) : lines;
+}
+
+/** Which step a task is, counted from one; the clean-up is none. */
+export const stepOf = (task) => TASKS.indexOf(task.task_id) + 1;
+export const STEPS = TASKS.length - 1;

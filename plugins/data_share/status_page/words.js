@@ -1,0 +1,36 @@
+// Times, durations and numbers, as a person reads them. The page is English; the time zone is the browser's.
+
+const numbers = new Intl.NumberFormat("en");
+const moments = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+const exact = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "long" });
+const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto", style: "short" });
+
+const UNITS = [
+  ["day", 86_400],
+  ["hour", 3_600],
+  ["minute", 60],
+];
+
+export const number = (value) => numbers.format(value);
+export const rows = (value) => `${number(value)} ${value === 1 ? "row" : "rows"}`;
+export const moment = (time) => moments.format(new Date(time));
+export const exactly = (time) => exact.format(new Date(time));
+export const clockTime = (time) => clock.format(time);
+
+/** How long ago, or how far ahead: "3 min. ago", "in 2 hr.". */
+export function distance(time, now) {
+  const seconds = (new Date(time) - now) / 1000;
+  for (const [unit, size] of UNITS) {
+    if (Math.abs(seconds) >= size) return relative.format(Math.trunc(seconds / size), unit);
+  }
+  return seconds < 0 ? "just now" : "in a moment";
+}
+
+export function duration(seconds) {
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3_600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${Math.floor(whole / 3_600)} h ${Math.floor((whole % 3_600) / 60)} min`;
+}

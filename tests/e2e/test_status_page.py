@@ -1,0 +1,473 @@
+"""The page "Data shares" in Airflow's UI, in a browser: on a real stack, and with answers that take a real one days."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, FrameLocator, Locator, Page, Route, expect
+
+from tests.e2e.browser import browser, take_picture
+from tests.e2e.share import TARGET, RunningShare
+
+__all__ = ["browser"]
+
+pytestmark = pytest.mark.browser
+
+SYNC_MILLISECONDS = 120_000
+ANSWER_MILLISECONDS = 30_000
+PHONE = {"width": 390, "height": 844}
+DESK = {"width": 1280, "height": 800}
+
+OpenPage = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def signed_in(browser: Browser, running_share: RunningShare) -> Any:
+    """What a browser keeps of a person who signed in to Airflow's UI."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(running_share.endpoints.airflow_url)
+    page.get_by_label("Username").fill(running_share.endpoints.airflow_user)
+    page.locator("input[type=password]").fill(running_share.endpoints.airflow_password)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(re.compile(r"/$"), timeout=ANSWER_MILLISECONDS)
+    state = context.storage_state()
+    context.close()
+    return state
+
+
+@pytest.fixture
+def new_page(browser: Browser) -> Iterator[OpenPage]:
+    """Make pages that are closed after the test, which fails if a script of theirs has failed."""
+    expect.set_options(timeout=ANSWER_MILLISECONDS)
+    contexts: list[BrowserContext] = []
+    errors: list[str] = []
+
+    def make(**options: Any) -> Page:
+        contexts.append(browser.new_context(**{"viewport": DESK, **options}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(ANSWER_MILLISECONDS)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        # The browser itself notes each answer of 400 and more.
+        page.on("console", lambda note: errors.append(note.text) if _is_error(note) else None)
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+def _is_error(note: Any) -> bool:
+    of_the_page = "/data-share/" in note.location["url"] or "Content Security Policy" in note.text
+    return bool(note.type == "error" and of_the_page)
+
+
+def frame_of(page: Page) -> FrameLocator:
+    return page.frame_locator("iframe[title='Data shares']")
+
+
+def card(frame: FrameLocator | Page, dataset: str) -> Locator:
+    return frame.get_by_role("article", name=dataset, exact=True)
+
+
+def fact(one: Locator, term: str) -> Locator:
+    return one.locator("dl > div", has=one.page.get_by_text(term, exact=True)).locator("dd")
+
+
+def runs_of(share: RunningShare) -> dict[str, Any]:
+    return share.airflow.ask("GET", f"/dags/sync_{TARGET}/dagRuns", params={"order_by": "-run_after"})
+
+
+# ---- on the real stack, signed in, within the frame that Airflow puts around the page
+
+
+@pytest.fixture
+def open_in_airflow(new_page: OpenPage, signed_in: Any, share: RunningShare) -> OpenPage:
+    """Open Airflow's UI, and the page from its navigation."""
+
+    def open_page(**options: Any) -> Page:
+        page = new_page(storage_state=signed_in, **options)
+        page.goto(share.endpoints.airflow_url)
+        page.get_by_role("link", name="Data shares").click()
+        expect(frame_of(page).get_by_role("heading", name="Data shares")).to_be_visible()
+        return page
+
+    return open_page
+
+
+def test_a_press_of_sync_is_followed_to_its_rows(
+    share: RunningShare, open_in_airflow: OpenPage, add_dataset_file: Callable[[str, str], Path]
+) -> None:
+    add_dataset_file("tides", "source_table: main.sea.tides\ntarget_table: tides\nload_mode: replac\n")
+    share.hold_export("start")
+    before = runs_of(share)["total_entries"]
+    page = open_in_airflow()
+    one = card(frame_of(page), TARGET)
+
+    one.get_by_role("button", name=f"Sync {TARGET}").dblclick()
+
+    expect(one).to_contain_text("Step 2 of 5: waiting for Databricks", timeout=SYNC_MILLISECONDS)
+    expect(one.locator("header")).to_contain_text("Running")
+    runs = runs_of(share)
+    assert runs["total_entries"] == before + 1
+    assert runs["dag_runs"][0]["triggering_user_name"] == share.endpoints.airflow_user
+    share.release_export()
+    expect(one.locator("header")).to_contain_text("Succeeded", timeout=SYNC_MILLISECONDS)
+    expect(fact(one, "Rows")).to_have_text("1,461")
+    expect(fact(one, "Last success")).to_have_text("just now")
+    # Airflow's frame lets no page open a window; this link opens one all the same.
+    with page.context.expect_page() as opened:
+        one.get_by_role("link", name="Databricks run").click()
+    opened.value.wait_for_url(f"{share.endpoints.databricks_url}/**", wait_until="commit")
+    # The dataset file that was written first has been read in the meantime.
+    invalid = card(frame_of(page), "tides")
+    expect(invalid).to_contain_text("include/datasets/tides.yaml", timeout=SYNC_MILLISECONDS)
+    expect(invalid).to_contain_text("load_mode")
+
+
+def test_a_failed_sync_shows_its_sentence_in_light_and_in_dark(share: RunningShare, open_in_airflow: OpenPage) -> None:
+    share.databricks("POST", "/_sandbox/fail_next", {"message": "Out of memory in stage 3"})
+    page = open_in_airflow(color_scheme="dark")
+    frame = frame_of(page)
+    one = card(frame, "city_temperatures")
+
+    one.get_by_role("button", name="Sync").click()
+
+    # An earlier test may have left a failure there: this one begins with a run that is queued.
+    expect(one.locator("header")).not_to_contain_text("Failed")
+    expect(one.locator("header")).to_contain_text("Failed", timeout=SYNC_MILLISECONDS)
+    expect(one).to_contain_text("The last sync failed just now.")
+    expect(one).to_contain_text("wait_for_export: ")
+    expect(one).to_contain_text("Out of memory in stage 3")
+    expect(one.get_by_role("img")).to_have_attribute("aria-label", re.compile("[1-9][0-9]* of them failed"))
+    # The theme is that of Airflow's UI, also when a person changes it there.
+    html = frame.locator("html")
+    for theme in ("dark", "light"):
+        # As when the theme is chosen in another tab.
+        page.evaluate("newValue => dispatchEvent(new StorageEvent('storage', {key: 'theme', newValue}))", theme)
+        expect(html).to_have_attribute("data-theme", theme)
+        expect(html).to_have_css("color-scheme", theme)
+        take_picture(page, f"status-page-{theme}")
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    take_picture(page, "status-page-phone")
+    assert html.evaluate("html => html.scrollWidth <= html.clientWidth")
+
+
+def test_a_link_leaves_the_frame(share: RunningShare, open_in_airflow: OpenPage) -> None:
+    run_id = share.start_sync()
+    page = open_in_airflow()
+
+    card(frame_of(page), TARGET).get_by_role("link", name="Last run", exact=True).click()
+
+    address = f"{share.endpoints.airflow_url}/dags/sync_{TARGET}/runs/{run_id}"
+    page.wait_for_url(lambda url: unquote(url).startswith(address))
+    expect(page.get_by_text("DatabricksExportOperator").first).to_be_visible()
+    share.end_of(run_id)
+
+
+def test_who_may_not_start_a_sync_reads_it(share: RunningShare, new_page: OpenPage, signed_in: Any) -> None:
+    page = new_page(storage_state=signed_in)
+    page.goto(f"{share.endpoints.airflow_url}/data-share/")
+    # What Airflow answers to a user with the role "viewer".
+    page.route(
+        "**/dagRuns", lambda route: route.fulfill(status=403, json={"detail": "Forbidden"}) if _is_post(route) else None
+    )
+    one = card(page, TARGET)
+
+    one.get_by_role("button", name="Sync").click()
+
+    expect(one.get_by_role("status")).to_have_text(
+        "You may not start syncs of this dataset. Airflow says: Forbidden (403)"
+    )
+    expect(one.get_by_role("button", name="Sync")).to_be_enabled()
+
+
+def _is_post(route: Route) -> bool:
+    if route.request.method == "POST":
+        return True
+    route.continue_()
+    return False
+
+
+# ---- with answers made here
+
+
+class FakeAirflow:
+    """Answers the page's REST calls, and counts them."""
+
+    def __init__(self) -> None:
+        self.dags: dict[str, dict[str, Any]] = {}
+        self.runs: list[dict[str, Any]] = []
+        self.published: dict[str, int] = {}
+        self.xcoms: dict[str, Any] = {}
+        self.calls: Counter[str] = Counter()
+        self.refusal: int | None = None
+
+    def add(self, dataset: str, *states: str, hours: float = 1, **dag: Any) -> None:
+        """Add a dataset with runs of these states, the last one of which has just begun or ended."""
+        dag_id = f"sync_{dataset}"
+        self.dags[dag_id] = {
+            "dag_id": dag_id,
+            "description": f"Rows of {dataset}.",
+            "is_paused": False,
+            "next_dagrun_run_after": None,
+            "timetable_summary": None,
+            **dag,
+        }
+        for number, state in enumerate(states):
+            start = datetime.now(UTC) - timedelta(hours=hours * (len(states) - 1 - number), seconds=20)
+            is_over = state in ("success", "failed")
+            run = {
+                "dag_id": dag_id,
+                "dag_run_id": f"{dataset}-{number}",
+                "state": state,
+                "run_after": start.isoformat(),
+                "start_date": None if state == "queued" else start.isoformat(),
+                "end_date": (start + timedelta(seconds=8)).isoformat() if is_over else None,
+                "duration": 8.0 if is_over else None,
+                "conf": {},
+                "note": None,
+            }
+            self.runs.append(run)
+            if state == "success":
+                self.published[run["dag_run_id"]] = 1000 + number
+
+    def answer(self, route: Route) -> None:
+        address = urlsplit(route.request.url)
+        path = address.path.partition("/api/v2/")[2]
+        self.calls[re.sub(r"sync_\w+", "<dag>", path)] += 1
+        if self.refusal == 0:
+            route.abort("connectionrefused")
+        elif self.refusal:
+            route.fulfill(status=self.refusal, json={"detail": "Not authenticated"})
+        else:
+            found = self._find(path, parse_qs(address.query), json.loads(route.request.post_data or "{}"))
+            route.fulfill(status=200 if found else 404, json=found or {"detail": "Not found"})
+
+    def _find(self, path: str, query: dict[str, list[str]], body: dict[str, Any]) -> dict[str, Any] | None:
+        if path == "dags":
+            return {"dags": list(self.dags.values()), "total_entries": len(self.dags)}
+        if path == "importErrors":
+            return {"import_errors": [], "total_entries": 0}
+        if path == "dags/~/dagRuns":
+            return self._runs([])
+        if path == "dags/~/dagRuns/list":
+            return self._runs(self.runs, body["page_limit"])
+        if found := re.fullmatch(r"dags/(sync_\w+)/dagRuns", path):
+            states = query.get("state", ["success", "failed", "running", "queued"])
+            runs = [run for run in self.runs if run["dag_id"] == found[1] and run["state"] in states]
+            return self._runs(runs, int(query["limit"][0]))
+        if path == "assets/events":
+            events = [
+                {"source_run_id": run_id, "extra": {"rows_inserted": rows, "rows_updated": 0, "rows_in_target": 5000}}
+                for run_id, rows in self.published.items()
+            ]
+            return {"asset_events": events, "total_entries": len(events)}
+        if path.endswith("taskInstances/list"):
+            return {"task_instances": [], "total_entries": 0}
+        return {"value": self.xcoms[path]} if path in self.xcoms else None
+
+    @staticmethod
+    def _runs(runs: list[dict[str, Any]], limit: int = 100) -> dict[str, Any]:
+        latest_first = sorted(runs, key=lambda run: run["run_after"], reverse=True)
+        return {"dag_runs": latest_first[:limit], "total_entries": len(runs)}
+
+
+@pytest.fixture
+def fake() -> FakeAirflow:
+    return FakeAirflow()
+
+
+@pytest.fixture
+def open_page(new_page: OpenPage, running_share: RunningShare, fake: FakeAirflow) -> OpenPage:
+    """Open the page by itself, with the fake's answers and a clock that the test turns."""
+
+    def open_page(**options: Any) -> Page:
+        page = new_page(**options)
+        page.clock.install()
+        page.route("**/api/v2/**", fake.answer)
+        page.goto(f"{running_share.endpoints.airflow_url}/data-share/")
+        return page
+
+    return open_page
+
+
+def test_each_state_says_what_it_means(fake: FakeAirflow, open_page: OpenPage) -> None:
+    fake.add("airports", "success", is_paused=True)
+    fake.add("cities", "success", "failed")
+    fake.add("harbours")
+    fake.add("rivers", "success", "running", "queued", hours=0.01)
+    tomorrow = datetime.now(UTC) + timedelta(hours=23.5)
+    fake.add("tides", "failed", "success", next_dagrun_run_after=tomorrow.isoformat(), timetable_summary="0 3 * * *")
+    runs = "dags/sync_cities/dagRuns/cities-1/taskInstances"
+    fake.xcoms[f"{runs}/drop_staging/xcomEntries/failure"] = {
+        "step": "check_staging",
+        "message": "1 of 9 checks failed. The target is as it was.",
+        "what_to_do": "Correct the source.",
+        "databricks_run_url": "javascript:alert(1)",
+    }
+
+    page = open_page()
+
+    paused = card(page, "airports")
+    expect(paused).to_contain_text("The DAG is paused: no sync starts.")
+    expect(paused.get_by_role("button", name="Sync")).to_be_disabled()
+    failed = card(page, "cities")
+    expect(failed).to_contain_text("check_staging: 1 of 9 checks failed. The target is as it was.")
+    expect(failed).to_contain_text("Correct the source.")
+    # Only addresses of the web become links, whoever wrote the XCom.
+    expect(failed.get_by_role("link", name="Databricks run")).to_be_hidden()
+    never = card(page, "harbours")
+    expect(never.locator("header")).to_contain_text("Never ran")
+    expect(fact(never, "Last success")).to_have_text("never")
+    running = card(page, "rivers")
+    expect(running).to_contain_text("Another sync is queued; it starts when this one has ended.")
+    # One that waits is enough.
+    expect(running.get_by_role("button", name="Sync")).to_be_disabled()
+    scheduled = card(page, "tides")
+    expect(fact(scheduled, "Next run")).to_have_text("in 23 hr.")
+    expect(fact(scheduled, "Rows")).to_have_text("1,001")
+    expect(scheduled.get_by_role("img")).to_have_attribute(
+        "aria-label", re.compile("The last 2 runs, 1 of them failed")
+    )
+    scheduled.get_by_text("Last runs").click()
+    expect(scheduled.get_by_role("row")).to_have_count(3)
+
+
+def test_a_last_success_is_found_behind_many_failures(fake: FakeAirflow, open_page: OpenPage) -> None:
+    fake.add("tides", "success", *["failed"] * 40)
+
+    one = card(open_page(), "tides")
+
+    expect(fact(one, "Last success")).to_have_text("yesterday")
+    expect(fact(one, "Rows")).to_have_text("1,000")
+
+
+def test_a_dry_run_is_no_success(fake: FakeAirflow, open_page: OpenPage) -> None:
+    fake.add("tides", "success")
+    fake.runs[0]["conf"] = {"dry_run": True}
+
+    one = card(open_page(), "tides")
+
+    expect(one.locator("header")).to_contain_text("Succeeded")
+    expect(fact(one, "Last success")).to_have_text("never")
+
+
+def test_fifty_datasets_cost_few_calls(fake: FakeAirflow, open_page: OpenPage) -> None:
+    for number in range(50):
+        fake.add(f"dataset_{number:02}", *["success"] * 40)
+    page = open_page()
+    expect(fact(card(page, "dataset_00"), "Rows")).to_have_text("1,039")
+    page.wait_for_load_state("networkidle")
+
+    assert page.get_by_role("article").count() == 50
+    # What is below the screen is not asked for its rows and links.
+    assert fake.calls["assets/events"] <= 12
+    before = page.locator("#updated").inner_text()
+    fake.calls.clear()
+    page.clock.run_for(16_000)
+    expect(page.locator("#updated")).not_to_have_text(before)
+    # A refresh when nothing has changed, of any number of datasets.
+    assert fake.calls == {"dags": 1, "dags/~/dagRuns": 1, "importErrors": 1}
+    card(page, "dataset_49").scroll_into_view_if_needed()
+    expect(fact(card(page, "dataset_49"), "Rows")).to_have_text("1,039")
+
+
+def test_nothing_is_asked_while_nobody_looks(fake: FakeAirflow, open_page: OpenPage) -> None:
+    fake.add("tides", "success")
+    page = open_page()
+    expect(fact(card(page, "tides"), "Rows")).to_have_text("1,000")
+
+    def look(is_hidden: bool) -> None:
+        page.evaluate(
+            "hidden => { Object.defineProperty(document, 'hidden', {configurable: true, get: () => hidden});"
+            " document.dispatchEvent(new Event('visibilitychange')); }",
+            is_hidden,
+        )
+
+    look(is_hidden=True)
+    fake.calls.clear()
+    page.clock.run_for(600_000)
+    assert not fake.calls
+
+    with page.expect_response("**/importErrors*"):
+        look(is_hidden=False)
+
+
+def test_old_data_are_called_old(fake: FakeAirflow, open_page: OpenPage) -> None:
+    fake.add("tides", "success")
+    page = open_page()
+    problem = page.get_by_role("alert")
+    expect(fact(card(page, "tides"), "Rows")).to_have_text("1,000")
+    expect(problem).to_be_hidden()
+
+    fake.refusal = 0
+    turn_clock(page, seconds=16)
+    expect(problem).to_contain_text(re.compile(r"Airflow does not answer\. What you see is from \d\d:\d\d:\d\d\."))
+    expect(fact(card(page, "tides"), "Rows")).to_have_text("1,000")
+    # The longer it does not answer, the less often it is asked: after 6, 12, 24, 48 seconds.
+    fake.calls.clear()
+    turn_clock(page, seconds=120)
+    assert 2 <= fake.calls["dags"] <= 5
+
+    fake.refusal = 401
+    turn_clock(page, seconds=130)
+    expect(problem).to_contain_text("You are signed out of Airflow. Reload the page to sign in.")
+
+    fake.refusal = None
+    turn_clock(page, seconds=130)
+    expect(problem).to_be_hidden()
+
+
+def turn_clock(page: Page, seconds: int) -> None:
+    """Let the page's timers pass, in steps, so that what they ask for is answered before the page gives it up."""
+    for step in range(0, seconds, 4):
+        page.clock.run_for(min(4, seconds - step) * 1000)
+        # Answered after all that was asked before it.
+        page.evaluate("fetch('../api/v2/version').catch(() => null).then(() => null)")
+
+
+def test_it_works_below_a_path_of_its_host(fake: FakeAirflow, new_page: OpenPage, running_share: RunningShare) -> None:
+    fake.add("tides", "success")
+    root = running_share.endpoints.airflow_url
+    page = new_page()
+    page.route(
+        "**/airflow/data-share/**", lambda route: _fulfill_from(route, route.request.url.replace("/airflow/", "/"))
+    )
+    page.route("**/airflow/api/v2/**", fake.answer)
+
+    page.goto(f"{root}/airflow/data-share/")
+
+    one = card(page, "tides")
+    expect(fact(one, "Rows")).to_have_text("1,000")
+    expect(one.get_by_role("link", name="DAG", exact=True)).to_have_attribute("href", f"{root}/airflow/dags/sync_tides")
+
+
+def _fulfill_from(route: Route, address: str) -> None:
+    route.fulfill(response=route.fetch(url=address))
+
+
+def test_without_datasets_it_says_where_they_come_from(open_page: OpenPage) -> None:
+    expect(open_page().get_by_text("A dataset is a file in include/datasets/")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_by_itself_it_is_light_or_dark_as_the_browser(fake: FakeAirflow, open_page: OpenPage, scheme: str) -> None:
+    fake.add("tides", "success")
+    page = open_page(color_scheme=scheme)
+    expect(card(page, "tides")).to_be_visible()
+
+    red, green, blue = map(
+        int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]
+    )
+
+    assert (red + green + blue > 3 * 128) == (scheme == "light")
