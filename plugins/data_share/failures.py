@@ -301,17 +301,35 @@ def code_of_status(status: int | None, refused: FailureCode) -> FailureCode:
     return refused
 
 
-def failure_of_sync(ti: Any, steps: Sequence[str], states: Mapping[str, str]) -> Failure:
+def reports_of(ti: Any, steps: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the reports that the steps of a run have left so far, by step."""
+    reports = {step: ti.xcom_pull(task_ids=step, key=FAILURE_KEY) for step in steps}
+    return {step: report for step, report in reports.items() if report}
+
+
+def failure_of_sync(
+    ti: Any, steps: Sequence[str], states: Mapping[str, str], reports: Mapping[str, dict[str, Any]]
+) -> Failure:
     """
     Return why a sync was not published.
 
     :param ti: the task instance that asks, after all others have ended
     :param steps: the tasks in their order; the last one publishes
     :param states: their states
+    :param reports: what they had left when the last task began: a step that fails by itself has left its report by
+        then, and one that a person ends is still at work
     """
-    failure = _cancelled(steps, states) or _left_by_a_step(ti, steps, states)
-    if failure is None:
-        failure = _ended(_first_that_did_not_succeed(steps, states), FailureCode.STEP_DIED)
+    # A step that ends in the triggerer keeps the report of an earlier attempt, also when it succeeds at last.
+    failed = [step for step in steps if step in reports and states.get(step, "failed") == "failed"]
+    # A person who ends a run leaves the steps that wait skipped; a step that fails by itself does not.
+    first = _first_that_did_not_succeed(steps, states)
+    is_cancelled = any(states.get(step) == "skipped" for step in steps[steps.index(first) :])
+    if failed and not is_cancelled:
+        failure = Failure.of_xcom(reports[failed[0]])
+    else:
+        is_cancelled = is_cancelled or bool(reports_of(ti, [first]))
+        code = FailureCode.CANCELLED if is_cancelled else FailureCode.STEP_DIED
+        failure = Failure(first, code, f"{code.cause} It was not published; the target is as it was.")
     if failure.databricks_run_url is None:
         page = ti.xcom_pull(task_ids="export_to_s3", key="run_page_url")
         failure = replace(failure, databricks_run_url=page)
@@ -328,25 +346,6 @@ def failure_without_report(reason: str) -> Failure:
         message = "The sync took longer than a sync may (dagrun_timeout), and Airflow ended it."
         return Failure("sync", FailureCode.TIMED_OUT, f"{message} The target is as it was.")
     return Failure("drop_staging", FailureCode.STEP_DIED, FailureCode.STEP_DIED.cause)
-
-
-def _cancelled(steps: Sequence[str], states: Mapping[str, str]) -> Failure | None:
-    # A person who ends a run leaves the steps that wait skipped; a step that fails by itself does not.
-    step = _first_that_did_not_succeed(steps, states)
-    later = steps[steps.index(step) :]
-    return _ended(step, FailureCode.CANCELLED) if any(states.get(other) == "skipped" for other in later) else None
-
-
-def _left_by_a_step(ti: Any, steps: Sequence[str], states: Mapping[str, str]) -> Failure | None:
-    for step in steps:
-        # A step that ends in the triggerer keeps the report of an earlier attempt, also when it succeeds at last.
-        if states.get(step, "failed") == "failed" and (report := ti.xcom_pull(task_ids=step, key=FAILURE_KEY)):
-            return Failure.of_xcom(report)
-    return None
-
-
-def _ended(step: str, code: FailureCode) -> Failure:
-    return Failure(step, code, f"{code.cause} It was not published; the target is as it was.")
 
 
 def _first_that_did_not_succeed(steps: Sequence[str], states: Mapping[str, str]) -> str:

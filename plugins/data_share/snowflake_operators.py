@@ -20,7 +20,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from data_share.databricks_run import cancel_exports_of
 from data_share.datasets import Dataset, LoadMode
-from data_share.failures import FAILURE_KEY, FailureCode, NotPublishedError, ShareError, failure_of_sync
+from data_share.failures import FAILURE_KEY, FailureCode, NotPublishedError, ShareError, failure_of_sync, reports_of
 from data_share.links import SnowflakeQueryLink
 from data_share.schema_drift import columns_to_add
 from data_share.share import EXPORT_JOB_VARIABLE, STAGING_SCHEMA, run_key_of, staged_by_run_of
@@ -483,6 +483,7 @@ class SnowflakeFinishOperator(SnowflakeStatementsOperator):
     def execute(self, context: Context) -> None:
         """Tidy up, then say how the sync ended."""
         ti = context["ti"]
+        reports = reports_of(ti, self.steps)
         # At once: a publish that has not begun yet fails without its staging tables.
         self._drop_staging(context, "at once")
         states: Mapping[str, str] = {}
@@ -501,7 +502,7 @@ class SnowflakeFinishOperator(SnowflakeStatementsOperator):
         # A sync that was published, then cleared, and ended before its publish, still has the result of the first time.
         ended_before = states.get(self.steps[-1]) in ("skipped", "upstream_failed")
         if ended_before or ti.xcom_pull(task_ids=self.steps[-1]) is None:
-            raise NotPublishedError(failure_of_sync(ti, self.steps, states))
+            raise NotPublishedError(failure_of_sync(ti, self.steps, states, reports))
 
     def _drop_staging(self, context: Context, place: str) -> None:
         self._context = context

@@ -31,6 +31,7 @@ from data_share.failures import (
     failure_of,
     failure_of_sync,
     report_failure,
+    reports_of,
 )
 
 
@@ -158,11 +159,15 @@ STEPS = ["export_to_s3", "wait_for_export", "copy_into_staging", "publish"]
 RUN_PAGE = "https://d/run/7"
 
 
-def ended(states: str, xcoms: dict[tuple[str, str], Any] | None = None) -> Failure:
-    """The report of a sync whose steps have ended in these states and have left these XComs."""
-    left = xcoms or {}
+def ended(
+    states: str, xcoms: dict[tuple[str, str], Any] | None = None, later: dict[tuple[str, str], Any] | None = None
+) -> Failure:
+    """The report of a sync whose steps have ended in these states, and had left these XComs; some came later."""
+    left = dict(xcoms or {})
     ti = SimpleNamespace(xcom_pull=lambda task_ids, key="return_value": left.get((task_ids, key)))
-    return failure_of_sync(ti, STEPS, dict(zip(STEPS, states.split(), strict=True)))
+    reports = reports_of(ti, STEPS)
+    left |= later or {}
+    return failure_of_sync(ti, STEPS, dict(zip(STEPS, states.split(), strict=True)), reports)
 
 
 LOADED_NOTHING = Failure("copy_into_staging", FailureCode.NOTHING_LOADED, "Nothing.", snowflake_query_id="01b2")
@@ -204,9 +209,12 @@ def test_the_report_of_an_earlier_attempt_is_not_the_reason() -> None:
     assert (failure.step, failure.code.name) == ("copy_into_staging", "STEP_DIED")
 
 
-def test_what_a_step_leaves_that_a_person_ended_is_not_the_reason() -> None:
-    failure = ended("success success failed skipped", {("copy_into_staging", "failure"): LOADED_NOTHING.to_xcom()})
-    assert failure.code is FailureCode.CANCELLED
+@pytest.mark.parametrize("later", ["skipped", "upstream_failed"])
+def test_what_a_step_leaves_that_a_person_ended_is_not_the_reason(later: str) -> None:
+    failure = ended(
+        f"success success failed {later}", later={("copy_into_staging", "failure"): LOADED_NOTHING.to_xcom()}
+    )
+    assert (failure.step, failure.code.name) == ("copy_into_staging", "CANCELLED")
 
 
 def test_the_last_task_tells_what_the_sync_failed_of() -> None:
