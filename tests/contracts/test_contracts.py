@@ -207,6 +207,7 @@ def snowflake_refuses(accounts: Accounts) -> None:
 
 
 SCENARIOS: tuple[Callable[[Accounts], None], ...] = (
+    scenarios.a_sync_ends_before_its_export_is_followed,
     set_up,
     sync,
     preview_and_reload,
@@ -214,7 +215,6 @@ SCENARIOS: tuple[Callable[[Accounts], None], ...] = (
     follow_in_the_same_process,
     export_fails,
     export_is_cancelled,
-    scenarios.a_sync_ends_before_its_export_is_followed,
     databricks_cannot_answer,
     databricks_refuses,
     a_service_principal_signs_in,
