@@ -304,6 +304,8 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
             signed_in = response.status_code not in (401, 403)
             code = FailureCode.SNOWFLAKE_REFUSED if signed_in else FailureCode.SNOWFLAKE_SIGN_IN
             raise SnowflakeRefusedError(_why_refused(response), code=code) from error
+        except requests.exceptions.JSONDecodeError as error:
+            raise SnowflakeTransientError(f"What answers in the place of Snowflake sends no JSON: {error}.") from error
         except requests.exceptions.RequestException as error:
             raise SnowflakeTransientError(f"Snowflake does not answer: {error}.") from error
 

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from starlette.types import ASGIApp
 
 from data_share.datasets import Dataset, read_dataset
+from data_share.share import EXPORT_JOB_VARIABLE
 from sandbox.databricks.server import create_app as databricks_app
 from sandbox.faults import FaultInjection
 from sandbox.snowflake.auth import AccessToken, OAuthClient
@@ -167,6 +168,7 @@ def accounts(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleType
             patch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda _: None))
             made = Accounts(databricks_url, snowflake_url, s3.url, databricks, snowflake, sync_datasets.sync_dag)
             made.job_id = _job_id(databricks_url)
+            patch.setenv(f"AIRFLOW_VAR_{EXPORT_JOB_VARIABLE.upper()}", made.job_id)
             databricks.clear()
             yield made
     finally:

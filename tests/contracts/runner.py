@@ -20,7 +20,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.sdk.module_loading import import_string
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
-from data_share import databricks_run, share, snowflake_operators
+from data_share import databricks_run, share
 
 SYNC = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging")
 NO_CONF = {
@@ -85,8 +85,7 @@ class DagRun:
         if task.start_from_trigger:
             return self._follow(task)
         try:
-            with mock.patch.object(snowflake_operators.Variable, "get", {share.EXPORT_JOB_VARIABLE: self.job_id}.get):
-                result = task.execute(context)
+            result = task.execute(context)
         except AirflowSkipException:
             return None
         if result is not None:

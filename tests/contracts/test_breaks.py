@@ -818,7 +818,7 @@ BREAKS = [
         "not said to be compressed",
         around(sql_api.SqlApi, "_answer", _plain_partitions),
         s.more_rows_than_an_answer_holds,
-        "Decode|decode",
+        "sends no JSON",
     ),
     Break(
         "`requestId` with `retry=true`: what succeeded or runs is not executed again",
