@@ -48,10 +48,10 @@ from data_share.dag_defaults import DEFAULT_ARGS, SQL_FOLDER, START_DATE
 from data_share.databricks_run import DatabricksRunSensor
 from data_share.datasets import Dataset, InvalidDatasetDag, read_datasets
 from data_share.export import DatabricksExportOperator
+from data_share.finish import FinishSyncOperator
 from data_share.share import EXPORT_JOB_VARIABLE, LEDGER_TABLE
 from data_share.snowflake_operators import (
     SnowflakeCopyIntoOperator,
-    SnowflakeFinishOperator,
     SnowflakePublishOperator,
     SnowflakeTableCheckOperator,
 )
@@ -216,7 +216,7 @@ def sync_dag(dataset: Dataset) -> DAG:
         )
 
         steps = [export_to_s3, wait_for_export, copy_into_staging, check_staging, publish]
-        drop_staging = SnowflakeFinishOperator(
+        drop_staging = FinishSyncOperator(
             task_id="drop_staging",
             sql="drop_staging_tables.sql",
             steps=[step.task_id for step in steps],

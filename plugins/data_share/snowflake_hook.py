@@ -41,19 +41,9 @@ _TRANSIENT_WORDS = ("SQL execution internal error", "this lock has not yet been 
 
 
 class SnowflakeStatementError(ShareError, AirflowFailException):
-    """
-    Snowflake ended a statement with an error: another attempt would end the same way.
-
-    :param message: what happened, in Snowflake's words
-    :param snowflake_code: Snowflake's error code, e.g. ``002003``
-    :param query_id: the query in Snowflake's history, if it came so far
-    """
+    """Snowflake ended a statement with an error: another attempt would end the same way."""
 
     code = FailureCode.SNOWFLAKE_STATEMENT_FAILED
-
-    def __init__(self, message: str, snowflake_code: str, query_id: str | None = None) -> None:
-        super().__init__(message, snowflake_query_id=query_id)
-        self.snowflake_code = snowflake_code
 
 
 class SnowflakeTransientError(ShareError, AirflowException):
@@ -324,7 +314,7 @@ def _statement_error(answer: dict[str, Any], handle: str) -> SnowflakeStatementE
     )
     if may_pass:
         return SnowflakeTransientError(message, snowflake_query_id=query_id)
-    return SnowflakeStatementError(message, code, query_id)
+    return SnowflakeStatementError(message, snowflake_query_id=query_id)
 
 
 def _why_refused(response: requests.Response) -> str:

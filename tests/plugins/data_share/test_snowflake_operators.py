@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import uuid
 from collections.abc import Callable
-from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
-from unittest import mock
 
 import pytest
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.sdk.execution_time.context import OutletEventAccessors
-from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-from data_share import share, snowflake_operators
-from data_share.databricks_run import cancel_exports_of
+from data_share import share
 from data_share.datasets import Dataset, SchemaDrift
-from data_share.failures import Failure, FailureCode, NotPublishedError
 from data_share.schema_drift import SchemaDriftError
 from data_share.share import run_key_of
-from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStatementError, StatementResult
+from data_share.snowflake_hook import SnowflakeStatementError, StatementResult
 from data_share.snowflake_operators import (
     TARGET_UNCHANGED,
     CheckFailedError,
@@ -33,12 +27,12 @@ from data_share.snowflake_operators import (
     PublishError,
     SnowflakeCleanUpOperator,
     SnowflakeCopyIntoOperator,
-    SnowflakeFinishOperator,
     SnowflakePublishOperator,
     SnowflakeStatementsOperator,
     SnowflakeTableCheckOperator,
     SupersededError,
 )
+from tests.plugins.data_share.conftest import Snowflake
 
 KEY = "20260102T030405_0a1b2c3d"
 MANIFEST = {
@@ -68,9 +62,8 @@ LEDGER_ROW = {
     "REQUESTED_BY": None,
     "PUBLISHED_AT": datetime(2026, 1, 2, 3, 5),
 }
-REFUSED_BY_LEDGER = SnowflakeStatementError("Snowflake: NULL result in a non-nullable column (code 100072)", "100072")
+REFUSED_BY_LEDGER = SnowflakeStatementError("Snowflake: NULL result in a non-nullable column (code 100072)")
 MakeContext = Callable[..., dict[str, Any]]
-MakeFinish = Callable[..., tuple[SnowflakeFinishOperator, Any]]
 
 
 def tides(**changes: Any) -> Dataset:
@@ -83,66 +76,6 @@ def tides(**changes: Any) -> Dataset:
         "required_columns": ("harbour",),
     }
     return Dataset.model_validate({**fields, **changes})
-
-
-class Snowflake:
-    """Stands in for the hook: answers statements by their text, and remembers them."""
-
-    def __init__(self, hook_class: mock.Mock) -> None:
-        self.hook_class = hook_class
-        self.hook = hook_class.return_value
-        self.hook.split_sql_string.side_effect = DataShareSnowflakeHook.split_sql_string
-        self.hook.run_statement.side_effect = self._run_statement
-        self.hook.run_transaction.side_effect = self._run_transaction
-        self.hook.query_ids = []
-        self.hook.asset_uri.side_effect = lambda table: f"snowflake://account/db/{table.replace('.', '/')}"
-        self.hook.query_ids = ["query of the checks"]
-        self.answers: dict[str, list[list[dict[str, Any]] | BaseException]] = {}
-        self.refusal: Exception | None = None
-        self.statements: list[str] = []
-        self.request_ids: list[Any] = []
-
-    def answer(self, statement: str, *rows: list[dict[str, Any]] | BaseException) -> None:
-        """Answer a statement with these rows; several answers are given one after another."""
-        self.answers[statement] = list(rows)
-
-    def _run_statement(
-        self, sql: str, *, request_id: Any = None, on_start: Callable[[str], None] = lambda _: None, **_: Any
-    ) -> StatementResult:
-        self._note(sql, request_id, on_start)
-        answers = self.answers.get(sql, [[]])
-        rows = answers.pop(0) if len(answers) > 1 else answers[0]
-        if isinstance(rows, BaseException):
-            raise rows
-        return StatementResult(query_id=f"query {len(self.statements)}", rows=rows)
-
-    def _run_transaction(
-        self, sql: str, statement_count: int, *, request_id: Any, on_start: Callable[[str], None], **_: Any
-    ) -> list[str]:
-        self._note(sql, request_id, on_start)
-        if self.refusal:
-            raise self.refusal
-        return [f"query {number}" for number in range(statement_count)]
-
-    def _note(self, sql: str, request_id: Any, on_start: Callable[[str], None]) -> None:
-        self.statements.append(sql)
-        self.request_ids.append(request_id)
-        on_start(f"query {len(self.statements)}")
-
-
-@functools.cache
-def hook_class() -> mock.Mock:
-    """Return the stand-in of the hook's class; made once, as reading so large a class takes long."""
-    return mock.create_autospec(DataShareSnowflakeHook)
-
-
-@pytest.fixture
-def snowflake(monkeypatch: pytest.MonkeyPatch) -> Snowflake:
-    """Put the stand-in in the place of every Snowflake hook."""
-    hook_class().reset_mock()
-    hook_class().return_value.reset_mock(return_value=True, side_effect=True)
-    monkeypatch.setattr(snowflake_operators, "DataShareSnowflakeHook", hook_class())
-    return Snowflake(hook_class())
 
 
 # ---- statements
@@ -162,7 +95,7 @@ def test_one_file_is_enough(snowflake: Snowflake, task_context: MakeContext) -> 
 
 
 def test_a_statement_that_fails_ends_the_step(snowflake: Snowflake, task_context: MakeContext) -> None:
-    snowflake.answer("CREATE a", SnowflakeStatementError("no rights", "003001"))
+    snowflake.answer("CREATE a", SnowflakeStatementError("no rights"))
     task = SnowflakeStatementsOperator(task_id="set_up", sql="CREATE a; CREATE b;")
     with pytest.raises(SnowflakeStatementError, match="no rights"):
         task.execute(task_context(task))  # type: ignore[arg-type]
@@ -443,7 +376,7 @@ def test_checks_that_hold_pass(
 
 
 NOT_DEEP = "FROM staging.tides WHERE NOT COALESCE((depth > -12000), FALSE)"
-NO_AGGREGATE_IN_WHERE = SnowflakeStatementError("Invalid aggregate function in where clause [COUNT(*)]", "002078")
+NO_AGGREGATE_IN_WHERE = SnowflakeStatementError("Invalid aggregate function in where clause [COUNT(*)]")
 
 
 def failure_of(check: SnowflakeTableCheckOperator, task_context: MakeContext) -> str:
@@ -558,26 +491,6 @@ def publish() -> SnowflakePublishOperator:
 
 
 @pytest.fixture
-def finish(snowflake: Snowflake, task_context: MakeContext) -> MakeFinish:
-    """Make the last step of a sync whose steps have left these XComs, and ended in these states."""
-
-    def make(xcoms: dict[tuple[str, str], Any], **states: str) -> tuple[SnowflakeFinishOperator, Any]:
-        task = SnowflakeFinishOperator(
-            task_id="drop_staging", sql="DROP a;", steps=["export_to_s3", "wait_for_export", "check_staging", "publish"]
-        )
-        context = task_context(task)
-        ti = context["ti"]
-        ti.xcom_pull = lambda task_ids, key="return_value": xcoms.get((task_ids, key))
-        ti.get_task_states = mock.create_autospec(RuntimeTaskInstance.get_task_states)
-        ti.get_task_states.side_effect = lambda dag_id, task_ids, run_ids: {
-            run_id: {task_id: states.get(task_id) for task_id in task_ids} for run_id in run_ids
-        }
-        return task, context
-
-    return make
-
-
-@pytest.fixture
 def publish_context(task_context: MakeContext) -> MakeContext:
     """Make the context of the publish step, which can tell of assets."""
 
@@ -585,153 +498,6 @@ def publish_context(task_context: MakeContext) -> MakeContext:
         return {**task_context(task, **changes), "outlet_events": OutletEventAccessors()}
 
     return make
-
-
-@pytest.mark.parametrize("error", [None, RuntimeError("Snowflake is away")])
-def test_a_published_sync_ends_well_also_when_staging_tables_are_left(
-    snowflake: Snowflake, finish: MakeFinish, error: Exception | None
-) -> None:
-    if error:
-        snowflake.answer("DROP a", error)
-    task, context = finish({("publish", "return_value"): {"run_key": KEY}}, wait_for_export="success")
-    task.execute(context)
-    assert snowflake.statements == ["DROP a"]
-
-
-NO_JOB = Failure("export_to_s3", FailureCode.EXPORT_JOB_REFUSED, "No such job.").to_xcom()
-CHECKS_FAILED = Failure("check_staging", FailureCode.CHECKS_FAILED, "1 of 9 checks failed.").to_xcom()
-
-
-def test_a_sync_that_is_not_published_ends_as_failed_and_says_why(snowflake: Snowflake, finish: MakeFinish) -> None:
-    task, context = finish({("check_staging", "failure"): CHECKS_FAILED}, check_staging="failed")
-    with pytest.raises(NotPublishedError, match=r"^check_staging: 1 of 9 checks failed\. "):
-        task.execute(context)
-    assert snowflake.statements == ["DROP a"]
-
-
-@pytest.fixture
-def cancel_exports(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
-    """Take the place of Databricks, which has nothing to cancel."""
-    monkeypatch.setenv(f"AIRFLOW_VAR_{share.EXPORT_JOB_VARIABLE.upper()}", "4711")
-    cancel = mock.create_autospec(cancel_exports_of, return_value=[])
-    monkeypatch.setattr(snowflake_operators, "cancel_exports_of", cancel)
-    return cancel
-
-
-@pytest.mark.parametrize(
-    ("states", "looked_for"),
-    [
-        ({}, True),
-        ({"export_to_s3": "skipped"}, True),
-        ({"export_to_s3": "success", "wait_for_export": "skipped"}, True),
-        ({"export_to_s3": "success", "wait_for_export": "failed"}, True),
-        ({"export_to_s3": "success", "wait_for_export": "success"}, False),
-    ],
-    ids=["cancelled before it began", "before a retry", "not followed", "failed", "exported"],
-)
-def test_only_an_export_that_did_not_end_well_is_looked_for_on_databricks(
-    finish: MakeFinish, cancel_exports: mock.Mock, states: dict[str, str], looked_for: bool
-) -> None:
-    task, context = finish({}, **states)
-    with pytest.raises(NotPublishedError):
-        task.execute(context)
-    assert [call.args[1:] for call in cancel_exports.call_args_list] == (
-        [("4711", run_key_of(context["dag_run"]))] if looked_for else []
-    )
-
-
-def test_a_sync_that_loads_an_earlier_export_does_not_ask_databricks(
-    finish: MakeFinish, cancel_exports: mock.Mock
-) -> None:
-    task, context = finish({}, export_to_s3="skipped", wait_for_export="skipped", copy_into_staging="failed")
-    context["params"]["reload_run_key"] = KEY
-    with pytest.raises(NotPublishedError):
-        task.execute(context)
-    cancel_exports.assert_not_called()
-
-
-def test_what_goes_wrong_while_tidying_up_hides_no_reason(
-    snowflake: Snowflake, finish: MakeFinish, cancel_exports: mock.Mock
-) -> None:
-    cancel_exports.side_effect = RuntimeError("Databricks is away")
-    snowflake.answer("DROP a", RuntimeError("Snowflake is away"))
-    task, context = finish({("export_to_s3", "failure"): NO_JOB}, export_to_s3="failed")
-    context["ti"].get_task_states.side_effect = RuntimeError("Airflow is away")
-    with pytest.raises(NotPublishedError, match=r"^export_to_s3: No such job\."):
-        task.execute(context)
-
-
-def test_an_unknown_job_hides_no_reason(finish: MakeFinish, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(f"AIRFLOW_VAR_{share.EXPORT_JOB_VARIABLE.upper()}", raising=False)
-    task, context = finish({("export_to_s3", "failure"): NO_JOB}, export_to_s3="failed")
-    with pytest.raises(NotPublishedError, match=r"^export_to_s3: No such job\."):
-        task.execute(context)
-
-
-@pytest.mark.parametrize(
-    ("state", "left", "waits"),
-    [
-        ({"check_staging": "failed"}, {}, True),
-        ({"publish": "failed"}, {}, True),
-        ({"export_to_s3": "failed"}, {}, True),
-        ({"wait_for_export": "failed"}, {}, False),
-        ({"check_staging": "failed"}, {("check_staging", "failure"): CHECKS_FAILED}, False),
-        ({"check_staging": "success", "publish": "skipped"}, {}, False),
-        ({"publish": "failed"}, {("publish", "return_value"): {"run_key": KEY}}, False),
-    ],
-    ids=["check", "publish", "export", "in the triggerer", "failed by itself", "skipped", "published"],
-)
-def test_tidying_up_waits_for_the_process_of_a_step_that_was_ended(
-    snowflake: Snowflake,
-    finish: MakeFinish,
-    cancel_exports: mock.Mock,
-    monkeypatch: pytest.MonkeyPatch,
-    state: dict[str, str],
-    left: dict[tuple[str, str], Any],
-    waits: bool,
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr(snowflake_operators.time, "monotonic", lambda: now[0])
-
-    def sleep(seconds: float) -> None:
-        assert snowflake.statements == ["DROP a"], "no publish shall begin meanwhile"
-        cancel_exports.assert_not_called()
-        now[0] += seconds
-
-    monkeypatch.setattr(snowflake_operators.time, "sleep", sleep)
-    task, context = finish(left, **state)
-    with nullcontext() if ("publish", "return_value") in left else pytest.raises(NotPublishedError):
-        task.execute(context)
-    # A heartbeat of 5 s, 5 s from SIGTERM to SIGKILL, and a little more.
-    assert now[0] == (pytest.approx(12, abs=0.3) if waits else 0)
-    assert snowflake.statements == ["DROP a"] * (2 if waits else 1)
-    assert len(set(snowflake.request_ids)) == len(snowflake.request_ids), "the second is no repetition of the first"
-
-
-def test_what_became_of_a_step_that_a_person_ended_is_not_the_reason(
-    finish: MakeFinish, cancel_exports: mock.Mock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    xcoms: dict[tuple[str, str], Any] = {}
-    monkeypatch.setattr(
-        snowflake_operators.time, "sleep", lambda _: xcoms.update({("check_staging", "failure"): CHECKS_FAILED})
-    )
-    task, context = finish(xcoms, check_staging="failed", publish="skipped")
-    with pytest.raises(NotPublishedError) as caught:
-        task.execute(context)
-    assert caught.value.failure.code is FailureCode.CANCELLED
-
-
-def test_a_step_that_publishes_after_all_makes_the_sync_a_success(
-    snowflake: Snowflake, finish: MakeFinish, cancel_exports: mock.Mock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    xcoms: dict[tuple[str, str], Any] = {}
-    monkeypatch.setattr(
-        snowflake_operators.time, "sleep", lambda _: xcoms.update({("publish", "return_value"): {"run_key": KEY}})
-    )
-    task, context = finish(xcoms, wait_for_export="success", publish="failed")
-    task.execute(context)
-    assert snowflake.statements == ["DROP a", "DROP a"]
-    cancel_exports.assert_not_called()
 
 
 def asset_events(context: dict[str, Any]) -> list[Any]:
@@ -879,7 +645,7 @@ def test_another_error_of_the_transaction_is_told_as_it_is(
     snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
 ) -> None:
     snowflake.answer("SELECT ledger", [])
-    snowflake.refusal = SnowflakeStatementError("Snowflake: no rights (code 003001)", "003001")
+    snowflake.refusal = SnowflakeStatementError("Snowflake: no rights (code 003001)")
     context = publish_context(publish)
     with pytest.raises(SnowflakeStatementError, match="no rights"):
         publish.execute(context)  # type: ignore[arg-type]

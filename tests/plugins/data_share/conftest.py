@@ -1,0 +1,73 @@
+"""A stand-in of the Snowflake hook, for the tests of the steps."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from data_share import snowflake_operators
+from data_share.snowflake_hook import DataShareSnowflakeHook, StatementResult
+
+
+class Snowflake:
+    """Stands in for the hook: answers statements by their text, and remembers them."""
+
+    def __init__(self, hook_class: mock.Mock) -> None:
+        self.hook_class = hook_class
+        self.hook = hook_class.return_value
+        self.hook.split_sql_string.side_effect = DataShareSnowflakeHook.split_sql_string
+        self.hook.run_statement.side_effect = self._run_statement
+        self.hook.run_transaction.side_effect = self._run_transaction
+        self.hook.query_ids = []
+        self.hook.asset_uri.side_effect = lambda table: f"snowflake://account/db/{table.replace('.', '/')}"
+        self.hook.query_ids = ["query of the checks"]
+        self.answers: dict[str, list[list[dict[str, Any]] | BaseException]] = {}
+        self.refusal: Exception | None = None
+        self.statements: list[str] = []
+        self.request_ids: list[Any] = []
+
+    def answer(self, statement: str, *rows: list[dict[str, Any]] | BaseException) -> None:
+        """Answer a statement with these rows; several answers are given one after another."""
+        self.answers[statement] = list(rows)
+
+    def _run_statement(
+        self, sql: str, *, request_id: Any = None, on_start: Callable[[str], None] = lambda _: None, **_: Any
+    ) -> StatementResult:
+        self._note(sql, request_id, on_start)
+        answers = self.answers.get(sql, [[]])
+        rows = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(rows, BaseException):
+            raise rows
+        return StatementResult(query_id=f"query {len(self.statements)}", rows=rows)
+
+    def _run_transaction(
+        self, sql: str, statement_count: int, *, request_id: Any, on_start: Callable[[str], None], **_: Any
+    ) -> list[str]:
+        self._note(sql, request_id, on_start)
+        if self.refusal:
+            raise self.refusal
+        return [f"query {number}" for number in range(statement_count)]
+
+    def _note(self, sql: str, request_id: Any, on_start: Callable[[str], None]) -> None:
+        self.statements.append(sql)
+        self.request_ids.append(request_id)
+        on_start(f"query {len(self.statements)}")
+
+
+@functools.cache
+def hook_class() -> mock.Mock:
+    """Return the stand-in of the hook's class; made once, as reading so large a class takes long."""
+    return mock.create_autospec(DataShareSnowflakeHook)
+
+
+@pytest.fixture
+def snowflake(monkeypatch: pytest.MonkeyPatch) -> Snowflake:
+    """Put the stand-in in the place of every Snowflake hook."""
+    hook_class().reset_mock()
+    hook_class().return_value.reset_mock(return_value=True, side_effect=True)
+    monkeypatch.setattr(snowflake_operators, "DataShareSnowflakeHook", hook_class())
+    return Snowflake(hook_class())
