@@ -89,6 +89,7 @@ class Container:
         self.root = engine.work / "containers" / self.name
         self.log = engine.work / "logs" / f"{self.name}.log"
         self.environment: dict[str, str] = {}
+        self.last_look = "its health was not looked at"
         self._engine = engine
         self._user = (0, 0)
         self._workdir = "/"
@@ -182,7 +183,11 @@ class Container:
     def is_healthy(self) -> bool:
         """Run the service's health check once."""
         check = self.service.healthcheck
-        return check is not None and self.execute(check.command, check.timeout).returncode == 0
+        if check is None:
+            return False
+        looked = self.execute(check.command, check.timeout)
+        self.last_look = f"its health check ended with {looked.returncode}: {looked.stdout}{looked.stderr}".strip()
+        return looked.returncode == 0
 
     def path(self, inside: str) -> Path:
         """Return where a file of the container can be looked at from outside."""
@@ -370,7 +375,7 @@ class Engine:
         :param names: as on the command line of `docker compose up`; all of the active profiles when it is None
         :param scale: containers per service, where it is not what the file says
         :raises ContainerEndedError: a container has ended that should run, or failed at its work
-        :raises TimeoutError: after the deadline; the message names who is not healthy, with the last of its log
+        :raises TimeoutError: after the deadline; the message names who is not healthy, with its last check and log
         """
         wanted = self.project.closure(self.project.services if names is None else names)
         for name in wanted:
@@ -392,7 +397,9 @@ class Engine:
                     fine.add(name)
             if time.monotonic() > deadline:
                 late = [name for name in wanted if name not in fine]
-                logs = "\n".join(f"--- {one.name}\n{one.tail()}" for name in late for one in self.of(name))
+                logs = "\n".join(
+                    f"--- {one.name}: {one.last_look}\n{one.tail()}" for name in late for one in self.of(name)
+                )
                 raise TimeoutError(f"after {seconds:g} s these are not healthy: {late}\n{logs}")
             time.sleep(0.2)
 
