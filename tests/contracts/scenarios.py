@@ -21,6 +21,7 @@ from airflow.providers.databricks.exceptions import DatabricksApiError
 
 from data_share import share
 from data_share.datasets import Dataset
+from data_share.failures import NotPublishedError
 from data_share.snowflake_hook import (
     DataShareSnowflakeHook,
     SnowflakeRefusedError,
@@ -29,7 +30,6 @@ from data_share.snowflake_hook import (
 )
 from data_share.snowflake_operators import (
     NothingLoadedError,
-    NotPublishedError,
     SnowflakeStatementsOperator,
     SupersededError,
 )
