@@ -19,7 +19,8 @@ from jinja2 import Environment, FileSystemLoader
 
 from data_share import share, snowflake_hook
 from data_share.datasets import read_datasets
-from data_share.doctor import Deployment, Finding, State, examine
+from data_share.doctor import Finding, examine
+from data_share.doctor_checks.deployment import Deployment, State
 from sandbox.s3 import s3_filesystem
 from sandbox.snowflake.server import create_app
 from sandbox.sources import SHARE_BUCKET

@@ -14,7 +14,10 @@ import pytest
 
 from data_share import doctor, share
 from data_share.datasets import DATASETS_FOLDER
-from data_share.doctor import CHECKS, CheckShareOperator, ShareIsBrokenError, State
+from data_share.doctor import CHECKS, CheckShareOperator, ShareIsBrokenError
+from data_share.doctor_checks import airflow as airflow_checks
+from data_share.doctor_checks.deployment import State
+from data_share.snowflake_hook import DataShareSnowflakeHook
 from tests.sandbox.databricks.conftest import TOKEN, WorkspaceServer
 
 pytestmark = pytest.mark.sandbox
@@ -31,7 +34,7 @@ def test_all_is_well(look: Look) -> None:
 
 def test_nothing_is_left_behind(look: Look, administer: Any, snowflake_url: str) -> None:
     look("Snowflake")
-    hook = doctor.DataShareSnowflakeHook("administrator")
+    hook = DataShareSnowflakeHook("administrator")
     assert hook.run_statement("SHOW TABLES IN SCHEMA staging").rows == []
     for table in ("shared_forecasts", "city_temperatures", "daily_observations", share.LEDGER_TABLE):
         assert hook.run_statement(f"SELECT * FROM {table}").rows == []
@@ -51,14 +54,14 @@ def test_a_dataset_file_that_is_not_valid(look: Look, tmp_path: Path) -> None:
 def test_a_dag_file_that_cannot_be_imported(look: Look, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags" / "broken.py").write_text("import a_package_that_is_not_installed\n")
-    monkeypatch.setattr(doctor, "PROJECT", tmp_path)
+    monkeypatch.setattr(airflow_checks, "PROJECT", tmp_path)
     said = look("Airflow").only_wrong("DAG files")
     assert "dags/broken.py cannot be imported: ModuleNotFoundError" in said
     assert "a_package_that_is_not_installed" in said
 
 
 def test_without_local_settings_it_is_slow_and_works(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(airflow_checks.importlib.util, "find_spec", lambda _: None)
     examined = look("Airflow")
     assert examined.named(State.WRONG) == []
     assert examined.named(State.ADVICE) == ["local settings"]

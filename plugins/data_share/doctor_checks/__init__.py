@@ -1,0 +1,1 @@
+"""The checks of :mod:`data_share.doctor`: one module for each side, and what they have in common."""

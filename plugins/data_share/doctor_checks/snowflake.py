@@ -1,0 +1,391 @@
+"""The checks of Snowflake: connection, sign-in, stage, tables, and the rights that the load modes take."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jinja2
+
+from data_share import share
+from data_share.datasets import LoadMode, SchemaDrift
+from data_share.doctor_checks.deployment import (
+    PROJECT,
+    Answer,
+    Check,
+    Deployment,
+    State,
+    clock,
+    complete,
+    connection_of,
+    listed,
+    no_connection,
+    ok,
+    reach,
+    skew_between,
+    verdict,
+    with_advice,
+    words,
+    wrong,
+)
+from data_share.snowflake_hook import SnowflakeRefusedError, SnowflakeStatementError
+
+CREATE_LEDGER = PROJECT / "include" / "sql" / "snowflake" / "create_ledger.sql"
+
+# No dataset has a name that begins so: there is never a file, and listing it costs nothing.
+_EMPTY_FOLDER = "_check/"
+_ROLE_REFUSED = ("390186", "390189")
+
+
+def snowflake_connection(deployment: Deployment) -> Answer:
+    """The connection is there and has what the syncs need."""
+    connection = connection_of(deployment.snowflake_conn_id)
+    if connection is None:
+        return no_connection(deployment.snowflake_conn_id)
+    extra = connection.extra_dejson
+    fields = {"schema": connection.schema}
+    keys = ("private_key_file", "private_key_content")
+    is_oauth = bool(extra.get("authenticator") in ("oauth", "programmatic_access_token") or extra.get("azure_conn_id"))
+    if not is_oauth:
+        fields["login"] = connection.login
+        if not any(extra.get(name) for name in keys):
+            fields["extra private_key_file or private_key_content"] = None
+    fields |= {f"extra {name}": extra.get(name) for name in ("account", "warehouse", "database", "role")}
+    answer = complete(deployment.snowflake_conn_id, [name for name, value in fields.items() if not value])
+    file = extra.get("private_key_file")
+    if answer.state is State.OK and file and not Path(file).is_file():
+        return wrong(f"private_key_file of {deployment.snowflake_conn_id} is {file}, which is no file on this machine.")
+    return answer
+
+
+def snowflake_reachable(deployment: Deployment) -> Answer:
+    """Something answers at the account's address."""
+    return reach(deployment, "Snowflake", deployment.snowflake.statements_url, "extra account")
+
+
+def snowflake_sign_in(deployment: Deployment) -> Answer:
+    """Snowflake accepts user, key and account."""
+    sql = (
+        "SELECT CURRENT_USER() AS user_name, CURRENT_ROLE() AS role_name, CURRENT_DATABASE() AS database_name, "
+        "CURRENT_SCHEMA() AS schema_name, SYSDATE() AS system_time"
+    )
+    before = deployment.now()
+    try:
+        [deployment.session] = deployment.rows(sql)
+    except SnowflakeRefusedError as error:
+        if any(f"code {code}" in str(error) for code in _ROLE_REFUSED):
+            deployment.role_refused = words(error)
+            return ok("user and key are accepted.")
+        return wrong(f"{words(error)}. How to give the user a new key: docs/snowflake.md.")
+    except Exception as error:
+        return wrong(
+            f"The sign-in of {deployment.snowflake_conn_id} fails: {words(error)}. Check the private key, and "
+            "account and login of the connection: docs/snowflake.md."
+        )
+    theirs = deployment.session["SYSTEM_TIME"].replace(tzinfo=UTC)
+    deployment.skews["Snowflake"] = skew_between(before, theirs, deployment.now())
+    return ok(f"signed in as {deployment.session['USER_NAME']}.")
+
+
+def snowflake_clock(deployment: Deployment) -> Answer:
+    """The clocks of this machine and of Snowflake agree, or its tokens are refused."""
+    return clock(deployment, "Snowflake")
+
+
+def snowflake_role(deployment: Deployment) -> Answer:
+    """The user has the connection's role."""
+    if deployment.role_refused:
+        return wrong(
+            f"{deployment.role_refused}. Grant it (GRANT ROLE ... TO USER ...), or correct the extra role of "
+            f"{deployment.snowflake_conn_id}."
+        )
+    return ok(f"{deployment.session['ROLE_NAME']}.")
+
+
+def database_and_schema(deployment: Deployment) -> Answer:
+    """Database and schema of the connection exist, and the role may use them."""
+    connection = deployment.snowflake.get_connection(deployment.snowflake_conn_id)
+    wanted = {"database": connection.extra_dejson["database"], "schema": connection.schema}
+    for kind, name in wanted.items():
+        if deployment.session[f"{kind.upper()}_NAME"] is None:
+            return wrong(
+                f"The {kind} {name} does not exist, or role {_role(deployment)} may not use it. Check the connection "
+                f"(the SQL API minds the case of the name), or GRANT USAGE ON {kind.upper()} {name} TO ROLE "
+                f"{_role(deployment)}."
+            )
+    return ok(f"{deployment.session['DATABASE_NAME']}.{deployment.session['SCHEMA_NAME']}.")
+
+
+def snowflake_warehouse(deployment: Deployment) -> Answer:
+    """The role may compute with the connection's warehouse."""
+    name = deployment.snowflake.get_connection(deployment.snowflake_conn_id).extra_dejson["warehouse"]
+    try:
+        deployment.rows("SELECT COUNT(*) AS total FROM information_schema.schemata")
+    except SnowflakeStatementError as error:
+        return wrong(
+            f"Warehouse {name} cannot be used: {words(error)}. It does not exist, or: GRANT USAGE ON WAREHOUSE {name} "
+            f"TO ROLE {_role(deployment)}."
+        )
+    return ok(f"{name}.")
+
+
+def storage_integration(deployment: Deployment) -> Answer:
+    """The storage integration is enabled and allows the share, if the role may see it."""
+    name = share.STORAGE_INTEGRATION
+    try:
+        rows = deployment.rows(f"DESCRIBE INTEGRATION {name}")
+    except SnowflakeStatementError as error:
+        return Answer(
+            State.UNKNOWN,
+            f"because role {_role(deployment)} does not see the integration: {words(error)}. That is "
+            "enough for syncs; creating the stage takes USAGE on it. An account administrator can look: DESCRIBE "
+            f"INTEGRATION {name}.",
+        )
+    properties = {str(row["property"]).upper(): str(row["property_value"] or "") for row in rows}
+    allowed, blocked = (
+        [place.strip(" []'\"") for place in properties.get(f"STORAGE_{which}_LOCATIONS", "").split(",")]
+        for which in ("ALLOWED", "BLOCKED")
+    )
+    problems = []
+    if properties.get("ENABLED", "").lower() != "true":
+        problems.append(f"The integration {name} is not enabled: ALTER INTEGRATION {name} SET ENABLED = TRUE.")
+    if not any(place == "*" or (place and share.SHARE_URL.startswith(place)) for place in allowed):
+        problems.append(f"The integration {name} allows {listed(allowed)}, and not {share.SHARE_URL}.")
+    if any(place and share.SHARE_URL.startswith(place) for place in blocked):
+        problems.append(f"The integration {name} blocks {share.SHARE_URL}.")
+    advice = "An account administrator alters it, never replaces it: include/sql/snowflake/setup/."
+    return verdict(with_advice(problems, advice), f"{name} allows {share.SHARE_URL}.")
+
+
+def stage(deployment: Deployment) -> Answer:
+    """The stage is on the share, by the storage integration."""
+    schema = f"{deployment.session['DATABASE_NAME']}.{deployment.session['SCHEMA_NAME']}"
+    found = [
+        row
+        for row in deployment.rows(f"SHOW STAGES LIKE '{share.STAGE}'")
+        if (row["name"], row["database_name"], row["schema_name"]) == (share.STAGE.upper(), *schema.split("."))
+    ]
+    if not found:
+        return wrong(
+            f"The stage {schema}.{share.STAGE} does not exist, or role {_role(deployment)} has no right on it. Run the "
+            f"DAG set_up_snowflake (it takes USAGE on the integration {share.STORAGE_INTEGRATION}), or GRANT USAGE ON "
+            "STAGE."
+        )
+    problems = []
+    url, integration = str(found[0]["url"] or ""), str(found[0]["storage_integration"] or "")
+    if url.rstrip("/") != share.SHARE_URL.rstrip("/"):
+        problems.append(f"The stage {share.STAGE} is on {url or 'no bucket'} instead of {share.SHARE_URL}.")
+    if integration.upper() != share.STORAGE_INTEGRATION.upper():
+        problems.append(f"The stage uses the integration {integration or 'none'}, not {share.STORAGE_INTEGRATION}.")
+    return verdict(
+        with_advice(problems, "Drop the stage and run the DAG set_up_snowflake."), f"{share.STAGE} is on {url}."
+    )
+
+
+def list_stage(deployment: Deployment) -> Answer:
+    """Snowflake can list the share: its AWS role is trusted, and may list the bucket."""
+    try:
+        deployment.rows(f"LIST @{share.STAGE}/{_EMPTY_FOLDER}")
+    except SnowflakeStatementError as error:
+        return wrong(
+            f"{words(error)}. Role {_role(deployment)} needs USAGE on the stage; the AWS role needs the trust policy "
+            "and the rights of docs/aws.md."
+        )
+    return ok(f"{share.SHARE_URL} can be listed.")
+
+
+def staging_schema(deployment: Deployment) -> Answer:
+    """The schema of the staging tables exists."""
+    name = share.STAGING_SCHEMA.upper()
+    rows = deployment.rows(f"SHOW SCHEMAS LIKE '{name}' IN DATABASE \"{deployment.session['DATABASE_NAME']}\"")
+    if name not in {row["name"] for row in rows}:
+        return wrong(
+            f"The schema {name} does not exist in {deployment.session['DATABASE_NAME']}, or role {_role(deployment)} "
+            f"has no right on it. Run the DAG set_up_snowflake, or GRANT USAGE, CREATE TABLE ON SCHEMA {name}."
+        )
+    return ok(f"{name}.")
+
+
+def ledger_tables(deployment: Deployment) -> Answer:
+    """The ledger's tables have the columns that create_ledger.sql gives them."""
+    problems = []
+    for table, columns in _ledger_columns().items():
+        found = _columns(deployment, table)
+        if isinstance(found, str):
+            problems.append(f"{found} Run the DAG set_up_snowflake.")
+            continue
+        problems += _differences(table, columns, found, "create_ledger.sql", extra_is_wrong=False)
+    return verdict(problems, f"{listed(_ledger_columns())}.")
+
+
+def target_tables(deployment: Deployment) -> Answer:
+    """Each target exists and has the columns that its dataset file names, written as Snowflake stores plain names."""
+    problems = []
+    datasets, _ = deployment.datasets
+    for dataset in datasets:
+        file = f"{dataset.name}.yaml"
+        found = _columns(deployment, dataset.target_table)
+        if isinstance(found, str):
+            how = "Run the DAG set_up_snowflake" if dataset.create_table else "Its owners create it"
+            problems.append(f"{found} {how} (dataset file {file}).")
+            continue
+        mixed = [name for name in found if name != name.upper()]
+        if mixed:
+            problems.append(
+                f"{dataset.target_table} has columns that are not in upper case: {listed(mixed)}. Syncs name them in "
+                "upper case: rename them (ALTER TABLE ... RENAME COLUMN)."
+            )
+        upper = {name.upper(): kind for name, kind in found.items()}
+        for field in ("required_columns", "merge_keys"):
+            if missing := [name for name in getattr(dataset, field) if name.upper() not in upper]:
+                problems.append(
+                    f"{dataset.target_table} has no column {listed(missing)}, which {field} of {file} names. Correct "
+                    "one of both."
+                )
+        problems += _differences(
+            dataset.target_table, dataset.columns, upper, file, extra_is_wrong=bool(dataset.columns)
+        )
+    return verdict(problems, f"{listed(dataset.target_table for dataset in datasets)}.")
+
+
+def ledger_rights(deployment: Deployment) -> Answer:
+    """The role may do to the ledger's tables what a publish does."""
+    needed = {
+        share.LEDGER_TABLE: ("INSERT", "UPDATE", "DELETE"),
+        share.MANIFEST_TABLE: ("INSERT", "DELETE"),
+        share.TURN_TABLE: ("INSERT", "UPDATE"),
+    }
+    problems = [problem for table, rights in needed.items() for problem in _missing_rights(deployment, table, rights)]
+    return verdict(problems, "a publish may write to them.")
+
+
+def target_rights(deployment: Deployment) -> Answer:
+    """The role may do to each target what its load mode does."""
+    problems, owned = [], []
+    for dataset in deployment.datasets[0]:
+        rights = {
+            LoadMode.APPEND: ("INSERT",),
+            LoadMode.REPLACE: ("INSERT", "DELETE"),
+            LoadMode.MERGE: ("INSERT", "UPDATE", *(("DELETE",) if dataset.delete_missing else ())),
+        }[dataset.load_mode]
+        missing = _missing_rights(deployment, dataset.target_table, rights)
+        problems += [f"{problem} Load mode {dataset.load_mode} of {dataset.name}.yaml needs it." for problem in missing]
+        if dataset.schema_drift is SchemaDrift.ADD_NEW:
+            owned.append(dataset.target_table)
+    note = f" Not checked: OWNERSHIP, which schema_drift add_new takes on {listed(owned)}." if owned else ""
+    return verdict(problems, f"each load mode may write to its target.{note}")
+
+
+def write_and_read(deployment: Deployment) -> Answer:
+    """A table can be created in the staging schema, written, read and dropped."""
+    # Named as a run's staging table, so that clean_up_share drops it if this process dies.
+    key = share.run_key("check_share", uuid.uuid4().hex, datetime.now(UTC))
+    table = share.staging_table("check_share", key)
+    try:
+        deployment.rows(f"CREATE TABLE {table} (n NUMBER(38, 0))")
+        deployment.rows(f"INSERT INTO {table} VALUES (4711)")  # noqa: S608 - the name is made here
+        rows = deployment.rows(f"SELECT n FROM {table}")  # noqa: S608
+    except SnowflakeStatementError as error:
+        return wrong(
+            f"{words(error)}. GRANT USAGE, CREATE TABLE ON SCHEMA {share.STAGING_SCHEMA} TO ROLE {_role(deployment)}."
+        )
+    finally:
+        # Without the schema or the right to create, there is nothing to drop.
+        with contextlib.suppress(SnowflakeStatementError):
+            deployment.rows(f"DROP TABLE IF EXISTS {table}")
+    if rows != [{"N": 4711}]:
+        return wrong(f"What was written to {table} was not read again: {rows}.")
+    return ok("created, written, read and dropped.")
+
+
+def _role(deployment: Deployment) -> str:
+    return str(deployment.session["ROLE_NAME"])
+
+
+def _ledger_columns() -> dict[str, dict[str, str]]:
+    """Return the ledger's tables with the types of their columns, as create_ledger.sql has them."""
+    sql = jinja2.Template(CREATE_LEDGER.read_text(encoding="utf-8")).render(share=share)
+    tables = re.findall(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*?)\n\);", sql, flags=re.DOTALL)
+    return {table: dict(re.findall(r"^ +(\w+) (\w+)", columns, flags=re.MULTILINE)) for table, columns in tables}
+
+
+def _columns(deployment: Deployment, table: str) -> dict[str, str] | str:
+    """Return the types of a table's columns, or what Snowflake says instead."""
+    try:
+        return {str(row["name"]): str(row["type"]) for row in deployment.rows(f"DESCRIBE TABLE {table}")}
+    except SnowflakeStatementError as error:
+        return f"{table}: {words(error)}."
+
+
+def _differences(
+    table: str, wanted: Mapping[str, str], found: Mapping[str, str], file: str, *, extra_is_wrong: bool
+) -> list[str]:
+    problems = []
+    missing = [name for name in wanted if name.upper() not in found]
+    if missing:
+        problems.append(f"{table} has no column {listed(missing)}, which {file} has: add it (ALTER TABLE).")
+    if extra_is_wrong and (extra := sorted(set(found) - {name.upper() for name in wanted})):
+        problems.append(f"{table} has {listed(extra)}, which {file} does not have: add it there, or drop it.")
+    for name, kind in wanted.items():
+        actual = found.get(name.upper())
+        if actual is not None and _plain(actual) != _plain(kind):
+            problems.append(f"{table}: column {name.upper()} is {actual}, and {kind} in {file}: alter one of both.")
+    return problems
+
+
+def _plain(kind: str) -> str:
+    """Return a type without its size, by the name that Snowflake shows."""
+    name = kind.partition("(")[0].strip().upper()
+    return {"DOUBLE": "FLOAT", "STRING": "VARCHAR", "TEXT": "VARCHAR"}.get(name, name)
+
+
+def _missing_rights(deployment: Deployment, table: str, rights: Sequence[str]) -> list[str]:
+    """Return a sentence for each right on a table that the role lacks, by statements that change no row."""
+    column = f'"{next(iter(found))}"' if isinstance(found := _columns(deployment, table), dict) else ""
+    if not column:
+        return [str(found)]
+    probes = {
+        "SELECT": f"SELECT COUNT(*) AS total FROM {table} WHERE FALSE",  # noqa: S608
+        "INSERT": f"INSERT INTO {table} SELECT * FROM {table} WHERE FALSE",  # noqa: S608
+        "UPDATE": f"UPDATE {table} SET {column} = {column} WHERE FALSE",  # noqa: S608
+        "DELETE": f"DELETE FROM {table} WHERE FALSE",  # noqa: S608
+    }
+    # All in one request; only when it fails, each alone, to tell which.
+    with contextlib.suppress(SnowflakeStatementError):
+        deployment.rolled_back([probes[right] for right in ("SELECT", *rights)])
+        return []
+    problems = []
+    for right in ("SELECT", *rights):
+        try:
+            deployment.rolled_back([probes[right]])
+        except SnowflakeStatementError as error:
+            grant = f"GRANT {right} ON TABLE {table} TO ROLE {_role(deployment)}"
+            problems.append(f"{right} on {table} fails: {words(error)}. {grant}.")
+            if right == "SELECT":
+                # The others read the table too, and would fail for this.
+                break
+    return problems
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("Snowflake", "Snowflake connection", "snowflake_default", snowflake_connection),
+    Check("Snowflake", "Snowflake address", "account", snowflake_reachable, ("Snowflake connection",)),
+    Check("Snowflake", "Snowflake sign-in", "login and key", snowflake_sign_in, ("Snowflake address",)),
+    Check("Snowflake", "Snowflake clock", "HTTP header Date, SYSDATE()", snowflake_clock, ("Snowflake address",)),
+    Check("Snowflake", "role", "CURRENT_ROLE()", snowflake_role, ("Snowflake sign-in",)),
+    Check("Snowflake", "database and schema", "CURRENT_SCHEMA()", database_and_schema, ("role",)),
+    Check("Snowflake", "warehouse", "a query", snowflake_warehouse, ("database and schema",)),
+    Check("Snowflake", "storage integration", "DESCRIBE INTEGRATION", storage_integration, ("role",)),
+    Check("Snowflake", "stage", "SHOW STAGES", stage, ("database and schema",)),
+    Check("Snowflake", "share", "LIST", list_stage, ("stage",)),
+    Check("Snowflake", "staging schema", "SHOW SCHEMAS", staging_schema, ("database and schema",)),
+    Check("Snowflake", "ledger tables", "DESCRIBE TABLE", ledger_tables, ("database and schema",)),
+    Check("Snowflake", "target tables", "DESCRIBE TABLE", target_tables, ("database and schema",)),
+    Check("Snowflake", "rights on the ledger", "probes, rolled back", ledger_rights, ("warehouse", "ledger tables")),
+    Check("Snowflake", "rights on the targets", "probes, rolled back", target_rights, ("warehouse", "target tables")),
+    Check("Snowflake", "write and read", "a table in staging", write_and_read, ("warehouse", "staging schema")),
+)
