@@ -1,8 +1,8 @@
 """
 The values for Airflow's Helm chart: they name keys that the chart has, and nothing in them is secret.
 
-The chart itself is not here. `CHART_KEYS` are those of its values.yaml, version 1.22.0, that our files may use; both
-files, merged into the chart's, were also held against its values.schema.json.
+The chart itself is not here: `CHART_KEYS` are those of its values.yaml, version 1.22.0, that our files may use.
+`test_helm_rendered.py` has Helm make of the chart and the files what Kubernetes is given.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CHART_VERSION = "1.22.0"
 FREE = ("config", "securityContexts.containers")
 _PROCESS_KEYS = ("replicas", "resources", "podDisruptionBudget.enabled", "podDisruptionBudget.config.maxUnavailable")
 CHART_KEYS = {
-    *("airflowVersion", "executor", "airflowLocalSettings", "secret", "extraEnvFrom"),
-    *(f"images.airflow.{key}" for key in ("repository", "tag", "pullPolicy")),
+    *("airflowVersion", "executor", "airflowLocalSettings", "extraEnvFrom"),
+    *(f"images.{image}.{key}" for image in ("airflow", "pod_template") for key in ("repository", "tag", "pullPolicy")),
     *("fernetKeySecretName", "apiSecretKeySecretName", "jwtSecretName"),
     *(f"data.{key}" for key in ("metadataSecretName", "resultBackendSecretName", "brokerUrlSecretName")),
     *("createUserJob.enabled", "postgresql.enabled", "statsd.enabled", "cleanup.enabled"),
@@ -36,8 +36,11 @@ CHART_KEYS = {
     *(f"{name}.{key}" for name in ("scheduler", "apiServer", "dagProcessor", "triggerer") for key in _PROCESS_KEYS),
     *(f"pgbouncer.{key}" for key in ("enabled", "configSecretName", *_PROCESS_KEYS)),
     *(f"pgbouncer.metricsExporterSidecar.{key}" for key in ("statsSecretName", "statsSecretKey", "resources")),
-    "triggerer.persistence.enabled",
-    *(f"workers.celery.{key}" for key in ("persistence.enabled", "terminationGracePeriodSeconds", *_PROCESS_KEYS)),
+    *("triggerer.persistence.enabled", "triggerer.env", "dagProcessor.env"),
+    *(
+        f"workers.celery.{key}"
+        for key in ("persistence.enabled", "terminationGracePeriodSeconds", "env", *_PROCESS_KEYS)
+    ),
     *(
         f"workers.celery.keda.{key}"
         for key in (
@@ -49,7 +52,7 @@ CHART_KEYS = {
             "usePgbouncer",
         )
     ),
-    *("workers.kubernetes.resources", "workers.kubernetes.safeToEvict"),
+    *("workers.kubernetes.env", "workers.kubernetes.resources", "workers.kubernetes.safeToEvict"),
     *("logs.persistence.enabled", "logs.persistence.size"),
     *(f"databaseCleanup.{key}" for key in ("enabled", "schedule", "retentionDays")),
 }
@@ -127,7 +130,23 @@ def test_pods_have_what_the_dags_need(values: dict[str, Any], sync_datasets: Mod
         for field in ("databricks_conn_id", "snowflake_conn_id")
         if hasattr(task, field)
     }
-    assert {secret["envName"] for secret in values["secret"]} == {f"AIRFLOW_CONN_{name.upper()}" for name in used}
+    accounts = {f"AIRFLOW_CONN_{name.upper()}" for name in used}
+    webhook = "AIRFLOW_CONN_DATA_SHARE_WEBHOOK"
+    workers = values["workers"]
+    given = {
+        "workers": {variable["name"] for variable in workers["celery"]["env"]},
+        "pods": {variable["name"] for variable in workers["kubernetes"]["env"]},
+        "triggerer": {variable["name"] for variable in values["triggerer"]["env"]},
+        "dag-processor": {variable["name"] for variable in values["dagProcessor"]["env"]},
+    }
+    assert given == {
+        "workers": accounts,
+        "pods": accounts,
+        "triggerer": {*accounts, webhook},
+        "dag-processor": {webhook},
+    }
+    # All of the chart's pods would have it.
+    assert "secret" not in values
     assert yaml.safe_load(values["extraEnvFrom"]) == [{"configMapRef": {"name": "data-share-variables"}}]
     # The guide says what is in it.
     assert f"AIRFLOW_VAR_{EXPORT_JOB_VARIABLE.upper()}" in (PROJECT / "docs" / "scaling.md").read_text()
@@ -137,7 +156,7 @@ def test_pods_have_what_the_dags_need(values: dict[str, Any], sync_datasets: Mod
 def test_the_guide_names_every_secret(values: dict[str, Any]) -> None:
     guide = (PROJECT / "docs" / "scaling.md").read_text()
     names = {value for path, value in leaves(values) if path.lower().endswith("secretname") and value}
-    names |= {secret["secretName"] for secret in values["secret"]}
+    names |= {variable["valueFrom"]["secretKeyRef"]["name"] for variable in values["triggerer"]["env"]}
     assert len(names) > 5
     assert {name for name in names if f"`{name}`" not in guide} == set()
     assert f"version {CHART_VERSION}" in guide

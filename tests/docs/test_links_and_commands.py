@@ -496,7 +496,7 @@ def test_the_readme_is_short() -> None:
 def classes_of_errors() -> list[str]:
     return sorted(
         name
-        for path in (PROJECT / "plugins" / "data_share").glob("*.py")
+        for path in (PROJECT / "plugins" / "data_share").rglob("*.py")
         for name in re.findall(r"^class (\w+Error)\b", path.read_text(), re.MULTILINE)
         # the base of the others
         if name != "ShareError"
