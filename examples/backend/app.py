@@ -16,9 +16,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 from types import FrameType
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -29,7 +26,6 @@ from fastapi import Path as InPath
 from fastapi.params import Query
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import StringConstraints
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -42,60 +38,21 @@ from examples.backend.airflow_client import (
     NotAllowedError,
     NotSignedInError,
     PausedError,
-    Step,
     Sync,
     SyncError,
     SyncTimeoutError,
     UnknownDatasetError,
     UnknownSyncError,
 )
+from examples.backend.view import PAGE, TEMPLATES, as_html
 
 LOG = logging.getLogger("sync_button")
-
-PAGE = Path(__file__).with_name("page")
 
 STREAM_SECONDS = 15 * 60
 """Longest life of a stream of events; the page opens the next one."""
 
 RECONNECT_MILLISECONDS = 1_000
 RECONNECT_AFTER_PROBLEM_MILLISECONDS = 5_000
-
-# Each step: its task in Airflow, its name, and what happens in it.
-STEPS = (
-    ("export_to_s3", "Export", "Starting the export"),
-    ("wait_for_export", "Wait", "Waiting for Databricks to export"),
-    ("copy_into_staging", "Load", "Loading into Snowflake"),
-    ("check_staging", "Check", "Checking the rows"),
-    ("publish", "Publish", "Publishing"),
-)
-STEP_NAMES = {task: name for task, name, _ in STEPS} | {"drop_staging": "Clean up"}
-STEP_STATES = {
-    "success": "done",
-    "skipped": "skipped",
-    "running": "now",
-    "deferred": "now",
-    "up_for_retry": "retry",
-    "up_for_reschedule": "now",
-    "failed": "failed",
-    "upstream_failed": "skipped",
-    "removed": "skipped",
-}
-STEP_WORDS = {
-    "todo": "not yet",
-    "now": "under way",
-    "done": "done",
-    "retry": "failed, will be tried again",
-    "failed": "failed",
-    "skipped": "not run",
-}
-
-ENDING = "Ending"
-CHANGES = (
-    ("rows_inserted", "inserted"),
-    ("rows_updated", "updated"),
-    ("rows_deleted", "deleted"),
-    ("rows_in_target", "now in the target"),
-)
 
 # What the DAGs accept as `requested_by`.
 REQUESTED_BY = re.compile(r"[A-Za-z0-9_.@+\- ]{1,100}")
@@ -133,127 +90,10 @@ SECURITY_HEADERS = {
 }
 
 
-# ---- what a person reads
-
-
-def title_of(dataset: str) -> str:
-    """Return a dataset's name for people."""
-    return dataset.replace("_", " ").capitalize()
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words, such as ``6.2 s``, ``1 min 05 s`` or ``2 h 03 min``; whole ones as ``6 s``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if isinstance(seconds, float) else f"{seconds} s"
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def step_state(step: Step | None) -> str:
-    """Return the state of a step as the page knows it: one of ``STEP_WORDS``."""
-    return STEP_STATES.get(step.state or "", "todo") if step else "todo"
-
-
-def progress_of(sync: Sync) -> list[dict[str, str]]:
-    """Return the steps of a sync in the page's words, in their order."""
-    known = {step.name: step for step in sync.steps}
-    steps = [{"name": name, "doing": doing, "state": step_state(known.get(task))} for task, name, doing in STEPS]
-    states = [step["state"] for step in steps]
-    if sync.state == "running" and not {"now", "retry", "failed"} & set(states) and "todo" in states:
-        # Between two steps, the next one is what people wait for.
-        steps[states.index("todo")]["state"] = "now"
-    for step in steps:
-        step["words"] = STEP_WORDS[step["state"]]
-    return steps
-
-
-@dataclass
-class View:
-    """What the page shows of a sync."""
-
-    headline: str
-    tone: str
-    steps: list[dict[str, str]]
-    links: list[tuple[str, str]]
-    seconds: float | None = None
-    duration: str = ""
-    rows: int | None = None
-    changes: list[tuple[str, int]] = field(default_factory=list)
-    step: str = ""
-    """Where it failed."""
-    reason: str = ""
-    what_to_do: str = ""
-    query_id: str | None = None
-
-    @property
-    def done(self) -> int:
-        """How many steps are behind it."""
-        return sum(step["state"] in ("done", "skipped") for step in self.steps)
-
-
-def view_of(sync: Sync) -> View:
-    """Return what the page shows of a sync."""
-    result, failure = sync.result or {}, sync.failure
-    databricks_run_url = sync.databricks_run_url or (failure.databricks_run_url if failure else None)
-    links = [("Airflow run", sync.airflow_url), ("Databricks run", databricks_run_url)]
-    view = View(
-        headline="Sync failed",
-        tone="failed",
-        steps=progress_of(sync),
-        # What comes from another system must not become a link that runs a script.
-        links=[(name, url) for name, url in links if url and urlsplit(url).scheme in ("http", "https")],
-    )
-    if sync.started:
-        view.seconds = max(0.0, ((sync.ended or datetime.now(UTC)) - sync.started).total_seconds())
-        view.duration = duration(view.seconds if sync.ended else int(view.seconds))
-    if sync.state == "queued":
-        view.headline, view.tone = "Queued", "queued"
-        view.reason = "It starts as soon as no other sync of this dataset is running."
-    elif sync.state == "running":
-        view.headline, view.tone = doing_of(view.steps), "running"
-        if view.headline == ENDING:
-            view.reason = "What it has staged is removed. The target stays as it was."
-    elif sync.complete:
-        # "Sync Complete" is said of what was published, and of nothing else.
-        view.headline, view.tone = "Dry run complete" if result.get("dry_run") else "Sync Complete", "done"
-        view.rows = result.get("rows_loaded")
-        view.changes = [(words, result[column]) for column, words in CHANGES if result.get(column) is not None]
-    elif failure:
-        if failure.code == "CANCELLED":
-            # No step is at fault.
-            view.headline, view.tone = "Sync cancelled", "cancelled"
-        else:
-            view.step = STEP_NAMES.get(failure.step, failure.step)
-        view.reason, view.what_to_do, view.query_id = failure.message, failure.what_to_do, failure.snowflake_query_id
-    else:
-        view.reason, view.what_to_do = "Airflow does not say why.", "Look at the run in Airflow."
-    return view
-
-
-def doing_of(steps: list[dict[str, str]]) -> str:
-    """Return what a running sync does now."""
-    if any(step["state"] == "failed" for step in steps):
-        return ENDING
-    for number, step in enumerate(steps, 1):
-        if step["state"] in ("now", "retry"):
-            again = " (trying again)" if step["state"] == "retry" else ""
-            return f"Step {number} of {len(steps)}: {step['doing']}{again}"
-    return "Cleaning up"
-
-
 def sentence(error: SyncError) -> str:
     """Return what a person reads of an error; the log keeps the words for engineers."""
     LOG.warning("%s: %s", type(error).__name__, error)
     return SENTENCE_OF.get(type(error), str(error))
-
-
-TEMPLATES = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-TEMPLATES.filters |= {"title_of": title_of, "view_of": view_of}
-
-
-def as_html(sync: Sync) -> str:
-    """Return a sync as the piece of the page that shows it."""
-    return TEMPLATES.get_template("sync.html").render(sync=sync)
 
 
 # ---- what a browser may do

@@ -28,7 +28,8 @@ from examples.backend.airflow_client import (
     UnknownDatasetError,
     UnknownSyncError,
 )
-from examples.backend.app import REQUESTED_BY, create_app, from_environment, view_of
+from examples.backend.app import REQUESTED_BY, create_app, from_environment
+from examples.backend.view import view_of
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TASKS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging")
