@@ -22,7 +22,7 @@ goes on.
 
 **The fields of the form**, none of which is required; they are the conf of the run:
 
-- `requested_by`: who wants this sync; it is kept in the ledger.
+- `requested_by`: who wants this sync; it is kept in the ledger. Without it, that is the user of Airflow who started it.
 - `full_refresh`: replace everything in the target, whatever the dataset's load mode is.
 - `accept_row_change`: publish also when the source has far more or fewer rows than at the last sync.
 - `dry_run`: do everything but publish; the result of `publish` says what would change.
@@ -75,7 +75,7 @@ PARAMS = {
         default=None,
         type=["null", "string"],
         title="Requested by",
-        description="Who wants this sync: a user name or an e-mail address. It is kept in the ledger.",
+        description="Who wants this sync, for the ledger: a name or an e-mail address. Empty: whoever starts it here.",
         pattern=r"^[A-Za-z0-9_.@+\- ]{1,100}(?!\n)$",
     ),
     "full_refresh": Param(

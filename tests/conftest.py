@@ -84,6 +84,7 @@ def task_context() -> Callable[..., dict[str, Any]]:
             run_id="manual__o'clock--1",
             run_after=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
             start_date=datetime(2026, 1, 2, 3, 4, 6, 789000, tzinfo=UTC),
+            triggering_user_name="grace",
         )
         export = {
             "run_id": 77,

@@ -32,7 +32,7 @@ dataset = SimpleNamespace(
     columns={"a": "VARCHAR", "b": "NUMBER(38, 0)"},
 )
 datasets = [dataset]
-dag_run = SimpleNamespace(run_id="run", start_date=datetime(2026, 1, 1, tzinfo=UTC))
+dag_run = SimpleNamespace(run_id="run", start_date=datetime(2026, 1, 1, tzinfo=UTC), triggering_user_name=None)
 params = SimpleNamespace(requested_by=None, full_refresh=False, keep_days=7)
 task = SimpleNamespace(
     table="staging.target_table__key",

@@ -57,7 +57,11 @@ class DagRun:
         # No two runs share a second: it is a part of the run key.
         now = datetime.now(UTC) + timedelta(seconds=next(_numbers))
         self.dag_run = SimpleNamespace(
-            dag_id=self.dag.dag_id, run_id=f"manual__o'clock_{uuid.uuid4()}", run_after=now, start_date=now
+            dag_id=self.dag.dag_id,
+            run_id=f"manual__o'clock_{uuid.uuid4()}",
+            run_after=now,
+            start_date=now,
+            triggering_user_name=None,
         )
 
     @property

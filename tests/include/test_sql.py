@@ -580,7 +580,7 @@ def ledger_insert(publish: Any) -> str:
 @pytest.mark.parametrize(
     ("requested_by", "literal"),
     [
-        (None, "NULL AS requested_by"),
+        (None, "'grace' AS requested_by"),
         ("ada@example.com", "'ada@example.com'"),
         ("O'Brien", "'O''Brien'"),
         ("'); DROP TABLE x; --", "'''); DROP TABLE x; --'"),
@@ -612,7 +612,7 @@ def test_the_ledger_row_has_a_value_for_each_column(
     assert values["target_table"] == f"'{TARGET}'"
     assert values["rows_loaded"] == "2"
     assert values["query_ids"] == """'["query 1", "query 2"]'"""
-    assert values["requested_by"] == "NULL"
+    assert values["requested_by"] == "'grace'"
 
 
 def test_the_ledger_has_the_columns_that_are_written() -> None:

@@ -69,7 +69,7 @@ SELECT
   {{ path | sql_string }} AS export_path,
   {{ export(ti).run_id | int }} AS databricks_run_id,
   {{ copied(ti).query_ids | tojson | sql_string }} AS query_ids,
-  {{ params.requested_by | sql_string }} AS requested_by,
+  {{ (params.requested_by or dag_run.triggering_user_name) | sql_string }} AS requested_by,
   {{ dag_run.start_date.strftime('%Y-%m-%d %H:%M:%S.%f') | sql_string }}::TIMESTAMP_NTZ AS started_at,
   SYSDATE() AS published_at
 FROM (

@@ -264,7 +264,11 @@ class Share:
         number = next(_numbers)
         began = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC) + timedelta(seconds=number)
         dag_run = SimpleNamespace(
-            dag_id=dataset.dag_id, run_id=f"manual__o'clock_{number}", run_after=began, start_date=began
+            dag_id=dataset.dag_id,
+            run_id=f"manual__o'clock_{number}",
+            run_after=began,
+            start_date=began,
+            triggering_user_name=None,
         )
         with self._making_a_dag:  # Airflow notes the DAG that is being made in one place for all threads
             if dataset.name not in self._dags:
