@@ -12,7 +12,7 @@ FINISHED = frozenset({"success", "failed"})
 
 
 class AirflowError(RuntimeError):
-    """Airflow refuses a call, or a run does not end in time."""
+    """Airflow does not answer or refuses a call, or a run does not end in time."""
 
 
 class AirflowClient:
@@ -34,13 +34,17 @@ class AirflowClient:
         self._http.close()
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Make a call below ``/api/v2`` and return the answer, whatever its status."""
+        """
+        Make a call below ``/api/v2`` and return the answer, whatever its status.
+
+        :raises AirflowError: when there is no answer
+        """
         if "Authorization" not in self._http.headers:
             self._sign_in()
-        response = self._http.request(method, f"/api/v2{path}", **options)
+        response = self._send(method, f"/api/v2{path}", **options)
         if response.status_code == httpx.codes.UNAUTHORIZED:
             self._sign_in()
-            response = self._http.request(method, f"/api/v2{path}", **options)
+            response = self._send(method, f"/api/v2{path}", **options)
         return response
 
     def ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
@@ -49,10 +53,7 @@ class AirflowClient:
 
         :raises AirflowError: for a status of 400 or above, with Airflow's words
         """
-        response = self.call(method, path, **options)
-        if response.is_error:
-            raise AirflowError(f"{method} {path}: HTTP {response.status_code}: {response.text}")
-        answer: dict[str, Any] = response.json()
+        answer: dict[str, Any] = self._answer(self.call(method, path, **options))
         return answer
 
     def health(self) -> dict[str, Any]:
@@ -92,7 +93,7 @@ class AirflowClient:
         """Return an XCom's value, or None when there is none."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         response = self.call("GET", path, params={"deserialize": "false", "stringify": "false"})
-        return None if response.is_error else response.json()["value"]
+        return None if response.status_code == httpx.codes.NOT_FOUND else self._answer(response)["value"]
 
     def failures(self, dag_id: str, run_id: str) -> dict[str, str]:
         """Return in words why tasks of a run failed, by task id; the last task tells it only when no other does."""
@@ -136,7 +137,22 @@ class AirflowClient:
 
     def _sign_in(self) -> None:
         self._http.headers.pop("Authorization", None)
-        response = self._http.post("/auth/token", json=self._credentials)
+        response = self._send("POST", "/auth/token", json=self._credentials)
         if response.is_error:
             raise AirflowError(f"Airflow does not sign {self._credentials['username']} in: {response.text}")
         self._http.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            why = str(error) or type(error).__name__
+            raise AirflowError(f"{self.url} does not answer {method} {path}: {why}") from error
+
+    @staticmethod
+    def _answer(response: httpx.Response) -> Any:
+        if response.is_error:
+            asked = response.request
+            path = asked.url.path.removeprefix("/api/v2")
+            raise AirflowError(f"{asked.method} {path}: HTTP {response.status_code}: {response.text}")
+        return response.json()

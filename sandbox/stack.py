@@ -453,20 +453,20 @@ class Stack:
         """
         from data_share.share import EXPORT_JOB_VARIABLE
 
-        jobs = httpx.get(
-            f"{endpoints.databricks_url}/api/2.2/jobs/list",
-            params={"name": "export_dataset"},
-            headers={"Authorization": f"Bearer {endpoints.databricks_token}"},
-        )
         client = AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
         try:
+            jobs = httpx.get(
+                f"{endpoints.databricks_url}/api/2.2/jobs/list",
+                params={"name": "export_dataset"},
+                headers={"Authorization": f"Bearer {endpoints.databricks_token}"},
+            )
             client.set_variable(EXPORT_JOB_VARIABLE, str(jobs.raise_for_status().json()["jobs"][0]["job_id"]))
             run_id = client.trigger("set_up_snowflake")
             run = client.wait("set_up_snowflake", run_id, 120)
             if run["state"] != "success":
                 raise StackError(f"set_up_snowflake failed: {client.failures('set_up_snowflake', run_id)}")
-        except AirflowError as error:
-            raise StackError(str(error)) from error
+        except (AirflowError, httpx.HTTPError) as error:
+            raise StackError(f"Airflow could not be set up: {str(error) or type(error).__name__}") from error
         finally:
             client.close()
 
