@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from airflow.sdk import DAG
-from croniter import croniter
+from croniter import CroniterBadDateError, croniter
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 DATASETS_FOLDER = Path(__file__).resolve().parents[2] / "include" / "datasets"
@@ -36,8 +36,8 @@ Column = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254
 ColumnType = Annotated[
     str,
     StringConstraints(
-        pattern=r"^(BOOLEAN|DATE|TIME|DOUBLE|FLOAT|BINARY|VARIANT|ARRAY|OBJECT|NUMBER(\([0-9]{1,2}(, ?[0-9]{1,2})?\))?"
-        r"|VARCHAR(\([0-9]{1,8}\))?|TIMESTAMP_(NTZ|LTZ|TZ))$"
+        pattern=r"^(BOOLEAN|DATE|TIME|DOUBLE|FLOAT|BINARY|VARIANT|ARRAY|OBJECT|VARCHAR(\([1-9][0-9]{0,8}\))?"
+        r"|NUMBER(\(([1-9]|[12][0-9]|3[0-8])(, ?([0-9]|[12][0-9]|3[0-7]))?\))?|TIMESTAMP_(NTZ|LTZ|TZ))$"
     ),
 ]
 SourceTable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+\.[A-Za-z0-9_]+\.[A-Za-z0-9_]+$")]
@@ -151,9 +151,17 @@ class Dataset(BaseModel):
     @field_validator("schedule")
     @classmethod
     def _schedule_is_known(cls, value: str | None) -> str | None:
-        if value is None or value in _SCHEDULE_PRESETS or croniter.is_valid(value):
+        if value is None or value in _SCHEDULE_PRESETS:
             return value
-        raise ValueError(f"{value!r} is neither a cron expression nor one of {', '.join(sorted(_SCHEDULE_PRESETS))}")
+        if not croniter.is_valid(value):
+            raise ValueError(
+                f"{value!r} is neither a cron expression nor one of {', '.join(sorted(_SCHEDULE_PRESETS))}"
+            )
+        try:
+            croniter(value).get_next()
+        except CroniterBadDateError:
+            raise ValueError(f"{value!r} never comes") from None
+        return value
 
     @field_validator("merge_keys", "required_columns", "columns")
     @classmethod
@@ -214,6 +222,8 @@ class InvalidDatasetError(ValueError):
 
 # What is not written for this project is not worth the time of the dag-processor.
 _MOST_CHARACTERS = 100_000
+# A dataset file has three levels. Many thousands would end the process: the C library calls itself for each.
+_MOST_LEVELS = 20
 
 
 def read_dataset(path: Path) -> Dataset:
@@ -227,6 +237,7 @@ def read_dataset(path: Path) -> Dataset:
         text = path.read_text(encoding="utf-8")
         if len(text) > _MOST_CHARACTERS:
             raise ValueError(f"more than {_MOST_CHARACTERS} characters")
+        _refuse_deep(text)
         content: Any = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - it is a safe one
     except Exception as error:  # also what Python's types raise: ValueError for the date 2026-02-30
         raise InvalidDatasetError(path, [f"it cannot be read as YAML: {_in_one_line(error)}"]) from None
@@ -238,6 +249,14 @@ def read_dataset(path: Path) -> Dataset:
         return Dataset.model_validate({"name": path.stem, **content})
     except ValidationError as error:
         raise InvalidDatasetError(path, _in_words(error)) from None
+
+
+def _refuse_deep(text: str) -> None:
+    level = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if level > _MOST_LEVELS:
+            raise ValueError(f"more than {_MOST_LEVELS} levels, one in another")
 
 
 _MOST_PROBLEMS = 20

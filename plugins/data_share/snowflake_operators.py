@@ -453,7 +453,8 @@ class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):
 
     :param sql: file that lists the staging tables
     :param select_old_exports: file that lists the old exports
-    :param keep_days: age in days from which a run counts as old, by the time in its run key; a template
+    :param keep_days: age in days from which they count as old; a template. A table has that of its run or, when an old
+        run was cleared, its own.
     """
 
     template_fields: Sequence[str] = ("sql", "select_old_exports", "keep_days", "snowflake_conn_id")
@@ -467,8 +468,12 @@ class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):
         """Clean up."""
         self._context = context
         oldest = datetime.now(UTC) - timedelta(days=int(self.keep_days))
-        tables = [str(row["name"]) for row in self._run_file(str(self.sql), "list staging")[-1].rows]
-        dropped = [table for table in tables if (began := staged_by_run_of(table)) and began < oldest]
+        tables = {str(row["name"]): row["created_on"] for row in self._run_file(str(self.sql), "list staging")[-1].rows}
+        dropped = [
+            table
+            for table, created in tables.items()
+            if (began := staged_by_run_of(table)) and max(began, created) < oldest
+        ]
         for table in dropped:
             self._run_file(f'DROP TABLE IF EXISTS {STAGING_SCHEMA}."{table}"', f"drop {table}")
         exports = [_json_row(row) for row in self._run_file(self.select_old_exports, "old exports")[-1].rows]

@@ -223,11 +223,14 @@ def ledger_tables(deployment: Deployment) -> Answer:
 
 
 def target_tables(deployment: Deployment) -> Answer:
-    """Each target exists and has the columns that its dataset file names, written as Snowflake stores plain names."""
+    """Each target exists, has one dataset, and the columns that its file names, as Snowflake stores plain names."""
     problems = []
     datasets, _ = deployment.datasets
+    known: dict[str, str] = {}
     for dataset in datasets:
         file = f"{dataset.name}.yaml"
+        if (other := known.setdefault(_full_name(deployment, dataset.target_table), file)) != file:
+            problems.append(f"{dataset.target_table} is the target of {other} and of {file}. Only one may have it.")
         found = _columns(deployment, dataset.target_table)
         if isinstance(found, str):
             how = "Run the DAG set_up_snowflake" if dataset.create_table else "Its owners create it"
@@ -304,6 +307,13 @@ def write_and_read(deployment: Deployment) -> Answer:
 
 def _role(deployment: Deployment) -> str:
     return str(deployment.session["ROLE_NAME"])
+
+
+def _full_name(deployment: Deployment, table: str) -> str:
+    """Return a table's name with database and schema, where the connection has them."""
+    parts = table.upper().split(".")
+    ahead = [str(deployment.session["DATABASE_NAME"]), str(deployment.session["SCHEMA_NAME"])]
+    return ".".join([*ahead[: 3 - len(parts)], *parts])
 
 
 def _ledger_columns() -> dict[str, dict[str, str]]:

@@ -44,8 +44,8 @@ TARGET_PATTERN = r"'^([A-Za-z_][A-Za-z0-9_]*\.){0,2}[A-Za-z_][A-Za-z0-9_]{0,199}
 CHECK_NAME_PATTERN = "'^[a-z][a-z0-9_]{0,99}$'"
 NAME_PATTERN = "'^[a-z][a-z0-9_]{0,59}$'"
 TYPE_PATTERN = (
-    r"'^(BOOLEAN|DATE|TIME|DOUBLE|FLOAT|BINARY|VARIANT|ARRAY|OBJECT|NUMBER(\([0-9]{1,2}(, ?[0-9]{1,2})?\))?"
-    r"|VARCHAR(\([0-9]{1,8}\))?|TIMESTAMP_(NTZ|LTZ|TZ))$'"
+    r"'^(BOOLEAN|DATE|TIME|DOUBLE|FLOAT|BINARY|VARIANT|ARRAY|OBJECT|VARCHAR(\([1-9][0-9]{0,8}\))?"
+    r"|NUMBER(\(([1-9]|[12][0-9]|3[0-8])(, ?([0-9]|[12][0-9]|3[0-7]))?\))?|TIMESTAMP_(NTZ|LTZ|TZ))$'"
 )
 PRESETS = "@continuous, @daily, @hourly, @monthly, @once, @quarterly, @weekly, @yearly"
 NOT_YAML = "it cannot be read as YAML"
@@ -341,6 +341,16 @@ MISTAKES = [
         f"schedule: '61 * * * *' is neither a cron expression nor one of {PRESETS} (found: '61 * * * *')",
     ),
     (
+        "30 February",
+        text(schedule="0 6 30 2 *"),
+        "schedule: '0 6 30 2 *' never comes (found: '0 6 30 2 *')",
+    ),
+    (
+        "more digits than Snowflake has",
+        text(create_table="from_columns", columns={"day": "DATE", "depth": "NUMBER(39, 2)"}),
+        f"columns.depth: String should match pattern {TYPE_PATTERN} (found: 'NUMBER(39, 2)')",
+    ),
+    (
         "unknown drift policy",
         text(schema_drift="allow"),
         "schema_drift: Input should be 'strict', 'ignore_new' or 'add_new' (found: 'allow')",
@@ -482,13 +492,20 @@ def aliases_of_aliases(innermost: str, item: str) -> str:
         pytest.param(aliases_of_aliases("{x: y}", "{{<<: [{}]}}") + text(), id="merged mappings"),
         pytest.param(aliases_of_aliases("[x]", "[{}]") + text(required_columns=LEFT_OUT) + "required_columns: *a12\n"),
         pytest.param(TEXT + "checks: &checks {deep: *checks}\n", id="in itself"),
-        pytest.param(TEXT + f"checks: {'[' * 5000}{']' * 5000}\n", id="deep"),
+        pytest.param(TEXT + f"checks: {'[' * 45_000}{']' * 45_000}\n", id="deep"),
         pytest.param(text(required_columns=[1] * 20_000), id="many mistakes"),
         pytest.param(text(source_table="x" * 90_000), id="a long value"),
     ],
 )
 def test_what_is_said_about_a_huge_value_is_short(tmp_path: Path, content: str) -> None:
     assert len(problem_with(write_text(tmp_path, content))) < 10_000
+
+
+@pytest.mark.parametrize("opened", [("[", "]"), ("{a: ", "}")])
+def test_a_value_that_is_too_deep_is_refused(tmp_path: Path, opened: tuple[str, str]) -> None:
+    before, after = opened
+    assert "more than 20 levels" in problem_with(write_text(tmp_path, TEXT + f"checks: {before * 20}{after * 20}\n"))
+    assert "levels" not in problem_with(write_text(tmp_path, TEXT + f"checks: {before * 19}{after * 19}\n"))
 
 
 def test_a_value_may_be_named_and_used_again(tmp_path: Path) -> None:

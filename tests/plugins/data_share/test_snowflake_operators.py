@@ -708,8 +708,11 @@ def staged(days_ago: float, suffix: str = "") -> str:
     return f"TIDES__{run_key}{suffix}".upper()
 
 
-def clean_up(snowflake: Snowflake, task_context: MakeContext, tables: list[str]) -> dict[str, Any]:
-    snowflake.answer("SHOW tables", [{"name": name, "rows": 1} for name in tables])
+def clean_up(
+    snowflake: Snowflake, task_context: MakeContext, tables: list[str], created_days_ago: float = 1000
+) -> dict[str, Any]:
+    created = datetime.now(UTC) - timedelta(days=created_days_ago)
+    snowflake.answer("SHOW tables", [{"name": name, "rows": 1, "created_on": created} for name in tables])
     task = SnowflakeCleanUpOperator(
         task_id="clean_up", sql="SHOW tables;", select_old_exports="SELECT exports;", keep_days="7"
     )
@@ -727,6 +730,13 @@ def test_only_the_staging_tables_of_old_runs_are_dropped(snowflake: Snowflake, t
     assert result["dropped_tables"] == old
     assert dropped(snowflake) == [f'DROP TABLE IF EXISTS staging."{name}"' for name in old]
     assert len(set(snowflake.request_ids)) == len(snowflake.statements) == 5
+
+
+def test_the_tables_of_an_old_run_that_was_cleared_just_now_stay(
+    snowflake: Snowflake, task_context: MakeContext
+) -> None:
+    assert clean_up(snowflake, task_context, [staged(400)], created_days_ago=0.1)["dropped_tables"] == []
+    assert dropped(snowflake) == []
 
 
 @pytest.mark.parametrize(

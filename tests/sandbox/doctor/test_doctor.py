@@ -443,6 +443,15 @@ def test_an_integration_that_the_role_may_not_see_is_not_wrong(look: Look, admin
     assert "does not see the integration" in examined.findings["storage integration"].text
 
 
+def test_one_table_under_two_names(look: Look, tmp_path: Path) -> None:
+    shutil.copytree(DATASETS_FOLDER, tmp_path / "datasets")
+    known = (DATASETS_FOLDER / "shared_forecasts.yaml").read_text()
+    other = known.replace("target_table: shared_forecasts", "target_table: public.shared_forecasts")
+    (tmp_path / "datasets" / "tides.yaml").write_text(other)
+    said = look("Snowflake", datasets_folder=tmp_path / "datasets").only_wrong("target tables")
+    assert "public.shared_forecasts is the target of shared_forecasts.yaml and of tides.yaml" in said
+
+
 def test_a_bucket_that_snowflake_cannot_list(look: Look, administer: Callable[..., object]) -> None:
     nowhere = "s3://no-such-bucket/dataset/"
     with pytest.MonkeyPatch.context() as patch:
