@@ -41,7 +41,7 @@ from __future__ import annotations
 import copy
 from datetime import timedelta
 
-from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param, chain
+from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param, chain, literal
 
 from data_share.alerts import WebhookNotifier
 from data_share.dag_defaults import DEFAULT_ARGS, SQL_FOLDER, START_DATE
@@ -198,7 +198,12 @@ def sync_dag(dataset: Dataset) -> DAG:
         check_staging = SnowflakeTableCheckOperator(
             task_id="check_staging",
             table="{{ staging_table(dag_run) }}",
-            checks={**RECONCILIATION, **row_change_check(dataset), **dataset.all_checks},
+            checks={
+                **RECONCILIATION,
+                **row_change_check(dataset),
+                # These are SQL and no templates: braces in them are the dataset's own.
+                **{name: literal(condition) for name, condition in dataset.all_checks.items()},
+            },
             sql="check_staging.sql",
         )
 

@@ -48,6 +48,11 @@ CheckName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,99}$")]
 Condition = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^;]*$")]
 
 
+def quoted(column: str) -> str:
+    """Return a column for SQL: upper case in quotes is what Snowflake makes of a plain name, and may be a key word."""
+    return f'"{column.upper()}"'
+
+
 class LoadMode(StrEnum):
     """How a sync changes the target table."""
 
@@ -203,10 +208,10 @@ class Dataset(BaseModel):
 
     @property
     def _implied_checks(self) -> dict[str, str]:
-        keys = ", ".join(self.merge_keys)
+        keys = ", ".join(quoted(key) for key in self.merge_keys)
         never_null = dict.fromkeys((*self.merge_keys, *self.required_columns))
         return {
-            **{f"{column}_not_null": f"{column} IS NOT NULL" for column in never_null},
+            **{f"{column}_not_null": f"{quoted(column)} IS NOT NULL" for column in never_null},
             **({"merge_keys_unique": f"COUNT(*) = COUNT(DISTINCT {keys})"} if keys else {}),
         }
 
@@ -332,22 +337,24 @@ def read_datasets(folder: Path = DATASETS_FOLDER) -> tuple[list[Dataset], list[I
     """
     datasets: list[Dataset] = []
     errors: list[InvalidDatasetError] = []
-    targets: dict[str, str] = {}
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in (".yaml", ".yml")):
         try:
             if path.suffix != ".yaml":
                 raise InvalidDatasetError(path, ["the file's name must end in .yaml"])
-            dataset = read_dataset(path)
-            target = dataset.target_table.upper()
-            if target in targets:
-                raise InvalidDatasetError(
-                    path, [f"target_table: {dataset.target_table} is the target of {targets[target]} too"]
-                )
-            targets[target] = dataset.name
-            datasets.append(dataset)
+            datasets.append(read_dataset(path))
         except InvalidDatasetError as error:
             errors.append(error)
-    return datasets, errors
+    sharing: dict[str, list[Dataset]] = {}
+    for dataset in datasets:
+        sharing.setdefault(dataset.target_table.upper(), []).append(dataset)
+    # None of them is known to be the right one, and each would undo what the others load.
+    refused = {dataset.name: both for both in sharing.values() if len(both) > 1 for dataset in both}
+    for dataset in datasets:
+        if dataset.name in refused:
+            others = ", ".join(other.name for other in refused[dataset.name] if other is not dataset)
+            problem = f"target_table: {dataset.target_table} is the target of {others} too"
+            errors.append(InvalidDatasetError(folder / f"{dataset.name}.yaml", [problem]))
+    return [dataset for dataset in datasets if dataset.name not in refused], errors
 
 
 class InvalidDatasetDag(DAG):

@@ -74,29 +74,44 @@ def columns_to_add(
     return {column.upper(): snowflake_type(kind) for column, kind in new.items()}
 
 
+# string, timestamp_ntz, decimal(10,2), map<string,int>, interval day to second
+_KIND = re.compile(r"[a-z][A-Za-z0-9_ ]*([<(].*[>)])?")
+
+
 def struct_fields(column_types: str) -> dict[str, str]:
     """
     Return names and types of the fields of a Spark struct type.
 
     :param column_types: e.g. ``struct<a:int,b:decimal(10,2),c:struct<x:int>>``
-    :raises SchemaDriftError: for a text that is no struct type
+    :raises SchemaDriftError: for a text that is no struct type, and for names that it cannot be read with: Spark writes
+        them as they are, also when they hold a comma, a colon or a bracket
     """
     if not (column_types.startswith("struct<") and column_types.endswith(">")):
         raise SchemaDriftError(f"The manifest's column_types is not a struct: {column_types!r}.")
     fields: dict[str, str] = {}
-    depth, begin = 0, len("struct<")
-    for position in range(begin, len(column_types)):
+    depth, begin, end = 0, len("struct<"), len(column_types) - 1
+    for position in range(begin, end + 1):
         character = column_types[position]
         if character in "<(":
             depth += 1
         elif character in ">)" and depth:
             depth -= 1
-        elif (character == "," and not depth) or position == len(column_types) - 1:
+        elif (character == "," and not depth) or (position == end and begin < end):
             name, _, kind = column_types[begin:position].partition(":")
-            if name:
-                fields[name] = kind
+            if not (name and _KIND.fullmatch(kind)):
+                raise _unreadable(column_types[begin:position])
+            fields[name] = kind
             begin = position + 1
+    if begin < end:
+        raise _unreadable(column_types[begin:end])
     return fields
+
+
+def _unreadable(field: str) -> SchemaDriftError:
+    return SchemaDriftError(
+        f"The columns of the export cannot be told apart: {field!r} is not one name with its type. Rename the columns "
+        "whose names hold a comma, a colon or a bracket. The target is as it was."
+    )
 
 
 def snowflake_type(kind: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from data_share import share
-from data_share.datasets import Dataset, LoadMode
+from data_share.datasets import Dataset, LoadMode, quoted
 
 
 def sync_macros(dataset: Dataset) -> dict[str, Any]:
@@ -94,8 +94,7 @@ def manifest_run_key(ti: Any, dag_run: Any, params: Mapping[str, Any]) -> str:
 
 
 def _quoted(column: str, table: str | None = None) -> str:
-    # Upper case in quotes is what Snowflake makes of a name without quotes; in quotes it may be a key word.
-    return f'{table}."{column.upper()}"' if table else f'"{column.upper()}"'
+    return f"{table}.{quoted(column)}" if table else quoted(column)
 
 
 SQL_FILTERS: dict[str, Callable[[object], str]] = {"sql_string": share.sql_string}

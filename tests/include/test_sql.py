@@ -272,8 +272,15 @@ def test_checks_are_one_query_that_names_each(rendered: Render, dag: DAG, key: s
 
 def test_the_keys_of_a_merge_are_checked(rendered: Render, make_dag: MakeDag) -> None:
     [query] = statements(rendered(make_dag(**MERGE), "check_staging").sql)
-    assert "COUNT(*) = COUNT(DISTINCT place, date)" in query
+    assert 'COUNT(*) = COUNT(DISTINCT "PLACE", "DATE")' in query
     assert {"place_not_null", "date_not_null"} <= set(re.findall(r"'(\w+)' AS check_name", query))
+
+
+def test_a_check_of_a_dataset_is_sql_and_no_template(rendered: Render, make_dag: MakeDag) -> None:
+    checks = {"is_json": "payload LIKE '{%'", "is_text": "payload <> '{{ conn.snowflake_default.password }}'"}
+    [query] = statements(rendered(make_dag(checks=checks), "check_staging").sql)
+    for condition in checks.values():
+        assert condition in query
 
 
 class MaxBy:
@@ -584,7 +591,7 @@ def ledger_insert(publish: Any) -> str:
         ("ada@example.com", "'ada@example.com'"),
         ("O'Brien", "'O''Brien'"),
         ("'); DROP TABLE x; --", "'''); DROP TABLE x; --'"),
-        ("\\'); DROP TABLE x; --", r"'\\''); DROP TABLE x; --'"),
+        ("\\'); DROP TABLE x; --", "'' || CHR(92) || '''); DROP TABLE x; --'"),
     ],
 )
 def test_the_ledger_row_holds_values_as_literals(

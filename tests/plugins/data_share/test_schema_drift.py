@@ -80,6 +80,8 @@ def test_other_columns_do_not_come_right_with_another_attempt() -> None:
     [
         ("struct<>", {}),
         ("struct<a:int>", {"a": "int"}),
+        ("struct<a b:timestamp_ntz,c:interval day to second>", {"a b": "timestamp_ntz", "c": "interval day to second"}),
+        ("struct<a:string collate UTF8_LCASE,b:varchar(3)>", {"a": "string collate UTF8_LCASE", "b": "varchar(3)"}),
         ("struct<a:int,b:decimal(10,2)>", {"a": "int", "b": "decimal(10,2)"}),
         ("struct<a:decimal(10,2),b:int>", {"a": "decimal(10,2)", "b": "int"}),
         ("struct<a:array<int>>", {"a": "array<int>"}),
@@ -90,6 +92,15 @@ def test_other_columns_do_not_come_right_with_another_attempt() -> None:
 def test_the_fields_of_a_struct_are_told_apart_at_its_own_level(column_types: str, fields: dict[str, str]) -> None:
     assert struct_fields(column_types) == fields
     assert list(struct_fields(column_types)) == list(fields)
+
+
+# What Spark writes of the columns `b,c`, `,b`, `b<c`, `b:c`, `b(`, and of one without a name.
+@pytest.mark.parametrize(
+    "fields", ["b,c:int", ",b:int", "b<c:int,d:int", "b:c:int", "b(:int,d:int", ":int", "d:int,b<c:int"]
+)
+def test_columns_that_cannot_be_told_apart_are_refused(fields: str) -> None:
+    with pytest.raises(SchemaDriftError, match="cannot be told apart"):
+        struct_fields(f"struct<a:int,{fields},z:int>")
 
 
 @pytest.mark.parametrize("column_types", ["", "int", "array<struct<a:int>>", "struct<a:int"])

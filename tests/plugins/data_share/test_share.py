@@ -135,9 +135,9 @@ def test_a_table_that_no_run_named_has_no_time(table: str) -> None:
         (7, "'7'"),
         ("it's", "'it''s'"),
         ("'; DROP TABLE x; --", "'''; DROP TABLE x; --'"),
-        ("back\\slash", r"'back\\slash'"),
-        ("\\'", r"'\\'''"),
-        ("ends with \\", r"'ends with \\'"),
+        ("back\\slash", "'back' || CHR(92) || 'slash'"),
+        ("\\'", "'' || CHR(92) || ''''"),
+        ("ends with \\", "'ends with ' || CHR(92) || ''"),
     ],
 )
 def test_a_value_becomes_one_string_literal(value: object, literal: str) -> None:

@@ -557,3 +557,18 @@ def test_check_operators_cannot_ask_for_more_than_one_plain_statement(
     with pytest.raises(TypeError, match="one statement without parameters"):
         hook.get_records(sql, parameters)
     assert snowflake.calls == []
+
+
+# ---- the statements of a file
+
+
+def test_a_file_is_split_into_its_statements_without_comments() -> None:
+    sql = "-- a; b\nSELECT 'x; -- no';\n/* c; */\nSELECT ?, '--' -- d\n;\n-- the end"
+    assert DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True) == ["SELECT 'x; -- no'", "SELECT ?, '--'"]
+
+
+def test_a_statement_may_have_any_number_of_columns() -> None:
+    merge = "MERGE INTO a USING b ON a.k = b.k WHEN MATCHED THEN UPDATE SET " + ", ".join(
+        f'a."COLUMN_{number}" = b."COLUMN_{number}"' for number in range(2000)
+    )
+    assert DataShareSnowflakeHook.split_sql_string(f"{merge};COMMIT;", strip_semicolon=True) == [merge, "COMMIT"]
