@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import copy
 from datetime import timedelta
+from typing import Any
 
 from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param, chain, literal
 
@@ -132,6 +133,12 @@ def deadline_alerts(dataset: Dataset) -> list[DeadlineAlert]:
 def sync_dag(dataset: Dataset) -> DAG:
     """Return the DAG of one dataset."""
     export_timeout = timedelta(minutes=dataset.export_timeout_minutes)
+    load_timeout = timedelta(minutes=dataset.load_timeout_minutes)
+    # A step has one long statement, and several short ones.
+    loading: dict[str, Any] = {
+        "statement_timeout": int(load_timeout.total_seconds()),
+        "execution_timeout": load_timeout + timedelta(hours=1),
+    }
     with DAG(
         dag_id=dataset.dag_id,
         description=dataset.description,
@@ -141,7 +148,7 @@ def sync_dag(dataset: Dataset) -> DAG:
         catchup=False,
         # A second press queues behind the first; two syncs of a dataset never overlap.
         max_active_runs=1,
-        dagrun_timeout=export_timeout + timedelta(hours=6),
+        dagrun_timeout=export_timeout + 2 * load_timeout + timedelta(hours=4),
         # Copies: a notifier keeps the text that it renders, and several syncs may end in one process.
         on_success_callback=copy.deepcopy(ON_SUCCESS),
         on_failure_callback=copy.deepcopy(ON_FAILURE),
@@ -156,15 +163,17 @@ def sync_dag(dataset: Dataset) -> DAG:
             task_id="export_to_s3",
             reload_run_key="{{ params.reload_run_key or '' }}",
             select_ledger_row="select_ledger_row.sql",
+            known_conf=tuple(PARAMS),
             job_id=f"{{{{ var.value.{EXPORT_JOB_VARIABLE} }}}}",
             job_parameters={
                 "dataset": dataset.name,
                 "source_table": dataset.source_table,
                 "run_key": "{{ run_key(dag_run) }}",
-                "export_path": "{{ export_path(dag_run, ti.try_number) }}",
+                "export_path": "{{ export_path(dag_run, ti) }}",
             },
-            # Per attempt: a repeated call starts nothing twice, and a new attempt starts a new export.
-            idempotency_token="{{ run_key(dag_run) }}-{{ ti.try_number }}",  # noqa: S106
+            # Airflow's id of the attempt: a repeated call starts nothing twice, and a new attempt starts a new export,
+            # also that of a run which was deleted and made again.
+            idempotency_token="{{ run_key(dag_run) }}-{{ ti.id }}",  # noqa: S106
             wait_for_termination=False,
             # The default would take up the run of an earlier attempt, with its old data.
             durable=False,
@@ -193,6 +202,7 @@ def sync_dag(dataset: Dataset) -> DAG:
             staging_table="{{ staging_table(dag_run) }}",
             # The steps before are skipped when an earlier export is loaded again.
             trigger_rule="none_failed",
+            **loading,
         )
 
         check_staging = SnowflakeTableCheckOperator(
@@ -205,6 +215,7 @@ def sync_dag(dataset: Dataset) -> DAG:
                 **{name: literal(condition) for name, condition in dataset.all_checks.items()},
             },
             sql="check_staging.sql",
+            **loading,
         )
 
         publish = SnowflakePublishOperator(
@@ -218,12 +229,14 @@ def sync_dag(dataset: Dataset) -> DAG:
             load_mode="{{ load_mode(params) }}",
             new_columns="{{ copied(ti).new_columns | tojson }}",
             preview="{{ params.dry_run }}",
+            **loading,
         )
 
         steps = [export_to_s3, wait_for_export, copy_into_staging, check_staging, publish]
         drop_staging = FinishSyncOperator(
             task_id="drop_staging",
             sql="drop_staging_tables.sql",
+            select_ledger_row="select_ledger_row.sql",
             steps=[step.task_id for step in steps],
         ).as_teardown(on_failure_fail_dagrun=True)
 

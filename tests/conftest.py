@@ -85,11 +85,12 @@ def task_context() -> Callable[..., dict[str, Any]]:
             run_after=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
             start_date=datetime(2026, 1, 2, 3, 4, 6, 789000, tzinfo=UTC),
             triggering_user_name="grace",
+            conf={},
         )
         export = {
             "run_id": 77,
             "run_page_url": "https://databricks.example/run/77",
-            "export_path": f"s3://databricks-snowflake-share/dataset/shared_forecasts/{RUN_KEY}/1/",
+            "export_path": f"s3://databricks-snowflake-share/dataset/shared_forecasts/{RUN_KEY}/1-0a1b2c3d/",
         }
         pulled = {("export_to_s3", "run_id"): 77, ("wait_for_export", "return_value"): export}
         ti = SimpleNamespace(

@@ -127,6 +127,14 @@ class Dataset(BaseModel):
     export_timeout_minutes: int = Field(
         default=120, ge=1, le=1440, strict=True, description="An export that takes longer is cancelled on Databricks."
     )
+    load_timeout_minutes: int = Field(
+        default=60,
+        ge=1,
+        le=1440,
+        strict=True,
+        description="Longest time of one statement that loads, checks or publishes. Snowflake ends one that takes "
+        "longer, or longer than the warehouse allows (STATEMENT_TIMEOUT_IN_SECONDS).",
+    )
     sync_deadline_minutes: float | None = Field(
         default=None,
         gt=0,

@@ -19,6 +19,12 @@ class UnknownRunKeyError(ShareError, AirflowFailException):
     code = FailureCode.RUN_KEY_UNKNOWN
 
 
+class UnknownConfError(ShareError, AirflowFailException):
+    """The conf has a key that no sync knows: what was meant by it would silently not be done."""
+
+    code = FailureCode.CONF_UNKNOWN
+
+
 class ExportStoppedError(ShareError, AirflowException):
     """The step was ended from outside before it had started the export; a run that it has asked for is cancelled."""
 
@@ -37,11 +43,13 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
     """
     Starts the export job; with a run key of an earlier sync, finds that sync's export instead and skips itself.
 
-    Closes two gaps of ``DatabricksRunNowOperator`` (provider 7.23.0). That a sync needs no job has to be known before
+    Closes three gaps of ``DatabricksRunNowOperator`` (provider 7.23.0). That a sync needs no job has to be known before
     the job is started, and a task of its own for that would cost every other sync its time. And a step that is killed
-    while Databricks has not answered yet leaves the run behind that it has asked for.
+    while Databricks has not answered yet leaves the run behind that it has asked for. And Airflow (3.3) takes any conf:
+    of a misspelt ``dry_run`` it would make a sync that publishes.
 
     :param reload_run_key: earlier sync whose export is loaded again, or nothing; a template
+    :param known_conf: keys that the conf of a run may have
     :param select_ledger_row: file that selects a sync's ledger row; its one ``?`` is the run key
     :param snowflake_conn_id: Airflow connection of the ledger
     """
@@ -60,18 +68,25 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
         *,
         reload_run_key: str,
         select_ledger_row: str,
+        known_conf: Sequence[str],
         snowflake_conn_id: str = "snowflake_default",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.reload_run_key = reload_run_key
         self.select_ledger_row = select_ledger_row
+        self.known_conf = known_conf
         self.snowflake_conn_id = snowflake_conn_id
         self._asked_in: Context | None = None
         self._is_killed = False
 
     def execute(self, context: Context) -> Any:
         """Start the job, or skip it and leave the earlier export as the XCom ``export``."""
+        if unknown := sorted(set(context["dag_run"].conf or {}) - set(self.known_conf)):
+            raise UnknownConfError(
+                f"The conf has {', '.join(map(repr, unknown))}; a sync knows {', '.join(self.known_conf)}. Nothing was "
+                "started."
+            )
         if not self.reload_run_key:
             return super().execute(context)
         hook = DataShareSnowflakeHook(self.snowflake_conn_id)

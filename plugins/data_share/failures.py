@@ -81,6 +81,10 @@ class FailureCode(Enum):
         "The export reports a path that this dataset may not be loaded from.",
         "Deploy the asset bundle again: the export job has to take its job parameter export_path as it is.",
     )
+    CONF_UNKNOWN = (
+        "The conf of the run has a key that no sync knows.",
+        "Start the sync again with a conf of known keys; the form in Airflow's UI has them all.",
+    )
     RUN_KEY_UNKNOWN = (
         "The ledger has no sync of the run key whose export is to be loaded again.",
         "Take a run key of this dataset from sync_history.",
@@ -101,6 +105,13 @@ class FailureCode(Enum):
         (
             "Look the query up in Snowflake's history; mend the rights, the table or the data that the message names, "
             "and start the sync again."
+        ),
+    )
+    LOAD_TIMED_OUT = (
+        "A statement in Snowflake took longer than it may.",
+        (
+            "Take a larger warehouse, or raise load_timeout_minutes in the dataset file and "
+            "STATEMENT_TIMEOUT_IN_SECONDS of the warehouse; then start the sync again."
         ),
     )
     SNOWFLAKE_UNAVAILABLE = (
@@ -145,6 +156,10 @@ class FailureCode(Enum):
         "A step took longer than it may.",
         "Look at its log for what it waited for, and start the sync again.",
         True,
+    )
+    ENDED_AFTER_PUBLISH = (
+        "The sync was published, and was ended before it could say so.",
+        "Nothing is left to do: the rows are in the target, and the ledger has the sync.",
     )
     CANCELLED = (
         "A person ended the sync in Airflow.",
@@ -308,28 +323,40 @@ def reports_of(ti: Any, steps: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def failure_of_sync(
-    ti: Any, steps: Sequence[str], states: Mapping[str, str], reports: Mapping[str, dict[str, Any]]
+    ti: Any,
+    steps: Sequence[str],
+    states: Mapping[str, str],
+    reports: Mapping[str, dict[str, Any]],
+    *,
+    in_ledger: bool | None = False,
 ) -> Failure:
     """
-    Return why a sync was not published.
+    Return why a sync ended without the answer of its last step.
 
     :param ti: the task instance that asks, after all others have ended
     :param steps: the tasks in their order; the last one publishes
     :param states: their states
     :param reports: what they had left when the last task began: a step that fails by itself has left its report by
         then, and one that a person ends is still at work
+    :param in_ledger: whether the ledger says that it was published all the same; None if that is not known
     """
     # A step that ends in the triggerer keeps the report of an earlier attempt, also when it succeeds at last.
     failed = [step for step in steps if step in reports and states.get(step, "failed") == "failed"]
     # A person who ends a run leaves the steps that wait skipped; a step that fails by itself does not.
     first = _first_that_did_not_succeed(steps, states)
     is_cancelled = any(states.get(step) == "skipped" for step in steps[steps.index(first) :])
-    if failed and not is_cancelled:
+    if in_ledger:
+        code = FailureCode.ENDED_AFTER_PUBLISH
+        failure = Failure(steps[-1], code, code.cause)
+    elif failed and not is_cancelled:
         failure = Failure.of_xcom(reports[failed[0]])
     else:
         is_cancelled = is_cancelled or bool(reports_of(ti, [first]))
         code = FailureCode.CANCELLED if is_cancelled else FailureCode.STEP_DIED
-        failure = Failure(first, code, f"{code.cause} It was not published; the target is as it was.")
+        told = "It was not published; the target is as it was."
+        if in_ledger is None:
+            told = "Whether it was published could not be asked: sync_history says so."
+        failure = Failure(first, code, f"{code.cause} {told}")
     if failure.databricks_run_url is None:
         page = ti.xcom_pull(task_ids="export_to_s3", key="run_page_url")
         failure = replace(failure, databricks_run_url=page)
@@ -344,7 +371,7 @@ def failure_without_report(reason: str) -> Failure:
     """
     if reason == "timed_out":
         message = "The sync took longer than a sync may (dagrun_timeout), and Airflow ended it."
-        return Failure("sync", FailureCode.TIMED_OUT, f"{message} The target is as it was.")
+        return Failure("sync", FailureCode.TIMED_OUT, f"{message} Whether it was published is in sync_history.")
     return Failure("drop_staging", FailureCode.STEP_DIED, FailureCode.STEP_DIED.cause)
 
 

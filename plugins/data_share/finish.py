@@ -14,6 +14,7 @@ from data_share.databricks_run import cancel_exports_of
 from data_share.failures import FAILURE_KEY, NotPublishedError, failure_of_sync, reports_of
 from data_share.share import EXPORT_JOB_VARIABLE, run_key_of
 from data_share.snowflake_operators import SnowflakeStatementsOperator
+from data_share.templates import export_of
 
 _DATABRICKS_TIMEOUT_SECONDS = 30
 _WAIT_FOR_EXPORT = "wait_for_export"
@@ -32,17 +33,31 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
     The state of a run is that of its last tasks, and when a person sets a run to failed, Airflow (3.3) skips the tasks
     that wait: with a teardown that succeeds, a cancelled sync would end as a success.
 
+    A publish that was killed may have committed before: then the ledger knows, and the report says so.
+
     :param sql: file that drops the staging tables
+    :param select_ledger_row: file that selects a sync's ledger row; its one ``?`` is the run key; a template
     :param steps: tasks that may have failed, in their order; the last one publishes
     :param databricks_conn_id: Airflow connection of the workspace
     """
 
-    template_fields: Sequence[str] = (*SnowflakeStatementsOperator.template_fields, "databricks_conn_id")
+    template_fields: Sequence[str] = (
+        *SnowflakeStatementsOperator.template_fields,
+        "select_ledger_row",
+        "databricks_conn_id",
+    )
 
     def __init__(
-        self, *, sql: str, steps: Sequence[str], databricks_conn_id: str = "databricks_default", **kwargs: Any
+        self,
+        *,
+        sql: str,
+        select_ledger_row: str,
+        steps: Sequence[str],
+        databricks_conn_id: str = "databricks_default",
+        **kwargs: Any,
     ) -> None:
         super().__init__(sql=sql, **kwargs)
+        self.select_ledger_row = select_ledger_row
         self.steps = steps
         self.databricks_conn_id = databricks_conn_id
 
@@ -68,7 +83,21 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
         # A sync that was published, then cleared, and ended before its publish, still has the result of the first time.
         ended_before = states.get(self.steps[-1]) in ("skipped", "upstream_failed")
         if ended_before or ti.xcom_pull(task_ids=self.steps[-1]) is None:
-            raise NotPublishedError(failure_of_sync(ti, self.steps, states, reports))
+            # One that never began has nothing in the ledger, or the row of an earlier time.
+            in_ledger = False if ended_before else self._is_in_ledger(context)
+            raise NotPublishedError(failure_of_sync(ti, self.steps, states, reports, in_ledger=in_ledger))
+
+    def _is_in_ledger(self, context: Context) -> bool | None:
+        """Return whether this sync's export is published, or None if Snowflake cannot be asked."""
+        export = export_of(context["ti"])
+        if not export:
+            return False
+        try:
+            rows = self._run_file(self.select_ledger_row, "ledger", bindings=[run_key_of(context["dag_run"])])[-1].rows
+        except Exception:
+            self.log.exception("It is not known whether this sync was published")
+            return None
+        return any(row["EXPORT_PATH"] == export["export_path"] for row in rows)
 
     def _drop_staging(self, context: Context, place: str) -> None:
         self._context = context

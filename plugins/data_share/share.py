@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from data_share.failures import FailureCode, ShareError
 
 SHARE_URL = "s3://databricks-snowflake-share/dataset/"
-"""Where Databricks writes and Snowflake reads. Below it: ``<dataset>/<run key>/<attempt>/``."""
+"""Where Databricks writes and Snowflake reads. Below it: ``<dataset>/<run key>/<attempt>-<hash>/``."""
 
 STAGE = "s3_share_stage"
 """Snowflake's external stage on ``SHARE_URL``."""
@@ -59,9 +59,21 @@ def run_key_of(dag_run: Any) -> str:
     return run_key(dag_run.dag_id, dag_run.run_id, dag_run.run_after)
 
 
-def export_path(dataset: str, key: str, attempt: int) -> str:
-    """Return where an attempt to export writes: a new place each time, so that no file of an earlier one is loaded."""
-    return f"{SHARE_URL}{dataset}/{key}/{attempt}/"
+def export_path(dataset: str, key: str, attempt: int, attempt_id: object) -> str:
+    """
+    Return where an attempt to export writes: a new place each time, so that no file of an earlier one is loaded.
+
+    :param attempt: its number
+    :param attempt_id: Airflow's id of it. The number comes again when a run is deleted and made again, or when Airflow
+        gets a new database; this does not.
+    """
+    digest = hashlib.sha256(str(attempt_id).encode()).hexdigest()[:8]
+    return f"{SHARE_URL}{dataset}/{key}/{attempt}-{digest}/"
+
+
+def attempt_of(path: str) -> int:
+    """Return the number of the attempt that wrote an export."""
+    return int(path.rstrip("/").rpartition("/")[2].partition("-")[0])
 
 
 def path_in_stage(path: str, dataset: str) -> str:
@@ -72,11 +84,11 @@ def path_in_stage(path: str, dataset: str) -> str:
     :param dataset: dataset that is going to be loaded
     :raises InvalidExportPathError: for a path outside this dataset's folder of the share, or with unsafe characters
     """
-    pattern = re.escape(f"{SHARE_URL}{dataset}/") + r"[0-9]{8}T[0-9]{6}_[0-9a-f]{8}/[0-9]+/"
+    pattern = re.escape(f"{SHARE_URL}{dataset}/") + r"[0-9]{8}T[0-9]{6}_[0-9a-f]{8}/[0-9]+-[0-9a-f]{8}/"
     if not re.fullmatch(pattern, path):
         raise InvalidExportPathError(
             f"The Databricks run reports the export path {path!r}, which is not of the form "
-            f"{SHARE_URL}{dataset}/<run key>/<attempt>/. Nothing was loaded."
+            f"{SHARE_URL}{dataset}/<run key>/<attempt>-<hash>/. Nothing was loaded."
         )
     return path.removeprefix(SHARE_URL)
 

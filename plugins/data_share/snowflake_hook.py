@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ _ANSWER_MARGIN_SECONDS = 60
 _FIRST_POLL_SECONDS = 0.05
 _LONGEST_POLL_SECONDS = 5.0
 _POLL_BACKOFF = 1.5
+_LONGEST_SLEEP_SECONDS = 0.2
 _RUNNING = 202
 _FAILED = 422
 _STOPPED = 408
@@ -39,6 +41,8 @@ _STOPPED = 408
 _TRANSIENT_CODES = frozenset({"000603", "000625"})
 _SEVERAL_STATEMENTS_FAILED = "100132"
 _TRANSIENT_WORDS = ("SQL execution internal error", "this lock has not yet been released")
+_TIMED_OUT_CODE = "000630"
+_TIMED_OUT_WORDS = "Statement reached its statement or warehouse timeout"
 
 
 class SnowflakeStatementError(ShareError, AirflowFailException):
@@ -95,11 +99,20 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
 
     :param snowflake_conn_id: Airflow connection
     :param query_tag: says in Snowflake's query history where a statement comes from; JSON-serialisable
+    :param statement_timeout: seconds after which Snowflake stops a request
     """
 
-    def __init__(self, snowflake_conn_id: str, *, query_tag: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        snowflake_conn_id: str,
+        *,
+        query_tag: Mapping[str, Any] | None = None,
+        statement_timeout: int = STATEMENT_TIMEOUT_SECONDS,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(snowflake_conn_id, http_request_kwargs={"timeout": _HTTP_TIMEOUT_SECONDS}, **kwargs)
         self.query_tag = dict(query_tag or {})
+        self.statement_timeout = statement_timeout
         self.is_stopped = False
         self._unanswered: tuple[dict[str, str], dict[str, Any]] | None = None
         self._running = ""
@@ -142,7 +155,6 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         *,
         request_id: uuid.UUID | None = None,
         bindings: Sequence[str] = (),
-        timeout_seconds: int = STATEMENT_TIMEOUT_SECONDS,
         on_start: Callable[[str], None] | None = None,
     ) -> StatementResult:
         """
@@ -151,15 +163,14 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         :param sql: one statement
         :param request_id: the same for each repetition of the same step; a new one by default
         :param bindings: text values of the ``?`` in the statement, in their order
-        :param timeout_seconds: Snowflake stops the statement after this time
         :param on_start: is given the query id as soon as there is one, to cancel by
         :raises SnowflakeStatementError: the statement failed
         :raises SnowflakeRefusedError: the request was not accepted
         """
-        handle = self._submit(sql, 1, request_id, bindings, timeout_seconds)
+        handle = self._submit(sql, 1, request_id, bindings)
         if on_start:
             on_start(handle)
-        answer = self._wait(handle, timeout_seconds)
+        answer = self._wait(handle)
         return StatementResult(query_id=handle, rows=self._rows(handle, answer))
 
     def run_transaction(
@@ -168,7 +179,6 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         statement_count: int,
         *,
         request_id: uuid.UUID | None = None,
-        timeout_seconds: int = STATEMENT_TIMEOUT_SECONDS,
         on_start: Callable[[str], None] | None = None,
     ) -> list[str]:
         """
@@ -182,10 +192,10 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         :raises SnowflakeStatementError: one of the statements failed; nothing of the transaction remains
         :raises SnowflakeRefusedError: the request was not accepted
         """
-        handle = self._submit(sql, statement_count, request_id, (), timeout_seconds)
+        handle = self._submit(sql, statement_count, request_id, ())
         if on_start:
             on_start(handle)
-        answer = self._wait(handle, timeout_seconds)
+        answer = self._wait(handle)
         return list(answer.get("statementHandles") or [handle])
 
     def stop(self) -> None:
@@ -222,12 +232,11 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         statement_count: int,
         request_id: uuid.UUID | None,
         bindings: Sequence[str],
-        timeout_seconds: int,
     ) -> str:
         connection = self._get_conn_params()
         body: dict[str, Any] = {
             "statement": sql,
-            "timeout": timeout_seconds,
+            "timeout": self.statement_timeout,
             "database": self.database or connection["database"],
             "schema": self.schema or connection["schema"],
             "warehouse": self.warehouse or connection["warehouse"],
@@ -256,8 +265,8 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         self.log.info("Snowflake query %s:\n%s", handle, sql.strip())
         return handle
 
-    def _wait(self, handle: str, timeout_seconds: int) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout_seconds + _ANSWER_MARGIN_SECONDS
+    def _wait(self, handle: str) -> dict[str, Any]:
+        deadline = time.monotonic() + self.statement_timeout + _ANSWER_MARGIN_SECONDS
         wait = _FIRST_POLL_SECONDS
         while True:
             status, answer = self._call("GET", f"{self.statements_url}/{handle}")
@@ -275,11 +284,19 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
                 self.cancel_queries([handle])
                 raise SnowflakeTransientError(
                     f"Snowflake has not ended query {handle} {_ANSWER_MARGIN_SECONDS} s after its time-out of "
-                    f"{timeout_seconds} s; it was cancelled.",
+                    f"{self.statement_timeout} s; it was cancelled.",
                     snowflake_query_id=handle,
                 )
-            time.sleep(wait)
+            self._pause(wait)
             wait = min(wait * _POLL_BACKOFF, _LONGEST_POLL_SECONDS)
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep, in pieces: a step that is killed has five seconds to hear what became of its statement."""
+        pieces = math.ceil(seconds / _LONGEST_SLEEP_SECONDS)
+        for _ in range(pieces):
+            if self.is_stopped:
+                break
+            time.sleep(seconds / pieces)
 
     def _rows(self, handle: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
         metadata = answer.get("resultSetMetaData", {})
@@ -327,7 +344,9 @@ def _statement_error(answer: dict[str, Any], handle: str) -> SnowflakeStatementE
     )
     if may_pass:
         return SnowflakeTransientError(message, snowflake_query_id=query_id)
-    return SnowflakeStatementError(message, snowflake_query_id=query_id)
+    is_late = code == _TIMED_OUT_CODE or (code == _SEVERAL_STATEMENTS_FAILED and _TIMED_OUT_WORDS in message)
+    reason = FailureCode.LOAD_TIMED_OUT if is_late else FailureCode.SNOWFLAKE_STATEMENT_FAILED
+    return SnowflakeStatementError(message, code=reason, snowflake_query_id=query_id)
 
 
 def _why_refused(response: requests.Response) -> str:

@@ -72,12 +72,15 @@ class _SnowflakeStep:
     snowflake_conn_id: str
     shown_query_id = ""
     """The query that the step is about; when it says nothing, the last one."""
+    statement_timeout = STATEMENT_TIMEOUT_SECONDS
     _context: Context | None = None
     _is_killed = False
 
     @cached_property
     def _hook(self) -> DataShareSnowflakeHook:
-        hook = DataShareSnowflakeHook(self.snowflake_conn_id, query_tag=_query_tag(self._context))
+        hook = DataShareSnowflakeHook(
+            self.snowflake_conn_id, query_tag=_query_tag(self._context), statement_timeout=self.statement_timeout
+        )
         if self._is_killed:
             hook.stop()
         return hook
@@ -137,7 +140,6 @@ class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
                 statement,
                 request_id=self._request_id(place, number),
                 bindings=bindings,
-                timeout_seconds=self.statement_timeout,
                 on_start=self._remember,
             )
             self.log.info("Query %s answers %s row(s): %s", result.query_id, len(result.rows), result.rows[:20])
@@ -266,6 +268,7 @@ class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
     :param checks: condition by name; a template
     :param sql: file with the query; it finds the conditions in ``task.checks``; a template
     :param snowflake_conn_id: Airflow connection
+    :param statement_timeout: seconds that the query may take
     """
 
     conn_id_field = "snowflake_conn_id"
@@ -281,12 +284,14 @@ class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
         checks: dict[str, str],
         sql: str,
         snowflake_conn_id: str = "snowflake_default",
+        statement_timeout: int = STATEMENT_TIMEOUT_SECONDS,
         **kwargs: Any,
     ) -> None:
         conditions = {name: {"check_statement": condition} for name, condition in checks.items()}
         super().__init__(table=table, checks=conditions, retry_on_failure=False, **kwargs)
         self.sql = sql
         self.snowflake_conn_id = snowflake_conn_id
+        self.statement_timeout = statement_timeout
 
     def execute(self, context: Context) -> None:
         """Run the checks; see the provider's operator."""
@@ -395,7 +400,6 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
                 ";\n".join(statements) + ";",
                 len(statements),
                 request_id=self._request_id("publish"),
-                timeout_seconds=self.statement_timeout,
                 on_start=self._remember_transaction,
             )
         except SnowflakeStatementError as error:

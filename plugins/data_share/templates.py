@@ -15,7 +15,7 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
 
     ``dataset`` and ``share``: the dataset, and the names of the share.
 
-    ``run_key(dag_run)``, ``export_path(dag_run, attempt)``, ``staging_table(dag_run)``, ``staging_manifest(dag_run)``:
+    ``run_key(dag_run)``, ``export_path(dag_run, ti)``, ``staging_table(dag_run)``, ``staging_manifest(dag_run)``:
     the names of one sync's things.
 
     ``export(ti)``, ``export_attempt(ti)``, ``path_in_stage(ti)``, ``copied(ti)``: what the steps before handed on.
@@ -55,11 +55,13 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
         "dataset": dataset,
         "share": share,
         "run_key": share.run_key_of,
-        "export_path": lambda dag_run, attempt: share.export_path(dataset.name, share.run_key_of(dag_run), attempt),
+        "export_path": lambda dag_run, ti: share.export_path(
+            dataset.name, share.run_key_of(dag_run), ti.try_number, ti.id
+        ),
         "staging_table": of_run(share.staging_table),
         "staging_manifest": of_run(share.staging_manifest),
         "export": export_of,
-        "export_attempt": lambda ti: int(export_of(ti)["export_path"].rstrip("/").rpartition("/")[2]),
+        "export_attempt": lambda ti: share.attempt_of(str(export_of(ti)["export_path"])),
         "path_in_stage": lambda ti: share.path_in_stage(str(export_of(ti)["export_path"]), dataset.name),
         "copied": copied,
         "manifest_run_key": manifest_run_key,

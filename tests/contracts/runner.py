@@ -62,6 +62,7 @@ class DagRun:
             run_after=now,
             start_date=now,
             triggering_user_name=None,
+            conf={},
         )
 
     @property

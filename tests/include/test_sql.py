@@ -36,7 +36,7 @@ SYNC_FIELDS = {
     "publish": ("sql", "select_ledger_row", "count_changes"),
     "drop_staging": ("sql",),
 }
-EXPORT_PATH = "s3://databricks-snowflake-share/dataset/shared_forecasts/20260102T030405_0a1b2c3d/1/"
+EXPORT_PATH = "s3://databricks-snowflake-share/dataset/shared_forecasts/20260102T030405_0a1b2c3d/1-0a1b2c3d/"
 EARLIER = {"run_id": 66, "export_path": EXPORT_PATH.replace("20260102T030405_0a1b2c3d/1", "20250102T030405_ffffffff/2")}
 COPIED = {
     "files": 2,
@@ -200,8 +200,8 @@ def test_staging_tables_are_made_anew_like_the_target(rendered: Render, dag: DAG
 @pytest.mark.parametrize(
     ("conf", "path"),
     [
-        ({}, "shared_forecasts/20260102T030405_0a1b2c3d/1"),
-        ({"reload_run_key": "20250102T030405_ffffffff"}, "shared_forecasts/20250102T030405_ffffffff/2"),
+        ({}, "shared_forecasts/20260102T030405_0a1b2c3d/1-0a1b2c3d"),
+        ({"reload_run_key": "20250102T030405_ffffffff"}, "shared_forecasts/20250102T030405_ffffffff/2-0a1b2c3d"),
     ],
     ids=["own export", "reload"],
 )
@@ -451,7 +451,7 @@ def test_appending_adds_the_staged_rows(rendered: Render, make_dag: MakeDag, key
     ]
 
 
-OTHER_PATH = EXPORT_PATH.replace("/1/", "/0/")
+OTHER_PATH = EXPORT_PATH.replace("/1-", "/0-")
 
 
 def is_let_through(publish: Any, key: str, *, turn: str, staged: int, ledger: list[tuple[str, str]]) -> bool:

@@ -118,7 +118,8 @@ def test_a_statement_is_cancelled(hook: DataShareSnowflakeHook) -> None:
 
 def test_a_statement_is_stopped_at_its_time_out(hook: DataShareSnowflakeHook) -> None:
     with pytest.raises(SnowflakeStatementError, match=r"(?i)timeout"):
-        hook.run_statement(LONG, timeout_seconds=2)
+        hook.statement_timeout = 2
+        hook.run_statement(LONG)
 
 
 # ---- COPY INTO

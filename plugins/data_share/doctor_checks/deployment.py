@@ -112,7 +112,9 @@ class Deployment:
     @cached_property
     def snowflake(self) -> DataShareSnowflakeHook:
         """The hook of the syncs."""
-        return DataShareSnowflakeHook(self.snowflake_conn_id, query_tag={"task": "check_share"})
+        return DataShareSnowflakeHook(
+            self.snowflake_conn_id, query_tag={"task": "check_share"}, statement_timeout=_STATEMENT_SECONDS
+        )
 
     @cached_property
     def bundle_job(self) -> dict[str, Any]:
@@ -122,12 +124,12 @@ class Deployment:
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
         """Run one statement and return its rows."""
-        return self.snowflake.run_statement(sql, timeout_seconds=_STATEMENT_SECONDS).rows
+        return self.snowflake.run_statement(sql).rows
 
     def rolled_back(self, statements: Sequence[str]) -> None:
         """Run statements in a transaction that is rolled back."""
         sql = ";\n".join(["BEGIN TRANSACTION", *statements, "ROLLBACK"]) + ";"
-        self.snowflake.run_transaction(sql, len(statements) + 2, timeout_seconds=_STATEMENT_SECONDS)
+        self.snowflake.run_transaction(sql, len(statements) + 2)
 
     def without_secrets(self, text: str) -> str:
         """Return a text in which no secret of the connections stands."""

@@ -268,7 +268,7 @@ def ledger_rights(deployment: Deployment) -> Answer:
 
 def target_rights(deployment: Deployment) -> Answer:
     """The role may do to each target what its load mode does."""
-    problems, owned = [], []
+    problems, owned, not_refreshed = [], [], []
     for dataset in deployment.datasets[0]:
         rights = {
             LoadMode.APPEND: ("INSERT",),
@@ -277,9 +277,17 @@ def target_rights(deployment: Deployment) -> Answer:
         }[dataset.load_mode]
         missing = _missing_rights(deployment, dataset.target_table, rights)
         problems += [f"{problem} Load mode {dataset.load_mode} of {dataset.name}.yaml needs it." for problem in missing]
+        if "DELETE" not in rights and not missing and _missing_rights(deployment, dataset.target_table, ("DELETE",)):
+            not_refreshed.append(dataset.name)
         if dataset.schema_drift is SchemaDrift.ADD_NEW:
             owned.append(dataset.target_table)
     note = f" Not checked: OWNERSHIP, which schema_drift add_new takes on {listed(owned)}." if owned else ""
+    if not_refreshed and not problems:
+        return Answer(
+            State.ADVICE,
+            f"each load mode may write to its target, but full_refresh would fail for {listed(not_refreshed)}: it "
+            f"takes DELETE on the target.{note}",
+        )
     return verdict(problems, f"each load mode may write to its target.{note}")
 
 

@@ -27,7 +27,7 @@ from data_share.databricks_run import (
 )
 
 PAGE = "https://databricks.example/?o=1#job/2/run/77"
-EXPORT_PATH = "s3://databricks-snowflake-share/dataset/tides/20260102T030405_0a1b2c3d/1/"
+EXPORT_PATH = "s3://databricks-snowflake-share/dataset/tides/20260102T030405_0a1b2c3d/1-0a1b2c3d/"
 FINISHED = {"run_id": 77, "run_page_url": PAGE, "export_path": EXPORT_PATH}
 RUNNING = {"life_cycle_state": "RUNNING"}
 SUCCESS = {"life_cycle_state": "TERMINATED", "result_state": "SUCCESS"}

@@ -11,11 +11,11 @@ from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.providers.databricks.operators.databricks import DatabricksRunNowOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from data_share.export import DatabricksExportOperator, ExportStoppedError, UnknownRunKeyError
+from data_share.export import DatabricksExportOperator, ExportStoppedError, UnknownConfError, UnknownRunKeyError
 from data_share.snowflake_hook import DataShareSnowflakeHook, StatementResult
 
 KEY = "20260102T030405_0a1b2c3d"
-PATH = f"s3://databricks-snowflake-share/dataset/tides/{KEY}/1/"
+PATH = f"s3://databricks-snowflake-share/dataset/tides/{KEY}/1-0a1b2c3d/"
 
 
 @pytest.fixture
@@ -46,6 +46,7 @@ def export(reload_run_key: str) -> DatabricksExportOperator:
         job_id=1,
         reload_run_key=reload_run_key,
         select_ledger_row="-- why\nSELECT * FROM ledger WHERE run_key = ?;",
+        known_conf=("dry_run", "requested_by"),
         snowflake_conn_id="other",
     )
 
@@ -56,6 +57,17 @@ def test_a_sync_starts_the_job_and_asks_no_ledger(start_job: mock.Mock, ask_ledg
     start_job.assert_called_once_with(task, context)
     ask_ledger.assert_not_called()
     context["ti"].xcom_push.assert_not_called()
+
+
+def test_a_conf_that_is_misspelt_starts_nothing(start_job: mock.Mock, ask_ledger: mock.Mock, context: Any) -> None:
+    # Airflow takes it, and the sync would publish.
+    context["dag_run"].conf = {"requested_by": "ada", "dryrun": True, "all": 1}
+    with pytest.raises(UnknownConfError, match="The conf has 'all', 'dryrun'; a sync knows dry_run, requested_by"):
+        export("").execute(context)
+    start_job.assert_not_called()
+    context["dag_run"].conf = {"dry_run": True}
+    export("").execute(context)
+    start_job.assert_called_once()
 
 
 def test_an_earlier_export_is_handed_on_and_the_job_skipped(
@@ -105,6 +117,7 @@ def starting() -> DatabricksExportOperator:
         job_id=1,
         reload_run_key="",
         select_ledger_row="",
+        known_conf=(),
         idempotency_token="the attempt",
         wait_for_termination=False,
         durable=False,

@@ -29,7 +29,10 @@ def finish(snowflake: Snowflake, task_context: MakeContext) -> MakeFinish:
 
     def make(xcoms: dict[tuple[str, str], Any], **states: str) -> tuple[FinishSyncOperator, Any]:
         task = FinishSyncOperator(
-            task_id="drop_staging", sql="DROP a;", steps=["export_to_s3", "wait_for_export", "check_staging", "publish"]
+            task_id="drop_staging",
+            sql="DROP a;",
+            select_ledger_row="SELECT row;",
+            steps=["export_to_s3", "wait_for_export", "check_staging", "publish"],
         )
         context = task_context(task)
         ti = context["ti"]
@@ -188,3 +191,36 @@ def test_a_step_that_publishes_after_all_makes_the_sync_a_success(
     task.execute(context)
     assert snowflake.statements == ["DROP a", "DROP a"]
     cancel_exports.assert_not_called()
+
+
+EXPORT = {"run_id": 77, "export_path": f"{share.SHARE_URL}tides/{KEY}/1-0a1b2c3d/"}
+OF_ANOTHER = {"EXPORT_PATH": f"{share.SHARE_URL}tides/{KEY}/1-ffffffff/"}
+
+
+@pytest.mark.parametrize(
+    ("ledger", "code", "words"),
+    [
+        ([{"EXPORT_PATH": EXPORT["export_path"]}], FailureCode.ENDED_AFTER_PUBLISH, "The sync was published"),
+        ([OF_ANOTHER], FailureCode.STEP_DIED, "It was not published; the target is as it was."),
+        ([], FailureCode.STEP_DIED, "It was not published; the target is as it was."),
+        (RuntimeError("Snowflake is away"), FailureCode.STEP_DIED, "Whether it was published could not be asked"),
+    ],
+    ids=["committed", "another export", "nothing", "not known"],
+)
+def test_of_a_publish_that_was_killed_the_ledger_says_whether_it_had_committed(
+    snowflake: Snowflake,
+    finish: MakeFinish,
+    monkeypatch: pytest.MonkeyPatch,
+    ledger: Any,
+    code: FailureCode,
+    words: str,
+) -> None:
+    monkeypatch.setattr(finish_module, "wait_for_killed_steps", lambda ti, steps: ({"publish": "failed"}, False))
+    snowflake.answer("SELECT row", ledger)
+    task, context = finish({("wait_for_export", "return_value"): EXPORT}, wait_for_export="success", publish="failed")
+    context["params"]["reload_run_key"] = None
+    with pytest.raises(NotPublishedError) as caught:
+        task.execute(context)
+    assert caught.value.failure.code is code
+    assert words in caught.value.failure.message
+    assert snowflake.hook.run_statement.call_args.kwargs["bindings"] == [run_key_of(context["dag_run"])]

@@ -14,7 +14,7 @@ from data_share import share
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEY = "20260102T030405_0a1b2c3d"
-PATH = f"{share.SHARE_URL}shared_forecasts/{KEY}/1/"
+PATH = f"{share.SHARE_URL}shared_forecasts/{KEY}/1-0a1b2c3d/"
 
 
 def key(run_id: str = "manual__1", at: datetime = AT, dag_id: str = "sync_shared_forecasts") -> str:
@@ -51,28 +51,34 @@ def test_a_run_key_says_the_time_in_utc() -> None:
 
 
 def test_each_attempt_exports_to_its_own_folder() -> None:
-    assert share.export_path("tides", KEY, 2) == f"s3://databricks-snowflake-share/dataset/tides/{KEY}/2/"
-    assert share.export_path("tides", KEY, 1).endswith("/")
+    path = share.export_path("tides", KEY, 2, "an id")
+    assert re.fullmatch(rf"s3://databricks-snowflake-share/dataset/tides/{KEY}/2-[0-9a-f]{{8}}/", path)
+    assert share.attempt_of(path) == 2
+    assert path == share.export_path("tides", KEY, 2, "an id")
+    # The second run of this name: the first one was deleted.
+    assert path != share.export_path("tides", KEY, 2, "another id")
 
 
 def test_an_own_export_path_can_be_loaded() -> None:
-    path = share.export_path("tides", key(), 12)
-    assert share.path_in_stage(path, "tides") == f"tides/{key()}/12/"
+    path = share.export_path("tides", key(), 12, "an id")
+    assert share.path_in_stage(path, "tides") == path.removeprefix(share.SHARE_URL)
+    assert share.attempt_of(path) == 12
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(f"{share.SHARE_URL}other/{KEY}/1/", id="another dataset"),
-        pytest.param(f"{share.SHARE_URL}shared_forecasts/../other/{KEY}/1/", id="a way up"),
-        pytest.param(f"{share.SHARE_URL}shared_forecasts/{KEY}/1/../2/", id="a way up at the end"),
-        pytest.param(f"{share.SHARE_URL}shared_forecasts/{KEY}/1'/", id="a quote"),
-        pytest.param(f"{share.SHARE_URL}shared_forecasts_old/{KEY}/1/", id="a neighbour with the same prefix"),
+        pytest.param(f"{share.SHARE_URL}other/{KEY}/1-0a1b2c3d/", id="another dataset"),
+        pytest.param(f"{share.SHARE_URL}shared_forecasts/../other/{KEY}/1-0a1b2c3d/", id="a way up"),
+        pytest.param(f"{share.SHARE_URL}shared_forecasts/{KEY}/1-0a1b2c3d/../2/", id="a way up at the end"),
+        pytest.param(f"{share.SHARE_URL}shared_forecasts/{KEY}/1-0a1b2c3'/", id="a quote"),
+        pytest.param(f"{share.SHARE_URL}shared_forecasts/{KEY}/1/", id="no id of the attempt"),
+        pytest.param(f"{share.SHARE_URL}shared_forecasts_old/{KEY}/1-0a1b2c3d/", id="a neighbour with the same prefix"),
         pytest.param(PATH.rstrip("/"), id="no slash at the end"),
         pytest.param(PATH.replace("databricks-snowflake-share", "somewhere-else"), id="another bucket"),
         pytest.param(PATH.replace("s3://", "S3://"), id="another scheme"),
         pytest.param(PATH + "\n", id="a newline at the end"),
-        pytest.param(PATH.replace("/1/", "/\n1/"), id="a newline inside"),
+        pytest.param(PATH.replace("/1-", "/\n1-"), id="a newline inside"),
         pytest.param(PATH + "data/", id="a folder below"),
         pytest.param(f"{share.SHARE_URL}shared_forecasts/", id="the whole dataset"),
         pytest.param(PATH.replace("dataset/shared", "dataset//shared"), id="an empty folder"),

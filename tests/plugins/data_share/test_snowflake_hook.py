@@ -19,6 +19,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from data_share import snowflake_hook
 from data_share.failures import FailureCode
 from data_share.snowflake_hook import (
     DataShareSnowflakeHook,
@@ -191,9 +192,8 @@ def test_a_statement_is_sent_with_everything_that_makes_it_repeatable(
 ) -> None:
     snowflake.will(STARTED, DONE)
     step = request_id("sync_tides", "manual__1", "publish", 2)
-    hook.run_statement(
-        "SELECT * FROM t WHERE a = ? AND b = ?", request_id=step, bindings=["x'", "y"], timeout_seconds=7
-    )
+    hook.statement_timeout = 7
+    hook.run_statement("SELECT * FROM t WHERE a = ? AND b = ?", request_id=step, bindings=["x'", "y"])
     submitted = snowflake.calls[0]
     assert submitted["method"] == "post"
     assert submitted["params"] == {"requestId": str(step), "async": "true", "retry": "true"}
@@ -302,8 +302,10 @@ def test_an_error_inside_snowflake_is_left_to_the_next_attempt_of_the_task(
 
 
 def test_a_statement_is_waited_for_in_growing_steps(
-    snowflake: Snowflake, hook: DataShareSnowflakeHook, waits: list[float]
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Each step in one piece.
+    monkeypatch.setattr(snowflake_hook, "_LONGEST_SLEEP_SECONDS", 60)
     snowflake.will(STARTED, *[RUNNING] * 20, DONE)
     started: list[str] = []
     hook.run_statement("SELECT 1", on_start=started.append)
@@ -312,16 +314,35 @@ def test_a_statement_is_waited_for_in_growing_steps(
     assert (waits[0], waits[-1]) == (0.05, 5.0)
 
 
+def test_a_step_that_is_killed_looks_at_once_what_became_of_its_statement(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        # In the middle of a pause of five seconds.
+        hook.is_stopped = sum(slept) > 20
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    snowflake.will(STARTED, *[RUNNING] * 14, failed("000604", "SQL execution canceled"))
+    with pytest.raises(SnowflakeStoppedError):
+        hook.run_statement("SELECT 1")
+    assert max(slept) <= 0.2
+    assert sum(slept) < 20.3
+
+
 def test_a_statement_that_never_ends_is_cancelled(
     snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    hook.statement_timeout = 100
     # Each call takes 50 seconds; the deadline is 100 + 60 seconds after the first.
     monkeypatch.setattr(time, "monotonic", lambda: 50.0 * len(snowflake.calls))
     snowflake.will(STARTED, *[RUNNING] * 4, response(200, {"message": "cancelled"}))
     with pytest.raises(
         SnowflakeTransientError, match=f"Snowflake has not ended query {HANDLE} 60 s after its time-out of 100 s"
     ):
-        hook.run_statement("SELECT 1", timeout_seconds=100)
+        hook.run_statement("SELECT 1")
     assert snowflake.paths == ["post", *[f"get /{HANDLE}"] * 4, f"post /{HANDLE}/cancel"]
 
 
@@ -396,8 +417,20 @@ def test_a_statement_that_snowflake_stopped_at_its_time_out_has_failed(
     snowflake: Snowflake, hook: DataShareSnowflakeHook
 ) -> None:
     snowflake.will(STARTED, failed("000630", "Statement reached its statement timeout", status=408))
-    with pytest.raises(SnowflakeStatementError, match=r"reached its statement timeout \(code 000630"):
+    with pytest.raises(SnowflakeStatementError, match=r"reached its statement timeout \(code 000630") as caught:
         hook.run_statement("SELECT 1")
+    assert caught.value.code is FailureCode.LOAD_TIMED_OUT
+    assert "load_timeout_minutes" in str(caught.value)
+
+
+def test_a_transaction_that_snowflake_stopped_at_its_time_out_is_known_by_its_words(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook
+) -> None:
+    said = "Uncaught: Statement reached its statement or warehouse timeout of 7 second(s) and was canceled."
+    snowflake.will(STARTED, failed("100132", said))
+    with pytest.raises(SnowflakeStatementError) as caught:
+        hook.run_transaction("BEGIN; COMMIT;", 2)
+    assert caught.value.code is FailureCode.LOAD_TIMED_OUT
 
 
 @pytest.mark.parametrize("code", ["000603", "000625"])

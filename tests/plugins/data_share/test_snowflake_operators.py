@@ -49,7 +49,7 @@ FILES = [
     {"file": "data/part-1.parquet", "status": "LOADED", "rows_parsed": 2, "rows_loaded": 2},
 ]
 NO_FILES = [{"status": "Copy executed with 0 files processed."}]
-EXPORT_PATH = f"s3://databricks-snowflake-share/dataset/tides/{KEY}/1/"
+EXPORT_PATH = f"s3://databricks-snowflake-share/dataset/tides/{KEY}/1-0a1b2c3d/"
 LEDGER_ROW = {
     "RUN_KEY": KEY,
     "EXPORT_PATH": EXPORT_PATH,
@@ -91,7 +91,7 @@ def test_one_file_is_enough(snowflake: Snowflake, task_context: MakeContext) -> 
     task = SnowflakeStatementsOperator(task_id="drop", sql="DROP a; DROP b;", statement_timeout=12)
     task.execute(task_context(task))  # type: ignore[arg-type]
     assert snowflake.statements == ["DROP a", "DROP b"]
-    assert [call.kwargs["timeout_seconds"] for call in snowflake.hook.run_statement.call_args_list] == [12, 12]
+    assert snowflake.hook_class.call_args.kwargs["statement_timeout"] == 12
 
 
 def test_a_statement_that_fails_ends_the_step(snowflake: Snowflake, task_context: MakeContext) -> None:
@@ -136,6 +136,7 @@ def test_statements_are_tagged_with_where_they_come_from(snowflake: Snowflake, t
             "try": 3,
             "run_key": run_key_of(context["dag_run"]),
         },
+        statement_timeout=3600,
     )
 
 
@@ -555,7 +556,7 @@ def test_an_export_that_is_in_the_ledger_is_not_published_again(
     snowflake.hook.run_transaction.assert_not_called()
 
 
-OTHER_EXPORT = {**LEDGER_ROW, "EXPORT_PATH": EXPORT_PATH.replace("/1/", "/0/"), "ROWS_LOADED": 4}
+OTHER_EXPORT = {**LEDGER_ROW, "EXPORT_PATH": EXPORT_PATH.replace("/1-", "/0-"), "ROWS_LOADED": 4}
 
 
 @pytest.mark.parametrize("load_mode", ["replace", "merge"])

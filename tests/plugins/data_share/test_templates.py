@@ -32,10 +32,11 @@ def dataset(name: str, load_mode: LoadMode = LoadMode.REPLACE, *merge_keys: str)
 
 def test_macros_name_the_things_of_one_run(task_context: Callable[..., dict[str, Any]]) -> None:
     macros = sync_macros(dataset("tides"))
-    dag_run = task_context()["dag_run"]
+    context = task_context(try_number=3)
+    dag_run, ti = context["dag_run"], context["ti"]
     key = run_key_of(dag_run)
     assert macros["run_key"](dag_run) == key
-    assert macros["export_path"](dag_run, 3) == f"{share.SHARE_URL}tides/{key}/3/"
+    assert macros["export_path"](dag_run, ti) == share.export_path("tides", key, 3, ti.id)
     assert macros["staging_table"](dag_run) == f"staging.tides_now__{key}"
     assert macros["staging_manifest"](dag_run) == f"staging.tides_now__{key}__manifest"
     assert macros["share"] is share
@@ -49,8 +50,8 @@ def test_each_dataset_keeps_its_own_macros() -> None:
 
 # ---- what the steps before handed on
 
-EXPORT = {"run_id": 77, "export_path": f"{share.SHARE_URL}tides/{KEY}/3/"}
-EARLIER = {"run_id": 66, "export_path": f"{share.SHARE_URL}tides/20250102T030405_ffffffff/1/"}
+EXPORT = {"run_id": 77, "export_path": f"{share.SHARE_URL}tides/{KEY}/3-0a1b2c3d/"}
+EARLIER = {"run_id": 66, "export_path": f"{share.SHARE_URL}tides/20250102T030405_ffffffff/1-0a1b2c3d/"}
 
 
 def handed_on(**xcoms: Any) -> Any:
@@ -72,7 +73,7 @@ def test_the_export_is_the_one_that_the_sync_waited_for() -> None:
     ti = handed_on(wait_for_export=EXPORT)
     assert macros["export"](ti) == EXPORT
     assert macros["export_attempt"](ti) == 3
-    assert macros["path_in_stage"](ti) == f"tides/{KEY}/3/"
+    assert macros["path_in_stage"](ti) == f"tides/{KEY}/3-0a1b2c3d/"
 
 
 def test_the_export_of_a_reload_is_the_earlier_one() -> None:
@@ -80,7 +81,7 @@ def test_the_export_of_a_reload_is_the_earlier_one() -> None:
     ti = handed_on(export_to_s3=EARLIER)
     assert macros["export"](ti) == EARLIER
     assert macros["export_attempt"](ti) == 1
-    assert macros["path_in_stage"](ti) == "tides/20250102T030405_ffffffff/1/"
+    assert macros["path_in_stage"](ti) == "tides/20250102T030405_ffffffff/1-0a1b2c3d/"
 
 
 def test_the_manifest_has_the_run_key_under_which_the_export_was_made(

@@ -443,6 +443,19 @@ def test_an_integration_that_the_role_may_not_see_is_not_wrong(look: Look, admin
     assert "does not see the integration" in examined.findings["storage integration"].text
 
 
+def test_a_target_that_cannot_be_refreshed_is_not_wrong(look: Look, administer: Callable[..., object]) -> None:
+    table = "daily_observations"
+    administer(
+        f"GRANT OWNERSHIP ON TABLE {table} TO ROLE accountadmin", f"GRANT SELECT, INSERT ON TABLE {table} TO {LOADER}"
+    )
+    try:
+        examined = look("Snowflake")
+    finally:
+        administer(OWN_TARGET.format(table))
+    assert (examined.named(State.WRONG), examined.named(State.ADVICE)) == ([], ["rights on the targets"])
+    assert "full_refresh would fail for daily_observations" in examined.findings["rights on the targets"].text
+
+
 def test_one_table_under_two_names(look: Look, tmp_path: Path) -> None:
     shutil.copytree(DATASETS_FOLDER, tmp_path / "datasets")
     known = (DATASETS_FOLDER / "shared_forecasts.yaml").read_text()

@@ -268,7 +268,8 @@ class Share:
             run_id=f"manual__o'clock_{number}",
             run_after=began,
             start_date=began,
-            triggering_user_name=None,
+            triggering_user_name="DOMAIN\\grace",
+            conf={},
         )
         with self._making_a_dag:  # Airflow notes the DAG that is being made in one place for all threads
             if dataset.name not in self._dags:
@@ -281,7 +282,7 @@ class Share:
     def export(self, dataset: Dataset, run: Run) -> None:
         """Export the source as the next attempt of ``export_to_s3``, and hand on what ``wait_for_export`` would."""
         run.export_attempt += 1
-        path = share.export_path(dataset.name, run.key, run.export_attempt)
+        path = share.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
         session = Session(self.s3_url, self.files)
         try:
             session.execute(
@@ -301,7 +302,7 @@ class Share:
     def put_export(self, dataset: Dataset, run: Run, rows: Sequence[Row]) -> None:
         """Do what :meth:`export` does for rows of :data:`SCHEMA`, without the engine that most of its time goes to."""
         run.export_attempt += 1
-        path = share.export_path(dataset.name, run.key, run.export_attempt)
+        path = share.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
         manifest = {
             "run_key": run.key,
             "dataset": dataset.name,

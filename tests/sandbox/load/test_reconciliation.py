@@ -168,7 +168,7 @@ def test_merge_keys_that_are_there_twice(a_share: Share, keyed: Dataset) -> None
     run = exported(a_share, keyed, [*ROWS[:3], {**ROWS[0], "amount": 9.0}])
     message = failure(a_share, keyed, run)
     assert failed_checks(message) == ["merge_keys_unique"]
-    assert "COUNT(*) = COUNT(DISTINCT k, name)" in message
+    assert 'COUNT(*) = COUNT(DISTINCT "K", "NAME")' in message
 
 
 @pytest.mark.parametrize("key", ["k", "name"])

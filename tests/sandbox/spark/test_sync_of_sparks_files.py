@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from datetime import UTC
 from decimal import Decimal
 from typing import Any
@@ -47,7 +48,7 @@ def make_dataset(share: Share, table: str, **fields: Any) -> Dataset:
 def export_on_spark(share: Share, engines: Engines, dataset: Dataset, run: Run) -> list[str]:
     """Export on Spark, put what it left on S3 as it is, and hand it on; return the names of the data directory."""
     run.export_attempt += 1
-    path = names.export_path(dataset.name, run.key, run.export_attempt)
+    path = names.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
     parameters = {"source_table": dataset.source_table, "run_key": run.key, "dataset": dataset.name}
     export = engines.on_spark(EXPORT_SQL, parameters)
     for directory in ("data", "manifest"):
