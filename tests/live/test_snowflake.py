@@ -116,9 +116,9 @@ def test_a_statement_is_cancelled(hook: DataShareSnowflakeHook) -> None:
             executed.result()
 
 
-def test_a_statement_is_stopped_at_its_time_out(hook: DataShareSnowflakeHook) -> None:
+def test_a_statement_is_stopped_at_its_time_out(hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hook, "statement_timeout", 2)
     with pytest.raises(SnowflakeStatementError, match=r"(?i)timeout"):
-        hook.statement_timeout = 2
         hook.run_statement(LONG)
 
 
