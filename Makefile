@@ -34,7 +34,7 @@ up: .venv/.installed ## Start the sandbox and Airflow, and leave them running
 	@$(SANDBOX) up
 
 sync: .venv/.installed ## Sync a dataset on the running stack: make sync DATASET=shared_forecasts
-	@$(SANDBOX) sync $(DATASET)
+	@$(SANDBOX) sync '$(DATASET)'
 
 backend: .venv/.installed ## Start the example backend beside a running stack: make backend [PORT=8000]
 	@environment=$$($(SANDBOX) env) && eval "$$environment" && exec $(BIN)/python -m examples.backend.app $(if $(PORT),--port $(PORT))
@@ -80,7 +80,7 @@ lock: .venv/.installed ## Resolve requirements*.txt anew into requirements.lock
 	@$(COMPILE) --upgrade --output-file requirements.lock
 
 env-file: ## Write .env for docker compose: make env-file [ENV=sandbox]
-	@$(PYTHON) deploy/make_env.py $(if $(filter sandbox,$(ENV)),--sandbox)
+	@$(PYTHON) deploy/make_env.py $(if $(ENV),$(if $(filter-out sandbox,$(ENV)),$(error ENV=$(ENV) is not known: ENV=sandbox, or nothing for real accounts),--sandbox))
 
 keys: .venv/.installed ## Make a key pair for Airflow's user in Snowflake; for a second one: make keys KEY=another
 	@$(BIN)/python include/snowflake/make_keys.py $(if $(KEY),--name $(KEY))

@@ -83,7 +83,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        followed = arguments.command == "sync"
+        print("The sync goes on; make status shows its state." if followed else "Stopped.", file=sys.stderr)
         return 130
 
 
@@ -142,16 +143,20 @@ def status(stack: Stack) -> int:
         print("No stack is running.")
         return 1
     client = stack.client()
+    parts = stack.health()
     try:
         print(f"Airflow at {client.url}, {len(processes)} processes, state in {stack.state}")
-        for name, part in client.health().items():
-            print(f"  {name:15} {part['status']}")
+        for name, state in parts.items():
+            print(f"  {name:15} {state}")
         for dag in client.ask("GET", "/dags", params={"tags": ["sync"]})["dags"]:
             runs = client.ask("GET", f"/dags/{dag['dag_id']}/dagRuns", params={"order_by": "-run_after", "limit": 1})
             last = runs["dag_runs"][0] if runs["dag_runs"] else None
             print(f"  {dag['dag_id']:30} last run: {last['state'] + ' ' + last['run_after'] if last else 'none'}")
     finally:
         client.close()
+    if any(state != "healthy" for state in parts.values()):
+        print("No sync can run like this. Start everything again: make down, then make up.")
+        return 1
     return 0
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
 FINISHED = frozenset({"success", "failed"})
+
+# Airflow on SQLite answers 500 when another process has held the database for too long.
+_PAUSES_SECONDS = (0.5, 1, 2, 4)
 
 
 class AirflowError(RuntimeError):
@@ -35,7 +39,7 @@ class AirflowClient:
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         """
-        Make a call below ``/api/v2`` and return the answer, whatever its status.
+        Make a call below ``/api/v2`` and return the answer, whatever its status; after a 5xx, the call is repeated.
 
         :raises AirflowError: when there is no answer
         """
@@ -44,6 +48,11 @@ class AirflowClient:
         response = self._send(method, f"/api/v2{path}", **options)
         if response.status_code == httpx.codes.UNAUTHORIZED:
             self._sign_in()
+            response = self._send(method, f"/api/v2{path}", **options)
+        for pause in _PAUSES_SECONDS:
+            if not response.is_server_error:
+                break
+            time.sleep(pause)
             response = self._send(method, f"/api/v2{path}", **options)
         return response
 
@@ -64,8 +73,14 @@ class AirflowClient:
     def set_variable(self, key: str, value: str) -> None:
         """Create or change an Airflow Variable."""
         body = {"key": key, "value": value}
-        if self.call("PATCH", f"/variables/{key}", json=body).is_error:
-            self.ask("POST", "/variables", json=body)
+        changed = self.call("PATCH", f"/variables/{key}", json=body)
+        if changed.status_code != httpx.codes.NOT_FOUND:
+            self._answer(changed)
+            return
+        made = self.call("POST", "/variables", json=body)
+        # A call that was answered with 500 may have made it all the same.
+        if made.status_code != httpx.codes.CONFLICT:
+            self._answer(made)
 
     def trigger(self, dag_id: str, *, run_id: str | None = None, conf: dict[str, Any] | None = None) -> str:
         """
@@ -75,10 +90,13 @@ class AirflowClient:
         """
         if self.ask("GET", f"/dags/{dag_id}")["is_paused"]:
             raise AirflowError(f"The DAG {dag_id} is paused: unpause it in Airflow, then start the sync again")
-        body: dict[str, Any] = {"logical_date": None, "conf": conf or {}}
-        if run_id:
-            body["dag_run_id"] = run_id
-        return str(self.ask("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+        # By an id of our own, a repeated call starts nothing twice.
+        own_id = run_id or f"manual__{datetime.now(UTC).isoformat()}"
+        body = {"dag_run_id": own_id, "logical_date": None, "conf": conf or {}}
+        started = self.call("POST", f"/dags/{dag_id}/dagRuns", json=body)
+        if run_id or started.status_code != httpx.codes.CONFLICT:
+            self._answer(started)
+        return own_id
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """Return a DAG run."""

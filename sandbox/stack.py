@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -134,13 +135,33 @@ class Stack:
         found = []
         for process in psutil.process_iter():
             try:
-                began = sessions.get(os.getsid(process.pid))
+                began, _ = sessions.get(os.getsid(process.pid), (None, ""))
                 # The number of a session that has ended may be given to another one, but not to an older one.
                 if began and process.create_time() >= began and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except (psutil.Error, OSError):
                 continue
         return found
+
+    def health(self) -> dict[str, str]:
+        """Return what each part of the running stack says of itself; a process that is gone has ended."""
+        endpoints = self.endpoints()
+        client = self.client()
+        services = {"databricks": endpoints.databricks_url, "snowflake": endpoints.snowflake_url}
+        try:
+            parts = {name: str(part["status"]) for name, part in client.health().items()}
+        except httpx.HTTPError:
+            parts = {"api-server": "does not answer"}
+        finally:
+            client.close()
+        for name, url in services.items():
+            parts[name] = "healthy" if _answers(url) else "does not answer"
+        # Airflow notices only after half a minute that one of its processes has died.
+        living = {process.pid for process in self.processes()}
+        for number, (_, name) in self._sessions().items():
+            if number not in living:
+                parts[name.replace("-", "_")] = "has ended"
+        return parts
 
     def start(self, tell: Callable[[str], None] = lambda _: None) -> Endpoints:
         """
@@ -149,9 +170,17 @@ class Stack:
         :param tell: is given a line for each thing that is done
         :raises StackError: when a part does not start; everything is stopped again
         """
+        self.state.mkdir(parents=True, exist_ok=True)
+        with (self.state / "start.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StackError("A stack is being started already. Wait for it, or stop it: make down") from None
+            return self._start(tell)
+
+    def _start(self, tell: Callable[[str], None]) -> Endpoints:
         if self.processes():
             raise StackError("A stack is running already. Stop it: make down")
-        self.state.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(exist_ok=True)
         self._endpoints_file.unlink(missing_ok=True)
         ports = self.options.choose_ports()
@@ -263,10 +292,10 @@ class Stack:
     def _endpoints_file(self) -> Path:
         return self.state / "endpoints.json"
 
-    def _sessions(self) -> dict[int, float]:
-        """Return the sessions of the processes that this stack started, with the times of their starts."""
+    def _sessions(self) -> dict[int, tuple[float, str]]:
+        """Return the sessions of the processes that this stack started, with the times of their starts, and names."""
         try:
-            return {int(number): began for number, began in json.loads(self._sessions_file.read_text()).items()}
+            return {int(number): tuple(known) for number, known in json.loads(self._sessions_file.read_text()).items()}
         except FileNotFoundError:
             return {}
 
@@ -412,15 +441,13 @@ class Stack:
                 start_new_session=True,
             )
             # All that a process starts stays in its session, by which it is found again.
-            sessions = self._sessions() | {process.pid: psutil.Process(process.pid).create_time()}
+            sessions = self._sessions() | {process.pid: (psutil.Process(process.pid).create_time(), name)}
             _write_whole(self._sessions_file, json.dumps(sessions))
 
     def _await_ready(self, endpoints: Endpoints) -> None:
         client = AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
         checks: dict[str, Callable[[], bool]] = {
-            "stand-ins": lambda: all(
-                httpx.get(f"{url}/healthz").is_success for url in (endpoints.databricks_url, endpoints.snowflake_url)
-            ),
+            "stand-ins": lambda: all(_answers(url) for url in (endpoints.databricks_url, endpoints.snowflake_url)),
             "api-server": lambda: bool(client.health()),
             "scheduler": lambda: client.health()["scheduler"]["status"] == "healthy",
             "triggerer": lambda: client.health()["triggerer"]["status"] == "healthy",
@@ -486,6 +513,11 @@ def _interrupts_held_back() -> Iterator[None]:
             signal.signal(number, handler)
     if received:
         raise KeyboardInterrupt
+
+
+def _answers(url: str) -> bool:
+    """Return whether a stand-in is there."""
+    return _holds(lambda: httpx.get(f"{url}/healthz").is_success)
 
 
 def _holds(check: Callable[[], Any]) -> bool:

@@ -112,7 +112,9 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def _refuse(file: Path) -> int:
-    sys.stderr.write(f"{file} exists, and a key that may be in use is not written over: say another --name.\n")
+    sys.stderr.write(
+        f"{file} exists, and a key that may be in use is not written over: say another name: make keys KEY=another.\n"
+    )
     return 1
 
 

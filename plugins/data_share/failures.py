@@ -77,6 +77,11 @@ class FailureCode(Enum):
         "Clear export_to_s3, or start the sync again.",
         True,
     )
+    RESULT_MISSING = (
+        "A step before has left no result: a person marked it as a success, or its XComs were deleted.",
+        "Clear export_to_s3 and what follows it, or start the sync again.",
+        True,
+    )
     EXPORT_PATH_INVALID = (
         "The export reports a path that this dataset may not be loaded from.",
         "Deploy the asset bundle again: the export job has to take its job parameter export_path as it is.",

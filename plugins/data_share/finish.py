@@ -14,7 +14,7 @@ from data_share.databricks_run import cancel_exports_of
 from data_share.failures import FAILURE_KEY, NotPublishedError, failure_of_sync, reports_of
 from data_share.share import EXPORT_JOB_VARIABLE, run_key_of
 from data_share.snowflake_operators import SnowflakeStatementsOperator
-from data_share.templates import export_of
+from data_share.templates import find_export
 
 _DATABRICKS_TIMEOUT_SECONDS = 30
 _WAIT_FOR_EXPORT = "wait_for_export"
@@ -89,7 +89,7 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
 
     def _is_in_ledger(self, context: Context) -> bool | None:
         """Return whether this sync's export is published, or None if Snowflake cannot be asked."""
-        export = export_of(context["ti"])
+        export = find_export(context["ti"])
         if not export:
             return False
         try:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from airflow.providers.common.sql.operators.sql import SQLTableCheckOperator
 from airflow.providers.snowflake.operators.snowflake import SnowflakeSqlApiOperator
 from airflow.sdk import Asset, AssetAlias, Context
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from data_share.datasets import Dataset, LoadMode
 from data_share.failures import FailureCode, ShareError
@@ -33,6 +33,7 @@ TARGET_UNCHANGED = "The target is as it was."
 _SHOWN_ROWS = 5
 _TOLD_OF_ASSET = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
 # In an answer to several statements, the code is 100132 whatever the reason is, and the reason is in the message.
+_NOT_THERE = "does not exist or not authorized"
 _REFUSED_BY_LEDGER = "NULL result in a non-nullable column"
 
 
@@ -472,7 +473,17 @@ class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):
         """Clean up."""
         self._context = context
         oldest = datetime.now(UTC) - timedelta(days=int(self.keep_days))
-        tables = {str(row["name"]): row["created_on"] for row in self._run_file(str(self.sql), "list staging")[-1].rows}
+        try:
+            found = self._run_file(str(self.sql), "list staging")[-1].rows
+            exports = [_json_row(row) for row in self._run_file(self.select_old_exports, "old exports")[-1].rows]
+        except SnowflakeStatementError as error:
+            if _NOT_THERE not in str(error):
+                raise
+            # Airflow runs this for the day before the set-up too.
+            raise AirflowSkipException(
+                f"Nothing is set up yet, or this role does not see it: {error.message}"
+            ) from None
+        tables = {str(row["name"]): row["created_on"] for row in found}
         dropped = [
             table
             for table, created in tables.items()
@@ -480,7 +491,6 @@ class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):
         ]
         for table in dropped:
             self._run_file(f'DROP TABLE IF EXISTS {STAGING_SCHEMA}."{table}"', f"drop {table}")
-        exports = [_json_row(row) for row in self._run_file(self.select_old_exports, "old exports")[-1].rows]
         self.log.info("Dropped %s staging table(s); %s export(s) are old", len(dropped), len(exports))
         return {"dropped_tables": dropped, "old_exports": exports}
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from airflow.sdk.exceptions import AirflowFailException
+
 from data_share import share
 from data_share.datasets import Dataset, LoadMode, quoted
+from data_share.failures import FailureCode, ShareError
 
 
 def sync_macros(dataset: Dataset) -> dict[str, Any]:
@@ -30,7 +33,9 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
         return lambda dag_run: name(dataset.target_table, share.run_key_of(dag_run))
 
     def copied(ti: Any) -> dict[str, Any]:
-        result: dict[str, Any] = ti.xcom_pull(task_ids="copy_into_staging")
+        result: dict[str, Any] | None = ti.xcom_pull(task_ids="copy_into_staging")
+        if result is None:
+            raise ResultMissingError("The step copy_into_staging has left no counts. The target is as it was.")
         return result
 
     def columns(ti: Any, table: str | None = None) -> str:
@@ -79,9 +84,27 @@ def load_mode(dataset: Dataset, params: Mapping[str, Any]) -> LoadMode:
     return LoadMode.REPLACE if params["full_refresh"] else dataset.load_mode
 
 
+class ResultMissingError(ShareError, AirflowFailException):
+    """A step before has left nothing: a person marked it as a success, or its XComs were deleted."""
+
+    code = FailureCode.RESULT_MISSING
+
+
 def export_of(ti: Any) -> dict[str, Any]:
-    """Return the export that a sync loads: the one it waited for, or the earlier one that its conf names."""
-    export: dict[str, Any] = ti.xcom_pull(task_ids="wait_for_export") or ti.xcom_pull(
+    """
+    Return the export that a sync loads: the one it waited for, or the earlier one that its conf names.
+
+    :raises ResultMissingError: there is none
+    """
+    export = find_export(ti)
+    if export is None:
+        raise ResultMissingError("The step wait_for_export has left no export to load. The target is as it was.")
+    return export
+
+
+def find_export(ti: Any) -> dict[str, Any] | None:
+    """Return the export that a sync loads, or None if there is none."""
+    export: dict[str, Any] | None = ti.xcom_pull(task_ids="wait_for_export") or ti.xcom_pull(
         task_ids="export_to_s3", key="export"
     )
     return export

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
@@ -151,6 +152,16 @@ def test_a_task_ends_in_bounded_time(dag: DAG) -> None:
         bound = task.start_trigger_args.timeout if in_triggerer else task.execution_timeout
         assert bound is not None, task.task_id
         assert timedelta(0) < bound < dag.dagrun_timeout, task.task_id
+
+
+def test_the_time_of_a_load_is_the_datasets(sync_datasets: ModuleType) -> None:
+    dataset = sync_datasets.datasets[0].model_copy(update={"load_timeout_minutes": 300})
+    dag = sync_datasets.sync_dag(dataset)
+    for name in ("copy_into_staging", "check_staging", "publish"):
+        task = dag.get_task(name)
+        assert task.statement_timeout == 300 * 60
+        assert timedelta(minutes=300) < task.execution_timeout < dag.dagrun_timeout
+    assert dag.dagrun_timeout > timedelta(minutes=dataset.export_timeout_minutes + 2 * 300)
 
 
 def test_a_param_explains_itself(dag: DAG) -> None:

@@ -557,7 +557,7 @@ def test_a_target_belongs_to_one_dataset(tmp_path: Path) -> None:
 
 def test_files_that_are_not_yaml_are_passed_over(tmp_path: Path) -> None:
     path = write(tmp_path)
-    for name in ("dataset.schema.json", "README.md", ".tides.yaml.swp"):
+    for name in ("dataset.schema.json", "README.md", ".tides.yaml.swp", ".#tides.yaml"):
         (path.parent / name).write_text("{}")
     datasets, invalid = read_datasets(path.parent)
     assert ([dataset.name for dataset in datasets], invalid) == (["tides"], [])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import Asset, AssetAlias
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from data_share import share
@@ -710,10 +710,15 @@ def staged(days_ago: float, suffix: str = "") -> str:
 
 
 def clean_up(
-    snowflake: Snowflake, task_context: MakeContext, tables: list[str], created_days_ago: float = 1000
+    snowflake: Snowflake,
+    task_context: MakeContext,
+    tables: list[str],
+    created_days_ago: float = 1000,
+    answer_tables: bool = True,
 ) -> dict[str, Any]:
     created = datetime.now(UTC) - timedelta(days=created_days_ago)
-    snowflake.answer("SHOW tables", [{"name": name, "rows": 1, "created_on": created} for name in tables])
+    if answer_tables:
+        snowflake.answer("SHOW tables", [{"name": name, "rows": 1, "created_on": created} for name in tables])
     task = SnowflakeCleanUpOperator(
         task_id="clean_up", sql="SHOW tables;", select_old_exports="SELECT exports;", keep_days="7"
     )
@@ -731,6 +736,24 @@ def test_only_the_staging_tables_of_old_runs_are_dropped(snowflake: Snowflake, t
     assert result["dropped_tables"] == old
     assert dropped(snowflake) == [f'DROP TABLE IF EXISTS staging."{name}"' for name in old]
     assert len(set(snowflake.request_ids)) == len(snowflake.statements) == 5
+
+
+@pytest.mark.parametrize("missing", ["SHOW tables", "SELECT exports"])
+def test_before_the_set_up_there_is_nothing_to_clean_up(
+    snowflake: Snowflake, task_context: MakeContext, missing: str
+) -> None:
+    said = "SQL compilation error: Object 'X' does not exist or not authorized. (code 002003)"
+    snowflake.answer(missing, SnowflakeStatementError(said))
+    tables = [] if missing == "SHOW tables" else [staged(400)]
+    with pytest.raises(AirflowSkipException, match="Nothing is set up yet"):
+        clean_up(snowflake, task_context, tables, answer_tables=missing != "SHOW tables")
+    assert dropped(snowflake) == []
+
+
+def test_another_error_of_the_clean_up_is_told(snowflake: Snowflake, task_context: MakeContext) -> None:
+    snowflake.answer("SELECT exports", SnowflakeStatementError("No active warehouse selected."))
+    with pytest.raises(SnowflakeStatementError, match="No active warehouse"):
+        clean_up(snowflake, task_context, [])
 
 
 def test_the_tables_of_an_old_run_that_was_cleared_just_now_stay(

@@ -11,7 +11,7 @@ import pytest
 from data_share import share
 from data_share.datasets import Dataset, LoadMode
 from data_share.share import InvalidExportPathError, run_key_of
-from data_share.templates import SQL_FILTERS, sync_macros
+from data_share.templates import SQL_FILTERS, ResultMissingError, sync_macros
 
 KEY = "20260102T030405_0a1b2c3d"
 
@@ -74,6 +74,14 @@ def test_the_export_is_the_one_that_the_sync_waited_for() -> None:
     assert macros["export"](ti) == EXPORT
     assert macros["export_attempt"](ti) == 3
     assert macros["path_in_stage"](ti) == f"tides/{KEY}/3-0a1b2c3d/"
+
+
+def test_a_result_that_is_missing_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    macros = sync_macros(dataset("tides"))
+    with pytest.raises(ResultMissingError, match="wait_for_export has left no export"):
+        macros["path_in_stage"](handed_on())
+    with pytest.raises(ResultMissingError, match="copy_into_staging has left no counts"):
+        macros["copied"](handed_on())
 
 
 def test_the_export_of_a_reload_is_the_earlier_one() -> None:
