@@ -204,7 +204,13 @@ class Stack:
             self._migrate(environment, tell)
             tell("Starting Airflow: api-server, scheduler, dag-processor, triggerer")
             for name, command in _AIRFLOW_PROCESSES.items():
-                self._spawn(name, [part.format(port=ports["airflow"]) for part in command], environment)
+                # The api-server gives up soon, as it answers nobody while it waits for the database. A scheduler ends.
+                database = f"sqlite:///{self.airflow_home}/airflow.db?timeout={5 if name == 'api-server' else 60}"
+                self._spawn(
+                    name,
+                    [part.format(port=ports["airflow"]) for part in command],
+                    environment | {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database},
+                )
             self._await_ready(endpoints)
             tell("Setting up: the export job's id, the Snowflake tables")
             self.set_up(endpoints)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -92,10 +95,36 @@ def test_a_sync_of_an_unknown_dataset_says_so(share: RunningShare) -> None:
 
 
 def test_status_and_env_tell_of_the_running_stack(share: RunningShare) -> None:
-    assert "sync_shared_forecasts" in output_of(share.stack.state, "status")[1]
+    code, output = output_of(share.stack.state, "status")
+    assert (code, "sync_shared_forecasts" in output) == (0, True)
+    states = dict(line.split(maxsplit=1) for line in output.splitlines()[1:] if "last run" not in line)
+    names = ("metadatabase", "scheduler", "triggerer", "dag_processor", "databricks", "snowflake")
+    assert states == dict.fromkeys(names, "healthy")
     code, output = output_of(share.stack.state, "env")
     assert code == 0
     assert f"export AIRFLOW_URL={share.endpoints.airflow_url}" in output.splitlines()
+
+
+def test_status_names_a_part_that_has_ended(share: RunningShare, tmp_path: Path) -> None:
+    # A state folder that knows of one process more, which is gone.
+    for name in ("endpoints.json", "keys/secrets.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(share.stack.state / name, tmp_path / name)
+    sessions = json.loads((share.stack.state / "sessions.json").read_text())
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tmp_path / "sessions.json").write_text(json.dumps(sessions | {str(gone.pid): [time.time(), "triggerer"]}))
+    code, output = output_of(tmp_path, "status")
+    assert code == 1
+    assert "triggerer       has ended" in output
+    assert "make down, then make up" in output
+
+
+def test_two_starts_do_not_meet(share: RunningShare, tmp_path: Path) -> None:
+    with (tmp_path / "start.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, output = output_of(tmp_path, "up")
+    assert (code, "A stack is being started already" in output) == (1, True)
 
 
 def test_without_a_stack_the_commands_say_what_to_do(tmp_path: Path) -> None:

@@ -220,6 +220,16 @@ def test_conf_that_is_not_as_described_is_refused(share: RunningShare) -> None:
         share.start_sync(conf={"requested_by": "'; DROP TABLE shared_forecasts; --"})
 
 
+def test_a_conf_with_a_misspelt_key_starts_no_export(share: RunningShare) -> None:
+    before = share.target()
+    run_id = share.start_sync(conf={"dryrun": True})
+    assert share.end_of(run_id)["state"] == "failed"
+    report = share.xcom(run_id, "drop_staging", "failure")
+    assert (report["step"], report["code"]) == ("export_to_s3", "CONF_UNKNOWN")
+    assert "'dryrun'" in report["message"]
+    assert share.target() == before
+
+
 def test_an_invalid_dataset_file_stops_its_own_dag_alone(
     share: RunningShare, add_dataset_file: Callable[[str, str], object]
 ) -> None:
