@@ -175,7 +175,7 @@ class AirflowClient:
         """
         Start a sync, once: with a ``run_id`` that Airflow knows already, nothing starts and that run is returned.
 
-        :param run_id: your own id of the press, ``A-Za-z0-9_.~:+-``; without one, each call is a new sync
+        :param run_id: your own id of the press, up to 200 of ``A-Za-z0-9_.~:+-``; without one, each call is a new sync
         :raises PausedError, UnknownDatasetError, InvalidConfError: it was not started, and will not be
         """
         await self._check_ready(dataset)
@@ -255,6 +255,9 @@ class AirflowClient:
             raise PausedError(f"The dataset {dataset} is paused in Airflow: unpause it there, then press again")
 
     async def _start(self, dataset: str, run_id: str, conf: dict[str, Any] | None) -> Sync:
+        if len(run_id) > 200 or run_id.endswith("\n"):
+            # Airflow takes it, and fails without a reason: it cannot make the folder of its logs.
+            raise InvalidConfError("A run id has at most 200 characters, and no line end")
         body = {"dag_run_id": run_id, "logical_date": None, "conf": conf or {}}
         unknown = UnknownDatasetError(f"Airflow has no dataset {dataset}")
         # 409, the id is known, is as good as 200: another call, or an attempt of this one, was first.

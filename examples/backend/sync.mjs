@@ -91,7 +91,7 @@ export class AirflowClient {
 
   /**
    * Start a sync, once: with a runId that Airflow knows already, nothing starts and that run is returned.
-   * runId: your own id of the press, A-Za-z0-9_.~:+-; without one, each call is a new sync.
+   * runId: your own id of the press, up to 200 of A-Za-z0-9_.~:+-; without one, each call is a new sync.
    */
   async start(dataset, { runId = `press_${randomUUID().replaceAll("-", "")}`, conf = {} } = {}) {
     await this.#checkReady(dataset);
@@ -190,6 +190,10 @@ export class AirflowClient {
   }
 
   async #start(dataset, runId, conf) {
+    if (runId.length > 200 || runId.endsWith("\n")) {
+      // Airflow takes it, and fails without a reason: it cannot make the folder of its logs.
+      throw new InvalidConfError("A run id has at most 200 characters, and no line end");
+    }
     const body = { dag_run_id: runId, logical_date: null, conf };
     const missing = new UnknownDatasetError(`Airflow has no dataset ${dataset}`);
     // 409, the id is known, is as good as 200: another call, or an attempt of this one, was first.

@@ -31,6 +31,7 @@ VOLATILE = [
     (r"when you look for ID \w{8}$", "when you look for ID <id>"),
     (r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?", "<time>"),
     (r"\d{8}T\d{6}_[0-9a-f]{8}", "<run key>"),
+    (r"/\d+-[0-9a-f]{8}/", "/<attempt>/"),
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "<query id>"),
     (r"\d{9,}", "<number>"),
 ]

@@ -245,6 +245,15 @@ def test_both_clients_derive_the_same_run_from_a_press(url: str, airflow: SmallA
     assert len(run_ids) == 1
 
 
+@pytest.mark.parametrize("run_id", ["x" * 201, "x\n"], ids=["long", "line end"])
+def test_a_run_id_that_airflow_would_take_and_fail_is_refused(
+    client: Client, airflow: SmallAirflow, run_id: str
+) -> None:
+    fails("InvalidConfError", client, "start", DATASET, run_id=run_id)
+    assert airflow.runs == {}
+    assert client.call("start", DATASET, run_id="x" * 200)["run_id"] == "x" * 200
+
+
 def test_a_press_while_a_run_is_active_starts_one_behind_it_and_no_more(client: Client, airflow: SmallAirflow) -> None:
     airflow.add_run("active", "running", conf={}, steps_done=1)
 
