@@ -201,7 +201,8 @@ log and in whatever tells others of it. The step that failed has it too.
 | `snowflake_query_id` | the query in Snowflake's history, or null |
 | `retriable` | whether the same sync may succeed when it is started again with nothing changed |
 
-Whatever failed, the target is as it was. To start a sync again does no harm, also when it is not going to help.
+Whatever failed, the target is as it was; only `ENDED_AFTER_PUBLISH` says that the rows are in it. To start a sync again
+does no harm, also when it is not going to help; but an append that was published adds its rows a second time.
 
 A run that ends by its own time-out (`dagrun_timeout`) leaves no report: Airflow skips all its tasks.
 
