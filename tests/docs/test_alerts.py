@@ -38,21 +38,25 @@ def signed(*keys: bytes, age: float = 0, **headers: str) -> Request:
     return {**made, **headers}, BODY
 
 
-GENUINE = {
-    "of now": signed(KEY),
-    "a minute old": signed(KEY, age=60),
-    "with a new secret beside": signed(NEW_KEY, KEY),
-}
-FORGED = {
-    "recorded ten minutes ago": signed(KEY, age=600),
-    "of the future": signed(KEY, age=-600),
-    "of another secret": signed(NEW_KEY),
-    "with another body": (signed(KEY)[0], BODY.replace(b"failed", b"succeeded")),
-    "under another id": signed(KEY, **{"webhook-id": "another"}),
-    "with a new time": signed(KEY, age=600, **{"webhook-timestamp": str(int(time.time()))}),
-    "without a version": signed(KEY, **{"webhook-signature": signed(KEY)[0]["webhook-signature"].removeprefix("v1,")}),
-    "with a short signature": signed(KEY, **{"webhook-signature": "v1,"}),
-}
+def requests_by_kind() -> tuple[dict[str, Request], dict[str, Request]]:
+    """Make requests that are genuine, and others that are not; their age counts from now."""
+    genuine = {
+        "of now": signed(KEY),
+        "a minute old": signed(KEY, age=60),
+        "with a new secret beside": signed(NEW_KEY, KEY),
+    }
+    signature = signed(KEY)[0]["webhook-signature"]
+    forged = {
+        "recorded ten minutes ago": signed(KEY, age=600),
+        "of the future": signed(KEY, age=-600),
+        "of another secret": signed(NEW_KEY),
+        "with another body": (signed(KEY)[0], BODY.replace(b"failed", b"succeeded")),
+        "under another id": signed(KEY, **{"webhook-id": "another"}),
+        "with a new time": signed(KEY, age=600, **{"webhook-timestamp": str(int(time.time()))}),
+        "without a version": signed(KEY, **{"webhook-signature": signature.removeprefix("v1,")}),
+        "with a short signature": signed(KEY, **{"webhook-signature": "v1,"}),
+    }
+    return genuine, forged
 
 
 def in_python(requests: dict[str, Request]) -> dict[str, bool]:
@@ -85,8 +89,9 @@ def in_node(requests: dict[str, Request]) -> dict[str, bool]:
 def test_the_lines_of_the_page_take_genuine_requests_only(
     check: Callable[[dict[str, Request]], dict[str, bool]],
 ) -> None:
-    answers = check({**GENUINE, **FORGED})
-    assert answers == {**dict.fromkeys(GENUINE, True), **dict.fromkeys(FORGED, False)}
+    genuine, forged = requests_by_kind()
+    answers = check({**genuine, **forged})
+    assert answers == {**dict.fromkeys(genuine, True), **dict.fromkeys(forged, False)}
 
 
 def test_the_page_names_every_event_and_shows_every_field() -> None:

@@ -203,7 +203,14 @@ def test_while_a_transaction_runs(share: RunningShare, somebody: snowflake.conne
 
 def ended_while_it_runs(share: RunningShare, run_id: str, step: str) -> None:
     """Cancel a sync when the statement of a step waits for a lock; wait for the end of that statement."""
-    wait_for(lambda: share.task_states(run_id)[step] == "running" and statements(share) != [], "the statement runs")
-    (running,) = statements(share)
+    seen: list[list[str]] = []
+
+    def waits() -> bool:
+        # The step's short statements come and go; the one that waits for the lock stays.
+        seen.append(statements(share) if share.task_states(run_id)[step] == "running" else [])
+        return seen[-1] != [] and seen[-10:] == [seen[-1]] * 10
+
+    wait_for(waits, "the statement waits for the lock")
+    (running,) = seen[-1]
     cancel(share, run_id)
     wait_for(lambda: running not in statements(share), "the statement is cancelled", CANCEL_SECONDS)

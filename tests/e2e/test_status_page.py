@@ -124,7 +124,8 @@ def test_a_press_of_sync_is_followed_to_its_rows(
     expect(one.locator("header")).to_contain_text("Succeeded", timeout=SYNC_MILLISECONDS)
     expect(fact(one, "Rows")).to_have_text("1,461")
     expect(fact(one, "Last success")).to_have_text("just now")
-    assert share.xcom(runs["dag_runs"][0]["dag_run_id"], "publish")["requested_by"] == share.endpoints.airflow_user
+    ledger = share.airflow.xcom(f"sync_{TARGET}", runs["dag_runs"][0]["dag_run_id"], "publish")
+    assert ledger["requested_by"] == share.endpoints.airflow_user
     # Airflow's frame lets no page open a window; this link opens one all the same.
     with page.context.expect_page() as opened:
         one.get_by_role("link", name="Databricks run").click()

@@ -124,11 +124,13 @@ class NodeClient:
     def begin(self, name: str, *args: Any, **kwargs: Any) -> Future[Any]:
         options = [_camel_case(kwargs)] if kwargs else []
         number = next(self._ids)
-        self._waiting[number] = Future()
+        # Its own name for it: the answer may come, and take it out, before the last line.
+        answer: Future[Any] = Future()
+        self._waiting[number] = answer
         assert self._process.stdin
         self._process.stdin.write(json.dumps({"id": number, "call": name, "args": [*args, *options]}) + "\n")
         self._process.stdin.flush()
-        return self._waiting[number]
+        return answer
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         return self.begin(name, *args, **kwargs).result(ANSWER_SECONDS)
