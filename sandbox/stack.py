@@ -151,7 +151,7 @@ class Stack:
         try:
             parts = {name: str(part["status"]) for name, part in client.health().items()}
         except httpx.HTTPError:
-            parts = {"api-server": "does not answer"}
+            parts = {"api_server": "does not answer"}
         finally:
             client.close()
         for name, url in services.items():

@@ -345,10 +345,9 @@ def read_datasets(folder: Path = DATASETS_FOLDER) -> tuple[list[Dataset], list[I
     """
     datasets: list[Dataset] = []
     errors: list[InvalidDatasetError] = []
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in (".yaml", ".yml")):
-        # An editor's, while somebody edits.
-        if path.name.startswith("."):
-            continue
+    # A name with a dot before it is an editor's, while somebody edits.
+    paths = [path for path in folder.glob("[!.]*") if path.suffix.lower() in (".yaml", ".yml")]
+    for path in sorted(paths):
         try:
             if path.suffix != ".yaml":
                 raise InvalidDatasetError(path, ["the file's name must end in .yaml"])
