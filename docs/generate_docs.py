@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from data_share.datasets import CHECKS_OF_EVERY_SYNC, Dataset, LoadMode
-from data_share.failures import Failure, FailureCode
+from data_share.failure_codes import FailureCode
+from data_share.failures import Failure
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -17,7 +17,8 @@ from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from data_share.failures import FAILURE_KEY, FailureCode, ShareError, code_of_status, failure_of, logged
+from data_share.failure_codes import FailureCode
+from data_share.failures import FAILURE_KEY, ShareError, code_of_status, failure_of, logged
 from data_share.links import DatabricksRunLink
 
 # The first looks come quickly, so that a short export is noticed at once; a long one is asked about twice a minute.

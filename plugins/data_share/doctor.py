@@ -23,7 +23,8 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from data_share.doctor_checks import airflow, databricks, snowflake
 from data_share.doctor_checks.deployment import Answer, Check, Deployment, State, words, wrong
-from data_share.failures import FailureCode, ShareError
+from data_share.failure_codes import FailureCode
+from data_share.failures import ShareError
 
 CHECKS: tuple[Check, ...] = (*airflow.CHECKS, *databricks.CHECKS, *snowflake.CHECKS)
 """All checks, in their order."""

@@ -9,7 +9,8 @@ from airflow.providers.databricks.operators.databricks import DatabricksJobRunLi
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from data_share.failures import FailureCode, ShareError
+from data_share.failure_codes import FailureCode
+from data_share.failures import ShareError
 from data_share.snowflake_hook import DataShareSnowflakeHook
 
 

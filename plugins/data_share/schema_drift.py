@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from airflow.sdk.exceptions import AirflowFailException
 
 from data_share.datasets import SchemaDrift
-from data_share.failures import FailureCode, ShareError
+from data_share.failure_codes import FailureCode
+from data_share.failures import ShareError
 
 _SAFE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from data_share.failures import FailureCode, ShareError
+from data_share.failure_codes import FailureCode
+from data_share.failures import ShareError
 
 SHARE_URL = "s3://databricks-snowflake-share/dataset/"
 """Where Databricks writes and Snowflake reads. Below it: ``<dataset>/<run key>/<attempt>-<hash>/``."""

@@ -18,7 +18,8 @@ import sqlparse
 from airflow.providers.snowflake.hooks.sql_api import SnowflakeSqlApiHook
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from data_share.failures import FailureCode, ShareError
+from data_share.failure_codes import FailureCode
+from data_share.failures import ShareError
 from data_share.links import snowsight_url
 
 STATEMENT_TIMEOUT_SECONDS = 3600

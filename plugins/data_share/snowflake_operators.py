@@ -16,7 +16,8 @@ from airflow.sdk import Asset, AssetAlias, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from data_share.datasets import Dataset, LoadMode
-from data_share.failures import FailureCode, ShareError
+from data_share.failure_codes import FailureCode
+from data_share.failures import ShareError
 from data_share.links import SnowflakeQueryLink
 from data_share.schema_drift import columns_to_add
 from data_share.share import STAGING_SCHEMA, run_key_of, staged_by_run_of

@@ -9,7 +9,8 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from data_share import share
 from data_share.datasets import Dataset, LoadMode, quoted
-from data_share.failures import FailureCode, ShareError
+from data_share.failure_codes import FailureCode
+from data_share.failures import ShareError
 
 
 def sync_macros(dataset: Dataset) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from data_share.datasets import (
     read_dataset,
     read_datasets,
 )
-from data_share.failures import FailureCode
+from data_share.failure_codes import FailureCode
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPT = PROJECT / "docs" / "generate_docs.py"

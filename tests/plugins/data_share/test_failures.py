@@ -22,9 +22,9 @@ from airflow.sdk.exceptions import (
 )
 from airflow.sdk.execution_time.comms import ErrorResponse
 
+from data_share.failure_codes import FailureCode
 from data_share.failures import (
     Failure,
-    FailureCode,
     NotPublishedError,
     RetryTransientErrors,
     ShareError,

@@ -13,7 +13,8 @@ from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from data_share import finish as finish_module
 from data_share import share
 from data_share.databricks_run import cancel_exports_of
-from data_share.failures import Failure, FailureCode, NotPublishedError
+from data_share.failure_codes import FailureCode
+from data_share.failures import Failure, NotPublishedError
 from data_share.finish import FinishSyncOperator
 from data_share.share import run_key_of
 from tests.plugins.data_share.conftest import Snowflake

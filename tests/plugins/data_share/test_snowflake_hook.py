@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from data_share import snowflake_hook
-from data_share.failures import FailureCode
+from data_share.failure_codes import FailureCode
 from data_share.snowflake_hook import (
     DataShareSnowflakeHook,
     SnowflakeRefusedError,
