@@ -310,10 +310,12 @@ def the_answer_to_run_now_is_lost(accounts: Accounts) -> None:
     dataset = a_dataset(accounts)
     run = accounts.begin(dataset)
     with accounts.fault(accounts.databricks_url, method="POST", path="run-now$", times=1, action={"drop": "after"}):
-        run.run(*EXPORT)
+        run.run("export_to_s3")
+    # Before the wait: a second run would write to the same path, and the first could fail of it.
     runs = on_databricks(accounts, "runs/list", limit=25)["runs"]
     keys = [parameter["value"] for one in runs for parameter in one["job_parameters"] if parameter["name"] == "run_key"]
     assert keys.count(run.key) == 1
+    run.run("wait_for_export")
 
 
 def databricks_is_busy(accounts: Accounts) -> None:
