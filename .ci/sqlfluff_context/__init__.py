@@ -17,7 +17,6 @@ share = SimpleNamespace(
     STAGING_SCHEMA="staging",
     LEDGER_TABLE="ledger",
     MANIFEST_TABLE="manifests",
-    TURN_TABLE="turns",
 )
 # Load mode merge, as it has the most to lint; the others are in branches that sqlfluff renders too.
 dataset = SimpleNamespace(
@@ -39,6 +38,7 @@ task = SimpleNamespace(
     checks={"a_known": {"check_statement": "a IS NOT NULL"}, "b_known": {"check_statement": "b IS NOT NULL"}},
 )
 ti = SimpleNamespace()
+turn_table = "staging.turn"
 
 
 def run_key(_: object) -> str:

@@ -30,9 +30,6 @@ LEDGER_TABLE = "sync_history"
 MANIFEST_TABLE = "export_manifests"
 """The manifests of the published syncs."""
 
-TURN_TABLE = "publish_turns"
-"""One row per dataset: which sync published last, and when it was staged."""
-
 EXPORT_JOB_VARIABLE = "data_share_export_job_id"
 """Airflow Variable with the id of the Databricks job that exports."""
 
@@ -102,6 +99,11 @@ def staging_table(target_table: str, key: str) -> str:
 def staging_manifest(target_table: str, key: str) -> str:
     """Return the table that one run loads its manifest into."""
     return f"{staging_table(target_table, key)}__manifest"
+
+
+def turn_table(dataset: str) -> str:
+    """Return the table that publishes of a dataset lock, so that they take turns; nobody else has to wait for it."""
+    return f"{STAGING_SCHEMA}.publish_turn__{dataset}"
 
 
 def staged_by_run_of(table: str) -> datetime | None:

@@ -17,7 +17,7 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
     """
     Return the macros of a dataset's DAG. Each takes what templates have: ``dag_run``, ``ti`` or ``params``.
 
-    ``dataset`` and ``share``: the dataset, and the names of the share.
+    ``dataset``, ``share`` and ``turn_table``: the dataset, the names of the share, and the table of its turn.
 
     ``run_key(dag_run)``, ``export_path(dag_run, ti)``, ``staging_table(dag_run)``, ``staging_manifest(dag_run)``:
     the names of one sync's things.
@@ -66,6 +66,7 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
         ),
         "staging_table": of_run(share.staging_table),
         "staging_manifest": of_run(share.staging_manifest),
+        "turn_table": share.turn_table(dataset.name),
         "export": export_of,
         "export_attempt": lambda ti: share.attempt_of(str(export_of(ti)["export_path"])),
         "path_in_stage": lambda ti: share.path_in_stage(str(export_of(ti)["export_path"]), dataset.name),

@@ -437,7 +437,7 @@ def a_publish_that_fails_halfway(accounts: Accounts) -> None:
         run.run("publish")
     assert ledger(dataset) == []
     assert [row["name"] for row in target(dataset)] == ["old"]
-    assert query(f"SELECT * FROM {share.TURN_TABLE} WHERE dataset = '{dataset.name}'") == []
+    assert query(f"SELECT * FROM {share.turn_table(dataset.name)}") == []
 
 
 def a_sync_was_overtaken(accounts: Accounts) -> None:
@@ -457,7 +457,7 @@ def two_publish_at_once(accounts: Accounts) -> None:
     meeting = threading.Barrier(2)
 
     def meet(_: SqlApi, sql: str) -> None:
-        if sql.startswith(f"MERGE INTO {share.TURN_TABLE}"):
+        if sql.startswith(f"MERGE INTO {share.turn_table(dataset.name)}"):
             try:
                 meeting.wait(0.5)
             except threading.BrokenBarrierError:
@@ -468,7 +468,7 @@ def two_publish_at_once(accounts: Accounts) -> None:
         failures = [end.exception() for end in ends if end.exception() is not None]
     # The one that was staged first may have come second.
     assert [failure for failure in failures if not isinstance(failure, SupersededError)] == []
-    assert len(query(f"SELECT * FROM {share.TURN_TABLE} WHERE dataset = '{dataset.name}'")) == 1
+    assert len(query(f"SELECT * FROM {share.turn_table(dataset.name)}")) == 1
     assert len(ledger(dataset)) == 2 - len(failures)
     assert len(target(dataset)) == len(FIRST) * len(ledger(dataset))
 

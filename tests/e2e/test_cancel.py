@@ -107,7 +107,7 @@ def somebody(running_share: RunningShare) -> Iterator[snowflake.connector.cursor
 def long_transaction(somebody: snowflake.connector.cursor.SnowflakeCursor) -> Iterator[None]:
     """Let every statement that writes wait."""
     somebody.execute("BEGIN")
-    somebody.execute("DELETE FROM publish_turns WHERE FALSE")
+    somebody.execute("DELETE FROM sync_history WHERE FALSE")
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sqlite3
@@ -183,15 +184,24 @@ def test_a_name_that_nobody_defines_is_an_error(rendered: Render, dag: DAG) -> N
 
 # ---- copy
 
+TURN = (
+    "CREATE TABLE IF NOT EXISTS staging.publish_turn__shared_forecasts ( dataset VARCHAR NOT NULL, run_key VARCHAR NOT "
+    "NULL, staged_at TIMESTAMP_NTZ NOT NULL, rows_inserted NUMBER(38, 0), rows_updated NUMBER(38, 0), rows_deleted "
+    "NUMBER(38, 0) )"
+)
+
 
 def test_staging_tables_are_made_anew_like_the_target(rendered: Render, dag: DAG, key: str) -> None:
     # They are transient, and cost no fail-safe storage, because their schema is.
     assert statements(rendered(dag, "copy_into_staging").create_staging) == [
         f"CREATE OR REPLACE TABLE staging.shared_forecasts__{key} LIKE {TARGET}",
         f"CREATE OR REPLACE TABLE staging.shared_forecasts__{key}__manifest LIKE {share.MANIFEST_TABLE}",
+        TURN,
     ]
     schema = (SQL / "snowflake" / "create_schemas.sql").read_text()
-    assert "CREATE TRANSIENT SCHEMA IF NOT EXISTS {{ share.STAGING_SCHEMA }};" in schema
+    assert (
+        "CREATE TRANSIENT SCHEMA IF NOT EXISTS {{ share.STAGING_SCHEMA }}\nDATA_RETENTION_TIME_IN_DAYS = 0;" in schema
+    )
 
 
 @pytest.mark.parametrize(
@@ -390,6 +400,13 @@ def transaction(publish: Any) -> list[str]:
     return [" ".join(sqlparse.format(one, strip_comments=True).split()) for one in sent]
 
 
+def written_table(statement: str) -> str:
+    """Return the table that a statement changes."""
+    parsed = sqlglot.parse_one(statement, dialect="snowflake")
+    table = parsed.this.this if isinstance(parsed.this, exp.Schema) else parsed.this
+    return ".".join(part.name for part in table.parts)
+
+
 def changes_of_target(publish: Any) -> list[str]:
     """Return the statements that change the target."""
     beginnings = [f"{verb} {TARGET} " for verb in ("INSERT INTO", "INSERT OVERWRITE INTO", "MERGE INTO", "DELETE FROM")]
@@ -421,15 +438,17 @@ def test_publishing_is_one_transaction_without_ddl(
 
 
 @pytest.mark.parametrize(("changes", "conf"), WAYS_TO_LOAD)
-def test_the_turn_is_taken_first_and_the_ledger_row_comes_before_any_change_of_the_target(
+def test_the_turn_is_taken_first_and_what_datasets_share_is_locked_last(
     rendered: Render, make_dag: MakeDag, changes: dict[str, Any], conf: dict[str, Any]
 ) -> None:
+    # Snowflake locks tables: one that is written before the target is locked for as long as the target takes.
     publish = rendered(make_dag(**changes), "publish", conf=conf)
-    sent = transaction(publish)
-    assert sent[1].startswith(f"MERGE INTO {share.TURN_TABLE} AS turn ")
-    changing = changes_of_target(publish)
-    assert changing
-    assert sent.index(ledger_insert(publish)) < min(sent.index(statement) for statement in changing)
+    turn, shared = "staging.publish_turn__shared_forecasts", {share.LEDGER_TABLE, share.MANIFEST_TABLE}
+    written = [written_table(statement) for statement in transaction(publish)[1:-1]]
+    assert [table for table, _ in itertools.groupby(written)][:2] == [turn, TARGET]
+    assert set(written[:2]) == {turn}
+    assert set(written[written.index(TARGET) :]) == {TARGET, *shared}
+    assert set(written[-3:]) == shared
 
 
 @pytest.mark.parametrize(
@@ -455,22 +474,19 @@ OTHER_PATH = EXPORT_PATH.replace("/1-", "/0-")
 
 
 def is_let_through(publish: Any, key: str, *, turn: str, staged: int, ledger: list[tuple[str, str]]) -> bool:
-    """Say whether the ledger row gets its run key: run what decides on it, which is plain SQL, in SQLite."""
-    row = sqlglot.parse_one(ledger_insert(publish), dialect="snowflake").expression.selects[0]
-    assert row.alias == "run_key"
+    """Say whether the turn keeps its run key: run what decides on it, which is plain SQL, in SQLite."""
+    run_key, decision = sqlglot.parse_one(count_in_turn(publish), dialect="snowflake").expressions[0].unnest_operands()
+    assert run_key.name == "run_key"
     with sqlite3.connect(":memory:") as database:
         database.execute("ATTACH ':memory:' AS staging")
         database.execute(f"CREATE TABLE staging.shared_forecasts__{key} (place)")
         database.executemany(f"INSERT INTO staging.shared_forecasts__{key} VALUES (?)", [("Oslo",)] * staged)
         database.execute(f"CREATE TABLE {share.LEDGER_TABLE} (dataset, run_key, export_path)")
         database.executemany(f"INSERT INTO {share.LEDGER_TABLE} VALUES ('shared_forecasts', ?, ?)", ledger)
-        for statement in transaction(publish):
-            if statement.startswith(f"DELETE FROM {share.LEDGER_TABLE} "):
-                database.execute(statement)
-        decision = f"SELECT {row.sql(dialect='sqlite')} FROM (SELECT '{turn}' AS run_key) AS turn"
-        [(run_key,)] = database.execute(decision).fetchall()
-    assert run_key in (None, key)
-    return run_key == key
+        query = f"SELECT {decision.sql(dialect='sqlite')} FROM (SELECT '{turn}' AS run_key) AS turn"
+        [(kept,)] = database.execute(query).fetchall()
+    assert kept in (None, key)
+    return bool(kept == key)
 
 
 @pytest.mark.parametrize(
@@ -486,7 +502,7 @@ def is_let_through(publish: Any, key: str, *, turn: str, staged: int, ledger: li
     ],
 )
 @pytest.mark.parametrize("load_mode", list(LoadMode))
-def test_the_ledger_lets_through_what_may_be_published(
+def test_the_turn_lets_through_what_may_be_published(
     rendered: Render,
     make_dag: MakeDag,
     key: str,
@@ -575,8 +591,13 @@ def test_changes_are_counted_before_they_are_made(
     names = ("rows_inserted", "rows_updated", "rows_deleted")
     assert counts_of_changes(query, key, [1, 2, 9], [1, 2, 3, 4]) == dict(zip(names, counts, strict=True))
     counted = sqlglot.parse_one(query, dialect="snowflake").sql(comments=False)
-    published = sqlglot.parse_one(ledger_insert(publish), dialect="snowflake")
+    published = sqlglot.parse_one(count_in_turn(publish), dialect="snowflake")
     assert counted in {part.sql(comments=False) for part in published.find_all(exp.Select)}, "the ledger has them too"
+
+
+def count_in_turn(publish: Any) -> str:
+    [update] = [one for one in transaction(publish) if one.startswith("UPDATE staging.publish_turn__")]
+    return update
 
 
 def ledger_insert(publish: Any) -> str:

@@ -1,5 +1,4 @@
--- The ledger, one row per published sync; the manifests of these syncs; and whose turn it was last to publish a
--- dataset.
+-- The ledger, one row per published sync, and the manifests of these syncs.
 -- Effect: creates what is missing, changes nothing that exists.
 
 CREATE TABLE IF NOT EXISTS {{ share.LEDGER_TABLE }} (
@@ -33,10 +32,4 @@ CREATE TABLE IF NOT EXISTS {{ share.MANIFEST_TABLE }} (
   column_types VARCHAR,
   exported_at TIMESTAMP_NTZ NOT NULL,
   staged_at TIMESTAMP_NTZ
-);
-
-CREATE TABLE IF NOT EXISTS {{ share.TURN_TABLE }} (
-  dataset VARCHAR NOT NULL,
-  run_key VARCHAR NOT NULL,
-  staged_at TIMESTAMP_NTZ NOT NULL
 );

@@ -1,5 +1,6 @@
 -- Schema for the staging tables of the runs. Tables in a transient schema are transient: no fail-safe storage is paid
--- for them. The target's own schema belongs to the people who own the target.
+-- for them, and no Time Travel. The target's own schema belongs to the people who own the target.
 -- Effect: creates what is missing, changes nothing that exists.
 
-CREATE TRANSIENT SCHEMA IF NOT EXISTS {{ share.STAGING_SCHEMA }};
+CREATE TRANSIENT SCHEMA IF NOT EXISTS {{ share.STAGING_SCHEMA }}
+DATA_RETENTION_TIME_IN_DAYS = 0;

@@ -1,6 +1,17 @@
--- Staging tables of one run: the data as the target has it, and the manifest.
--- Effect: makes them anew and empty. A new table has no load history, so a retry of the copy loads every file again.
+-- Staging tables of one run: the data as the target has it, and the manifest; and the table of the dataset's turn, which
+-- says which sync published last, when it was staged, and what it changed.
+-- Effect: makes the first two anew and empty. A new table has no load history, so a retry of the copy loads every file
+-- again. The turn stays.
 
 CREATE OR REPLACE TABLE {{ staging_table(dag_run) }} LIKE {{ dataset.target_table }};
 
 CREATE OR REPLACE TABLE {{ staging_manifest(dag_run) }} LIKE {{ share.MANIFEST_TABLE }};
+
+CREATE TABLE IF NOT EXISTS {{ turn_table }} (
+  dataset VARCHAR NOT NULL,
+  run_key VARCHAR NOT NULL,
+  staged_at TIMESTAMP_NTZ NOT NULL,
+  rows_inserted NUMBER(38, 0),
+  rows_updated NUMBER(38, 0),
+  rows_deleted NUMBER(38, 0)
+);

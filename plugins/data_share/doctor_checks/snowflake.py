@@ -258,9 +258,8 @@ def target_tables(deployment: Deployment) -> Answer:
 def ledger_rights(deployment: Deployment) -> Answer:
     """The role may do to the ledger's tables what a publish does."""
     needed = {
-        share.LEDGER_TABLE: ("INSERT", "UPDATE", "DELETE"),
+        share.LEDGER_TABLE: ("INSERT", "DELETE"),
         share.MANIFEST_TABLE: ("INSERT", "DELETE"),
-        share.TURN_TABLE: ("INSERT", "UPDATE"),
     }
     problems = [problem for table, rights in needed.items() for problem in _missing_rights(deployment, table, rights)]
     return verdict(problems, "a publish may write to them.")

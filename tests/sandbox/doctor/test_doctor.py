@@ -373,11 +373,11 @@ BROKEN = {
     "no right to write to the ledger": (
         [
             "GRANT OWNERSHIP ON TABLE sync_history TO ROLE accountadmin",
-            f"GRANT SELECT, INSERT, DELETE ON TABLE sync_history TO {LOADER}",
+            f"GRANT SELECT, INSERT ON TABLE sync_history TO {LOADER}",
         ],
         [OWN_TARGET.format("sync_history")],
         "rights on the ledger",
-        "GRANT UPDATE ON TABLE sync_history TO ROLE DATA_SHARE_LOADER",
+        "GRANT DELETE ON TABLE sync_history TO ROLE DATA_SHARE_LOADER",
     ),
     "no right to delete, which replace needs": (
         [

@@ -251,7 +251,7 @@ class Share:
 
     def turns(self, dataset: Dataset) -> list[Row]:
         """Return whose turn it was last."""
-        return self.query(f"SELECT * FROM {share.TURN_TABLE} WHERE dataset = '{dataset.name}'")
+        return self.query(f"SELECT * FROM {share.turn_table(dataset.name)}")
 
     def everything(self, dataset: Dataset) -> tuple[list[Row], ...]:
         """Return all that a publish may change."""
