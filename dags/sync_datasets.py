@@ -148,7 +148,8 @@ def sync_dag(dataset: Dataset) -> DAG:
         catchup=False,
         # A second press queues behind the first; two syncs of a dataset never overlap.
         max_active_runs=1,
-        dagrun_timeout=export_timeout + 2 * load_timeout + timedelta(hours=4),
+        # Export, copy, check and publish, each at its longest, and the time between them.
+        dagrun_timeout=export_timeout + 3 * load_timeout + timedelta(hours=4),
         # Copies: a notifier keeps the text that it renders, and several syncs may end in one process.
         on_success_callback=copy.deepcopy(ON_SUCCESS),
         on_failure_callback=copy.deepcopy(ON_FAILURE),
@@ -175,6 +176,8 @@ def sync_dag(dataset: Dataset) -> DAG:
             # also that of a run which was deleted and made again.
             idempotency_token="{{ run_key(dag_run) }}-{{ ti.id }}",  # noqa: S106
             wait_for_termination=False,
+            # Whatever Airflow's default is: the start is one request.
+            deferrable=False,
             # The default would take up the run of an earlier attempt, with its old data.
             durable=False,
             forward_dag_params=False,

@@ -18,7 +18,7 @@ from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskFailedEvent
 from asgiref.sync import sync_to_async
 
 from data_share.failure_codes import FailureCode
-from data_share.failures import FAILURE_KEY, ShareError, code_of_status, failure_of, logged
+from data_share.failures import FAILURE_KEY, ShareError, code_of_status, databricks_status, failure_of, logged
 from data_share.links import DatabricksRunLink
 
 # The first looks come quickly, so that a short export is noticed at once; a long one is asked about twice a minute.
@@ -33,6 +33,7 @@ _LOST_CONTACT_AFTER = 10
 _TRIGGER_TIMEOUT_MARGIN = timedelta(minutes=10)
 
 _PERMANENT_STATUS_CODES = frozenset({400, 401, 403, 404})
+_SIGN_IN_STATUS_CODES = frozenset({401, 403})
 
 _CODES_OF_RESULTS = {
     "CANCELED": FailureCode.EXPORT_CANCELED,
@@ -88,12 +89,13 @@ async def follow_run(
 
     :param hook: an entered ``async with`` hook
     :param run_id: id of the job run
-    :param timeout_seconds: longest time, counted from the run's start on Databricks, so that a triggerer that takes
-        over does not begin again; a run that takes longer is cancelled
+    :param timeout_seconds: longest time, counted from the run's start on Databricks, its time in the job's queue
+        included, so that a triggerer that takes over does not begin again; a run that takes longer is cancelled
     :param on_run_page: is given the address of the run's page, once, as soon as it is known
     :raises DatabricksRunFailedError: with Databricks' reason and the address of the run's page
     """
     failures = 0
+    is_signed_in_anew = False
     wait = _FIRST_POLL_SECONDS
     first_look = time.time()
     told_page = False
@@ -101,10 +103,15 @@ async def follow_run(
         try:
             run = await hook.a_get_run(run_id)
             failures = 0
+            is_signed_in_anew = False
         except Exception as error:
             failures += 1
-            status = getattr(error, "http_status_code", None)
-            if status in _PERMANENT_STATUS_CODES or failures >= _LOST_CONTACT_AFTER:
+            status = databricks_status(error)
+            if status in _SIGN_IN_STATUS_CODES and not is_signed_in_anew:
+                # A wait takes hours: the credentials that it began with may have been exchanged meanwhile.
+                _forget_credentials(hook)
+                is_signed_in_anew = True
+            elif status in _PERMANENT_STATUS_CODES or failures >= _LOST_CONTACT_AFTER:
                 raise DatabricksRunFailedError(
                     f"The Databricks run {run_id} cannot be followed any longer: {error}. It may still be running.",
                     code=code_of_status(status, FailureCode.EXPORT_MISSING),
@@ -155,6 +162,12 @@ async def _why_it_failed(hook: DatabricksHook, run: dict[str, Any], state: RunSt
     outcome = state.result_state or state.life_cycle_state
     told = "; ".join(reason.strip().rstrip(".") for reason in reasons) or "no reason given"
     return f"The Databricks run {run['run_id']} ended as {outcome}: {told}."
+
+
+def _forget_credentials(hook: DatabricksHook) -> None:
+    # The provider's hook (7.23.0) reads its connection once, and has no method to read it again.
+    hook.__dict__.pop("databricks_conn", None)
+    hook.oauth_tokens = {}
 
 
 async def _cancel(hook: DatabricksHook, run_id: int) -> None:

@@ -125,7 +125,11 @@ class Dataset(BaseModel):
         "them to the target. A column that is missing in the export always fails.",
     )
     export_timeout_minutes: int = Field(
-        default=120, ge=1, le=1440, strict=True, description="An export that takes longer is cancelled on Databricks."
+        default=120,
+        ge=1,
+        le=1440,
+        strict=True,
+        description="An export that takes longer is cancelled on Databricks. Its time in the job's queue counts.",
     )
     load_timeout_minutes: int = Field(
         default=60,

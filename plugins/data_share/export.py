@@ -9,8 +9,10 @@ from airflow.providers.databricks.operators.databricks import DatabricksJobRunLi
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
+from data_share.databricks_run import cancel_exports_of
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
+from data_share.share import run_key_of
 from data_share.snowflake_hook import DataShareSnowflakeHook
 
 
@@ -44,10 +46,11 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
     """
     Starts the export job; with a run key of an earlier sync, finds that sync's export instead and skips itself.
 
-    Closes three gaps of ``DatabricksRunNowOperator`` (provider 7.23.0). That a sync needs no job has to be known before
+    Closes four gaps of ``DatabricksRunNowOperator`` (provider 7.23.0). That a sync needs no job has to be known before
     the job is started, and a task of its own for that would cost every other sync its time. And a step that is killed
-    while Databricks has not answered yet leaves the run behind that it has asked for. And Airflow (3.3) takes any conf:
-    of a misspelt ``dry_run`` it would make a sync that publishes.
+    while Databricks has not answered yet leaves the run behind that it has asked for. And a step that is cleared leaves
+    the run to itself that it had started. And Airflow (3.3) takes any conf: of a misspelt ``dry_run`` it would make a
+    sync that publishes.
 
     :param reload_run_key: earlier sync whose export is loaded again, or nothing; a template
     :param known_conf: keys that the conf of a run may have
@@ -89,6 +92,8 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
                 "started."
             )
         if not self.reload_run_key:
+            if context["ti"].try_number > 1:
+                self._cancel_earlier_exports(context)
             return super().execute(context)
         hook = DataShareSnowflakeHook(self.snowflake_conn_id)
         (statement,) = hook.split_sql_string(self.select_ledger_row, strip_semicolon=True)
@@ -102,6 +107,14 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
             key="export", value={"run_id": row["DATABRICKS_RUN_ID"], "export_path": row["EXPORT_PATH"]}
         )
         raise AirflowSkipException(f"The export {row['EXPORT_PATH']} is loaded again; Databricks is not asked")
+
+    def _cancel_earlier_exports(self, context: Context) -> None:
+        try:
+            for run_id in cancel_exports_of(self._hook, str(self.job_id), run_key_of(context["dag_run"])):
+                self.log.info("Cancelled the Databricks run %s of an earlier attempt", run_id)
+        except Exception:
+            # It costs money, and changes nothing: what it writes is at a path of its own.
+            self.log.exception("An export of an earlier attempt may still be running on Databricks")
 
     def submit_job(self, context: Context) -> int:
         """Ask for a run, and return its id."""

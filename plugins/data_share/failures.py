@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import aiohttp
 import requests
 from airflow.providers.databricks.exceptions import DatabricksApiError
 from airflow.sdk import Context, RetryDecision, RetryPolicy
@@ -22,6 +24,7 @@ from airflow.sdk.exceptions import (
     AirflowRuntimeError,
     AirflowTaskTimeout,
     ErrorType,
+    TaskDeferralTimeout,
 )
 
 from data_share.failure_codes import FailureCode
@@ -129,6 +132,10 @@ def failure_of(error: BaseException, step: str) -> Failure:
         return error.failure
     if isinstance(error, ShareError):
         return Failure(step, error.code, error.message, error.databricks_run_url, error.snowflake_query_id)
+    if isinstance(error, TaskDeferralTimeout):
+        # Airflow's, which comes after ours: the trigger was not there to count.
+        told = "The export has not ended in its time (export_timeout_minutes), and no triggerer was there to cancel it."
+        return Failure(step, FailureCode.EXPORT_TIMED_OUT, told)
     return Failure(step, _code_of(error), str(error) or type(error).__name__)
 
 
@@ -141,11 +148,27 @@ def _code_of(error: BaseException) -> FailureCode:
         return FailureCode.CONFIGURATION_MISSING
     if isinstance(error, AirflowTaskTimeout):
         return FailureCode.TIMED_OUT
-    if isinstance(error, DatabricksApiError):
-        return code_of_status(error.http_status_code, FailureCode.EXPORT_JOB_REFUSED)
+    status = databricks_status(error)
+    if status is not None or isinstance(error, DatabricksApiError):
+        return code_of_status(status, FailureCode.EXPORT_JOB_REFUSED)
     if isinstance(error, requests.RequestException) or "API requests to Databricks failed" in str(error):
         return FailureCode.DATABRICKS_UNAVAILABLE
     return FailureCode.UNEXPECTED
+
+
+def databricks_status(error: BaseException) -> int | None:
+    """
+    Return the HTTP status of Databricks' answer, or None when the error is no answer of it.
+
+    The provider (7.23.0) has a class for the answers to its calls, and none for a refused sign-in of a service
+    principal: in a worker that is text, in the triggerer an error of aiohttp. Such an answer is 401 here, whatever its
+    status was.
+    """
+    if isinstance(error, DatabricksApiError):
+        return error.http_status_code
+    found = re.fullmatch(r"Response: .*, Status Code: (\d{3})", str(error), re.DOTALL)
+    status = error.status if isinstance(error, aiohttp.ClientResponseError) else int(found[1]) if found else None
+    return 401 if status is not None and 400 <= status < 500 and status != 429 else status
 
 
 def code_of_status(status: int | None, refused: FailureCode) -> FailureCode:
@@ -258,7 +281,7 @@ class RetryTransientErrors(RetryPolicy):
         self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
     ) -> RetryDecision:
         """Decide on one failure; see :class:`airflow.sdk.RetryPolicy`."""
-        code = exception.http_status_code if isinstance(exception, DatabricksApiError) else None
-        if code is not None and 400 <= code < 500 and code != 429:
-            return RetryDecision.fail(reason=f"Databricks refuses the request ({code})")
+        status = databricks_status(exception)
+        if status is not None and 400 <= status < 500 and status != 429:
+            return RetryDecision.fail(reason=f"Databricks refuses the request ({status})")
         return RetryDecision.default()

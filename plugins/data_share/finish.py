@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC
 from typing import Any
 
 from airflow.configuration import conf
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.sdk import Context, Variable
 
+from data_share.dag_defaults import START_DATE
 from data_share.databricks_run import cancel_exports_of
 from data_share.failures import FAILURE_KEY, NotPublishedError, failure_of_sync, reports_of
 from data_share.share import EXPORT_JOB_VARIABLE, run_key_of
@@ -33,7 +35,8 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
     The state of a run is that of its last tasks, and when a person sets a run to failed, Airflow (3.3) skips the tasks
     that wait: with a teardown that succeeds, a cancelled sync would end as a success.
 
-    A publish that was killed may have committed before: then the ledger knows, and the report says so.
+    A publish that was killed, or that waited for another attempt, may have committed before: then the ledger knows, and
+    the report says so.
 
     :param sql: file that drops the staging tables
     :param select_ledger_row: file that selects a sync's ledger row; its one ``?`` is the run key; a template
@@ -80,11 +83,11 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
                 self._cancel_exports(run_key_of(context["dag_run"]))
             except Exception:
                 self.log.exception("An export of this run may still be running on Databricks")
+        publish = states.get(self.steps[-1])
         # A sync that was published, then cleared, and ended before its publish, still has the result of the first time.
-        ended_before = states.get(self.steps[-1]) in ("skipped", "upstream_failed")
-        if ended_before or ti.xcom_pull(task_ids=self.steps[-1]) is None:
-            # One that never began has nothing in the ledger, or the row of an earlier time.
-            in_ledger = False if ended_before else self._is_in_ledger(context)
+        if publish in ("skipped", "upstream_failed") or ti.xcom_pull(task_ids=self.steps[-1]) is None:
+            # Skipped by a person, it may have been between two attempts, of which the first has committed.
+            in_ledger = False if publish == "upstream_failed" else self._is_in_ledger(context)
             raise NotPublishedError(failure_of_sync(ti, self.steps, states, reports, in_ledger=in_ledger))
 
     def _is_in_ledger(self, context: Context) -> bool | None:
@@ -97,7 +100,9 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
         except Exception:
             self.log.exception("It is not known whether this sync was published")
             return None
-        return any(row["EXPORT_PATH"] == export["export_path"] for row in rows)
+        # Clearing a run that had ended starts it anew: what it published before is another time's.
+        started = (context["dag_run"].start_date or START_DATE).astimezone(UTC).replace(tzinfo=None)
+        return any(row["EXPORT_PATH"] == export["export_path"] and row["PUBLISHED_AT"] >= started for row in rows)
 
     def _drop_staging(self, context: Context, place: str) -> None:
         self._context = context

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -212,7 +213,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
             _, answer = self._call("POST", self.statements_url, *self._unanswered)
             handle = str(answer.get("statementHandle", ""))
         if handle:
-            self.cancel_queries([handle])
+            self._cancel(handle)
 
     def get_records(self, sql: str | list[str], parameters: Any = None) -> list[tuple[Any, ...]]:
         """Return the rows of one query as tuples: what the SQL check operators ask a hook for."""
@@ -234,7 +235,9 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         request_id: uuid.UUID | None,
         bindings: Sequence[str],
     ) -> str:
-        connection = self._get_conn_params()
+        with _told_in_words():
+            # Of a connection with OAuth, this asks for the token.
+            connection = self._get_conn_params()
         body: dict[str, Any] = {
             "statement": sql,
             "timeout": self.statement_timeout,
@@ -282,14 +285,21 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
             if status != _RUNNING:
                 return answer
             if time.monotonic() > deadline:
-                self.cancel_queries([handle])
+                try:
+                    self._cancel(handle)
+                    outcome = "it was cancelled"
+                except ShareError as error:
+                    outcome = f"it could not be cancelled: {error.message.rstrip('.')}"
                 raise SnowflakeTransientError(
                     f"Snowflake has not ended query {handle} {_ANSWER_MARGIN_SECONDS} s after its time-out of "
-                    f"{self.statement_timeout} s; it was cancelled.",
+                    f"{self.statement_timeout} s; {outcome}.",
                     snowflake_query_id=handle,
                 )
             self._pause(wait)
             wait = min(wait * _POLL_BACKOFF, _LONGEST_POLL_SECONDS)
+
+    def _cancel(self, handle: str) -> None:
+        self._call("POST", f"{self.statements_url}/{handle}/cancel")
 
     def _pause(self, seconds: float) -> None:
         """Sleep, in pieces: a step that is killed has five seconds to hear what became of its statement."""
@@ -314,21 +324,31 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
     def _call(
         self, method: str, url: str, params: dict[str, str] | None = None, body: dict[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
-        try:
-            return self._make_api_call_with_retries(method, url, self.get_headers(), params, body)  # type: ignore[no-any-return]
-        except requests.exceptions.HTTPError as error:
-            response = error.response
-            if response.status_code == _STOPPED:
-                return _STOPPED, response.json()
-            if response.status_code == 429 or response.status_code >= 500:
-                raise SnowflakeTransientError(_why_refused(response)) from error
-            signed_in = response.status_code not in (401, 403)
-            code = FailureCode.SNOWFLAKE_REFUSED if signed_in else FailureCode.SNOWFLAKE_SIGN_IN
-            raise SnowflakeRefusedError(_why_refused(response), code=code) from error
-        except requests.exceptions.JSONDecodeError as error:
-            raise SnowflakeTransientError(f"What answers in the place of Snowflake sends no JSON: {error}.") from error
-        except requests.exceptions.RequestException as error:
-            raise SnowflakeTransientError(f"Snowflake does not answer: {error}.") from error
+        with _told_in_words():
+            try:
+                return self._make_api_call_with_retries(method, url, self.get_headers(), params, body)  # type: ignore[no-any-return]
+            except requests.exceptions.HTTPError as error:
+                if error.response.status_code == _STOPPED:
+                    return _STOPPED, error.response.json()
+                raise
+
+
+@contextlib.contextmanager
+def _told_in_words() -> Iterator[None]:
+    """Make of what goes wrong in a call what went wrong with Snowflake."""
+    try:
+        yield
+    except requests.exceptions.HTTPError as error:
+        response = error.response
+        if response.status_code == 429 or response.status_code >= 500:
+            raise SnowflakeTransientError(_why_refused(response)) from error
+        signed_in = response.status_code not in (401, 403)
+        code = FailureCode.SNOWFLAKE_REFUSED if signed_in else FailureCode.SNOWFLAKE_SIGN_IN
+        raise SnowflakeRefusedError(_why_refused(response), code=code) from error
+    except requests.exceptions.JSONDecodeError as error:
+        raise SnowflakeTransientError(f"What answers in the place of Snowflake sends no JSON: {error}.") from error
+    except requests.exceptions.RequestException as error:
+        raise SnowflakeTransientError(f"Snowflake does not answer: {error}.") from error
 
 
 def request_id(*parts: object) -> uuid.UUID:

@@ -210,6 +210,12 @@ def _connections(databricks_url: str, snowflake_url: str, key: rsa.RSAPrivateKey
             "password": CLIENT[1],
             "extra": {"service_principal_oauth": True},
         },
+        "DATABRICKS_EXPIRED_SECRET": {
+            **address,
+            "login": CLIENT[0],
+            "password": "an expired secret",
+            "extra": {"service_principal_oauth": True},
+        },
         "SNOWFLAKE_DEFAULT": loader(key, "DATA_SHARE_LOADER"),
         "SNOWFLAKE_WRONG_KEY": loader(other_key, "DATA_SHARE_LOADER"),
         "SNOWFLAKE_WRONG_ROLE": loader(key, "NO_SUCH_ROLE"),

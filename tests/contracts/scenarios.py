@@ -18,10 +18,13 @@ import httpx
 import pyarrow as pa
 import pytest
 from airflow.providers.databricks.exceptions import DatabricksApiError
+from airflow.sdk import RetryDecision
+from airflow.sdk.exceptions import AirflowException
 
 from data_share import share
 from data_share.datasets import Dataset
-from data_share.failures import NotPublishedError
+from data_share.failure_codes import FailureCode
+from data_share.failures import NotPublishedError, failure_of
 from data_share.snowflake_hook import (
     DataShareSnowflakeHook,
     SnowflakeRefusedError,
@@ -595,14 +598,22 @@ def who_may_follow_an_export(accounts: Accounts) -> None:
     for connection, said in (
         ("databricks_password", "Status Code: 401"),
         ("databricks_wrong_token", "Status Code: 403"),
+        ("databricks_expired_secret", "401"),
     ):
         trigger = run.trigger(run.prepared("wait_for_export")[0])
         trigger.databricks_conn_id = connection
         with run.xcoms_of_triggers():
             asyncio.run(_ended(trigger))
-        failure = run.xcoms.pop(("wait_for_export", "failure"), {"message": "no failure"})["message"]
-        assert "cannot be followed" in failure
-        assert said in failure
+        failure = run.xcoms.pop(("wait_for_export", "failure"), {"message": "no failure", "code": ""})
+        assert "cannot be followed" in failure["message"]
+        assert said in failure["message"]
+        assert failure["code"] == "DATABRICKS_SIGN_IN"
+    task, context = run.prepared("export_to_s3")
+    task.databricks_conn_id = "databricks_expired_secret"
+    with pytest.raises(AirflowException, match="invalid_client") as refused:
+        task.execute(context)
+    assert failure_of(refused.value, "export_to_s3").code is FailureCode.DATABRICKS_SIGN_IN
+    assert task.retry_policy.evaluate(refused.value, 1, 2) != RetryDecision.default()
 
 
 def a_service_principal_exports(accounts: Accounts) -> None:

@@ -225,11 +225,30 @@ def test_contact_is_lost_after_ten_looks_in_a_row(hook: mock.Mock, xcoms: dict[s
     hook.cancel_run.assert_not_called()
 
 
-@pytest.mark.parametrize("code", [400, 401, 403, 404])
-def test_a_refused_look_fails_at_once(hook: mock.Mock, xcoms: dict[str, Any], code: int) -> None:
+@pytest.mark.parametrize(("code", "looks"), [(400, 1), (401, 2), (403, 2), (404, 1)])
+def test_a_refused_look_fails_at_once_and_a_refused_sign_in_when_it_is_repeated(
+    hook: mock.Mock, xcoms: dict[str, Any], code: int, looks: int
+) -> None:
     hook.a_get_run.side_effect = DatabricksApiError("PERMISSION_DENIED: no", http_status_code=code)
     assert "PERMISSION_DENIED: no" in failure_of(trigger(), xcoms)
-    assert hook.a_get_run.await_count == 1
+    assert hook.a_get_run.await_count == looks
+
+
+def test_credentials_that_are_exchanged_while_it_waits_are_read_again(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
+    hook.__dict__["databricks_conn"] = "the old connection"
+    hook.oauth_tokens = {"https://databricks.example": "the old token"}
+    seen = []
+
+    async def look(run_id: int) -> dict[str, Any]:
+        seen.append((hook.__dict__.get("databricks_conn"), hook.oauth_tokens))
+        if len(seen) in (1, 3):
+            raise DatabricksApiError("Invalid access token.", http_status_code=403)
+        return run(RUNNING if len(seen) < 4 else SUCCESS)
+
+    hook.a_get_run.side_effect = look
+    # Exchanged twice in one wait.
+    assert events_of(trigger()) == [TaskSuccessEvent()]
+    assert seen == [("the old connection", {"https://databricks.example": "the old token"}), *[(None, {})] * 3]
 
 
 # ---- time

@@ -11,7 +11,10 @@ from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.providers.databricks.operators.databricks import DatabricksRunNowOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from data_share import export as export_module
+from data_share.databricks_run import cancel_exports_of
 from data_share.export import DatabricksExportOperator, ExportStoppedError, UnknownConfError, UnknownRunKeyError
+from data_share.share import run_key_of
 from data_share.snowflake_hook import DataShareSnowflakeHook, StatementResult
 
 KEY = "20260102T030405_0a1b2c3d"
@@ -57,6 +60,34 @@ def test_a_sync_starts_the_job_and_asks_no_ledger(start_job: mock.Mock, ask_ledg
     start_job.assert_called_once_with(task, context)
     ask_ledger.assert_not_called()
     context["ti"].xcom_push.assert_not_called()
+
+
+@pytest.fixture
+def cancel_exports(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
+    cancel = mock.create_autospec(cancel_exports_of, return_value=[76])
+    monkeypatch.setattr(export_module, "cancel_exports_of", cancel)
+    return cancel
+
+
+@pytest.mark.parametrize("trouble", [None, RuntimeError("Databricks is away")])
+def test_another_attempt_cancels_what_an_earlier_one_has_started(
+    databricks: mock.Mock,
+    cancel_exports: mock.Mock,
+    task_context: Callable[..., dict[str, Any]],
+    trouble: Exception | None,
+) -> None:
+    cancel_exports.side_effect = trouble
+    started = []
+    for number in (1, 2):
+        context = task_context(try_number=number)
+        context["ti"].xcom_push = mock.Mock(spec=["__call__"])
+        task = starting()
+        task.execute(context)
+        started.append(task.run_id)
+        assert [call.args for call in cancel_exports.call_args_list] == (
+            [(databricks, "1", run_key_of(context["dag_run"]))] if number == 2 else []
+        )
+    assert None not in started
 
 
 def test_a_conf_that_is_misspelt_starts_nothing(start_job: mock.Mock, ask_ledger: mock.Mock, context: Any) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import aiohttp
 import pytest
 import requests
 from airflow.providers.databricks.exceptions import DatabricksApiError
@@ -19,8 +20,11 @@ from airflow.sdk.exceptions import (
     AirflowRuntimeError,
     AirflowTaskTimeout,
     ErrorType,
+    TaskDeferralTimeout,
 )
 from airflow.sdk.execution_time.comms import ErrorResponse
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from data_share.failure_codes import FailureCode
 from data_share.failures import (
@@ -34,6 +38,16 @@ from data_share.failures import (
     reports_of,
 )
 
+# As the provider tells of a service principal's secret that has expired.
+SIGN_IN_IN_A_WORKER = AirflowException('Response: {"error":"invalid_client"}, Status Code: 401')
+
+
+def sign_in_in_the_triggerer(status: int) -> aiohttp.ClientResponseError:
+    address = URL("https://databricks.example/oidc/v1/token")
+    return aiohttp.ClientResponseError(
+        aiohttp.RequestInfo(address, "POST", CIMultiDictProxy(CIMultiDict())), (), status=status
+    )
+
 
 def decision(error: BaseException) -> RetryDecision:
     return RetryTransientErrors().evaluate(error, try_number=1, max_tries=3)
@@ -44,6 +58,10 @@ def test_a_refused_request_is_not_tried_again(code: int) -> None:
     assert decision(DatabricksApiError("no", http_status_code=code)) == RetryDecision.fail(
         reason=f"Databricks refuses the request ({code})"
     )
+
+
+def test_a_refused_sign_in_is_not_tried_again() -> None:
+    assert decision(SIGN_IN_IN_A_WORKER) == RetryDecision.fail(reason="Databricks refuses the request (401)")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +100,12 @@ def runtime_error(kind: ErrorType) -> AirflowRuntimeError:
         (AirflowNotFoundException("The conn_id `databricks_default` isn't defined"), "CONFIGURATION_MISSING"),
         (runtime_error(ErrorType.VARIABLE_NOT_FOUND), "CONFIGURATION_MISSING"),
         (runtime_error(ErrorType.GENERIC_ERROR), "UNEXPECTED"),
+        (SIGN_IN_IN_A_WORKER, "DATABRICKS_SIGN_IN"),
+        (sign_in_in_the_triggerer(401), "DATABRICKS_SIGN_IN"),
+        (sign_in_in_the_triggerer(400), "DATABRICKS_SIGN_IN"),
+        (sign_in_in_the_triggerer(503), "DATABRICKS_UNAVAILABLE"),
         (AirflowTaskTimeout("Timeout, PID: 1"), "TIMED_OUT"),
+        (TaskDeferralTimeout("Trigger timeout"), "EXPORT_TIMED_OUT"),
         (ZeroDivisionError(), "UNEXPECTED"),
     ],
     ids=str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import datetime
 from typing import Any
 from unittest import mock
 
@@ -195,33 +196,45 @@ def test_a_step_that_publishes_after_all_makes_the_sync_a_success(
 
 
 EXPORT = {"run_id": 77, "export_path": f"{share.SHARE_URL}tides/{KEY}/1-0a1b2c3d/"}
-OF_ANOTHER = {"EXPORT_PATH": f"{share.SHARE_URL}tides/{KEY}/1-ffffffff/"}
+# The run of the context began at 03:04:06.
+COMMITTED = {"EXPORT_PATH": EXPORT["export_path"], "PUBLISHED_AT": datetime(2026, 1, 2, 3, 5)}
+OF_ANOTHER = {**COMMITTED, "EXPORT_PATH": f"{share.SHARE_URL}tides/{KEY}/1-ffffffff/"}
+OF_BEFORE = {**COMMITTED, "PUBLISHED_AT": datetime(2026, 1, 2, 3, 4)}
 
 
 @pytest.mark.parametrize(
     ("ledger", "code", "words"),
     [
-        ([{"EXPORT_PATH": EXPORT["export_path"]}], FailureCode.ENDED_AFTER_PUBLISH, "The sync was published"),
-        ([OF_ANOTHER], FailureCode.STEP_DIED, "It was not published; the target is as it was."),
-        ([], FailureCode.STEP_DIED, "It was not published; the target is as it was."),
-        (RuntimeError("Snowflake is away"), FailureCode.STEP_DIED, "Whether it was published could not be asked"),
+        ([COMMITTED], FailureCode.ENDED_AFTER_PUBLISH, "The sync was published"),
+        ([OF_ANOTHER], None, "It was not published; the target is as it was."),
+        ([OF_BEFORE], None, "It was not published; the target is as it was."),
+        ([], None, "It was not published; the target is as it was."),
+        (RuntimeError("Snowflake is away"), None, "Whether it was published could not be asked"),
     ],
-    ids=["committed", "another export", "nothing", "not known"],
+    ids=["committed", "another export", "before the run was cleared", "nothing", "not known"],
 )
-def test_of_a_publish_that_was_killed_the_ledger_says_whether_it_had_committed(
+@pytest.mark.parametrize(
+    ("state", "otherwise"),
+    [("failed", FailureCode.STEP_DIED), ("skipped", FailureCode.CANCELLED)],
+    ids=["killed", "cancelled between two attempts"],
+)
+def test_of_a_publish_that_left_no_result_the_ledger_says_whether_it_had_committed(
     snowflake: Snowflake,
     finish: MakeFinish,
     monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    otherwise: FailureCode,
     ledger: Any,
-    code: FailureCode,
+    code: FailureCode | None,
     words: str,
 ) -> None:
-    monkeypatch.setattr(finish_module, "wait_for_killed_steps", lambda ti, steps: ({"publish": "failed"}, False))
+    states = {"export_to_s3": "success", "wait_for_export": "success", "check_staging": "success", "publish": state}
+    monkeypatch.setattr(finish_module, "wait_for_killed_steps", lambda ti, steps: (states, False))
     snowflake.answer("SELECT row", ledger)
-    task, context = finish({("wait_for_export", "return_value"): EXPORT}, wait_for_export="success", publish="failed")
+    task, context = finish({("wait_for_export", "return_value"): EXPORT}, **states)
     context["params"]["reload_run_key"] = None
     with pytest.raises(NotPublishedError) as caught:
         task.execute(context)
-    assert caught.value.failure.code is code
+    assert caught.value.failure.code is (code or otherwise)
     assert words in caught.value.failure.message
     assert snowflake.hook.run_statement.call_args.kwargs["bindings"] == [run_key_of(context["dag_run"])]

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from data_share import snowflake_hook
 from data_share.failure_codes import FailureCode
+from data_share.failures import ShareError
 from data_share.snowflake_hook import (
     DataShareSnowflakeHook,
     SnowflakeRefusedError,
@@ -344,6 +345,33 @@ def test_a_statement_that_never_ends_is_cancelled(
     ):
         hook.run_statement("SELECT 1")
     assert snowflake.paths == ["post", *[f"get /{HANDLE}"] * 4, f"post /{HANDLE}/cancel"]
+
+
+def test_a_statement_that_cannot_be_cancelled_still_says_that_it_took_too_long(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook.statement_timeout = 100
+    monkeypatch.setattr(time, "monotonic", lambda: 50.0 * len(snowflake.calls))
+    snowflake.will(STARTED, *[RUNNING] * 4, response(400, {"code": "000709", "message": "no such statement"}))
+    with pytest.raises(SnowflakeTransientError, match="could not be cancelled: Snowflake refuses .* no such statement"):
+        hook.run_statement("SELECT 1")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code"),
+    [
+        (requests.ConnectionError("no route"), FailureCode.SNOWFLAKE_UNAVAILABLE),
+        (requests.HTTPError(response=response(401, {"message": "expired"})), FailureCode.SNOWFLAKE_SIGN_IN),
+    ],
+    ids=["no answer", "refused"],
+)
+def test_a_token_that_cannot_be_had_is_snowflakes_failure(
+    hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch, trouble: Exception, code: FailureCode
+) -> None:
+    monkeypatch.setattr(DataShareSnowflakeHook, "_get_conn_params", mock.Mock(spec=["__call__"], side_effect=trouble))
+    with pytest.raises(ShareError) as caught:
+        hook.run_statement("SELECT 1")
+    assert caught.value.code is code
 
 
 # ---- being stopped
