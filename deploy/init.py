@@ -17,7 +17,8 @@ from werkzeug.security import check_password_hash
 
 BACKEND_ROLE = "DataShareBackend"
 
-# For each dataset's DAG: see it, start a run, follow it, cancel it. To start a run, Airflow asks for edit on the DAG.
+# For each dataset's DAG: see it, start a run, follow it, cancel it. To start a run, Airflow asks for edit on the DAG,
+# with which one may also pause it; to cancel one, for edit on the run, with which one may also clear it.
 DAG_RIGHTS = {
     "DAG:{dag_id}": ("can_read", "can_edit"),
     "DAG Run:{dag_id}": ("can_read", "can_create", "can_edit"),

@@ -214,7 +214,7 @@ A run that ends by its own time-out (`dagrun_timeout`) leaves no report: Airflow
 <codes>
 
 [The runbook](runbook.md) goes on by step and message. The codes are the enum `FailureCode` in
-`plugins/data_share/failures.py`.
+`plugins/data_share/failure_codes.py`.
 """
 
 EXAMPLE = Failure(

@@ -31,7 +31,8 @@ class AirflowClient:
     def __init__(self, url: str, user: str, password: str) -> None:
         self.url = url
         self._credentials = {"username": user, "password": password}
-        self._http = httpx.Client(base_url=url, timeout=30)
+        # The first request of a task keeps an api-server busy for seconds, on a slow machine for a minute.
+        self._http = httpx.Client(base_url=url, timeout=120)
 
     def close(self) -> None:
         """Close the connections."""

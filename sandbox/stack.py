@@ -35,7 +35,7 @@ _AIRFLOW_PROCESSES = {
     "dag-processor": ["airflow", "dag-processor"],
     "triggerer": ["airflow", "triggerer", "--skip-serve-logs"],
 }
-_START_SECONDS = 150
+_START_SECONDS = 300
 _STOP_SECONDS = 15
 
 
@@ -492,6 +492,7 @@ class Stack:
                 f"{endpoints.databricks_url}/api/2.2/jobs/list",
                 params={"name": "export_dataset"},
                 headers={"Authorization": f"Bearer {endpoints.databricks_token}"},
+                timeout=30,
             )
             client.set_variable(EXPORT_JOB_VARIABLE, str(jobs.raise_for_status().json()["jobs"][0]["job_id"]))
             run_id = client.trigger("set_up_snowflake")
@@ -523,7 +524,7 @@ def _interrupts_held_back() -> Iterator[None]:
 
 def _answers(url: str) -> bool:
     """Return whether a stand-in is there."""
-    return _holds(lambda: httpx.get(f"{url}/healthz").is_success)
+    return _holds(lambda: httpx.get(f"{url}/healthz", timeout=15).is_success)
 
 
 def _holds(check: Callable[[], Any]) -> bool:

@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 
 class AlertNotSentError(RuntimeError):
-    """The receiver did not take an event; the message holds neither the address nor the secret."""
+    """The receiver did not take an event; the message holds no secret, and of the address the host."""
 
 
 @dataclass(frozen=True)

@@ -946,7 +946,7 @@ BREAKS = [
         "each statement",
         around(sql_api.SqlApi, "_run_one", _each_statement_commits),
         s.readers_look_while_a_sync_is_published,
-        r"\(2, 2, 2\)",
+        r"\(3, 1, 2\)",
     ),
     Break(
         "A request that ends or fails in a transaction is rolled back",
@@ -967,7 +967,7 @@ BREAKS = [
         "it commits what is open",
         around(translate, "is_ddl", _replace_commits),
         s.readers_look_while_a_sync_is_published,
-        r"\(3, 2, 2\)",
+        r"\(3, 1, 2\)",
     ),
     Break(
         "INSERT OVERWRITE keeps the table with its grants",

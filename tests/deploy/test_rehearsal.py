@@ -189,6 +189,24 @@ def test_the_backend_can_do_nothing_else(
     assert backend.call(method, path.format(run=run), json=filled).status_code == httpx.codes.FORBIDDEN
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", "/dags/sync_shared_forecasts", {"is_paused": False}),
+        ("POST", "/dags/sync_shared_forecasts/dagRuns/{run}/clear", {"dry_run": True}),
+        ("PATCH", "/dags/sync_shared_forecasts/dagRuns/{run}", {"note": "seen"}),
+        ("PATCH", "/dags/sync_shared_forecasts/dagRuns/{run}", {"state": "success"}),
+    ],
+    ids=["pause", "clear", "note", "success"],
+)
+def test_what_airflow_ties_to_starting_and_cancelling(
+    method: str, path: str, body: dict[str, Any], synced: dict[str, str], backend: AirflowClient
+) -> None:
+    # docs/backend.md says so; when this fails, Airflow has finer rights.
+    answer = backend.call(method, path.format(run=synced["shared_forecasts"]), json=body)
+    assert answer.is_success, answer.text
+
+
 def test_the_backend_sees_the_syncs_alone_and_cancels_one(
     stack: Copy, backend: AirflowClient, synced: dict[str, str]
 ) -> None:

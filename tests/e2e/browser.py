@@ -7,13 +7,16 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from sandbox.settings import PROJECT
 
 IMAGES = PROJECT / "docs" / "images"
 UPDATE_IMAGES = bool(os.environ.get("UPDATE_IMAGES"))
 """Whether the pictures in the documents are taken anew; else a test run leaves the tree as it is."""
+
+ANSWER_MILLISECONDS = 30_000
+"""How long a page may take to show what is expected of it."""
 
 OPTIONS = [
     "--no-sandbox",
@@ -41,6 +44,7 @@ def browser() -> Iterator[Browser]:
         pytest.skip("Chromium is not installed")
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=OPTIONS)
+        expect.set_options(timeout=ANSWER_MILLISECONDS)
         yield chromium
         chromium.close()
 

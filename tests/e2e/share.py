@@ -40,8 +40,8 @@ class RunningShare:
     def reset(self) -> None:
         """Take back what a test may have changed."""
         self.databricks("POST", "/_sandbox/release", {})
-        httpx.delete(f"{self.endpoints.databricks_url}/_sandbox/faults").raise_for_status()
-        httpx.delete(f"{self.endpoints.snowflake_url}/_sandbox/faults").raise_for_status()
+        httpx.delete(f"{self.endpoints.databricks_url}/_sandbox/faults", timeout=30).raise_for_status()
+        httpx.delete(f"{self.endpoints.snowflake_url}/_sandbox/faults", timeout=30).raise_for_status()
         self.airflow.set_variable(EXPORT_JOB_VARIABLE, self.job_id)
         for name in SOURCES:
             if not self.source(name).equals(self._sources[name]):
@@ -163,7 +163,9 @@ class RunningShare:
         return sorted(self.query("SELECT * FROM sync_history"), key=repr)
 
     def staging_tables(self) -> list[str]:
-        return [str(row[1]) for row in self.query("SHOW TABLES IN SCHEMA staging")]
+        """Return the staging tables that are left; the tables of the turns stay."""
+        tables = [str(row[1]) for row in self.query("SHOW TABLES IN SCHEMA staging")]
+        return [name for name in tables if not name.startswith("PUBLISH_TURN__")]
 
 
 def as_rows(table: pa.Table) -> list[tuple[Any, ...]]:

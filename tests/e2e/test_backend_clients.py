@@ -61,7 +61,7 @@ def client(request: pytest.FixtureRequest, clients: Callable[[str], Client]) -> 
 def nothing_goes_on(share: RunningShare, gateway: Gateway) -> Iterator[None]:
     """After a test, no run of the dataset is active: the next would queue behind it."""
     yield
-    httpx.delete(f"{gateway.url}/_sandbox/faults").raise_for_status()
+    httpx.delete(f"{gateway.url}/_sandbox/faults", timeout=30).raise_for_status()
     gateway.next_token = None
     share.release_export()
     for run in active_runs(share):
@@ -97,7 +97,7 @@ def own_id() -> str:
 def refused_token(share: RunningShare, why: str) -> str:
     """A token of the account that has expired, or that was signed with another key."""
     credentials = {"username": share.endpoints.airflow_user, "password": share.endpoints.airflow_password}
-    token = httpx.post(f"{share.endpoints.airflow_url}/auth/token", json=credentials).json()["access_token"]
+    token = httpx.post(f"{share.endpoints.airflow_url}/auth/token", json=credentials, timeout=30).json()["access_token"]
     claims = jwt.decode(token, options={"verify_signature": False})
     algorithm = jwt.get_unverified_header(token)["alg"]
     if why == "another key":
@@ -140,7 +140,7 @@ def test_a_sync_from_the_press_to_complete(client: Client, share: RunningShare, 
     assert last["result"] == share.airflow.xcom(DAG_ID, last["run_id"], "publish")
     assert (last["result"]["rows_in_target"], last["result"]["requested_by"]) == (1461, "ada@example.com")
     assert last["airflow_url"] == f"{gateway.url}/dags/{DAG_ID}/runs/{last['run_id']}"
-    assert httpx.get(last["airflow_url"]).status_code == 200
+    assert httpx.get(last["airflow_url"], timeout=30).status_code == 200
 
 
 def test_a_sync_that_fails(client: Client, share: RunningShare) -> None:
@@ -163,7 +163,7 @@ def test_one_run_for_one_id_then_a_deadline_and_a_cancel(client: Client, share: 
     share.hold_export("start")
     run_id = own_id()
     lost = {"path": "/dagRuns$", "method": "POST", "action": {"drop": "after"}}
-    httpx.post(f"{gateway.url}/_sandbox/faults", json=lost).raise_for_status()
+    httpx.post(f"{gateway.url}/_sandbox/faults", json=lost, timeout=30).raise_for_status()
 
     assert client.call("start", DATASET, run_id=run_id)["run_id"] == run_id
     assert client.call("start", DATASET, run_id=run_id)["run_id"] == run_id

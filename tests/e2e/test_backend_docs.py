@@ -119,7 +119,7 @@ class Backend:
 
     def differences(self, example: Example) -> list[str]:
         """Make the call and return how its answer differs. What is only looked at may need some time to become so."""
-        deadline = time.monotonic() + SYNC_SECONDS
+        deadline = time.monotonic() + 2 * SYNC_SECONDS
         while True:
             wrong = self._differences(example)
             if not wrong or example.method != "GET" or time.monotonic() > deadline:

@@ -35,7 +35,7 @@ def command(state: Path, *words: str) -> subprocess.Popen[str]:
 
 def output_of(state: Path, *words: str) -> tuple[int, str]:
     process = command(state, *words)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=180)
     return process.returncode, output
 
 
@@ -44,10 +44,10 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, interrupt: signal
     stack = Stack(Settings(state=tmp_path / "state", places=1, ports={}))
     demo = command(stack.state, "demo")
     try:
-        wait_for(lambda: len(stack.processes()) >= 2, "the demo has started processes")
+        wait_for(lambda: len(stack.processes()) >= 2, "the demo has started processes", seconds=180)
         started = stack.processes()
         demo.send_signal(interrupt)
-        demo.communicate(timeout=60)
+        demo.communicate(timeout=180)
 
         assert demo.returncode == 130
         assert stack.processes() == []
@@ -97,6 +97,8 @@ def test_a_sync_of_an_unknown_dataset_says_so(share: RunningShare) -> None:
 
 
 def test_status_and_env_tell_of_the_running_stack(share: RunningShare) -> None:
+    # Others stop processes of the stack for a while.
+    wait_for(lambda: set(share.stack.health().values()) == {"healthy"}, "all is healthy")
     code, output = output_of(share.stack.state, "status")
     assert (code, "sync_shared_forecasts" in output) == (0, True)
     states = dict(line.split(maxsplit=1) for line in output.splitlines()[1:] if "last run" not in line)

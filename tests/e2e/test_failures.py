@@ -37,7 +37,7 @@ def nothing_changes(share: RunningShare) -> object:
         share.sync()
     before = (share.target(), share.ledger())
     yield
-    wait_for(lambda: share.staging_tables() == [], "the staging tables are dropped", seconds=10)
+    wait_for(lambda: share.staging_tables() == [], "the staging tables are dropped")
     assert (share.target(), share.ledger()) == before
 
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, FrameLocator, Locator, Page, Route, expect
 
-from tests.e2e.browser import browser, take_picture
+from tests.e2e.browser import ANSWER_MILLISECONDS, browser, take_picture
 from tests.e2e.share import TARGET, RunningShare
 
 __all__ = ["browser"]
@@ -22,7 +22,6 @@ __all__ = ["browser"]
 pytestmark = pytest.mark.browser
 
 SYNC_MILLISECONDS = 120_000
-ANSWER_MILLISECONDS = 30_000
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 800}
 
@@ -47,7 +46,6 @@ def signed_in(browser: Browser, running_share: RunningShare) -> Any:
 @pytest.fixture
 def new_page(browser: Browser) -> Iterator[OpenPage]:
     """Make pages that are closed after the test, which fails if a script of theirs has failed."""
-    expect.set_options(timeout=ANSWER_MILLISECONDS)
     contexts: list[BrowserContext] = []
     errors: list[str] = []
 
@@ -379,7 +377,9 @@ def test_fifty_datasets_cost_few_calls(fake: FakeAirflow, open_page: OpenPage) -
     page.clock.run_for(16_000)
     expect(page.locator("#updated")).not_to_have_text(before)
     # A refresh when nothing has changed, of any number of datasets.
-    assert fake.calls == {"dags": 1, "dags/~/dagRuns": 1, "importErrors": 1}
+    assert set(fake.calls) == {"dags", "dags/~/dagRuns", "importErrors"}
+    # The page's clock goes on by itself, too: on a slow machine there were two.
+    assert set(fake.calls.values()) in ({1}, {2}, {1, 2})
     card(page, "dataset_49").scroll_into_view_if_needed()
     expect(fact(card(page, "dataset_49"), "Rows")).to_have_text("1,039")
 

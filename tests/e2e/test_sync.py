@@ -110,7 +110,7 @@ def test_no_task_process_exists_while_the_export_runs(share: RunningShare) -> No
     assert waiting["trigger"] is not None
     assert waiting["pid"] is None
     # Each task runs in a child of an executor's worker, and the worker's title names it.
-    wait_for(lambda: not busy_workers(share), "the worker of export_to_s3 is idle again", seconds=10)
+    wait_for(lambda: not busy_workers(share), "the worker of export_to_s3 is idle again")
     assert share.task_states(run_id)["wait_for_export"] == "deferred"
 
     share.release_export()

@@ -18,7 +18,8 @@ from tests.e2e.share import RunningShare
 
 pytestmark = pytest.mark.deploy
 
-START_SECONDS = 240
+# Longer than a stack waits for itself.
+START_SECONDS = 600
 
 
 def free_ports() -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -96,7 +97,7 @@ class StandIns:
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIns]:
     """The stand-ins, with the table that each real workspace has."""
-    ports = {name: _free_port() for name in ("s3", "databricks", "snowflake")}
+    ports = _free_ports("s3", "databricks", "snowflake")
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     state = tmp_path_factory.mktemp("live")
@@ -121,6 +122,9 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIns]:
             files = s3_filesystem(s3_url)
             files.pipe_file(f"{PREFIX.removeprefix('s3://')}somebody_elses.parquet", b"not ours")
             databricks_url = f"http://127.0.0.1:{ports['databricks']}"
+            # As the real one: an export is not over before somebody can cancel it.
+            order = {"json": {"seconds": 1}, "headers": {"Authorization": f"Bearer {TOKEN}"}, "timeout": 30}
+            httpx.post(f"{databricks_url}/_sandbox/delay", **order).raise_for_status()
             yield StandIns(_environment(ports, key, databricks_url), files, databricks_url)
         finally:
             process.kill()
@@ -167,10 +171,13 @@ def _environment(ports: dict[str, int], key: rsa.RSAPrivateKey, databricks_url: 
     }
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports(*names: str) -> dict[str, int]:
+    with contextlib.ExitStack() as held:
+        # All held at once: one that is given back could be given again.
+        probes = {name: held.enter_context(socket.socket()) for name in names}
+        for probe in probes.values():
+            probe.bind(("127.0.0.1", 0))
+        return {name: int(probe.getsockname()[1]) for name, probe in probes.items()}
 
 
 def _answers(url: str) -> bool:

@@ -1,5 +1,5 @@
--- Staging tables of one run: the data as the target has it, and the manifest; and the table of the dataset's turn, which
--- says which sync published last, when it was staged, and what it changed.
+-- Staging tables of one run: the data as the target has it, and the manifest; and the table of the dataset's turn,
+-- which says which sync published last, when it was staged, and what it changed.
 -- Effect: makes the first two anew and empty. A new table has no load history, so a retry of the copy loads every file
 -- again. The turn stays.
 

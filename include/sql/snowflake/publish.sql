@@ -1,14 +1,15 @@
 -- Makes the checked rows visible: the target, the manifest and the ledger row change in one transaction.
 -- No DDL in here: DDL would commit what came before it.
 --
--- The first statement takes the dataset's turn: it locks a table of the dataset's own until the end, so publishes of one
--- dataset follow each other, and none follows one that was staged later. Snowflake locks whole tables, so the tables
--- that all datasets share come last, when the long work on the target is done: others wait for moments only.
+-- The first statement takes the dataset's turn: it locks a table of the dataset's own until the end, so publishes of
+-- one dataset follow each other, and none follows one that was staged later. Snowflake locks whole tables, so the
+-- tables that all datasets share come last, when the long work on the target is done: others wait for moments only.
 --
--- A run key that is NULL is refused, which ends the request, and Snowflake rolls the transaction back. Before the target
--- is touched, it is NULL when this sync does not have the turn, when another process of it has published this export (in
--- load mode append: any sync has), or when the staging table is not as the copy left it. The last is looked at again in
--- the end: a copy that was thought dead may have made the staging tables anew in between, and stages at another time.
+-- A run key that is NULL is refused, which ends the request, and Snowflake rolls the transaction back. Before the
+-- target is touched, it is NULL when this sync does not have the turn, when another process of it has published this
+-- export (in load mode append: any sync has), or when the staging table is not as the copy left it. The last is looked
+-- at again in the end: a copy that was thought dead may have made the staging tables anew in between, and stages at
+-- another time.
 
 {% set run = run_key(dag_run) -%}
 {% set path = export(ti).export_path -%}
@@ -38,12 +39,11 @@ SET
         SELECT COUNT(*)
         FROM {{ share.LEDGER_TABLE }} AS earlier
         WHERE
-          {%- if load_mode(params) == 'append' %}
-          earlier.run_key = '{{ run }}'
-          OR (earlier.dataset = '{{ dataset.name }}' AND earlier.export_path = {{ path | sql_string }})
-          {%- else %}
-          earlier.run_key = '{{ run }}' AND earlier.export_path = {{ path | sql_string }}
-          {%- endif %}
+          earlier.dataset = '{{ dataset.name }}'
+          AND (
+            earlier.run_key = '{{ run }}'
+            {{ 'OR' if load_mode(params) == 'append' else 'AND' }} earlier.export_path = {{ path | sql_string }}
+          )
       ) = 0
       THEN run_key
   END,

@@ -39,6 +39,7 @@ app = create_app(state_dir=Path(state), s3_endpoint_url=s3_url, account=account,
 # With the protocol named, asyncio switches Nagle's algorithm off: it would cost 40 ms for each answer.
 listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
 listener.bind(("127.0.0.1", 0))
+listener.listen(128)
 print(listener.getsockname()[1], flush=True)
 server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
 asyncio.run(server.serve(sockets=[listener]))

@@ -186,12 +186,12 @@ def events(trigger: SnowflakeSqlApiTrigger) -> list[Any]:
 
 
 def test_the_deferrable_operator() -> None:
-    operator, trigger = deferred("SELECT SYSTEM$WAIT(1)")
+    operator, trigger = deferred("SELECT SYSTEM$WAIT(4)")
     (event,) = events(trigger)
     assert event == {"status": "success", "statement_query_ids": operator.query_ids}
     operator.execute_complete(context(), event)
     result = SnowflakeSqlApiHook("snowflake_default").get_result_from_successful_sql_api_query(operator.query_ids[0])
-    assert result == [{"SYSTEM$WAIT": "waited 1 seconds"}]
+    assert result == [{"SYSTEM$WAIT": "waited 4 seconds"}]
 
 
 def test_the_trigger_cancels() -> None:

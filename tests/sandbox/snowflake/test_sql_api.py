@@ -131,7 +131,7 @@ def test_a_limit_of_rows(api: Any) -> None:
 
 
 def test_asynchronous(api: Any) -> None:
-    answer = api.post("SELECT SYSTEM$WAIT(0.2)", query={"async": "true"})
+    answer = api.post("SELECT SYSTEM$WAIT(2)", query={"async": "true"})
     assert answer.status_code == 202
     handle = answer.json()["statementHandle"]
     message = "Asynchronous execution in progress. Use provided query id to perform query monitoring and management."
@@ -144,7 +144,7 @@ def test_asynchronous(api: Any) -> None:
     running = api.get(handle)
     assert (running.status_code, running.json()) == (202, answer.json())
     finished = api.finished(handle)
-    assert (finished.status_code, finished.json()["data"]) == (200, [["waited 0.2 seconds"]])
+    assert (finished.status_code, finished.json()["data"]) == (200, [["waited 2 seconds"]])
 
 
 def test_bindings(api: Any) -> None:

@@ -6,8 +6,8 @@ USE ROLE sysadmin;
 
 -- The smallest size: a larger one loads more files at the same time, and gains nothing while exports have few.
 -- It stops after a minute of rest, as each start is billed for a minute at least, and wakes up by itself.
--- An hour is what the syncs allow each statement too (STATEMENT_TIMEOUT_SECONDS in data_share/snowflake_hook.py); the
--- default, two days, would let a forgotten statement run up costs.
+-- An hour is what a dataset allows each statement too, unless its file has another load_timeout_minutes; the default,
+-- two days, would let a forgotten statement run up costs. The shorter of both ends a statement.
 CREATE WAREHOUSE IF NOT EXISTS load_wh
 WAREHOUSE_SIZE = XSMALL
 AUTO_SUSPEND = 60
