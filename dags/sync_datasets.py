@@ -63,7 +63,9 @@ ON_SUCCESS = [WebhookNotifier()]
 ON_FAILURE = [WebhookNotifier()]
 ON_MISSED_DEADLINE = [AsyncCallback(WebhookNotifier)]
 
-# What was exported is what was loaded: the manifest, the answer of COPY INTO and the staging table agree.
+# What was exported is what was loaded: the manifest, the answer of COPY INTO and the staging table agree. What COPY
+# INTO has answered is compared beside the rows, so that one failed step names all that differs; with COUNT(*), a
+# condition is about the table, also when it is empty.
 RECONCILIATION = {
     "rows_match_manifest": "COUNT(*) = {{ copied(ti).rows_exported }}",
     "rows_parsed_match_manifest": "COUNT(*) >= 0 AND {{ copied(ti).rows_parsed }} = {{ copied(ti).rows_exported }}",

@@ -91,11 +91,6 @@ def keys(table: str | None = None) -> str:
     return f'{table}."A"' if table else '"A"'
 
 
-def a_key_is_null() -> str:
-    """Return the condition that a row has no key."""
-    return '"A" IS NULL'
-
-
 def same_keys(left: str, right: str) -> str:
     """Return the condition that two rows have the same keys."""
     return f'{left}."A" = {right}."A"'

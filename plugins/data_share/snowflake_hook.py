@@ -7,7 +7,7 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -157,7 +157,6 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         *,
         request_id: uuid.UUID | None = None,
         bindings: Sequence[str] = (),
-        on_start: Callable[[str], None] | None = None,
     ) -> StatementResult:
         """
         Run one statement and wait for its end.
@@ -165,40 +164,25 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         :param sql: one statement
         :param request_id: the same for each repetition of the same step; a new one by default
         :param bindings: text values of the ``?`` in the statement, in their order
-        :param on_start: is given the query id as soon as there is one, to cancel by
         :raises SnowflakeStatementError: the statement failed
         :raises SnowflakeRefusedError: the request was not accepted
         """
         handle = self._submit(sql, 1, request_id, bindings)
-        if on_start:
-            on_start(handle)
         answer = self._wait(handle)
         return StatementResult(query_id=handle, rows=self._rows(handle, answer))
 
-    def run_transaction(
-        self,
-        sql: str,
-        statement_count: int,
-        *,
-        request_id: uuid.UUID | None = None,
-        on_start: Callable[[str], None] | None = None,
-    ) -> list[str]:
+    def run_transaction(self, statements: Sequence[str], *, request_id: uuid.UUID | None = None) -> None:
         """
         Run several statements in one request, hence in one session, and wait for the end of the last.
 
         Snowflake stops at the first error and ends the session, which rolls an open transaction back.
 
-        :param sql: the statements, from BEGIN to COMMIT
-        :param statement_count: how many they are
-        :return: the query ids of the statements
+        :param statements: from BEGIN to COMMIT
+        :param request_id: the same for each repetition of the same step; a new one by default
         :raises SnowflakeStatementError: one of the statements failed; nothing of the transaction remains
         :raises SnowflakeRefusedError: the request was not accepted
         """
-        handle = self._submit(sql, statement_count, request_id, ())
-        if on_start:
-            on_start(handle)
-        answer = self._wait(handle)
-        return list(answer.get("statementHandles") or [handle])
+        self._wait(self._submit(";\n".join(statements) + ";", len(statements), request_id, ()))
 
     def stop(self) -> None:
         """

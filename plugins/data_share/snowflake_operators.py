@@ -138,12 +138,7 @@ class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
         """Run each statement of a rendered file in a request of its own; `place` tells the requests of a task apart."""
         results = []
         for number, statement in enumerate(self._hook.split_sql_string(file, strip_semicolon=True)):
-            result = self._hook.run_statement(
-                statement,
-                request_id=self._request_id(place, number),
-                bindings=bindings,
-                on_start=self._remember,
-            )
+            result = self._hook.run_statement(statement, request_id=self._request_id(place, number), bindings=bindings)
             self.log.info("Query %s answers %s row(s): %s", result.query_id, len(result.rows), result.rows[:20])
             results.append(result)
         return results
@@ -152,10 +147,6 @@ class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
         # Airflow gives each attempt an id of its own. Names and numbers are no such thing: another Airflow, or this one
         # after a rebuild, has the same again, and Snowflake would take its statement for one that was executed before.
         return request_id(_running(self._context)["ti"].id, *place)
-
-    def _remember(self, query_id: str) -> None:
-        # Where the provider's operators keep what they run.
-        self.query_ids = [query_id]
 
 
 class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
@@ -398,12 +389,11 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
             self._run_file(add_columns(self.dataset.target_table, new_columns), "add columns")
         statements = self._hook.split_sql_string(str(self.sql), strip_semicolon=True)
         try:
-            self._hook.run_transaction(
-                ";\n".join(statements) + ";",
-                len(statements),
-                request_id=self._request_id("publish"),
-                on_start=self._remember_transaction,
-            )
+            try:
+                self._hook.run_transaction(statements, request_id=self._request_id("publish"))
+            finally:
+                # The step is about this one, and not the looks into the ledger that follow.
+                self.shown_query_id = next(iter(self._hook.query_ids), "")
         except SnowflakeStatementError as error:
             if _REFUSED_BY_LEDGER not in str(error):
                 raise
@@ -433,11 +423,6 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         """Roll the transaction back. When it has ended, the step only reads its row, and has five seconds for that."""
         if not self._is_committed:
             super().on_kill()
-
-    def _remember_transaction(self, query_id: str) -> None:
-        self._remember(query_id)
-        # Not the looks into the ledger that follow.
-        self.shown_query_id = query_id
 
     def _is_published(self, row: dict[str, Any]) -> bool:
         # An append counts a run key once, ever; otherwise an export that was made again takes the place of the first.

@@ -27,7 +27,7 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
     ``manifest_run_key(ti, dag_run, params)``: the run key that the loaded export was made under.
 
     ``load_mode(params)``: the load mode of this sync. ``columns(ti, table)``, ``keys(table)``,
-    ``a_key_is_null()``, ``same_keys(left, right)``, ``assignments(ti, table)``: lists of columns for SQL.
+    ``same_keys(left, right)``, ``assignments(ti, table)``: lists of columns for SQL.
     """
 
     def of_run(name: Callable[[str, str], str]) -> Callable[[Any], str]:
@@ -44,9 +44,6 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
 
     def keys(table: str | None = None) -> str:
         return ", ".join(_quoted(key, table) for key in dataset.merge_keys)
-
-    def a_key_is_null() -> str:
-        return " OR ".join(f"{_quoted(key)} IS NULL" for key in dataset.merge_keys)
 
     def same_keys(left: str, right: str) -> str:
         return " AND ".join(f"{_quoted(key, left)} = {_quoted(key, right)}" for key in dataset.merge_keys)
@@ -75,7 +72,6 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
         "load_mode": lambda params: load_mode(dataset, params),
         "columns": columns,
         "keys": keys,
-        "a_key_is_null": a_key_is_null,
         "same_keys": same_keys,
         "assignments": assignments,
     }

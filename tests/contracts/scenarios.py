@@ -684,7 +684,7 @@ def a_statement_is_cancelled(accounts: Accounts) -> None:
     task = SnowflakeStatementsOperator(task_id="long", sql="SELECT SYSTEM$WAIT(5)", dag=run.dag)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         executed = pool.submit(task.execute, context)
-        until(lambda: task.query_ids)
+        until(lambda: "_hook" in vars(task) and task._hook.query_ids)
         task.on_kill()
         with pytest.raises(SnowflakeStoppedError, match="cancel"):
             executed.result()

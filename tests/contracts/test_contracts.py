@@ -166,7 +166,7 @@ def statements_fail(accounts: Accounts) -> None:
     with pytest.raises(SnowflakeStatementError, match="does not exist"):
         hook.run_statement("SELECT * FROM nothing_here")
     with pytest.raises(SnowflakeStatementError):
-        hook.run_transaction("BEGIN; SELECT * FROM nothing_here; COMMIT;", 3)
+        hook.run_transaction(["BEGIN", "SELECT * FROM nothing_here", "COMMIT"])
     with pytest.raises(SnowflakeStatementError, match="timeout"):
         DataShareSnowflakeHook("snowflake_default", statement_timeout=1).run_statement(LONG)
 
@@ -177,7 +177,7 @@ def statements_are_cancelled(accounts: Accounts) -> None:
     task = SnowflakeStatementsOperator(task_id="long", sql=LONG, dag=run.dag)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         executed = pool.submit(task.execute, context)
-        until(lambda: task.query_ids)
+        until(lambda: "_hook" in vars(task) and task._hook.query_ids)
         task.on_kill()
         with pytest.raises(SnowflakeStoppedError, match="cancel"):
             executed.result()

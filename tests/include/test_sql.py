@@ -534,8 +534,8 @@ def test_merging_updates_inserts_and_deletes_what_is_missing_only_if_the_dataset
 ) -> None:
     merge = merge_into_target(key, 'WHEN MATCHED THEN UPDATE SET "DEGREES" = staging."DEGREES" ')
     delete = (
-        f'DELETE FROM {TARGET} WHERE ("PLACE", "DATE") NOT IN '
-        f'(SELECT "PLACE", "DATE" FROM staging.shared_forecasts__{key}) OR "PLACE" IS NULL OR "DATE" IS NULL'
+        f"DELETE FROM {TARGET} WHERE NOT EXISTS ( SELECT 1 FROM staging.shared_forecasts__{key} AS staged_row "
+        'WHERE shared_forecasts."PLACE" = staged_row."PLACE" AND shared_forecasts."DATE" = staged_row."DATE" )'
     )
     publish = rendered(make_dag(**MERGE, delete_missing=delete_missing), "publish")
     assert changes_of_target(publish) == [merge, *([delete] if delete_missing else [])]

@@ -85,16 +85,15 @@ def test_a_repeated_request_executes_nothing_twice(hook: DataShareSnowflakeHook,
 
 
 def test_several_statements_are_one_transaction(hook: DataShareSnowflakeHook, table: str) -> None:
-    handles = hook.run_transaction(f"BEGIN; INSERT INTO {table} SELECT 1, 'kept'; COMMIT;", 3)
-    assert len(set(handles)) == 3
+    hook.run_transaction(["BEGIN", f"INSERT INTO {table} SELECT 1, 'kept'", "COMMIT"])
     with pytest.raises(SnowflakeStatementError):
-        hook.run_transaction(f"BEGIN; DELETE FROM {table}; SELECT * FROM nothing_here; COMMIT;", 4)
+        hook.run_transaction(["BEGIN", f"DELETE FROM {table}", "SELECT * FROM nothing_here", "COMMIT"])
     assert hook.run_statement(f"SELECT name FROM {table}").rows == [{"NAME": "kept"}]
 
 
 def test_a_count_that_is_wrong_is_refused(hook: DataShareSnowflakeHook, table: str) -> None:
     with pytest.raises(SnowflakeStatementError, match="statement count"):
-        hook.run_transaction(f"BEGIN; INSERT INTO {table} SELECT 1, 'no'; COMMIT;", 2)
+        hook.run_transaction(["BEGIN", f"INSERT INTO {table} SELECT 1, 'no'; COMMIT"])
     assert hook.run_statement(f"SELECT name FROM {table}").rows == []
 
 
@@ -102,16 +101,16 @@ def test_null_in_a_column_that_takes_none_is_told_as_the_publish_expects(hook: D
     name = f"T_{uuid.uuid4().hex}".upper()
     hook.run_statement(f"CREATE TABLE {name} (id NUMBER(38, 0) NOT NULL)")
     with pytest.raises(SnowflakeStatementError, match="NULL result in a non-nullable column"):
-        hook.run_transaction(f"BEGIN; INSERT INTO {name} SELECT NULL; COMMIT;", 3)
+        hook.run_transaction(["BEGIN", f"INSERT INTO {name} SELECT NULL", "COMMIT"])
     hook.run_statement(f"DROP TABLE {name}")
 
 
 def test_a_statement_is_cancelled(hook: DataShareSnowflakeHook) -> None:
-    handles: list[str] = []
+    hook.query_ids = []
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        executed = pool.submit(hook.run_statement, LONG, on_start=handles.append)
-        until(lambda: handles)
-        hook.cancel_queries(handles)
+        executed = pool.submit(hook.run_statement, LONG)
+        until(lambda: hook.query_ids)
+        hook.cancel_queries(hook.query_ids)
         with pytest.raises(SnowflakeStatementError, match=r"(?i)cancel"):
             executed.result()
 

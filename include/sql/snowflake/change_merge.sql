@@ -12,7 +12,10 @@ WHEN NOT MATCHED THEN INSERT ({{ columns(ti) }}) VALUES ({{ columns(ti, 'staging
 {% if dataset.delete_missing -%}
 DELETE FROM {{ dataset.target_table }}
 WHERE
-  ({{ keys() }}) NOT IN (SELECT {{ keys() }} FROM {{ staging_table(dag_run) }})
-  -- A row without a key equals no staged one, and NOT IN does not see it.
-  OR {{ a_key_is_null() }};
+  -- A row without a key equals no staged one, and is deleted too. With NOT IN, it would not be.
+  NOT EXISTS (
+    SELECT 1
+    FROM {{ staging_table(dag_run) }} AS staged_row
+    WHERE {{ same_keys(dataset.target_table.split('.') | last, 'staged_row') }}
+  );
 {%- endif %}

@@ -1,4 +1,5 @@
--- Lists the published exports that are older than a number of days, the oldest first.
+-- Lists the published exports that are older than a number of days, the youngest first: the files of the oldest are
+-- those that a lifecycle rule has deleted, while their rows in the ledger stay.
 
 SELECT
   dataset,
@@ -6,5 +7,5 @@ SELECT
   export_path
 FROM {{ share.LEDGER_TABLE }}
 WHERE published_at < DATEADD(DAY, -{{ params.keep_days | int }}, SYSDATE())
-ORDER BY published_at
+ORDER BY published_at DESC
 LIMIT 1000;

@@ -128,8 +128,7 @@ class Deployment:
 
     def rolled_back(self, statements: Sequence[str]) -> None:
         """Run statements in a transaction that is rolled back."""
-        sql = ";\n".join(["BEGIN TRANSACTION", *statements, "ROLLBACK"]) + ";"
-        self.snowflake.run_transaction(sql, len(statements) + 2)
+        self.snowflake.run_transaction(["BEGIN TRANSACTION", *statements, "ROLLBACK"])
 
     def without_secrets(self, text: str) -> str:
         """Return a text in which no secret of the connections stands."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -34,28 +33,23 @@ class Snowflake:
         """Answer a statement with these rows; several answers are given one after another."""
         self.answers[statement] = list(rows)
 
-    def _run_statement(
-        self, sql: str, *, request_id: Any = None, on_start: Callable[[str], None] = lambda _: None, **_: Any
-    ) -> StatementResult:
-        self._note(sql, request_id, on_start)
+    def _run_statement(self, sql: str, *, request_id: Any = None, **_: Any) -> StatementResult:
+        self._note(sql, request_id)
         answers = self.answers.get(sql, [[]])
         rows = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(rows, BaseException):
             raise rows
         return StatementResult(query_id=f"query {len(self.statements)}", rows=rows)
 
-    def _run_transaction(
-        self, sql: str, statement_count: int, *, request_id: Any, on_start: Callable[[str], None], **_: Any
-    ) -> list[str]:
-        self._note(sql, request_id, on_start)
+    def _run_transaction(self, statements: list[str], *, request_id: Any) -> None:
+        self._note(";\n".join(statements) + ";", request_id)
         if self.refusal:
             raise self.refusal
-        return [f"query {number}" for number in range(statement_count)]
 
-    def _note(self, sql: str, request_id: Any, on_start: Callable[[str], None]) -> None:
+    def _note(self, sql: str, request_id: Any) -> None:
         self.statements.append(sql)
         self.request_ids.append(request_id)
-        on_start(f"query {len(self.statements)}")
+        self.hook.query_ids = [f"query {len(self.statements)}"]
 
 
 @functools.cache

@@ -221,14 +221,12 @@ def test_what_the_connection_leaves_open_is_left_out(snowflake: Snowflake, monke
 
 def test_a_transaction_goes_into_one_request(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
     snowflake.will(STARTED, RUNNING, response(200, {"statementHandle": HANDLE, "statementHandles": ["a", "b", "c"]}))
-    started: list[str] = []
-    sql = "BEGIN;\nINSERT INTO t SELECT 1;\nCOMMIT;"
-    assert hook.run_transaction(sql, 3, on_start=started.append) == ["a", "b", "c"]
+    hook.run_transaction(["BEGIN", "INSERT INTO t SELECT 1", "COMMIT"])
     body = snowflake.calls[0]["json"]
-    assert body["statement"] == sql
+    assert body["statement"] == "BEGIN;\nINSERT INTO t SELECT 1;\nCOMMIT;"
     assert body["parameters"]["MULTI_STATEMENT_COUNT"] == "3"
     assert "bindings" not in body
-    assert started == [HANDLE]
+    assert hook.query_ids == [HANDLE]
 
 
 def test_request_ids_are_the_same_for_the_same_step_and_differ_between_steps() -> None:
@@ -308,9 +306,8 @@ def test_a_statement_is_waited_for_in_growing_steps(
     # Each step in one piece.
     monkeypatch.setattr(snowflake_hook, "_LONGEST_SLEEP_SECONDS", 60)
     snowflake.will(STARTED, *[RUNNING] * 20, DONE)
-    started: list[str] = []
-    hook.run_statement("SELECT 1", on_start=started.append)
-    assert started == [HANDLE]
+    hook.run_statement("SELECT 1")
+    assert hook.query_ids == [HANDLE]
     assert waits == sorted(waits)
     assert (waits[0], waits[-1]) == (0.05, 5.0)
 
@@ -387,7 +384,7 @@ def test_a_statement_that_runs_is_cancelled_and_none_follows(
     with pytest.raises(SnowflakeStoppedError, match="cancelled"):
         hook.run_statement("SELECT 1")
     with pytest.raises(SnowflakeStoppedError):
-        hook.run_transaction("BEGIN; COMMIT;", 2)
+        hook.run_transaction(["BEGIN", "COMMIT"])
     assert snowflake.paths == ["post", f"get /{HANDLE}", f"post /{HANDLE}/cancel", f"get /{HANDLE}"]
 
 
@@ -457,7 +454,7 @@ def test_a_transaction_that_snowflake_stopped_at_its_time_out_is_known_by_its_wo
     said = "Uncaught: Statement reached its statement or warehouse timeout of 7 second(s) and was canceled."
     snowflake.will(STARTED, failed("100132", said))
     with pytest.raises(SnowflakeStatementError) as caught:
-        hook.run_transaction("BEGIN; COMMIT;", 2)
+        hook.run_transaction(["BEGIN", "COMMIT"])
     assert caught.value.code is FailureCode.LOAD_TIMED_OUT
 
 
@@ -475,7 +472,7 @@ def test_a_reason_that_may_pass_is_left_to_the_next_attempt_of_the_task(
 def test_a_transaction_fails_like_a_statement(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
     snowflake.will(STARTED, failed("100132", "JavaScript execution error"))
     with pytest.raises(SnowflakeStatementError, match="100132"):
-        hook.run_transaction("BEGIN; COMMIT;", 2)
+        hook.run_transaction(["BEGIN", "COMMIT"])
 
 
 @pytest.mark.parametrize(
@@ -490,7 +487,7 @@ def test_a_reason_that_may_pass_is_known_in_a_transaction_too(
 ) -> None:
     snowflake.will(STARTED, failed("100132", f"JavaScript execution error: Uncaught Execution failed.\n{reason}"))
     with pytest.raises(SnowflakeTransientError):
-        hook.run_transaction("BEGIN; COMMIT;", 2)
+        hook.run_transaction(["BEGIN", "COMMIT"])
 
 
 def test_an_answer_without_a_statement_is_a_failure(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:

@@ -511,7 +511,8 @@ def test_publishing_runs_one_transaction_and_answers_with_the_ledger_row(
     snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
     row = publish.execute(publish_context(publish))  # type: ignore[arg-type]
     assert snowflake.statements == ["SELECT ledger", TRANSACTION, "SELECT ledger"]
-    assert snowflake.hook.run_transaction.call_args.args == (TRANSACTION, 3)
+    assert snowflake.hook.run_transaction.call_args.args == (TRANSACTION.removesuffix(";").split(";\n"),)
+    assert publish.shown_query_id == "query 2", "its link leads to the transaction"
     assert [call.kwargs["bindings"] for call in snowflake.hook.run_statement.call_args_list] == [[KEY], [KEY]]
     assert len(set(snowflake.request_ids)) == 3, "the second look must not be answered with the first"
     assert json.loads(json.dumps(row)) == {
