@@ -22,7 +22,7 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException
 
 from data_share.doctor_checks import airflow, databricks, snowflake
-from data_share.doctor_checks.deployment import Answer, Check, Deployment, State, words, wrong
+from data_share.doctor_checks.deployment import Answer, Check, Deployment, State, error_text, wrong
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 
@@ -82,7 +82,7 @@ def _answer(check: Check, deployment: Deployment) -> Answer:
     try:
         return check.answer(deployment)
     except Exception as error:
-        return wrong(f"{words(error)}.")
+        return wrong(f"{error_text(error)}.")
 
 
 class CheckShareOperator(BaseOperator):

@@ -105,10 +105,10 @@ class ShareError(Exception):
         return str(self.args[0])
 
     def __str__(self) -> str:
-        return in_words(self.message, self.code.what_to_do)
+        return with_advice(self.message, self.code.what_to_do)
 
 
-def in_words(message: str, what_to_do: str) -> str:
+def with_advice(message: str, what_to_do: str) -> str:
     """Return a failure as a text for people: what happened, which may be a list, and what to do."""
     return message + ("\n" if "\n" in message else " ") + what_to_do
 
@@ -117,7 +117,7 @@ class NotPublishedError(AirflowFailException):
     """The sync ended without a publish, for the reason that the report gives."""
 
     def __init__(self, failure: Failure) -> None:
-        super().__init__(f"{failure.step}: {in_words(failure.message, failure.code.what_to_do)}")
+        super().__init__(f"{failure.step}: {with_advice(failure.message, failure.code.what_to_do)}")
         self.failure = failure
 
 

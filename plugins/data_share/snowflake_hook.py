@@ -219,7 +219,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         request_id: uuid.UUID | None,
         bindings: Sequence[str],
     ) -> str:
-        with _told_in_words():
+        with _as_share_errors():
             # Of a connection with OAuth, this asks for the token.
             connection = self._get_conn_params()
         body: dict[str, Any] = {
@@ -308,7 +308,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
     def _call(
         self, method: str, url: str, params: dict[str, str] | None = None, body: dict[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
-        with _told_in_words():
+        with _as_share_errors():
             try:
                 return self._make_api_call_with_retries(method, url, self.get_headers(), params, body)  # type: ignore[no-any-return]
             except requests.exceptions.HTTPError as error:
@@ -318,7 +318,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
 
 
 @contextlib.contextmanager
-def _told_in_words() -> Iterator[None]:
+def _as_share_errors() -> Iterator[None]:
     """Make of what goes wrong in a call what went wrong with Snowflake."""
     try:
         yield

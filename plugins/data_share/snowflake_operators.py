@@ -32,7 +32,7 @@ from data_share.snowflake_hook import (
 TARGET_UNCHANGED = "The target is as it was."
 
 _SHOWN_ROWS = 5
-_TOLD_OF_ASSET = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
+_ASSET_EVENT_FIELDS = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
 # In an answer to several statements, the code is 100132 whatever the reason is, and the reason is in the message.
 _NOT_THERE = "does not exist or not authorized"
 _REFUSED_BY_LEDGER = "NULL result in a non-nullable column"
@@ -295,13 +295,13 @@ class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
         # The queries that follow look for rows to show.
         self.shown_query_id = next(iter(self._hook.query_ids), "")
         failed = [name for name, check in self.checks.items() if not check.get("success")]
-        told = "\n".join(f"- {name}: {self._told(str(self.checks[name]['check_statement']))}" for name in failed)
+        told = "\n".join(f"- {name}: {self._described(str(self.checks[name]['check_statement']))}" for name in failed)
         raise CheckFailedError(
             f"{len(failed)} of {len(self.checks)} checks failed on {self.table}. {TARGET_UNCHANGED}\n{told}",
             snowflake_query_id=self.shown_query_id or None,
         )
 
-    def _told(self, condition: str) -> str:
+    def _described(self, condition: str) -> str:
         """Return a failed condition with the rows for which it is not true, as far as it is one that rows have."""
         offending = f"FROM {self.table} WHERE NOT COALESCE(({condition}), FALSE)"
         try:
@@ -434,7 +434,7 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
 
     def _tell_asset(self, context: Context, row: dict[str, Any]) -> None:
         asset = Asset(self._hook.asset_uri(self.dataset.target_table))
-        extra = {name: row[name] for name in _TOLD_OF_ASSET}
+        extra = {name: row[name] for name in _ASSET_EVENT_FIELDS}
         context["outlet_events"][AssetAlias(self.dataset.name)].add(asset, extra=extra)
 
 

@@ -15,9 +15,9 @@ from data_share.doctor_checks.deployment import (
     Check,
     Deployment,
     State,
+    error_text,
     ok,
     verdict,
-    words,
     wrong,
 )
 
@@ -39,7 +39,7 @@ def dag_files(deployment: Deployment) -> Answer:
             runpy.run_path(str(path))
         except Exception as error:
             problems.append(
-                f"dags/{path.name} cannot be imported: {words(error)}. Install requirements.txt everywhere."
+                f"dags/{path.name} cannot be imported: {error_text(error)}. Install requirements.txt everywhere."
             )
     return verdict(problems, f"{len(files)} files can be imported.")
 
@@ -72,7 +72,7 @@ def airflow_processes(deployment: Deployment) -> Answer:
         health = response.json()
     except (requests.RequestException, ValueError) as error:
         return wrong(
-            f"The api-server at {address} does not answer: {words(error)}. Tasks report to it: correct [core] "
+            f"The api-server at {address} does not answer: {error_text(error)}. Tasks report to it: correct [core] "
             "execution_api_server_url, or start it."
         )
     reasons = {

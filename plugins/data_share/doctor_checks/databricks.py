@@ -13,16 +13,16 @@ from data_share.doctor_checks.deployment import (
     Check,
     Deployment,
     State,
+    check_fields,
+    check_reachable,
     clock,
-    complete,
     connection_of,
+    error_text,
     listed,
     no_connection,
     ok,
-    reach,
     verdict,
     with_advice,
-    words,
     wrong,
 )
 
@@ -38,7 +38,7 @@ def databricks_connection(deployment: Deployment) -> Answer:
         missing += [field for field in ("login", "password") if not getattr(connection, field)]
     elif not (connection.password or extra.get("token") or any(name.startswith("azure") for name in extra)):
         missing.append("password (the token, or the secret of a service principal)")
-    return complete(deployment.databricks_conn_id, missing)
+    return check_fields(deployment.databricks_conn_id, missing)
 
 
 def databricks_reachable(deployment: Deployment) -> Answer:
@@ -46,7 +46,7 @@ def databricks_reachable(deployment: Deployment) -> Answer:
     connection = BaseHook.get_connection(deployment.databricks_conn_id)
     port = f":{connection.port}" if connection.port else ""
     host = str(connection.host).removeprefix("https://").removeprefix("http://").rstrip("/")
-    return reach(deployment, "Databricks", f"{connection.schema or 'https'}://{host}{port}/", "host")
+    return check_reachable(deployment, "Databricks", f"{connection.schema or 'https'}://{host}{port}/", "host")
 
 
 def databricks_sign_in(deployment: Deployment) -> Answer:
@@ -55,8 +55,8 @@ def databricks_sign_in(deployment: Deployment) -> Answer:
         deployment.databricks.list_jobs(limit=1, job_name="export_dataset")
     except Exception as error:
         return wrong(
-            f"Databricks does not accept the sign-in of {deployment.databricks_conn_id}: {words(error)}. Check the "
-            "token, or client id and secret of the service principal: docs/databricks.md."
+            f"Databricks does not accept the sign-in of {deployment.databricks_conn_id}: {error_text(error)}. "
+            "Check the token, or client id and secret of the service principal: docs/databricks.md."
         )
     return ok("the credentials are accepted.")
 
@@ -82,7 +82,7 @@ def export_job(deployment: Deployment) -> Answer:
         deployment.job = deployment.databricks._do_api_call(("GET", "2.2/jobs/get"), {"job_id": job_id})["settings"]
     except Exception as error:
         return wrong(
-            f"Databricks does not show job {job_id}: {words(error)}. Correct the Airflow Variable "
+            f"Databricks does not show job {job_id}: {error_text(error)}. Correct the Airflow Variable "
             f"{share.EXPORT_JOB_VARIABLE}, or give Airflow's principal CAN_MANAGE_RUN on the job."
         )
     return ok(f"job {job_id} is {deployment.job.get('name')}.")

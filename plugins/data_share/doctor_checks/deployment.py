@@ -165,7 +165,7 @@ def verdict(problems: Sequence[str], well: str) -> Answer:
     return wrong(" ".join(problems)) if problems else ok(well)
 
 
-def words(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """Return what an error says, on one line and without a full stop."""
     # What to do is said by the check that failed.
     said = error.message if isinstance(error, ShareError) else str(error)
@@ -199,13 +199,13 @@ def no_connection(conn_id: str) -> Answer:
     )
 
 
-def complete(conn_id: str, missing: Sequence[str]) -> Answer:
+def check_fields(conn_id: str, missing: Sequence[str]) -> Answer:
     """Answer whether a connection lacks any of its fields."""
     problems = [f"The Airflow connection {conn_id} lacks: {', '.join(missing)}. README.md, Real accounts."]
     return verdict(problems if missing else [], "complete.")
 
 
-def reach(deployment: Deployment, system: str, url: str, field: str) -> Answer:
+def check_reachable(deployment: Deployment, system: str, url: str, field: str) -> Answer:
     """Answer whether anything answers at an address, whatever it says; its clock is noted on the way."""
     before = deployment.now()
     try:
@@ -213,8 +213,8 @@ def reach(deployment: Deployment, system: str, url: str, field: str) -> Answer:
         response = requests.get(url, timeout=HTTP_SECONDS, allow_redirects=False)
     except requests.RequestException as error:
         return wrong(
-            f"{system} cannot be reached at {url}: {words(error)}. Check {field} of the connection, and DNS, proxy "
-            "and firewall of this machine."
+            f"{system} cannot be reached at {url}: {error_text(error)}. Check {field} of the connection, and DNS, "
+            "proxy and firewall of this machine."
         )
     with contextlib.suppress(KeyError, TypeError, ValueError):
         theirs = parsedate_to_datetime(response.headers["Date"])

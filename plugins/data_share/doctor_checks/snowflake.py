@@ -19,17 +19,17 @@ from data_share.doctor_checks.deployment import (
     Check,
     Deployment,
     State,
+    check_fields,
+    check_reachable,
     clock,
-    complete,
     connection_of,
+    error_text,
     listed,
     no_connection,
     ok,
-    reach,
     skew_between,
     verdict,
     with_advice,
-    words,
     wrong,
 )
 from data_share.snowflake_hook import SnowflakeRefusedError, SnowflakeStatementError
@@ -55,7 +55,7 @@ def snowflake_connection(deployment: Deployment) -> Answer:
         if not any(extra.get(name) for name in keys):
             fields["extra private_key_file or private_key_content"] = None
     fields |= {f"extra {name}": extra.get(name) for name in ("account", "warehouse", "database", "role")}
-    answer = complete(deployment.snowflake_conn_id, [name for name, value in fields.items() if not value])
+    answer = check_fields(deployment.snowflake_conn_id, [name for name, value in fields.items() if not value])
     file = extra.get("private_key_file")
     if answer.state is State.OK and file and not Path(file).is_file():
         return wrong(f"private_key_file of {deployment.snowflake_conn_id} is {file}, which is no file on this machine.")
@@ -64,7 +64,7 @@ def snowflake_connection(deployment: Deployment) -> Answer:
 
 def snowflake_reachable(deployment: Deployment) -> Answer:
     """Something answers at the account's address."""
-    return reach(deployment, "Snowflake", deployment.snowflake.statements_url, "extra account")
+    return check_reachable(deployment, "Snowflake", deployment.snowflake.statements_url, "extra account")
 
 
 def snowflake_sign_in(deployment: Deployment) -> Answer:
@@ -78,12 +78,12 @@ def snowflake_sign_in(deployment: Deployment) -> Answer:
         [deployment.session] = deployment.rows(sql)
     except SnowflakeRefusedError as error:
         if any(f"code {code}" in str(error) for code in _ROLE_REFUSED):
-            deployment.role_refused = words(error)
+            deployment.role_refused = error_text(error)
             return ok("user and key are accepted.")
-        return wrong(f"{words(error)}. How to give the user a new key: docs/snowflake.md.")
+        return wrong(f"{error_text(error)}. How to give the user a new key: docs/snowflake.md.")
     except Exception as error:
         return wrong(
-            f"The sign-in of {deployment.snowflake_conn_id} fails: {words(error)}. Check the private key, and "
+            f"The sign-in of {deployment.snowflake_conn_id} fails: {error_text(error)}. Check the private key, and "
             "account and login of the connection: docs/snowflake.md."
         )
     theirs = deployment.session["SYSTEM_TIME"].replace(tzinfo=UTC)
@@ -127,8 +127,8 @@ def snowflake_warehouse(deployment: Deployment) -> Answer:
         deployment.rows("SELECT COUNT(*) AS total FROM information_schema.schemata")
     except SnowflakeStatementError as error:
         return wrong(
-            f"Warehouse {name} cannot be used: {words(error)}. It does not exist, or: GRANT USAGE ON WAREHOUSE {name} "
-            f"TO ROLE {_role(deployment)}."
+            f"Warehouse {name} cannot be used: {error_text(error)}. It does not exist, or: GRANT USAGE ON WAREHOUSE "
+            f"{name} TO ROLE {_role(deployment)}."
         )
     return ok(f"{name}.")
 
@@ -141,7 +141,7 @@ def storage_integration(deployment: Deployment) -> Answer:
     except SnowflakeStatementError as error:
         return Answer(
             State.UNKNOWN,
-            f"because role {_role(deployment)} does not see the integration: {words(error)}. That is "
+            f"because role {_role(deployment)} does not see the integration: {error_text(error)}. That is "
             "enough for syncs; creating the stage takes USAGE on it. An account administrator can look: DESCRIBE "
             f"INTEGRATION {name}.",
         )
@@ -192,8 +192,8 @@ def list_stage(deployment: Deployment) -> Answer:
         deployment.rows(f"LIST @{share.STAGE}/{_EMPTY_FOLDER}")
     except SnowflakeStatementError as error:
         return wrong(
-            f"{words(error)}. Role {_role(deployment)} needs USAGE on the stage; the AWS role needs the trust policy "
-            "and the rights of docs/aws.md."
+            f"{error_text(error)}. Role {_role(deployment)} needs USAGE on the stage; the AWS role needs the trust "
+            "policy and the rights of docs/aws.md."
         )
     return ok(f"{share.SHARE_URL} can be listed.")
 
@@ -301,7 +301,8 @@ def write_and_read(deployment: Deployment) -> Answer:
         rows = deployment.rows(f"SELECT n FROM {table}")  # noqa: S608
     except SnowflakeStatementError as error:
         return wrong(
-            f"{words(error)}. GRANT USAGE, CREATE TABLE ON SCHEMA {share.STAGING_SCHEMA} TO ROLE {_role(deployment)}."
+            f"{error_text(error)}. GRANT USAGE, CREATE TABLE ON SCHEMA {share.STAGING_SCHEMA} "
+            f"TO ROLE {_role(deployment)}."
         )
     finally:
         # Without the schema or the right to create, there is nothing to drop.
@@ -335,7 +336,7 @@ def _columns(deployment: Deployment, table: str) -> dict[str, str] | str:
     try:
         return {str(row["name"]): str(row["type"]) for row in deployment.rows(f"DESCRIBE TABLE {table}")}
     except SnowflakeStatementError as error:
-        return f"{table}: {words(error)}."
+        return f"{table}: {error_text(error)}."
 
 
 def _differences(
@@ -381,7 +382,7 @@ def _missing_rights(deployment: Deployment, table: str, rights: Sequence[str]) -
             deployment.rolled_back([probes[right]])
         except SnowflakeStatementError as error:
             grant = f"GRANT {right} ON TABLE {table} TO ROLE {_role(deployment)}"
-            problems.append(f"{right} on {table} fails: {words(error)}. {grant}.")
+            problems.append(f"{right} on {table} fails: {error_text(error)}. {grant}.")
             if right == "SELECT":
                 # The others read the table too, and would fail for this.
                 break

@@ -248,6 +248,17 @@ def test_staging_that_is_dropped_is_not_published(a_share: Share, dataset: Datas
     assert_whole(reader, mode, 1)
 
 
+def test_a_row_without_a_key_is_missing_from_any_source(a_share: Share) -> None:
+    dataset = a_share.dataset(**MODES["merge"])
+    a_share.write(dataset, generation(1))
+    a_share.sync(dataset)
+    # Somebody else's: a sync refuses such rows.
+    a_share.query(f"INSERT INTO {dataset.target_table} SELECT NULL, 'somebody', 0")
+    a_share.sync(dataset)
+    assert len(a_share.target(dataset)) == len(generation(1))
+    assert a_share.ledger(dataset)[-1]["ROWS_DELETED"] == 1
+
+
 def test_an_append_counts_a_run_once(a_share: Share) -> None:
     dataset = a_share.dataset(load_mode="append")
     a_share.write(dataset, generation(1))
