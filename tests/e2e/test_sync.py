@@ -132,6 +132,26 @@ def busy_workers(share: RunningShare) -> list[str]:
     return busy
 
 
+def test_clearing_the_export_while_databricks_works_leaves_no_run_behind(share: RunningShare) -> None:
+    share.hold_export("start")
+    run_id = share.start_sync()
+    share.wait_until_held(run_id)
+    first = share.databricks_run(run_id)["run_id"]
+
+    share.clear(run_id, "export_to_s3")
+    # A run that is held does not end by itself.
+    state = {"life_cycle_state": "TERMINATED", "result_state": "CANCELED"}
+    wait_for(
+        lambda: state.items() <= share.databricks("GET", "/api/2.2/jobs/runs/get", {"run_id": first})["state"].items(),
+        "the first export is cancelled",
+    )
+    share.release_export()
+
+    assert share.end_of(run_id)["state"] == "success", share.failures(run_id)
+    assert share.databricks_run(run_id)["run_id"] != first
+    assert share.xcom(run_id, "publish")["attempt"] == 2
+
+
 def test_clearing_the_export_exports_again_to_a_new_path(share: RunningShare) -> None:
     run_id = share.start_sync()
     share.end_of(run_id)
