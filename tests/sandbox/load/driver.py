@@ -250,8 +250,10 @@ class Share:
         return self.query(f"SELECT * FROM {share.MANIFEST_TABLE} WHERE dataset = '{dataset.name}' ORDER BY run_key")
 
     def turns(self, dataset: Dataset) -> list[Row]:
-        """Return whose turn it was last."""
-        return self.query(f"SELECT * FROM {share.turn_table(dataset.name)}")
+        """Return whose turn it was last; before the first copy, there is no table of it."""
+        schema, _, table = share.turn_table(dataset.name).partition(".")
+        there = self.query(f"SHOW TABLES LIKE '{table}' IN SCHEMA {schema}")
+        return self.query(f"SELECT * FROM {schema}.{table}") if there else []
 
     def everything(self, dataset: Dataset) -> tuple[list[Row], ...]:
         """Return all that a publish may change."""
