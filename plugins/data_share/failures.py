@@ -168,7 +168,11 @@ def databricks_status(error: BaseException) -> int | None:
         return error.http_status_code
     found = re.fullmatch(r"Response: .*, Status Code: (\d{3})", str(error), re.DOTALL)
     status = error.status if isinstance(error, aiohttp.ClientResponseError) else int(found[1]) if found else None
-    return 401 if status is not None and 400 <= status < 500 and status != 429 else status
+    return 401 if _is_refusal(status) else status
+
+
+def _is_refusal(status: int | None) -> bool:
+    return status is not None and 400 <= status < 500 and status != 429
 
 
 def code_of_status(status: int | None, refused: FailureCode) -> FailureCode:
@@ -282,6 +286,6 @@ class RetryTransientErrors(RetryPolicy):
     ) -> RetryDecision:
         """Decide on one failure; see :class:`airflow.sdk.RetryPolicy`."""
         status = databricks_status(exception)
-        if status is not None and 400 <= status < 500 and status != 429:
+        if _is_refusal(status):
             return RetryDecision.fail(reason=f"Databricks refuses the request ({status})")
         return RetryDecision.default()
