@@ -49,9 +49,9 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, interrupt: signal
         wait_for(lambda: len(stack.processes()) >= 2, "the demo has started processes", seconds=180)
         started = stack.processes()
         demo.send_signal(interrupt)
-        demo.communicate(timeout=180)
+        output, _ = demo.communicate(timeout=180)
 
-        assert demo.returncode == 130
+        assert demo.returncode == 130, output
         assert stack.processes() == []
         assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     finally:

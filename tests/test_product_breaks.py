@@ -1,0 +1,230 @@
+"""
+The product, broken on purpose in twenty places: for each, a test that notices, and the tier in which it does.
+
+A break is made in a copy of the project, where the test is run. `make test` must notice nearly all of them, `make
+test-all` every one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+# Tests that the copies run in processes of their own may need the network of this machine.
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
+
+PROJECT = Path(__file__).resolve().parents[1]
+PACKAGE = "plugins/data_share"
+SQL = "include/sql/snowflake"
+COPIED = ("dags", "plugins", "include", "sandbox", "examples", "tests", "docs", "pyproject.toml")
+LEAST_IN_MAKE_TEST = 17
+
+
+class Break(NamedTuple):
+    """
+    One fault, made by putting other text in the place of what is there.
+
+    :param file: file of the project that is broken
+    :param right: text that stands in it once
+    :param wrong: text that takes its place
+    :param seen_by: test that must fail
+    :param tier: tier of that test
+    """
+
+    file: str
+    right: str
+    wrong: str
+    seen_by: str
+    tier: str = "quick"
+
+
+BREAKS = {
+    "two runs of one second have one run key": Break(
+        f"{PACKAGE}/share.py",
+        'f"{dag_id}\\n{run_id}"',
+        "dag_id",
+        "tests/plugins/data_share/test_share.py::test_run_keys_differ_between_runs_of_the_same_second_and_between_dags",
+    ),
+    "a new attempt exports to the path of the one before": Break(
+        f"{PACKAGE}/share.py",
+        "/{attempt}-{digest}/",
+        "/1-00000000/",
+        "tests/plugins/data_share/test_share.py::test_each_attempt_exports_to_its_own_folder",
+    ),
+    "a path that only begins as it should is loaded": Break(
+        f"{PACKAGE}/share.py",
+        "if not re.fullmatch(pattern, path):",
+        "if not re.match(pattern, path):",
+        "tests/plugins/data_share/test_share.py::test_a_path_outside_the_dataset_is_never_loaded",
+    ),
+    "an apostrophe ends a string in SQL": Break(
+        f"{PACKAGE}/share.py",
+        """part.replace("'", "''")""",
+        "part",
+        "tests/plugins/data_share/test_share.py::test_a_value_becomes_one_string_literal",
+    ),
+    "files beside the data are loaded": Break(
+        f"{SQL}/copy_into_staging.sql",
+        "PATTERN = '.*[.]parquet'\n",
+        "PATTERN = '.*'\n",
+        "tests/sandbox/load/test_reconciliation.py::test_an_empty_export_with_leave_empties_the_target",
+    ),
+    "rows are not counted against the manifest": Break(
+        "dags/sync_datasets.py",
+        '"COUNT(*) = {{ copied(ti).rows_exported }}"',
+        '"COUNT(*) >= 0"',
+        "tests/sandbox/load/test_reconciliation.py::test_another_row_count_than_the_manifests",
+    ),
+    "a replace keeps the rows that were there": Break(
+        f"{SQL}/change_replace.sql",
+        "INSERT OVERWRITE INTO",
+        "INSERT INTO",
+        "tests/sandbox/load/test_load_property.py::test_the_target_is_what_the_model_says",
+    ),
+    "a merge deletes no row that the source has no more": Break(
+        f"{SQL}/change_merge.sql",
+        "{% if dataset.delete_missing -%}",
+        "{% if false -%}",
+        "tests/sandbox/load/test_load_property.py::test_the_target_is_what_the_model_says",
+    ),
+    "an older sync undoes a younger one": Break(
+        f"{SQL}/publish.sql",
+        "WHEN MATCHED AND turn.staged_at <= mine.staged_at THEN",
+        "WHEN MATCHED THEN",
+        "tests/sandbox/load/test_publish_races.py::test_a_zombie_of_an_older_run_is_refused",
+    ),
+    "an append whose answer was lost is done twice": Break(
+        f"{SQL}/publish.sql",
+        "      ) = 0\n",
+        "      ) >= 0\n",
+        "tests/sandbox/load/test_publish_races.py",
+    ),
+    "a staging table that was emptied after the check is published": Break(
+        f"{SQL}/publish.sql",
+        "      AND (SELECT COUNT(*) FROM {{ staging_table(dag_run) }}) = {{ copied(ti).rows_loaded }}\n      AND (",
+        "      AND (",
+        "tests/sandbox/load/test_publish_races.py",
+    ),
+    "a dry run publishes": Break(
+        f"{PACKAGE}/snowflake_operators.py",
+        'if self.preview == "True":',
+        "if False:",
+        "tests/sandbox/load/test_reload_and_preview.py::test_a_dry_run_changes_nothing_and_says_what_would_change",
+    ),
+    "an export that loaded nothing is a success": Break(
+        f"{PACKAGE}/snowflake_operators.py",
+        'if counts["rows_loaded"] == 0 and not',
+        "if False and not",
+        "tests/sandbox/load/test_reconciliation.py::test_data_that_are_gone",
+    ),
+    "the manifest of another run is taken": Break(
+        f"{PACKAGE}/snowflake_operators.py",
+        'if (manifest["DATASET"], manifest["RUN_KEY"]) != (self.dataset.name, self.run_key):',
+        "if False:",
+        "tests/sandbox/load/test_reconciliation.py::test_a_manifest_of_another_run_or_dataset",
+    ),
+    "a statement is submitted under a new id when its answer is lost": Break(
+        f"{PACKAGE}/snowflake_operators.py",
+        'return request_id(_running(self._context)["ti"].id, *place)',
+        "return uuid.uuid4()",
+        "tests/plugins/data_share/test_snowflake_operators.py::test_request_ids_are_of_the_place_and_the_attempt",
+    ),
+    "a failed export is a success": Break(
+        f"{PACKAGE}/databricks_run.py",
+        "if not state.is_successful:",
+        "if False:",
+        "tests/plugins/data_share/test_databricks_run.py::test_every_other_end_is_a_failure_in_databricks_words",
+    ),
+    "a cancelled sync leaves its export running": Break(
+        f"{PACKAGE}/databricks_run.py",
+        "        await _cancel(_hook(self.databricks_conn_id), _run_id(self.run_id))\n",
+        "",
+        "tests/plugins/data_share/test_databricks_run.py"
+        "::test_a_task_that_ended_cancels_its_run_and_one_that_others_follow_does_not",
+    ),
+    "a sync that was not published ends as a success": Break(
+        f"{PACKAGE}/finish.py",
+        "            raise NotPublishedError(failure_of_sync(ti, self.steps, states, reports, in_ledger=in_ledger))\n",
+        "            failure_of_sync(ti, self.steps, states, reports, in_ledger=in_ledger)\n",
+        "tests/plugins/data_share/test_finish.py::test_a_sync_that_is_not_published_ends_as_failed_and_says_why",
+    ),
+    "an alert can be sent again by whoever recorded it": Break(
+        f"{PACKAGE}/alerts.py",
+        "[event_id.encode(), timestamp.encode(), body]",
+        "[event_id.encode(), body]",
+        "tests/plugins/data_share/test_alerts.py::test_each_attempt_is_signed_with_its_time_and_with_every_secret",
+    ),
+    "a client calls a failed sync complete": Break(
+        "examples/backend/sync.mjs",
+        'complete: state === "success" && failure === null,',
+        'complete: state !== "running",',
+        "tests/examples/backend/test_clients_alone.py",
+        "full",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project."""
+    copy = tmp_path_factory.mktemp("broken") / "project"
+    copy.mkdir()
+    for name in COPIED:
+        if (PROJECT / name).is_dir():
+            shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(PROJECT / name, copy / name)
+    return copy
+
+
+@pytest.fixture
+def broken(project: Path, request: pytest.FixtureRequest) -> Iterator[Break]:
+    """One break, made in the copy and mended after the test."""
+    fault: Break = request.param
+    path = project / fault.file
+    right = path.read_text()
+    assert right.count(fault.right) == 1, f"{fault.file} is not as this list says"
+    path.write_text(right.replace(fault.right, fault.wrong))
+    yield fault
+    path.write_text(right)
+
+
+def pytest_in(project: Path, tier: str, *tests: str) -> subprocess.CompletedProcess[str]:
+    """Run tests of a tier in the copy."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTEST"))}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tier", tier, *tests]
+    return subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.parametrize("broken", BREAKS.values(), ids=BREAKS, indirect=True)
+def test_a_break_is_noticed(project: Path, broken: Break) -> None:
+    found = pytest_in(project, broken.tier, broken.seen_by)
+
+    # 1: tests were run, and failed. A test that cannot be found, or a module that cannot be read, is another number.
+    assert found.returncode == 1, found.stdout[-3000:] + found.stderr[-1000:]
+
+
+@pytest.mark.parametrize("tier", ["quick", "full"])
+def test_nothing_is_noticed_where_nothing_is_broken(project: Path, tier: str) -> None:
+    tests = sorted({fault.seen_by for fault in BREAKS.values() if fault.tier == tier})
+
+    found = pytest_in(project, tier, *tests)
+
+    assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-1000:]
+
+
+def test_make_test_notices_nearly_all() -> None:
+    tiers = Counter(fault.tier for fault in BREAKS.values())
+    assert set(tiers) <= {"quick", "full"}
+    assert tiers["quick"] >= LEAST_IN_MAKE_TEST
+    assert tiers.total() >= 20
