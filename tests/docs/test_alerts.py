@@ -17,6 +17,8 @@ import pytest
 
 from tests.docs.markdown import Page
 
+pytestmark = pytest.mark.tier("full")
+
 KEY, NEW_KEY = b"k" * 32, b"n" * 32
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
 BODY = '{"event": "sync_failed", "message": "café"}'.encode()

@@ -17,6 +17,8 @@ from jsonschema import Draft202012Validator
 
 from tests.docs.markdown import PROJECT, Page, pages
 
+pytestmark = pytest.mark.tier("full")
+
 SCRIPT = PROJECT / "docs" / "generate_docs.py"
 SCHEMA_LINE = "# yaml-language-server: $schema=dataset.schema.json"
 

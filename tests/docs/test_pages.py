@@ -31,6 +31,8 @@ import yaml
 
 from tests.docs.markdown import PROJECT, Block, Page, pages
 
+pytestmark = pytest.mark.tier("full")
+
 # Datasets that documents make up or walk through, and that are not in include/datasets/.
 EXAMPLE_DATASETS = {"tides", "airports"}
 # What a script may call: programs that a reader has or installs, and make.

@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
+import pytest
+
 from tests.docs.markdown import PROJECT, Page
+
+pytestmark = pytest.mark.tier("full")
 
 TITLES = ["Behaviour", "Real service", "Stand-in", "Relied on", "Test"]
 

@@ -37,6 +37,7 @@ from tests.live.accounts import (
 )
 
 pytestmark = [
+    pytest.mark.tier("full"),
     pytest.mark.sandbox,
     pytest.mark.skipif(os.environ.get(SWITCH) == "1", reason="the suite is on its way to real accounts"),
 ]
