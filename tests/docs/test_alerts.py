@@ -1,4 +1,4 @@
-"""The lines of docs/alerts.md that check a signature take what the notifier signs, and nothing else."""
+"""What docs/alerts.md shows: an event as it is sent, and lines that take what the notifier signs, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
-from data_share.alerts import SYNC_DEADLINE_MISSED, SYNC_FAILED, SYNC_SUCCEEDED, Webhook
+from tests.docs.markdown import Page
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "alerts.md").read_text()
+pytestmark = pytest.mark.tier("full")
+
 KEY, NEW_KEY = b"k" * 32, b"n" * 32
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
 BODY = '{"event": "sync_failed", "message": "café"}'.encode()
@@ -26,14 +27,14 @@ NODE = shutil.which("node")
 Request = tuple[dict[str, str], bytes]
 
 
-def block(language: str) -> str:
-    """Return the first block of a language."""
-    found = re.search(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-    assert found is not None
-    return found[1]
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return Page.read("docs/alerts.md")
 
 
 def signed(*keys: bytes, age: float = 0, **headers: str) -> Request:
+    from data_share.alerts import Webhook
+
     made = Webhook("https://backend.example.com/hooks", keys).headers("the-id", BODY, time.time() - age)
     return {**made, **headers}, BODY
 
@@ -59,20 +60,20 @@ def requests_by_kind() -> tuple[dict[str, Request], dict[str, Request]]:
     return genuine, forged
 
 
-def in_python(requests: dict[str, Request]) -> dict[str, bool]:
+def in_python(page: Page, requests: dict[str, Request]) -> dict[str, bool]:
     names: dict[str, Any] = {}
-    exec(block("python"), names)
+    exec(page.block("python"), names)
     check: Callable[..., bool] = names["is_genuine"]
     return {name: check(headers, body, SECRET) for name, (headers, body) in requests.items()}
 
 
-def in_node(requests: dict[str, Request]) -> dict[str, bool]:
+def in_node(page: Page, requests: dict[str, Request]) -> dict[str, bool]:
     if NODE is None:
         if os.environ.get("CI"):
             pytest.fail("node is not installed")
         pytest.skip("node is not installed")
     given = {name: [headers, base64.b64encode(body).decode()] for name, (headers, body) in requests.items()}
-    script = f"""{block("js")}
+    script = f"""{page.block("js")}
     const [requests, secret] = JSON.parse(process.argv[1]);
     const answers = Object.entries(requests).map(
       ([name, [headers, body]]) => [name, isGenuine(headers, Buffer.from(body, "base64"), secret)]);
@@ -87,17 +88,36 @@ def in_node(requests: dict[str, Request]) -> dict[str, bool]:
 
 @pytest.mark.parametrize("check", [in_python, in_node])
 def test_the_lines_of_the_page_take_genuine_requests_only(
-    check: Callable[[dict[str, Request]], dict[str, bool]],
+    page: Page, check: Callable[[Page, dict[str, Request]], dict[str, bool]]
 ) -> None:
     genuine, forged = requests_by_kind()
-    answers = check({**genuine, **forged})
+    answers = check(page, {**genuine, **forged})
     assert answers == {**dict.fromkeys(genuine, True), **dict.fromkeys(forged, False)}
 
 
-def test_the_page_names_every_event_and_shows_every_field() -> None:
-    shown = json.loads(block("json"))
-    assert {SYNC_SUCCEEDED, SYNC_FAILED, SYNC_DEADLINE_MISSED} <= set(re.findall(r"^\| `(\w+)`", PAGE, re.MULTILINE))
-    assert list(shown) == [
-        *("event", "event_id", "dataset", "dag_id", "dag_run_id", "run_key", "state", "requested_by", "result"),
-        *("failure", "deadline", "airflow_run_url", "sent_at"),
-    ]
+def test_the_page_shows_an_event_as_it_is_sent(page: Page) -> None:
+    from data_share import alerts
+
+    shown = json.loads(page.block("json"))
+    run = {name: shown[name] for name in ("dag_id", "dag_run_id", "state")}
+    context = {
+        "dag_run": {**run, "run_after": "2026-11-22T19:52:12Z", "conf": {"requested_by": shown["requested_by"]}},
+        "reason": "task_failure",
+    }
+    with mock.patch.object(alerts.XCom, "get_one", autospec=True, return_value=shown["failure"]):
+        sent = alerts.event_of(context)
+    assert sent is not None
+    assert list(sent) == list(shown)
+    other_each_time = {name: sent[name] for name in ("event_id", "airflow_run_url", "sent_at")}
+    assert {**sent, **other_each_time} == {**shown, **other_each_time}
+    named = set(re.findall(r"^\| `(\w+)`", page.text, re.MULTILINE))
+    assert named == {alerts.SYNC_SUCCEEDED, alerts.SYNC_FAILED, alerts.SYNC_DEADLINE_MISSED}
+
+
+def test_the_notifiers_of_the_page_can_be_made(page: Page) -> None:
+    from data_share.alerts import WebhookNotifier
+
+    names: dict[str, Any] = {"WebhookNotifier": WebhookNotifier}
+    (block,) = [block for block in page.blocks if "ON_FAILURE" in block.content]
+    exec(block.content, names)
+    assert isinstance(names["ON_FAILURE"][0], WebhookNotifier)

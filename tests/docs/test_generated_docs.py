@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,24 +15,12 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from data_share.datasets import (
-    DATASETS_FOLDER,
-    Dataset,
-    InvalidDatasetError,
-    LoadMode,
-    SchemaDrift,
-    read_dataset,
-    read_datasets,
-)
-from data_share.failure_codes import FailureCode
+from tests.docs.markdown import PROJECT, Page, pages
 
-PROJECT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.tier("full")
+
 SCRIPT = PROJECT / "docs" / "generate_docs.py"
 SCHEMA_LINE = "# yaml-language-server: $schema=dataset.schema.json"
-PAGE = (PROJECT / "docs" / "datasets.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-DATASET_FILES = sorted(DATASETS_FOLDER.glob("*.yaml"))
-FIELDS = [name for name in Dataset.model_fields if name != "name"]
 
 REPLACE = {
     "description": "Tides by harbour.",
@@ -68,6 +55,8 @@ def accepted_by_schema(schema: dict[str, Any]) -> Callable[[Any], bool]:
 
 
 def accepted_by_model(folder: Path, content: Any) -> bool:
+    from data_share.datasets import InvalidDatasetError, read_dataset
+
     path = folder / "tides.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     try:
@@ -80,213 +69,211 @@ def accepted_by_model(folder: Path, content: Any) -> bool:
 # ---- the files are those that the model gives
 
 
-def test_the_files_are_up_to_date(script: ModuleType) -> None:
-    for path, content in script.generated().items():
-        assert (PROJECT / path).read_text(encoding="utf-8") == content, "make docs"
-
-
 @pytest.fixture
-def written(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have the script write to a folder of the test."""
+def run_script(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Run the script, and return its exit code and what it prints."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["generate_docs.py", *arguments])
+        return script.main(), capsys.readouterr().out
+
+    return run
+
+
+def test_the_files_are_up_to_date(run_script: Callable[..., tuple[int, str]]) -> None:
+    assert run_script("--check") == (0, "")
+
+
+def test_check_names_stale_files_and_leaves_them(
+    script: ModuleType,
+    run_script: Callable[..., tuple[int, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(script, "PROJECT", tmp_path)
     for folder in ("docs", "include/datasets"):
         (tmp_path / folder).mkdir(parents=True)
-    monkeypatch.setattr(sys, "argv", ["generate_docs.py"])
-    assert script.main() == 0
-    return tmp_path
-
-
-def test_what_was_written_is_up_to_date(
-    script: ModuleType, written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["generate_docs.py", "--check"])
-    assert script.main() == 0
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize("stale", ["docs/datasets.md", "docs/failures.md", "include/datasets/dataset.schema.json"])
-@pytest.mark.parametrize("missing", [True, False])
-def test_check_names_the_stale_file_and_leaves_it(
-    script: ModuleType,
-    written: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    stale: str,
-    missing: bool,
-) -> None:
-    capsys.readouterr()
-    (written / stale).write_text("old")
-    if missing:
-        (written / stale).unlink()
-    monkeypatch.setattr(sys, "argv", ["generate_docs.py", "--check"])
-    assert script.main() == 1
-    assert capsys.readouterr().out == f"{stale} is out of date: make docs\n"
-    assert (written / stale).exists() is not missing
-    assert missing or (written / stale).read_text() == "old"
+    run_script()
+    assert run_script("--check") == (0, "")
+    for path in script.generated():
+        (tmp_path / path).write_text("old")
+        assert run_script("--check") == (1, f"{path} is out of date: make docs\n")
+        assert (tmp_path / path).read_text() == "old"
+        (tmp_path / path).unlink()
+        assert run_script("--check") == (1, f"{path} is out of date: make docs\n")
+        assert not (tmp_path / path).exists()
+        assert run_script() == (0, f"{path} is written\n")
 
 
 # ---- failures
 
 
-def test_each_code_of_a_failure_is_explained() -> None:
-    page = (PROJECT / "docs" / "failures.md").read_text(encoding="utf-8")
-    for code in FailureCode:
-        assert f"| `{code.name}` | {code.cause} | {code.what_to_do} |" in page
+def test_each_code_and_each_field_of_a_failure_is_explained(script: ModuleType) -> None:
+    page = Page.read("docs/failures.md").text
+    missing = [
+        code.name for code in script.FailureCode if f"| `{code.name}` | {code.cause} | {code.what_to_do} |" not in page
+    ]
+    assert missing == []
+    assert list(script.FAILURE_FIELDS) == list(script.EXAMPLE.to_xcom())
 
 
-def test_the_command_of_make_check_works(tmp_path: Path) -> None:
-    environment = {"PYTHONPATH": "plugins", "HOME": str(tmp_path)}
-    command = [sys.executable, str(SCRIPT), "--check"]
-    done = subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+def reports_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield the reports of failures in a JSON value."""
+    if isinstance(value, dict):
+        if {"step", "code", "message"} <= value.keys():
+            yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from reports_in(item)
+
+
+def test_each_failure_that_a_page_shows_is_one_that_a_step_leaves(script: ModuleType) -> None:
+    shown = [
+        (page.name, report)
+        for page in pages()
+        for block in page.blocks
+        if block.language == "json"
+        for report in reports_in(json.loads(block.content))
+    ]
+    assert {"docs/alerts.md", "docs/backend.md", "docs/failures.md"} <= {page for page, _ in shown}
+    found = []
+    for page, report in shown:
+        # A field of this name stands for fields that are not shown.
+        is_whole = "..." not in report
+        of_it = {name: value for name, value in report.items() if name != "..."}
+        left = script.Failure.of_xcom({"databricks_run_url": None, "snowflake_query_id": None, **of_it}).to_xcom()
+        made = [(name, left[name]) for name in left if is_whole or name in of_it]
+        if made != list(of_it.items()):
+            found.append(f"{page} shows {of_it}, and it is {dict(made)}")
+    assert not found, "\n".join(found)
 
 
 # ---- the page
 
 
-@pytest.mark.parametrize("field", FIELDS)
-def test_each_field_has_a_row_with_its_meaning(field: str) -> None:
-    info = Dataset.model_fields[field]
-    (row,) = [line for line in PAGE.splitlines() if line.startswith(f"| `{field}` |")]
-    _, kind, default, meaning = (cell.strip() for cell in row.strip("|").split("|"))
-    assert kind
-    assert meaning == info.description
-    assert (default == "**required**") == info.is_required()
+def wrong_rows(script: ModuleType, page: str) -> Iterator[str]:
+    from data_share.datasets import SchemaDrift
+
+    for field, info in script.Dataset.model_fields.items():
+        rows = [line for line in page.splitlines() if line.startswith(f"| `{field}` |")]
+        # The name is the file's name, and no field of the file.
+        if len(rows) != (field != "name"):
+            yield f"{field} has {len(rows)} rows"
+        for row in rows:
+            _, kind, default, meaning = (cell.strip() for cell in row.strip("|").split("|"))
+            if not kind or meaning != info.description or (default == "**required**") != info.is_required():
+                yield f"the row of {field} is wrong: {row}"
+    for mode in script.LoadMode:
+        section = re.split(r"^#{2,3} ", page.partition(f"### `{mode}`\n")[2], flags=re.MULTILINE)[0]
+        if f"load_mode: {mode}" not in section:
+            yield f"{mode} has no section with an example"
+    for policy in SchemaDrift:
+        if f"\n| `{policy}` |" not in page.partition("## Schema drift")[2]:
+            yield f"{policy} has no row"
 
 
-def test_the_page_has_no_row_for_the_name_which_is_no_field_of_the_file() -> None:
-    assert "| `name` |" not in PAGE
-    assert "name is the file's name" in " ".join(PAGE.split())
-
-
-@pytest.mark.parametrize("mode", LoadMode)
-def test_each_load_mode_has_a_section_with_an_example(mode: LoadMode) -> None:
-    section = re.split(r"^#{2,3} ", PAGE.partition(f"### `{mode}`\n")[2], flags=re.MULTILINE)[0]
-    assert f"load_mode: {mode}" in section
-
-
-@pytest.mark.parametrize("policy", SchemaDrift)
-def test_each_drift_policy_has_a_row(policy: SchemaDrift) -> None:
-    assert f"\n| `{policy}` |" in PAGE.partition("## Schema drift")[2]
-
-
-def test_the_page_has_examples() -> None:
-    assert len(EXAMPLES) >= 5
-    assert PAGE.count("```yaml") == len(EXAMPLES)
-
-
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_is_a_valid_dataset_file(
-    example: str, tmp_path: Path, accepted_by_schema: Callable[[Any], bool]
-) -> None:
-    path = tmp_path / "example.yaml"
-    path.write_text(example, encoding="utf-8")
-    assert read_dataset(path).name == "example"
-    assert accepted_by_schema(yaml.safe_load(example))
+def test_the_page_explains_each_field_load_mode_and_drift_policy(script: ModuleType) -> None:
+    page = Page.read("docs/datasets.md")
+    found = list(wrong_rows(script, page.text))
+    assert not found, "\n".join(found)
+    assert "name is the file's name" in " ".join(page.text.split())
+    assert len([block for block in page.blocks if block.language == "yaml"]) >= 5
 
 
 # ---- the JSON Schema
 
 
-def test_the_schema_is_a_valid_one_and_describes_each_field(schema: dict[str, Any]) -> None:
+def test_the_schema_is_a_valid_one_and_describes_each_field(script: ModuleType, schema: dict[str, Any]) -> None:
     Draft202012Validator.check_schema(schema)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert list(schema["properties"]) == FIELDS
+    assert list(schema["properties"]) == [name for name in script.Dataset.model_fields if name != "name"]
     assert all(field["description"] for field in schema["properties"].values())
     assert schema["additionalProperties"] is False
 
 
-def test_the_schema_is_no_dataset_file() -> None:
+def test_the_schema_accepts_the_datasets_of_this_project(accepted_by_schema: Callable[[Any], bool]) -> None:
+    from data_share.datasets import read_datasets
+
+    texts = {path.stem: path.read_text() for path in sorted((PROJECT / "include" / "datasets").glob("*.yaml"))}
     datasets, errors = read_datasets()
-    assert [dataset.name for dataset in datasets] == [path.stem for path in DATASET_FILES]
-    assert errors == []
+    # The schema beside them is no dataset file.
+    assert ([dataset.name for dataset in datasets], errors) == (list(texts), [])
+    assert [name for name, text in texts.items() if text.splitlines()[0] != SCHEMA_LINE] == []
+    assert [name for name, text in texts.items() if not accepted_by_schema(yaml.safe_load(text))] == []
 
 
-@pytest.mark.parametrize("path", DATASET_FILES, ids=lambda path: path.name)
-def test_the_schema_accepts_the_datasets_of_this_project(path: Path, accepted_by_schema: Callable[[Any], bool]) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert text.splitlines()[0] == SCHEMA_LINE
-    assert accepted_by_schema(yaml.safe_load(text))
+ACCEPTED: list[dict[str, Any]] = [
+    REPLACE,
+    MERGE,
+    CREATED,
+    {**REPLACE, "load_mode": "append", "schedule": "@hourly"},
+    {**REPLACE, "schedule": None, "create_table": None, "max_row_change_percent": None},
+    {**REPLACE, "merge_keys": [], "delete_missing": False, "columns": {}, "checks": {}},
+    {**MERGE, "delete_missing": True, "max_row_change_percent": 2.5, "export_timeout_minutes": 1440},
+    {**REPLACE, "checks": {"deep": "depth > 0\nOR depth IS NULL"}, "schema_drift": "add_new"},
+]
+REFUSED: list[Any] = [
+    None,
+    [REPLACE],
+    {**REPLACE, "colour": "blue"},
+    {**REPLACE, "name": "tides"},
+    *({key: value for key, value in REPLACE.items() if key != field} for field in REPLACE),
+    *(
+        {**REPLACE, field: value}
+        for field, value in [
+            ("description", ""),
+            ("description", 1),
+            ("source_table", "sea.tides"),
+            ("source_table", "main.sea.tides; DROP TABLE x"),
+            ("target_table", "a.b.c.d"),
+            ("target_table", "tides; DROP TABLE x"),
+            ("load_mode", "truncate"),
+            ("load_mode", "merge"),
+            ("merge_keys", ["harbour"]),
+            ("delete_missing", True),
+            ("schedule", 5),
+            ("required_columns", []),
+            ("required_columns", "harbour"),
+            ("required_columns", ["a OR 1=1"]),
+            ("required_columns", ["harbour", "harbour"]),
+            ("checks", ["depth > 0"]),
+            ("checks", {"Deep": "depth > 0"}),
+            ("checks", {"deep": "depth > 0; DROP TABLE x"}),
+            ("checks", {"deep": ""}),
+            ("checks", {"deep": True}),
+            ("max_row_change_percent", 0),
+            ("max_row_change_percent", "10"),
+            ("allow_empty", "true"),
+            ("schema_drift", "allow"),
+            ("export_timeout_minutes", 0),
+            ("export_timeout_minutes", 1441),
+            ("export_timeout_minutes", True),
+            ("export_timeout_minutes", 1.5),
+            ("create_table", "from_columns"),
+            ("create_table", "from_export"),
+            ("columns", {"harbour": "VARCHAR(80)"}),
+        ]
+    ),
+    {**MERGE, "merge_keys": []},
+    {**MERGE, "merge_keys": ["a) OR (1=1"]},
+    {**MERGE, "load_mode": "append"},
+    {**CREATED, "columns": {}},
+    {**CREATED, "columns": {"harbour": "TEXT"}},
+    {**CREATED, "columns": {"harbour": "DATE", "a b": "DATE"}},
+]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        REPLACE,
-        MERGE,
-        CREATED,
-        {**REPLACE, "load_mode": "append", "schedule": "@hourly"},
-        {**REPLACE, "schedule": None, "create_table": None, "max_row_change_percent": None},
-        {**REPLACE, "merge_keys": [], "delete_missing": False, "columns": {}, "checks": {}},
-        {**MERGE, "delete_missing": True, "max_row_change_percent": 2.5, "export_timeout_minutes": 1440},
-        {**REPLACE, "checks": {"deep": "depth > 0\nOR depth IS NULL"}, "schema_drift": "add_new"},
-    ],
-)
-def test_schema_and_model_accept_the_same(
-    content: dict[str, Any], tmp_path: Path, accepted_by_schema: Callable[[Any], bool]
+@pytest.mark.parametrize(("contents", "accepted"), [(ACCEPTED, True), (REFUSED, False)], ids=["accept", "refuse"])
+def test_schema_and_model_agree(
+    tmp_path: Path, accepted_by_schema: Callable[[Any], bool], contents: list[Any], accepted: bool
 ) -> None:
-    assert accepted_by_model(tmp_path, content)
-    assert accepted_by_schema(content)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(None, id="empty"),
-        pytest.param([REPLACE], id="a list"),
-        pytest.param({**REPLACE, "colour": "blue"}, id="unknown field"),
-        pytest.param({**REPLACE, "name": "tides"}, id="name"),
-        *(
-            pytest.param({key: value for key, value in REPLACE.items() if key != field}, id=f"no {field}")
-            for field in REPLACE
-        ),
-        *(
-            pytest.param({**REPLACE, field: value}, id=f"{field}: {value}")
-            for field, value in [
-                ("description", ""),
-                ("description", 1),
-                ("source_table", "sea.tides"),
-                ("source_table", "main.sea.tides; DROP TABLE x"),
-                ("target_table", "a.b.c.d"),
-                ("target_table", "tides; DROP TABLE x"),
-                ("load_mode", "truncate"),
-                ("load_mode", "merge"),
-                ("merge_keys", ["harbour"]),
-                ("delete_missing", True),
-                ("schedule", 5),
-                ("required_columns", []),
-                ("required_columns", "harbour"),
-                ("required_columns", ["a OR 1=1"]),
-                ("required_columns", ["harbour", "harbour"]),
-                ("checks", ["depth > 0"]),
-                ("checks", {"Deep": "depth > 0"}),
-                ("checks", {"deep": "depth > 0; DROP TABLE x"}),
-                ("checks", {"deep": ""}),
-                ("checks", {"deep": True}),
-                ("max_row_change_percent", 0),
-                ("max_row_change_percent", "10"),
-                ("allow_empty", "true"),
-                ("schema_drift", "allow"),
-                ("export_timeout_minutes", 0),
-                ("export_timeout_minutes", 1441),
-                ("export_timeout_minutes", True),
-                ("export_timeout_minutes", 1.5),
-                ("create_table", "from_columns"),
-                ("create_table", "from_export"),
-                ("columns", {"harbour": "VARCHAR(80)"}),
-            ]
-        ),
-        pytest.param({**MERGE, "merge_keys": []}, id="no merge key"),
-        pytest.param({**MERGE, "merge_keys": ["a) OR (1=1"]}, id="SQL in a merge key"),
-        pytest.param({**MERGE, "load_mode": "append"}, id="merge keys for append"),
-        pytest.param({**CREATED, "columns": {}}, id="no columns"),
-        pytest.param({**CREATED, "columns": {"harbour": "TEXT"}}, id="unknown type"),
-        pytest.param({**CREATED, "columns": {"harbour": "DATE", "a b": "DATE"}}, id="SQL in a column"),
-    ],
-)
-def test_schema_and_model_refuse_the_same(
-    content: Any, tmp_path: Path, accepted_by_schema: Callable[[Any], bool]
-) -> None:
-    assert not accepted_by_model(tmp_path, content)
-    assert not accepted_by_schema(content)
+    answers = [(content, accepted_by_model(tmp_path, content), accepted_by_schema(content)) for content in contents]
+    found = [
+        f"{content}: model {model}, schema {schema}"
+        for content, model, schema in answers
+        if not model == schema == accepted
+    ]
+    assert not found, "\n".join(found)
