@@ -1,6 +1,6 @@
 # Each command sets up what it needs. Nothing outside this folder is touched.
 .DEFAULT_GOAL := help
-.PHONY: help demo up sync backend down status logs env doctor test test-deploy check docs lock keys env-file clean
+.PHONY: help demo up sync backend down status logs env doctor test test-all test-nightly test-deploy test-times check docs lock keys env-file clean
 
 PYTHON ?= python3
 DATASET ?= shared_forecasts
@@ -21,7 +21,7 @@ help: ## List the commands
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
 	@touch $@
 
-# Spark, for the tests of that mark. A new lock removes it, and it is installed again.
+# Spark, for the nightly tests of that mark. A new lock removes it, and it is installed again.
 .venv/.spark: requirements-spark.txt .venv/.installed
 	@echo "- Installing Spark for the tests into .venv (580 MB)"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement requirements-spark.txt
@@ -54,13 +54,25 @@ doctor: .venv/.installed ## Check the running stack, or the deployment of AIRFLO
 env: .venv/.installed ## Print export lines with the addresses and sign-ins of the running stack
 	@$(SANDBOX) env
 
-test: .venv/.installed ## Run all tests
+# pytest is told the tier apart from PYTEST_ARGS, so that an expression in there selects from the tier. CONTRIBUTING.md says
+# what is in which.
+TIER ?= quick
+test: .venv/.installed ## Run the tests that answer in minutes
+	@$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder --tier $(TIER) $(PYTEST_ARGS)
+
+test-all: ## Run all tests that a change needs: those of make test too
+	@$(MAKE) --no-print-directory test TIER=quick,full
+
+test-nightly: .venv/.installed ## Run what takes long: broken stand-ins, Spark, random syncs, other ways to run it
 	@$(MAKE) --silent --no-print-directory .venv/.spark || { \
 	  test -z "$$CI" && echo "- Spark cannot be installed: the tests of it are skipped"; }
-	@$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory test TIER=nightly
 
-test-deploy: .venv/.installed ## Rehearse other ways to run it; as root, with PostgreSQL and Redis installed
-	@$(BIN)/python -m pytest -m deploy $(PYTEST_ARGS)
+test-deploy: ## Rehearse other ways to run it; as root, with PostgreSQL and Redis installed
+	@$(MAKE) --no-print-directory test TIER=nightly PYTEST_ARGS="-m deploy --numprocesses 0 $(PYTEST_ARGS)"
+
+test-times: .venv/.installed ## Measure what the tests of each tier cost
+	@$(BIN)/python -m tests.measure_tiers
 
 check: .venv/.installed ## Check style, types, SQL and the lock; changes nothing
 	@$(BIN)/ruff check

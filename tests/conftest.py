@@ -1,4 +1,4 @@
-"""What every test has: an Airflow home of its own, and no network unless it is marked `sandbox` or `e2e`."""
+"""What every test has: a tier, an Airflow home of its own, and no network unless it is marked `sandbox` or `e2e`."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ os.environ.update(
     AIRFLOW__CORE__UNIT_TEST_MODE="True",
 )
 
+TIERS = ("quick", "full", "nightly")
+"""`make test` runs the first, `make test-all` the first two, `make test-nightly` the last: see CONTRIBUTING.md."""
+
 RUN_KEY = "20260102T030405_0a1b2c3d"
 STACK_TESTS = "tests/e2e/"
 LIVE_TESTS = "tests/live/"
@@ -54,8 +57,27 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByStack:
     return ByStack(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest: the whole stacks."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Tiers are an option and no `-m`: an expression that somebody adds selects from them, and replaces nothing."""
+    parser.addoption("--tier", default="quick,full", help=f"tiers to run, of {', '.join(TIERS)} (default: %(default)s)")
+
+
+def tier_of(item: pytest.Item) -> str:
+    """Return the tier of a test: that of the mark that is closest to it."""
+    marker = item.get_closest_marker("tier")
+    tier = str(marker.args[0]) if marker else "quick"
+    if tier not in TIERS:
+        raise pytest.UsageError(f"{item.nodeid} has the tier {tier}; there are {', '.join(TIERS)}")
+    return tier
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take the tests of the tiers that are asked for, and begin with what takes longest: the whole stacks."""
+    asked = set(config.getoption("--tier").split(","))
+    if unknown := asked - set(TIERS):
+        raise pytest.UsageError(f"--tier: {', '.join(sorted(unknown))} is none of {', '.join(TIERS)}")
+    config.hook.pytest_deselected(items=[item for item in items if tier_of(item) not in asked])
+    items[:] = [item for item in items if tier_of(item) in asked]
     items.sort(key=lambda item: not item.nodeid.startswith(STACK_TESTS))
 
 

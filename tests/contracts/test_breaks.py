@@ -36,7 +36,7 @@ from tests.contracts import scenarios
 from tests.contracts.conftest import Accounts
 from tests.docs.test_sandbox_readme import ROWS
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
 Patch = pytest.MonkeyPatch
 

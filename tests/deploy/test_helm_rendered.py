@@ -20,7 +20,7 @@ import yaml
 
 from tests.deploy.test_helm import CELERY, CHART_VERSION, HELM
 
-pytestmark = pytest.mark.deploy
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.deploy]
 
 CHART_REPOSITORY = "https://airflow.apache.org"
 ACCOUNTS = {"AIRFLOW_CONN_DATABRICKS_DEFAULT", "AIRFLOW_CONN_SNOWFLAKE_DEFAULT"}

@@ -25,7 +25,7 @@ from tests.deploy.conftest import WriteEnv
 from tests.deploy.containers import Container, ContainerEndedError, Engine, what_is_missing
 from tests.deploy.dockerfile import read_images
 
-pytestmark = [pytest.mark.e2e, pytest.mark.deploy]
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.e2e, pytest.mark.deploy]
 
 HOME = PROJECT / ".sandbox" / "rehearsal"
 """A folder in the project, which stays after the tests: it holds the logs."""

@@ -20,6 +20,8 @@ SOURCE = "main.weather.forecasts"
 SOURCES = (SOURCE, "main.weather.city_temperatures", "main.weather.daily_observations")
 TARGET = "shared_forecasts"
 SYNC_SECONDS = 90
+SUBMITS = "/api/v2/statements$"
+"""Path of the calls that submit a statement to Snowflake."""
 
 
 class RunningShare:
@@ -166,6 +168,17 @@ class RunningShare:
         """Return the staging tables that are left; the tables of the turns stay."""
         tables = [str(row[1]) for row in self.query("SHOW TABLES IN SCHEMA staging")]
         return [name for name in tables if not name.startswith("PUBLISH_TURN__")]
+
+
+class Fault:
+    """Lets the next call of a kind wait."""
+
+    def __init__(self, url: str, **order: object) -> None:
+        self._url = f"{url}/_sandbox/faults"
+        httpx.post(self._url, json={"method": "POST", **order}, timeout=30).raise_for_status()
+
+    def has_begun(self) -> bool:
+        return any(fault["hits"] for fault in httpx.get(self._url, timeout=30).raise_for_status().json())
 
 
 def as_rows(table: pa.Table) -> list[tuple[Any, ...]]:

@@ -18,6 +18,8 @@ import pytest
 
 from tests.e2e.share import TARGET, RunningShare, wait_for
 
+pytestmark = pytest.mark.tier("full")
+
 CONNECTION = "data_share_webhook"
 EVENT_SECONDS = 90
 """Longest time until an event arrives. The dag-processor sends it beside its other work."""

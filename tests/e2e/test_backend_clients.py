@@ -21,7 +21,7 @@ from tests.examples.backend.clients import LANGUAGES, NODE_CLIENT, Client, Clien
 from tests.examples.backend.servers import STEPS, Gateway, served
 
 # Airflow's key of the sandbox is of a length that PyJWT finds short.
-pytestmark = pytest.mark.filterwarnings("ignore:The HMAC key")
+pytestmark = [pytest.mark.tier("full"), pytest.mark.filterwarnings("ignore:The HMAC key")]
 
 DATASET = DAG_ID.removeprefix("sync_")
 SECONDS = 2 * SYNC_SECONDS

@@ -16,6 +16,8 @@ import pytest
 from sandbox.settings import PROJECT
 from tests.e2e.share import DAG_ID, SYNC_SECONDS, RunningShare, wait_for
 
+pytestmark = pytest.mark.tier("full")
+
 PAGE = PROJECT / "docs" / "backend.md"
 LEFT_OUT = "..."
 """A field of this name stands for fields that are not shown."""

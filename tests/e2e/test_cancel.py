@@ -11,12 +11,13 @@ import httpx
 import pytest
 import snowflake.connector
 
-from tests.e2e.share import DAG_ID, RunningShare, wait_for
+from tests.e2e.share import DAG_ID, SUBMITS, Fault, RunningShare, wait_for
+
+pytestmark = pytest.mark.tier("full")
 
 # Airflow ends a running step at its next heartbeat, which comes every five seconds, and five seconds later by force.
 # The rest is for a busy machine.
 CANCEL_SECONDS = 45
-SUBMITS = "/api/v2/statements$"
 
 
 @pytest.fixture(autouse=True)
@@ -63,17 +64,6 @@ def cancelled(share: RunningShare, run_id: str, *codes: str) -> None:
     assert time.monotonic() - since < CANCEL_SECONDS
     assert share.xcom(run_id, "publish") is None
     assert share.xcom(run_id, "drop_staging", "failure")["code"] in (codes or ("CANCELLED",))
-
-
-class Fault:
-    """Lets the next call of a kind wait."""
-
-    def __init__(self, url: str, **order: object) -> None:
-        self._url = f"{url}/_sandbox/faults"
-        httpx.post(self._url, json={"method": "POST", **order}, timeout=30).raise_for_status()
-
-    def has_begun(self) -> bool:
-        return any(fault["hits"] for fault in httpx.get(self._url, timeout=30).raise_for_status().json())
 
 
 @contextmanager
@@ -141,6 +131,7 @@ def test_while_databricks_is_asked_for_a_run(share: RunningShare, seconds: float
     wait_for(lambda: time.monotonic() > answered + 0.5, "also the call that was delayed has arrived")
 
 
+@pytest.mark.tier("quick")
 def test_while_an_export_is_followed(share: RunningShare) -> None:
     share.hold_export("start")
     run_id = share.start_sync()

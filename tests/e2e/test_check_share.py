@@ -6,9 +6,13 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from data_share.share import EXPORT_JOB_VARIABLE
 from sandbox.settings import PROJECT
 from tests.e2e.share import RunningShare
+
+pytestmark = pytest.mark.tier("full")
 
 TASKS = ("check_airflow", "check_databricks", "check_snowflake")
 

@@ -19,6 +19,8 @@ from sandbox.settings import PROJECT, Settings
 from sandbox.stack import Stack
 from tests.e2e.share import RunningShare, wait_for
 
+pytestmark = pytest.mark.tier("full")
+
 
 def command(state: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(

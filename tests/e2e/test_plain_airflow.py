@@ -22,7 +22,7 @@ from sandbox.airflow_client import AirflowClient, AirflowError
 from sandbox.settings import HOST, PROJECT
 from tests.e2e.share import DAG_ID, SYNC_SECONDS, TARGET, RunningShare, wait_for
 
-pytestmark = pytest.mark.deploy
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.deploy]
 
 START_SECONDS = 240
 

@@ -19,7 +19,7 @@ from tests.e2e.share import TARGET, RunningShare
 
 __all__ = ["browser"]
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.tier("full"), pytest.mark.browser]
 
 SYNC_MILLISECONDS = 120_000
 PHONE = {"width": 390, "height": 844}

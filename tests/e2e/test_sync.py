@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import datetime
-import math
+import os
+import signal
 
 import psutil
-import pyarrow as pa
+import pytest
 
 from data_share.share import attempt_of, run_key
-from tests.e2e.share import DAG_ID, RunningShare, as_rows, wait_for
+from tests.e2e.share import DAG_ID, SUBMITS, Fault, RunningShare, as_rows, wait_for
+
+pytestmark = pytest.mark.tier("full")
 
 
+@pytest.mark.tier("quick")
 def test_a_rest_call_brings_every_row_of_the_source_into_the_target(share: RunningShare) -> None:
     run_id = share.start_sync(conf={"requested_by": "ada@example.com"})
     run = share.end_of(run_id)
@@ -27,78 +31,26 @@ def test_a_rest_call_brings_every_row_of_the_source_into_the_target(share: Runni
     assert row["export_path"] == share.export_path(run_id)
     assert row["databricks_run_id"] == share.databricks_run(run_id)["run_id"]
     assert share.staging_tables() == []
+    (event,) = share.airflow.ask("GET", "/assets/events", params={"order_by": "-timestamp", "limit": 1})["asset_events"]
+    assert event["uri"] == "snowflake://sandbox-datashare/data_share/public/shared_forecasts"
+    assert event["extra"]["run_key"] == row["run_key"]
 
 
-def test_the_steps_hand_on_counts_and_ids_and_no_row(share: RunningShare) -> None:
+@pytest.mark.tier("quick")
+def test_a_step_whose_process_is_killed_is_tried_again(share: RunningShare) -> None:
+    rows_in_ledger = len(share.ledger())
+    # The step waits for the answer to this statement while its process is killed.
+    copied = Fault(share.endpoints.snowflake_url, path=SUBMITS, body="COPY INTO [^@]*@[^ ]*/data/", action={"delay": 5})
     run_id = share.start_sync()
-    share.end_of(run_id)
+    wait_for(copied.has_begun, "the rows are copied")
 
-    copied = share.xcom(run_id, "copy_into_staging")
-    assert {name: copied[name] for name in ("files", "rows_exported", "rows_parsed", "rows_loaded")} == {
-        "files": len(share.data_files(run_id)),
-        "rows_exported": 1461,
-        "rows_parsed": 1461,
-        "rows_loaded": 1461,
-    }
-    assert len(copied["query_ids"]) == 2
-    waited = share.xcom(run_id, "wait_for_export")
-    assert waited["run_id"] == share.databricks_run(run_id)["run_id"]
-    assert waited["run_page_url"].startswith(share.endpoints.databricks_url)
-
-
-def test_each_sync_has_its_own_row_in_the_ledger(share: RunningShare) -> None:
-    before = len(share.ledger())
-
-    first, second = share.sync(), share.sync()
-
-    assert first["run_key"] != second["run_key"]
-    assert len(share.ledger()) == before + 2
-    assert len(share.target()) == 1461
-
-
-def test_added_changed_and_removed_rows_are_mirrored_exactly(share: RunningShare) -> None:
-    share.sync()
-    source = share.source()
-    kept = source.slice(10)  # ten days are removed
-    warmer = pa.array([value.as_py() + 1.5 for value in kept["forecast_temp_max_f"]])
-    changed = kept.set_column(kept.schema.get_field_index("forecast_temp_max_f"), "forecast_temp_max_f", warmer)
-    new_day = source.slice(0, 1).to_pylist()[0] | {
-        "date": datetime.date(2016, 1, 1),
-        "weather_date": datetime.date(2016, 1, 2),
-        "weather": 'it\'s \\ a "test", \N{SNOWMAN}',
-        "wind_mph": None,
-    }
-    added = pa.concat_tables([changed, pa.Table.from_pylist([new_day], schema=source.schema)])
-    share.write_source(added)
-
-    row = share.sync()
-
-    assert row["rows_in_target"] == 1461 - 10 + 1
-    assert share.target() == as_rows(share.source())
-    assert math.isclose(
-        share.query("SELECT SUM(forecast_temp_max_f) FROM shared_forecasts")[0][0],
-        sum(value.as_py() for value in added["forecast_temp_max_f"]),
-    )
-
-
-def test_nothing_beside_the_data_and_no_neighbour_is_loaded(share: RunningShare) -> None:
-    share.hold_export("end")
-    run_id = share.start_sync()
-    share.wait_until_held(run_id)
-    beside = {path.rsplit("/", 1)[1].split("_")[1] for path in share.exported_files(run_id, "data") if "/_" in path}
-    assert beside == {"SUCCESS", "committed", "started"}
-    data = share.data_files(run_id)[0]
-    path = share.export_path(run_id)
-    for neighbour in (
-        path.replace("shared_forecasts/", "shared_forecasts_old/") + "data/part-0.parquet",
-        f"{path}data_old/part-0.parquet",
-        f"{path.rstrip('/')}0/data/part-0.parquet",
-    ):
-        share.s3.copy(data, neighbour)
-    share.release_export()
+    os.kill(share.tasks(run_id)["copy_into_staging"]["pid"], signal.SIGKILL)
 
     assert share.end_of(run_id)["state"] == "success", share.failures(run_id)
-    assert len(share.target()) == 1461
+    assert share.tasks(run_id)["copy_into_staging"]["try_number"] == 2
+    assert share.target() == as_rows(share.source())
+    assert len(share.ledger()) == rows_in_ledger + 1
+    assert share.staging_tables() == []
 
 
 def test_no_task_process_exists_while_the_export_runs(share: RunningShare) -> None:
@@ -166,13 +118,3 @@ def test_clearing_the_export_exports_again_to_a_new_path(share: RunningShare) ->
     assert share.target() == as_rows(share.source())
     assert len(share.ledger()) == rows_in_ledger
     assert share.xcom(run_id, "publish")["export_path"] == share.export_path(run_id)
-
-
-def test_setting_up_again_changes_nothing(share: RunningShare) -> None:
-    share.sync()
-    target, ledger = share.target(), share.ledger()
-
-    run_id = share.airflow.trigger("set_up_snowflake")
-
-    assert share.airflow.wait("set_up_snowflake", run_id, 60)["state"] == "success"
-    assert (share.target(), share.ledger()) == (target, ledger)

@@ -20,7 +20,7 @@ from tests.e2e.share import DAG_ID, RunningShare, wait_for
 
 __all__ = ["browser"]
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.tier("full"), pytest.mark.browser]
 
 DATASET = "shared_forecasts"
 FAILING = "daily_observations"
@@ -163,6 +163,7 @@ def step(page: Page, name: str) -> Locator:
     return card(page).locator(".steps li", has_text=name).first
 
 
+@pytest.mark.tier("quick")
 def test_a_press_shows_the_steps_and_ends_in_sync_complete(page: Page, share: RunningShare, backend: Backend) -> None:
     answers: list[Response] = []
     page.on("response", lambda answer: answers.append(answer))

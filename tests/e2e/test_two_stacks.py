@@ -16,7 +16,7 @@ from sandbox.settings import HOST, PREFERRED_PORTS, PROJECT, Settings
 from sandbox.stack import Stack
 from tests.e2e.share import RunningShare
 
-pytestmark = pytest.mark.deploy
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.deploy]
 
 # Longer than a stack waits for itself.
 START_SECONDS = 600

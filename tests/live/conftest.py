@@ -64,6 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("live"):
                 item.add_marker(pytest.mark.sandbox)
+                item.add_marker(pytest.mark.tier("full"))
 
 
 @pytest.fixture(scope="package")

@@ -24,6 +24,9 @@ from tests.live.accounts import (
     settings_or_failure,
 )
 
+pytestmark = pytest.mark.tier("full")
+
+
 # ---- it leaves nothing
 
 

@@ -15,7 +15,7 @@ from sandbox import airflow_client
 from sandbox.airflow_client import AirflowClient, AirflowError
 from sandbox.stack import Endpoints, Stack, StackError
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from sandbox.faults import FaultInjection
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
 CONTROL = "/_sandbox/faults"
 calls: list[str] = []

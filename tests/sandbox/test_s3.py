@@ -11,7 +11,7 @@ import pytest
 
 from sandbox.s3 import s3_filesystem
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
 PROJECT = Path(__file__).parents[2]
 ODD_KEYS = [

@@ -10,7 +10,7 @@ from vega_datasets import local_data
 from sandbox import sources
 from sandbox.s3 import s3_filesystem
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
 SCHEMA = pa.schema(
     [

@@ -31,6 +31,8 @@ from examples.backend.airflow_client import (
 from examples.backend.app import REQUESTED_BY, create_app, from_environment
 from examples.backend.view import view_of
 
+pytestmark = pytest.mark.tier("full")
+
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TASKS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging")
 ROW = {"rows_loaded": 1461, "rows_inserted": 1461, "rows_updated": 0, "rows_deleted": 12, "rows_in_target": 1461}

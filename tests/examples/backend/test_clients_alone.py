@@ -16,7 +16,7 @@ from starlette.routing import Route
 from tests.examples.backend.clients import LANGUAGES, Client, ClientError, load_python_client, open_client
 from tests.examples.backend.servers import SmallAirflow, served
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 USER, PASSWORD = "backend", "hunter2-and-more"
 DATASET = "shared_forecasts"

@@ -16,7 +16,7 @@ from sandbox.databricks import parquet
 from sandbox.databricks.export import InterruptedStatementError, Session, StatementError, resolve_references
 from sandbox.sources import city_temperatures, daily_observations, forecasts, write_source
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 SQL = (Path(__file__).parents[3] / "include" / "sql" / "databricks" / "export_dataset.sql").read_text()
 FORECASTS_SCHEMA = (

@@ -12,7 +12,7 @@ import pytest
 from sandbox.databricks.export import Session
 from sandbox.databricks.parquet import open_directory, overwrite_directory, spark_type
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 MANIFEST = """
     INSERT OVERWRITE DIRECTORY :out USING PARQUET

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.sandbox.databricks.conftest import CLIENT_ID, CLIENT_SECRET, TOKEN
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
 
 def run_with_hook(script: str, *arguments: str, connection: dict[str, Any], home: Path, **environment: str) -> Any:

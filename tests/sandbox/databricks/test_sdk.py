@@ -43,7 +43,7 @@ from tests.sandbox.databricks.conftest import (
     wait_for,
 )
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
 SQL_FILE = PROJECT / "include" / "sql" / "databricks" / "export_dataset.sql"
 RATE_LIMIT = {"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "Rate limit exceeded."}

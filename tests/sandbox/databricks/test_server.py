@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 PROJECT = Path(__file__).parents[3]
 FAILURE = "Task export failed with message: Workload failed, see run output for details."

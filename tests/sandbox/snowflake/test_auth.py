@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from sandbox.snowflake.auth import AuthError, KeyPairAuthenticator
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 STATEMENT = {"statement": "SELECT CURRENT_USER()"}
 KIND = "X-Snowflake-Authorization-Token-Type"

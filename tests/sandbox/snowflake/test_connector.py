@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import snowflake.connector
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
 
 def test_statements(connect: Any) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 SQL = Path(__file__).resolve().parents[3] / "include" / "sql" / "snowflake"
 NOTHING = [["Copy executed with 0 files processed."]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -20,7 +20,7 @@ from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeRefusedEr
 from sandbox.snowflake.auth import fingerprint
 from sandbox.snowflake.server import create_app
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
 PROJECT = Path(__file__).resolve().parents[3]
 SCRIPT = PROJECT / "include" / "snowflake" / "make_keys.py"

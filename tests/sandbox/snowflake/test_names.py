@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 
 def test_names_fold_to_upper_case(api: Any) -> None:

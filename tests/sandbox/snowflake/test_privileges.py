@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from data_share import share
 from tests.sandbox.snowflake.administrator import app, client
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 SQL = Path(__file__).resolve().parents[3] / "include" / "sql" / "snowflake"
 COMPILATION, ACCESS = "SQL compilation error:\n", "SQL access control error:\n"

@@ -17,7 +17,7 @@ from airflow.dag_processing.dagbag import DagBag
 from data_share import share
 from sandbox.snowflake.engine import Engine, Session
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
 PROJECT = Path(__file__).resolve().parents[3]
 SCRIPTS = sorted((PROJECT / "include" / "sql" / "snowflake" / "setup").glob("*.sql"))

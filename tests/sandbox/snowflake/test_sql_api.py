@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 LONG = "SELECT COUNT(*) FROM range(1000000) a, range(1000000) b WHERE a.range + b.range = 7"
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.sandbox.snowflake.administrator import app, client
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 
 @pytest.fixture(autouse=True)

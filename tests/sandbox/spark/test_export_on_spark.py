@@ -14,7 +14,7 @@ from sandbox.databricks.export import StatementError
 from tests.sandbox.spark.engines import Engines, Export
 from tests.sandbox.spark.kinds import KINDS, ROWS, comparable, source, spark_types
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.spark]
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox, pytest.mark.spark]
 
 PART = re.compile(r"part-\d{5}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-c\d{3}\.snappy\.parquet")
 

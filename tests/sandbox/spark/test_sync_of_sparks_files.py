@@ -17,7 +17,7 @@ from tests.sandbox.load.driver import Run, Share
 from tests.sandbox.spark.engines import EXPORT_SQL, Engines
 from tests.sandbox.spark.kinds import KINDS, ROWS, source, spark_types
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.spark]
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox, pytest.mark.spark]
 
 # The stand-in of Snowflake holds a NUMBER(38, 0) in 64 bits; how a VARIANT shows times and bytes is not documented.
 NOT_LOADED = {"decimal_38_0", "array_of_arrays", "map_of_times", "array_of_structs"}
