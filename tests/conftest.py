@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import copy
 import importlib.util
 import os
 import shutil
@@ -13,11 +12,14 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+from tests import airflow_double
+from tests.airflow_double import DagRun
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -38,13 +40,15 @@ TIERS = ("quick", "full", "nightly")
 
 RUN_KEY = "20260102T030405_0a1b2c3d"
 STACK_TESTS = "tests/e2e/"
+LIVE_TESTS = "tests/live/"
 
 
 class ByStack(LoadScopeScheduling):
-    """Deals whole modules out to the processes, and all tests that share a running stack to one of them."""
+    """Deals whole modules out to the processes, and all tests that share a stack or stand-ins to one of them."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return STACK_TESTS if nodeid.startswith(STACK_TESTS) else nodeid.partition("::")[0]
+        shared = (folder for folder in (STACK_TESTS, LIVE_TESTS) if nodeid.startswith(folder))
+        return next(shared, nodeid.partition("::")[0])
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -97,33 +101,29 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def task_context() -> Callable[..., dict[str, Any]]:
-    """Make the context that a task of a sync gets."""
+    """Make the context that a task of a sync gets when its export has ended."""
     attempts = uuid.uuid4()
 
-    def make(task: Any = None, *, try_number: int = 1, requested_by: str | None = None) -> dict[str, Any]:
-        dag_run = SimpleNamespace(
-            dag_id="sync_shared_forecasts",
-            run_id="manual__o'clock--1",
-            run_after=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
-            start_date=datetime(2026, 1, 2, 3, 4, 6, 789000, tzinfo=UTC),
-            triggering_user_name="grace",
-            conf={},
-        )
+    def make(
+        task: Any = None, *, try_number: int = 1, requested_by: str | None = None, conf: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         export = {
             "run_id": 77,
             "run_page_url": "https://databricks.example/run/77",
             "export_path": f"s3://databricks-snowflake-share/dataset/shared_forecasts/{RUN_KEY}/1-0a1b2c3d/",
         }
-        pulled = {("export_to_s3", "run_id"): 77, ("wait_for_export", "return_value"): export}
-        ti = SimpleNamespace(
-            id=uuid.uuid5(uuid.NAMESPACE_OID, f"{attempts} {try_number}"),
-            dag_id=dag_run.dag_id,
-            run_id=dag_run.run_id,
-            task_id=task.task_id if task else "the_task",
-            try_number=try_number,
-            xcom_pull=lambda task_ids, key="return_value", map_indexes=None: pulled[task_ids, key],
+        run = DagRun(
+            dag=task.dag if task is not None and task.has_dag() else None,
+            dag_id="sync_shared_forecasts",
+            run_id="manual__o'clock--1",
+            uid=attempts,
+            run_after=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+            start_date=datetime(2026, 1, 2, 3, 4, 6, 789000, tzinfo=UTC),
+            triggering_user_name="grace",
+            conf={**({"requested_by": requested_by} if requested_by else {}), **(conf or {})},
+            xcoms={("export_to_s3", "run_id"): 77, ("wait_for_export", "return_value"): export},
         )
-        return {"dag_run": dag_run, "ti": ti, "task": task, "params": {"requested_by": requested_by}}
+        return run.context(task, try_number=try_number)
 
     return make
 
@@ -144,9 +144,7 @@ def rendered(task_context: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
     """Render the fields of a DAG's task as Airflow does before it executes the task; returns a copy of the task."""
 
     def render(dag: Any, task_id: str, **context: Any) -> Any:
-        task = copy.copy(dag.get_task(task_id))
-        task.resolve_template_files()
-        task.render_template_fields(task_context(task, **context))
-        return task
+        task = dag.get_task(task_id)
+        return airflow_double.rendered(task, task_context(task, **context))
 
     return render

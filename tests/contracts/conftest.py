@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -32,8 +33,8 @@ from sandbox.faults import FaultInjection
 from sandbox.snowflake.auth import AccessToken, OAuthClient
 from sandbox.snowflake.server import create_app as snowflake_app
 from sandbox.sources import seed
+from tests.airflow_double import DagRun, export_job, with_templates_compiled_once
 from tests.contracts.contract import Exchange, Recorder
-from tests.contracts.runner import NO_CONF, DagRun
 from tests.sandbox.conftest import S3Process
 
 pytest.register_assert_rewrite("tests.contracts.scenarios")
@@ -43,6 +44,7 @@ DATASET = read_dataset(PROJECT / "include" / "datasets" / "daily_observations.ya
 ACCOUNT = "MYORG-SHARE"
 USER = "SHARE_SVC"
 TOKEN = "dapi-test"
+SIGNED = {"Authorization": f"Bearer {TOKEN}"}
 CLIENT = ("the-client-id", "the-client-secret")
 ACCESS_TOKEN = AccessToken(USER, "the-access-token")
 OAUTH_CLIENT = OAuthClient("the-oauth-client", USER, "the-oauth-secret", "the-refresh-token")
@@ -76,22 +78,25 @@ class Accounts:
         """Begin a sync of a dataset."""
         key = dataset.model_dump_json()
         if key not in self.made:
-            dag = self.made[key] = self.sync_dag(dataset)
-            # Airflow makes one per task; compiling the same files for each takes longer than their statements.
-            dag.get_template_env = functools.cache(dag.get_template_env)  # type: ignore[method-assign]
-        return DagRun(self.made[key], job_id or self.job_id, {**NO_CONF, **params})
+            self.made[key] = with_templates_compiled_once(self.sync_dag(dataset))
+        return DagRun(dag=self.made[key], conf=params, variables=export_job(job_id or self.job_id))
 
     def begin_dag(self, name: str, **params: Any) -> DagRun:
         """Begin a run of another DAG of the package."""
         bag = DagBag(PROJECT / "dags" / f"{name}.py", bundle_path=PROJECT / "dags")
-        return DagRun(bag.dags[name], self.job_id, params)
+        return DagRun(dag=bag.dags[name], conf=params)
 
     def order(self, path: str, **body: Any) -> None:
         """Order something of the workspace, e.g. that runs wait."""
-        answer = httpx.post(
-            f"{self.databricks_url}/_sandbox/{path}", json=body, headers={"Authorization": f"Bearer {TOKEN}"}
-        )
-        answer.raise_for_status()
+        httpx.post(f"{self.databricks_url}/_sandbox/{path}", json=body, headers=SIGNED).raise_for_status()
+
+    def on_databricks(self, path: str, **params: Any) -> Any:
+        """Ask the Jobs API beside the product."""
+        return httpx.get(f"{self.databricks_url}/api/2.2/jobs/{path}", params=params, headers=SIGNED).json()
+
+    def jobs(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Return the jobs of the workspace: all, or those of a name."""
+        return list(self.on_databricks("list", **({"name": name} if name else {})).get("jobs", []))
 
     @contextmanager
     def fault(self, url: str, **order: Any) -> Iterator[None]:
@@ -103,12 +108,14 @@ class Accounts:
             httpx.delete(f"{url}/_sandbox/faults").raise_for_status()
 
 
-def until(condition: Callable[[], Any]) -> Any:
-    """Return the condition's value as soon as it is true."""
-    end = time.monotonic() + DEADLINE
+def until(condition: Callable[[], Any], seconds: float = DEADLINE) -> Any:
+    """Return the condition's value as soon as it is true; the longer it may take, the longer it waits between looks."""
+    end = time.monotonic() + seconds
+    wait = 0.01
     while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
+        assert time.monotonic() < end, f"waited {seconds:.0f} s in vain"
+        time.sleep(wait)
+        wait = min(wait * 1.5, seconds / 90)
     return value
 
 
@@ -126,17 +133,21 @@ def serve(app: ASGIApp) -> Iterator[str]:
         thread.join(DEADLINE)
 
 
-@pytest.fixture(scope="module")
-def accounts(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleType) -> Iterator[Accounts]:
-    """The stand-ins, recorded, with Airflow's connections to them."""
+@contextmanager
+def serve_accounts(state: Path, sync_dag: Callable[[Dataset], DAG]) -> Iterator[Accounts]:
+    """
+    Serve the stand-ins, recorded, and make Airflow's connections to them.
+
+    :param state: an empty folder
+    :param sync_dag: makes the DAG of a dataset
+    """
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     databricks: list[Exchange] = []
     snowflake: list[Exchange] = []
-    s3 = S3Process(tmp_path_factory.mktemp("s3"))
+    s3 = S3Process(state / "s3")
     try:
         seed(s3.url)
-        state = tmp_path_factory.mktemp("accounts")
         workspace = databricks_app(
             state_dir=state / "databricks",
             s3_endpoint_url=s3.url,
@@ -165,14 +176,21 @@ def accounts(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleType
             read_key = functools.cache(serialization.load_pem_private_key)
             patch.setattr(serialization, "load_pem_private_key", lambda data, **options: read_key(data, **options))
             # The providers' hooks wait for seconds before they repeat a call.
-            patch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda _: None))
-            made = Accounts(databricks_url, snowflake_url, s3.url, databricks, snowflake, sync_datasets.sync_dag)
-            made.job_id = _job_id(databricks_url)
+            patch.setattr(tenacity.nap, "time", mock.Mock(spec_set=["sleep"]))
+            made = Accounts(databricks_url, snowflake_url, s3.url, databricks, snowflake, sync_dag)
+            made.job_id = str(made.jobs("export_dataset")[0]["job_id"])
             patch.setenv(f"AIRFLOW_VAR_{EXPORT_JOB_VARIABLE.upper()}", made.job_id)
             databricks.clear()
             yield made
     finally:
         s3.kill()
+
+
+@pytest.fixture(scope="module")
+def accounts(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleType) -> Iterator[Accounts]:
+    """The stand-ins, recorded, with Airflow's connections to them."""
+    with serve_accounts(tmp_path_factory.mktemp("accounts"), sync_datasets.sync_dag) as made:
+        yield made
 
 
 def _connections(databricks_url: str, snowflake_url: str, key: rsa.RSAPrivateKey) -> dict[str, Any]:
@@ -231,12 +249,3 @@ def _connections(databricks_url: str, snowflake_url: str, key: rsa.RSAPrivateKey
             token_endpoint=f"{snowflake_url}/oauth/token-request",
         ),
     }
-
-
-def _job_id(databricks_url: str) -> str:
-    answer = httpx.get(
-        f"{databricks_url}/api/2.2/jobs/list",
-        params={"name": "export_dataset"},
-        headers={"Authorization": f"Bearer {TOKEN}"},
-    )
-    return str(answer.json()["jobs"][0]["job_id"])

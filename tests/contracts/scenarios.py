@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import itertools
 import json
@@ -40,8 +39,8 @@ from sandbox.databricks import parquet
 from sandbox.s3 import s3_filesystem
 from sandbox.snowflake.sql_api import SqlApi
 from sandbox.sources import write_source
-from tests.contracts.conftest import TOKEN, Accounts, until
-from tests.contracts.runner import SYNC, DagRun, TriggerFailedError
+from tests.airflow_double import SYNC, DagRun, TriggerFailedError, events_of
+from tests.contracts.conftest import SIGNED, Accounts, until
 
 EXPORT = ("export_to_s3", "wait_for_export")
 LOAD = ("copy_into_staging", "check_staging", "publish", "drop_staging")
@@ -125,11 +124,6 @@ def exported(accounts: Accounts, dataset: Dataset, *further: str, **params: Any)
 
 def staged(accounts: Accounts, dataset: Dataset, **params: Any) -> DagRun:
     return exported(accounts, dataset, *LOAD[:2], **params)
-
-
-def on_databricks(accounts: Accounts, path: str, **params: Any) -> Any:
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    return httpx.get(f"{accounts.databricks_url}/api/2.2/jobs/{path}", params=params, headers=headers).json()
 
 
 @contextmanager
@@ -316,7 +310,7 @@ def the_answer_to_run_now_is_lost(accounts: Accounts) -> None:
     with accounts.fault(accounts.databricks_url, method="POST", path="run-now$", times=1, action={"drop": "after"}):
         run.run("export_to_s3")
     # Before the wait: a second run would write to the same path, and the first could fail of it.
-    runs = on_databricks(accounts, "runs/list", limit=25)["runs"]
+    runs = accounts.on_databricks("runs/list", limit=25)["runs"]
     keys = [parameter["value"] for one in runs for parameter in one["job_parameters"] if parameter["name"] == "run_key"]
     assert keys.count(run.key) == 1
     run.run("wait_for_export")
@@ -363,7 +357,7 @@ def an_export_is_cancelled(accounts: Accounts) -> None:
     try:
         task.execute(context)
         run_id = run.xcoms["export_to_s3", "run_id"]
-        until(lambda: on_databricks(accounts, "runs/get", run_id=run_id)["state"]["life_cycle_state"] == "RUNNING")
+        until(lambda: accounts.on_databricks("runs/get", run_id=run_id)["state"]["life_cycle_state"] == "RUNNING")
         task.on_kill()
     finally:
         accounts.order("release")
@@ -389,10 +383,9 @@ def a_sync_ends_before_its_export_is_followed(accounts: Accounts) -> None:
 
 
 def an_export_times_out_on_databricks(accounts: Accounts) -> None:
-    settings = on_databricks(accounts, "get", job_id=accounts.job_id)["settings"]
+    settings = accounts.on_databricks("get", job_id=accounts.job_id)["settings"]
     settings = {**settings, "name": "too long", "timeout_seconds": 1}
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    made = httpx.post(f"{accounts.databricks_url}/api/2.2/jobs/create", json=settings, headers=headers)
+    made = httpx.post(f"{accounts.databricks_url}/api/2.2/jobs/create", json=settings, headers=SIGNED)
     run = accounts.begin(a_dataset(accounts), job_id=str(made.json()["job_id"]))
     accounts.order("hold", at="start", count=1)
     try:
@@ -405,7 +398,7 @@ def an_export_times_out_on_databricks(accounts: Accounts) -> None:
 
 def more_exports_than_the_job_runs_at_once(accounts: Accounts) -> None:
     dataset = a_dataset(accounts)
-    limit = on_databricks(accounts, "get", job_id=accounts.job_id)["settings"]["max_concurrent_runs"]
+    limit = accounts.on_databricks("get", job_id=accounts.job_id)["settings"]["max_concurrent_runs"]
     accounts.order("hold", at="start", count=limit)
     try:
         runs = [accounts.begin(dataset) for _ in range(limit + 1)]
@@ -604,7 +597,7 @@ def who_may_follow_an_export(accounts: Accounts) -> None:
         trigger = run.trigger(run.prepared("wait_for_export")[0])
         trigger.databricks_conn_id = connection
         with run.xcoms_of_triggers():
-            asyncio.run(_ended(trigger))
+            events_of(trigger)
         failure = run.xcoms.pop(("wait_for_export", "failure"), {"message": "no failure", "code": ""})
         assert "cannot be followed" in failure["message"]
         assert said in failure["message"]
@@ -625,7 +618,7 @@ def a_service_principal_exports(accounts: Accounts) -> None:
     trigger = run.trigger(run.prepared("wait_for_export")[0])
     trigger.databricks_conn_id = "databricks_principal"
     with run.xcoms_of_triggers():
-        asyncio.run(_ended(trigger))
+        events_of(trigger)
     assert run.xcoms.get(("wait_for_export", "failure")) is None
 
 
@@ -637,10 +630,6 @@ def an_unknown_job_or_run(accounts: Accounts) -> None:
     run.xcoms["export_to_s3", "run_id"] = 1234567
     with pytest.raises(TriggerFailedError, match=r"cannot be followed any longer: .*Status Code: 400"):
         run.run("wait_for_export")
-
-
-async def _ended(trigger: Any) -> Any:
-    return [event async for event in trigger.run()][-1]
 
 
 def who_may_load(accounts: Accounts) -> None:

@@ -25,10 +25,10 @@ from data_share.snowflake_hook import (
     SnowflakeStoppedError,
 )
 from data_share.snowflake_operators import CheckFailedError, SnowflakeStatementsOperator
+from tests.airflow_double import SYNC, TriggerFailedError, events_of
 from tests.contracts import scenarios
 from tests.contracts.conftest import DATASET, Accounts, until
 from tests.contracts.contract import Contract, Exchange
-from tests.contracts.runner import SYNC, TriggerFailedError
 
 pytestmark = pytest.mark.sandbox
 
@@ -105,7 +105,7 @@ def export_is_cancelled(accounts: Accounts) -> None:
         trigger = too_long.trigger(too_long.prepared("wait_for_export")[0])
         trigger.timeout_seconds = -1
         with too_long.xcoms_of_triggers():
-            asyncio.run(_last_event(trigger))
+            events_of(trigger)
         assert "was cancelled" in too_long.xcoms["wait_for_export", "failure"]["message"]
     finally:
         accounts.order("release")
@@ -143,7 +143,7 @@ def a_service_principal_signs_in(accounts: Accounts) -> None:
     trigger = run.trigger(run.prepared("wait_for_export")[0])
     trigger.databricks_conn_id = "databricks_principal"
     with run.xcoms_of_triggers():
-        asyncio.run(_last_event(trigger))
+        events_of(trigger)
     assert ("wait_for_export", "failure") not in run.xcoms
 
 
@@ -225,10 +225,6 @@ SCENARIOS: tuple[Callable[[Accounts], None], ...] = (
     snowflake_cannot_answer,
     snowflake_refuses,
 )
-
-
-async def _last_event(trigger: databricks_run.DatabricksRunTrigger) -> Any:
-    return [event async for event in trigger.run()][-1]
 
 
 @pytest.fixture(scope="module")

@@ -70,23 +70,17 @@ def dataset(**changes: Any) -> Dataset:
 
 @pytest.fixture
 def task_context(task_context: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Make the context of a task when the steps before have run: with their XComs, and with all params of its DAG."""
+    """Make the context of a task when the steps before have run: with their XComs."""
 
     def make(
         task: Any = None, *, conf: dict[str, Any] | None = None, copied: dict[str, Any] | None = None, **changes: Any
     ) -> dict[str, Any]:
-        context = task_context(task, **changes)
-        defaults = task.dag.params.dump() if task else {}
-        context["params"] = {**defaults, **context["params"], **(conf or {})}
-        xcoms = {("copy_into_staging", "return_value"): {**COPIED, **(copied or {})}}
+        context = task_context(task, conf=conf, **changes)
+        xcoms = context["dag_run"].xcoms
+        xcoms["copy_into_staging", "return_value"] = {**COPIED, **(copied or {})}
         if context["params"].get("reload_run_key"):
-            xcoms |= {("wait_for_export", "return_value"): None, ("export_to_s3", "export"): EARLIER}
-        before = context["ti"].xcom_pull
-
-        def pull(task_ids: str, key: str = "return_value", map_indexes: int | None = None) -> Any:
-            return xcoms[task_ids, key] if (task_ids, key) in xcoms else before(task_ids, key, map_indexes)
-
-        context["ti"].xcom_pull = pull
+            del xcoms["wait_for_export", "return_value"]
+            xcoms["export_to_s3", "export"] = EARLIER
         return context
 
     return make
@@ -94,15 +88,8 @@ def task_context(task_context: Callable[..., dict[str, Any]]) -> Callable[..., d
 
 @pytest.fixture
 def make_dag(sync_datasets: ModuleType) -> MakeDag:
-    """Make the DAG of a dataset; the job's id, an Airflow Variable, is left out of its rendering."""
-
-    def make(**changes: Any) -> DAG:
-        made: DAG = sync_datasets.sync_dag(dataset(**changes))
-        export = made.get_task("export_to_s3")
-        export.template_fields = tuple(field for field in export.template_fields if field != "job_id")
-        return made
-
-    return make
+    """Make the DAG of a dataset."""
+    return lambda **changes: sync_datasets.sync_dag(dataset(**changes))
 
 
 @pytest.fixture

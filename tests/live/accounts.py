@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,15 @@ import sqlglot
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from sqlglot import exp
 
+from data_share import share, snowflake_operators
 from data_share.datasets import Dataset, read_dataset
 from data_share.snowflake_hook import DataShareSnowflakeHook
+from tests.contracts.conftest import until
 
 SWITCH = "DATA_SHARE_LIVE"
 DEFAULT_DATASET = Path(__file__).with_name("nyctaxi_trips.yaml")
+LONGEST_RUN = 900.0
+"""Seconds that a run may take: a stopped SQL warehouse takes minutes to start."""
 SNOWFLAKE_CONN = "snowflake_default"
 DATABRICKS_CONN = "databricks_default"
 _REQUIRED = {
@@ -167,7 +170,8 @@ class Scratch:
             return
         # A run that goes on would write into the folder after it was emptied.
         self.databricks("POST", "jobs/runs/cancel-all", job_id=self.job_id)
-        until(lambda: not self.databricks("GET", "jobs/runs/list", job_id=self.job_id, active_only="true").get("runs"))
+        listed = {"job_id": self.job_id, "active_only": "true"}
+        until(lambda: not self.databricks("GET", "jobs/runs/list", **listed).get("runs"), LONGEST_RUN)
         self.databricks("POST", "jobs/delete", job_id=self.job_id)
 
     def _remove_files(self) -> None:
@@ -302,13 +306,20 @@ def confined(scratch: Scratch) -> Iterator[None]:
         yield
 
 
-def until(condition: Callable[[], Any], seconds: float = 900) -> Any:
-    """Return the condition's value as soon as it is true; a stopped SQL warehouse takes minutes to start."""
-    end = time.monotonic() + seconds
-    wait = 0.1
-    while not (value := condition()):
-        if time.monotonic() > end:
-            raise TimeoutError(f"waited {seconds} s in vain")
-        time.sleep(wait)
-        wait = min(wait * 1.5, 10)
-    return value
+@contextlib.contextmanager
+def scratch_place(settings: LiveSettings) -> Iterator[Scratch]:
+    """Make a scratch place, confine the product to it, and remove it at the end, whatever happens between."""
+    made = Scratch(settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(f"AIRFLOW_CONN_{SNOWFLAKE_CONN.upper()}", made.snowflake_connection())
+        patch.setenv(f"AIRFLOW_CONN_{DATABRICKS_CONN.upper()}", json.dumps(settings.databricks))
+        patch.setattr(share, "SHARE_URL", made.url)
+        patch.setattr(share, "STORAGE_INTEGRATION", settings.storage_integration)
+        for module in (share, snowflake_operators):
+            patch.setattr(module, "STAGING_SCHEMA", made.schema)
+        with confined(made):
+            try:
+                made.make()
+                yield made
+            finally:
+                made.remove()

@@ -11,7 +11,8 @@ import pytest
 from airflow.providers.databricks.exceptions import DatabricksApiError
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 
-from tests.live.accounts import DATABRICKS_CONN, Scratch, until
+from tests.contracts.conftest import until
+from tests.live.accounts import DATABRICKS_CONN, LONGEST_RUN, Scratch
 
 pytestmark = pytest.mark.live
 
@@ -50,7 +51,7 @@ def ended(workspace: DatabricksHook) -> Callable[[int], dict[str, Any]]:
         over = run["state"]["life_cycle_state"] in ("TERMINATED", "SKIPPED", "INTERNAL_ERROR")
         return dict(run) if over else None
 
-    return lambda run_id: dict(until(lambda: look(run_id)))
+    return lambda run_id: dict(until(lambda: look(run_id), LONGEST_RUN))
 
 
 def test_a_token_starts_one_run(

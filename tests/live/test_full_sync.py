@@ -8,7 +8,7 @@ import pytest
 
 from data_share import share
 from data_share.snowflake_hook import DataShareSnowflakeHook
-from tests.contracts.runner import SYNC, DagRun
+from tests.airflow_double import SYNC, DagRun
 from tests.live.accounts import Scratch
 
 pytestmark = pytest.mark.live

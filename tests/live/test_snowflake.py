@@ -14,7 +14,8 @@ import pytest
 import requests
 
 from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStatementError
-from tests.live.accounts import Scratch, until
+from tests.contracts.conftest import until
+from tests.live.accounts import Scratch
 
 pytestmark = pytest.mark.live
 
@@ -116,7 +117,7 @@ def test_a_statement_is_cancelled(hook: DataShareSnowflakeHook) -> None:
 
 
 def test_a_statement_is_stopped_at_its_time_out(hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hook, "statement_timeout", 2)
+    monkeypatch.setattr(hook, "statement_timeout", 1)
     with pytest.raises(SnowflakeStatementError, match=r"(?i)timeout"):
         hook.run_statement(LONG)
 

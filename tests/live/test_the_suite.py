@@ -1,216 +1,67 @@
-"""The suite itself: on the stand-ins as if they were real accounts, and that it keeps to its scratch place."""
+"""The suite itself: that it keeps to its scratch place, and leaves nothing of it."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import re
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import httpx
-import pyarrow as pa
 import pytest
-import s3fs
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from airflow.providers.databricks.hooks.databricks import DatabricksHook
 
 from data_share.snowflake_hook import DataShareSnowflakeHook
-from sandbox import settings
 from sandbox.s3 import s3_filesystem
-from sandbox.sources import SHARE_BUCKET, write_source
+from sandbox.sources import SHARE_BUCKET
+from tests.contracts.conftest import Accounts
 from tests.live.accounts import (
+    DATABRICKS_CONN,
     SWITCH,
     LiveSettings,
     LiveSettingsError,
     OutsideScratchError,
     Scratch,
+    scratch_place,
     settings_or_failure,
-    until,
 )
 
-pytestmark = [
-    pytest.mark.tier("full"),
-    pytest.mark.sandbox,
-    pytest.mark.skipif(os.environ.get(SWITCH) == "1", reason="the suite is on its way to real accounts"),
-]
-
-PROJECT = Path(__file__).resolve().parents[2]
-PREFIX = f"s3://{SHARE_BUCKET}/dataset/scratch/"
-TOKEN = "dapi-live"
-SERVE = """
-import json, os, sys, threading
-from pathlib import Path
-from sandbox.stand_ins import serve
-
-state, ports, token, key = sys.argv[1:]
-# Ends with the tests, also when they are killed.
-threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
-serve(Path(state), json.loads(ports), databricks_token=token, snowflake_public_key=key, places=1)
-"""
+pytestmark = pytest.mark.tier("full")
 
 
-@dataclass
-class StandIns:
-    """The stand-ins in a process of their own, and the settings by which the suite takes them for real accounts."""
-
-    environment: dict[str, str]
-    files: s3fs.S3FileSystem
-    databricks_url: str
-
-    def run_suite(self, tests: str = "tests/live", **settings: str) -> subprocess.CompletedProcess[str]:
-        """Run the suite, or a part of it, in a process of its own."""
-        options = ["-m", "live", "-q", "-p", "no:cacheprovider", "--tb=short", "--show-capture=no"]
-        return subprocess.run(
-            [sys.executable, "-m", "pytest", tests, *options],
-            cwd=PROJECT,
-            env={**self.environment, **settings},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-
-    def left(self) -> dict[str, Any]:
-        """Return what lies in the accounts: schemas, files of the share, jobs."""
-        with pytest.MonkeyPatch.context() as patch:
-            connection = {**json.loads(self.environment["DATA_SHARE_LIVE_SNOWFLAKE"]), "schema": "PUBLIC"}
-            patch.setenv("AIRFLOW_CONN_SNOWFLAKE_LOOK", json.dumps(connection))
-            sql = "SELECT schema_name AS name FROM information_schema.schemata"
-            rows = DataShareSnowflakeHook("snowflake_look").run_statement(sql).rows
-        jobs = httpx.get(
-            f"{self.databricks_url}/api/2.2/jobs/list", headers={"Authorization": f"Bearer {TOKEN}"}
-        ).json()["jobs"]
-        return {
-            "schemas": sorted(row["NAME"] for row in rows),
-            "files": sorted(self.files.find(f"{SHARE_BUCKET}/dataset")),
-            "jobs": sorted(job["settings"]["name"] for job in jobs),
-        }
+# ---- it leaves nothing
 
 
-@pytest.fixture(scope="module")
-def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIns]:
-    """The stand-ins, with the table that each real workspace has."""
-    ports = _free_ports("s3", "databricks", "snowflake")
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    state = tmp_path_factory.mktemp("live")
-    arguments = [str(state), json.dumps(ports), TOKEN, public]
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVE, *arguments], cwd=PROJECT, stdin=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            for name in ("databricks", "snowflake"):
-                until(lambda url=f"http://127.0.0.1:{ports[name]}/healthz": _answers(url), seconds=60)  # type: ignore[misc]
-            s3_url = f"http://127.0.0.1:{ports['s3']}"
-            moment = datetime(2016, 2, 14, 16, 52, 13)
-            ride = {
-                "tpep_pickup_datetime": [moment] * 3,
-                "tpep_dropoff_datetime": [moment] * 3,
-                "trip_distance": [4.94, 0.28, 1.0],
-                "fare_amount": [19.0, 3.5, 7.0],
-                "pickup_zip": pa.array([10282, 10110, 10001], pa.int32()),
-                "dropoff_zip": pa.array([10171, 10110, 10002], pa.int32()),
-            }
-            write_source(s3_url, "samples.nyctaxi.trips", pa.table(ride))
-            files = s3_filesystem(s3_url)
-            files.pipe_file(f"{PREFIX.removeprefix('s3://')}somebody_elses.parquet", b"not ours")
-            databricks_url = f"http://127.0.0.1:{ports['databricks']}"
-            # As the real one: an export is not over before somebody can cancel it.
-            order = {"json": {"seconds": 1}, "headers": {"Authorization": f"Bearer {TOKEN}"}, "timeout": 30}
-            httpx.post(f"{databricks_url}/_sandbox/delay", **order).raise_for_status()
-            yield StandIns(_environment(ports, key, databricks_url), files, databricks_url)
-        finally:
-            process.kill()
-
-
-def _environment(ports: dict[str, int], key: rsa.RSAPrivateKey, databricks_url: str) -> dict[str, str]:
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    snowflake = {
-        "conn_type": "snowflake",
-        "login": settings.SNOWFLAKE_USER,
-        "extra": {
-            "account": settings.SNOWFLAKE_ACCOUNT,
-            "host": "127.0.0.1",
-            "port": ports["snowflake"],
-            "protocol": "http",
-            "database": settings.SNOWFLAKE_DATABASE,
-            "warehouse": settings.SNOWFLAKE_WAREHOUSE,
-            "role": settings.SNOWFLAKE_ROLE,
-            "private_key_content": private,
-        },
-    }
-    databricks = {
-        "conn_type": "databricks",
-        "host": "127.0.0.1",
-        "port": ports["databricks"],
-        "schema": "http",
-        "password": TOKEN,
-    }
-    jobs = httpx.get(f"{databricks_url}/api/2.2/jobs/list", headers={"Authorization": f"Bearer {TOKEN}"}).json()
+def left(accounts: Accounts) -> dict[str, Any]:
+    """Return what lies in the accounts: schemas, files of the share, jobs."""
+    administrator = DataShareSnowflakeHook("snowflake_administrator")
+    schemas = administrator.run_statement("SELECT schema_name AS name FROM information_schema.schemata").rows
     return {
-        **os.environ,
-        SWITCH: "1",
-        "DATA_SHARE_LIVE_SNOWFLAKE": json.dumps(snowflake),
-        "DATA_SHARE_LIVE_DATABRICKS": json.dumps(databricks),
-        "DATA_SHARE_LIVE_JOB_ID": str(jobs["jobs"][0]["job_id"]),
-        "DATA_SHARE_LIVE_S3_PREFIX": PREFIX,
-        "DATA_SHARE_LIVE_STORAGE_INTEGRATION": "S3_SHARE_INT",
-        "DATA_SHARE_LIVE_S3_ENDPOINT": f"http://127.0.0.1:{ports['s3']}",
-        "AWS_ACCESS_KEY_ID": "live",
-        "AWS_SECRET_ACCESS_KEY": "live",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "schemas": sorted(row["NAME"] for row in schemas),
+        "files": sorted(s3_filesystem(accounts.s3_url).find(f"{SHARE_BUCKET}/dataset")),
+        "jobs": sorted(job["settings"]["name"] for job in accounts.jobs()),
     }
 
 
-def _free_ports(*names: str) -> dict[str, int]:
-    with contextlib.ExitStack() as held:
-        # All held at once: one that is given back could be given again.
-        probes = {name: held.enter_context(socket.socket()) for name in names}
-        for probe in probes.values():
-            probe.bind(("127.0.0.1", 0))
-        return {name: int(probe.getsockname()[1]) for name, probe in probes.items()}
+@pytest.mark.sandbox
+@pytest.mark.skipif(os.environ.get(SWITCH) == "1", reason="the suite is on its way to real accounts")
+def test_nothing_is_left_of_the_scratch_place_when_the_suite_breaks_off(
+    stand_ins: Accounts, settings: LiveSettings
+) -> None:
+    before = left(stand_ins)
+    started: list[int] = []
 
+    def break_off() -> None:
+        with scratch_place(settings) as scratch:
+            scratch.put("a/part-1.parquet", b"made by a test")
+            DataShareSnowflakeHook("snowflake_default").run_statement("CREATE TABLE t (n INTEGER)")
+            parameters = {"source_table": settings.dataset.source_table, "export_path": f"{scratch.url}b/"}
+            body = {"job_id": scratch.job_id, "job_parameters": parameters}
+            started.append(DatabricksHook(DATABRICKS_CONN).run_now(body))
+            raise KeyboardInterrupt
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).is_success
-    except httpx.TransportError:
-        return False
-
-
-# ---- the whole suite, in processes of its own
-
-
-def test_the_suite_passes_on_the_stand_ins_and_leaves_nothing(stand_ins: StandIns) -> None:
-    before = stand_ins.left()
-    done = stand_ins.run_suite()
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed is not None
-    assert int(passed[1]) >= 20
-    assert "skipped" not in done.stdout
-    assert stand_ins.left() == before
-
-
-def test_the_suite_leaves_nothing_when_it_fails(stand_ins: StandIns, tmp_path: Path) -> None:
-    before = stand_ins.left()
-    broken = tmp_path / "broken.yaml"
-    dataset = (PROJECT / "tests" / "live" / "nyctaxi_trips.yaml").read_text()
-    broken.write_text(dataset.replace("trip_distance >= 0", "trip_distance > 1000"))
-    done = stand_ins.run_suite("tests/live/test_full_sync.py", DATA_SHARE_LIVE_DATASET=str(broken))
-    assert done.returncode == 1
-    assert "distance_not_negative: trip_distance > 1000" in done.stdout, done.stdout[-5000:]
-    assert stand_ins.left() == before
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
+    assert left(stand_ins) == before
+    assert stand_ins.on_databricks("runs/get", run_id=started[0])["state"]["result_state"] == "CANCELED"
 
 
 # ---- its settings and its limits
@@ -232,17 +83,12 @@ def scratch() -> Scratch:
     return Scratch(live_settings(), name="data_share_live_x", job_id=8)
 
 
-def test_everything_that_is_missing_is_named_at_once() -> None:
-    with pytest.raises(LiveSettingsError) as caught:
-        LiveSettings.read({})
-    for name in ("SNOWFLAKE", "DATABRICKS", "JOB_ID", "S3_PREFIX", "STORAGE_INTEGRATION"):
-        assert f"DATA_SHARE_LIVE_{name} (" in str(caught.value)
-
-
-def test_a_missing_setting_fails_the_suite_instead_of_skipping_it() -> None:
+def test_a_suite_without_its_settings_fails_instead_of_skipping_and_names_all_that_is_missing() -> None:
     with pytest.raises(pytest.fail.Exception) as caught:
         settings_or_failure({"DATA_SHARE_LIVE_JOB_ID": "7"})
-    assert "DATA_SHARE_LIVE=1, but these are not set: DATA_SHARE_LIVE_SNOWFLAKE (an Airflow conn" in str(caught.value)
+    for name in ("SNOWFLAKE", "DATABRICKS", "S3_PREFIX", "STORAGE_INTEGRATION"):
+        assert f"DATA_SHARE_LIVE_{name} (" in str(caught.value)
+    assert "DATA_SHARE_LIVE_JOB_ID" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

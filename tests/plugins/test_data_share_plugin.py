@@ -10,7 +10,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -34,7 +34,15 @@ json.dump({"plugins": [plugin.name for plugin in plugins], "errors": errors, "ne
 """
 
 
-def load_in_a_task_process(plugins_folder: Path) -> SimpleNamespace:
+class Loaded(NamedTuple):
+    """What a task process has loaded: plugins, errors, and new modules."""
+
+    plugins: list[str]
+    errors: dict[str, str]
+    new: list[str]
+
+
+def load_in_a_task_process(plugins_folder: Path) -> Loaded:
     environment = os.environ | {
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(plugins_folder),
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
@@ -42,7 +50,7 @@ def load_in_a_task_process(plugins_folder: Path) -> SimpleNamespace:
     result = subprocess.run(
         [sys.executable, "-c", LOAD_AS_A_TASK], env=environment, capture_output=True, text=True, check=True
     )
-    return SimpleNamespace(**json.loads(result.stdout.splitlines()[-1]))
+    return Loaded(**json.loads(result.stdout.splitlines()[-1]))
 
 
 def test_a_task_process_loads_the_plugin_and_no_web_framework() -> None:

@@ -12,13 +12,12 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
 import requests
-from airflow.sdk import DeadlineReference
+from airflow.sdk import DAG, Connection, DeadlineReference
 from airflow.sdk.api.datamodels._generated import DagRun, DagRunState, DagRunType
 from airflow.sdk.execution_time.xcom import XCom
 
@@ -44,8 +43,8 @@ FAILURE = {
 EVENT = {"event": "sync_succeeded", "dag_run_id": "manual__1"}
 
 
-def connection(host: str | None = URL, password: str | None = SECRETS[0]) -> Any:
-    return SimpleNamespace(conn_id="data_share_webhook", host=host, password=password)
+def connection(host: str | None = URL, password: str | None = SECRETS[0]) -> Connection:
+    return Connection(conn_id="data_share_webhook", conn_type="http", host=host, password=password)
 
 
 # ---- the connection
@@ -115,12 +114,18 @@ class Receiver:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return time.time()
+
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Receiver:
     made = Receiver()
     monkeypatch.setattr(requests, "post", made.post)
-    monkeypatch.setattr(alerts, "time", SimpleNamespace(sleep=made.sleep, monotonic=lambda: made.now, time=time.time))
+    monkeypatch.setattr(alerts, "time", made)
     monkeypatch.setattr(alerts, "_seconds_left_in_process", alerts._TOTAL_SECONDS)
     return made
 
@@ -271,7 +276,7 @@ def test_an_end_is_told_also_when_its_details_cannot_be_read() -> None:
 
 
 def test_a_run_of_which_airflow_tells_next_to_nothing_is_told(xcoms: dict[tuple[str, str], Any]) -> None:
-    told = event("timed_out", dag=SimpleNamespace(dag_id="sync_tides"), run_id="manual__1+1")
+    told = event("timed_out", dag=DAG("sync_tides", schedule=None), run_id="manual__1+1")
     assert (told["event"], told["dag_run_id"], told["state"]) == ("sync_failed", "manual__1+1", "failed")
     assert told["run_key"] is None
 

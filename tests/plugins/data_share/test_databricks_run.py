@@ -6,7 +6,6 @@ import asyncio
 import functools
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -15,7 +14,7 @@ from airflow.providers.databricks.exceptions import DatabricksApiError
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.module_loading import import_string
-from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
+from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent
 
 from data_share import databricks_run
 from data_share.databricks_run import (
@@ -25,6 +24,7 @@ from data_share.databricks_run import (
     TooManyRunsError,
     cancel_exports_of,
 )
+from tests.airflow_double import DagRun, TaskInstance, events_of
 
 PAGE = "https://databricks.example/?o=1#job/2/run/77"
 EXPORT_PATH = "s3://databricks-snowflake-share/dataset/tides/20260102T030405_0a1b2c3d/1-0a1b2c3d/"
@@ -83,17 +83,16 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waits
 
 
+def waiting() -> TaskInstance:
+    """Return the attempt that waits for the export."""
+    run = DagRun(dag_id="sync_tides", run_id="manual__1")
+    return TaskInstance(run, "wait_for_export", in_triggerer=True)
+
+
 @pytest.fixture
 def xcoms() -> Iterator[dict[str, Any]]:
     """Collect what is pushed for the task."""
-    pushed: dict[str, Any] = {}
-
-    async def aset(key: str, value: Any, *, dag_id: str, task_id: str, run_id: str) -> None:
-        assert (dag_id, task_id, run_id) == ("sync_tides", "wait_for_export", "manual__1")
-        assert key not in pushed
-        pushed[key] = value
-
-    with mock.patch.object(databricks_run.XCom, "aset", side_effect=aset, autospec=True):
+    with waiting().run.xcoms_of_triggers() as pushed:
         yield pushed
 
 
@@ -101,15 +100,8 @@ def trigger(run_id: str = "77", timeout_seconds: float = 3600) -> DatabricksRunT
     """Make a trigger as the triggerer does: from what is stored, then given its task."""
     class_path, kwargs = DatabricksRunTrigger("databricks_default", run_id, timeout_seconds).serialize()
     made: DatabricksRunTrigger = import_string(class_path)(**kwargs)
-    made.task_instance = SimpleNamespace(dag_id="sync_tides", task_id="wait_for_export", run_id="manual__1")  # type: ignore[assignment]
+    made.task_instance = waiting()  # type: ignore[assignment]
     return made
-
-
-def events_of(followed: DatabricksRunTrigger) -> list[TriggerEvent]:
-    async def collect() -> list[TriggerEvent]:
-        return [event async for event in followed.run()]
-
-    return asyncio.run(collect())
 
 
 def failure_of(followed: DatabricksRunTrigger, xcoms: dict[str, Any]) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import aiohttp
 import pytest
@@ -37,6 +35,7 @@ from data_share.failures import (
     report_failure,
     reports_of,
 )
+from tests.airflow_double import DagRun, TaskInstance
 
 # As the provider tells of a service principal's secret that has expired.
 SIGN_IN_IN_A_WORKER = AirflowException('Response: {"error":"invalid_client"}, Status Code: 401')
@@ -157,23 +156,22 @@ def test_each_code_has_a_cause_and_a_remedy_of_its_own() -> None:
 # ---- where it is left
 
 
-def reported(context: dict[str, object]) -> mock.Mock:
-    ti = mock.Mock(spec_set=["xcom_push", "task_id"], task_id="create_stage")
-    report_failure({"ti": ti, **context})  # type: ignore[typeddict-item]
-    return ti.xcom_push
+def reported(context: dict[str, object]) -> dict[tuple[str, str], Any]:
+    run = DagRun(dag_id="set_up_snowflake")
+    report_failure({"ti": TaskInstance(run, "create_stage"), **context})  # type: ignore[typeddict-item]
+    return run.xcoms
 
 
 def test_the_report_is_left_as_xcom_and_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    push = reported({"exception": ValueError("The stage is not there.")})
+    left = reported({"exception": ValueError("The stage is not there.")})
     report = Failure("create_stage", FailureCode.UNEXPECTED, "The stage is not there.").to_xcom()
-    push.assert_called_once_with(key="failure", value=report)
+    assert left == {("create_stage", "failure"): report}
     assert json.dumps(report) in caplog.text
 
 
 @pytest.mark.parametrize("context", [{}, {"exception": "killed"}], ids=["no error", "text alone"])
 def test_in_the_dag_processor_which_answers_no_xcom_nothing_is_pushed(context: dict[str, object]) -> None:
-    push = reported(context)
-    push.assert_not_called()
+    assert reported(context) == {}
 
 
 # ---- the report of a sync
@@ -186,10 +184,10 @@ def ended(
     states: str, xcoms: dict[tuple[str, str], Any] | None = None, later: dict[tuple[str, str], Any] | None = None
 ) -> Failure:
     """The report of a sync whose steps have ended in these states, and had left these XComs; some came later."""
-    left = dict(xcoms or {})
-    ti = SimpleNamespace(xcom_pull=lambda task_ids, key="return_value": left.get((task_ids, key)))
+    run = DagRun(dag_id="sync_tides", xcoms=dict(xcoms or {}))
+    ti = TaskInstance(run, "drop_staging")
     reports = reports_of(ti, STEPS)
-    left |= later or {}
+    run.xcoms |= later or {}
     return failure_of_sync(ti, STEPS, dict(zip(STEPS, states.split(), strict=True)), reports)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 from data_share import finish as finish_module
 from data_share import share
@@ -37,12 +36,8 @@ def finish(snowflake: Snowflake, task_context: MakeContext) -> MakeFinish:
             steps=["export_to_s3", "wait_for_export", "check_staging", "publish"],
         )
         context = task_context(task)
-        ti = context["ti"]
-        ti.xcom_pull = lambda task_ids, key="return_value": xcoms.get((task_ids, key))
-        ti.get_task_states = mock.create_autospec(RuntimeTaskInstance.get_task_states)
-        ti.get_task_states.side_effect = lambda dag_id, task_ids, run_ids: {
-            run_id: {task_id: states.get(task_id) for task_id in task_ids} for run_id in run_ids
-        }
+        context["dag_run"].xcoms = xcoms
+        context["dag_run"].states = states
         return task, context
 
     return make
@@ -112,12 +107,12 @@ def test_a_sync_that_loads_an_earlier_export_does_not_ask_databricks(
 
 
 def test_what_goes_wrong_while_tidying_up_hides_no_reason(
-    snowflake: Snowflake, finish: MakeFinish, cancel_exports: mock.Mock
+    snowflake: Snowflake, finish: MakeFinish, cancel_exports: mock.Mock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cancel_exports.side_effect = RuntimeError("Databricks is away")
     snowflake.answer("DROP a", RuntimeError("Snowflake is away"))
     task, context = finish({("export_to_s3", "failure"): NO_JOB}, export_to_s3="failed")
-    context["ti"].get_task_states.side_effect = RuntimeError("Airflow is away")
+    monkeypatch.setattr(context["ti"], "get_task_states", mock.Mock(side_effect=RuntimeError("Airflow is away")))
     with pytest.raises(NotPublishedError, match=r"^export_to_s3: No such job\."):
         task.execute(context)
 

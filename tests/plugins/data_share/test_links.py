@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -135,7 +134,7 @@ def test_publishing_links_to_the_transaction_and_not_to_the_looks_into_the_ledge
         preview="False",
     )
     with contextlib.suppress(SnowflakeStatementError):
-        step.execute({**task_context(step), "outlet_events": mock.MagicMock()})  # type: ignore[arg-type]
+        step.execute(task_context(step))
     looks_after = 1 if change == "INSERT" else 0
     assert ["BEGIN" in statement for statement in snowflake.statements] == [False, True, *[False] * looks_after]
     assert link_of(step) == PAGE.format("q2")
@@ -152,7 +151,9 @@ def test_failed_checks_link_to_the_checks_and_not_to_the_look_for_rows(task_cont
 
 
 def test_the_sensor_links_to_the_page_of_the_run_that_it_followed() -> None:
-    assert DatabricksRunLink().get_link(SimpleNamespace(run_page_url="https://run"), ti_key=None) == "https://run"
+    sensor = DatabricksRunSensor(task_id="wait", run_id="1", timeout_seconds=1)
+    sensor.run_page_url = "https://run"
+    assert DatabricksRunLink().get_link(sensor, ti_key=None) == "https://run"
 
 
 def test_the_api_server_knows_where_each_link_stands() -> None:

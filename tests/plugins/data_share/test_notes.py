@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.models.dagrun import DagRun, DagRunNote
+from airflow.sdk import DAG
 from sqlalchemy import JSON, Column, Integer, String, create_engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -21,19 +22,6 @@ SENTENCE = "check_staging: 2 of 9 checks failed. - deep: depth > 0"
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-class Run(SimpleNamespace):
-    """A DAG run, as the scheduler gives it to a listener."""
-
-    @property
-    def note(self) -> str | None:
-        return None if self.dag_run_note is None else str(self.dag_run_note.content)
-
-    @note.setter
-    def note(self, content: str) -> None:
-        # Airflow makes a note of nobody like this.
-        self.dag_run_note = SimpleNamespace(content=content, user_id=None)
-
-
 @pytest.fixture
 def xcoms(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Any]:
     """Make what the steps left."""
@@ -42,22 +30,20 @@ def xcoms(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Any]:
     return left
 
 
-def run(state: str, seconds: float = 6.24, **changes: Any) -> Run:
-    fields = {
-        "dag_id": "sync_tides",
-        "run_id": "manual__1",
-        "dag": SimpleNamespace(tags={"data-share", "sync"}),
-        "state": state,
-        "start_date": BEGAN,
-        "end_date": BEGAN + timedelta(seconds=seconds),
-        "dag_run_note": None,
-    }
-    return Run(**{**fields, **changes})
+def run(state: str, seconds: float = 6.24, tags: tuple[str, ...] | None = ("data-share", "sync")) -> DagRun:
+    """Make a run as the scheduler gives it to a listener; without tags, it has lost its DAG."""
+    made = DagRun(dag_id="sync_tides", run_id="manual__1", run_type="manual", state=state, start_date=BEGAN)
+    made.end_date = BEGAN + timedelta(seconds=seconds)
+    made.dag = None if tags is None else DAG("sync_tides", schedule=None, tags=tags)
+    return made
 
 
-def ended(state: str, xcoms: dict[tuple[str, str], Any], reason: str = "", **changes: Any) -> Run:
+def ended(
+    state: str, xcoms: dict[tuple[str, str], Any], reason: str = "", note: DagRunNote | None = None, **changes: Any
+) -> DagRun:
     made = run(state, **changes)
-    (on_dag_run_success if state == "success" else on_dag_run_failed)(made, reason)  # type: ignore[arg-type]
+    made.dag_run_note = note
+    (on_dag_run_success if state == "success" else on_dag_run_failed)(made, reason)
     return made
 
 
@@ -108,38 +94,38 @@ def test_a_note_fits_into_its_column(xcoms: dict[tuple[str, str], Any]) -> None:
 
 def test_a_cancelled_run_is_noted_when_its_last_task_has_ended(xcoms: dict[tuple[str, str], Any]) -> None:
     cancelled = run("running")
-    on_dag_run_failed(cancelled, "Dag Run's state was manually set to `failed`.")  # type: ignore[arg-type]
+    on_dag_run_failed(cancelled, "Dag Run's state was manually set to `failed`.")
     assert cancelled.note is None
 
 
-@pytest.mark.parametrize("dag", [None, SimpleNamespace(tags={"sync"}), SimpleNamespace(tags=set())])
-def test_runs_of_other_dags_are_left_alone(xcoms: dict[tuple[str, str], Any], dag: Any) -> None:
+@pytest.mark.parametrize("tags", [None, ("sync",), ()])
+def test_runs_of_other_dags_are_left_alone(xcoms: dict[tuple[str, str], Any], tags: tuple[str, ...] | None) -> None:
     xcoms["publish", "return_value"] = ROW
-    assert ended("success", xcoms, dag=dag).note is None
+    assert ended("success", xcoms, tags=tags).note is None
 
 
 def test_the_note_of_an_earlier_end_makes_room(xcoms: dict[tuple[str, str], Any]) -> None:
     xcoms["publish", "return_value"] = ROW
-    earlier = SimpleNamespace(content="check_staging: no", user_id=None)
-    assert ended("success", xcoms, dag_run_note=earlier).note == "1,461 rows from main.weather.forecasts in 6.2 s"
+    earlier = DagRunNote(content="check_staging: no")
+    assert ended("success", xcoms, note=earlier).note == "1,461 rows from main.weather.forecasts in 6.2 s"
 
 
 def test_what_a_person_wrote_stays_above_the_line(xcoms: dict[tuple[str, str], Any]) -> None:
     xcoms["drop_staging", "failure"] = {**FAILURE, "step": "publish", "message": "overtaken"}
-    written = SimpleNamespace(content="For the board.", user_id="ada")
-    first = ended("failed", xcoms, dag_run_note=written)
+    written = DagRunNote(content="For the board.", user_id="ada")
+    first = ended("failed", xcoms, note=written)
     assert first.note == "For the board.\n\n---\n\npublish: overtaken"
 
     xcoms["publish", "return_value"] = ROW
-    again = ended("success", xcoms, dag_run_note=first.dag_run_note)
+    again = ended("success", xcoms, note=first.dag_run_note)
     assert again.note == "For the board.\n\n---\n\n1,461 rows from main.weather.forecasts in 6.2 s"
     assert again.dag_run_note.user_id == "ada"
 
 
 def test_a_long_note_of_a_person_is_not_touched(xcoms: dict[tuple[str, str], Any]) -> None:
     xcoms["drop_staging", "failure"] = {**FAILURE, "step": "publish", "message": "overtaken"}
-    written = SimpleNamespace(content="x" * 990, user_id="ada")
-    assert ended("failed", xcoms, dag_run_note=written).note == "x" * 990
+    written = DagRunNote(content="x" * 990, user_id="ada")
+    assert ended("failed", xcoms, note=written).note == "x" * 990
 
 
 @pytest.mark.parametrize("left", [{"rows_loaded": 3}, "text", 7])

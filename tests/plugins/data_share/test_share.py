@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
-from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from data_share import share
+from tests.airflow_double import DagRun
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEY = "20260102T030405_0a1b2c3d"
@@ -24,8 +24,7 @@ def key(run_id: str = "manual__1", at: datetime = AT, dag_id: str = "sync_shared
 def test_a_run_key_is_the_same_for_the_same_run() -> None:
     # A literal: a key that changes with a release would not find its ledger row again.
     assert key() == key() == "20260102T030405_8a1ed80b"
-    dag_run = SimpleNamespace(dag_id="sync_shared_forecasts", run_id="manual__1", run_after=AT)
-    assert share.run_key_of(dag_run) == key()
+    assert share.run_key_of(DagRun(dag_id="sync_shared_forecasts", run_id="manual__1", run_after=AT)) == key()
 
 
 def test_run_keys_differ_between_runs_of_the_same_second_and_between_dags() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from data_share import share
 from data_share.datasets import Dataset, LoadMode
 from data_share.share import InvalidExportPathError, run_key_of
 from data_share.templates import SQL_FILTERS, ResultMissingError, sync_macros
+from tests.airflow_double import DagRun, TaskInstance
 
 KEY = "20260102T030405_0a1b2c3d"
 
@@ -54,14 +54,11 @@ EXPORT = {"run_id": 77, "export_path": f"{share.SHARE_URL}tides/{KEY}/3-0a1b2c3d
 EARLIER = {"run_id": 66, "export_path": f"{share.SHARE_URL}tides/20250102T030405_ffffffff/1-0a1b2c3d/"}
 
 
-def handed_on(**xcoms: Any) -> Any:
-    """Make a task instance that finds these XComs, by task id; what was not left is None."""
-
-    def pull(task_ids: str, key: str = "return_value") -> Any:
-        expected = "export" if task_ids == "export_to_s3" else "return_value"
-        return xcoms.get(task_ids) if key == expected else None
-
-    return SimpleNamespace(xcom_pull=pull)
+def handed_on(**xcoms: Any) -> TaskInstance:
+    """Make a task instance that finds these XComs, by task id."""
+    keys = {"export_to_s3": "export"}
+    left = {(task_id, keys.get(task_id, "return_value")): value for task_id, value in xcoms.items()}
+    return TaskInstance(DagRun(dag_id="sync_tides", xcoms=left), "the_task")
 
 
 def copied(*columns: str) -> Any:

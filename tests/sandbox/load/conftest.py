@@ -7,7 +7,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
+from unittest import mock
 
 import pytest
 import requests
@@ -93,7 +94,7 @@ def a_share(s3_url: str, stand_ins: tuple[int, str], sync_datasets: ModuleType) 
         read_key = functools.cache(serialization.load_pem_private_key)
         patch.setattr(serialization, "load_pem_private_key", lambda data, **options: read_key(data, **options))
         # The provider's hook waits a second before it repeats a call.
-        patch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda _: None))
+        patch.setattr(tenacity.nap, "time", mock.Mock(spec_set=["sleep"]))
         wire = Wire(requests.Session.request)
         patch.setattr(requests.Session, "request", lambda session, **call: wire(session, **call))
         made = Share(s3_url, f"http://127.0.0.1:{port}", sync_datasets.sync_dag, wire)

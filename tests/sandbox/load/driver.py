@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import functools
 import itertools
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -20,8 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import requests
 import s3fs
-from airflow.sdk import DAG, AssetAlias, Context
-from airflow.sdk.execution_time.context import OutletEventAccessors
+from airflow.sdk import DAG
 
 from data_share import share
 from data_share.datasets import Dataset
@@ -29,17 +25,11 @@ from data_share.snowflake_hook import DataShareSnowflakeHook
 from sandbox.databricks.export import Session
 from sandbox.s3 import s3_filesystem
 from sandbox.sources import write_source
+from tests.airflow_double import DagRun, with_templates_compiled_once
 
 PROJECT = Path(__file__).resolve().parents[3]
 EXPORT_SQL = (PROJECT / "include" / "sql" / "databricks" / "export_dataset.sql").read_text()
 STEPS = ("copy_into_staging", "check_staging", "publish")
-PARAMS = {
-    "requested_by": None,
-    "full_refresh": False,
-    "accept_row_change": False,
-    "dry_run": False,
-    "reload_run_key": None,
-}
 SCHEMA = pa.schema({"k": pa.int64(), "name": pa.string(), "amount": pa.float64()})
 MANIFEST_SCHEMA = pa.schema(
     {
@@ -141,29 +131,15 @@ class Wire:
         return cast("int", getattr(self._thread, "calls", 0))
 
 
-@dataclass
-class Run:
+@dataclass(kw_only=True, eq=False)
+class Run(DagRun):
     """
-    One DAG run: what Airflow would keep of it.
+    One run of a dataset's DAG, whose export is made by the driver.
 
-    :param dag: the dataset's DAG
-    :param dag_run: as templates see it
-    :param params: its conf, completed
     :param export_attempt: number of the last attempt to export
     """
 
-    dag: DAG
-    dag_run: Any
-    params: dict[str, Any]
     export_attempt: int = 0
-    xcoms: dict[tuple[str, str], Any] = field(default_factory=dict)
-    tries: dict[str, int] = field(default_factory=dict)
-    asset_events: list[Any] = field(default_factory=list)
-
-    @property
-    def key(self) -> str:
-        """Run key of the run."""
-        return share.run_key_of(self.dag_run)
 
     @property
     def export_path(self) -> str:
@@ -263,23 +239,10 @@ class Share:
 
     def run(self, dataset: Dataset, **params: Any) -> Run:
         """Begin a DAG run."""
-        number = next(_numbers)
-        began = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC) + timedelta(seconds=number)
-        dag_run = SimpleNamespace(
-            dag_id=dataset.dag_id,
-            run_id=f"manual__o'clock_{number}",
-            run_after=began,
-            start_date=began,
-            triggering_user_name="DOMAIN\\grace",
-            conf={},
-        )
         with self._making_a_dag:  # Airflow notes the DAG that is being made in one place for all threads
             if dataset.name not in self._dags:
-                dag = self._make_dag(dataset)
-                # Airflow makes one per task; compiling the same files for each takes longer than their statements.
-                dag.get_template_env = functools.cache(dag.get_template_env)  # type: ignore[method-assign]
-                self._dags[dataset.name] = dag
-        return Run(self._dags[dataset.name], dag_run, {**PARAMS, **params})
+                self._dags[dataset.name] = with_templates_compiled_once(self._make_dag(dataset))
+        return Run(dag=self._dags[dataset.name], conf=params, triggering_user_name="DOMAIN\\grace")
 
     def export(self, dataset: Dataset, run: Run) -> None:
         """Export the source as the next attempt of ``export_to_s3``, and hand on what ``wait_for_export`` would."""
@@ -345,19 +308,8 @@ class Share:
         :param before: called before each HTTP call
         :return: what the task returns, which is its XCom too
         """
-        run.tries[task_id] = run.tries.get(task_id, 0) + 1
-        task: Any = copy.copy(run.dag.get_task(task_id))
-        context = self._context(run, task)
-        task.resolve_template_files()
         with self.wire.faulty(fault, before):
-            task.render_template_fields(context)
-            result = task.execute(context)
-        if result is not None:
-            run.xcoms[task_id, "return_value"] = result
-        for alias in task.outlets:
-            if isinstance(alias, AssetAlias):
-                run.asset_events += context["outlet_events"][alias].asset_alias_events
-        return result
+            return run.execute(*run.prepared(task_id))
 
     def sync(self, dataset: Dataset, run: Run | None = None, **params: Any) -> Run:
         """Do a whole sync where nothing goes wrong."""
@@ -380,30 +332,6 @@ class Share:
         for task_id in STEPS[:2]:
             self.step(run, task_id)
         return run
-
-    def _context(self, run: Run, task: Any) -> Context:
-        def pull(task_ids: str, key: str = "return_value", map_indexes: int | None = None) -> Any:
-            return copy.deepcopy(run.xcoms.get((task_ids, key)))
-
-        ti = SimpleNamespace(
-            id=uuid.uuid4(),
-            dag_id=run.dag_run.dag_id,
-            run_id=run.dag_run.run_id,
-            task_id=task.task_id,
-            try_number=run.tries[task.task_id],
-            xcom_pull=pull,
-            xcom_push=lambda key, value: run.xcoms.update({(task.task_id, key): value}),
-            get_task_states=lambda **_: {},
-        )
-        context = {
-            "dag_run": run.dag_run,
-            "ti": ti,
-            "task": task,
-            "params": run.params,
-            "outlet_events": OutletEventAccessors(),
-            "var": SimpleNamespace(value=SimpleNamespace(**{share.EXPORT_JOB_VARIABLE: "1"})),
-        }
-        return cast("Context", context)
 
 
 class Reader:

@@ -198,12 +198,16 @@ def test_a_copy_thought_dead_that_empties_the_staging_table(
     a_share: Share, dataset: Dataset, mode: str, copied_again: bool
 ) -> None:
     a_share.write(dataset, generation(2))
-    run = a_share.staged(dataset)
+    run = a_share.run(dataset)
+    a_share.export(dataset, run)
+    thought_dead = run.prepared("copy_into_staging")
+    for task_id in ("copy_into_staging", "check_staging"):
+        a_share.step(run, task_id)
     before = a_share.everything(dataset)
-    # The process of the copy died at once, and what it had sent is executed now.
+    # What it had sent is executed now.
     after_staging_was_created = 6 if copied_again else 4
-    with pytest.raises(ProcessDiedError):
-        a_share.step(run, "copy_into_staging", Fault(after_staging_was_created, "dead"))
+    with a_share.wire.faulty(Fault(after_staging_was_created, "dead")), pytest.raises(ProcessDiedError):
+        run.execute(*thought_dead)
     with watch(a_share, dataset) as reader, pytest.raises(SupersededError, match="staging tables are not as they were"):
         a_share.step(run, "publish")
     assert a_share.everything(dataset) == before
