@@ -7,17 +7,17 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
-from moto import mock_aws
 
-from data_share.share import SHARE_URL
+if TYPE_CHECKING:
+    import boto3
 
 PROJECT = Path(__file__).resolve().parents[2]
 AWS = PROJECT / "include" / "aws"
-BUCKET, _, PREFIX = SHARE_URL.removeprefix("s3://").partition("/")
+# As the share has them; test_the_share_is_the_products compares them.
+BUCKET, PREFIX = "databricks-snowflake-share", "dataset/"
 BUCKET_ARN = f"arn:aws:s3:::{BUCKET}"
 OBJECTS_ARN = f"{BUCKET_ARN}/{PREFIX}*"
 ROLES = ("databricks", "snowflake")
@@ -52,6 +52,12 @@ def allowed(policy: dict[str, Any], action: str, resource: str, prefix: str | No
         ):
             return True
     return False
+
+
+def test_the_share_is_the_products() -> None:
+    from data_share.share import SHARE_URL
+
+    assert f"s3://{BUCKET}/{PREFIX}" == SHARE_URL
 
 
 def test_the_files_are_those_that_are_explained() -> None:
@@ -137,6 +143,9 @@ def test_the_role_of_databricks_trusts_itself() -> None:
 @pytest.fixture
 def account() -> Iterator[boto3.Session]:
     """An AWS account in this process: moto answers before anything reaches a network."""
+    import boto3
+    from moto import mock_aws
+
     aws = mock_aws()
     # moto has one memory for all in a process: another test's S3 must not lose its objects.
     aws.start(reset=False)

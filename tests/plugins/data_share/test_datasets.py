@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-import structlog
 import yaml
-from airflow.dag_processing.dagbag import DagBag
-from airflow.dag_processing.processor import _serialize_dags
 from pydantic import ValidationError
 
 from data_share.datasets import (
@@ -38,15 +36,6 @@ MERGE = {"load_mode": "merge", "merge_keys": ["harbour"]}
 COLUMNS = {"create_table": "from_columns", "columns": {"harbour": "VARCHAR(80)"}}
 LEFT_OUT = object()
 
-COLUMN_PATTERN = "'^[A-Za-z_][A-Za-z0-9_]{0,254}$'"
-SOURCE_PATTERN = r"'^[A-Za-z0-9_]+\.[A-Za-z0-9_]+\.[A-Za-z0-9_]+$'"
-TARGET_PATTERN = r"'^([A-Za-z_][A-Za-z0-9_]*\.){0,2}[A-Za-z_][A-Za-z0-9_]{0,199}$'"
-CHECK_NAME_PATTERN = "'^[a-z][a-z0-9_]{0,99}$'"
-NAME_PATTERN = "'^[a-z][a-z0-9_]{0,59}$'"
-TYPE_PATTERN = (
-    r"'^(BOOLEAN|DATE|TIME|DOUBLE|FLOAT|BINARY|VARIANT|ARRAY|OBJECT|VARCHAR(\([1-9][0-9]{0,8}\))?"
-    r"|NUMBER(\(([1-9]|[12][0-9]|3[0-8])(, ?([0-9]|[12][0-9]|3[0-7]))?\))?|TIMESTAMP_(NTZ|LTZ|TZ))$'"
-)
 PRESETS = "@continuous, @daily, @hourly, @monthly, @once, @quarterly, @weekly, @yearly"
 NOT_YAML = "it cannot be read as YAML"
 
@@ -141,327 +130,217 @@ def test_a_dataset_takes_the_place_of_no_check_of_the_dag(sync_datasets: ModuleT
 
 def test_a_dataset_is_frozen(tmp_path: Path) -> None:
     dataset = read_dataset(write(tmp_path))
-    with pytest.raises(ValidationError, match="frozen"):
+    with pytest.raises(ValidationError):
         dataset.target_table = "other"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("schedule", [None, "@daily", "*/15 * * * *"])
-def test_a_schedule_is_nothing_a_preset_or_a_cron_expression(tmp_path: Path, schedule: str | None) -> None:
-    assert read_dataset(write(tmp_path, schedule=schedule)).schedule == schedule
+def test_a_schedule_is_nothing_a_preset_or_a_cron_expression(tmp_path: Path) -> None:
+    for schedule in (None, "@daily", "*/15 * * * *"):
+        assert read_dataset(write(tmp_path, schedule=schedule)).schedule == schedule
 
 
-# What is wrong, the file, and the one line that is said about it.
-MISTAKES = [
-    ("unknown field", text(colour="blue"), "colour: Extra inputs are not permitted (found: 'blue')"),
-    ("field that is no text", TEXT + "1: x\n", "1: Keys should be strings (found: 1)"),
-    ("missing field", text(source_table=LEFT_OUT), "source_table: Field required (found: nothing)"),
-    ("field without a value", TEXT + "checks:\n", "checks: Input should be a mapping (found: None)"),
-    (
-        "empty description",
-        text(description=""),
-        "description: String should have at least 1 character (found: '')",
-    ),
-    (
-        "date for a text",
-        TEXT.replace("Tides by harbour.", "2026-02-03"),
-        "description: Input should be a valid string (found: datetime.date(2026, 2, 3))",
-    ),
-    (
-        "text for a list",
-        text(required_columns="harbour"),
-        "required_columns: Input should be a list (found: 'harbour')",
-    ),
-    (
-        "list for a text",
-        text(target_table=["tides"]),
-        "target_table: Input should be a valid string (found: ['tides'])",
-    ),
-    ("list for a mapping", text(checks=["depth > 0"]), "checks: Input should be a mapping (found: ['depth > 0'])"),
-    ("text for a boolean", text(allow_empty="true"), "allow_empty: Input should be a valid boolean (found: 'true')"),
-    (
-        "number for a boolean",
-        text(delete_missing=1, **MERGE),
-        "delete_missing: Input should be a valid boolean (found: 1)",
-    ),
-    (
-        "text for a number",
-        text(export_timeout_minutes="30"),
-        "export_timeout_minutes: Input should be a valid integer (found: '30')",
-    ),
-    (
-        "number for a condition",
-        text(checks={"depth": 1}),
-        "checks.depth: Input should be a valid string (found: 1)",
-    ),
-    (
-        "timeout of 0",
-        text(export_timeout_minutes=0),
-        "export_timeout_minutes: Input should be greater than or equal to 1 (found: 0)",
-    ),
-    (
-        "timeout too large",
-        text(export_timeout_minutes=1441),
-        "export_timeout_minutes: Input should be less than or equal to 1440 (found: 1441)",
-    ),
-    (
-        "timeout with more digits than Python writes",
+# What is wrong, the file, and the field and the value that are named. The words between them are pydantic's own.
+WRONG_VALUES: dict[str, tuple[str, str, str]] = {
+    "unknown field": (text(colour="blue"), "colour", "'blue'"),
+    "field that is no text": (TEXT + "1: x\n", "1", "1"),
+    "missing field": (text(source_table=LEFT_OUT), "source_table", "nothing"),
+    "field without a value": (TEXT + "checks:\n", "checks", "None"),
+    "empty description": (text(description=""), "description", "''"),
+    "date for a text": (TEXT.replace("Tides by harbour.", "2026-02-03"), "description", "datetime.date(2026, 2, 3)"),
+    "text for a list": (text(required_columns="harbour"), "required_columns", "'harbour'"),
+    "list for a text": (text(target_table=["tides"]), "target_table", "['tides']"),
+    "list for a mapping": (text(checks=["depth > 0"]), "checks", "['depth > 0']"),
+    "text for a boolean": (text(allow_empty="true"), "allow_empty", "'true'"),
+    "number for a boolean": (text(delete_missing=1, **MERGE), "delete_missing", "1"),
+    "text for a number": (text(export_timeout_minutes="30"), "export_timeout_minutes", "'30'"),
+    "number for a condition": (text(checks={"depth": 1}), "checks.depth", "1"),
+    "timeout of 0": (text(export_timeout_minutes=0), "export_timeout_minutes", "0"),
+    "timeout too large": (text(export_timeout_minutes=1441), "export_timeout_minutes", "1441"),
+    "timeout with more digits than Python writes": (
         TEXT + f"export_timeout_minutes: 0x{'f' * 5000}\n",
-        "export_timeout_minutes: Input should be less than or equal to 1440 (found: a huge number)",
+        "export_timeout_minutes",
+        "a huge number",
     ),
-    (
-        "percent of 0",
-        text(max_row_change_percent=0),
-        "max_row_change_percent: Input should be greater than 0 (found: 0)",
-    ),
-    (
-        "endless percent",
-        text(max_row_change_percent=float("inf")),
-        "max_row_change_percent: Input should be a finite number (found: inf)",
-    ),
-    (
-        "source without catalog",
-        text(source_table="sea.tides"),
-        f"source_table: String should match pattern {SOURCE_PATTERN} (found: 'sea.tides')",
-    ),
-    (
-        "SQL in the source",
+    "percent of 0": (text(max_row_change_percent=0), "max_row_change_percent", "0"),
+    "endless percent": (text(max_row_change_percent=float("inf")), "max_row_change_percent", "inf"),
+    "source without catalog": (text(source_table="sea.tides"), "source_table", "'sea.tides'"),
+    "SQL in the source": (
         text(source_table="main.sea.tides; DROP TABLE x"),
-        f"source_table: String should match pattern {SOURCE_PATTERN} (found: 'main.sea.tides; DROP TABLE x')",
+        "source_table",
+        "'main.sea.tides; DROP TABLE x'",
     ),
-    (
-        "quotes in the source",
-        text(source_table="main.sea.`tides`"),
-        f"source_table: String should match pattern {SOURCE_PATTERN} (found: 'main.sea.`tides`')",
-    ),
-    (
-        "SQL in the target",
-        text(target_table="tides; DROP TABLE x"),
-        f"target_table: String should match pattern {TARGET_PATTERN} (found: 'tides; DROP TABLE x')",
-    ),
-    (
-        "line break after the target",
-        text(target_table="tides\n"),
-        f"target_table: String should match pattern {TARGET_PATTERN} (found: 'tides\\n')",
-    ),
-    (
-        "target of four parts",
-        text(target_table="a.b.c.d"),
-        f"target_table: String should match pattern {TARGET_PATTERN} (found: 'a.b.c.d')",
-    ),
-    (
-        "digit before the target",
-        text(target_table="1tides"),
-        f"target_table: String should match pattern {TARGET_PATTERN} (found: '1tides')",
-    ),
-    (
-        "no required column",
-        text(required_columns=[]),
-        "required_columns: List should have at least 1 item after validation, not 0 (found: [])",
-    ),
-    (
-        "SQL in the only required column",
-        text(required_columns=["a OR 1=1"]),
-        f"required_columns.0: String should match pattern {COLUMN_PATTERN} (found: 'a OR 1=1')",
-    ),
-    (
-        "SQL in another required column",
+    "quotes in the source": (text(source_table="main.sea.`tides`"), "source_table", "'main.sea.`tides`'"),
+    "SQL in the target": (text(target_table="tides; DROP TABLE x"), "target_table", "'tides; DROP TABLE x'"),
+    "line break after the target": (text(target_table="tides\n"), "target_table", "'tides\\n'"),
+    "target of four parts": (text(target_table="a.b.c.d"), "target_table", "'a.b.c.d'"),
+    "digit before the target": (text(target_table="1tides"), "target_table", "'1tides'"),
+    "no required column": (text(required_columns=[]), "required_columns", "[]"),
+    "SQL in the only required column": (text(required_columns=["a OR 1=1"]), "required_columns.0", "'a OR 1=1'"),
+    "SQL in another required column": (
         text(required_columns=["harbour", "a OR 1=1"]),
-        f"required_columns.1: String should match pattern {COLUMN_PATTERN} (found: 'a OR 1=1')",
+        "required_columns.1",
+        "'a OR 1=1'",
     ),
-    (
-        "SQL in a merge key",
+    "SQL in a merge key": (
         text(load_mode="merge", merge_keys=["harbour) OR (1=1"]),
-        f"merge_keys.0: String should match pattern {COLUMN_PATTERN} (found: 'harbour) OR (1=1')",
+        "merge_keys.0",
+        "'harbour) OR (1=1'",
     ),
-    (
-        "SQL in a column",
+    "SQL in a column": (
         text(create_table="from_columns", columns={"harbour": "DATE", "a DATE, b": "DATE"}),
-        f"columns.a DATE, b.[key]: String should match pattern {COLUMN_PATTERN} (found: 'a DATE, b')",
+        "columns.a DATE, b.[key]",
+        "'a DATE, b'",
     ),
-    (
-        "SQL in the name of a check",
-        text(checks={"x' AS a": "depth > 0"}),
-        f"checks.x' AS a.[key]: String should match pattern {CHECK_NAME_PATTERN} (found: \"x' AS a\")",
-    ),
-    (
-        "semicolon in a check",
+    "SQL in the name of a check": (text(checks={"x' AS a": "depth > 0"}), "checks.x' AS a.[key]", '"x\' AS a"'),
+    "semicolon in a check": (
         text(checks={"deep": "depth > 0; DROP TABLE x"}),
-        "checks.deep: String should match pattern '^[^;]*$' (found: 'depth > 0; DROP TABLE x')",
+        "checks.deep",
+        "'depth > 0; DROP TABLE x'",
     ),
-    (
-        "check of blanks",
-        text(checks={"deep": "   "}),
-        "checks.deep: String should have at least 1 character (found: '   ')",
+    "check of blanks": (text(checks={"deep": "   "}), "checks.deep", "'   '"),
+    "unknown load mode": (text(load_mode="truncate"), "load_mode", "'truncate'"),
+    "more digits than Snowflake has": (
+        text(create_table="from_columns", columns={"day": "DATE", "depth": "NUMBER(39, 2)"}),
+        "columns.depth",
+        "'NUMBER(39, 2)'",
     ),
-    (
-        "check with a name of every sync",
+    "unknown drift policy": (text(schema_drift="allow"), "schema_drift", "'allow'"),
+    "unknown column type": (
+        text(create_table="from_columns", columns={"harbour": "TEXT"}),
+        "columns.harbour",
+        "'TEXT'",
+    ),
+    "SQL in a column type": (
+        text(create_table="from_columns", columns={"harbour": "DATE); DROP TABLE x"}),
+        "columns.harbour",
+        "'DATE); DROP TABLE x'",
+    ),
+    "unknown way to create the table": (
+        text(**{**COLUMNS, "create_table": "from_export"}),
+        "create_table",
+        "'from_export'",
+    ),
+}
+# What is wrong, the file, and the place that is named. The words are PyYAML's own.
+NO_YAML: dict[str, tuple[str, str | None]] = {
+    "not YAML": ("description: [", "(line 2, column 1)"),
+    "preset without quotes": (TEXT + "schedule: @daily\n", "(line 7, column 11)"),
+    "two documents": (f"{TEXT}---\n{TEXT}", "(line 7, column 1)"),
+    "no such date": (TEXT + "schedule: 2026-02-30\n", None),
+    "a list as a field": (TEXT + "? [a, b]\n: c\n", "(line 7, column 3)"),
+    "a Python object": (TEXT + "checks: !!python/object/apply:os.system [ls]\n", "(line 7, column 9)"),
+    "a Python name": (TEXT + "checks: !!python/name:os.system\n", "(line 7, column 9)"),
+}
+# What is wrong, the file, and the one line that is said about it.
+BROKEN_RULES: dict[str, tuple[str, str]] = {
+    "check with a name of every sync": (
         text(checks={"rows_match_manifest": "TRUE"}),
         "checks: rows_match_manifest would replace the check of this name that each sync has",
     ),
-    (
-        "check with the name of a required column's",
+    "check with the name of a required column's": (
         text(checks={"harbour_not_null": "TRUE"}),
         "checks: harbour_not_null would replace the check of this name that each sync has",
     ),
-    (
-        "unknown load mode",
-        text(load_mode="truncate"),
-        "load_mode: Input should be 'replace', 'append' or 'merge' (found: 'truncate')",
-    ),
-    ("merge without keys", text(load_mode="merge"), "merge_keys: load_mode merge needs at least one"),
-    ("keys for replace", text(merge_keys=["harbour"]), "merge_keys: only for load_mode merge, not for replace"),
-    (
-        "delete_missing for append",
+    "merge without keys": (text(load_mode="merge"), "merge_keys: load_mode merge needs at least one"),
+    "keys for replace": (text(merge_keys=["harbour"]), "merge_keys: only for load_mode merge, not for replace"),
+    "delete_missing for append": (
         text(load_mode="append", delete_missing=True),
         "delete_missing: only for load_mode merge, not for append",
     ),
-    (
-        "required column twice, in another case",
+    "required column twice, in another case": (
         text(required_columns=["harbour", "HARBOUR"]),
         "required_columns: HARBOUR is there more than once (case does not count) (found: ['harbour', 'HARBOUR'])",
     ),
-    (
-        "key twice, in another case",
+    "key twice, in another case": (
         text(load_mode="merge", merge_keys=["Harbour", "harbour"]),
         "merge_keys: HARBOUR is there more than once (case does not count) (found: ['Harbour', 'harbour'])",
     ),
-    (
-        "column twice, in another case",
+    "column twice, in another case": (
         text(create_table="from_columns", columns={"day": "DATE", "Day": "DATE"}),
         "columns: DAY is there more than once (case does not count) (found: {'Day': 'DATE', 'day': 'DATE'})",
     ),
-    (
-        "schedule in words",
+    "schedule in words": (
         text(schedule="every day"),
         f"schedule: 'every day' is neither a cron expression nor one of {PRESETS} (found: 'every day')",
     ),
-    (
-        "unknown preset",
+    "unknown preset": (
         text(schedule="@sometimes"),
         f"schedule: '@sometimes' is neither a cron expression nor one of {PRESETS} (found: '@sometimes')",
     ),
-    (
-        "minute 61",
+    "minute 61": (
         text(schedule="61 * * * *"),
         f"schedule: '61 * * * *' is neither a cron expression nor one of {PRESETS} (found: '61 * * * *')",
     ),
-    (
-        "30 February",
-        text(schedule="0 6 30 2 *"),
-        "schedule: '0 6 30 2 *' never comes (found: '0 6 30 2 *')",
-    ),
-    (
-        "more digits than Snowflake has",
-        text(create_table="from_columns", columns={"day": "DATE", "depth": "NUMBER(39, 2)"}),
-        f"columns.depth: String should match pattern {TYPE_PATTERN} (found: 'NUMBER(39, 2)')",
-    ),
-    (
-        "unknown drift policy",
-        text(schema_drift="allow"),
-        "schema_drift: Input should be 'strict', 'ignore_new' or 'add_new' (found: 'allow')",
-    ),
-    (
-        "unknown column type",
-        text(create_table="from_columns", columns={"harbour": "TEXT"}),
-        f"columns.harbour: String should match pattern {TYPE_PATTERN} (found: 'TEXT')",
-    ),
-    (
-        "SQL in a column type",
-        text(create_table="from_columns", columns={"harbour": "DATE); DROP TABLE x"}),
-        f"columns.harbour: String should match pattern {TYPE_PATTERN} (found: 'DATE); DROP TABLE x')",
-    ),
-    (
-        "columns without create_table",
+    "30 February": (text(schedule="0 6 30 2 *"), "schedule: '0 6 30 2 *' never comes (found: '0 6 30 2 *')"),
+    "columns without create_table": (
         text(columns={"harbour": "DATE"}),
         "columns: only with create_table: from_columns",
     ),
-    (
-        "create_table without columns",
+    "create_table without columns": (
         text(create_table="from_columns"),
         "columns: create_table from_columns needs them",
     ),
-    (
-        "unknown way to create the table",
-        text(**{**COLUMNS, "create_table": "from_export"}),
-        "create_table: Input should be 'from_columns' (found: 'from_export')",
-    ),
-    (
-        "key that is not in columns",
+    "key that is not in columns": (
         text(load_mode="merge", merge_keys=["harbour", "day"], **COLUMNS),
         "merge_keys: day not in columns",
     ),
-    (
-        "required column that is not in columns",
+    "required column that is not in columns": (
         text(required_columns=["HARBOUR", "day"], **COLUMNS),
         "required_columns: day not in columns",
     ),
-    ("name in the file", text(name="tides"), "name: the file's name is the dataset's name; leave this field out"),
-    ("empty file", "", "it must hold fields, as in 'source_table: main.weather.forecasts'"),
-    ("comments only", "# tides\n", "it must hold fields, as in 'source_table: main.weather.forecasts'"),
-    ("a list", "- main.sea.tides", "it must hold fields, as in 'source_table: main.weather.forecasts'"),
-    ("a sentence", "just words", "it must hold fields, as in 'source_table: main.weather.forecasts'"),
-    (
-        "not YAML",
-        "description: [",
-        f"{NOT_YAML}: while parsing a flow node: did not find expected node content (line 2, column 1)",
-    ),
-    (
-        "preset without quotes",
-        TEXT + "schedule: @daily\n",
-        (
-            f"{NOT_YAML}: while scanning for the next token: found character that cannot start any token"
-            " (line 7, column 11)"
-        ),
-    ),
-    (
-        "two documents",
-        f"{TEXT}---\n{TEXT}",
-        f"{NOT_YAML}: expected a single document in the stream: but found another document (line 7, column 1)",
-    ),
-    ("field twice", TEXT + "load_mode: append\n", f"{NOT_YAML}: load_mode is there more than once (line 7, column 1)"),
-    (
-        "check twice",
+    "name in the file": (text(name="tides"), "name: the file's name is the dataset's name; leave this field out"),
+    "empty file": ("", "it must hold fields, as in 'source_table: main.weather.forecasts'"),
+    "comments only": ("# tides\n", "it must hold fields, as in 'source_table: main.weather.forecasts'"),
+    "a list": ("- main.sea.tides", "it must hold fields, as in 'source_table: main.weather.forecasts'"),
+    "a sentence": ("just words", "it must hold fields, as in 'source_table: main.weather.forecasts'"),
+    "field twice": (TEXT + "load_mode: append\n", f"{NOT_YAML}: load_mode is there more than once (line 7, column 1)"),
+    "check twice": (
         TEXT + "checks:\n  deep: depth > 0\n  deep: depth > 1\n",
         f"{NOT_YAML}: deep is there more than once (line 9, column 3)",
     ),
-    ("no such date", TEXT + "schedule: 2026-02-30\n", f"{NOT_YAML}: day is out of range for month"),
-    (
-        "a list as a field",
-        TEXT + "? [a, b]\n: c\n",
-        f"{NOT_YAML}: while constructing a mapping: found unhashable key (line 7, column 3)",
-    ),
-    (
-        "a Python object",
-        TEXT + "checks: !!python/object/apply:os.system [ls]\n",
-        (
-            f"{NOT_YAML}: could not determine a constructor for the tag"
-            " 'tag:yaml.org,2002:python/object/apply:os.system' (line 7, column 9)"
-        ),
-    ),
-    (
-        "a Python name",
-        TEXT + "checks: !!python/name:os.system\n",
-        (
-            f"{NOT_YAML}: could not determine a constructor for the tag 'tag:yaml.org,2002:python/name:os.system'"
-            " (line 7, column 9)"
-        ),
-    ),
-    (
-        "fields taken over with <<",
+    "fields taken over with <<": (
         TEXT + "checks:\n  <<: {deep: depth > 0}\n",
         f"{NOT_YAML}: << is not supported (line 8, column 3)",
     ),
-    ("a file of 1 MB", TEXT + "#" * 1_000_000, f"{NOT_YAML}: more than 100000 characters"),
-]
+    "a file of 1 MB": (TEXT + "#" * 1_000_000, f"{NOT_YAML}: more than 100000 characters"),
+}
 
 
-@pytest.mark.parametrize(
-    ("content", "line"), [pytest.param(content, line, id=mistake) for mistake, content, line in MISTAKES]
-)
-def test_a_mistake_is_reported_in_one_line_with_file_field_and_reason(tmp_path: Path, content: str, line: str) -> None:
-    assert problem_with(write_text(tmp_path, content)) == (
-        f"include/datasets/tides.yaml is not a valid dataset file:\n  {line}"
-    )
+def lines_about(path: Path) -> list[str]:
+    """Return what is said about a file, line by line; nothing when it is valid."""
+    try:
+        read_dataset(path)
+    except InvalidDatasetError as error:
+        first, *lines = str(error).splitlines()
+        assert first == f"include/datasets/{path.name} is not a valid dataset file:"
+        return lines
+    return []
+
+
+def test_a_wrong_value_is_reported_in_one_line_with_its_field(tmp_path: Path) -> None:
+    said = {mistake: lines_about(write_text(tmp_path, content)) for mistake, (content, _, _) in WRONG_VALUES.items()}
+    assert {
+        mistake: [
+            found.groups() if (found := re.fullmatch(r"  (.*?): .+ \(found: (.*)\)", line)) else line for line in lines
+        ]
+        for mistake, lines in said.items()
+    } == {mistake: [(field, value)] for mistake, (_, field, value) in WRONG_VALUES.items()}
+
+
+def test_what_is_no_yaml_is_reported_in_one_line_with_its_place(tmp_path: Path) -> None:
+    said = {mistake: lines_about(write_text(tmp_path, content)) for mistake, (content, _) in NO_YAML.items()}
+    assert {
+        mistake: [
+            found[1] if (found := re.fullmatch(rf"  {NOT_YAML}: .+?(\(line \d+, column \d+\))?", line)) else line
+            for line in lines
+        ]
+        for mistake, lines in said.items()
+    } == {mistake: [place] for mistake, (_, place) in NO_YAML.items()}
+
+
+def test_a_broken_rule_is_told_in_one_line(tmp_path: Path) -> None:
+    said = {mistake: lines_about(write_text(tmp_path, content)) for mistake, (content, _) in BROKEN_RULES.items()}
+    assert said == {mistake: [f"  {line}"] for mistake, (_, line) in BROKEN_RULES.items()}
 
 
 def test_each_wrong_field_has_its_own_line(tmp_path: Path) -> None:
@@ -490,27 +369,27 @@ def aliases_of_aliases(innermost: str, item: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(aliases_of_aliases("[x]", "[{}]") + text(), id="lists"),
-        pytest.param(aliases_of_aliases("{x: y}", "{{<<: [{}]}}") + text(), id="merged mappings"),
-        pytest.param(aliases_of_aliases("[x]", "[{}]") + text(required_columns=LEFT_OUT) + "required_columns: *a12\n"),
-        pytest.param(TEXT + "checks: &checks {deep: *checks}\n", id="in itself"),
-        pytest.param(TEXT + f"checks: {'[' * 45_000}{']' * 45_000}\n", id="deep"),
-        pytest.param(text(required_columns=[1] * 20_000), id="many mistakes"),
-        pytest.param(text(source_table="x" * 90_000), id="a long value"),
-    ],
-)
-def test_what_is_said_about_a_huge_value_is_short(tmp_path: Path, content: str) -> None:
-    assert len(problem_with(write_text(tmp_path, content))) < 10_000
+HUGE = {
+    "lists": aliases_of_aliases("[x]", "[{}]") + TEXT,
+    "merged mappings": aliases_of_aliases("{x: y}", "{{<<: [{}]}}") + TEXT,
+    "for a field": aliases_of_aliases("[x]", "[{}]") + text(required_columns=LEFT_OUT) + "required_columns: *a12\n",
+    "in itself": TEXT + "checks: &checks {deep: *checks}\n",
+    "deep": TEXT + f"checks: {'[' * 45_000}{']' * 45_000}\n",
+    "many mistakes": text(required_columns=[1] * 20_000),
+    "a long value": text(source_table="x" * 90_000),
+}
 
 
-@pytest.mark.parametrize("opened", [("[", "]"), ("{a: ", "}")])
-def test_a_value_that_is_too_deep_is_refused(tmp_path: Path, opened: tuple[str, str]) -> None:
-    before, after = opened
-    assert "more than 20 levels" in problem_with(write_text(tmp_path, TEXT + f"checks: {before * 20}{after * 20}\n"))
-    assert "levels" not in problem_with(write_text(tmp_path, TEXT + f"checks: {before * 19}{after * 19}\n"))
+def test_what_is_said_about_a_huge_value_is_short(tmp_path: Path) -> None:
+    sizes = {huge: len(problem_with(write_text(tmp_path, content))) for huge, content in HUGE.items()}
+    assert {huge: size for huge, size in sizes.items() if size >= 10_000} == {}
+
+
+def test_a_value_that_is_too_deep_is_refused(tmp_path: Path) -> None:
+    for before, after in (("[", "]"), ("{a: ", "}")):
+        too_deep, deep = (TEXT + f"checks: {before * levels}{after * levels}\n" for levels in (20, 19))
+        assert "more than 20 levels" in problem_with(write_text(tmp_path, too_deep))
+        assert "levels" not in problem_with(write_text(tmp_path, deep))
 
 
 def test_a_value_may_be_named_and_used_again(tmp_path: Path) -> None:
@@ -525,12 +404,10 @@ def test_of_many_mistakes_the_first_twenty_are_listed(tmp_path: Path) -> None:
     assert lines[20] == "  and 3 more"
 
 
-@pytest.mark.parametrize("name", ["Tides", "1tides", "tides-of-may", "t" * 61])
-def test_a_file_name_that_is_no_dataset_name_is_refused(tmp_path: Path, name: str) -> None:
-    path = write_text(tmp_path, TEXT, name)
-    assert problem_with(path).splitlines()[1:] == [
-        f"  name: String should match pattern {NAME_PATTERN} (found: '{name}')"
-    ]
+def test_a_file_name_that_is_no_dataset_name_is_refused(tmp_path: Path) -> None:
+    for name in ("Tides", "1tides", "tides-of-may", "t" * 61):
+        [line] = lines_about(write_text(tmp_path, TEXT, name))
+        assert re.fullmatch(rf"  name: .+ \(found: '{name}'\)", line), line
 
 
 def test_an_invalid_file_leaves_the_others_valid(tmp_path: Path) -> None:
@@ -563,13 +440,14 @@ def test_files_that_are_not_yaml_are_passed_over(tmp_path: Path) -> None:
     assert ([dataset.name for dataset in datasets], invalid) == (["tides"], [])
 
 
-@pytest.mark.parametrize("ending", [".yml", ".YAML", ".Yml"])
-def test_a_file_with_another_ending_is_refused_and_not_passed_over(tmp_path: Path, ending: str) -> None:
-    path = write(tmp_path)
-    other = path.rename(path.with_suffix(ending))
-    assert [(error.path, error.problems) for error in read_datasets(path.parent)[1]] == [
-        (other, ["the file's name must end in .yaml"])
-    ]
+def test_a_file_with_another_ending_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    for ending in (".yml", ".YAML", ".Yml"):
+        path = write(tmp_path)
+        other = path.rename(path.with_suffix(ending))
+        assert [(error.path, error.problems) for error in read_datasets(path.parent)[1]] == [
+            (other, ["the file's name must end in .yaml"])
+        ]
+        other.unlink()
 
 
 @pytest.fixture
@@ -581,21 +459,24 @@ def project_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["b_bad", "bad name", "Bädname", "b" * 250])
-def test_airflow_shows_an_invalid_dataset_as_one_import_error_and_keeps_the_others(
-    project_copy: Path, name: str
-) -> None:
-    write(project_copy, name, load_mode="truncate")
+def test_airflow_shows_each_invalid_dataset_as_one_import_error_and_keeps_the_others(project_copy: Path) -> None:
+    import structlog
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.dag_processing.processor import _serialize_dags
+
+    names = ["b_bad", "bad name", "Bädname", "b" * 250]
+    for name in names:
+        write(project_copy, name, load_mode="truncate")
     bag = DagBag(project_copy / "dags" / "sync_datasets.py", bundle_path=project_copy, bundle_name="copy")
     serialized, errors = _serialize_dags(bag, structlog.get_logger())
 
     assert bag.import_errors == {}
     assert sorted(dag.dag_id for dag in serialized) == [dataset.dag_id for dataset in read_datasets(DATASETS_FOLDER)[0]]
-    assert list(errors) == [f"include/datasets/{name}.yaml"]
-    [error] = errors.values()
-    assert f"include/datasets/{name}.yaml is not a valid dataset file" in error
-    assert "load_mode: Input should be 'replace'" in error
-    assert "(found: 'truncate')" in error
+    assert sorted(errors) == sorted(f"include/datasets/{name}.yaml" for name in names)
+    for file, error in errors.items():
+        assert f"{file} is not a valid dataset file" in error
+        assert "load_mode: " in error
+        assert "(found: 'truncate')" in error
 
 
 def test_the_stand_in_of_an_invalid_dataset_keeps_the_dataset_file_as_its_own(tmp_path: Path) -> None:
