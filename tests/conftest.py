@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -62,6 +63,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tier", default="quick,full", help=f"tiers to run, of {', '.join(TIERS)} (default: %(default)s)")
 
 
+def asked_tiers(config: pytest.Config) -> set[str]:
+    """Return the tiers that are asked for."""
+    asked = set(config.getoption("--tier").split(","))
+    if unknown := asked - set(TIERS):
+        raise pytest.UsageError(f"--tier: {', '.join(sorted(unknown))} is none of {', '.join(TIERS)}")
+    return asked
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave a module out that has its tier for all its tests, and another one: importing it may take seconds."""
+    if collection_path.suffix != ".py":
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    tiers = set(re.findall(r'\bpytest\.mark\.tier\("(\w+)"\)', text))
+    is_the_modules = re.search(r"^pytestmark\b[^)]*\.tier\(", text, re.MULTILINE)
+    return True if is_the_modules and tiers.isdisjoint(asked_tiers(config)) else None
+
+
 def tier_of(item: pytest.Item) -> str:
     """Return the tier of a test: that of the mark that is closest to it."""
     marker = item.get_closest_marker("tier")
@@ -73,9 +92,7 @@ def tier_of(item: pytest.Item) -> str:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Take the tests of the tiers that are asked for, and begin with what takes longest: the whole stacks."""
-    asked = set(config.getoption("--tier").split(","))
-    if unknown := asked - set(TIERS):
-        raise pytest.UsageError(f"--tier: {', '.join(sorted(unknown))} is none of {', '.join(TIERS)}")
+    asked = asked_tiers(config)
     config.hook.pytest_deselected(items=[item for item in items if tier_of(item) not in asked])
     items[:] = [item for item in items if tier_of(item) in asked]
     items.sort(key=lambda item: not item.nodeid.startswith(STACK_TESTS))

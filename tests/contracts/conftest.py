@@ -18,8 +18,6 @@ import httpx
 import pytest
 import tenacity.nap
 import uvicorn
-from airflow.dag_processing.dagbag import DagBag
-from airflow.providers.databricks.hooks import databricks_base
 from airflow.sdk import DAG
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -28,11 +26,8 @@ from starlette.types import ASGIApp
 
 from data_share.datasets import Dataset, read_dataset
 from data_share.share import EXPORT_JOB_VARIABLE
-from sandbox.databricks.server import create_app as databricks_app
 from sandbox.faults import FaultInjection
 from sandbox.snowflake.auth import AccessToken, OAuthClient
-from sandbox.snowflake.server import create_app as snowflake_app
-from sandbox.sources import seed
 from tests.airflow_double import DagRun, export_job, with_templates_compiled_once
 from tests.contracts.contract import Exchange, Recorder
 from tests.sandbox.conftest import S3Process
@@ -83,6 +78,8 @@ class Accounts:
 
     def begin_dag(self, name: str, **params: Any) -> DagRun:
         """Begin a run of another DAG of the package."""
+        from airflow.dag_processing.dagbag import DagBag
+
         bag = DagBag(PROJECT / "dags" / f"{name}.py", bundle_path=PROJECT / "dags")
         return DagRun(dag=bag.dags[name], conf=params)
 
@@ -141,6 +138,13 @@ def serve_accounts(state: Path, sync_dag: Callable[[Dataset], DAG]) -> Iterator[
     :param state: an empty folder
     :param sync_dag: makes the DAG of a dataset
     """
+    # They take seconds to import, and collecting the tests does without them.
+    from airflow.providers.databricks.hooks import databricks_base
+
+    from sandbox.databricks.server import create_app as databricks_app
+    from sandbox.snowflake.server import create_app as snowflake_app
+    from sandbox.sources import seed
+
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     databricks: list[Exchange] = []

@@ -5,17 +5,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-import s3fs
 import uvicorn
 
-from sandbox.databricks.server import create_app
 from sandbox.faults import FaultInjection
-from sandbox.s3 import s3_filesystem
-from sandbox.sources import seed
+
+if TYPE_CHECKING:
+    import s3fs
 
 PROJECT = Path(__file__).parents[3]
 BUNDLE = PROJECT / "include" / "databricks" / "databricks.yml"
@@ -38,6 +37,9 @@ class WorkspaceServer:
     """A workspace behind real HTTP, and the calls of its API."""
 
     def __init__(self, state_dir: Path, s3_endpoint_url: str, bundle: Path, **tls: str) -> None:
+        # It takes seconds to import, and collecting the tests does without it.
+        from sandbox.databricks.server import create_app
+
         app = create_app(
             state_dir=state_dir,
             s3_endpoint_url=s3_endpoint_url,
@@ -133,6 +135,8 @@ class WorkspaceServer:
 @pytest.fixture(scope="session")
 def lake(s3_url: str) -> str:
     """The endpoint of an S3 that has the source tables."""
+    from sandbox.sources import seed
+
     seed(s3_url)
     return s3_url
 
@@ -140,6 +144,8 @@ def lake(s3_url: str) -> str:
 @pytest.fixture(scope="session")
 def files(lake: str) -> s3fs.S3FileSystem:
     """The file system of that S3."""
+    from sandbox.s3 import s3_filesystem
+
     return s3_filesystem(lake)
 
 

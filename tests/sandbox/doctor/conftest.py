@@ -21,9 +21,6 @@ from data_share import share, snowflake_hook
 from data_share.datasets import read_datasets
 from data_share.doctor import Finding, examine
 from data_share.doctor_checks.deployment import Deployment, State
-from sandbox.s3 import s3_filesystem
-from sandbox.snowflake.server import create_app
-from sandbox.sources import SHARE_BUCKET
 from tests.sandbox.databricks.conftest import BUNDLE, TOKEN, WorkspaceServer
 from tests.sandbox.load.driver import Wire
 from tests.sandbox.snowflake.conftest import ACCOUNT, KEY, OTHER_KEY, USER, private_der_pem, public_pem, serve
@@ -58,6 +55,11 @@ def workspace(s3_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def snowflake_url(s3_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    # They take long to import, and collecting the tests does without them.
+    from sandbox.s3 import s3_filesystem
+    from sandbox.snowflake.server import create_app
+    from sandbox.sources import SHARE_BUCKET
+
     s3_filesystem(s3_url).makedirs(SHARE_BUCKET, exist_ok=True)
     users = {USER: public_pem(KEY), "ADMIN": public_pem(KEY)}
     state_dir = tmp_path_factory.mktemp("snowflake")

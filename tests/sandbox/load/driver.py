@@ -22,7 +22,6 @@ from airflow.sdk import DAG
 from data_share import share
 from data_share.datasets import Dataset
 from data_share.snowflake_hook import DataShareSnowflakeHook
-from sandbox.databricks.export import Session
 from sandbox.s3 import s3_filesystem
 from sandbox.sources import write_source
 from tests.airflow_double import DagRun, with_templates_compiled_once
@@ -248,6 +247,9 @@ class Share:
         """Export the source as the next attempt of ``export_to_s3``, and hand on what ``wait_for_export`` would."""
         run.export_attempt += 1
         path = share.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
+        # It takes long to import, and collecting the tests does without it.
+        from sandbox.databricks.export import Session
+
         session = Session(self.s3_url, self.files)
         try:
             session.execute(

@@ -14,24 +14,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import jwt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import s3fs
-import snowflake.connector
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from sandbox.faults import FaultInjection
-from sandbox.s3 import S3Server, s3_filesystem
 from sandbox.snowflake.auth import AccessToken, OAuthClient
-from sandbox.snowflake.server import create_app
 from tests.sandbox.snowflake import administrator
+
+if TYPE_CHECKING:
+    import s3fs
 
 ACCOUNT = "MYORG-SHARE"
 USER = "SHARE_SVC"
@@ -160,6 +159,8 @@ class Api:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, s3fs.S3FileSystem]]:
     """Endpoint and file system of an S3 with the share's bucket."""
+    from sandbox.s3 import S3Server, s3_filesystem
+
     server = S3Server(tmp_path_factory.mktemp("s3"))
     endpoint = server.start()
     filesystem = s3_filesystem(endpoint)
@@ -171,6 +172,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, s3fs.S3F
 @pytest.fixture
 def start(s3: tuple[str, s3fs.S3FileSystem]) -> Callable[[Path], Any]:
     """Start the stand-in on a state directory."""
+
+    # It takes seconds to import, and collecting the tests does without it.
+    from sandbox.snowflake.server import create_app
 
     def run(state_dir: Path) -> Any:
         users = {USER: public_pem(KEY)}
@@ -184,6 +188,8 @@ def start(s3: tuple[str, s3fs.S3FileSystem]) -> Callable[[Path], Any]:
 @pytest.fixture(scope="module")
 def app(s3: tuple[str, s3fs.S3FileSystem], tmp_path_factory: pytest.TempPathFactory) -> FaultInjection:
     """A stand-in with the module's own state."""
+    from sandbox.snowflake.server import create_app
+
     app = create_app(
         state_dir=tmp_path_factory.mktemp("snowflake"),
         s3_endpoint_url=s3[0],
@@ -245,6 +251,8 @@ def connect(url: str) -> Callable[..., Any]:
             "client_session_keep_alive": False,
         }
         given = {key: value for key, value in {**defaults, **options}.items() if value is not None}
+        import snowflake.connector
+
         return snowflake.connector.connect(**given)
 
     return run
