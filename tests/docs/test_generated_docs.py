@@ -144,7 +144,8 @@ def test_each_failure_that_a_page_shows_is_one_that_a_step_leaves(script: Module
         # A field of this name stands for fields that are not shown.
         is_whole = "..." not in report
         of_it = {name: value for name, value in report.items() if name != "..."}
-        left = script.Failure.of_xcom({"databricks_run_url": None, "snowflake_query_id": None, **of_it}).to_xcom()
+        given = {name: of_it.get(name) for name in ("step", "message", "databricks_run_url", "snowflake_query_id")}
+        left = script.Failure(code=script.FailureCode[of_it["code"]], **given).to_xcom()
         made = [(name, left[name]) for name in left if is_whole or name in of_it]
         if made != list(of_it.items()):
             found.append(f"{page} shows {of_it}, and it is {dict(made)}")

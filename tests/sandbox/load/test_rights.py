@@ -7,9 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import sqlparse
 
 from data_share.datasets import Dataset
 from data_share.snowflake_hook import SnowflakeStatementError
+from tests.docs.markdown import Page
 from tests.sandbox.load.driver import SCHEMA, Row, Share
 
 pytestmark = pytest.mark.sandbox
@@ -84,3 +86,15 @@ def test_grants_of_others_outlive_a_replace(a_share: Share, administer: Callable
     assert len(hook.run_statement(f"SELECT * FROM {dataset.target_table}").rows) == 1
     with pytest.raises(SnowflakeStatementError, match="does not exist or not authorized"):
         hook.run_statement("SELECT * FROM sync_history")
+
+
+def test_the_loader_can_ask_what_the_runbook_asks_of_the_ledger(a_share: Share) -> None:
+    dataset = a_share.dataset()
+    a_share.write(dataset, ROWS)
+    a_share.sync(dataset)
+    blocks = "\n".join(block.content for block in Page.read("docs/runbook.md").blocks if block.language == "sql")
+    asked = sqlparse.split(blocks.replace("'shared_forecasts'", f"'{dataset.name}'"))
+    queries = [sql.rstrip(";") for sql in asked if "FROM sync_history" in sql or "FROM export_manifests" in sql]
+    answers = {sql: a_share.query(sql) for sql in queries}
+    of_dataset = [len(rows) for sql, rows in answers.items() if dataset.name in sql]
+    assert of_dataset == [1, 1], "its sync and its export"
