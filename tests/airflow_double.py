@@ -146,16 +146,14 @@ class DagRun:
 
     # ---- one attempt of a task
 
-    def context(self, task: Any = None, *, task_id: str = "the_task", try_number: int = 1) -> dict[str, Any]:
-        """
-        Return the context of an attempt.
-
-        :param task: the task, or None where only its id is asked for
-        """
+    def context(self, task: Any = None, *, try_number: int = 1) -> dict[str, Any]:
+        """Return the context of an attempt of a task; without one, of a task that nothing is asked of but its id."""
         from airflow.sdk.execution_time.context import OutletEventAccessors
 
-        starts_in_triggerer = bool(task is not None and task.start_from_trigger)
-        ti = TaskInstance(self, task.task_id if task else task_id, try_number, starts_in_triggerer)
+        if task is None:
+            ti = TaskInstance(self, "the_task", try_number)
+        else:
+            ti = TaskInstance(self, task.task_id, try_number, in_triggerer=task.start_from_trigger)
         return {
             "dag": self.dag,
             "dag_run": self,

@@ -293,6 +293,8 @@ def test_an_attempt_has_its_own_token_and_its_own_path(
     syncs: list[DAG], rendered: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync = syncs[0]  # the same code makes them all
+    # Without the job id, which is an Airflow Variable.
+    monkeypatch.setattr(sync.get_task("export_to_s3"), "template_fields", ("idempotency_token", "job_parameters"))
     first, second = (rendered(sync, "export_to_s3", try_number=number) for number in (1, 2))
     assert first.idempotency_token != second.idempotency_token
     assert len(second.idempotency_token) <= 64
@@ -321,6 +323,7 @@ def test_waiting_holds_no_worker_and_takes_the_run_of_the_export(
     for sync in syncs:
         wait = sync.get_task("wait_for_export")
         assert wait.start_from_trigger
+        assert "map_indexes=-1" in wait.run_id, "a pull without it never returns in the triggerer"
         assert rendered(sync, "wait_for_export").run_id == "77"
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.models.dagrun import DagRun, DagRunNote
 from airflow.sdk import DAG
 from sqlalchemy import JSON, Column, Integer, String, create_engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from data_share import notes
 from data_share.notes import failure_line, on_dag_run_failed, on_dag_run_success, success_line
+
+# Airflow's tables are imported where they are needed: to collect the tests must stay cheap.
+if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun, DagRunNote
 
 ROW = {"rows_loaded": 1461, "source_table": "main.weather.forecasts"}
 DRY_RUN = {"dry_run": True, "rows_inserted": 1461, "rows_updated": 0, "rows_deleted": 12}
@@ -32,10 +35,19 @@ def xcoms(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Any]:
 
 def run(state: str, seconds: float = 6.24, tags: tuple[str, ...] | None = ("data-share", "sync")) -> DagRun:
     """Make a run as the scheduler gives it to a listener; without tags, it has lost its DAG."""
+    from airflow.models.dagrun import DagRun
+
     made = DagRun(dag_id="sync_tides", run_id="manual__1", run_type="manual", state=state, start_date=BEGAN)
     made.end_date = BEGAN + timedelta(seconds=seconds)
     made.dag = None if tags is None else DAG("sync_tides", schedule=None, tags=tags)
     return made
+
+
+def note(content: str, user_id: str | None = None) -> DagRunNote:
+    """Make a note of a person, or of nobody, as a listener's is."""
+    from airflow.models.dagrun import DagRunNote
+
+    return DagRunNote(content=content, user_id=user_id)
 
 
 def ended(
@@ -106,13 +118,13 @@ def test_runs_of_other_dags_are_left_alone(xcoms: dict[tuple[str, str], Any], ta
 
 def test_the_note_of_an_earlier_end_makes_room(xcoms: dict[tuple[str, str], Any]) -> None:
     xcoms["publish", "return_value"] = ROW
-    earlier = DagRunNote(content="check_staging: no")
+    earlier = note("check_staging: no")
     assert ended("success", xcoms, note=earlier).note == "1,461 rows from main.weather.forecasts in 6.2 s"
 
 
 def test_what_a_person_wrote_stays_above_the_line(xcoms: dict[tuple[str, str], Any]) -> None:
     xcoms["drop_staging", "failure"] = {**FAILURE, "step": "publish", "message": "overtaken"}
-    written = DagRunNote(content="For the board.", user_id="ada")
+    written = note("For the board.", "ada")
     first = ended("failed", xcoms, note=written)
     assert first.note == "For the board.\n\n---\n\npublish: overtaken"
 
@@ -124,7 +136,7 @@ def test_what_a_person_wrote_stays_above_the_line(xcoms: dict[tuple[str, str], A
 
 def test_a_long_note_of_a_person_is_not_touched(xcoms: dict[tuple[str, str], Any]) -> None:
     xcoms["drop_staging", "failure"] = {**FAILURE, "step": "publish", "message": "overtaken"}
-    written = DagRunNote(content="x" * 990, user_id="ada")
+    written = note("x" * 990, "ada")
     assert ended("failed", xcoms, note=written).note == "x" * 990
 
 
