@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.providers.databricks.operators.databricks import DatabricksRunNowOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException
 
 from data_share import export as export_module
 from data_share.databricks_run import cancel_exports_of
@@ -101,35 +101,15 @@ def test_a_conf_that_is_misspelt_starts_nothing(start_job: mock.Mock, ask_ledger
     start_job.assert_called_once()
 
 
-def test_an_earlier_export_is_handed_on_and_the_job_skipped(
-    start_job: mock.Mock, ask_ledger: mock.Mock, context: Any
-) -> None:
-    row = {"RUN_KEY": KEY, "DATABRICKS_RUN_ID": 77, "EXPORT_PATH": PATH}
-    ask_ledger.return_value = StatementResult(query_id="query", rows=[row])
-    with pytest.raises(AirflowSkipException, match=PATH):
-        export(KEY).execute(context)
-    context["ti"].xcom_push.assert_called_once_with(key="export", value={"run_id": 77, "export_path": PATH})
-    start_job.assert_not_called()
-
-
 def test_the_ledger_is_asked_for_the_run_key_as_a_bound_value(ask_ledger: mock.Mock, context: Any) -> None:
-    with pytest.raises(UnknownRunKeyError):
+    with pytest.raises(UnknownRunKeyError) as caught:
         export("x' OR 1 = 1").execute(context)
+    assert isinstance(caught.value, AirflowFailException), "another attempt would not find it either"
     [call] = ask_ledger.call_args_list
     hook, statement = call.args
     assert hook.snowflake_conn_id == "other"
     assert statement == "SELECT * FROM ledger WHERE run_key = ?"
     assert call.kwargs["bindings"] == ["x' OR 1 = 1"]
-
-
-def test_a_run_key_that_the_ledger_does_not_know_is_an_error_and_starts_no_job(
-    start_job: mock.Mock, ask_ledger: mock.Mock, context: Any
-) -> None:
-    with pytest.raises(UnknownRunKeyError, match=f"no sync {KEY} of this dataset") as caught:
-        export(KEY).execute(context)
-    assert isinstance(caught.value, AirflowFailException), "another attempt would not find it either"
-    start_job.assert_not_called()
-    context["ti"].xcom_push.assert_not_called()
 
 
 @pytest.fixture
