@@ -31,7 +31,8 @@ from data_share.snowflake_hook import DataShareSnowflakeHook
 from data_share.snowflake_operators import SnowflakeCleanUpOperator
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
-SYNCS = ["sync_city_temperatures", "sync_daily_observations", "sync_shared_forecasts"]
+DATASETS = ["city_temperatures", "daily_observations", "shared_forecasts"]
+SYNCS = [f"sync_{name}" for name in DATASETS]
 ALL = [*SYNCS, "set_up_snowflake", "clean_up_share", "check_share"]
 TAGS = {"data-share", "sync", "set-up", "housekeeping"}
 
@@ -53,7 +54,7 @@ def syncs(dags: dict[str, DAG]) -> list[DAG]:
 
 
 def test_the_dags_are_the_ones_of_the_datasets_the_set_up_and_the_clean_up(dags: dict[str, DAG]) -> None:
-    assert [dataset.dag_id for dataset in read_datasets()[0]] == SYNCS
+    assert [dataset.name for dataset in read_datasets()[0]] == DATASETS
     assert sorted(dags) == sorted(ALL)
     assert all(dag.tasks for dag in dags.values())
 
