@@ -8,10 +8,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import sqlglot
 import structlog
 import yaml
 from airflow.dag_processing.dagbag import DagBag
 from airflow.dag_processing.processor import _serialize_dags
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_share.datasets import (
@@ -21,6 +24,7 @@ from data_share.datasets import (
     InvalidDatasetError,
     LoadMode,
     SchemaDrift,
+    _not_one_condition,
     read_dataset,
     read_datasets,
 )
@@ -48,6 +52,7 @@ TYPE_PATTERN = (
     r"|NUMBER(\(([1-9]|[12][0-9]|3[0-8])(, ?([0-9]|[12][0-9]|3[0-7]))?\))?|TIMESTAMP_(NTZ|LTZ|TZ))$'"
 )
 PRESETS = "@continuous, @daily, @hourly, @monthly, @once, @quarterly, @weekly, @yearly"
+FIVE_FIELDS = "fields; a schedule has five: minute, hour, day of month, month, day of week"
 NOT_YAML = "it cannot be read as YAML"
 
 
@@ -145,7 +150,19 @@ def test_a_dataset_is_frozen(tmp_path: Path) -> None:
         dataset.target_table = "other"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("schedule", [None, "@daily", "*/15 * * * *"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        None,
+        "@daily",
+        "@once",
+        "*/15 * * * *",
+        "0 22-6/2 * * *",
+        "0 6 L * *",
+        "0 6 * * THU#2",
+        "*/60 */24 */31 */12 */7",
+    ],
+)
 def test_a_schedule_is_nothing_a_preset_or_a_cron_expression(tmp_path: Path, schedule: str | None) -> None:
     assert read_dataset(write(tmp_path, schedule=schedule)).schedule == schedule
 
@@ -286,7 +303,7 @@ MISTAKES = [
     (
         "semicolon in a check",
         text(checks={"deep": "depth > 0; DROP TABLE x"}),
-        "checks.deep: String should match pattern '^[^;]*$' (found: 'depth > 0; DROP TABLE x')",
+        "checks: deep holds a semicolon; it must be one condition (found: {'deep': 'depth > 0; DROP TABLE x'})",
     ),
     (
         "check of blanks",
@@ -344,6 +361,19 @@ MISTAKES = [
         "minute 61",
         text(schedule="61 * * * *"),
         f"schedule: '61 * * * *' is neither a cron expression nor one of {PRESETS} (found: '61 * * * *')",
+    ),
+    *(
+        (f"cron that Airflow would misread: {cron}", text(schedule=cron), f"schedule: {cron!r} {why} (found: {cron!r})")
+        for cron, why in {
+            "0 6 * * * 30": f"has 6 {FIVE_FIELDS}",
+            "0 6 * * * 0 2027": f"has 7 {FIVE_FIELDS}",
+            "R 6 * * *": "holds R, a time that is drawn anew whenever Airflow looks; write the time",
+            "r(0-30) 6 * * *": "holds R, a time that is drawn anew whenever Airflow looks; write the time",
+            "*/90 * * * *": "has the step 90, but minute starts anew after 60; write what is meant",
+            "0 1,0-23/36 * * *": "has the step 36, but hour starts anew after 24; write what is meant",
+            "0 6 * MAR-3 *": "has MAR-3 for month, which croniter reads as every month; write one of the two",
+            "00-0 6 * * *": "has 00-0 for minute, which croniter reads as every minute; write one of the two",
+        }.items()
     ),
     (
         "30 February",
@@ -533,6 +563,64 @@ def test_a_file_name_that_is_no_dataset_name_is_refused(tmp_path: Path, name: st
     ]
 
 
+# ---- a check is one condition
+
+# What the text between the marks is to Snowflake, with a condition in which it is nothing but text.
+QUOTED_MARKS = [
+    "a <> '--'",
+    "a <> 'x//y; /* z */'",
+    "a <> 'it''s -- no comment'",
+    r"a <> 'it\'s -- no comment'",
+    r"a <> '\\' AND b <> '--'",
+    '"a--b;c" > 0 AND "d""//" > 0',
+    "a <> $$it's -- no comment;$$",
+    "a <> 'two\n-- lines'",
+    "a$$b > 0",
+    "a - -1 > b / 2 / 3",
+]
+MARKS = {
+    "a > 0 -- why": "holds a comment (--)",
+    "a > 0 // why": "holds a comment (//)",
+    "a--1 > 0": "holds a comment (--)",
+    "a > 0 /* why */": "holds a comment (/*)",
+    "-- it's so\na > 0": "holds a comment (--)",
+    r"a <> '\\' -- why'": "holds a comment (--)",
+    "a <> \"b\" // 'c'": "holds a comment (//)",
+    "a$$ > 0 -- $$": "holds a comment (--)",
+    "a <> ';'; b": "holds a semicolon",
+    "a <> 'b": "has a ' that is not closed",
+    r"a <> 'b\'": "has a ' that is not closed",
+    '"a > 0': 'has a " that is not closed',
+    "a <> $$b": "has a $ that is not closed",
+}
+
+
+@pytest.mark.parametrize("condition", QUOTED_MARKS)
+def test_a_check_may_hold_anything_between_quotes(tmp_path: Path, condition: str) -> None:
+    assert read_dataset(write(tmp_path, checks={"own": condition})).checks == {"own": condition}
+
+
+@pytest.mark.parametrize(("condition", "problem"), MARKS.items())
+def test_a_check_is_one_condition_without_a_comment(tmp_path: Path, condition: str, problem: str) -> None:
+    assert f"checks: own {problem}" in problem_with(write(tmp_path, checks={"own": condition}))
+
+
+@given(st.text(st.sampled_from("ab '\"\\$-/*;\n"), max_size=12))
+@example(r"'\\'--'")
+@example("$$'$$--")
+@example("$$$$$$--$$")
+@example("a$$--$$")
+def test_a_check_is_read_as_an_sql_parser_of_snowflakes_dialect_reads_it(condition: str) -> None:
+    try:
+        tokens = sqlglot.tokenize(condition, read="snowflake")
+    except sqlglot.errors.TokenError:
+        is_one = False
+    else:
+        comments = any(token.comments for token in tokens) or (condition.strip() and not tokens)
+        is_one = not comments and all(token.token_type is not sqlglot.TokenType.SEMICOLON for token in tokens)
+    assert (_not_one_condition(condition) is None) == is_one
+
+
 def test_an_invalid_file_leaves_the_others_valid(tmp_path: Path) -> None:
     write(tmp_path, "a_valid", target_table="a")
     bad = write(tmp_path, "b_bad", load_mode="truncate")
@@ -596,6 +684,25 @@ def test_airflow_shows_an_invalid_dataset_as_one_import_error_and_keeps_the_othe
     assert f"include/datasets/{name}.yaml is not a valid dataset file" in error
     assert "load_mode: Input should be 'replace'" in error
     assert "(found: 'truncate')" in error
+
+
+@pytest.mark.parametrize(
+    ("is_there", "why"), [(True, "is empty; add a dataset"), (False, "is missing; deploy include/")]
+)
+def test_airflow_shows_a_folder_without_datasets_as_an_import_error(
+    project_copy: Path, is_there: bool, why: str
+) -> None:
+    folder = project_copy / "include" / "datasets"
+    shutil.rmtree(folder)
+    if is_there:
+        folder.mkdir()
+    bag = DagBag(project_copy / "dags" / "sync_datasets.py", bundle_path=project_copy, bundle_name="copy")
+    serialized, errors = _serialize_dags(bag, structlog.get_logger())
+
+    assert (bag.import_errors, serialized) == ({}, [])
+    [(place, error)] = errors.items()
+    assert place == "include/datasets"
+    assert f"include/datasets has no dataset file, so there is nothing to sync:\n  {folder} {why}" in error
 
 
 def test_the_stand_in_of_an_invalid_dataset_keeps_the_dataset_file_as_its_own(tmp_path: Path) -> None:
