@@ -73,13 +73,17 @@ RECONCILIATION = {
     "files_match_manifest": "COUNT(*) >= 0 AND {{ copied(ti).files }} = {{ copied(ti).files_exported }}",
 }
 
+# A name as people and directories write it: no end of a line, nothing that cannot be seen or turns the text around, no
+# half of a character. It means the same in Python, which judges, and in JavaScript.
+PERSON = r"^(?!\s*$)[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]{1,100}(?!\n)$"
+
 PARAMS = {
     "requested_by": Param(
         default=None,
         type=["null", "string"],
         title="Requested by",
         description="Who wants this sync, for the ledger: a name or an e-mail address. Empty: whoever starts it here.",
-        pattern=r"^[A-Za-z0-9_.@+\- ]{1,100}(?!\n)$",
+        pattern=PERSON,
     ),
     "full_refresh": Param(
         default=False,

@@ -6,7 +6,7 @@ import hashlib
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -264,15 +264,15 @@ def _misread_cron(value: str) -> str | None:
         return f"has {len(fields)} fields; a schedule has five: {', '.join(_CRON_FIELDS)}"
     if re.search(r"\br\b", value, re.IGNORECASE):
         return "holds R, a time that is drawn anew whenever Airflow looks; write the time"
-    for field, name, size, numbers in zip(
-        fields, _CRON_FIELDS, croniter.LEN_MEANS_ALL, croniter.ALPHACONV, strict=False
-    ):
+    numbers: Sequence[Any] = croniter.ALPHACONV
+    for index, field in enumerate(fields):
+        name, size = _CRON_FIELDS[index], croniter.LEN_MEANS_ALL[index]
         for part in field.split(","):
             span, _, step = part.partition("/")
             if step and int(step) > size:
                 return f"has the step {step}, but {name} starts anew after {size}; write what is meant"
-            ends = [numbers.get(end, end.lstrip("0") or 0) for end in span.lower().split("-")]
-            if len(ends) == 2 and str(ends[0]) == str(ends[1]):
+            ends = [str(numbers[index].get(end, end.lstrip("0") or 0)) for end in span.lower().split("-")]
+            if len(ends) == 2 and ends[0] == ends[1]:
                 return f"has {span} for {name}, which croniter reads as every {name}; write one of the two"
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import subprocess
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
@@ -198,15 +199,37 @@ def resolved(dag: DAG, name: str, value: object) -> object:
     return copy.copy(dag.params.get_param(name)).resolve(value)
 
 
-@pytest.mark.parametrize("name", [None, "ada", "ada.l+sync@example.com", "Ada Lovelace", "a" * 100])
+NAMES = [
+    *("ada", "ada.l+sync@example.com", "Ada Lovelace", "José", "O'Brien", "DOMAIN\\ada", "trailing\\", "a" * 100),
+    *("Müller-Lüdenscheidt, Jörg (IT) Jr.", "山田太郎", "Ὑπατία", "शर्\u200dमा", "Zoë 👩\u200d💻", "💻" * 100),
+    *("CN=Ada Lovelace,OU=R&D", "auth0|5f7c8e", '"a"; {{ 7 * 7 }} {% x %} <b>$$ -- // /* */'),
+]
+NO_NAMES = [
+    *("", " ", "\u00a0", "a" * 101, "a\nb", "ada\n", "a\rb", "a\tb", "a\0b", "a\x1b[31mb", "a\x7fb", "a\x85b"),
+    *("a\u2028b", "a\u202eb", "a\u2066b", "a\ud800b", "\udc00"),
+]
+
+
+@pytest.mark.parametrize("name", [None, *NAMES])
 def test_who_asks_for_a_sync_is_a_name(sync: DAG, name: str | None) -> None:
     assert resolved(sync, "requested_by", name) == name
 
 
-@pytest.mark.parametrize("name", ["", "a" * 101, "O'Brien", "a;b", "a\nb", "ada\n", "{{ x }}", "<b>", 7, ["a"]])
+@pytest.mark.parametrize("name", [*NO_NAMES, 7, ["a"]])
 def test_who_asks_for_a_sync_is_nothing_but_a_name(sync: DAG, name: object) -> None:
     with pytest.raises(ParamValidationError):
         resolved(sync, "requested_by", name)
+
+
+@pytest.mark.parametrize("flag", ["u", "v"])
+def test_a_name_is_one_in_javascript_too(sync: DAG, flag: str) -> None:
+    # As a browser reads the pattern of a form, and a backend in Node.js the JSON schema.
+    pattern = sync.params.get_param("requested_by").schema["pattern"]
+    script = "const [pattern, flag, names] = JSON.parse(process.argv[1]);"
+    script += "console.log(JSON.stringify(names.map(name => new RegExp(pattern, flag).test(name))))"
+    asked = json.dumps([pattern, flag, [*NAMES, *NO_NAMES]])
+    done = subprocess.run(["node", "-e", script, asked], capture_output=True, check=True)
+    assert json.loads(done.stdout) == [True] * len(NAMES) + [False] * len(NO_NAMES)
 
 
 @pytest.mark.parametrize("name", ["full_refresh", "accept_row_change", "dry_run"])

@@ -157,3 +157,22 @@ def test_a_dry_run_runs_the_checks(a_share: Share) -> None:
     a_share.write(dataset, FIRST)
     with pytest.raises(Exception, match="- few: k < 2"):
         a_share.sync(dataset, dry_run=True)
+
+
+# ---- who asked
+
+# Two of a hundred characters: what could end a literal, a statement or a template, and letters of several scripts.
+UGLY_NAMES = [
+    "O'Brien''; DROP TABLE x; -- // /* {{ 7 * 7 }} {% raw %} <b> $$ ? :1 \\' \\\\ \\n José Ὑπατία 山田 👩\u200d💻 \\",
+    "'",
+]
+
+
+@pytest.mark.parametrize("name", UGLY_NAMES)
+def test_who_asked_is_in_the_ledger_as_it_was_written(a_share: Share, name: str) -> None:
+    dataset = a_share.dataset()
+    a_share.write(dataset, FIRST)
+    assert len(name) <= 100
+    a_share.sync(dataset, requested_by=name)
+    assert [row["REQUESTED_BY"] for row in a_share.ledger(dataset)] == [name]
+    assert a_share.target(dataset) == FIRST
