@@ -19,8 +19,8 @@ import pytest
 from tests.e2e.share import TARGET, RunningShare, wait_for
 
 CONNECTION = "data_share_webhook"
-EVENT_SECONDS = 90
 NAME = "José O'Brien (DOMAIN\\ada)"
+EVENT_SECONDS = 90
 """Longest time until an event arrives. The dag-processor sends it beside its other work."""
 
 LATE = """

@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from data_share import share as names
 from data_share.datasets import Dataset
 from data_share.export import UnknownRunKeyError
-from data_share.snowflake_operators import ManifestError, SupersededError
+from data_share.snowflake_operators import SupersededError
 from tests.sandbox.load.driver import Row, Run, Share
 
 pytestmark = pytest.mark.sandbox
@@ -93,21 +93,14 @@ def test_the_run_key_of_another_dataset_is_unknown(a_share: Share) -> None:
 def test_an_append_does_not_take_an_export_twice_but_a_full_refresh_does(a_share: Share) -> None:
     dataset, first = two_syncs(a_share, load_mode="append")
     before = a_share.everything(dataset)
-    with pytest.raises(SupersededError, match="was appended before"):
+    with pytest.raises(SupersededError, match="was appended before") as caught:
         reload(a_share, dataset, first.key)
+    assert "start the sync with full_refresh: true as well" in caught.value.what_to_do
+    assert not caught.value.retriable, "the same sync would be refused again"
     assert a_share.everything(dataset) == before
     row = reload(a_share, dataset, first.key, full_refresh=True).ledger_row
     assert a_share.target(dataset) == FIRST
     assert (row["load_mode"], row["rows_inserted"], row["rows_deleted"]) == ("replace", 2, 4)
-
-
-def test_files_that_have_expired_are_missed(a_share: Share) -> None:
-    dataset, first = two_syncs(a_share)
-    a_share.files.rm(first.export_path, recursive=True)
-    before = a_share.everything(dataset)
-    with pytest.raises(ManifestError, match="left 0 manifest rows"):
-        reload(a_share, dataset, first.key)
-    assert a_share.everything(dataset) == before
 
 
 # ---- dry run
