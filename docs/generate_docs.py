@@ -203,7 +203,7 @@ log and in whatever tells others of it. The step that failed has it too.
 | `what_to_do` | what helps in this case, in a sentence or two; the table below has what the code means in general |
 | `databricks_run_url` | page of the export on Databricks, or null |
 | `snowflake_query_id` | the query in Snowflake's history, or null |
-| `retriable` | whether the same sync may succeed when it is started again with nothing changed; as a rule, what the table below says |
+| `retriable` | whether the same sync may succeed when it is started again; as a rule, what the table below says |
 
 Whatever failed, the target is as it was; only `ENDED_AFTER_PUBLISH` says that the rows are in it. To start a sync again
 does no harm, also when it is not going to help; but an append that was published adds its rows a second time.

@@ -41,8 +41,8 @@ class FailureCode(Enum):
     EXPORT_TIMED_OUT = (
         "The export took longer than it may.",
         (
-            "Find out on the run's page why it is slow; if it has to take so long, raise the time-out that the message "
-            "names. Then start the sync again."
+            "Find out on the run's page why it is slow; if it has to take so long, raise what ended it: "
+            "export_timeout_minutes in the dataset file, or timeout_seconds in the asset bundle."
         ),
         True,
     )

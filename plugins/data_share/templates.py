@@ -118,8 +118,8 @@ def _path_in_stage(ti: Any, dataset: Dataset) -> str:
         # No deployment changes an export that was written long ago.
         raise share.InvalidExportPathError(
             error.message,
-            what_to_do="This is the export of an earlier sync, whose place is no longer that of the share: start a sync "
-            "without reload_run_key.",
+            what_to_do="This is the export of an earlier sync, whose place is not that of the share any more: start a "
+            "sync without reload_run_key.",
         ) from None
 
 
