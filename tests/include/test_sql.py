@@ -374,6 +374,9 @@ def test_checks_find_what_is_wrong(
         pytest.param([100], 49, False, id="less"),
         pytest.param([1, 1000, 100], 120, True, id="the last sync counts"),
         pytest.param([100, 1000], 120, False, id="an earlier sync does not count"),
+        pytest.param([100], 0, False, id="nothing is left"),
+        pytest.param([100, 0], 0, True, id="there was nothing, and is nothing"),
+        pytest.param([100, 0], 7, True, id="there was nothing, and any number is growth without a measure"),
     ],
 )
 def test_the_row_count_is_held_against_that_of_the_last_sync(
