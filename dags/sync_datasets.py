@@ -73,13 +73,17 @@ RECONCILIATION = {
     "files_match_manifest": "COUNT(*) >= 0 AND {{ copied(ti).files }} = {{ copied(ti).files_exported }}",
 }
 
+# A name as people and directories write it: no end of a line, nothing that cannot be seen or turns the text around, no
+# half of a character. It means the same in Python, which judges, and in JavaScript.
+PERSON = r"^(?!\s*$)[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]{1,100}(?!\n)$"
+
 PARAMS = {
     "requested_by": Param(
         default=None,
         type=["null", "string"],
         title="Requested by",
         description="Who wants this sync, for the ledger: a name or an e-mail address. Empty: whoever starts it here.",
-        pattern=r"^[A-Za-z0-9_.@+\- ]{1,100}(?!\n)$",
+        pattern=PERSON,
     ),
     "full_refresh": Param(
         default=False,
@@ -111,16 +115,40 @@ PARAMS = {
 
 
 def row_change_check(dataset: Dataset) -> dict[str, str]:
-    """Return the check against the row count of the last sync; without a last sync, it passes."""
+    """Return the check against the row count of the last sync; when there was none, or it had no rows, it passes."""
     if dataset.max_row_change_percent is None:
         return {}
-    # The name is validated: it holds letters, digits and underscores.
-    last = f"(SELECT MAX_BY(rows_exported, published_at) FROM {LEDGER_TABLE} WHERE dataset = '{dataset.name}')"  # noqa: S608
+    # The name is validated: it holds letters, digits and underscores. After a sync without rows, any number is right:
+    # no percentage leads away from nothing.
+    last = (
+        f"(SELECT NULLIF(MAX_BY(rows_exported, published_at), 0) FROM {LEDGER_TABLE} WHERE dataset = '{dataset.name}')"  # noqa: S608
+    )
     change = f"ABS(COUNT(*) - {last}) * 100 <= {dataset.max_row_change_percent} * {last}"
     return {
         "row_change_acceptable": "{% if params.accept_row_change %}COUNT(*) >= 0{% else %}"
         f"COALESCE({change}, TRUE)"
         "{% endif %}"
+    }
+
+
+def advice_for_checks(dataset: Dataset) -> dict[str, str]:
+    """Return what helps when a check fails, by its name; the checks in the dataset file have no advice of their own."""
+    return {
+        **dict.fromkeys(
+            RECONCILIATION,
+            "Files of the export were lost, added or changed on the share: find out who else writes to the bucket, and "
+            "start a new sync, without reload_run_key.",
+        ),
+        "row_change_acceptable": "If the source is right, start the sync again with accept_row_change: true.",
+        **{
+            f"{column}_not_null": f"Correct the source, or take {column} out of required_columns in the dataset file; "
+            "then start the sync again."
+            for column in dataset.required_columns
+        },
+        **dict.fromkeys(
+            ("merge_keys_unique", *(f"{key}_not_null" for key in dataset.merge_keys)),
+            "Correct the source, or the merge_keys in the dataset file; then start the sync again.",
+        ),
     }
 
 
@@ -219,6 +247,7 @@ def sync_dag(dataset: Dataset) -> DAG:
                 # These are SQL and no templates: braces in them are the dataset's own.
                 **{name: literal(condition) for name, condition in dataset.all_checks.items()},
             },
+            what_to_do=advice_for_checks(dataset),
             sql="check_staging.sql",
             **loading,
         )

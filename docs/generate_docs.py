@@ -124,7 +124,7 @@ columns:
 The checks run on the staged rows, before anything is published. When one fails, the sync fails and names it, and the
 target is as it was. Every sync checks that the loaded rows are those that were exported, that `required_columns` and
 `merge_keys` hold no NULL, and that `merge_keys` are unique. `checks` adds conditions in Snowflake SQL, without `;` and
-without comments:
+without comments (`--`, `//`, `/* */`), which may stand in a string or in a name in quotes:
 
 ```yaml
 description: Tides by harbour, checked.
@@ -145,7 +145,9 @@ checks:
 - The names of the checks that every sync has are refused: <taken>, `<column>_not_null` of a required column or key, and
   `merge_keys_unique`.
 
-`max_row_change_percent` compares the number of exported rows with that of the last sync. The first sync passes it.
+`max_row_change_percent` compares the number of exported rows with that of the last sync. The first sync passes it, and
+so does one that follows an export without a row: no percentage leads away from nothing. An export without a row is a
+change of 100 %: with `allow_empty: true` and a limit below that, it needs `accept_row_change`.
 
 ## Schema drift
 
@@ -174,8 +176,9 @@ schema_drift: add_new
 
 `include/datasets/dataset.schema.json` helps while writing. The DAG file judges: it also refuses a field that is there
 twice, a column that is repeated in another case, a key or required column that is not in `columns`, a schedule that is
-no cron expression, a check with a name that is taken, a target that two datasets have, `<<`, and a file of more than
-100 000 characters.
+no cron expression of five fields or that Airflow would read as another one (`*/90 * * * *`, `0 6 * * MON-MON`, `R`), a
+check that is no single condition or has a name that is taken, a target that two datasets have, `<<`, and a file of more
+than 100 000 characters.
 """
 
 
@@ -225,8 +228,8 @@ FAILURE_FIELDS = {
     "message": "what happened, in the other system's words",
     "databricks_run_url": "page of the export on Databricks, or null",
     "snowflake_query_id": "the query in Snowflake's history, or null",
-    "what_to_do": "a sentence for the person who has to mend it",
-    "retriable": "whether the same sync may succeed when it is started again with nothing changed",
+    "what_to_do": "what helps in this case, in a sentence or two; the table below has what the code means in general",
+    "retriable": "whether the same sync may succeed when it is started again; as a rule, what the table below says",
 }
 
 # The reason that Airflow gives for the end of a run.

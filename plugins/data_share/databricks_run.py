@@ -39,6 +39,12 @@ _CODES_OF_RESULTS = {
     "CANCELED": FailureCode.EXPORT_CANCELED,
     "TIMEDOUT": FailureCode.EXPORT_TIMED_OUT,
 }
+_ADVICE_OF_RESULTS = {
+    "TIMEDOUT": "Find out on the run's page why it is slow; if it has to take so long, raise timeout_seconds in the "
+    "asset bundle, and deploy it. Then start the sync again.",
+    "MAXIMUM_CONCURRENT_RUNS_REACHED": "Give the export job its queue back, as the asset bundle does. Then start the "
+    "sync again.",
+}
 
 _LIST_RUNS = ("GET", "2.2/jobs/runs/list")
 # A page has 20 runs. Ten run at once, the others wait in the job's queue: so many pages are more than there ever are.
@@ -129,6 +135,7 @@ async def follow_run(
                         await _why_it_failed(hook, run, state),
                         code=_CODES_OF_RESULTS.get(state.result_state),
                         databricks_run_url=page,
+                        what_to_do=_ADVICE_OF_RESULTS.get(state.result_state),
                     )
                 parameters = {p["name"]: p.get("value", p.get("default")) for p in run.get("job_parameters", [])}
                 return FinishedRun(run_id=run_id, run_page_url=page, job_parameters=parameters)
@@ -144,6 +151,8 @@ async def follow_run(
                     f"(export_timeout_minutes in the dataset file) and {outcome}.",
                     code=FailureCode.EXPORT_TIMED_OUT,
                     databricks_run_url=page,
+                    what_to_do="Find out on the run's page why it is slow; if it has to take so long, raise "
+                    "export_timeout_minutes in the dataset file. Then start the sync again.",
                 )
         await asyncio.sleep(wait)
         wait = min(wait * _POLL_BACKOFF, _LONGEST_POLL_SECONDS)

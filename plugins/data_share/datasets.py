@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import reprlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 DATASETS_FOLDER = Path(__file__).resolve().parents[2] / "include" / "datasets"
 
 _SCHEDULE_PRESETS = {"@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly", "@once", "@continuous"}
+_CRON_FIELDS = ("minute", "hour", "day of month", "month", "day of week")
+
+# SQL up to the first comment, semicolon or quote that is not closed. Whatever stands between quotes is text.
+# Each character fits one alternative alone, so that no text takes long.
+_CONDITION = (
+    r"""(?:[A-Za-z0-9_][A-Za-z0-9_$]*(?![A-Za-z0-9_$])|[^A-Za-z0-9_;'"$/-]|-(?!-)|/(?![/*])|\$(?!\$)"""
+    r"""|'(?:[^'\\]|\\[\s\S])*'|"[^"]*"|\$\$(?:[^$]|\$(?!\$))*\$\$)*"""
+)
 
 CHECKS_OF_EVERY_SYNC = frozenset(
     {
@@ -45,7 +54,12 @@ TargetTable = Annotated[
     str, StringConstraints(pattern=r"^([A-Za-z_][A-Za-z0-9_]*\.){0,2}[A-Za-z_][A-Za-z0-9_]{0,199}$")
 ]
 CheckName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,99}$")]
-Condition = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^;]*$")]
+Condition = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1),
+    # For editors; the model has words for what is wrong.
+    Field(json_schema_extra={"pattern": f"^{_CONDITION}$"}),
+]
 
 
 def quoted(column: str) -> str:
@@ -100,7 +114,8 @@ class Dataset(BaseModel):
         description="For `merge`: whether target rows that are not in the export are deleted.",
     )
     schedule: str | None = Field(
-        default=None, description="Cron expression in UTC, or a preset such as `@daily`. Without it: on request only."
+        default=None,
+        description="Cron expression of five fields in UTC, or a preset such as `@daily`. Without it: on request only.",
     )
     required_columns: tuple[Column, ...] = Field(
         min_length=1, description="Columns without a NULL in any row of a sync. At least one."
@@ -159,10 +174,9 @@ class Dataset(BaseModel):
 
     @field_validator("checks")
     @classmethod
-    def _no_comments(cls, value: dict[str, str]) -> dict[str, str]:
-        # A comment would hide the rest of the query that the condition becomes a part of.
-        if commented := [name for name, condition in value.items() if "--" in condition or "/*" in condition]:
-            raise ValueError(f"{', '.join(commented)} holds a comment; leave it out, or put it beside the check")
+    def _checks_are_one_condition(cls, value: dict[str, str]) -> dict[str, str]:
+        if problems := [f"{name} {problem}" for name, sql in value.items() if (problem := _not_one_condition(sql))]:
+            raise ValueError("; ".join(problems))
         return value
 
     @field_validator("schedule")
@@ -174,6 +188,8 @@ class Dataset(BaseModel):
             raise ValueError(
                 f"{value!r} is neither a cron expression nor one of {', '.join(sorted(_SCHEDULE_PRESETS))}"
             )
+        if problem := _misread_cron(value):
+            raise ValueError(f"{value!r} {problem}")
         try:
             croniter(value).get_next()
         except CroniterBadDateError:
@@ -228,13 +244,70 @@ class Dataset(BaseModel):
         }
 
 
+def _not_one_condition(sql: str) -> str | None:
+    """Say why a condition is not one that can stand in a query; a comment would hide the rest of the query."""
+    found = re.match(_CONDITION, sql)
+    rest = sql[found.end() :] if found else sql
+    if not rest:
+        return None
+    if rest[0] == ";":
+        return "holds a semicolon; it must be one condition"
+    if rest[:2] in ("--", "//", "/*"):
+        return f"holds a comment ({rest[:2]}); leave it out, or put it beside the check"
+    return f"has a {rest[0]} that is not closed"
+
+
+def _misread_cron(value: str) -> str | None:
+    """Say why Airflow would not do what a cron expression says; croniter (7.0), its reader, takes more than that."""
+    fields = value.split()
+    if len(fields) != len(_CRON_FIELDS):
+        return f"has {len(fields)} fields; a schedule has five: {', '.join(_CRON_FIELDS)}"
+    if re.search(r"\br\b", value, re.IGNORECASE):
+        return "holds R, a time that is drawn anew whenever Airflow looks; write the time"
+    numbers: Sequence[Any] = croniter.ALPHACONV
+    for index, field in enumerate(fields):
+        name, size = _CRON_FIELDS[index], croniter.LEN_MEANS_ALL[index]
+        for part in field.split(","):
+            span, _, step = part.partition("/")
+            if step and int(step) > size:
+                return f"has the step {step}, but {name} starts anew after {size}; write what is meant"
+            ends = [str(numbers[index].get(end, end.lstrip("0") or 0)) for end in span.lower().split("-")]
+            if len(ends) == 2 and ends[0] == ends[1]:
+                return f"has {span} for {name}, which croniter reads as every {name}; write one of the two"
+    return None
+
+
 class InvalidDatasetError(ValueError):
     """A dataset file cannot be used; the message names the file and, line by line, each wrong field and the reason."""
+
+    verdict = "is not a valid dataset file"
+    depth = 3
+    """How many parts of the path are those in the project."""
 
     def __init__(self, path: Path, problems: list[str]) -> None:
         self.path = path
         self.problems = problems
-        super().__init__(f"{'/'.join(path.parts[-3:])} is not a valid dataset file:\n  " + "\n  ".join(problems))
+        super().__init__(f"{self.place} {self.verdict}:\n  " + "\n  ".join(problems))
+
+    @property
+    def place(self) -> str:
+        """The path in the project."""
+        return "/".join(self.path.parts[-self.depth :])
+
+
+class NoDatasetsError(InvalidDatasetError):
+    """The folder of the dataset files is not deployed, or nobody has written one yet."""
+
+    verdict = "has no dataset file, so there is nothing to sync"
+    depth = 2
+
+    def __init__(self, folder: Path) -> None:
+        problem = (
+            f"{folder} is empty; add a dataset as docs/adding-a-dataset.md says"
+            if folder.is_dir()
+            else f"{folder} is missing; deploy include/ beside dags/ and plugins/"
+        )
+        super().__init__(folder, [problem])
 
 
 # What is not written for this project is not worth the time of the dag-processor.
@@ -345,12 +418,15 @@ def read_datasets(folder: Path = DATASETS_FOLDER) -> tuple[list[Dataset], list[I
     Read every dataset file of a folder, in the order of their names.
 
     :param folder: folder with ``*.yaml`` files; one that ends in ``.yml`` or ``.YAML`` is an error and not passed over
-    :return: the datasets of the valid files, and one error for each of the others
+    :return: the datasets of the valid files, and one error for each of the others; without a file, a
+        :class:`NoDatasetsError`
     """
     datasets: list[Dataset] = []
     errors: list[InvalidDatasetError] = []
     # A name with a dot before it is an editor's, while somebody edits.
     paths = [path for path in folder.glob("[!.]*") if path.suffix.lower() in (".yaml", ".yml")]
+    if not paths:
+        errors.append(NoDatasetsError(folder))
     for path in sorted(paths):
         try:
             if path.suffix != ".yaml":
@@ -390,7 +466,7 @@ class InvalidDatasetDag(DAG):
     @property
     def relative_fileloc(self) -> str:
         """The dataset file, in place of the DAG file that Airflow puts here."""
-        return "/".join(self.error.path.parts[-3:])
+        return self.error.place
 
     @relative_fileloc.setter
     def relative_fileloc(self, value: str | None) -> None:

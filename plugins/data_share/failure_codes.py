@@ -41,8 +41,8 @@ class FailureCode(Enum):
     EXPORT_TIMED_OUT = (
         "The export took longer than it may.",
         (
-            "Find out on the run's page why it is slow; raise export_timeout_minutes in the dataset file, and "
-            "timeout_seconds in the asset bundle, if it has to take so long."
+            "Find out on the run's page why it is slow; if it has to take so long, raise what ended it: "
+            "export_timeout_minutes in the dataset file, or timeout_seconds in the asset bundle."
         ),
         True,
     )
@@ -109,11 +109,17 @@ class FailureCode(Enum):
     )
     NOTHING_LOADED = (
         "COPY INTO ended well and loaded nothing.",
-        "Look at the files of the export. If the source may be empty, say allow_empty: true in the dataset file.",
+        (
+            "If the source is empty and may be so, say allow_empty: true in the dataset file. If files of the export "
+            "are gone, start the sync again."
+        ),
     )
     SCHEMA_DRIFT = (
         "The columns of the export are not those of the target.",
-        "Alter the source or the target, or set schema_drift in the dataset file (ignore_new or add_new).",
+        (
+            "Bring a missing column back, or take it out of the target. For a new column, set schema_drift in the "
+            "dataset file: ignore_new, or add_new."
+        ),
     )
     CHECKS_FAILED = (
         "The loaded rows are not what was exported, or are not what the dataset file demands.",

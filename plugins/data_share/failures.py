@@ -45,6 +45,8 @@ class Failure:
     :param message: what happened, in the other system's words
     :param databricks_run_url: page of the export on Databricks, if it is known
     :param snowflake_query_id: the query in Snowflake's history, if there is one
+    :param what_to_do: what helps in this case; by default, what the code says
+    :param retriable: whether to start again with nothing changed may help; by default, what the code says
     """
 
     step: str
@@ -52,15 +54,23 @@ class Failure:
     message: str
     databricks_run_url: str | None = None
     snowflake_query_id: str | None = None
+    what_to_do: str | None = None
+    retriable: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Take from the code what this case does not say."""
+        if self.what_to_do is None:
+            object.__setattr__(self, "what_to_do", self.code.what_to_do)
+        if self.retriable is None:
+            object.__setattr__(self, "retriable", self.code.retriable)
+
+    def __str__(self) -> str:
+        """Return the report for people."""
+        return f"{self.step}: {with_advice(self.message, str(self.what_to_do))}"
 
     def to_xcom(self) -> dict[str, Any]:
-        """Return the report as JSON, with what to do, and whether to start again may help."""
-        return {
-            **asdict(self),
-            "code": self.code.name,
-            "what_to_do": self.code.what_to_do,
-            "retriable": self.code.retriable,
-        }
+        """Return the report as JSON."""
+        return {**asdict(self), "code": self.code.name}
 
     @staticmethod
     def of_xcom(report: Mapping[str, Any]) -> Failure:
@@ -71,6 +81,8 @@ class Failure:
             message=report["message"],
             databricks_run_url=report["databricks_run_url"],
             snowflake_query_id=report["snowflake_query_id"],
+            what_to_do=report["what_to_do"],
+            retriable=report["retriable"],
         )
 
 
@@ -82,6 +94,8 @@ class ShareError(Exception):
     :param code: if it is another one than that of the class
     :param databricks_run_url: page of the export on Databricks
     :param snowflake_query_id: the query in Snowflake's history
+    :param what_to_do: what helps in this case, where that of the code would not; whole sentences
+    :param retriable: whether to start again with nothing changed may help, where the code says otherwise
     """
 
     code = FailureCode.UNEXPECTED
@@ -93,9 +107,13 @@ class ShareError(Exception):
         code: FailureCode | None = None,
         databricks_run_url: str | None = None,
         snowflake_query_id: str | None = None,
+        what_to_do: str | None = None,
+        retriable: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code or self.code
+        self.what_to_do = what_to_do or self.code.what_to_do
+        self.retriable = self.code.retriable if retriable is None else retriable
         self.databricks_run_url = databricks_run_url
         self.snowflake_query_id = snowflake_query_id
 
@@ -105,7 +123,7 @@ class ShareError(Exception):
         return str(self.args[0])
 
     def __str__(self) -> str:
-        return with_advice(self.message, self.code.what_to_do)
+        return with_advice(self.message, self.what_to_do)
 
 
 def with_advice(message: str, what_to_do: str) -> str:
@@ -117,7 +135,7 @@ class NotPublishedError(AirflowFailException):
     """The sync ended without a publish, for the reason that the report gives."""
 
     def __init__(self, failure: Failure) -> None:
-        super().__init__(f"{failure.step}: {with_advice(failure.message, failure.code.what_to_do)}")
+        super().__init__(str(failure))
         self.failure = failure
 
 
@@ -131,11 +149,20 @@ def failure_of(error: BaseException, step: str) -> Failure:
     if isinstance(error, NotPublishedError):
         return error.failure
     if isinstance(error, ShareError):
-        return Failure(step, error.code, error.message, error.databricks_run_url, error.snowflake_query_id)
+        return Failure(
+            step,
+            error.code,
+            error.message,
+            error.databricks_run_url,
+            error.snowflake_query_id,
+            error.what_to_do,
+            error.retriable,
+        )
     if isinstance(error, TaskDeferralTimeout):
         # Airflow's, which comes after ours: the trigger was not there to count.
         told = "The export has not ended in its time (export_timeout_minutes), and no triggerer was there to cancel it."
-        return Failure(step, FailureCode.EXPORT_TIMED_OUT, told)
+        advice = "Start the triggerer, and then the sync again."
+        return Failure(step, FailureCode.EXPORT_TIMED_OUT, told, what_to_do=advice)
     return Failure(step, _code_of(error), str(error) or type(error).__name__)
 
 

@@ -210,7 +210,12 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         manifest = self._checked_manifest(self._run_file(self.select_manifest, "select manifest")[-1].rows)
         columns = [row["name"] for row in self._run_file(self.describe_staging, "describe staging")[-1].rows]
         new_columns = columns_to_add(
-            manifest["COLUMN_TYPES"], columns, self.dataset.schema_drift, self.dataset.target_table
+            manifest["COLUMN_TYPES"],
+            columns,
+            self.dataset.schema_drift,
+            self.dataset.target_table,
+            needed=(*self.dataset.merge_keys, *self.dataset.required_columns),
+            is_reload=_is_reload(context),
         )
         if new_columns:
             self._run_file(add_columns(self.staging_table, new_columns), "add columns")
@@ -223,6 +228,7 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
                 f"COPY INTO loaded nothing: it found {len(files)} file(s), while the manifest counts "
                 f"{manifest['ROW_COUNT']} exported row(s) (query id {copy.query_id}). {TARGET_UNCHANGED}",
                 snowflake_query_id=copy.query_id,
+                **self._empty_advice() if manifest["ROW_COUNT"] == 0 else self._advice_for_a_broken_export(),
             )
         return {
             "files": sum(1 for row in files if row["rows_loaded"]),
@@ -240,6 +246,7 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
                 f"The export left {len(manifests)} manifest rows instead of one: without its manifest, an export did "
                 f"not finish, or its files have expired. {TARGET_UNCHANGED}",
                 code=FailureCode.MANIFEST_INVALID if manifests else FailureCode.MANIFEST_MISSING,
+                **self._advice_for_a_broken_export(),
             )
         manifest = manifests[0]
         if (manifest["DATASET"], manifest["RUN_KEY"]) != (self.dataset.name, self.run_key):
@@ -248,6 +255,31 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
                 f"{self.dataset.name!r} and {self.run_key!r}. {TARGET_UNCHANGED}"
             )
         return manifest
+
+    def _empty_advice(self) -> dict[str, Any]:
+        """What helps when the export has no rows, and should have some."""
+        limit = self.dataset.max_row_change_percent
+        also = (
+            ", and start the sync with accept_row_change: true, as max_row_change_percent forbids the loss of all rows"
+            if limit is not None and limit < 100
+            else ""
+        )
+        filled = (
+            "Start a sync without reload_run_key, as this export stays empty."
+            if _is_reload(_running(self._context))
+            else "Fill the source, and start the sync again."
+        )
+        return {"what_to_do": f"{filled} If it may be empty, say allow_empty: true in the dataset file{also}."}
+
+    def _advice_for_a_broken_export(self) -> dict[str, Any]:
+        """What helps when files of the export are not as the export job left them."""
+        if _is_reload(_running(self._context)):
+            return {"what_to_do": "Start a sync without reload_run_key: it exports anew.", "retriable": False}
+        return {
+            "what_to_do": "Start the sync again: it exports to a new path. If it fails in the same way, see the run on "
+            "Databricks, and find out who else writes to the bucket, or removes from it.",
+            "retriable": True,
+        }
 
 
 class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
@@ -259,6 +291,8 @@ class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
 
     :param table: table to check; a template
     :param checks: condition by name; a template
+    :param what_to_do: what helps when the check of a name fails, in whole sentences; for the others, what the failure
+        code says
     :param sql: file with the query; it finds the conditions in ``task.checks``; a template
     :param snowflake_conn_id: Airflow connection
     :param statement_timeout: seconds that the query may take
@@ -276,6 +310,7 @@ class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
         table: str,
         checks: dict[str, str],
         sql: str,
+        what_to_do: Mapping[str, str] | None = None,
         snowflake_conn_id: str = "snowflake_default",
         statement_timeout: int = STATEMENT_TIMEOUT_SECONDS,
         **kwargs: Any,
@@ -283,6 +318,7 @@ class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
         conditions = {name: {"check_statement": condition} for name, condition in checks.items()}
         super().__init__(table=table, checks=conditions, retry_on_failure=False, **kwargs)
         self.sql = sql
+        self.what_to_do = what_to_do or {}
         self.snowflake_conn_id = snowflake_conn_id
         self.statement_timeout = statement_timeout
 
@@ -299,6 +335,9 @@ class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
         raise CheckFailedError(
             f"{len(failed)} of {len(self.checks)} checks failed on {self.table}. {TARGET_UNCHANGED}\n{told}",
             snowflake_query_id=self.shown_query_id or None,
+            what_to_do=" ".join(
+                dict.fromkeys(self.what_to_do.get(name, CheckFailedError.code.what_to_do) for name in failed)
+            ),
         )
 
     def _described(self, condition: str) -> str:
@@ -405,6 +444,7 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
                     "published already, this export was appended before, or its staging tables are not as they were "
                     "when they were checked. This attempt changed nothing.",
                     snowflake_query_id=error.snowflake_query_id,
+                    **self._advice_for_a_refusal(context),
                 ) from error
         else:
             self._is_committed = True
@@ -423,6 +463,15 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         """Roll the transaction back. When it has ended, the step only reads its row, and has five seconds for that."""
         if not self._is_committed:
             super().on_kill()
+
+    def _advice_for_a_refusal(self, context: Context) -> dict[str, Any]:
+        if self.load_mode != LoadMode.APPEND or not _is_reload(context):
+            return {}
+        return {
+            "what_to_do": "An append counts an export once. To have this one in the place of everything in the target, "
+            "start the sync with full_refresh: true as well.",
+            "retriable": False,
+        }
 
     def _is_published(self, row: dict[str, Any]) -> bool:
         # An append counts a run key once, ever; otherwise an export that was made again takes the place of the first.
@@ -490,6 +539,11 @@ def _running(context: Context | None) -> Context:
     if context is None:
         raise RuntimeError("This operator has to be executed first")
     return context
+
+
+def _is_reload(context: Context) -> bool:
+    """Whether the sync loads the export of an earlier one: no change of the source, and no new export, helps it."""
+    return bool(context["params"].get("reload_run_key"))
 
 
 def _query_tag(context: Context | None) -> dict[str, Any]:

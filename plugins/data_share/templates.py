@@ -66,7 +66,7 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
         "turn_table": share.turn_table(dataset.name),
         "export": export_of,
         "export_attempt": lambda ti: share.attempt_of(str(export_of(ti)["export_path"])),
-        "path_in_stage": lambda ti: share.path_in_stage(str(export_of(ti)["export_path"]), dataset.name),
+        "path_in_stage": lambda ti: _path_in_stage(ti, dataset),
         "copied": copied,
         "manifest_run_key": manifest_run_key,
         "load_mode": lambda params: load_mode(dataset, params),
@@ -106,6 +106,21 @@ def find_export(ti: Any) -> dict[str, Any] | None:
         task_ids="export_to_s3", key="export"
     )
     return export
+
+
+def _path_in_stage(ti: Any, dataset: Dataset) -> str:
+    export = export_of(ti)
+    try:
+        return share.path_in_stage(str(export["export_path"]), dataset.name)
+    except share.InvalidExportPathError as error:
+        if export == ti.xcom_pull(task_ids="wait_for_export"):
+            raise
+        # No deployment changes an export that was written long ago.
+        raise share.InvalidExportPathError(
+            error.message,
+            what_to_do="This is the export of an earlier sync, whose place is not that of the share any more: start a "
+            "sync without reload_run_key.",
+        ) from None
 
 
 def manifest_run_key(ti: Any, dag_run: Any, params: Mapping[str, Any]) -> str:

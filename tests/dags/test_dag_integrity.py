@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import re
+import subprocess
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -188,6 +189,17 @@ def resolved(dag: DAG, name: str, value: object) -> object:
     return copy.copy(dag.params.get_param(name)).resolve(value)
 
 
+NAMES = [
+    *("ada", "ada.l+sync@example.com", "Ada Lovelace", "José", "O'Brien", "DOMAIN\\ada", "trailing\\", "a" * 100),
+    *("Müller-Lüdenscheidt, Jörg (IT) Jr.", "山田太郎", "Ὑπατία", "शर्\u200dमा", "Zoë 👩\u200d💻", "💻" * 100),
+    *("CN=Ada Lovelace,OU=R&D", "auth0|5f7c8e", '"a"; {{ 7 * 7 }} {% x %} <b>$$ -- // /* */'),
+]
+NO_NAMES = [
+    *("", " ", "\u00a0", "a" * 101, "a\nb", "ada\n", "a\rb", "a\tb", "a\0b", "a\x1b[31mb", "a\x7fb", "a\x85b"),
+    *("a\u2028b", "a\u202eb", "a\u2066b", "a\ud800b", "\udc00"),
+]
+
+
 def refuses(dag: DAG, name: str, value: object) -> bool:
     """Say whether a param refuses a value."""
     try:
@@ -199,10 +211,20 @@ def refuses(dag: DAG, name: str, value: object) -> bool:
 
 def test_who_asks_for_a_sync_is_nothing_but_a_name(syncs: list[DAG]) -> None:
     for sync in syncs:
-        for name in (None, "ada", "ada.l+sync@example.com", "Ada Lovelace", "a" * 100):
+        for name in (None, *NAMES):
             assert resolved(sync, "requested_by", name) == name
-        wrong = ["", "a" * 101, "O'Brien", "a;b", "a\nb", "ada\n", "{{ x }}", "<b>", 7, ["a"]]
-        assert [name for name in wrong if not refuses(sync, "requested_by", name)] == []
+        assert [name for name in (*NO_NAMES, 7, ["a"]) if not refuses(sync, "requested_by", name)] == []
+
+
+def test_a_name_is_one_in_javascript_too(syncs: list[DAG]) -> None:
+    # As a browser reads the pattern of a form, and a backend in Node.js the JSON schema.
+    pattern = syncs[0].params.get_param("requested_by").schema["pattern"]
+    script = "const [pattern, names] = JSON.parse(process.argv[1]);"
+    script += """console.log(JSON.stringify(
+        ["u", "v"].map(flag => names.map(name => new RegExp(pattern, flag).test(name)))))"""
+    asked = json.dumps([pattern, [*NAMES, *NO_NAMES]])
+    done = subprocess.run(["node", "-e", script, asked], capture_output=True, check=True)
+    assert json.loads(done.stdout) == [[True] * len(NAMES) + [False] * len(NO_NAMES)] * 2
 
 
 def test_a_switch_is_on_or_off(syncs: list[DAG]) -> None:

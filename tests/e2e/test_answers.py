@@ -21,6 +21,7 @@ from tests.e2e.share import TARGET, RunningShare, wait_for
 pytestmark = pytest.mark.tier("full")
 
 CONNECTION = "data_share_webhook"
+NAME = "José O'Brien (DOMAIN\\ada)"
 EVENT_SECONDS = 90
 """Longest time until an event arrives. The dag-processor sends it beside its other work."""
 
@@ -115,7 +116,7 @@ def query_page(query_id: str) -> str:
 
 
 def test_a_success(share: RunningShare, receiver: Receiver) -> None:
-    run_id = share.start_sync(conf={"requested_by": "ada@example.com"})
+    run_id = share.start_sync(conf={"requested_by": NAME})
     dag_id = f"sync_{TARGET}"
     assert share.end_of(run_id)["state"] == "success", share.failures(run_id)
 
@@ -133,7 +134,7 @@ def test_a_success(share: RunningShare, receiver: Receiver) -> None:
     event = receiver.event(run_id, "sync_succeeded")
     assert event["result"] == row
     assert (event["dataset"], event["run_key"]) == (TARGET, row["run_key"])
-    assert (event["state"], event["requested_by"], event["failure"]) == ("success", "ada@example.com", None)
+    assert (event["state"], event["requested_by"], event["failure"]) == ("success", NAME, None)
     assert event["airflow_run_url"].startswith(f"{share.endpoints.airflow_url}/dags/{dag_id}/runs/")
 
 

@@ -285,6 +285,9 @@ BEFORE_AND_NOW = {
     "less": ([100], 49, False),
     "the last sync counts": ([1, 1000, 100], 120, True),
     "an earlier sync does not count": ([100, 1000], 120, False),
+    "nothing is left": ([100], 0, False),
+    "there was nothing, and is nothing": ([100, 0], 0, True),
+    "there was nothing, and any number is growth without a measure": ([100, 0], 7, True),
 }
 
 

@@ -230,26 +230,29 @@ def test_every_answer_keeps_the_page_to_itself(page: Page) -> None:
     ("header", "given", "conf"),
     [
         ("X-Forwarded-User", "ada@example.com", {"requested_by": "ada@example.com"}),
-        ("X-Forwarded-User", "'; DROP TABLE tides; --", {}),
+        ("X-Forwarded-User", "José O'Brien", {"requested_by": "José O'Brien"}),
+        ("X-Forwarded-User", "José".encode("latin-1"), {"requested_by": "José"}),
+        ("X-Forwarded-User", "DOMAIN\\山田", {"requested_by": "DOMAIN\\山田"}),
+        ("X-Forwarded-User", "ada\u202eb", {}),
         ("X-Forwarded-User", "a" * 101, {}),
         ("X-Forwarded-User", "", {}),
         (None, "ada@example.com", {}),
     ],
 )
 def test_the_proxys_user_is_passed_on_when_the_dag_would_take_it(
-    airflow: FakeAirflow, header: str | None, given: str, conf: dict[str, str]
+    airflow: FakeAirflow, header: str | None, given: str | bytes, conf: dict[str, str]
 ) -> None:
     page = Page(airflow, user_header=header)
+    sent = given.encode() if isinstance(given, str) else given
 
-    page.post("/datasets/tides/press", headers={"X-Forwarded-User": given, **SAME_ORIGIN})
+    page.post("/datasets/tides/press", headers={b"X-Forwarded-User": sent, **SAME_ORIGIN})
 
     assert airflow.calls == [("press", "tides", conf)]
 
 
 def test_a_user_is_valid_here_as_in_the_dag(sync_datasets: ModuleType) -> None:
     pattern = sync_datasets.PARAMS["requested_by"].schema["pattern"]
-    for user in ("ada", "ada+x@example.com", "Ada L", "a" * 100, "a" * 101, "", "ada\n", "ada;", "ada<b>"):
-        assert bool(REQUESTED_BY.fullmatch(user)) == bool(re.search(pattern, user)), user
+    assert REQUESTED_BY.pattern == pattern
 
 
 # What people read

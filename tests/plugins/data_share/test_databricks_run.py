@@ -24,6 +24,7 @@ from data_share.databricks_run import (
     TooManyRunsError,
     cancel_exports_of,
 )
+from data_share.failure_codes import FailureCode
 from tests.airflow_double import DagRun, TaskInstance, events_of
 
 PAGE = "https://databricks.example/?o=1#job/2/run/77"
@@ -174,6 +175,20 @@ def test_every_other_end_is_a_failure_in_databricks_words(
     hook.cancel_run.assert_not_called()
 
 
+@pytest.mark.parametrize(
+    ("result", "advice"),
+    [
+        ("TIMEDOUT", "raise timeout_seconds in the asset bundle"),
+        ("MAXIMUM_CONCURRENT_RUNS_REACHED", "Give the export job its queue back"),
+        ("FAILED", FailureCode.EXPORT_FAILED.what_to_do),
+    ],
+)
+def test_the_advice_is_for_what_ended_the_run(hook: mock.Mock, xcoms: dict[str, Any], result: str, advice: str) -> None:
+    hook.a_get_run.return_value = failed(result)
+    failure_of(trigger(), xcoms)
+    assert advice in xcoms["failure"]["what_to_do"]
+
+
 def test_a_failed_task_says_its_own_error(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
     task = {"run_id": 78, "task_key": "export", "state": {"result_state": "FAILED"}}
     hook.a_get_run.return_value = failed("FAILED", "Task export failed.", tasks=[task])
@@ -252,6 +267,7 @@ def test_a_run_that_takes_too_long_is_cancelled_once(hook: mock.Mock, xcoms: dic
     failure = failure_of(trigger(timeout_seconds=3600), xcoms)
     assert "The Databricks run 77 took longer than 60 minutes (export_timeout_minutes in the dataset file)" in failure
     assert "and was cancelled." in failure
+    assert "raise export_timeout_minutes in the dataset file." in xcoms["failure"]["what_to_do"]
     hook.cancel_run.assert_called_once_with(77)
 
 

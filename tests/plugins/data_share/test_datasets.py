@@ -9,7 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import sqlglot
 import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_share.datasets import (
@@ -19,6 +22,7 @@ from data_share.datasets import (
     InvalidDatasetError,
     LoadMode,
     SchemaDrift,
+    _not_one_condition,
     read_dataset,
     read_datasets,
 )
@@ -37,6 +41,7 @@ COLUMNS = {"create_table": "from_columns", "columns": {"harbour": "VARCHAR(80)"}
 LEFT_OUT = object()
 
 PRESETS = "@continuous, @daily, @hourly, @monthly, @once, @quarterly, @weekly, @yearly"
+FIVE_FIELDS = "fields; a schedule has five: minute, hour, day of month, month, day of week"
 NOT_YAML = "it cannot be read as YAML"
 
 
@@ -135,7 +140,8 @@ def test_a_dataset_is_frozen(tmp_path: Path) -> None:
 
 
 def test_a_schedule_is_nothing_a_preset_or_a_cron_expression(tmp_path: Path) -> None:
-    for schedule in (None, "@daily", "*/15 * * * *"):
+    usual = (None, "@daily", "@once", "*/15 * * * *", "0 22-6/2 * * *")
+    for schedule in (*usual, "0 6 L * *", "0 6 * * THU#2", "*/60 */24 */31 */12 */7"):
         assert read_dataset(write(tmp_path, schedule=schedule)).schedule == schedule
 
 
@@ -192,11 +198,6 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
         "'a DATE, b'",
     ),
     "SQL in the name of a check": (text(checks={"x' AS a": "depth > 0"}), "checks.x' AS a.[key]", '"x\' AS a"'),
-    "semicolon in a check": (
-        text(checks={"deep": "depth > 0; DROP TABLE x"}),
-        "checks.deep",
-        "'depth > 0; DROP TABLE x'",
-    ),
     "check of blanks": (text(checks={"deep": "   "}), "checks.deep", "'   '"),
     "unknown load mode": (text(load_mode="truncate"), "load_mode", "'truncate'"),
     "more digits than Snowflake has": (
@@ -233,6 +234,10 @@ NO_YAML: dict[str, tuple[str, str | None]] = {
 }
 # What is wrong, the file, and the one line that is said about it.
 BROKEN_RULES: dict[str, tuple[str, str]] = {
+    "semicolon in a check": (
+        text(checks={"deep": "depth > 0; DROP TABLE x"}),
+        "checks: deep holds a semicolon; it must be one condition (found: {'deep': 'depth > 0; DROP TABLE x'})",
+    ),
     "check with a name of every sync": (
         text(checks={"rows_match_manifest": "TRUE"}),
         "checks: rows_match_manifest would replace the check of this name that each sync has",
@@ -271,6 +276,22 @@ BROKEN_RULES: dict[str, tuple[str, str]] = {
         text(schedule="61 * * * *"),
         f"schedule: '61 * * * *' is neither a cron expression nor one of {PRESETS} (found: '61 * * * *')",
     ),
+    **{
+        f"cron that Airflow would misread: {cron}": (
+            text(schedule=cron),
+            f"schedule: {cron!r} {why} (found: {cron!r})",
+        )
+        for cron, why in {
+            "0 6 * * * 30": f"has 6 {FIVE_FIELDS}",
+            "0 6 * * * 0 2027": f"has 7 {FIVE_FIELDS}",
+            "R 6 * * *": "holds R, a time that is drawn anew whenever Airflow looks; write the time",
+            "r(0-30) 6 * * *": "holds R, a time that is drawn anew whenever Airflow looks; write the time",
+            "*/90 * * * *": "has the step 90, but minute starts anew after 60; write what is meant",
+            "0 1,0-23/36 * * *": "has the step 36, but hour starts anew after 24; write what is meant",
+            "0 6 * MAR-3 *": "has MAR-3 for month, which croniter reads as every month; write one of the two",
+            "00-0 6 * * *": "has 00-0 for minute, which croniter reads as every minute; write one of the two",
+        }.items()
+    },
     "30 February": (text(schedule="0 6 30 2 *"), "schedule: '0 6 30 2 *' never comes (found: '0 6 30 2 *')"),
     "columns without create_table": (
         text(columns={"harbour": "DATE"}),
@@ -410,6 +431,64 @@ def test_a_file_name_that_is_no_dataset_name_is_refused(tmp_path: Path) -> None:
         assert re.fullmatch(rf"  name: .+ \(found: '{name}'\)", line), line
 
 
+# ---- a check is one condition
+
+# What the text between the marks is to Snowflake, with a condition in which it is nothing but text.
+QUOTED_MARKS = [
+    "a <> '--'",
+    "a <> 'x//y; /* z */'",
+    "a <> 'it''s -- no comment'",
+    r"a <> 'it\'s -- no comment'",
+    r"a <> '\\' AND b <> '--'",
+    '"a--b;c" > 0 AND "d""//" > 0',
+    "a <> $$it's -- no comment;$$",
+    "a <> 'two\n-- lines'",
+    "a$$b > 0",
+    "a - -1 > b / 2 / 3",
+]
+MARKS = {
+    "a > 0 -- why": "holds a comment (--)",
+    "a > 0 // why": "holds a comment (//)",
+    "a--1 > 0": "holds a comment (--)",
+    "a > 0 /* why */": "holds a comment (/*)",
+    "-- it's so\na > 0": "holds a comment (--)",
+    r"a <> '\\' -- why'": "holds a comment (--)",
+    "a <> \"b\" // 'c'": "holds a comment (//)",
+    "a$$ > 0 -- $$": "holds a comment (--)",
+    "a <> ';'; b": "holds a semicolon",
+    "a <> 'b": "has a ' that is not closed",
+    r"a <> 'b\'": "has a ' that is not closed",
+    '"a > 0': 'has a " that is not closed',
+    "a <> $$b": "has a $ that is not closed",
+}
+
+
+def test_a_check_may_hold_anything_between_quotes(tmp_path: Path) -> None:
+    for condition in QUOTED_MARKS:
+        assert read_dataset(write(tmp_path, checks={"own": condition})).checks == {"own": condition}
+
+
+def test_a_check_is_one_condition_without_a_comment(tmp_path: Path) -> None:
+    for condition, problem in MARKS.items():
+        assert f"checks: own {problem}" in problem_with(write(tmp_path, checks={"own": condition}))
+
+
+@given(st.text(st.sampled_from("ab '\"\\$-/*;\n"), max_size=12))
+@example(r"'\\'--'")
+@example("$$'$$--")
+@example("$$$$$$--$$")
+@example("a$$--$$")
+def test_a_check_is_read_as_an_sql_parser_of_snowflakes_dialect_reads_it(condition: str) -> None:
+    try:
+        tokens = sqlglot.tokenize(condition, read="snowflake")
+    except sqlglot.errors.TokenError:
+        is_one = False
+    else:
+        comments = any(token.comments for token in tokens) or (condition.strip() and not tokens)
+        is_one = not comments and all(token.token_type is not sqlglot.TokenType.SEMICOLON for token in tokens)
+    assert (_not_one_condition(condition) is None) == is_one
+
+
 def test_an_invalid_file_leaves_the_others_valid(tmp_path: Path) -> None:
     write(tmp_path, "a_valid", target_table="a")
     bad = write(tmp_path, "b_bad", load_mode="truncate")
@@ -477,6 +556,29 @@ def test_airflow_shows_each_invalid_dataset_as_one_import_error_and_keeps_the_ot
         assert f"{file} is not a valid dataset file" in error
         assert "load_mode: " in error
         assert "(found: 'truncate')" in error
+
+
+@pytest.mark.parametrize(
+    ("is_there", "why"), [(True, "is empty; add a dataset"), (False, "is missing; deploy include/")]
+)
+def test_airflow_shows_a_folder_without_datasets_as_an_import_error(
+    project_copy: Path, is_there: bool, why: str
+) -> None:
+    import structlog
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.dag_processing.processor import _serialize_dags
+
+    folder = project_copy / "include" / "datasets"
+    shutil.rmtree(folder)
+    if is_there:
+        folder.mkdir()
+    bag = DagBag(project_copy / "dags" / "sync_datasets.py", bundle_path=project_copy, bundle_name="copy")
+    serialized, errors = _serialize_dags(bag, structlog.get_logger())
+
+    assert (bag.import_errors, serialized) == ({}, [])
+    [(place, error)] = errors.items()
+    assert place == "include/datasets"
+    assert f"include/datasets has no dataset file, so there is nothing to sync:\n  {folder} {why}" in error
 
 
 def test_the_stand_in_of_an_invalid_dataset_keeps_the_dataset_file_as_its_own(tmp_path: Path) -> None:

@@ -142,8 +142,18 @@ def test_an_error_may_have_another_code_than_its_class() -> None:
     assert HarbourClosedError("Closed.").code is FailureCode.EXPORT_FAILED
 
 
+def test_an_error_may_have_advice_for_its_case() -> None:
+    error = HarbourClosedError("The harbour is closed.", what_to_do="Row around it.", retriable=True)
+    assert str(error) == "The harbour is closed. Row around it."
+    failure = failure_of(error, "wait_for_export")
+    report = failure.to_xcom()
+    assert (report["code"], report["what_to_do"], report["retriable"]) == ("EXPORT_FAILED", "Row around it.", True)
+    assert str(NotPublishedError(failure)) == "wait_for_export: The harbour is closed. Row around it."
+
+
 def test_a_report_survives_its_way_as_xcom() -> None:
-    failure = Failure("publish", FailureCode.SUPERSEDED, "Too late.", snowflake_query_id="01b2")
+    advice = {"what_to_do": "Row back.", "retriable": False}
+    failure = Failure("publish", FailureCode.SUPERSEDED, "Too late.", snowflake_query_id="01b2", **advice)
     assert Failure.of_xcom(json.loads(json.dumps(failure.to_xcom()))) == failure
 
 

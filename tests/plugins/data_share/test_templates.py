@@ -110,6 +110,15 @@ def test_an_export_is_located_in_the_stage_only_if_it_is_of_the_dataset(path: st
         path_in_stage(handed_on(wait_for_export={"run_id": 77, "export_path": path}))
 
 
+def test_the_advice_for_a_wrong_path_is_that_of_its_sync() -> None:
+    path_in_stage = sync_macros(dataset("winds"))["path_in_stage"]
+    with pytest.raises(InvalidExportPathError, match="Deploy the asset bundle again"):
+        path_in_stage(handed_on(wait_for_export=EXPORT))
+    with pytest.raises(InvalidExportPathError, match="start a sync without reload_run_key") as caught:
+        path_in_stage(handed_on(export_to_s3=EARLIER))
+    assert "Deploy" not in str(caught.value)
+
+
 # ---- load modes and lists of columns
 
 

@@ -202,6 +202,11 @@ class Share:
         self.query(f"CREATE TABLE {dataset.target_table} ({listed})")
         return dataset
 
+    def edit(self, dataset: Dataset, **fields: Any) -> Dataset:
+        """Change fields in a dataset's file."""
+        self._dags.pop(dataset.name, None)
+        return Dataset.model_validate({**dataset.model_dump(), **fields})
+
     def write(self, dataset: Dataset, rows: Sequence[Row], schema: pa.Schema = SCHEMA) -> None:
         """Make the source table hold these rows."""
         write_source(self.s3_url, dataset.source_table, pa.Table.from_pylist(list(rows), schema=schema))

@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from data_share import share as names
 from data_share.datasets import Dataset
 from data_share.export import UnknownRunKeyError
-from data_share.snowflake_operators import ManifestError, SupersededError
+from data_share.snowflake_operators import SupersededError
 from tests.sandbox.load.driver import Row, Run, Share
 
 pytestmark = pytest.mark.sandbox
@@ -93,21 +93,14 @@ def test_the_run_key_of_another_dataset_is_unknown(a_share: Share) -> None:
 def test_an_append_does_not_take_an_export_twice_but_a_full_refresh_does(a_share: Share) -> None:
     dataset, first = two_syncs(a_share, load_mode="append")
     before = a_share.everything(dataset)
-    with pytest.raises(SupersededError, match="was appended before"):
+    with pytest.raises(SupersededError, match="was appended before") as caught:
         reload(a_share, dataset, first.key)
+    assert "start the sync with full_refresh: true as well" in caught.value.what_to_do
+    assert not caught.value.retriable, "the same sync would be refused again"
     assert a_share.everything(dataset) == before
     row = reload(a_share, dataset, first.key, full_refresh=True).ledger_row
     assert a_share.target(dataset) == FIRST
     assert (row["load_mode"], row["rows_inserted"], row["rows_deleted"]) == ("replace", 2, 4)
-
-
-def test_files_that_have_expired_are_missed(a_share: Share) -> None:
-    dataset, first = two_syncs(a_share)
-    a_share.files.rm(first.export_path, recursive=True)
-    before = a_share.everything(dataset)
-    with pytest.raises(ManifestError, match="left 0 manifest rows"):
-        reload(a_share, dataset, first.key)
-    assert a_share.everything(dataset) == before
 
 
 # ---- dry run
@@ -157,3 +150,22 @@ def test_a_dry_run_runs_the_checks(a_share: Share) -> None:
     a_share.write(dataset, FIRST)
     with pytest.raises(Exception, match="- few: k < 2"):
         a_share.sync(dataset, dry_run=True)
+
+
+# ---- who asked
+
+# Two of a hundred characters: what could end a literal, a statement or a template, and letters of several scripts.
+UGLY_NAMES = [
+    "O'Brien''; DROP TABLE x; -- // /* {{ 7 * 7 }} {% raw %} <b> $$ ? :1 \\' \\\\ \\n José Ὑπατία 山田 👩\u200d💻 \\",
+    "'",
+]
+
+
+@pytest.mark.parametrize("name", UGLY_NAMES)
+def test_who_asked_is_in_the_ledger_as_it_was_written(a_share: Share, name: str) -> None:
+    dataset = a_share.dataset()
+    a_share.write(dataset, FIRST)
+    assert len(name) <= 100
+    a_share.sync(dataset, requested_by=name)
+    assert [row["REQUESTED_BY"] for row in a_share.ledger(dataset)] == [name]
+    assert a_share.target(dataset) == FIRST
