@@ -231,10 +231,12 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
             "role": self.role or connection["role"],
             "bindings": {str(n): {"type": "TEXT", "value": value} for n, value in enumerate(bindings, start=1)},
             "parameters": {
+                # In the spelling of the SQL API's reference. Of this one, the guide to several statements and the
+                # provider have another, and only that is known from requests that work.
                 "MULTI_STATEMENT_COUNT": str(statement_count),
-                "QUERY_TAG": json.dumps(self.query_tag, separators=(",", ":")),
-                # Times are compared and shown in UTC, whatever the account's default is.
-                "TIMEZONE": "UTC",
+                "query_tag": json.dumps(self.query_tag, separators=(",", ":")),
+                # Times are loaded, compared and shown in UTC, whatever the account's default is.
+                "timezone": "UTC",
             },
         }
         body = {name: value for name, value in body.items() if value not in (None, "", {})}
