@@ -56,6 +56,9 @@ _FORMAT_SWITCHES = frozenset(
     {"BINARY_AS_TEXT", "REPLACE_INVALID_CHARACTERS", "TRIM_SPACE", "USE_LOGICAL_TYPE", "USE_VECTORIZED_SCANNER"}
 )
 _ON_ERROR = re.compile(r"CONTINUE|SKIP_FILE(_\d+%?)?|ABORT_STATEMENT")
+_LENGTH = re.compile(r"> (\d+)\)")
+"""The most characters of a column, in the constraint that translate.py makes of VARCHAR(n)."""
+
 _OTHER_OPTIONS = frozenset({"CLUSTER_AT_INGEST_TIME", "INCLUDE_METADATA", "LOAD_MODE", "VALIDATION_MODE"})
 """Options that the service has and this stand-in has not."""
 
@@ -235,7 +238,7 @@ def _columns(session: Session, database: str, schema: str, name: str) -> list[_C
         " WHERE constraint_type = 'CHECK' AND database_name = ? AND schema_name = ? AND table_name = ?",
         [database, schema, name],
     ).fetchall()
-    lengths = {column: int(found[1]) for column, text in checks if (found := re.search(r"> (\d+)\)", text))}
+    lengths = {column: int(found[1]) for column, text in checks if (found := _LENGTH.search(text))}
     return [_Column(name, type_, nullable, position, lengths.get(name)) for name, type_, nullable, position in rows]
 
 

@@ -326,9 +326,11 @@ def test_refused_requests(api: Any) -> None:
     assert api.http.get("/api/v2/hello").status_code == 404
 
 
-@pytest.mark.parametrize("name", ["TIMEZONE", "QUERY_TAG", "ROWS_PER_RESULTSET", "Timezone", "time_zone"])
-def test_parameters_are_spelled_as_in_the_reference(api: Any, name: str) -> None:
-    answer = api.post("SELECT 1", parameters={name: "1"})
+@pytest.mark.parametrize(
+    ("name", "value"), [("TIMEZONE", "UTC"), ("Timezone", "UTC"), ("QUERY_TAG", "x"), ("ROWS_PER_RESULTSET", 1)]
+)
+def test_parameters_are_spelled_as_in_the_reference(api: Any, name: str, value: object) -> None:
+    answer = api.post("SELECT 1", parameters={name: value})
     assert (answer.status_code, answer.json()["code"]) == (400, "390142")
     parameters = {"timezone": "UTC", "query_tag": "x", "rows_per_resultset": 1, "multi_statement_count": "1"}
     assert api.post("SELECT 1", parameters=parameters).status_code == 200
