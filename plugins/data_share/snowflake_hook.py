@@ -92,7 +92,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
       ``https://<account>.snowflakecomputing.com``.
     - Each statement has a request id that the caller can derive from the step, and is sent with ``retry=true``: when an
       answer is lost, the repeated request finds the running statement instead of starting it again.
-    - Statements carry a query tag.
+    - Statements carry a query tag, and run in UTC whatever the time zone of the account is.
     - Rows come back as Python values; the provider logs them, or returns text.
     - A refused request (401, 400, ...) says what Snowflake said; the provider shows the status code alone.
     - HTTP calls have a time-out.
