@@ -30,7 +30,7 @@ from sqlglot import exp
 
 from sandbox.snowflake import privileges, translate
 from sandbox.snowflake.copy_into import CREATE_LOADS_TABLE, copy_into, forget_loads, list_stage, move_loads
-from sandbox.snowflake.errors import SqlError, from_duckdb, from_parser
+from sandbox.snowflake.errors import SqlError, from_duckdb, from_parser, invalid_value
 from sandbox.snowflake.names import described_integration, key
 from sandbox.snowflake.privileges import ADMINISTRATOR, Rights
 
@@ -257,6 +257,7 @@ class Session(FakeSnowflakeConnection):
     :param role: the current role; if none is given, ACCOUNTADMIN for the administrator and PUBLIC for everybody else.
     :param warehouse: the current warehouse; one that does not exist counts as none, as in the real service.
     :param query_tag: the tag that the statements are recorded with.
+    :param time_zone: as the session parameter TIMEZONE; by default that of a new account.
     :param request_id: the SQL API request that the session belongs to.
     :param autocommit: as the session parameter AUTOCOMMIT.
     """
@@ -271,6 +272,7 @@ class Session(FakeSnowflakeConnection):
         role: str | None = None,
         warehouse: str | None = None,
         query_tag: str = "",
+        time_zone: str | None = None,
         request_id: str | None = None,
         autocommit: bool = True,
     ) -> None:
@@ -290,6 +292,8 @@ class Session(FakeSnowflakeConnection):
         self.role = role or ("ACCOUNTADMIN" if user == ADMINISTRATOR else "PUBLIC")
         self.warehouse = warehouse if warehouse in engine.catalogue.warehouses else None
         self.query_tag = query_tag
+        self.time_zone = translate.DEFAULT_TIME_ZONE
+        self.set_time_zone(time_zone or translate.DEFAULT_TIME_ZONE)
         self.request_id = request_id
         self.in_transaction = False
         self.temporary: set[str] = set()
@@ -306,6 +310,23 @@ class Session(FakeSnowflakeConnection):
                 self._duck_conn.rollback()
             super().close()
         self.engine.write_lock.release(self)
+
+    def set_time_zone(self, name: str) -> None:
+        """
+        Set the session parameter TIMEZONE.
+
+        :raises SqlError: 1008 if there is no such zone.
+        """
+        before, self.time_zone = self.time_zone, name
+        try:
+            self.use_time_zone(self._duck_conn)
+        except duckdb.Error:
+            self.time_zone = before
+            raise invalid_value(name, "TIMEZONE") from None
+
+    def use_time_zone(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Let a connection to DuckDB have the session's time zone."""
+        connection.execute(f"SET TimeZone = {exp.Literal.string(self.time_zone).sql('duckdb')}")
 
     def may(self, name: str, privilege: str | None = None) -> bool:
         """
@@ -392,6 +413,15 @@ class Cursor(FakeSnowflakeCursor):
     def _execute(self, transformed: exp.Expr, params: Any = None) -> None:
         """Execute in DuckDB, and note the columns while it remembers them."""
         super()._execute(transformed, params)
+        if self._arrow_table is not None:
+            # The session's zone is for its statements: results are instants.
+            instants = [
+                column.with_type(pa.timestamp(column.type.unit, "UTC"))
+                if pa.types.is_timestamp(column.type) and column.type.tz is not None
+                else column
+                for column in self._arrow_table.schema
+            ]
+            self._arrow_table = self._arrow_table.cast(pa.schema(instants))
         if transformed.args.get("result_scan_sfqid"):
             self.columns = tuple((name, type_) for name, type_, *_ in self._describe_last_sql())
         else:

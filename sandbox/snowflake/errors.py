@@ -72,6 +72,16 @@ def unsupported(what: str) -> SqlError:
     return SqlError(2, "0A000", f"Unsupported feature '{what}'.")
 
 
+def invalid_value(value: str, parameter: str) -> SqlError:
+    """A value that an option or a session parameter does not have."""
+    return SqlError(1008, "22023", f"SQL compilation error:\ninvalid value [{value}] for parameter '{parameter}'")
+
+
+def invalid_property(name: str, owner: str) -> SqlError:
+    """A property that this kind of object does not have."""
+    return SqlError(1420, "22023", f"SQL compilation error:\ninvalid property '{name}' for '{owner}'")
+
+
 def syntax_error(line: int, position: int, unexpected: str) -> SqlError:
     """A statement that cannot be parsed."""
     at = f"syntax error line {line} at position {position} unexpected '{unexpected}'."

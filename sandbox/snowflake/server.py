@@ -185,6 +185,7 @@ async def _login(request: Request, engine: Engine, authenticator: Authenticator)
         role=names["role"],
         warehouse=names["warehouse"],
         query_tag=str(parameters.get("QUERY_TAG") or ""),
+        time_zone=parameters.get("TIMEZONE"),
         autocommit=autocommit,
         timeout=float(parameters.get("STATEMENT_TIMEOUT_IN_SECONDS") or DEFAULT_STATEMENT_TIMEOUT),
     )

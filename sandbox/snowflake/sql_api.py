@@ -40,7 +40,7 @@ SHOWN_STATEMENT = 30
 _WORKERS = 32
 _KEPT_EXECUTIONS = 2_000
 # Parameters that change nothing here: what they ask for is what the stand-in does anyway.
-_IGNORED_PARAMETERS = frozenset({"USE_CACHED_RESULT", "CLIENT_RESULT_CHUNK_SIZE"})
+_IGNORED_PARAMETERS = frozenset({"use_cached_result", "client_result_chunk_size"})
 # A statement that is cancelled or reaches its timeout says so, among several statements too.
 _STOPPED = frozenset({604, 630})
 
@@ -78,6 +78,7 @@ class _Submission:
     role: str | None
     timeout: float
     query_tag: str
+    time_zone: str | None
     count: int
     nullable: bool
     max_rows: int
@@ -306,6 +307,7 @@ class SqlApi:
                 role=submission.role,
                 warehouse=submission.warehouse,
                 query_tag=submission.query_tag,
+                time_zone=submission.time_zone,
                 request_id=submission.request_id,
             )
             try:
@@ -546,17 +548,18 @@ def _read(body: bytes, user: str, request_id: str, *, nullable: bool) -> _Submis
     for binding in bindings.values():
         if not isinstance(binding, dict) or not isinstance(binding.get("value"), str | None):
             raise invalid
-    count, query_tag, max_rows = 1, "", 0
+    count, query_tag, max_rows, time_zone = 1, "", 0, None
     for name, value in parameters.items():
-        if name.upper() == "MULTI_STATEMENT_COUNT" and str(value).isdigit():
+        # The spelling is that of the reference. The one name of which another page says it in upper case has two.
+        if name in {"multi_statement_count", "MULTI_STATEMENT_COUNT"} and str(value).isdigit():
             count = int(value)
-        elif name.upper() == "QUERY_TAG":
+        elif name == "query_tag":
             query_tag = str(value or "")
-        elif name.upper() == "ROWS_PER_RESULTSET" and str(value).isdigit():
+        elif name == "rows_per_resultset" and str(value).isdigit():
             max_rows = int(value)
-        elif name.upper() == "TIMEZONE" and str(value).upper() in {"UTC", "ETC/UTC"}:
-            continue
-        elif name.upper() not in _IGNORED_PARAMETERS:
+        elif name == "timezone":
+            time_zone = str(value)
+        elif name not in _IGNORED_PARAMETERS:
             raise BadRequestError(400, "390142", f"The stand-in does not take parameter {name} = {value}.")
     try:
         statements = translate.split(sql)
@@ -573,6 +576,7 @@ def _read(body: bytes, user: str, request_id: str, *, nullable: bool) -> _Submis
         bindings=bindings,
         timeout=seconds,
         query_tag=query_tag,
+        time_zone=time_zone,
         count=count,
         nullable=nullable,
         max_rows=max_rows,

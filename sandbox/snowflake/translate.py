@@ -37,6 +37,11 @@ _DUCKDB_WORDS = frozenset(
     .fetchall()
 )
 _Property = TypeVar("_Property", bound=exp.Expr)
+FormatOptions = dict[str, str | bool | list[str]]
+"""The options of a file format, as :func:`format_options` reads them."""
+
+DEFAULT_TIME_ZONE = "America/Los_Angeles"
+"""The session parameter TIMEZONE of an account where nobody has set it."""
 
 _READS = (exp.Query, exp.Show, exp.Describe, exp.Use, exp.Set, exp.ListStage)
 _DDL = (exp.Create, exp.Drop, exp.Alter, exp.Comment, exp.Grant, exp.Revoke)
@@ -186,9 +191,13 @@ def _alter_session(expression: exp.Alter, session: Session) -> bool:
         for item in action.expressions:
             setting = item.this
             name = setting.this.name if isinstance(setting, exp.EQ) else setting.name
-            if name.upper() != "QUERY_TAG":
+            value = setting.expression.name if isinstance(setting, exp.EQ) else ""
+            if name.upper() == "TIMEZONE":
+                session.set_time_zone(value or DEFAULT_TIME_ZONE)
+            elif name.upper() == "QUERY_TAG":
+                session.query_tag = value
+            else:
                 return False
-            session.query_tag = setting.expression.name if isinstance(setting, exp.EQ) else ""
     return True
 
 
@@ -338,16 +347,23 @@ def complete_stage(expression: exp.Expr, session: Session) -> None:
             )
 
 
-def format_options(properties: list[exp.Expr]) -> dict[str, str | bool]:
-    """A file format's options: name in upper case -> value, words in upper case too."""
-    options: dict[str, str | bool] = {}
+def format_options(properties: list[exp.Expr]) -> FormatOptions:
+    """
+    A file format's options: name in upper case -> value, words in upper case too, texts in parentheses as they are.
+
+    :raises SqlError: 1003 if one is stated twice.
+    """
+    options: FormatOptions = {}
     for item in properties:
         if not isinstance(item, exp.Property):
             continue  # a comma
-        value = item.args.get("value")
-        options[item.name.upper()] = (
-            value.this if isinstance(value, exp.Boolean) else str(value.name if value else "").upper()
-        )
+        name, value = item.name.upper(), item.args.get("value")
+        if name in options:
+            raise syntax_error(1, 0, name)
+        if isinstance(value, (exp.Tuple, exp.Paren)):
+            options[name] = [literal.name for literal in value.find_all(exp.Literal)]
+        else:
+            options[name] = value.this if isinstance(value, exp.Boolean) else str(value.name if value else "").upper()
     return options
 
 

@@ -15,6 +15,7 @@ from unittest import mock
 
 import httpx
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from airflow.providers.databricks.exceptions import DatabricksApiError
 from airflow.sdk import RetryDecision
@@ -200,6 +201,15 @@ def values_of_each_type(accounts: Accounts) -> None:
         repr(list(expected.values())),
         repr(list(rows[1].values())),
     ]
+
+
+def values_that_options_of_copy_change(accounts: Accounts) -> None:
+    schema = pa.schema({"k": pa.int64(), "name": pa.string(), "pairs": pa.map_(pa.string(), pa.string())})
+    rows = [{"k": 1, "name": "\\N", "pairs": [("a", "b"), ("c", None)]}, {"k": 2, "name": " x\t", "pairs": []}]
+    dataset = a_dataset(accounts, rows, schema=schema, columns={"k": "NUMBER", "name": "VARCHAR", "pairs": "VARIANT"})
+    a_whole_sync(accounts, dataset)
+    assert [row["name"] for row in target(dataset)] == ["\\N", " x\t"]
+    assert [json.loads(row["pairs"]) for row in target(dataset)] == [{"a": "b", "c": None}, {}]
 
 
 def columns_in_another_order(accounts: Accounts) -> None:
@@ -414,6 +424,24 @@ def a_value_that_cannot_be_cast(accounts: Accounts) -> None:
     dataset = a_dataset(accounts, columns={**COLUMNS, "name": "NUMBER(38, 0)"})
     run = exported(accounts, dataset)
     with pytest.raises(SnowflakeStatementError, match='Failed to cast variant value "one"'):
+        run.run("copy_into_staging")
+
+
+def a_text_that_is_too_long(accounts: Accounts) -> None:
+    run = exported(accounts, a_dataset(accounts, columns={**COLUMNS, "name": "VARCHAR(2)"}))
+    with pytest.raises(SnowflakeStatementError, match=r"\[\"NAME\":2\]"):
+        run.run("copy_into_staging")
+
+
+def a_text_that_is_not_utf8(accounts: Accounts) -> None:
+    run = exported(accounts, a_dataset(accounts))
+    files = s3_filesystem(accounts.s3_url)
+    [path] = files.glob(f"{run.xcoms['wait_for_export', 'return_value']['export_path']}data/part-*")
+    raw = pa.array([b"a\xffb", b""], pa.binary())
+    table = pa.table({"k": [1, 2], "name": pa.Array.from_buffers(pa.string(), 2, raw.buffers()), "amount": [1.5, None]})
+    with files.open(path, "wb") as target_file:
+        pq.write_table(table, target_file)
+    with pytest.raises(SnowflakeStatementError, match="Invalid UTF8 detected"):
         run.run("copy_into_staging")
 
 

@@ -314,10 +314,6 @@ def _no_reason(error: SqlError, *ignored: Any) -> SqlError:
     return SqlError(100132, "P0000", "Execution of multiple statements failed.")
 
 
-def _without_tag(submission: Any) -> Any:
-    return dataclasses.replace(submission, query_tag="")
-
-
 def _the_other_ones(true: Any, body: dict[str, Any], name: str) -> Any:
     return true(body, {"active_only": "completed_only", "completed_only": "active_only"}.get(name, name))
 
@@ -471,6 +467,15 @@ OWNERSHIP = "ALTER, DROP, CREATE OR REPLACE and GRANT take OWNERSHIP; who create
 MATCH = "COPY: MATCH_BY_COLUMN_NAME: other columns are ignored, missing ones are NULL, rows of NULLs when none matches"
 LOAD_METADATA = (
     "COPY: load metadata belongs to the table object: gone with CREATE OR REPLACE and TRUNCATE, follows RENAME"
+)
+VECTORIZED = (
+    "COPY: USE_VECTORIZED_SCANNER = TRUE: a map is an object, NULLs inside nested values stay, INT96 is TIMESTAMP_LTZ"
+)
+NULL_IF = r"COPY: NULL_IF: values that are one of these texts become NULL, numbers too; `\N` where it is not stated"
+NOT_UTF8 = "COPY: REPLACE_INVALID_CHARACTERS = FALSE, the default: bytes that are no UTF-8 are an error (100144)"
+TIME_ZONE = (
+    "`timezone` in `parameters`: the zone in which times without zone, and times of TIMESTAMP_LTZ, become one another; "
+    "001008 for one that is not there"
 )
 
 s = scenarios
@@ -849,11 +854,18 @@ BREAKS = [
         "PublishError",
     ),
     Break(
-        "QUERY_TAG, MULTI_STATEMENT_COUNT, TIMEZONE = UTC in `parameters`",
+        "`query_tag` and `MULTI_STATEMENT_COUNT` in `parameters`",
         "no tag",
-        after(sql_api, "_read", _without_tag),
+        after(sql_api, "_read", lambda submission: dataclasses.replace(submission, query_tag="")),
         s.statements_say_who_they_are_of,
         "set\\(\\) ==",
+    ),
+    Break(
+        TIME_ZONE,
+        "that of the account",
+        after(sql_api, "_read", lambda submission: dataclasses.replace(submission, time_zone=None)),
+        s.values_of_each_type,
+        r"datetime\(2026, 3, 28, 18, 30, 0, 123456\)",
     ),
     Break(
         "Cancel: 200 with 000604; what has ended: 422 with 000709",
@@ -927,7 +939,7 @@ BREAKS = [
         "DID NOT RAISE",
     ),
     Break(
-        "COPY: INT96 is a timestamp, for NTZ and LTZ columns",
+        "COPY: INT96 is a timestamp, for NTZ, LTZ and TZ columns",
         "a number",
         loaded(lambda field, column, value: f"epoch_ns({value})" if pa.types.is_timestamp(field.type) else value),
         s.values_of_each_type,
@@ -939,6 +951,41 @@ BREAKS = [
         loaded(lambda field, column, value: f"epoch({value})" if pa.types.is_date(field.type) else value),
         s.values_of_each_type,
         "SnowflakeStatementError",
+    ),
+    Break(
+        VECTORIZED,
+        "as without it",
+        after(copy_into, "_format", lambda found: dataclasses.replace(found, vectorized=False)),
+        s.values_that_options_of_copy_change,
+        "key_value",
+    ),
+    Break(
+        NULL_IF,
+        r"\N becomes NULL in any case",
+        after(copy_into, "_format", lambda found: dataclasses.replace(found, null_if=("\\N",))),
+        s.values_that_options_of_copy_change,
+        r"\[None, ' x\\t'\] == ",
+    ),
+    Break(
+        "COPY: TRIM_SPACE: white space around texts goes; FALSE where it is not stated",
+        "it goes in any case",
+        after(copy_into, "_format", lambda found: dataclasses.replace(found, trim_space=True)),
+        s.values_that_options_of_copy_change,
+        "'x'\\] == ",
+    ),
+    Break(
+        NOT_UTF8,
+        "they are replaced",
+        after(copy_into, "_format", lambda found: dataclasses.replace(found, replace_invalid_characters=True)),
+        s.a_text_that_is_not_utf8,
+        "DID NOT RAISE",
+    ),
+    Break(
+        "COPY: TRUNCATECOLUMNS = FALSE, the default: a longer text is an error that names the column",
+        "it is cut",
+        after(copy_into, "_options", lambda options: dataclasses.replace(options, truncate=True)),
+        s.a_text_that_is_too_long,
+        "DID NOT RAISE",
     ),
     # Snowflake, transactions and objects
     Break(

@@ -210,11 +210,30 @@ def test_a_copy_states_everything(rendered: Render, dag: DAG, key: str) -> None:
                     f"COPY INTO staging.shared_forecasts__{key}{suffix} "
                     f"FROM @s3_share_stage/{path}/{folder}/ "
                     "PATTERN = '.*[.]parquet' "
-                    "FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE) "
-                    "MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE "
-                    "ON_ERROR = 'ABORT_STATEMENT'"
+                    "FILE_FORMAT = ( TYPE = PARQUET COMPRESSION = AUTO USE_VECTORIZED_SCANNER = TRUE "
+                    "USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE TRIM_SPACE = FALSE "
+                    "REPLACE_INVALID_CHARACTERS = FALSE NULL_IF = () ) "
+                    "MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE ON_ERROR = 'ABORT_STATEMENT' TRUNCATECOLUMNS = FALSE "
+                    "FORCE = FALSE LOAD_UNCERTAIN_FILES = FALSE PURGE = FALSE RETURN_FAILED_ONLY = FALSE"
                 )
             ]
+
+
+# COPY INTO <table> lists them for TYPE = PARQUET: format options, copy options, and what stands beside both.
+COPY_OPTIONS = """
+    COMPRESSION BINARY_AS_TEXT USE_LOGICAL_TYPE TRIM_SPACE USE_VECTORIZED_SCANNER REPLACE_INVALID_CHARACTERS NULL_IF
+    CLUSTER_AT_INGEST_TIME ENFORCE_LENGTH FORCE INCLUDE_METADATA LOAD_MODE LOAD_UNCERTAIN_FILES MATCH_BY_COLUMN_NAME
+    ON_ERROR PURGE RETURN_FAILED_ONLY SIZE_LIMIT TRUNCATECOLUMNS FILES PATTERN VALIDATION_MODE
+"""
+
+
+def test_each_option_of_copy_has_its_reason_and_those_that_may_be_are_stated() -> None:
+    header, _, statement = (SQL / "snowflake" / "copy_into_staging.sql").read_text().partition("\n\n")
+    reasons, _, not_stated = header.partition("Not stated")
+    stated = set(re.findall(r"(\w+) = ", statement)) - {"FILE_FORMAT", "TYPE"}
+    assert set(re.findall(r"^--\s+([A-Z_]+)(?= = | keeps)", reasons, re.M)) - {"FILE_FORMAT"} == stated
+    left_out = set(re.findall(r"^--\s+([A-Z_]+) ", not_stated, re.M))
+    assert (stated | left_out, stated & left_out) == (set(COPY_OPTIONS.split()), set())
 
 
 def test_a_copy_from_outside_of_the_dataset_cannot_be_rendered(make_dag: MakeDag, rendered: Render) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,12 +21,12 @@ from tests.live.accounts import Scratch
 
 pytestmark = pytest.mark.live
 
+SQL = Path(__file__).resolve().parents[2] / "include" / "sql" / "snowflake"
 NUMBERS = "(SELECT SEQ4() AS n FROM TABLE(GENERATOR(ROWCOUNT => 1000000)))"
 LONG = f"SELECT COUNT(*) AS total FROM {NUMBERS} AS a CROSS JOIN {NUMBERS} AS b WHERE a.n + b.n = 7"
-FILES = (
-    "FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE) "
-    "MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE ON_ERROR = 'ABORT_STATEMENT'"
-)
+[COPY] = DataShareSnowflakeHook.split_sql_string((SQL / "copy_into_staging.sql").read_text(), strip_semicolon=True)
+# The product's options, without PATTERN, for which some tests have their own.
+FILES = COPY[COPY.index("FILE_FORMAT") :]
 NOTHING = [{"status": "Copy executed with 0 files processed."}]
 
 
@@ -182,6 +184,24 @@ def test_columns_without_a_match_are_null(
     [told] = copy(f"{folder}other/")
     assert told["rows_loaded"] == 2
     assert names(hook, table) == [None, None]
+
+
+def test_the_values_of_a_file_arrive_as_they_are(hook: DataShareSnowflakeHook, stage: str, scratch: Scratch) -> None:
+    name, path = f"T_{uuid.uuid4().hex}".upper(), f"copy_{uuid.uuid4().hex}/"
+    at = datetime(2026, 7, 1, 23, 30, tzinfo=UTC)
+    pairs = pa.array([[("a", "b"), ("c", None)]] * 3, pa.map_(pa.string(), pa.string()))
+    instants = pa.array([at] * 3, pa.timestamp("us", "UTC"))
+    columns = {"name": ["\\N", " x ", ""], "pairs": pairs, "ltz": instants, "tz": instants, "ntz": instants}
+    scratch.put(f"{path}part-1.parquet", pa.table(columns))
+    types = "name VARCHAR, pairs VARIANT, ltz TIMESTAMP_LTZ, tz TIMESTAMP_TZ, ntz TIMESTAMP_NTZ"
+    hook.run_statement(f"CREATE TABLE {name} ({types})")
+    hook.run_statement(f"COPY INTO {name} FROM @{stage}/{path} {FILES}")
+    rows = hook.run_statement(f"SELECT * FROM {name}").rows
+    hook.run_statement(f"DROP TABLE {name}")
+    assert sorted(row.pop("NAME") for row in rows) == sorted(columns["name"])
+    for row in rows:
+        assert json.loads(row.pop("PAIRS")) == {"a": "b", "c": None}
+        assert row == {"LTZ": at, "TZ": at, "NTZ": at.replace(tzinfo=None)}
 
 
 def test_a_broken_file_loads_nothing_at_all(

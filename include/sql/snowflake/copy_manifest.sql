@@ -1,9 +1,24 @@
 -- Loads the manifest of the export that the Databricks run reports.
 -- Effect: one row in the run's manifest table, when the export has finished.
+-- The options are those of copy_into_staging.sql, which gives the reason of each.
 
 COPY INTO {{ staging_manifest(dag_run) }}
 FROM @{{ share.STAGE }}/{{ path_in_stage(ti) }}manifest/
 PATTERN = '.*[.]parquet'
-FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE)
+FILE_FORMAT = ( -- noqa: PRS
+    TYPE = PARQUET
+    COMPRESSION = AUTO
+    USE_VECTORIZED_SCANNER = TRUE
+    USE_LOGICAL_TYPE = TRUE
+    BINARY_AS_TEXT = FALSE
+    TRIM_SPACE = FALSE
+    REPLACE_INVALID_CHARACTERS = FALSE
+    NULL_IF = ()
+)
 MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE
-ON_ERROR = 'ABORT_STATEMENT';
+ON_ERROR = 'ABORT_STATEMENT'
+TRUNCATECOLUMNS = FALSE
+FORCE = FALSE
+LOAD_UNCERTAIN_FILES = FALSE
+PURGE = FALSE
+RETURN_FAILED_ONLY = FALSE;

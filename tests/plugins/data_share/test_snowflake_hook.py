@@ -199,7 +199,7 @@ def test_a_statement_is_sent_with_everything_that_makes_it_repeatable(
     assert submitted["method"] == "post"
     assert submitted["params"] == {"requestId": str(step), "async": "true", "retry": "true"}
     body = submitted["json"]
-    tag = body["parameters"].pop("QUERY_TAG")
+    tag = body["parameters"].pop("query_tag")
     assert json.loads(tag) == {"dag": "sync_tides", "try": 2}
     assert body == {
         "statement": "SELECT * FROM t WHERE a = ? AND b = ?",
@@ -209,7 +209,7 @@ def test_a_statement_is_sent_with_everything_that_makes_it_repeatable(
         "warehouse": "LOAD_WH",
         "role": "LOADER",
         "bindings": {"1": {"type": "TEXT", "value": "x'"}, "2": {"type": "TEXT", "value": "y"}},
-        "parameters": {"MULTI_STATEMENT_COUNT": "1", "TIMEZONE": "UTC"},
+        "parameters": {"MULTI_STATEMENT_COUNT": "1", "timezone": "UTC"},
     }
 
 

@@ -97,6 +97,17 @@ def test_the_statement_timeout_of_a_session(connect: Any) -> None:
     assert error.value.errno == 630
 
 
+def test_the_time_zone_of_a_session(connect: Any) -> None:
+    noon = "SELECT DATE_PART(EPOCH_SECOND, '2026-07-01 12:00:00'::TIMESTAMP_NTZ::TIMESTAMP_LTZ) AS at"
+    at_noon = datetime.datetime(2026, 7, 1, 12, tzinfo=datetime.UTC).timestamp()
+    with connect(session_parameters={"TIMEZONE": "UTC"}) as connection, connection.cursor() as cursor:
+        assert cursor.execute(noon).fetchone() == (at_noon,)
+        cursor.execute("ALTER SESSION SET TIMEZONE = 'Europe/Berlin'")
+        assert cursor.execute(noon).fetchone() == (at_noon - 2 * 3600,)
+        cursor.execute("ALTER SESSION UNSET TIMEZONE")
+        assert cursor.execute(noon).fetchone() == (at_noon + 7 * 3600,)
+
+
 def test_values(connect: Any) -> None:
     given = (
         7,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import json
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -41,6 +42,17 @@ def copy(api: Any, table: str, folder: str, tools: Any) -> Callable[..., Any]:
     def run(path: str | None = None, options: str = "", verb: str = "rows") -> Any:
         source = f"@exports/{folder if path is None else path}"
         return getattr(api, verb)(f"COPY INTO {table} FROM {source} {tools.COPY} {options}")
+
+    return run
+
+
+@pytest.fixture
+def load(api: Any, table: str, folder: str) -> Callable[..., Any]:
+    """Load the folder into the table with options of a file format, copy options, and fields of the request."""
+
+    def run(file_format: str, options: str = "", verb: str = "rows", **request: Any) -> Any:
+        stated = f"FILE_FORMAT = (TYPE = PARQUET {file_format}) MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE {options}"
+        return getattr(api, verb)(f"COPY INTO {table} FROM @exports/{folder} {stated}", **request)
 
     return run
 
@@ -245,15 +257,206 @@ def test_types(copy: Any, folder: str, put: Any, api: Any, table: str) -> None:
     assert api.rows(f"SELECT v:a[0] FROM {table}") == [["1"]]
 
 
-@pytest.mark.parametrize("type_", ["TIMESTAMP_NTZ", "TIMESTAMP_LTZ"])
-def test_int96_timestamps(copy: Any, folder: str, put: Any, api: Any, table: str, type_: str) -> None:
-    api.ok(f"CREATE OR REPLACE TABLE {table} (at {type_})")
+UTC_2330 = datetime.datetime(2026, 7, 1, 23, 30)
+SHIFT = datetime.timedelta(hours=7)
+"""What the time in Los Angeles is behind that of UTC in July."""
+
+
+def an_instant(kind: str) -> bytes:
+    """Return a file whose column ``at`` holds an instant, or a time without zone."""
     buffer = io.BytesIO()
-    at = pa.array([datetime.datetime(2026, 10, 9, 12, 34, 56)], pa.timestamp("ns"))
-    pq.write_table(pa.table({"at": at}), buffer, use_deprecated_int96_timestamps=True)
+    zone = "UTC" if kind == "instant" else None
+    at = pa.table({"at": pa.array([UTC_2330], pa.timestamp("us", zone))})
+    pq.write_table(at, buffer, use_deprecated_int96_timestamps=kind == "int96")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("type_", ["TIMESTAMP_LTZ", "TIMESTAMP_TZ", "TIMESTAMP_NTZ"])
+@pytest.mark.parametrize(
+    ("kind", "scanner", "is_instant"),
+    [
+        ("instant", "TRUE", True),
+        ("instant", "FALSE", True),
+        ("int96", "TRUE", True),
+        ("int96", "FALSE", False),
+        ("time", "TRUE", False),
+    ],
+)
+def test_times_and_the_zone_of_the_session(
+    load: Callable[..., Any],
+    folder: str,
+    put: Any,
+    api: Any,
+    table: str,
+    kind: str,
+    scanner: str,
+    is_instant: bool,
+    type_: str,
+) -> None:
+    put(f"{folder}a.parquet", an_instant(kind))
+    found = []
+    for zone in (None, "utc"):
+        api.ok(f"CREATE OR REPLACE TABLE {table} (at {type_})")
+        parameters = {"timezone": zone} if zone else {}
+        load(f"USE_VECTORIZED_SCANNER = {scanner} USE_LOGICAL_TYPE = TRUE", parameters=parameters)
+        [[at]] = api.rows(f"SELECT at FROM {table}")
+        found.append(datetime.datetime.fromtimestamp(float(at), datetime.UTC).replace(tzinfo=None))
+    # An instant becomes the time of the session's zone where it has none; a time without zone is taken for one of it.
+    los_angeles = UTC_2330
+    if is_instant and type_ == "TIMESTAMP_NTZ":
+        los_angeles -= SHIFT
+    elif not is_instant and type_ != "TIMESTAMP_NTZ":
+        los_angeles += SHIFT
+    assert found == [los_angeles, UTC_2330]
+
+
+NESTED = {
+    "m": pa.array([[("k1", "v1"), ("k2", None)]], pa.map_(pa.string(), pa.string())),
+    "s": [{"it's": "Adam", "nick": None, "in": {"no": None}, "n": [1, None, 2], "e": []}],
+    "l": [[{"a": None, "b": 1}, None, {"a": 'x"y', "b": None}]],
+}
+
+
+@pytest.mark.parametrize(
+    ("scanner", "expected"),
+    [
+        (
+            "TRUE",
+            [
+                {"k1": "v1", "k2": None},
+                {"it's": "Adam", "nick": None, "in": {"no": None}, "n": [1, None, 2], "e": []},
+                [{"a": None, "b": 1}, None, {"a": 'x"y', "b": None}],
+            ],
+        ),
+        (
+            "FALSE",
+            [
+                {"key_value": [{"key": "k1", "value": "v1"}, {"key": "k2"}]},
+                {"it's": "Adam", "in": {}, "n": [1, 2], "e": []},
+                [{"b": 1}, {"a": 'x"y'}],
+            ],
+        ),
+    ],
+)
+def test_nested_values_by_scanner(
+    load: Callable[..., Any], folder: str, put: Any, api: Any, table: str, scanner: str, expected: list[Any]
+) -> None:
+    api.ok(f"CREATE OR REPLACE TABLE {table} (m VARIANT, s VARIANT, l VARIANT)")
+    put(f"{folder}a.parquet", pa.table(NESTED))
+    load(f"USE_VECTORIZED_SCANNER = {scanner} USE_LOGICAL_TYPE = TRUE")
+    [row] = api.rows(f"SELECT * FROM {table}")
+    assert [json.loads(value) for value in row] == expected
+
+
+TEXTS = ["\\N", " a\t", "2", ""]
+
+
+@pytest.mark.parametrize(
+    ("file_format", "ids", "texts"),
+    [
+        ("", ["1", "2", "3", "4"], [None, *TEXTS[1:]]),
+        ("NULL_IF = ()", ["1", "2", "3", "4"], TEXTS),
+        ("NULL_IF = ('2', '')", ["1", None, "3", "4"], [*TEXTS[:2], None, None]),
+        ("NULL_IF = () TRIM_SPACE = FALSE", ["1", "2", "3", "4"], TEXTS),
+        ("NULL_IF = () TRIM_SPACE = TRUE", ["1", "2", "3", "4"], ["\\N", "a", "2", ""]),
+    ],
+)
+def test_texts_that_stand_for_null_and_blanks(
+    load: Callable[..., Any], folder: str, put: Any, api: Any, table: str, file_format: str, ids: Any, texts: Any
+) -> None:
+    put(f"{folder}a.parquet", {"id": [1, 2, 3, 4], "name": TEXTS})
+    load(f"USE_VECTORIZED_SCANNER = TRUE {file_format}")
+    assert api.rows(f"SELECT * FROM {table}") == [[*row] for row in zip(ids, texts, strict=True)]
+
+
+def test_bytes_that_are_no_text(load: Callable[..., Any], folder: str, put: Any, api: Any, table: str) -> None:
+    raw = pa.array([b"good", b"a\xffb"], pa.binary())
+    put(f"{folder}a.parquet", pa.table({"id": [1, 2], "Name": pa.Array.from_buffers(pa.string(), 2, raw.buffers())}))
+    for file_format in ("", "REPLACE_INVALID_CHARACTERS = FALSE"):
+        code, message = load(f"USE_VECTORIZED_SCANNER = TRUE {file_format}", verb="error")
+        assert (code, message.split("\n")[0]) == ("100144", "Invalid UTF8 detected in string 'a0xFFb'")
+        assert f'Row 2, column "{table}"["NAME":2]' in message
+    load("USE_VECTORIZED_SCANNER = TRUE REPLACE_INVALID_CHARACTERS = TRUE")
+    assert api.rows(f"SELECT * FROM {table}") == [["1", "good"], ["2", "a\ufffdb"]]
+
+
+@pytest.mark.parametrize(
+    ("file_format", "loads"),
+    [
+        ("USE_VECTORIZED_SCANNER = TRUE BINARY_AS_TEXT = TRUE USE_LOGICAL_TYPE = FALSE", True),
+        ("USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE", True),
+        ("USE_LOGICAL_TYPE = TRUE", False),
+    ],
+)
+def test_bytes_without_a_logical_type(
+    load: Callable[..., Any], folder: str, put: Any, api: Any, table: str, file_format: str, loads: bool
+) -> None:
+    api.ok(f"CREATE OR REPLACE TABLE {table} (raw BINARY, day DATE)")
+    put(f"{folder}a.parquet", {"raw": [b"\xff"], "day": [datetime.date(1970, 1, 2)]})
+    if loads:
+        load(file_format)
+        assert api.rows(f"SELECT * FROM {table}") == [["FF", "1"]]
+    else:
+        load(file_format, verb="error")
+
+
+@pytest.mark.parametrize(
+    ("option", "is_cut"),
+    [
+        ("", False),
+        ("TRUNCATECOLUMNS = FALSE", False),
+        ("ENFORCE_LENGTH = TRUE", False),
+        ("TRUNCATECOLUMNS = TRUE", True),
+        ("ENFORCE_LENGTH = FALSE", True),
+    ],
+)
+def test_a_text_that_is_too_long_for_its_column(
+    load: Callable[..., Any], folder: str, put: Any, api: Any, table: str, option: str, is_cut: bool
+) -> None:
+    api.ok(f"CREATE OR REPLACE TABLE {table} (id NUMBER, name VARCHAR(3))")
+    put(f"{folder}a.parquet", {"id": [1, 2], "name": ["äöü", "äöüß"]})
+    if is_cut:
+        load("USE_VECTORIZED_SCANNER = TRUE", option)
+        assert api.rows(f"SELECT * FROM {table}") == [["1", "äöü"], ["2", "äöü"]]
+        return
+    code, message = load("USE_VECTORIZED_SCANNER = TRUE", option, verb="error")
+    assert (code, message.split("\n")[0]) == ("100074", "User character length limit (3) exceeded by string 'äöüß'")
+    assert f'Row 2, column "{table}"["NAME":2]' in message
+    assert api.rows(f"SELECT * FROM {table}") == []
+
+
+@pytest.mark.parametrize("stated", ["AUTO", "SNAPPY", "NONE"])
+@pytest.mark.parametrize("codec", ["SNAPPY", "ZSTD", "GZIP", "NONE"])
+def test_compressions(load: Callable[..., Any], folder: str, put: Any, stated: str, codec: str) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"id": [1]}), buffer, compression=codec)
     put(f"{folder}a.parquet", buffer.getvalue())
-    copy()
-    assert api.rows(f"SELECT at FROM {table}") == [["1791549296.000000000"]]
+    file_format = f"USE_VECTORIZED_SCANNER = TRUE COMPRESSION = {stated}"
+    if stated in {"AUTO", codec}:
+        assert load(file_format)[0][1] == "LOADED"
+    else:
+        assert "Error parsing the parquet file" in load(file_format, verb="error")[1]
+
+
+def test_options_about_which_files_are_loaded_and_shown(
+    load: Callable[..., Any], folder: str, put: Any, api: Any, table: str, s3: Any
+) -> None:
+    for name in "abc":
+        put(f"{folder}{name}.parquet", {"id": [1], "name": [name]})
+    scanner = "USE_VECTORIZED_SCANNER = TRUE"
+    size = s3[1].size(f"databricks-snowflake-share/dataset/{folder}a.parquet")
+    # As many files as it takes to exceed the limit, and one at least.
+    assert len(load(scanner, f"SIZE_LIMIT = {size + 1} RETURN_FAILED_ONLY = FALSE")) == 2
+    assert len(load(scanner, "SIZE_LIMIT = 1 LOAD_UNCERTAIN_FILES = TRUE")) == 1
+    # Nothing has failed.
+    assert load(scanner, "FORCE = TRUE RETURN_FAILED_ONLY = TRUE") == []
+    assert api.rows(f"SELECT COUNT(*) FROM {table}") == [["6"]]
+    names = [f"{name}.parquet" for name in "abc"]
+    for purge, left in (("FALSE", names), ("TRUE", [])):
+        load(scanner, f"FORCE = TRUE PURGE = {purge}")
+        s3[1].invalidate_cache()
+        found = s3[1].glob(f"databricks-snowflake-share/dataset/{folder}*")
+        assert [path.rsplit("/", 1)[1] for path in found] == left
 
 
 def test_no_column_matches(copy: Any, folder: str, put: Any, api: Any, table: str) -> None:
@@ -280,21 +483,60 @@ def test_columns_whose_names_collide(copy: Any, folder: str, put: Any) -> None:
     assert (code, "duplicate column name 'ID'" in message) == ("002025", True)
 
 
+INVALID_VALUE = "001008"
+UNKNOWN_PROPERTY = "001420"
+SYNTAX = "001003"
+NOT_HERE = "000002"
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [
-        ("NONSENSE = 1", "001003"),
-        ("VALIDATION_MODE = RETURN_ERRORS", "000002"),
-        ("PURGE = TRUE", "000002"),
-        ("ON_ERROR = CONTINUE", "000002"),
-        ("SIZE_LIMIT = 10", "000002"),
-        ("MATCH_BY_COLUMN_NAME = NONE", "002019"),
-        ("FILE_FORMAT = (TYPE = CSV)", "000002"),
-        ("FILE_FORMAT = (TYPE = PARQUET)", "000002"),
+        ("NONSENSE = 1", SYNTAX),
+        ("FORCE = FALSE FORCE = FALSE", SYNTAX),
+        ("TRUNCATECOLUMNS = FALSE ENFORCE_LENGTH = TRUE", SYNTAX),
+        ("FORCE = 'FALSE'", INVALID_VALUE),
+        ("PURGE = 1", INVALID_VALUE),
+        ("ON_ERROR = STOP", INVALID_VALUE),
+        ("SIZE_LIMIT = 0", INVALID_VALUE),
+        ("SIZE_LIMIT = NULL", INVALID_VALUE),
+        ("ON_ERROR = CONTINUE", NOT_HERE),
+        ("ON_ERROR = 'SKIP_FILE_10%'", NOT_HERE),
+        ("VALIDATION_MODE = RETURN_ERRORS", NOT_HERE),
+        ("INCLUDE_METADATA = (name = METADATA$FILENAME)", NOT_HERE),
+        ("LOAD_MODE = FULL_INGEST", NOT_HERE),
+        ("CLUSTER_AT_INGEST_TIME = FALSE", NOT_HERE),
     ],
 )
-def test_options_that_are_not_known_are_errors(copy: Any, options: str, code: str) -> None:
-    assert copy(options=options, verb="error")[0] == code
+def test_copy_options_that_are_refused(load: Callable[..., Any], options: str, code: str) -> None:
+    assert load("USE_VECTORIZED_SCANNER = TRUE", options, verb="error")[0] == code
+
+
+@pytest.mark.parametrize(
+    ("file_format", "code"),
+    [
+        ("TYPE = CSV", NOT_HERE),
+        ("TYPE = PARQUET", NOT_HERE),
+        ("TYPE = PARQUET USE_LOGICAL_TYPE = FALSE", NOT_HERE),
+        ("TYPE = PARQUET TYPE = PARQUET USE_LOGICAL_TYPE = TRUE", SYNTAX),
+        ("TYPE = PARQUET FORMAT_NAME = 'f' USE_LOGICAL_TYPE = TRUE", UNKNOWN_PROPERTY),
+        ("TYPE = PARQUET SKIP_HEADER = 1 USE_LOGICAL_TYPE = TRUE", UNKNOWN_PROPERTY),
+        ("TYPE = PARQUET SNAPPY_COMPRESSION = TRUE USE_LOGICAL_TYPE = TRUE", UNKNOWN_PROPERTY),
+        ("TYPE = PARQUET COMPRESSION = GZIP USE_LOGICAL_TYPE = TRUE", INVALID_VALUE),
+        ("TYPE = PARQUET NULL_IF = 'x' USE_LOGICAL_TYPE = TRUE", INVALID_VALUE),
+        ("TYPE = PARQUET TRIM_SPACE = YES USE_LOGICAL_TYPE = TRUE", INVALID_VALUE),
+        ("TYPE = PARQUET USE_VECTORIZED_SCANNER = 1 USE_LOGICAL_TYPE = TRUE", INVALID_VALUE),
+    ],
+)
+def test_file_formats_that_are_refused(api: Any, table: str, folder: str, file_format: str, code: str) -> None:
+    source = f"@exports/{folder} FILE_FORMAT = ({file_format}) MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE"
+    assert api.error(f"COPY INTO {table} FROM {source}")[0] == code
+
+
+@pytest.mark.parametrize(("match", "code"), [("NONE", "002019"), ("'CASE'", INVALID_VALUE)])
+def test_columns_are_matched_by_name_or_not_at_all(api: Any, table: str, tools: Any, match: str, code: str) -> None:
+    source = f"@exports/x/ {tools.FILE_FORMAT} MATCH_BY_COLUMN_NAME = {match}"
+    assert api.error(f"COPY INTO {table} FROM {source}")[0] == code
 
 
 def test_missing_objects(api: Any, table: str, tools: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 import time
@@ -125,7 +126,7 @@ def test_partitions(api: Any) -> None:
 
 
 def test_a_limit_of_rows(api: Any) -> None:
-    answer = api.ok("SELECT range AS n FROM range(10) ORDER BY 1", parameters={"ROWS_PER_RESULTSET": 3})
+    answer = api.ok("SELECT range AS n FROM range(10) ORDER BY 1", parameters={"rows_per_resultset": 3})
     assert answer["data"] == [["0"], ["1"], ["2"]]
     assert answer["resultSetMetaData"]["numRows"] == 3
 
@@ -323,6 +324,27 @@ def test_refused_requests(api: Any) -> None:
     assert api.post("SELECT 1", query={"requestId": "7"}).status_code == 400
     assert api.post("SELECT 1", query={"async": "maybe"}).status_code == 400
     assert api.http.get("/api/v2/hello").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("TIMEZONE", "UTC"), ("Timezone", "UTC"), ("QUERY_TAG", "x"), ("ROWS_PER_RESULTSET", 1)]
+)
+def test_parameters_are_spelled_as_in_the_reference(api: Any, name: str, value: object) -> None:
+    answer = api.post("SELECT 1", parameters={name: value})
+    assert (answer.status_code, answer.json()["code"]) == (400, "390142")
+    parameters = {"timezone": "UTC", "query_tag": "x", "rows_per_resultset": 1, "multi_statement_count": "1"}
+    assert api.post("SELECT 1", parameters=parameters).status_code == 200
+
+
+def test_the_time_zone_of_a_request(api: Any) -> None:
+    noon = "SELECT '2026-07-01 12:00:00'::TIMESTAMP_NTZ::TIMESTAMP_LTZ AS at"
+    at_noon = datetime.datetime(2026, 7, 1, 12, tzinfo=datetime.UTC).timestamp()
+    # Nobody has set another one: it is that of a new account.
+    for parameters, hours in (({}, 7), ({"timezone": "UTC"}, 0), ({"timezone": "europe/berlin"}, -2)):
+        [[at]] = api.rows(noon, parameters=parameters)
+        assert float(at) == at_noon + hours * 3600
+    wrong = api.error("SELECT 1", parameters={"timezone": "Mars/Olympus"})
+    assert wrong == ("001008", "SQL compilation error:\ninvalid value [Mars/Olympus] for parameter 'TIMEZONE'")
 
 
 def test_the_media_type_of_a_request(api: Any) -> None:

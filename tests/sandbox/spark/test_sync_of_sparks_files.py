@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from datetime import UTC
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -15,13 +15,19 @@ from data_share import share as names
 from data_share.datasets import Dataset
 from tests.sandbox.load.driver import Run, Share
 from tests.sandbox.spark.engines import EXPORT_SQL, Engines
-from tests.sandbox.spark.kinds import KINDS, ROWS, source, spark_types
+from tests.sandbox.spark.kinds import KINDS, ROWS, UTC_MICROSECONDS, Kind, source, spark_types
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox, pytest.mark.spark]
 
 # The stand-in of Snowflake holds a NUMBER(38, 0) in 64 bits; how a VARIANT shows times and bytes is not documented.
 NOT_LOADED = {"decimal_38_0", "array_of_arrays", "map_of_times", "array_of_structs"}
-LOADED = {name: kind for name, kind in KINDS.items() if kind.snowflake and name not in NOT_LOADED}
+LATE = datetime(2026, 7, 1, 23, 30, tzinfo=UTC)
+# An instant is INT96 in the files.
+INSTANTS = {
+    f"timestamp_in_{zone}": Kind("timestamp", UTC_MICROSECONDS, f"TIMESTAMP_{zone.upper()}", (LATE,))
+    for zone in ("ltz", "tz", "ntz")
+}
+LOADED = {name: kind for name, kind in KINDS.items() if kind.snowflake and name not in NOT_LOADED} | INSTANTS
 NESTED = {
     "array": [[1, None, 3], [], None, None],
     "map": [{"a": 1.5, "b": None}, {}, None, None],
@@ -80,7 +86,9 @@ def _value(name: str, value: Any) -> Any:
         return None
     if name in NESTED:
         return json.loads(value) if isinstance(value, str) else value
-    if name in ("timestamp", "timestamp_wide"):
+    if name == "timestamp_in_ntz":
+        return value.replace(tzinfo=None)  # the time in UTC
+    if name in ("timestamp", "timestamp_wide", "timestamp_in_ltz", "timestamp_in_tz"):
         return value.astimezone(UTC)
     if name == "binary":
         return value if isinstance(value, str) else value.hex().upper()
