@@ -88,8 +88,7 @@ def test_the_sql_file_exports_the_table_and_counts_the_files(files: Any, values:
     assert abs(exported_at.replace(tzinfo=UTC) - datetime.now(UTC)) < timedelta(minutes=5)
     assert metadata[0].schema.names[-1] == "exported_at"
     assert metadata[0].schema.column(6).physical_type == "INT96"  # Spark's default for timestamps
-    # Only column_types may be NULL.
-    assert [metadata[0].schema.column(number).max_definition_level for number in range(7)] == [0, 0, 0, 0, 0, 1, 0]
+    assert [metadata[0].schema.column(number).max_definition_level for number in range(7)] == [0] * 7
 
 
 def test_what_lies_beside_the_data(files: Any, values: dict[str, str], share: str) -> None:
