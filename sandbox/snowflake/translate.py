@@ -475,18 +475,20 @@ def declared_columns(expression: exp.Expr, session: Session) -> tuple[tuple[str,
     :returns: the table's key, and Snowflake's type by column; None for any other statement.
     """
     table = expression.find(exp.Table)
-    if table is None or (expression.args.get("exists") and _has_columns(qualified(table, session), session)):
+    is_table = isinstance(expression, (exp.Create, exp.Alter)) and expression.args.get("kind") == "TABLE"
+    if table is None or not is_table:
         return None
-    if isinstance(expression, exp.Create) and expression.kind == "TABLE":
+    is_kept = isinstance(expression, exp.Create) and bool(expression.args.get("exists"))
+    if is_kept and _has_columns(qualified(table, session), session):
+        return None
+    if isinstance(expression, exp.Create):
         properties = expression.args.get("properties")
         if like := properties.find(exp.LikeProperty) if properties else None:
             rows = _comments(qualified(like.this, session), session)
             return qualified(table, session), rows
         definitions = expression.this.expressions if isinstance(expression.this, exp.Schema) else []
-    elif isinstance(expression, exp.Alter):
-        definitions = expression.args.get("actions") or []
     else:
-        return None
+        definitions = expression.args.get("actions") or []
     found = {
         name_of(column.this): declared
         for column in definitions
