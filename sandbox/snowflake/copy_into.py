@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS "{database}"._fs_information_schema._sandbox_loads (
 committed or rolled back together with the rows."""
 
 _MAX_FILES = 1000
+_MICROSECONDS = 6
 _REFUSED = " is refused"
 """Put behind a value that DuckDB would cast and Snowflake does not, so that DuckDB does not either."""
 
@@ -113,6 +114,14 @@ class _Column:
     position: int
     length: int | None
     """The most characters that it takes; None is no limit of its own."""
+    declared: str | None
+    """The type in Snowflake's words, where DuckDB's says less: :func:`sandbox.snowflake.translate.declared_type`."""
+
+    @property
+    def fraction_digits(self) -> int:
+        """Digits of a second that a time or timestamp keeps, at most the six that DuckDB has."""
+        found = re.search(r"\((\d)\)", self.declared or "")
+        return min(int(found[1]), _MICROSECONDS) if found else _MICROSECONDS
 
 
 @dataclass(frozen=True)
@@ -229,7 +238,7 @@ def _literal(value: object) -> str:
 
 def _columns(session: Session, database: str, schema: str, name: str) -> list[_Column]:
     rows = session._duck_conn.execute(
-        "SELECT column_name, data_type, is_nullable, column_index FROM duckdb_columns()"
+        "SELECT column_name, data_type, is_nullable, column_index, comment FROM duckdb_columns()"
         " WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index",
         [database, schema, name],
     ).fetchall()
@@ -239,7 +248,10 @@ def _columns(session: Session, database: str, schema: str, name: str) -> list[_C
         [database, schema, name],
     ).fetchall()
     lengths = {column: int(found[1]) for column, text in checks if (found := _LENGTH.search(text))}
-    return [_Column(name, type_, nullable, position, lengths.get(name)) for name, type_, nullable, position in rows]
+    return [
+        _Column(name, type_, nullable, position, lengths.get(name), declared)
+        for name, type_, nullable, position, declared in rows
+    ]
 
 
 def _location(expression: exp.Copy, session: Session) -> tuple[str, str, translate.FormatOptions]:
@@ -514,22 +526,52 @@ def _value(source: pa.Field, column: _Column, options: _Options) -> str:
     quoted = _scanned(source, options.file_format)
     types = pa.types
     nested = types.is_nested(source.type)
+    number = types.is_integer(source.type) or types.is_floating(source.type) or types.is_decimal(source.type)
     if nested and not options.file_format.vectorized:
         quoted = f"CAST({_older_json(source.type, quoted, 0)} AS JSON)"
-    elif column.type == "JSON" or nested:
+    elif nested:
         quoted = f"to_json({quoted})"
-    if nested and column.type != "VARCHAR":
+    if column.declared == "ARRAY" and not types.is_list(source.type):
+        quoted = f"CASE WHEN {quoted} IS NOT NULL THEN to_json([{quoted}]) END"
+    elif column.type == "JSON" and not nested:
+        quoted = f"to_json({quoted})"
+    if nested and column.type != "VARCHAR" and column.declared != "OBJECT":
         return quoted if column.type == "JSON" else f"CAST(CAST({quoted} AS VARCHAR) AS {column.type})"
-    number = types.is_integer(source.type) or types.is_floating(source.type) or types.is_decimal(source.type)
     refused = (
         # DuckDB would cast these; Snowflake does not.
-        (types.is_timestamp(source.type) and column.type == "DATE") or (number and column.type == "BOOLEAN")
+        (types.is_timestamp(source.type) and column.type == "DATE")
+        or (number and column.type == "BOOLEAN")
+        or (column.declared == "OBJECT" and not (types.is_struct(source.type) or types.is_map(source.type)))
     )
     if refused:
         return f"CAST(CAST({quoted} AS VARCHAR) || '{_REFUSED}' AS {column.type})"
     if options.truncate and column.length is not None and types.is_string(source.type):
         quoted = f"LEFT({quoted}, {column.length})"
+    elif types.is_floating(source.type) and column.type == "VARCHAR":
+        quoted = f"format('{{:.10g}}', {quoted})"
+    elif types.is_string(source.type) and column.type == "BLOB":
+        quoted = f"unhex({quoted})"
+    elif column.type.startswith("TIME"):
+        is_instant = types.is_timestamp(source.type) and (
+            source.type.tz is not None or (source.metadata == _INT96 and options.file_format.vectorized)
+        )
+        quoted = _time(quoted, source.type, column, is_instant=is_instant)
     return f"CAST({quoted} AS {column.type})"
+
+
+def _time(quoted: str, source: pa.DataType, column: _Column, *, is_instant: bool) -> str:
+    """A time or timestamp with the digits of a second that its column keeps; the others are cut off."""
+    if pa.types.is_integer(source) or pa.types.is_decimal(source):
+        make = "make_timestamptz" if "TIME ZONE" in column.type else "make_timestamp"
+        quoted = f"{make}(CAST({quoted} * 1000000 AS BIGINT))"
+    elif is_instant and column.type == "TIME":
+        quoted = f"CAST({quoted} AS TIMESTAMP)"
+    if column.fraction_digits == _MICROSECONDS:
+        return quoted
+    step = 10 ** (_MICROSECONDS - column.fraction_digits)
+    cast = f"CAST({quoted} AS {column.type})"
+    # The remainder of a negative number is negative.
+    return f"{cast} - to_microseconds((epoch_us({cast}) % {step} + {step}) % {step})"
 
 
 def _scanned(source: pa.Field, file_format: _Format) -> str:

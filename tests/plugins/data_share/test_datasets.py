@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from data_share.column_types import SYNONYMS
 from data_share.datasets import (
     CHECKS_OF_EVERY_SYNC,
     DATASETS_FOLDER,
@@ -40,6 +41,9 @@ MERGE = {"load_mode": "merge", "merge_keys": ["harbour"]}
 COLUMNS = {"create_table": "from_columns", "columns": {"harbour": "VARCHAR(80)"}}
 LEFT_OUT = object()
 
+KNOWN_TYPES = (
+    f"known are {', '.join(name for names in SYNONYMS.values() for name in names)}, with NOT NULL behind them or not"
+)
 PRESETS = "@continuous, @daily, @hourly, @monthly, @once, @quarterly, @weekly, @yearly"
 FIVE_FIELDS = "fields; a schedule has five: minute, hour, day of month, month, day of week"
 NOT_YAML = "it cannot be read as YAML"
@@ -104,6 +108,31 @@ def test_a_dataset_is_merged_on_keys_into_a_table_made_from_its_columns(tmp_path
     assert (dataset.create_table, dataset.columns) == ("from_columns", columns)
     assert dataset.max_row_change_percent == 30
     assert dataset.schema_drift is SchemaDrift.ADD_NEW
+
+
+def test_types_of_columns_have_any_name_of_snowflakes_in_any_case(tmp_path: Path) -> None:
+    columns = {
+        "harbour": "Text not  null",
+        "a": "BIGINT",
+        "b": "decimal(38,6)",
+        "c": "CHAR(20) NOT NULL",
+        "d": "timestamp",
+        "e": "double precision",
+    }
+    dataset = read_dataset(write(tmp_path, create_table="from_columns", columns=columns))
+    assert dataset.columns == {
+        "harbour": "VARCHAR NOT NULL",
+        "a": "NUMBER(38, 0)",
+        "b": "NUMBER(38, 6)",
+        "c": "VARCHAR(20) NOT NULL",
+        "d": "TIMESTAMP_NTZ",
+        "e": "FLOAT",
+    }
+
+
+def test_a_target_is_made_from_the_source_with_casts_and_defaults(tmp_path: Path) -> None:
+    dataset = read_dataset(write(tmp_path, create_table="from_source", casts=["depth"], target_defaults=["loaded_at"]))
+    assert (dataset.create_table, dataset.casts, dataset.target_defaults) == ("from_source", ("depth",), ("loaded_at",))
 
 
 def test_keys_and_required_columns_bring_checks_along(tmp_path: Path) -> None:
@@ -200,22 +229,7 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
     "SQL in the name of a check": (text(checks={"x' AS a": "depth > 0"}), "checks.x' AS a.[key]", '"x\' AS a"'),
     "check of blanks": (text(checks={"deep": "   "}), "checks.deep", "'   '"),
     "unknown load mode": (text(load_mode="truncate"), "load_mode", "'truncate'"),
-    "more digits than Snowflake has": (
-        text(create_table="from_columns", columns={"day": "DATE", "depth": "NUMBER(39, 2)"}),
-        "columns.depth",
-        "'NUMBER(39, 2)'",
-    ),
     "unknown drift policy": (text(schema_drift="allow"), "schema_drift", "'allow'"),
-    "unknown column type": (
-        text(create_table="from_columns", columns={"harbour": "TEXT"}),
-        "columns.harbour",
-        "'TEXT'",
-    ),
-    "SQL in a column type": (
-        text(create_table="from_columns", columns={"harbour": "DATE); DROP TABLE x"}),
-        "columns.harbour",
-        "'DATE); DROP TABLE x'",
-    ),
     "unknown way to create the table": (
         text(**{**COLUMNS, "create_table": "from_export"}),
         "create_table",
@@ -293,9 +307,33 @@ BROKEN_RULES: dict[str, tuple[str, str]] = {
         }.items()
     },
     "30 February": (text(schedule="0 6 30 2 *"), "schedule: '0 6 30 2 *' never comes (found: '0 6 30 2 *')"),
+    **{
+        f"column type: {kind}": (
+            text(create_table="from_columns", columns={"harbour": kind}),
+            f"columns.harbour: {kind.upper()!r}{why}; {KNOWN_TYPES} (found: {kind!r})",
+        )
+        for kind, why in {
+            "NUMBER(39, 2)": ": a number has 1 to 38 digits",
+            "jsonb": " is no type of Snowflake that is known here",
+            "DATE); DROP TABLE x": " is no type of Snowflake that is known here",
+        }.items()
+    },
     "columns without create_table": (
         text(columns={"harbour": "DATE"}),
         "columns: only with create_table: from_columns",
+    ),
+    "columns for a table made from the source": (
+        text(**{**COLUMNS, "create_table": "from_source"}),
+        "columns: only with create_table: from_columns",
+    ),
+    "cast of a merge key, in another case": (
+        text(load_mode="merge", merge_keys=["harbour", "Day"], casts=["depth", "DAY"]),
+        "casts: DAY is a merge key; if it changed, another row would be overwritten",
+    ),
+    "cast of a column that is not in columns": (text(casts=["depth"], **COLUMNS), "casts: depth not in columns"),
+    "default of a required column": (
+        text(target_defaults=["loaded_at", "Harbour"]),
+        "target_defaults: Harbour must come from the source: a key or a required column",
     ),
     "create_table without columns": (
         text(create_table="from_columns"),
