@@ -403,7 +403,7 @@ def _value(source: pa.Field, column: _Column, options: _Options) -> str:
 
 def _time(quoted: str, source: pa.DataType, column: _Column) -> str:
     """A time or timestamp with the digits of a second that its column keeps; the others are cut off."""
-    if pa.types.is_integer(source) or pa.types.is_decimal(source):
+    if column.type != "TIME" and (pa.types.is_integer(source) or pa.types.is_decimal(source)):
         quoted = f"make_timestamp(CAST(CAST({quoted} AS DOUBLE) * 1000000 AS BIGINT))"
     elif pa.types.is_timestamp(source) and source.tz and column.type == "TIME":
         quoted = f"CAST({quoted} AS TIMESTAMP)"
