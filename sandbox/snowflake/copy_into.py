@@ -403,11 +403,13 @@ def _value(source: pa.Field, column: _Column, options: _Options) -> str:
 
 def _time(quoted: str, source: pa.DataType, column: _Column) -> str:
     """A time or timestamp with the digits of a second that its column keeps; the others are cut off."""
-    if column.type != "TIME" and (pa.types.is_integer(source) or pa.types.is_decimal(source)):
+    is_seconds = column.type != "TIME" and (pa.types.is_integer(source) or pa.types.is_decimal(source))
+    is_time = pa.types.is_temporal(source) or pa.types.is_string(source)
+    if is_seconds:
         quoted = f"make_timestamp(CAST(CAST({quoted} AS DOUBLE) * 1000000 AS BIGINT))"
     elif pa.types.is_timestamp(source) and source.tz and column.type == "TIME":
         quoted = f"CAST({quoted} AS TIMESTAMP)"
-    if column.fraction_digits == _MICROSECONDS:
+    if column.fraction_digits == _MICROSECONDS or not (is_seconds or is_time):
         return quoted
     step = 10 ** (_MICROSECONDS - column.fraction_digits)
     cast = f"CAST({quoted} AS {column.type})"

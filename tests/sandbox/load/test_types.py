@@ -314,11 +314,13 @@ def test_each_pair_that_could_change_a_value_is_refused_by_name(a_share: Share) 
 
 
 def test_each_pair_that_is_refused_would_change_a_value(a_share: Share) -> None:
-    # Why a type may not become text has nothing to do with the length of the text.
+    # Why a type may not become text has nothing to do with the length of the text; the stand-in's JSON holds no bytes.
     pairs = [
         pair
         for pair in OF_VERDICT[Verdict.SILENT]
-        if pair.kinds not in REFUSED_LOUDLY and not pair.target.startswith("VARCHAR(")
+        if pair.kinds not in REFUSED_LOUDLY
+        and not pair.target.startswith("VARCHAR(")
+        and not ("binary" in pair.source.spark and pair.kinds[1] in ("VARIANT", "ARRAY"))
     ]
     dataset = dataset_of(a_share, pairs, silent_values, casts=[pair.column for pair in pairs])
     a_share.sync(dataset)
