@@ -709,7 +709,7 @@ BREAKS = [
         "in DuckDB's words",
         instead(export, "spark_struct", lambda fields: f"STRUCT({fields})"),
         s.a_sync,
-        "The manifest's schema cannot be read",
+        "The manifest's column_types is no schema",
     ),
     Break(
         "`JSON_OBJECT_KEYS(TO_JSON(STRUCT(*), MAP('ignoreNullFields', 'false')))`: the names of all columns, whatever "
