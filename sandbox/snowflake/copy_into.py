@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from sqlglot import exp
 
 from sandbox.snowflake import translate
+from sandbox.snowflake.duckdb_names import in_duckdb, inner, outer
 from sandbox.snowflake.errors import SqlError, does_not_exist, from_duckdb, syntax_error, unsupported
 from sandbox.snowflake.names import name_of, qualified, stage_and_path
 
@@ -105,7 +106,7 @@ def copy_into(cursor: Cursor, expression: exp.Copy, stop: Stop) -> None:
     stage_url, path, stage_format = _location(expression, session)
     options = _options(expression, stage_format)
     files = _list_files(session, stage_url, path, options)
-    target = ".".join(f'"{part}"' for part in (database, schema, name))
+    target = in_duckdb(database, schema, name)
     loads = f'"{database}"._fs_information_schema._sandbox_loads'
     connection = session._duck_conn
     known = set(
@@ -179,9 +180,9 @@ def _columns(session: Session, database: str, schema: str, name: str) -> list[_C
     rows = session._duck_conn.execute(
         "SELECT column_name, data_type, is_nullable, column_index FROM duckdb_columns()"
         " WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index",
-        [database, schema, name],
+        [database, schema, inner(name)],
     ).fetchall()
-    return [_Column(*row) for row in rows]
+    return [_Column(outer(column), *rest) for column, *rest in rows]
 
 
 def _location(expression: exp.Copy, session: Session) -> tuple[str, str, dict[str, str | bool]]:
@@ -322,7 +323,7 @@ def _load(session: Session, target: str, columns: list[_Column], file: _File, op
     :returns: how many there were.
     """
     values = _values(session, columns, file, options)
-    names = ", ".join(f'"{column.name}"' for column in columns)
+    names = ", ".join(in_duckdb(column.name) for column in columns)
     reader = f"read_parquet({_literal(file.url)}, file_row_number = true)"
     listed = ", ".join(values[column] for column in columns)
     try:
@@ -411,7 +412,7 @@ def _explain(
 
 
 def _bad_value(target: str, column: _Column, file: _File, value: object, row: int) -> SqlError:
-    table = target.rsplit(".", 1)[-1].strip('"')
+    table = outer(target.rsplit(".", 1)[-1].strip('"'))
     where = (
         f"\n  File '{file.key}', line {row}, character 0\n"
         f'  Row {row}, column "{table}"["{column.name}":{column.position}]\n{_CONTINUE_HINT}'

@@ -30,6 +30,7 @@ from sqlglot import exp
 
 from sandbox.snowflake import privileges, translate
 from sandbox.snowflake.copy_into import CREATE_LOADS_TABLE, copy_into, forget_loads, list_stage, move_loads
+from sandbox.snowflake.duckdb_names import outer
 from sandbox.snowflake.errors import SqlError, from_duckdb, from_parser
 from sandbox.snowflake.names import described_integration, key
 from sandbox.snowflake.privileges import ADMINISTRATOR, Rights
@@ -392,10 +393,15 @@ class Cursor(FakeSnowflakeCursor):
     def _execute(self, transformed: exp.Expr, params: Any = None) -> None:
         """Execute in DuckDB, and note the columns while it remembers them."""
         super()._execute(transformed, params)
+        if self._arrow_table is not None:
+            self._arrow_table = self._arrow_table.rename_columns(list(map(outer, self._arrow_table.column_names)))
         if transformed.args.get("result_scan_sfqid"):
             self.columns = tuple((name, type_) for name, type_, *_ in self._describe_last_sql())
         else:
-            self.columns = tuple((name, str(type_)) for name, type_, *_ in self._duck_conn.description or ())
+            self.columns = tuple((outer(name), str(type_)) for name, type_, *_ in self._duck_conn.description or ())
+
+    def _describe_last_sql(self) -> list[Any]:
+        return [(outer(name), *rest) for name, *rest in super()._describe_last_sql()]
 
     def _run(self, expression: exp.Expr, params: Any, stop: Stop) -> None:
         session = self._conn
@@ -500,8 +506,21 @@ class Cursor(FakeSnowflakeCursor):
             translate.complete_stage(expression, session)
             privileges.note_end(expression, session)
             session.engine.save()
+        if isinstance(expression, (exp.Describe, exp.Show)) or any(
+            table.db.upper() == "INFORMATION_SCHEMA" for table in expression.find_all(exp.Table)
+        ):
+            self._show_names()
         if isinstance(expression, exp.Show):
             self._hide(expression)
+
+    def _show_names(self) -> None:
+        """Put Snowflake's names into a result that holds names."""
+        table = self._arrow_table
+        for number, column in enumerate(table.columns if table is not None else ()):
+            if pa.types.is_string(column.type) and table is not None:
+                names = [None if name is None else outer(name) for name in column.to_pylist()]
+                table = table.set_column(number, table.field(number), pa.array(names, column.type))
+        self._arrow_table = table
 
     def _hide(self, show: exp.Show) -> None:
         """Take out of the result of SHOW what the role may not know of, and name the owners of the rest."""
