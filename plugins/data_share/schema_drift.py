@@ -10,8 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from data_share.datasets import SchemaDrift
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
-
-_SAFE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+from data_share.names import LONGEST_NAME, alike, folded
 
 # Spark's types, as TYPEOF writes them, and the Snowflake type of a column that is added for them.
 _SNOWFLAKE_TYPES = {
@@ -51,9 +50,15 @@ def columns_to_add(
     if column_types is None:
         return {}
     exported = struct_fields(column_types)
-    known = {column.upper() for column in target_columns}
-    missing = sorted(known - {column.upper() for column in exported})
-    new = {column: kind for column, kind in exported.items() if column.upper() not in known}
+    for table, columns in (("the export", exported), (target_table, target_columns)):
+        if same := alike(columns):
+            raise SchemaDriftError(
+                f"The columns {', '.join(same)} of {table} differ only by case, and COPY INTO does not tell them "
+                "apart. Rename one of them. The target is as it was."
+            )
+    known, found = {folded(column) for column in target_columns}, {folded(column) for column in exported}
+    missing = sorted(column for column in target_columns if folded(column) not in found)
+    new = {column: kind for column, kind in exported.items() if folded(column) not in known}
     problems = []
     if missing:
         problems.append(f"the export lacks {', '.join(missing)}")
@@ -66,13 +71,17 @@ def columns_to_add(
         )
     if policy is SchemaDrift.IGNORE_NEW:
         return {}
-    unsafe = [column for column in new if not _SAFE_NAME.fullmatch(column)]
+    unsafe = [column for column in new if len(column) > LONGEST_NAME or not column.isprintable()]
     if unsafe:
         raise SchemaDriftError(
             f"Columns with such names are not added to {target_table}: {', '.join(map(repr, unsafe))}. "
             "The target is as it was."
         )
-    return {column.upper(): snowflake_type(kind) for column, kind in new.items()}
+    # A plain name is stored as Snowflake stores plain names: nobody has to put it in quotes.
+    return {
+        column.upper() if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column) else column: snowflake_type(kind)
+        for column, kind in new.items()
+    }
 
 
 # string, timestamp_ntz, decimal(10,2), map<string,int>, interval day to second

@@ -19,6 +19,7 @@ from data_share.datasets import Dataset, LoadMode
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 from data_share.links import SnowflakeQueryLink
+from data_share.names import quoted
 from data_share.schema_drift import columns_to_add
 from data_share.share import STAGING_SCHEMA, run_key_of, staged_by_run_of
 from data_share.snowflake_hook import (
@@ -386,7 +387,7 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         new_columns = json.loads(self.new_columns)
         if new_columns:
             # DDL, hence before the transaction. A column without values does no harm when the publish then fails.
-            self._run_file(add_columns(self.dataset.target_table, new_columns), "add columns")
+            self._run_file(add_columns(self.dataset.target, new_columns), "add columns")
         statements = self._hook.split_sql_string(str(self.sql), strip_semicolon=True)
         try:
             try:
@@ -482,8 +483,10 @@ class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):
 
 
 def add_columns(table: str, columns: Mapping[str, str]) -> str:
-    """Return the statements that add columns which are not there yet; names and types must be safe."""
-    return ";\n".join(f'ALTER TABLE {table} ADD COLUMN IF NOT EXISTS "{name}" {kind}' for name, kind in columns.items())
+    """Return the statements that add columns which are not there yet; the types must be safe."""
+    return ";\n".join(
+        f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {quoted(name)} {kind}" for name, kind in columns.items()
+    )
 
 
 def _running(context: Context | None) -> Context:

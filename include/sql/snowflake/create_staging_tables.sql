@@ -3,7 +3,7 @@
 -- Effect: makes the first two anew and empty. A new table has no load history, so a retry of the copy loads every file
 -- again. The turn stays.
 
-CREATE OR REPLACE TABLE {{ staging_table(dag_run) }} LIKE {{ dataset.target_table }};
+CREATE OR REPLACE TABLE {{ staging_table(dag_run) }} LIKE {{ dataset.target }};
 
 CREATE OR REPLACE TABLE {{ staging_manifest(dag_run) }} LIKE {{ share.MANIFEST_TABLE }};
 

@@ -2,9 +2,9 @@
 -- Effect: creates what is missing, changes nothing that exists.
 
 {% for dataset in datasets if dataset.create_table -%}
-CREATE TABLE IF NOT EXISTS {{ dataset.target_table }} (
+CREATE TABLE IF NOT EXISTS {{ dataset.target }} (
   {% for column, type in dataset.columns.items() -%}
-  "{{ column.upper() }}" {{ type }}{{ "," if not loop.last }}
+  {{ column | quoted }} {{ type }}{{ "," if not loop.last }}
   {% endfor -%}
 );
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from data_share.doctor_checks.deployment import (
     with_advice,
     wrong,
 )
+from data_share.names import alike, folded, quoted, table_parts, written
 from data_share.snowflake_hook import SnowflakeRefusedError, SnowflakeStatementError
 
 CREATE_LEDGER = PROJECT / "include" / "sql" / "snowflake" / "create_ledger.sql"
@@ -218,7 +219,8 @@ def ledger_tables(deployment: Deployment) -> Answer:
         if isinstance(found, str):
             problems.append(f"{found} Run the DAG set_up_snowflake.")
             continue
-        problems += _differences(table, columns, found, "create_ledger.sql", extra_is_wrong=False)
+        stored = {name.upper(): kind for name, kind in columns.items()}
+        problems += _differences(table, stored, found, "create_ledger.sql", extra_is_wrong=False)
     return verdict(problems, f"{listed(_ledger_columns())}.")
 
 
@@ -231,26 +233,24 @@ def target_tables(deployment: Deployment) -> Answer:
         file = f"{dataset.name}.yaml"
         if (other := known.setdefault(_full_name(deployment, dataset.target_table), file)) != file:
             problems.append(f"{dataset.target_table} is the target of {other} and of {file}. Only one may have it.")
-        found = _columns(deployment, dataset.target_table)
+        found = _columns(deployment, dataset.target)
         if isinstance(found, str):
             how = "Run the DAG set_up_snowflake" if dataset.create_table else "Its owners create it"
             problems.append(f"{found} {how} (dataset file {file}).")
             continue
-        mixed = [name for name in found if name != name.upper()]
-        if mixed:
+        if same := alike(found):
             problems.append(
-                f"{dataset.target_table} has columns that are not in upper case: {listed(mixed)}. Syncs name them in "
-                "upper case: rename them (ALTER TABLE ... RENAME COLUMN)."
+                f"The columns {listed(same)} of {dataset.target_table} differ only by case, and COPY INTO does not "
+                "tell them apart: rename one of them (ALTER TABLE ... RENAME COLUMN)."
             )
-        upper = {name.upper(): kind for name, kind in found.items()}
         for field in ("required_columns", "merge_keys"):
-            if missing := [name for name in getattr(dataset, field) if name.upper() not in upper]:
+            if missing := [name for name in getattr(dataset, field) if name not in found]:
                 problems.append(
                     f"{dataset.target_table} has no column {listed(missing)}, which {field} of {file} names. Correct "
-                    "one of both."
+                    f"one of both.{_other_case(missing, found)}"
                 )
         problems += _differences(
-            dataset.target_table, dataset.columns, upper, file, extra_is_wrong=bool(dataset.columns)
+            dataset.target_table, dataset.columns, found, file, extra_is_wrong=bool(dataset.columns)
         )
     return verdict(problems, f"{listed(dataset.target_table for dataset in datasets)}.")
 
@@ -274,9 +274,9 @@ def target_rights(deployment: Deployment) -> Answer:
             LoadMode.REPLACE: ("INSERT", "DELETE"),
             LoadMode.MERGE: ("INSERT", "UPDATE", *(("DELETE",) if dataset.delete_missing else ())),
         }[dataset.load_mode]
-        missing = _missing_rights(deployment, dataset.target_table, rights)
+        missing = _missing_rights(deployment, dataset.target, rights)
         problems += [f"{problem} Load mode {dataset.load_mode} of {dataset.name}.yaml needs it." for problem in missing]
-        if "DELETE" not in rights and not missing and _missing_rights(deployment, dataset.target_table, ("DELETE",)):
+        if "DELETE" not in rights and not missing and _missing_rights(deployment, dataset.target, ("DELETE",)):
             not_refreshed.append(dataset.name)
         if dataset.schema_drift is SchemaDrift.ADD_NEW:
             owned.append(dataset.target_table)
@@ -319,9 +319,9 @@ def _role(deployment: Deployment) -> str:
 
 def _full_name(deployment: Deployment, table: str) -> str:
     """Return a table's name with database and schema, where the connection has them."""
-    parts = table.upper().split(".")
+    parts = table_parts(table)
     ahead = [str(deployment.session["DATABASE_NAME"]), str(deployment.session["SCHEMA_NAME"])]
-    return ".".join([*ahead[: 3 - len(parts)], *parts])
+    return ".".join(map(quoted, [*ahead[: 3 - len(parts)], *parts]))
 
 
 def _ledger_columns() -> dict[str, dict[str, str]]:
@@ -343,16 +343,26 @@ def _differences(
     table: str, wanted: Mapping[str, str], found: Mapping[str, str], file: str, *, extra_is_wrong: bool
 ) -> list[str]:
     problems = []
-    missing = [name for name in wanted if name.upper() not in found]
+    missing = [name for name in wanted if name not in found]
     if missing:
-        problems.append(f"{table} has no column {listed(missing)}, which {file} has: add it (ALTER TABLE).")
-    if extra_is_wrong and (extra := sorted(set(found) - {name.upper() for name in wanted})):
+        problems.append(
+            f"{table} has no column {listed(missing)}, which {file} has: add it (ALTER TABLE)."
+            f"{_other_case(missing, found)}"
+        )
+    if extra_is_wrong and (extra := sorted(set(found) - set(wanted))):
         problems.append(f"{table} has {listed(extra)}, which {file} does not have: add it there, or drop it.")
     for name, kind in wanted.items():
-        actual = found.get(name.upper())
+        actual = found.get(name)
         if actual is not None and _plain(actual) != _plain(kind):
-            problems.append(f"{table}: column {name.upper()} is {actual}, and {kind} in {file}: alter one of both.")
+            problems.append(f"{table}: column {name} is {actual}, and {kind} in {file}: alter one of both.")
     return problems
+
+
+def _other_case(missing: Sequence[str], found: Iterable[str]) -> str:
+    """Return how a dataset file names the columns that are there in another case."""
+    others = {folded(name): name for name in found}
+    there = [f"'{written(others[folded(name)])}'" for name in missing if folded(name) in others]
+    return f" In another case it is there: a dataset file names it {listed(there)}." if there else ""
 
 
 def _plain(kind: str) -> str:
@@ -363,7 +373,7 @@ def _plain(kind: str) -> str:
 
 def _missing_rights(deployment: Deployment, table: str, rights: Sequence[str]) -> list[str]:
     """Return a sentence for each right on a table that the role lacks, by statements that change no row."""
-    column = f'"{next(iter(found))}"' if isinstance(found := _columns(deployment, table), dict) else ""
+    column = quoted(next(iter(found))) if isinstance(found := _columns(deployment, table), dict) else ""
     if not column:
         return [str(found)]
     probes = {

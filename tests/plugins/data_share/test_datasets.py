@@ -38,9 +38,15 @@ MERGE = {"load_mode": "merge", "merge_keys": ["harbour"]}
 COLUMNS = {"create_table": "from_columns", "columns": {"harbour": "VARCHAR(80)"}}
 LEFT_OUT = object()
 
-COLUMN_PATTERN = "'^[A-Za-z_][A-Za-z0-9_]{0,254}$'"
-SOURCE_PATTERN = r"'^[A-Za-z0-9_]+\.[A-Za-z0-9_]+\.[A-Za-z0-9_]+$'"
-TARGET_PATTERN = r"'^([A-Za-z_][A-Za-z0-9_]*\.){0,2}[A-Za-z_][A-Za-z0-9_]{0,199}$'"
+NO_COLUMN = """no plain name; any other name stands in double quotes, as in '"Net price"'"""
+NO_SOURCE = (
+    "not of the form catalog.schema.table; no name may hold a point, a blank, a slash or a control character, and one "
+    "with a backtick stands in backticks"
+)
+NO_TARGET = (
+    "not of the form table, schema.table or database.schema.table; a name that is no plain one stands in double "
+    """quotes, as in 'sea."Tides 2026"'"""
+)
 CHECK_NAME_PATTERN = "'^[a-z][a-z0-9_]{0,99}$'"
 NAME_PATTERN = "'^[a-z][a-z0-9_]{0,59}$'"
 TYPE_PATTERN = (
@@ -85,7 +91,7 @@ def test_the_datasets_of_this_project_are_valid() -> None:
 def test_a_file_becomes_a_dataset_named_after_it(tmp_path: Path) -> None:
     dataset = read_dataset(write(tmp_path, checks={"harbour_short": "LENGTH(harbour) < 40"}, schedule="0 5 * * *"))
     assert (dataset.name, dataset.dag_id) == ("tides", "sync_tides")
-    assert dataset.required_columns == ("harbour",)
+    assert dataset.required_columns == ("HARBOUR",)
     assert dataset.checks == {"harbour_short": "LENGTH(harbour) < 40"}
     assert dataset.schedule == "0 5 * * *"
     assert not dataset.allow_empty
@@ -106,8 +112,9 @@ def test_a_dataset_is_merged_on_keys_into_a_table_made_from_its_columns(tmp_path
             columns=columns,
         )
     )
-    assert (dataset.load_mode, dataset.merge_keys, dataset.delete_missing) == (LoadMode.MERGE, ("HARBOUR", "day"), True)
-    assert (dataset.create_table, dataset.columns) == ("from_columns", columns)
+    assert (dataset.load_mode, dataset.merge_keys, dataset.delete_missing) == (LoadMode.MERGE, ("HARBOUR", "DAY"), True)
+    stored = {"HARBOUR": "VARCHAR(80)", "DAY": "DATE", "DEPTH": "NUMBER(6, 2)"}
+    assert (dataset.create_table, dataset.columns) == ("from_columns", stored)
     assert dataset.max_row_change_percent == 30
     assert dataset.schema_drift is SchemaDrift.ADD_NEW
 
@@ -131,6 +138,61 @@ def test_keys_and_required_columns_bring_checks_along(tmp_path: Path) -> None:
         "merge_keys_unique": 'COUNT(*) = COUNT(DISTINCT "HARBOUR", "GROUP")',
         "deep": "depth > 0",
     }
+
+
+@pytest.mark.parametrize(
+    ("written", "stored"),
+    [
+        ("harbour", "HARBOUR"),
+        ("_x$1", "_X$1"),
+        ('"HARBOUR"', "HARBOUR"),
+        ('"observedAt"', "observedAt"),
+        ('"Net price"', "Net price"),
+        ('"größe"', "größe"),
+        ('"a.b"', "a.b"),
+        ('"say ""hi"""', 'say "hi"'),
+        ('"select"', "select"),
+        ('"\'; -- {{ x }} \\"', "'; -- {{ x }} \\"),
+    ],
+)
+def test_a_column_is_named_as_snowflake_stores_it(tmp_path: Path, written: str, stored: str) -> None:
+    fields = {"merge_keys": [written], "required_columns": [written], "columns": {written: "DATE"}}
+    dataset = read_dataset(write(tmp_path, load_mode="merge", create_table="from_columns", **fields))
+    assert (dataset.merge_keys, dataset.required_columns, dataset.columns) == ((stored,), (stored,), {stored: "DATE"})
+    in_sql = '"' + stored.replace('"', '""') + '"'
+    assert f"{in_sql} IS NOT NULL" in dataset.all_checks.values()
+    assert dataset.all_checks["merge_keys_unique"] == f"COUNT(*) = COUNT(DISTINCT {in_sql})"
+
+
+@pytest.mark.parametrize(
+    ("written", "in_sql"),
+    [
+        ("tides", '"TIDES"'),
+        ("order", '"ORDER"'),
+        ("Sea.Tides", '"SEA"."TIDES"'),
+        ("share_db.sea.tides", '"SHARE_DB"."SEA"."TIDES"'),
+        ('"my-db".sea."Tides 2026"', '"my-db"."SEA"."Tides 2026"'),
+        ('"a.b"."c""d"', '"a.b"."c""d"'),
+    ],
+)
+def test_a_target_is_in_quotes_for_snowflake(tmp_path: Path, written: str, in_sql: str) -> None:
+    dataset = read_dataset(write(tmp_path, target_table=written))
+    assert (dataset.target_table, dataset.target) == (written, in_sql)
+    assert dataset.target.endswith(dataset.target_name)
+
+
+@pytest.mark.parametrize(
+    ("written", "in_sql"),
+    [
+        ("main.sea.tides", "main.sea.tides"),
+        ("prod-eu.sales.orders", "`prod-eu`.sales.orders"),
+        ("`prod-eu`.`sales`.orders", "`prod-eu`.sales.orders"),
+        ("main.größe.2026", "main.`größe`.`2026`"),
+        ("main.`say``hi`.o'clock", "main.`say``hi`.`o'clock`"),
+    ],
+)
+def test_a_source_is_in_backticks_where_it_needs_them(tmp_path: Path, written: str, in_sql: str) -> None:
+    assert read_dataset(write(tmp_path, source_table=written)).source_table == in_sql
 
 
 def test_a_dataset_takes_the_place_of_no_check_of_the_dag(sync_datasets: ModuleType, tmp_path: Path) -> None:
@@ -221,37 +283,37 @@ MISTAKES = [
     (
         "source without catalog",
         text(source_table="sea.tides"),
-        f"source_table: String should match pattern {SOURCE_PATTERN} (found: 'sea.tides')",
+        f"source_table: {NO_SOURCE} (found: 'sea.tides')",
     ),
     (
         "SQL in the source",
         text(source_table="main.sea.tides; DROP TABLE x"),
-        f"source_table: String should match pattern {SOURCE_PATTERN} (found: 'main.sea.tides; DROP TABLE x')",
+        f"source_table: {NO_SOURCE} (found: 'main.sea.tides; DROP TABLE x')",
     ),
     (
         "quotes in the source",
-        text(source_table="main.sea.`tides`"),
-        f"source_table: String should match pattern {SOURCE_PATTERN} (found: 'main.sea.`tides`')",
+        text(source_table="main.sea.ti`des"),
+        f"source_table: {NO_SOURCE} (found: 'main.sea.ti`des')",
     ),
     (
         "SQL in the target",
         text(target_table="tides; DROP TABLE x"),
-        f"target_table: String should match pattern {TARGET_PATTERN} (found: 'tides; DROP TABLE x')",
+        f"target_table: {NO_TARGET} (found: 'tides; DROP TABLE x')",
     ),
     (
         "line break after the target",
         text(target_table="tides\n"),
-        f"target_table: String should match pattern {TARGET_PATTERN} (found: 'tides\\n')",
+        f"target_table: {NO_TARGET} (found: 'tides\\n')",
     ),
     (
         "target of four parts",
         text(target_table="a.b.c.d"),
-        f"target_table: String should match pattern {TARGET_PATTERN} (found: 'a.b.c.d')",
+        f"target_table: {NO_TARGET} (found: 'a.b.c.d')",
     ),
     (
         "digit before the target",
         text(target_table="1tides"),
-        f"target_table: String should match pattern {TARGET_PATTERN} (found: '1tides')",
+        f"target_table: {NO_TARGET} (found: '1tides')",
     ),
     (
         "no required column",
@@ -261,22 +323,22 @@ MISTAKES = [
     (
         "SQL in the only required column",
         text(required_columns=["a OR 1=1"]),
-        f"required_columns.0: String should match pattern {COLUMN_PATTERN} (found: 'a OR 1=1')",
+        f"required_columns.0: {NO_COLUMN} (found: 'a OR 1=1')",
     ),
     (
         "SQL in another required column",
         text(required_columns=["harbour", "a OR 1=1"]),
-        f"required_columns.1: String should match pattern {COLUMN_PATTERN} (found: 'a OR 1=1')",
+        f"required_columns.1: {NO_COLUMN} (found: 'a OR 1=1')",
     ),
     (
         "SQL in a merge key",
         text(load_mode="merge", merge_keys=["harbour) OR (1=1"]),
-        f"merge_keys.0: String should match pattern {COLUMN_PATTERN} (found: 'harbour) OR (1=1')",
+        f"merge_keys.0: {NO_COLUMN} (found: 'harbour) OR (1=1')",
     ),
     (
         "SQL in a column",
         text(create_table="from_columns", columns={"harbour": "DATE", "a DATE, b": "DATE"}),
-        f"columns.a DATE, b.[key]: String should match pattern {COLUMN_PATTERN} (found: 'a DATE, b')",
+        f"columns.a DATE, b.[key]: {NO_COLUMN} (found: 'a DATE, b')",
     ),
     (
         "SQL in the name of a check",
@@ -319,6 +381,44 @@ MISTAKES = [
         "required column twice, in another case",
         text(required_columns=["harbour", "HARBOUR"]),
         "required_columns: HARBOUR is there more than once (case does not count) (found: ['harbour', 'HARBOUR'])",
+    ),
+    (
+        "columns that differ by case alone",
+        text(create_table="from_columns", columns={"harbour": "DATE", '"Harbour"': "DATE"}),
+        (
+            """columns: "HARBOUR", "Harbour" differ only by case, and COPY INTO does not tell them apart """
+            """(found: {'"Harbour"': 'DATE', 'harbour': 'DATE'})"""
+        ),
+    ),
+    (
+        "key and required column that differ by case alone",
+        text(load_mode="merge", merge_keys=['"harbour"']),
+        """"HARBOUR", "harbour" differ only by case, and COPY INTO does not tell them apart""",
+    ),
+    (
+        "key in quotes that is not in columns",
+        text(load_mode="merge", merge_keys=['"Day"'], **COLUMNS),
+        'merge_keys: "Day" not in columns',
+    ),
+    (
+        "name in quotes that ends too early",
+        text(required_columns=['"a"b"']),
+        f'required_columns.0: {NO_COLUMN} (found: \'"a"b"\')',
+    ),
+    (
+        "name of too many characters",
+        text(required_columns=["a" * 256]),
+        f"required_columns.0: a name has more than 255 characters (found: '{'a' * 97}...{'a' * 98}')",
+    ),
+    (
+        "target of too many characters",
+        text(target_table=f'"{"a" * 201}"'),
+        f"target_table: the table's name has more than 200 characters (found: '\"{'a' * 96}...{'a' * 97}\"')",
+    ),
+    (
+        "table of the share as a target",
+        text(target_table="public.Sync_History"),
+        "target_table: all syncs write to a table of this name; choose another (found: 'public.Sync_History')",
     ),
     (
         "key twice, in another case",
@@ -515,7 +615,7 @@ def test_a_value_that_is_too_deep_is_refused(tmp_path: Path, opened: tuple[str, 
 
 def test_a_value_may_be_named_and_used_again(tmp_path: Path) -> None:
     content = text(required_columns=LEFT_OUT, load_mode="merge") + "merge_keys: &keys [a, b]\nrequired_columns: *keys\n"
-    assert read_dataset(write_text(tmp_path, content)).required_columns == ("a", "b")
+    assert read_dataset(write_text(tmp_path, content)).required_columns == ("A", "B")
 
 
 def test_of_many_mistakes_the_first_twenty_are_listed(tmp_path: Path) -> None:

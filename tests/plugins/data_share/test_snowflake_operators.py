@@ -467,7 +467,7 @@ def test_data_that_is_not_fit_is_not_tried_again(error: type[Exception]) -> None
 # ---- publish
 
 TRANSACTION = "BEGIN TRANSACTION;\nINSERT OVERWRITE INTO tides\nSELECT * FROM staging.tides;\nCOMMIT;"
-ADD_SALINITY = 'ALTER TABLE public.tides ADD COLUMN IF NOT EXISTS "SALINITY" NUMBER(5, 2)'
+ADD_SALINITY = 'ALTER TABLE "PUBLIC"."TIDES" ADD COLUMN IF NOT EXISTS "SALINITY" NUMBER(5, 2)'
 
 
 def publish_step(**changes: Any) -> SnowflakePublishOperator:

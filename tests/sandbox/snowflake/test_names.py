@@ -37,7 +37,9 @@ def names(answer: dict[str, Any]) -> list[str]:
 @pytest.fixture(scope="module")
 def mixed(api: Any) -> str:
     """A table with columns in several cases, and one row."""
-    api.ok('CREATE TABLE mixed ("id" NUMBER, "observedAt" VARCHAR(20), "Net price" NUMBER(10, 2), "größe" FLOAT, k DATE)')
+    api.ok(
+        'CREATE TABLE mixed ("id" NUMBER, "observedAt" VARCHAR(20), "Net price" NUMBER(10, 2), "größe" FLOAT, k DATE)'
+    )
     api.ok("""INSERT INTO mixed ("id", "observedAt", "Net price", "größe") VALUES (1, 'now', 2.5, 3)""")
     return "mixed"
 
@@ -53,7 +55,9 @@ def test_a_column_has_the_name_that_it_was_given(api: Any, mixed: str) -> None:
     assert [row[:2] for row in api.rows("DESCRIBE TABLE mixed_like")] == [
         row[:2] for row in api.rows(f"DESCRIBE TABLE {mixed}")
     ]
-    assert api.error("""INSERT INTO mixed_like ("observedAt") VALUES ('longer than twenty characters')""")[0] == "100078"
+    assert (
+        api.error("""INSERT INTO mixed_like ("observedAt") VALUES ('longer than twenty characters')""")[0] == "100078"
+    )
 
 
 @pytest.mark.parametrize(
