@@ -392,6 +392,9 @@ class Cursor(FakeSnowflakeCursor):
 
     def _execute(self, transformed: exp.Expr, params: Any = None) -> None:
         """Execute in DuckDB, and note the columns while it remembers them."""
+        if lengths := transformed.args.get("text_lengths"):
+            # fakesnow writes these names into SQL as they are.
+            transformed.set("text_lengths", [(name.replace("'", "''"), length) for name, length in lengths])
         super()._execute(transformed, params)
         if self._arrow_table is not None:
             self._arrow_table = self._arrow_table.rename_columns(list(map(outer, self._arrow_table.column_names)))

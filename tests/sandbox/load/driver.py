@@ -25,6 +25,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from data_share import share
 from data_share.datasets import Dataset
+from data_share.names import column_name, quoted
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from sandbox.databricks.export import Session
 from sandbox.s3 import s3_filesystem
@@ -209,9 +210,12 @@ class Share:
             self.query(statement)
 
     def dataset(self, columns: dict[str, str] | None = None, **fields: Any) -> Dataset:
-        """Make a dataset that no other test uses, and its empty target."""
+        """
+        Make a dataset that no other test uses, and its empty target.
+
+        :param columns: the target's columns as a dataset file names them; by default :data:`COLUMNS`
+        """
         name = f"load_{next(_numbers)}"
-        columns = columns or COLUMNS
         dataset = Dataset.model_validate(
             {
                 "name": name,
@@ -223,8 +227,8 @@ class Share:
                 **fields,
             }
         )
-        listed = ", ".join(f'"{column.upper()}" {kind}' for column, kind in columns.items())
-        self.query(f"CREATE TABLE {dataset.target_table} ({listed})")
+        listed = ", ".join(f"{quoted(column_name(column))} {kind}" for column, kind in (columns or COLUMNS).items())
+        self.query(f"CREATE TABLE {dataset.target} ({listed})")
         return dataset
 
     def write(self, dataset: Dataset, rows: Sequence[Row], schema: pa.Schema = SCHEMA) -> None:
@@ -234,11 +238,11 @@ class Share:
     def insert(self, dataset: Dataset, rows: Sequence[Row]) -> None:
         """Put rows into the target, past every sync."""
         for row in rows:
-            self.query(f"INSERT INTO {dataset.target_table} SELECT {', '.join(map(share.sql_string, row.values()))}")
+            self.query(f"INSERT INTO {dataset.target} SELECT {', '.join(map(share.sql_string, row.values()))}")
 
     def target(self, dataset: Dataset, order: str = "k, name, amount") -> list[Row]:
         """Return the target's rows, with column names in lower case."""
-        rows = self.query(f"SELECT * FROM {dataset.target_table} ORDER BY {order}")
+        rows = self.query(f"SELECT * FROM {dataset.target} ORDER BY {order}")
         return [{name.lower(): value for name, value in row.items()} for row in rows]
 
     def ledger(self, dataset: Dataset) -> list[Row]:

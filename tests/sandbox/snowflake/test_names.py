@@ -93,11 +93,13 @@ def test_columns_and_tables_that_differ_only_by_case_are_two(api: Any) -> None:
     assert api.error("CREATE TABLE twice (a NUMBER, A NUMBER)")[0] != ""
 
 
-def test_a_quote_in_a_name_is_doubled(api: Any) -> None:
+def test_quotes_in_names(api: Any) -> None:
     api.ok('CREATE TABLE "say ""hi""" ("a""b" NUMBER)')
     api.ok('INSERT INTO "say ""hi""" ("a""b") VALUES (1)')
     assert names(api.ok('SELECT "a""b" FROM "say ""hi"""')) == ['a"b']
     assert [row[0] for row in api.rows('DESCRIBE TABLE "say ""hi"""')] == ['a"b']
+    api.ok("""CREATE TABLE single ("it's" VARCHAR(3))""")
+    assert [row[:2] for row in api.rows("DESCRIBE TABLE single")] == [["it's", "VARCHAR(3)"]]
 
 
 def test_letters_beyond_ascii_take_quotes(api: Any, mixed: str) -> None:
