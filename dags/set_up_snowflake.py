@@ -23,7 +23,6 @@ from data_share import share
 from data_share.dag_defaults import DEFAULT_ARGS, SQL_FOLDER, START_DATE
 from data_share.datasets import read_datasets
 from data_share.snowflake_operators import SnowflakeStatementsOperator
-from data_share.templates import SQL_FILTERS
 
 with DAG(
     dag_id="set_up_snowflake",
@@ -37,7 +36,6 @@ with DAG(
     default_args={**DEFAULT_ARGS, "execution_timeout": timedelta(minutes=15)},
     template_searchpath=[str(SQL_FOLDER)],
     user_defined_macros={"share": share, "datasets": read_datasets()[0]},
-    user_defined_filters=SQL_FILTERS,
     tags=["data-share", "set-up"],
 ):
     create_schemas = SnowflakeStatementsOperator(task_id="create_schemas", sql="create_schemas.sql")

@@ -147,10 +147,39 @@ checks:
 
 `max_row_change_percent` compares the number of exported rows with that of the last sync. The first sync passes it.
 
+## Names
+
+Columns and targets are named as in Snowflake's SQL:
+
+- A plain name, of letters A to Z, digits, `_` and `$`, means its upper case: `harbour` is the column `HARBOUR`. It may
+  be a key word: `order` is the table `ORDER`.
+- A name in double quotes means itself, with blanks, umlauts, points and its case; a double quote in it is doubled. YAML
+  takes double quotes for its own, so single ones stand around them: `'"Net price"'`.
+- In `checks`, which are SQL, it is the same: `"Net price" > 0`.
+
+The columns of a target keep the names that they have. A column of the source fills the one of the same name in any case;
+two columns of a source or of a target that differ by nothing but case are refused. Beyond the letters A to Z, case
+counts: `größe` does not fill `GRÖßE`.
+
+A source is named by catalog, schema and table of Unity Catalog. What needs backticks in SQL gets them:
+`prod-eu.sales.orders` is `` `prod-eu`.sales.orders ``, which may be written so too. A source with a column `_metadata`
+is refused by the export: the files that it writes are told apart by a column of this name.
+
+```yaml
+description: Orders of the shop, whose tables were made by a program that keeps the case of names.
+source_table: prod-eu.sales.orders
+target_table: shop."Orders"
+load_mode: merge
+merge_keys: ['"orderId"']
+required_columns: ['"Net price"', '"größe"', updated_at]
+checks:
+  price_positive: '"Net price" > 0'
+```
+
 ## Schema drift
 
-Columns are matched by name, without regard to case and order. Before the load, the export's columns are compared with
-the target's:
+Columns are matched by [name](#names), without regard to case and order. Before the load, the export's columns are
+compared with the target's:
 
 | Policy | The export has a column that the target lacks | The target has a column that the export lacks |
 | --- | --- | --- |
@@ -158,8 +187,8 @@ the target's:
 | `ignore_new` | the column is left out | the sync fails and lists it |
 | `add_new` | the column is added to the target | the sync fails and lists it |
 
-A column is added with the Snowflake type of its type in the source; arrays, maps and structs become `VARIANT`. Nothing
-drops a column or changes its type.
+A column is added with the Snowflake type of its type in the source; arrays, maps and structs become `VARIANT`. A plain
+name is added in upper case, any other one as it is. Nothing drops a column or changes its type.
 
 ```yaml
 description: Tides by harbour, with whatever the source adds.
@@ -173,9 +202,9 @@ schema_drift: add_new
 ## What the schema cannot say
 
 `include/datasets/dataset.schema.json` helps while writing. The DAG file judges: it also refuses a field that is there
-twice, a column that is repeated in another case, a key or required column that is not in `columns`, a schedule that is
-no cron expression, a check with a name that is taken, a target that two datasets have, `<<`, and a file of more than
-100 000 characters.
+twice, a column that is repeated in another case, a name of more than 255 characters (200 of a target), a key or
+required column that is not in `columns`, a schedule that is no cron expression, a check with a name that is taken, a
+target that two datasets have or that is a table of the share, `<<`, and a file of more than 100 000 characters.
 """
 
 

@@ -30,7 +30,7 @@ dataset = SimpleNamespace(
     delete_missing=True,
     required_columns=("A", "B"),
     create_table="from_columns",
-    columns={"A": "VARCHAR", "B": "NUMBER(38, 0)"},
+    column_definitions=['"A" VARCHAR', '"B" NUMBER(38, 0)'],
 )
 datasets = [dataset]
 dag_run = SimpleNamespace(run_id="run", start_date=datetime(2026, 1, 1, tzinfo=UTC), triggering_user_name=None)
@@ -107,8 +107,4 @@ def _sql_string(value: object) -> str:
     return "NULL" if value is None else f"'{value}'"
 
 
-def _quoted(name: str) -> str:
-    return f'"{name}"'
-
-
-SQLFLUFF_JINJA_FILTERS = {"sql_string": _sql_string, "quoted": _quoted}
+SQLFLUFF_JINJA_FILTERS = {"sql_string": _sql_string}

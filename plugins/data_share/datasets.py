@@ -105,10 +105,12 @@ class Dataset(BaseModel):
 
     name: DatasetName = Field(description="The file's name; not a field of the file.")
     description: str = Field(min_length=1, description="One sentence for the people who press Sync.")
-    source_table: SourceTable = Field(description="Unity Catalog name of the source: `catalog.schema.table`.")
+    source_table: SourceTable = Field(
+        description="Unity Catalog name of the source: `catalog.schema.table`; see [Names](#names)."
+    )
     target_table: TargetTable = Field(
         description="Snowflake table, `table`, `schema.table` or `database.schema.table`; what is left out is the "
-        "connection's. One dataset each."
+        "connection's. One dataset each. See [Names](#names)."
     )
     load_mode: LoadMode = Field(
         description="`replace`: the target holds exactly what was exported. `append`: it is added, once for each sync. "
@@ -260,6 +262,11 @@ class Dataset(BaseModel):
     def target_name(self) -> str:
         """The target's name alone, which its columns are qualified with."""
         return quoted(table_parts(self.target_table)[-1])
+
+    @property
+    def column_definitions(self) -> list[str]:
+        """The columns that the target is created with, for SQL."""
+        return [f"{quoted(name)} {kind}" for name, kind in self.columns.items()]
 
     @property
     def all_checks(self) -> dict[str, str]:

@@ -3,8 +3,8 @@
 
 {% for dataset in datasets if dataset.create_table -%}
 CREATE TABLE IF NOT EXISTS {{ dataset.target }} (
-  {% for column, type in dataset.columns.items() -%}
-  {{ column | quoted }} {{ type }}{{ "," if not loop.last }}
+  {% for definition in dataset.column_definitions -%}
+  {{ definition }}{{ "," if not loop.last }}
   {% endfor -%}
 );
 

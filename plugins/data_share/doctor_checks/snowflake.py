@@ -246,7 +246,7 @@ def target_tables(deployment: Deployment) -> Answer:
         for field in ("required_columns", "merge_keys"):
             if missing := [name for name in getattr(dataset, field) if name not in found]:
                 problems.append(
-                    f"{dataset.target_table} has no column {listed(missing)}, which {field} of {file} names. Correct "
+                    f"{dataset.target_table} has no column {listed(map(written, missing))}, which {field} of {file} names. Correct "
                     f"one of both.{_other_case(missing, found)}"
                 )
         problems += _differences(
@@ -346,7 +346,7 @@ def _differences(
     missing = [name for name in wanted if name not in found]
     if missing:
         problems.append(
-            f"{table} has no column {listed(missing)}, which {file} has: add it (ALTER TABLE)."
+            f"{table} has no column {listed(map(written, missing))}, which {file} has: add it (ALTER TABLE)."
             f"{_other_case(missing, found)}"
         )
     if extra_is_wrong and (extra := sorted(set(found) - set(wanted))):

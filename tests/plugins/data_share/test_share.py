@@ -104,6 +104,22 @@ def test_staging_tables_live_in_the_staging_schema_whatever_the_schema_of_the_ta
     assert share.staging_manifest(target, KEY) == f"staging.tides__{KEY}__manifest"
 
 
+@pytest.mark.parametrize(
+    ("target", "table"),
+    [
+        ("order", "order"),
+        ('public."Tides 2026"', "Tides_2026"),
+        ('"a.b"."c.d"', "c_d"),
+        ('"2026"', "_2026"),
+        ('"größe"', "gr__e"),
+        ('"TIDES"', "tides"),
+    ],
+)
+def test_a_staging_table_has_a_plain_name(target: str, table: str) -> None:
+    assert share.staging_table(target, KEY) == f"staging.{table}__{KEY}"
+    assert share.staged_by_run_of(f"{table}__{KEY}".upper()) is not None
+
+
 @pytest.mark.parametrize("name", [share.staging_table, share.staging_manifest])
 @pytest.mark.parametrize("target", ["tides", "public.tides_2__now"])
 def test_a_staging_table_tells_the_time_of_its_run(name: Callable[[str, str], str], target: str) -> None:
