@@ -157,9 +157,9 @@ Columns and targets are named as in Snowflake's SQL:
   takes double quotes for its own, so single ones stand around them: `'"Net price"'`.
 - In `checks`, which are SQL, it is the same: `"Net price" > 0`.
 
-The columns of a target keep the names that they have. A column of the source fills the one of the same name in any case;
-two columns of a source or of a target that differ by nothing but case are refused. Beyond the letters A to Z, case
-counts: `größe` does not fill `GRÖßE`.
+The columns of a target keep the names that they have. A column of the source fills the one of the same name in any
+case; two columns of a source or of a target that differ by nothing but case are refused. Beyond the letters A to Z,
+case counts: `größe` does not fill `GRÖßE`.
 
 A source is named by catalog, schema and table of Unity Catalog. What needs backticks in SQL gets them:
 `prod-eu.sales.orders` is `` `prod-eu`.sales.orders ``, which may be written so too. A source with a column `_metadata`

@@ -324,7 +324,7 @@ def _load(session: Session, target: str, columns: list[_Column], file: _File, op
     """
     values = _values(session, columns, file, options)
     names = ", ".join(in_duckdb(column.name) for column in columns)
-    reader = f"read_parquet({_literal(file.url)}, file_row_number = true)"
+    reader = f"read_parquet({_literal(file.url)})"
     listed = ", ".join(values[column] for column in columns)
     try:
         answer = session._duck_conn.execute(f"INSERT INTO {target} ({names}) SELECT {listed} FROM {reader}")

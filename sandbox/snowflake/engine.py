@@ -518,11 +518,12 @@ class Cursor(FakeSnowflakeCursor):
 
     def _show_names(self) -> None:
         """Put Snowflake's names into a result that holds names."""
-        table = self._arrow_table
-        for number, column in enumerate(table.columns if table is not None else ()):
-            if pa.types.is_string(column.type) and table is not None:
-                names = [None if name is None else outer(name) for name in column.to_pylist()]
-                table = table.set_column(number, table.field(number), pa.array(names, column.type))
+        if (table := self._arrow_table) is None:
+            return
+        for number, column in enumerate(table.schema):
+            if pa.types.is_string(column.type):
+                names = [None if name is None else outer(name) for name in table.column(number).to_pylist()]
+                table = table.set_column(number, column, pa.array(names, column.type))
         self._arrow_table = table
 
     def _hide(self, show: exp.Show) -> None:

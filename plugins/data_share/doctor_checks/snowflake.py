@@ -246,8 +246,8 @@ def target_tables(deployment: Deployment) -> Answer:
         for field in ("required_columns", "merge_keys"):
             if missing := [name for name in getattr(dataset, field) if name not in found]:
                 problems.append(
-                    f"{dataset.target_table} has no column {listed(map(written, missing))}, which {field} of {file} names. Correct "
-                    f"one of both.{_other_case(missing, found)}"
+                    f"{dataset.target_table} has no column {listed(map(written, missing))}, which {field} of {file} "
+                    f"names. Correct one of both.{_other_case(missing, found)}"
                 )
         problems += _differences(
             dataset.target_table, dataset.columns, found, file, extra_is_wrong=bool(dataset.columns)

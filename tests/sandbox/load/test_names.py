@@ -68,6 +68,7 @@ OURS = [
     "STATUS",
     "FILE",
     "ROWS_LOADED",
+    "FILE_ROW_NUMBER",
     "KEY",
     "K",
 ]
