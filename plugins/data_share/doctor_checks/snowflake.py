@@ -274,7 +274,7 @@ def target_rights(deployment: Deployment) -> Answer:
             LoadMode.REPLACE: ("INSERT", "DELETE"),
             LoadMode.MERGE: ("INSERT", "UPDATE", *(("DELETE",) if dataset.delete_missing else ())),
         }[dataset.load_mode]
-        missing = _missing_rights(deployment, dataset.target, rights)
+        missing = _missing_rights(deployment, dataset.target, rights, dataset.target_table)
         problems += [f"{problem} Load mode {dataset.load_mode} of {dataset.name}.yaml needs it." for problem in missing]
         if "DELETE" not in rights and not missing and _missing_rights(deployment, dataset.target, ("DELETE",)):
             not_refreshed.append(dataset.name)
@@ -371,8 +371,13 @@ def _plain(kind: str) -> str:
     return {"DOUBLE": "FLOAT", "STRING": "VARCHAR", "TEXT": "VARCHAR"}.get(name, name)
 
 
-def _missing_rights(deployment: Deployment, table: str, rights: Sequence[str]) -> list[str]:
-    """Return a sentence for each right on a table that the role lacks, by statements that change no row."""
+def _missing_rights(deployment: Deployment, table: str, rights: Sequence[str], name: str = "") -> list[str]:
+    """
+    Return a sentence for each right on a table that the role lacks, by statements that change no row.
+
+    :param table: the table for SQL
+    :param name: the table for people; by default the same
+    """
     column = quoted(next(iter(found))) if isinstance(found := _columns(deployment, table), dict) else ""
     if not column:
         return [str(found)]
@@ -392,7 +397,7 @@ def _missing_rights(deployment: Deployment, table: str, rights: Sequence[str]) -
             deployment.rolled_back([probes[right]])
         except SnowflakeStatementError as error:
             grant = f"GRANT {right} ON TABLE {table} TO ROLE {_role(deployment)}"
-            problems.append(f"{right} on {table} fails: {error_text(error)}. {grant}.")
+            problems.append(f"{right} on {name or table} fails: {error_text(error)}. {grant}.")
             if right == "SELECT":
                 # The others read the table too, and would fail for this.
                 break
