@@ -50,6 +50,7 @@ from data_share.databricks_run import DatabricksRunSensor
 from data_share.datasets import Dataset, InvalidDatasetDag, read_datasets
 from data_share.export import DatabricksExportOperator
 from data_share.finish import FinishSyncOperator
+from data_share.names import shown, written
 from data_share.share import EXPORT_JOB_VARIABLE, LEDGER_TABLE
 from data_share.snowflake_operators import (
     SnowflakeCopyIntoOperator,
@@ -141,12 +142,12 @@ def advice_for_checks(dataset: Dataset) -> dict[str, str]:
         ),
         "row_change_acceptable": "If the source is right, start the sync again with accept_row_change: true.",
         **{
-            f"{column}_not_null": f"Correct the source, or take {column} out of required_columns in the dataset file; "
-            "then start the sync again."
+            f"{shown(column)}_not_null": f"Correct the source, or take {written(column)} out of required_columns in "
+            "the dataset file; then start the sync again."
             for column in dataset.required_columns
         },
         **dict.fromkeys(
-            ("merge_keys_unique", *(f"{key}_not_null" for key in dataset.merge_keys)),
+            ("merge_keys_unique", *(f"{shown(key)}_not_null" for key in dataset.merge_keys)),
             "Correct the source, or the merge_keys in the dataset file; then start the sync again.",
         ),
     }

@@ -150,10 +150,39 @@ checks:
 so does one that follows an export without a row: no percentage leads away from nothing. An export without a row is a
 change of 100 %: with `allow_empty: true` and a limit below that, it needs `accept_row_change`.
 
+## Names
+
+Columns and targets are named as in Snowflake's SQL:
+
+- A plain name, of letters A to Z, digits, `_` and `$`, means its upper case: `harbour` is the column `HARBOUR`. It may
+  be a key word: `order` is the table `ORDER`.
+- A name in double quotes means itself, with blanks, umlauts, points and its case; a double quote in it is doubled. YAML
+  takes double quotes for its own, so single ones stand around them: `'"Net price"'`.
+- In `checks`, which are SQL, it is the same: `"Net price" > 0`.
+
+The columns of a target keep the names that they have. A column of the source fills the one of the same name in any
+case; two columns of a source or of a target that differ by nothing but case are refused. Beyond the letters A to Z,
+case counts: `größe` does not fill `GRÖßE`.
+
+A source is named by catalog, schema and table of Unity Catalog. What needs backticks in SQL gets them:
+`prod-eu.sales.orders` is `` `prod-eu`.sales.orders ``, which may be written so too. A source with a column `_metadata`
+is refused by the export: the files that it writes are told apart by a column of this name.
+
+```yaml
+description: Orders of the shop, whose tables were made by a program that keeps the case of names.
+source_table: prod-eu.sales.orders
+target_table: shop."Orders"
+load_mode: merge
+merge_keys: ['"orderId"']
+required_columns: ['"Net price"', '"größe"', updated_at]
+checks:
+  price_positive: '"Net price" > 0'
+```
+
 ## Schema drift
 
-Columns are matched by name, without regard to case and order. Before the load, the export's columns are compared with
-the target's:
+Columns are matched by [name](#names), without regard to case and order. Before the load, the export's columns are
+compared with the target's:
 
 | Policy | The export has a column that the target lacks | The target has a column that the export lacks |
 | --- | --- | --- |
@@ -161,9 +190,9 @@ the target's:
 | `ignore_new` | the column is left out | the sync fails and lists it |
 | `add_new` | the column is added to the target | the sync fails and lists it |
 
-A column is added with the type that the [table of types](#types) names. Nothing drops a column or changes its type: a
-column of the source that gets another type is compared with the target's again, in each sync. An export without a row
-is not compared: it has nothing to load.
+A column is added with the type that the [table of types](#types) names, a plain name in upper case, any other one as
+it is. Nothing drops a column or changes its type: a column of the source that gets another type is compared with the
+target's again, in each sync. An export without a row is not compared: it has nothing to load.
 
 A column of the target that the source lacks is no drift when it has a `DEFAULT` and stands in `target_defaults`: each
 new row gets the default, and in the mode `merge` a known row keeps what it has.
@@ -231,10 +260,11 @@ create_table: from_source
 ## What the schema cannot say
 
 `include/datasets/dataset.schema.json` helps while writing. The DAG file judges: it also refuses a field that is there
-twice, a column that is repeated in another case, a key or required column that is not in `columns`, a schedule that is
-no cron expression of five fields or that Airflow would read as another one (`*/90 * * * *`, `0 6 * * MON-MON`, `R`), a
-check that is no single condition or has a name that is taken, a target that two datasets have, `<<`, and a file of more
-than 100 000 characters.
+twice, a column that is repeated in another case, a name of more than 255 characters (200 of a target), a key or
+required column that is not in `columns`, a schedule that is no cron expression of five fields or that Airflow would
+read as another one (`*/90 * * * *`, `0 6 * * MON-MON`, `R`), a check that is no single condition or has a name that is
+taken, a target that two datasets have or that is a table of the share, `<<`, and a file of more than 100 000
+characters.
 """
 
 

@@ -23,12 +23,14 @@ dataset = SimpleNamespace(
     name="dataset",
     source_table="catalog.schema.source_table",
     target_table="target_table",
+    target='"TARGET_TABLE"',
+    target_name='"TARGET_TABLE"',
     load_mode="merge",
-    merge_keys=("a",),
+    merge_keys=("A",),
     delete_missing=True,
-    required_columns=("a", "b"),
+    required_columns=("A", "B"),
     create_table="from_columns",
-    columns={"a": "VARCHAR", "b": "NUMBER(38, 0)"},
+    column_definitions=['"A" VARCHAR', '"B" NUMBER(38, 0)'],
 )
 datasets = [dataset]
 dag_run = SimpleNamespace(run_id="run", start_date=datetime(2026, 1, 1, tzinfo=UTC), triggering_user_name=None)

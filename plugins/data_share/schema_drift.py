@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,8 @@ from data_share.datasets import Dataset, SchemaDrift
 from data_share.exported_schema import exported_columns
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
+from data_share.names import LONGEST_NAME, alike, folded, quoted, written
 
-_SAFE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _UNCHANGED = "The target is as it was."
 _NEEDS_AN_EXPORT = "start a sync without reload_run_key after a change of the source"
 
@@ -61,17 +61,19 @@ def compare_columns(
     if column_types is None:
         return Comparison()
     exported = exported_columns(column_types)
-    by_name = {name.upper(): kind for name, kind in exported.items()}
-    known = {str(row["name"]).upper(): row for row in target}
-    allowed = {name.upper() for name in dataset.target_defaults}
-    defaults = tuple(name for name in known if name not in by_name and name in allowed)
-    new = {name: kind for name, kind in exported.items() if name.upper() not in known}
+    described = {str(row["name"]): row for row in target}
+    _refuse_alike("the export", exported)
+    _refuse_alike(dataset.target_table, described)
+    found, known = {folded(name) for name in exported}, {folded(name) for name in described}
+    lacking = [name for name in described if folded(name) not in found]
+    defaults = tuple(name for name in lacking if name in dataset.target_defaults)
+    new = {name: kind for name, kind in exported.items() if folded(name) not in known}
 
     problems, advice = [], []
-    if missing := sorted(name for name in known if name not in by_name and name not in allowed):
+    if missing := sorted(set(lacking) - set(defaults)):
         problems.append(f"the export lacks {', '.join(missing)}")
         advice += _advice_for_missing(missing, new, dataset, is_reload)
-    if without := sorted(name for name in defaults if known[name]["default"] is None):
+    if without := sorted(name for name in defaults if described[name]["default"] is None):
         columns = ", ".join(without)
         problems.append(f"target_defaults lists {columns}, which the export lacks and which has no DEFAULT")
         advice.append(
@@ -85,7 +87,7 @@ def compare_columns(
         can_be_added = not _unsafe(new) and None not in _types(new, dataset).values()
         adds = f" add_new adds new columns to {dataset.target_table};" if can_be_added else ""
         advice.append(f"Set schema_drift in the dataset file:{adds} ignore_new leaves them out.")
-    lossy = lossy_columns(by_name, {name: str(row["type"]) for name, row in known.items()}, dataset)
+    lossy = lossy_columns(exported, {name: str(row["type"]) for name, row in described.items()}, dataset)
     if problems:
         told = "".join(f"\n- {sentence}" for sentence in lossy.values())
         if lossy:
@@ -108,9 +110,10 @@ def types_of_new_columns(new: Mapping[str, str], dataset: Dataset, *, is_reload:
     :param new: their names and types in the source
     :param dataset: says for which a cast is allowed
     :param is_reload: whether the export is that of an earlier sync, for the advice
-    :raises SchemaDriftError: for names that are not safe in SQL
+    :raises SchemaDriftError: for names that Snowflake does not have, or that differ only by case
     :raises TypesLoseValuesError: for a column that no type of Snowflake holds
     """
+    _refuse_alike("the export", new)
     ways = []
     if dataset.create_table != "from_source":
         ways.append("set schema_drift: ignore_new in the dataset file, which leaves new columns out")
@@ -125,39 +128,54 @@ def types_of_new_columns(new: Mapping[str, str], dataset: Dataset, *, is_reload:
     homeless = {
         name: f"{name}: {kind} has no counterpart. {_in_the_source(kind)}"
         for name, kind in new.items()
-        if types[name.upper()] is None
+        if types[_stored(name)] is None
     }
     if homeless:
         ways.append(_NEEDS_AN_EXPORT if is_reload else "cast these columns in the source")
         if castable := [name for name in homeless if new_column_type(new[name], with_cast=True) is not None]:
-            ways.append(f"name {', '.join(castable)} in casts of the dataset file if changed values are right")
+            listed = _as_written(map(_stored, castable))
+            ways.append(f"name {listed} in casts of the dataset file if changed values are right")
         raise _lossy(homeless, dataset, _sentence(ways))
     return {name: kind for name, kind in types.items() if kind is not None}
 
 
+def _refuse_alike(table: str, columns: Collection[str]) -> None:
+    if same := alike(columns):
+        raise SchemaDriftError(
+            f"The columns {', '.join(same)} of {table} differ only by case, and COPY INTO does not tell them apart. "
+            f"{_UNCHANGED}",
+            what_to_do="Rename one of them, and start a sync without reload_run_key.",
+        )
+
+
 def _unsafe(new: Collection[str]) -> list[str]:
-    return [column for column in new if not _SAFE_NAME.fullmatch(column)]
+    return [column for column in new if len(column) > LONGEST_NAME or not column.isprintable()]
+
+
+def _stored(name: str) -> str:
+    """The name that a new column gets: a plain one in upper case, so that nobody has to put it in quotes."""
+    return name.upper() if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) else name
 
 
 def _types(new: Mapping[str, str], dataset: Dataset) -> dict[str, str | None]:
-    casts = {name.upper() for name in dataset.casts}
-    return {name.upper(): new_column_type(kind, with_cast=name.upper() in casts) for name, kind in new.items()}
+    return {
+        _stored(name): new_column_type(kind, with_cast=_stored(name) in dataset.casts) for name, kind in new.items()
+    }
 
 
 def lossy_columns(exported: Mapping[str, str], target: Mapping[str, str], dataset: Dataset) -> dict[str, str]:
     """
     Return a sentence for each column of the target that can take other values than those of the source, by its name.
 
-    :param exported: type in the source by name, in upper case
-    :param target: type in the target by name, in upper case
+    :param exported: type in the source by name
+    :param target: type in the target by name
     :param dataset: says for which columns that is wanted
     """
-    casts = {name.upper() for name in dataset.casts}
-    keys = {name.upper() for name in dataset.merge_keys}
+    by_name = {folded(name): kind for name, kind in exported.items()}
     sentences = {}
     for name, kind in target.items():
-        source = exported.get(name)
-        if source is None or name in casts:
+        source = by_name.get(folded(name))
+        if source is None or name in dataset.casts:
             continue
         found = fit(source, kind)
         if found.verdict is not Verdict.SILENT:
@@ -166,22 +184,28 @@ def lossy_columns(exported: Mapping[str, str], target: Mapping[str, str], datase
         if better is None:
             help_ = _in_the_source(source)
         else:
-            help_ = f"Make it {better}: {change_type(dataset.target_table, name, better)}."
-        if name in keys:
+            help_ = f"Make it {better}: {change_type(dataset.target, name, better)}."
+        if name in dataset.merge_keys:
             help_ += " It is a merge key: a changed value would overwrite another row."
         sentences[name] = f"{name}: {source} into {kind}, where {found.reason}. {help_}"
     return sentences
 
 
 def change_type(table: str, column: str, kind: str) -> str:
-    """Return the statements that give a column another type: Snowflake alters no scale and no kind of a column."""
-    new = f"{column}__NEW"
+    """
+    Return the statements that give a column another type: Snowflake alters no scale and no kind of a column.
+
+    :param table: the table for SQL
+    :param column: the name that Snowflake has for the column
+    :param kind: the new type
+    """
+    old, new = quoted(column), quoted(f"{column}__NEW")
     return "; ".join(
         (
-            f'ALTER TABLE {table} ADD COLUMN "{new}" {kind}',
-            f'UPDATE {table} SET "{new}" = "{column}"',  # noqa: S608 - for people to run
-            f'ALTER TABLE {table} DROP COLUMN "{column}"',
-            f'ALTER TABLE {table} RENAME COLUMN "{new}" TO "{column}"',
+            f"ALTER TABLE {table} ADD COLUMN {new} {kind}",
+            f"UPDATE {table} SET {new} = {old}",  # noqa: S608 - for people to run
+            f"ALTER TABLE {table} DROP COLUMN {old}",
+            f"ALTER TABLE {table} RENAME COLUMN {new} TO {old}",
         )
     )
 
@@ -201,10 +225,9 @@ def _lossy(sentences: Mapping[str, str], dataset: Dataset, what_to_do: str) -> T
 
 def _advice_for_types(lossy: Collection[str], dataset: Dataset, is_reload: bool) -> str:
     """Return what helps against types that lose values; the sentence of each column has its own statements."""
-    keys = {name.upper() for name in dataset.merge_keys}
     ways = ["give each of these columns the type that is named"]
-    if castable := [name for name in lossy if name not in keys]:
-        ways.append(f"name {', '.join(castable)} in casts of the dataset file if changed values are right")
+    if castable := [name for name in lossy if name not in dataset.merge_keys]:
+        ways.append(f"name {_as_written(castable)} in casts of the dataset file if changed values are right")
     if is_reload:
         ways.append(_NEEDS_AN_EXPORT)
     return _sentence(ways)
@@ -219,7 +242,7 @@ def _advice_for_missing(missing: Sequence[str], new: Collection[str], dataset: D
         if is_reload
         else f"Bring {columns} back in the source, or take it out of {table} (ALTER TABLE ... DROP COLUMN)."
     ]
-    needed = {name.upper() for name in (*dataset.merge_keys, *dataset.required_columns)}
+    needed = (*dataset.merge_keys, *dataset.required_columns)
     if also := [column for column in missing if column in needed]:
         advice.append(
             f"With that, {', '.join(also)} must leave required_columns and merge_keys in the dataset file too."
@@ -229,6 +252,11 @@ def _advice_for_missing(missing: Sequence[str], new: Collection[str], dataset: D
             "A column that was renamed in the source is renamed in the target (ALTER TABLE ... RENAME COLUMN)."
         )
     return advice
+
+
+def _as_written(columns: Iterable[str]) -> str:
+    """Columns as a dataset file writes them."""
+    return ", ".join(map(written, columns))
 
 
 def _sentence(ways: Sequence[str]) -> str:

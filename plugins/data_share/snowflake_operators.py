@@ -20,6 +20,7 @@ from data_share.exported_schema import exported_columns
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 from data_share.links import SnowflakeQueryLink
+from data_share.names import quoted
 from data_share.schema_drift import compare_columns, types_of_new_columns
 from data_share.share import STAGING_SCHEMA, run_key_of, staged_by_run_of
 from data_share.snowflake_hook import (
@@ -261,8 +262,8 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
             self._run_file(add_columns(self.staging_table, compared.new_columns), "add columns")
         # In the staging table, COPY would make them NULL, or fail where they take none.
         for name in compared.defaults:
-            self._run_file(f'ALTER TABLE {self.staging_table} DROP COLUMN "{name}"', f"drop column {name}")
-        columns = [str(row["name"]) for row in described if str(row["name"]).upper() not in compared.defaults]
+            self._run_file(f"ALTER TABLE {self.staging_table} DROP COLUMN {quoted(name)}", f"drop column {name}")
+        columns = [str(row["name"]) for row in described if str(row["name"]) not in compared.defaults]
         return columns, compared.new_columns
 
     def _created_columns(self, column_types: str | None, is_reload: bool) -> dict[str, str]:
@@ -462,10 +463,10 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
             return row
         # DDL, hence before the transaction. What has no values yet does no harm when the publish then fails.
         if created_columns := json.loads(self.created_columns):
-            columns = column_list(self.dataset.target_table, created_columns)
+            columns = column_list(self.dataset.target, created_columns)
             self._run_file(f"CREATE TABLE IF NOT EXISTS {columns}", "create target")
         if new_columns := json.loads(self.new_columns):
-            self._run_file(add_columns(self.dataset.target_table, new_columns), "add columns")
+            self._run_file(add_columns(self.dataset.target, new_columns), "add columns")
         statements = self._hook.split_sql_string(str(self.sql), strip_semicolon=True)
         try:
             try:
@@ -571,13 +572,15 @@ class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):
 
 
 def add_columns(table: str, columns: Mapping[str, str]) -> str:
-    """Return the statements that add columns which are not there yet; names and types must be safe."""
-    return ";\n".join(f'ALTER TABLE {table} ADD COLUMN IF NOT EXISTS "{name}" {kind}' for name, kind in columns.items())
+    """Return the statements that add columns which are not there yet; the types must be safe."""
+    return ";\n".join(
+        f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {quoted(name)} {kind}" for name, kind in columns.items()
+    )
 
 
 def column_list(table: str, columns: Mapping[str, str]) -> str:
-    """Return a table with its columns for CREATE TABLE; names and types must be safe."""
-    listed = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
+    """Return a table with its columns for CREATE TABLE; the types must be safe."""
+    listed = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
     return f"{table} ({listed})"
 
 

@@ -39,6 +39,7 @@ ROWS_PER_BATCH = 131_072
 
 _EXTERNAL_LOCATIONS = (f"s3://{SHARE_BUCKET}/", f"s3://{LAKE_BUCKET}/")
 _METADATA = "_metadata"
+_PLAIN_NAME = re.compile(r"\w+", re.ASCII)
 # What is NULL in no row, as Spark sees it without looking at the rows. Parameters are strings.
 _NEVER_NULL = (exp.Count, exp.CurrentTimestamp, exp.Literal, exp.Placeholder)
 _PARQUET_DIRECTORY = re.compile(r"parquet\.`([^`]*)`", re.IGNORECASE)
@@ -126,6 +127,8 @@ class Session:
             if has_metadata:
                 _hide_metadata(table.find_ancestor(exp.Select), alias.name)
             table.replace(exp.Table(this=exp.to_identifier(view), alias=alias, joins=table.args.get("joins")))
+        for star in query.find_all(exp.Star):
+            self._refuse_ambiguous_except(star, parameters)
         for keys in list(query.find_all(exp.JSONKeys)):
             names = [exp.Literal.string(name) for name in self._keys_of(keys, parameters)]
             keys.replace(exp.Array(expressions=names))
@@ -133,6 +136,23 @@ class Session:
         for typeof in reversed(list(query.find_all(exp.Typeof))):
             typeof.replace(exp.Literal.string(self._type_of(typeof, parameters)))
         return query
+
+    def _refuse_ambiguous_except(self, star: exp.Star, parameters: Mapping[str, str]) -> None:
+        """Refuse EXCEPT of a name that a subquery has twice: DuckDB would take out the first."""
+        excepted = [column.name.lower() for column in star.args.get("except_") or []]
+        select = star.find_ancestor(exp.Select)
+        source = select.args.get("from_") if select else None
+        subquery = source.this if source else None
+        if excepted and isinstance(subquery, exp.Subquery) and isinstance(subquery.this, exp.Select):
+            probe = subquery.this.limit(0)
+            self._connection.execute(probe.sql("duckdb"), _used(probe, parameters))
+            names = [name.lower() for name, *_ in self._connection.description]
+            for name in excepted:
+                if names.count(name) > 1:
+                    raise StatementError(
+                        f"[AMBIGUOUS_REFERENCE] Reference `{name}` is ambiguous, could be: "
+                        f"[`{subquery.alias}`.`{name}`, `{subquery.alias}`.`{name}`]. SQLSTATE: 42704"
+                    )
 
     def _register(
         self, table: exp.Table, parameters: Mapping[str, str], asks_for_metadata: bool
@@ -210,13 +230,21 @@ class Session:
         return [(name, engine_type) for name, engine_type, *_ in self._connection.description]
 
     def _delta_dataset(self, name: str) -> pyarrow.dataset.Dataset:
-        parts = [part.strip().strip("`") for part in name.split(".")]
-        if not all(parts):
+        written = re.findall(r"`(?:[^`]|``)+`|[^.`]+|[.`]", name)
+        parts = [part.strip() for part in written[::2]]
+        plain = [part for part in parts if not part.startswith("`")]
+        if unquoted := next((part for part in plain if re.fullmatch(r"[\w-]*-[\w-]*", part)), None):
+            raise StatementError(
+                f"[INVALID_IDENTIFIER] The unquoted identifier {unquoted} is invalid and must be back quoted as: "
+                f"`{unquoted}`. Unquoted identifiers can only contain ASCII letters ('a' - 'z', 'A' - 'Z'), digits "
+                "('0' - '9'), and underbar ('_'). SQLSTATE: 42602"
+            )
+        if not parts or "`" in parts or set(written[1::2]) - {"."} or not all(map(_PLAIN_NAME.fullmatch, plain)):
             raise StatementError(f"[PARSE_SYNTAX_ERROR] Syntax error at or near '{name}'. SQLSTATE: 42601")
         try:
             table = DeltaTable(table_uri(".".join(parts)), storage_options=storage_options(self._endpoint_url))
         except (ValueError, TableNotFoundError) as error:
-            quoted = ".".join(f"`{part}`" for part in parts)
+            quoted = ".".join(part if part.startswith("`") else f"`{part}`" for part in parts)
             raise StatementError(
                 f"[TABLE_OR_VIEW_NOT_FOUND] The table or view {quoted} cannot be found. Verify the spelling and "
                 "correctness of the schema and catalog.\n"

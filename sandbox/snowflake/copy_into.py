@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from sqlglot import exp
 
 from sandbox.snowflake import translate
+from sandbox.snowflake.duckdb_names import in_duckdb, inner, outer
 from sandbox.snowflake.errors import (
     SqlError,
     does_not_exist,
@@ -155,7 +156,7 @@ def copy_into(cursor: Cursor, expression: exp.Copy, stop: Stop) -> None:
     stage_url, path, stage_format = _location(expression, session)
     options = _options(expression, stage_format)
     files = _list_files(session, stage_url, path, options)
-    target = ".".join(f'"{part}"' for part in (database, schema, name))
+    target = in_duckdb(database, schema, name)
     loads = f'"{database}"._fs_information_schema._sandbox_loads'
     connection = session._duck_conn
     known = set(
@@ -240,16 +241,16 @@ def _columns(session: Session, database: str, schema: str, name: str) -> list[_C
     rows = session._duck_conn.execute(
         "SELECT column_name, data_type, is_nullable, column_index, comment FROM duckdb_columns()"
         " WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index",
-        [database, schema, name],
+        [database, schema, inner(name)],
     ).fetchall()
     checks = session._duck_conn.execute(
         "SELECT constraint_column_names[1], constraint_text FROM duckdb_constraints()"
         " WHERE constraint_type = 'CHECK' AND database_name = ? AND schema_name = ? AND table_name = ?",
-        [database, schema, name],
+        [database, schema, inner(name)],
     ).fetchall()
     lengths = {column: int(found[1]) for column, text in checks if (found := _LENGTH.search(text))}
     return [
-        _Column(name, type_, nullable, position, lengths.get(name), declared)
+        _Column(outer(name), type_, nullable, position, lengths.get(name), declared)
         for name, type_, nullable, position, declared in rows
     ]
 
@@ -442,23 +443,24 @@ def _load(session: Session, target: str, columns: list[_Column], file: _File, op
     :returns: how many there were.
     """
     values = _values(session, columns, file, options)
-    names = ", ".join(f'"{column.name}"' for column in columns)
+    names = ", ".join(in_duckdb(column.name) for column in columns)
     listed = ", ".join(values[column] for column in columns)
-    with _reader(session, file, options) as reader:
+    with _readable(session, file, options) as url:
+        reader = f"read_parquet({_literal(url)})"
         try:
             answer = session._duck_conn.execute(f"INSERT INTO {target} ({names}) SELECT {listed} FROM {reader}")
             return int(answer.fetchall()[0][0])
         except duckdb.InterruptException:
             raise
         except duckdb.Error as error:
-            raise _explain(session, target, columns, file, values, reader, error) from error
+            raise _explain(session, target, columns, file, values, url, error) from error
 
 
 @contextlib.contextmanager
-def _reader(session: Session, file: _File, options: _Options) -> Iterator[str]:
-    """The expression that reads the file's rows, with their numbers."""
+def _readable(session: Session, file: _File, options: _Options) -> Iterator[str]:
+    """The place of a file that DuckDB can read."""
     if not options.file_format.replace_invalid_characters:
-        yield f"read_parquet({_literal(file.url)}, file_row_number = true)"
+        yield file.url
         return
     # DuckDB refuses texts that are not UTF-8: it reads a copy of the file, in which they are.
     table = _read(session, file)
@@ -469,7 +471,7 @@ def _reader(session: Session, file: _File, options: _Options) -> Iterator[str]:
             table = table.set_column(number, column, pa.array(texts, pa.string()))
     with tempfile.NamedTemporaryFile(suffix=".parquet") as copied:
         pq.write_table(table, copied.name)
-        yield f"read_parquet({_literal(copied.name)}, file_row_number = true)"
+        yield copied.name
 
 
 def _read(session: Session, file: _File, columns: list[str] | None = None) -> pa.Table:
@@ -632,10 +634,11 @@ def _explain(
     columns: list[_Column],
     file: _File,
     values: dict[_Column, str],
-    reader: str,
+    url: str,
     error: duckdb.Error,
 ) -> SqlError:
     """Find the file's first value that the table does not take: DuckDB names neither the column nor the row."""
+    reader = f"read_parquet({_literal(url)}, file_row_number = true)"
     # Another connection: the failed transaction answers nothing any more.
     with session.engine.duck_conn.cursor() as connection:
         session.use_time_zone(connection)
@@ -682,7 +685,7 @@ def _not_utf8(session: Session, target: str, column: _Column, file: _File) -> Sq
 
 
 def _where(target: str, column: _Column, file: _File, row: int) -> str:
-    table = target.rsplit(".", 1)[-1].strip('"')
+    table = outer(target.rsplit(".", 1)[-1].strip('"'))
     return (
         f"\n  File '{file.key}', line {row}, character 0\n"
         f'  Row {row}, column "{table}"["{column.name}":{column.position}]\n{_CONTINUE_HINT}'

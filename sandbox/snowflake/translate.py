@@ -12,6 +12,7 @@ from sqlglot import exp
 from sqlglot.tokenizer_core import TokenType
 
 from sandbox.snowflake import privileges
+from sandbox.snowflake.duckdb_names import inner, outer
 from sandbox.snowflake.errors import (
     SqlError,
     already_exists,
@@ -86,6 +87,9 @@ def parse_one(sql: str) -> exp.Expr:
                 else _count_error(len(texts), 1)
             )
         )
+    for token in sqlglot.tokenize(texts[0], read="snowflake"):
+        if token.token_type == TokenType.VAR and not token.text.isascii():
+            raise syntax_error(token.line, max(0, token.col - len(token.text)), token.text)
     # The parser takes `?::` for an operator of another dialect.
     expression = sqlglot.parse_one(_spaced(texts[0]), read="snowflake")
     if not isinstance(expression, _STATEMENTS):
@@ -430,6 +434,11 @@ def translate(expression: exp.Expr, session: Session) -> exp.Expr:
             for assignment in update.expressions:
                 # DuckDB takes no table name on this side.
                 assignment.this.set("table", None)
+    names_tables = not isinstance(expression, (exp.Create, exp.Drop)) or expression.args["kind"] in {"TABLE", "VIEW"}
+    if names_tables and not isinstance(expression, (exp.Use, exp.Show)):
+        for identifier in expression.find_all(exp.Identifier):
+            if identifier.quoted and identifier.arg_key not in {"db", "catalog"}:
+                identifier.set("this", inner(identifier.name))
     return expression.transform(_replace, session, copy=False)
 
 
@@ -518,7 +527,7 @@ def _has_columns(key: tuple[str, str, str], session: Session) -> bool:
         session.engine.duck_conn.cursor()
         .execute(
             "SELECT TRUE FROM duckdb_columns() WHERE database_name = ? AND schema_name = ? AND table_name = ? LIMIT 1",
-            key,
+            [*key[:2], inner(key[2])],
         )
         .fetchone()
     )
@@ -526,15 +535,16 @@ def _has_columns(key: tuple[str, str, str], session: Session) -> bool:
 
 
 def _comments(key: tuple[str, str, str], session: Session) -> dict[str, str]:
-    return dict(
+    rows = (
         session.engine.duck_conn.cursor()
         .execute(
             "SELECT column_name, comment FROM duckdb_columns()"
             " WHERE database_name = ? AND schema_name = ? AND table_name = ? AND comment IS NOT NULL",
-            key,
+            [*key[:2], inner(key[2])],
         )
         .fetchall()
     )
+    return {outer(column): comment for column, comment in rows}
 
 
 def described_types(expression: exp.Describe, session: Session) -> dict[str, str]:
@@ -554,7 +564,7 @@ def _columns_like(table: exp.Table, session: Session) -> list[exp.Expr]:
             " ON (c.database_name, c.schema_name, c.table_name, c.column_name)"
             " = (e.ext_table_catalog, e.ext_table_schema, e.ext_table_name, e.ext_column_name)"
             " WHERE c.database_name = ? AND c.schema_name = ? AND c.table_name = ? ORDER BY c.column_index",
-            [database, schema, name],
+            [database, schema, inner(name)],
         )
         .fetchall()
     )

@@ -1143,6 +1143,18 @@ WITHSTOOD = [
 """Rows that the package does not rely on, though it may look so: broken, and nothing comes of it."""
 
 ELSEWHERE = {
+    "Names in backticks, also in `IDENTIFIER()`; a hyphen without them is refused (`INVALID_IDENTIFIER`)": (
+        "the sources of the scenarios have plain names",
+        "tests/sandbox/load/test_names.py::test_a_source_may_have_any_name_of_unity_catalog",
+    ),
+    "`* EXCEPT (name)` takes a column out, and is refused when the name is there twice (`AMBIGUOUS_REFERENCE`)": (
+        "no source of the scenarios has a column that hides the files' own",
+        "tests/sandbox/load/test_names.py::test_a_source_that_hides_the_files_own_column_is_refused_before_the_export",
+    ),
+    "A column keeps the name that it was given: in DESCRIBE, in results, in copies of its table": (
+        "the targets of the scenarios have plain names",
+        "tests/sandbox/load/test_names.py::test_a_sync_is_right_whatever_the_names_are",
+    ),
     "LIST of a place that cannot be read is an error": (
         "no sync asks for it, only the doctor",
         "tests/sandbox/doctor/test_doctor.py::test_a_bucket_that_snowflake_cannot_list",

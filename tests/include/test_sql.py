@@ -48,7 +48,7 @@ COPIED = {
     "query_ids": ["query 1", "query 2"],
 }
 MERGE: dict[str, Any] = {"load_mode": "merge", "merge_keys": ("place", "date")}
-TARGET = "share_db.public.shared_forecasts"
+TARGET = '"SHARE_DB"."PUBLIC"."SHARED_FORECASTS"'
 Render = Callable[..., Any]
 MakeDag = Callable[..., DAG]
 
@@ -366,7 +366,7 @@ def written_table(statement: str) -> str:
     """Return the table that a statement changes."""
     parsed = sqlglot.parse_one(statement, dialect="snowflake")
     table = parsed.this.this if isinstance(parsed.this, exp.Schema) else parsed.this
-    return ".".join(part.name for part in table.parts)
+    return ".".join(part.sql("snowflake") for part in table.parts)
 
 
 def changes_of_target(publish: Any) -> list[str]:
@@ -475,8 +475,9 @@ def test_merging_updates_inserts_and_deletes_what_is_missing_only_if_the_dataset
 ) -> None:
     merge = merge_into_target(key, 'WHEN MATCHED THEN UPDATE SET "DEGREES" = staging."DEGREES" ')
     delete = (
-        f"DELETE FROM {TARGET} WHERE NOT EXISTS ( SELECT 1 FROM staging.shared_forecasts__{key} AS staged_row "
-        'WHERE shared_forecasts."PLACE" = staged_row."PLACE" AND shared_forecasts."DATE" = staged_row."DATE" )'
+        f"DELETE FROM {TARGET} WHERE NOT EXISTS ( SELECT 1 FROM staging.shared_forecasts__{key} "
+        f'WHERE "SHARED_FORECASTS"."PLACE" = shared_forecasts__{key}."PLACE" '
+        f'AND "SHARED_FORECASTS"."DATE" = shared_forecasts__{key}."DATE" )'
     )
     assert changes_of_target(rendered(make_dag(**MERGE), "publish")) == [merge]
     assert changes_of_target(rendered(make_dag(**MERGE, delete_missing=True), "publish")) == [merge, delete]
@@ -544,7 +545,7 @@ def test_the_ledger_row_has_a_value_for_each_column(rendered: Render, make_dag: 
             "attempt": "2" if reload else "1",
             "export_path": f"'{EARLIER['export_path'] if reload else EXPORT_PATH}'",
             "load_mode": f"'{'replace' if full_refresh else changes.get('load_mode', 'replace')}'",
-            "target_table": f"'{TARGET}'",
+            "target_table": "'share_db.public.shared_forecasts'",
             "rows_loaded": "2",
             "query_ids": """'["query 1", "query 2"]'""",
             "requested_by": "'grace'",

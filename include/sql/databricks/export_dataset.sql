@@ -1,11 +1,15 @@
 -- Exports one source table to the share as Parquet, then writes the manifest of what it wrote.
 --
 -- Inputs (named parameter markers, filled by the export job from its job parameters):
---   :source_table   Unity Catalog name of the table to export
+--   :source_table   Unity Catalog name of the table to export, in backticks where it needs them
 --   :data_path      directory for the data files, ends in '/'
 --   :manifest_path  directory for the manifest, ends in '/'
 --   :run_key        names this sync
 --   :dataset        name of the dataset
+--
+-- A column _metadata of the source would hide the files' own column of that name, by which the manifest counts them.
+-- With such a column, the name after EXCEPT is ambiguous: the first statement is refused before it writes anything.
+-- Without one, EXCEPT takes out what was just put in, and Spark reads the table as if neither were there.
 --
 -- The manifest is counted from the files and not from the table: it says what can be loaded, also when the table
 -- changes between the two statements. file_count counts the files that hold rows. The manifest is written last, so that
@@ -17,7 +21,13 @@
 
 INSERT OVERWRITE DIRECTORY :data_path
 USING PARQUET
-SELECT * FROM IDENTIFIER(:source_table);
+SELECT * EXCEPT (_metadata)
+FROM (
+  SELECT
+    *,
+    NULL AS _metadata
+  FROM IDENTIFIER(:source_table)
+) AS source;
 
 INSERT OVERWRITE DIRECTORY :manifest_path
 USING PARQUET

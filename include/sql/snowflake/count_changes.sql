@@ -20,11 +20,11 @@ SELECT
   {{ 'present.total' if load_mode(params) == 'replace' else '0' }} AS rows_deleted
   {%- endif %}
 FROM (SELECT COUNT(*) AS total FROM {{ staging_table(dag_run) }}) AS staged
-CROSS JOIN (SELECT COUNT(*) AS total FROM {{ dataset.target_table }}) AS present
+CROSS JOIN (SELECT COUNT(*) AS total FROM {{ dataset.target }}) AS present
 {%- if load_mode(params) == 'merge' %}
 CROSS JOIN (
   SELECT COUNT(*) AS total
-  FROM {{ dataset.target_table }} AS target
+  FROM {{ dataset.target }} AS target
   INNER JOIN {{ staging_table(dag_run) }} AS staging
     ON {{ same_keys('target', 'staging') }}
 ) AS known
@@ -33,7 +33,7 @@ CROSS JOIN (
   SELECT COUNT(*) AS total
   FROM (
     SELECT DISTINCT {{ keys('staging') }}
-    FROM {{ dataset.target_table }} AS target
+    FROM {{ dataset.target }} AS target
     INNER JOIN {{ staging_table(dag_run) }} AS staging
       ON {{ same_keys('target', 'staging') }}
   ) AS known_keys

@@ -15,4 +15,4 @@ CREATE TABLE IF NOT EXISTS {{ turn_table }} (
   rows_deleted NUMBER(38, 0)
 );
 
-CREATE OR REPLACE TABLE {{ staging_table(dag_run) }} LIKE {{ dataset.target_table }};
+CREATE OR REPLACE TABLE {{ staging_table(dag_run) }} LIKE {{ dataset.target }};

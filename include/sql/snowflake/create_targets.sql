@@ -2,9 +2,9 @@
 -- Effect: creates what is missing, changes nothing that exists.
 
 {% for dataset in datasets if dataset.create_table == 'from_columns' -%}
-CREATE TABLE IF NOT EXISTS {{ dataset.target_table }} (
-  {% for column, type in dataset.columns.items() -%}
-  "{{ column.upper() }}" {{ type }}{{ "," if not loop.last }}
+CREATE TABLE IF NOT EXISTS {{ dataset.target }} (
+  {% for definition in dataset.column_definitions -%}
+  {{ definition }}{{ "," if not loop.last }}
   {% endfor -%}
 );
 

@@ -478,7 +478,7 @@ def test_a_target_is_created_before_the_transaction_and_not_in_it(
     snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
     publish = publish_step(created_columns='{"HARBOUR": "VARCHAR", "DEPTH": "FLOAT"}')
     publish.execute(publish_context(publish))  # type: ignore[arg-type]
-    create = 'CREATE TABLE IF NOT EXISTS public.tides ("HARBOUR" VARCHAR, "DEPTH" FLOAT)'
+    create = 'CREATE TABLE IF NOT EXISTS "PUBLIC"."TIDES" ("HARBOUR" VARCHAR, "DEPTH" FLOAT)'
     assert snowflake.statements == ["SELECT ledger", create, TRANSACTION, "SELECT ledger"]
 
 

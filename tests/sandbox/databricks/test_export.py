@@ -351,7 +351,7 @@ def test_a_table_may_be_named_in_any_way_that_databricks_knows(files: Any, value
         ),
         ({"source_table": "absent"}, r"\[TABLE_OR_VIEW_NOT_FOUND\] The table or view `absent` cannot be found"),
         ({"source_table": ""}, r"\[PARSE_SYNTAX_ERROR\]"),
-        ({"source_table": "main.weather.forecasts; DROP"}, r"\[TABLE_OR_VIEW_NOT_FOUND\]"),
+        ({"source_table": "main.weather.forecasts; DROP"}, r"\[PARSE_SYNTAX_ERROR\]"),
         ({"source_table": "parquet.`/etc/`"}, r"PERMISSION_DENIED: No parent external location found for path '/etc/'"),
         ({"source_table": "parquet.`s3://unity-catalog/absent/`"}, r"\[PATH_NOT_FOUND\]"),
         ({"data_path": ""}, r"\[INVALID_EMPTY_LOCATION\]"),

@@ -347,11 +347,17 @@ BROKEN = {
         "target tables",
         "shared_forecasts has no column latitude, which required_columns of shared_forecasts.yaml names",
     ),
-    "a target with a column in lower case": (
-        ['ALTER TABLE shared_forecasts ADD COLUMN "note" VARCHAR'],
-        ['ALTER TABLE shared_forecasts DROP COLUMN "note"'],
+    "a target with columns that differ only by case": (
+        ['ALTER TABLE shared_forecasts ADD COLUMN "latitude" VARCHAR'],
+        ['ALTER TABLE shared_forecasts DROP COLUMN "latitude"'],
         "target tables",
-        "columns that are not in upper case: note",
+        "The columns LATITUDE, latitude of shared_forecasts differ only by case",
+    ),
+    "a target with a required column in another case": (
+        ['ALTER TABLE shared_forecasts RENAME COLUMN latitude TO "Latitude"'],
+        ['ALTER TABLE shared_forecasts RENAME COLUMN "Latitude" TO latitude'],
+        "target tables",
+        """In another case it is there: a dataset file names it '"Latitude"'.""",
     ),
     "a target with a column that the dataset does not have": (
         ["ALTER TABLE city_temperatures ADD COLUMN note VARCHAR"],

@@ -21,6 +21,7 @@ from airflow.sdk import DAG
 
 from data_share import share
 from data_share.datasets import Dataset
+from data_share.names import column_name, quoted, written
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from sandbox.s3 import s3_filesystem
 from sandbox.sources import write_source
@@ -184,9 +185,12 @@ class Share:
             self.query(statement)
 
     def dataset(self, columns: dict[str, str] | None = None, **fields: Any) -> Dataset:
-        """Make a dataset that no other test uses, and its empty target."""
+        """
+        Make a dataset that no other test uses, and its empty target.
+
+        :param columns: the target's columns as a dataset file names them; by default :data:`COLUMNS`
+        """
         name = f"load_{next(_numbers)}"
-        columns = columns or COLUMNS
         dataset = Dataset.model_validate(
             {
                 "name": name,
@@ -199,14 +203,18 @@ class Share:
             }
         )
         if dataset.create_table is None:
-            listed = ", ".join(f'"{column.upper()}" {kind}' for column, kind in columns.items())
-            self.query(f"CREATE TABLE {dataset.target_table} ({listed})")
+            listed = ", ".join(f"{quoted(column_name(column))} {kind}" for column, kind in (columns or COLUMNS).items())
+            self.query(f"CREATE TABLE {dataset.target} ({listed})")
         return dataset
 
     def edit(self, dataset: Dataset, **fields: Any) -> Dataset:
         """Change fields in a dataset's file."""
         self._dags.pop(dataset.name, None)
-        return Dataset.model_validate({**dataset.model_dump(), **fields})
+        known = dataset.model_dump()
+        for field in ("merge_keys", "required_columns", "casts", "target_defaults"):
+            known[field] = [written(name) for name in known[field]]
+        known["columns"] = {written(name): kind for name, kind in known["columns"].items()}
+        return Dataset.model_validate({**known, **fields})
 
     def write(self, dataset: Dataset, rows: Sequence[Row], schema: pa.Schema = SCHEMA) -> None:
         """Make the source table hold these rows."""
@@ -215,11 +223,11 @@ class Share:
     def insert(self, dataset: Dataset, rows: Sequence[Row]) -> None:
         """Put rows into the target, past every sync."""
         for row in rows:
-            self.query(f"INSERT INTO {dataset.target_table} SELECT {', '.join(map(share.sql_string, row.values()))}")
+            self.query(f"INSERT INTO {dataset.target} SELECT {', '.join(map(share.sql_string, row.values()))}")
 
     def target(self, dataset: Dataset, order: str = "k, name, amount") -> list[Row]:
         """Return the target's rows, with column names in lower case."""
-        rows = self.query(f"SELECT * FROM {dataset.target_table} ORDER BY {order}")
+        rows = self.query(f"SELECT * FROM {dataset.target} ORDER BY {order}")
         return [{name.lower(): value for name, value in row.items()} for row in rows]
 
     def ledger(self, dataset: Dataset) -> list[Row]:

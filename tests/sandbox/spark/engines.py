@@ -123,6 +123,10 @@ class Engines:
             self.files.get_file(path, str(copy))
         return Export(self.scratch / folder)
 
+    def everything(self) -> list[str]:
+        """Return the names of all files that exports have written to S3."""
+        return sorted(self.files.find(SHARE_BUCKET))
+
     def export(self, source_table: str) -> tuple[Export, Export]:
         """Export a source table with the product's own SQL: on Spark, and on the sandbox's own engine."""
         parameters = {"source_table": source_table, "run_key": 'it\'s a "key" -- ü', "dataset": "everything"}

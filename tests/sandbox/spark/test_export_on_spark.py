@@ -7,10 +7,12 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from data_share.exported_schema import exported_columns
+from data_share.names import source_name
 from sandbox.databricks import parquet
 from sandbox.databricks.export import StatementError
 from tests.sandbox.spark.engines import EXPORT_SQL, Engines, Export
@@ -192,6 +194,42 @@ def test_the_names_of_the_files(exports: tuple[Export, Export]) -> None:
     ]
 
 
+def test_a_column_that_hides_the_files_own_is_refused_before_anything_is_written(engines: Engines) -> None:
+    from pyspark.errors import PySparkException
+
+    rows = pa.table({"k": [1, 2, 3], "_Metadata": [{"file_path": name} for name in "abc"]})
+    source = engines.write_source(rows, {"k": "bigint", "_Metadata": "struct<file_path: string>"})
+    message = "Reference `_metadata` is ambiguous"
+    with pytest.raises(PySparkException, match=message):
+        engines.export(source)
+    parameters = {"source_table": source, "run_key": "key", "dataset": "everything"}
+    before = engines.everything()
+    with pytest.raises(StatementError, match=message):
+        engines.on_stand_in(EXPORT_SQL, parameters)
+    assert engines.everything() == before
+
+
+def test_a_column_in_a_struct_may_be_named_as_the_files_own(engines: Engines) -> None:
+    rows = pa.table({"k": [1, 2, 3], "s": [{"_metadata": {"file_path": name}} for name in "abc"]})
+    types = {"k": "bigint", "s": "struct<_metadata: struct<file_path: string>>"}
+    manifests = [export.manifest() for export in engines.export(engines.write_source(rows, types))]
+    assert [(row["row_count"], row["file_count"]) for row in manifests] == [(3, 1)] * 2
+
+
+@pytest.mark.parametrize("name", ["prod-eu", "größe", "2026", "1e5", "order", "say``hi", "o'clock"])
+def test_a_source_may_have_any_name_of_unity_catalog(engines: Engines, name: str) -> None:
+    from pyspark.errors import PySparkException
+
+    # The session's own catalog lets no table have such a name; it is understood when it is told as it was meant.
+    source = source_name(f"spark_catalog.lo-ad.{name if '`' not in name else f'`{name}`'}")
+    message = re.escape(f"The table or view `spark_catalog`.`lo-ad`.`{name}` cannot be found")
+    parameters = {"source_table": source, "run_key": "key", "dataset": "everything"}
+    with pytest.raises(PySparkException, match=message):
+        engines.on_spark(EXPORT_SQL, parameters)
+    with pytest.raises(StatementError, match=message):
+        engines.on_stand_in(EXPORT_SQL, parameters)
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -218,6 +256,14 @@ def test_types_of_calculations(engines: Engines, table: str, query: str) -> None
             r"\[COLUMN_ALREADY_EXISTS\] The column `it` already exists. Choose another name or rename the existing",
         ),
         ("SELECT * FROM spark_catalog.load.absent", r"\[TABLE_OR_VIEW_NOT_FOUND\] The table or view"),
+        (
+            "SELECT * EXCEPT (it) FROM (SELECT 1 AS one, 2 AS `It`, NULL AS it) AS source",
+            r"\[AMBIGUOUS_REFERENCE\] Reference `it` is ambiguous, could be: \[`source`.`it`, `source`.`it`\]",
+        ),
+        (
+            "SELECT * FROM IDENTIFIER('spark_catalog.lo-ad.tides')",
+            r"\[INVALID_IDENTIFIER\] The unquoted identifier lo-ad is invalid and must be back quoted as: `lo-ad`",
+        ),
         ("SELECT * FROM IDENTIFIER(:absent)", r"\[UNBOUND_SQL_PARAMETER\] Found the unbound parameter: absent"),
     ],
 )
