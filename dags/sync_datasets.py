@@ -233,6 +233,7 @@ def sync_dag(dataset: Dataset) -> DAG:
             export_path="{{ export(ti).export_path }}",
             load_mode="{{ load_mode(params) }}",
             new_columns="{{ copied(ti).new_columns | tojson }}",
+            created_columns="{{ copied(ti).created_columns | tojson }}",
             preview="{{ params.dry_run }}",
             **loading,
         )

@@ -32,7 +32,7 @@ dataset = SimpleNamespace(
 )
 datasets = [dataset]
 dag_run = SimpleNamespace(run_id="run", start_date=datetime(2026, 1, 1, tzinfo=UTC), triggering_user_name=None)
-params = SimpleNamespace(requested_by=None, full_refresh=False, keep_days=7)
+params = SimpleNamespace(requested_by=None, full_refresh=False, dry_run=False, keep_days=7)
 task = SimpleNamespace(
     table="staging.target_table__key",
     checks={"a_known": {"check_statement": "a IS NOT NULL"}, "b_known": {"check_statement": "b IS NOT NULL"}},
@@ -73,7 +73,7 @@ def path_in_stage(_: object) -> str:
 
 def copied(_: object) -> dict[str, Any]:
     """Return what the copy handed on."""
-    return {"rows_loaded": 1, "query_ids": ["query"], "columns": ["A", "B"], "new_columns": {}}
+    return {"rows_loaded": 1, "query_ids": ["query"], "columns": ["A", "B"], "new_columns": {}, "created_columns": {}}
 
 
 def load_mode(_: object) -> str:

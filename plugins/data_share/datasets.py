@@ -13,7 +13,18 @@ from typing import Annotated, Any, Literal
 import yaml
 from airflow.sdk import DAG
 from croniter import CroniterBadDateError, croniter
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from data_share.column_types import SYNONYMS, UnknownTypeError, target_type
 
 DATASETS_FOLDER = Path(__file__).resolve().parents[2] / "include" / "datasets"
 
@@ -33,12 +44,25 @@ CHECKS_OF_EVERY_SYNC = frozenset(
 # Names go into SQL, paths and DAG ids without quotes, so they are held to what is safe in all of them.
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
 Column = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")]
+
+
+def _column_type(value: str) -> str:
+    """Return a type as it is written into CREATE TABLE: the name of Snowflake's own, with its size."""
+    words = value.upper().split()
+    is_nullable = words[-2:] != ["NOT", "NULL"]
+    try:
+        kind = target_type(" ".join(words if is_nullable else words[:-2])).text
+    except UnknownTypeError as error:
+        listed = ", ".join(name for names in SYNONYMS.values() for name in names)
+        raise ValueError(f"{error}; known are {listed}, with NOT NULL behind them or not") from None
+    return kind if is_nullable else f"{kind} NOT NULL"
+
+
+# What a type is made of; which ones there are is said by the validator.
 ColumnType = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^(BOOLEAN|DATE|TIME|DOUBLE|FLOAT|BINARY|VARIANT|ARRAY|OBJECT|VARCHAR(\([1-9][0-9]{0,8}\))?"
-        r"|NUMBER(\(([1-9]|[12][0-9]|3[0-8])(, ?([0-9]|[12][0-9]|3[0-7]))?\))?|TIMESTAMP_(NTZ|LTZ|TZ))$"
-    ),
+    StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_ ]*(\([0-9, ]+\))?[A-Za-z ]*$", strip_whitespace=True),
+    AfterValidator(_column_type),
 ]
 SourceTable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+\.[A-Za-z0-9_]+\.[A-Za-z0-9_]+$")]
 TargetTable = Annotated[
@@ -148,13 +172,26 @@ class Dataset(BaseModel):
         description="Time from the request of a sync to its end, with the wait behind an earlier one. When it is over, "
         "an alert is sent; the sync goes on. Without it: no such alert.",
     )
-    create_table: Literal["from_columns"] | None = Field(
+    create_table: Literal["from_columns", "from_source"] | None = Field(
         default=None,
-        description="`from_columns`: the DAG `set_up_snowflake` creates the target from `columns`. Without it, the "
-        "target is created by a file in `include/sql/snowflake/targets/`, or by its owners.",
+        description="`from_columns`: the DAG `set_up_snowflake` creates the target from `columns`. `from_source`: the "
+        "first sync creates it, with the columns of the source. Without it, the target is created by a file in "
+        "`include/sql/snowflake/targets/`, or by its owners.",
     )
     columns: dict[Column, ColumnType] = Field(
-        default_factory=dict, description="For `create_table`: the Snowflake type of each column of the target."
+        default_factory=dict,
+        description="For `create_table: from_columns`: the Snowflake type of each column of the target, by any of its "
+        "names and in any case, with `NOT NULL` behind it or not. See [Types](#types).",
+    )
+    casts: tuple[Column, ...] = Field(
+        default=(),
+        description="Columns whose values may change on their way into the target, because its type holds less than "
+        "the source's. Never a merge key. See [Types](#types).",
+    )
+    target_defaults: tuple[Column, ...] = Field(
+        default=(),
+        description="Columns of the target that the source lacks, and that get their `DEFAULT` in each new row. One "
+        "that the source has is loaded like any other.",
     )
 
     @field_validator("checks")
@@ -180,7 +217,7 @@ class Dataset(BaseModel):
             raise ValueError(f"{value!r} never comes") from None
         return value
 
-    @field_validator("merge_keys", "required_columns", "columns")
+    @field_validator("merge_keys", "required_columns", "columns", "casts", "target_defaults")
     @classmethod
     def _columns_differ(cls, value: Collection[str]) -> Collection[str]:
         # Snowflake does not tell names by their case.
@@ -196,12 +233,22 @@ class Dataset(BaseModel):
         for field in ("merge_keys", "delete_missing"):
             if self.load_mode is not LoadMode.MERGE and getattr(self, field):
                 raise ValueError(f"{field}: only for load_mode merge, not for {self.load_mode}")
-        if self.create_table and not self.columns:
+        if self.create_table == "from_columns" and not self.columns:
             raise ValueError("columns: create_table from_columns needs them")
-        if self.columns and not self.create_table:
+        if self.columns and self.create_table != "from_columns":
             raise ValueError("columns: only with create_table: from_columns")
+        keys = {column.upper() for column in self.merge_keys}
+        if cast := [column for column in self.casts if column.upper() in keys]:
+            raise ValueError(
+                f"casts: {', '.join(cast)} is a merge key, whose changed value would overwrite another row"
+            )
+        needed = keys | {column.upper() for column in self.required_columns}
+        if left := [column for column in self.target_defaults if column.upper() in needed]:
+            raise ValueError(
+                f"target_defaults: {', '.join(left)} must come from the source, as a key or required column"
+            )
         known = {column.upper() for column in self.columns}
-        for field in ("merge_keys", "required_columns"):
+        for field in ("merge_keys", "required_columns", "casts", "target_defaults"):
             if known and (unknown := [column for column in getattr(self, field) if column.upper() not in known]):
                 raise ValueError(f"{field}: {', '.join(unknown)} not in columns")
         if taken := [name for name in self.checks if name in CHECKS_OF_EVERY_SYNC or name in self._implied_checks]:

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from data_share.datasets import SchemaDrift
+from data_share.column_types import Verdict, fit, new_column_type
+from data_share.datasets import Dataset, SchemaDrift
+from data_share.exported_schema import exported_columns
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 
 _SAFE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
-
-# Spark's types, as TYPEOF writes them, and the Snowflake type of a column that is added for them.
-_SNOWFLAKE_TYPES = {
-    "boolean": "BOOLEAN",
-    "tinyint": "NUMBER(38, 0)",
-    "smallint": "NUMBER(38, 0)",
-    "int": "NUMBER(38, 0)",
-    "bigint": "NUMBER(38, 0)",
-    "float": "DOUBLE",
-    "double": "DOUBLE",
-    "string": "VARCHAR",
-    "date": "DATE",
-    "timestamp": "TIMESTAMP_LTZ",
-    "timestamp_ntz": "TIMESTAMP_NTZ",
-    "binary": "BINARY",
-}
+_UNCHANGED = "The target is as it was."
 
 
 class SchemaDriftError(ShareError, AirflowFailException):
@@ -36,87 +25,136 @@ class SchemaDriftError(ShareError, AirflowFailException):
     code = FailureCode.SCHEMA_DRIFT
 
 
-def columns_to_add(
-    column_types: str | None, target_columns: Sequence[str], policy: SchemaDrift, target_table: str
-) -> dict[str, str]:
-    """
-    Compare an export with its target and return the columns to add to the target, with their Snowflake types.
+class TypesLoseValuesError(ShareError, AirflowFailException):
+    """A column of the target can take other values than those of the source, without an error."""
 
-    :param column_types: the manifest's schema, e.g. ``struct<date:date,latitude:double>``; None for an empty export
-    :param target_columns: the target's column names
-    :param policy: the dataset's policy for new columns
-    :param target_table: the target, for the message
-    :raises SchemaDriftError: for a missing column, and for what the policy does not allow
+    code = FailureCode.TYPES_LOSE_VALUES
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    What a load does with the columns of an export.
+
+    :param new_columns: columns to add to the target, with their types
+    :param defaults: columns of the target that the export lacks and that keep their default
+    """
+
+    new_columns: dict[str, str] = field(default_factory=dict)
+    defaults: tuple[str, ...] = ()
+
+
+def compare_columns(column_types: str | None, target: Sequence[Mapping[str, Any]], dataset: Dataset) -> Comparison:
+    """
+    Compare an export with its target.
+
+    :param column_types: the manifest's schema; None for an export without a row by a job that was deployed before
+    :param target: the target's columns, as ``DESCRIBE TABLE`` answers
+    :param dataset: says what is allowed
+    :raises SchemaDriftError: for a missing column, and for new ones that the dataset does not allow
+    :raises TypesLoseValuesError: for a column that could take other values than those of the source
     """
     if column_types is None:
-        return {}
-    exported = struct_fields(column_types)
-    known = {column.upper() for column in target_columns}
-    missing = sorted(known - {column.upper() for column in exported})
-    new = {column: kind for column, kind in exported.items() if column.upper() not in known}
+        return Comparison()
+    exported = exported_columns(column_types)
+    by_name = {name.upper(): kind for name, kind in exported.items()}
+    known = {str(row["name"]).upper(): row for row in target}
+    allowed = {name.upper() for name in dataset.target_defaults}
+    defaults = tuple(name for name in known if name not in by_name and name in allowed)
+    new = {name: kind for name, kind in exported.items() if name.upper() not in known}
+
     problems = []
-    if missing:
+    if missing := sorted(name for name in known if name not in by_name and name not in allowed):
         problems.append(f"the export lacks {', '.join(missing)}")
-    if new and policy is SchemaDrift.STRICT:
+    if without := sorted(name for name in defaults if known[name]["default"] is None):
+        problems.append(f"target_defaults lists {', '.join(without)}, which the export lacks and which has no DEFAULT")
+    if new and dataset.schema_drift is SchemaDrift.STRICT:
         listed = ", ".join(f"{column} ({kind})" for column, kind in new.items())
-        problems.append(f"the export has {listed}, which {target_table} does not have")
+        problems.append(f"the export has {listed}, which {dataset.target_table} does not have")
+    lossy = lossy_columns(by_name, {name: str(row["type"]) for name, row in known.items()}, dataset)
     if problems:
+        told = "".join(f"\n- {sentence}" for sentence in lossy)
         raise SchemaDriftError(
-            f"The columns of the export are not those of the target: {'; '.join(problems)}. The target is as it was."
+            f"The columns of the export are not those of the target: {'; '.join(problems)}. {_UNCHANGED}{told}"
         )
-    if policy is SchemaDrift.IGNORE_NEW:
-        return {}
-    unsafe = [column for column in new if not _SAFE_NAME.fullmatch(column)]
-    if unsafe:
+    if lossy:
+        raise _lossy(lossy, dataset)
+    if dataset.schema_drift is SchemaDrift.IGNORE_NEW:
+        return Comparison(defaults=defaults)
+    return Comparison(new_columns=types_of_new_columns(new, dataset), defaults=defaults)
+
+
+def types_of_new_columns(new: Mapping[str, str], dataset: Dataset) -> dict[str, str]:
+    """
+    Return the types in Snowflake of columns that the target gets.
+
+    :param new: their names and types in the source
+    :param dataset: says for which a cast is allowed
+    :raises SchemaDriftError: for names that are not safe in SQL
+    :raises TypesLoseValuesError: for a column that no type of Snowflake holds
+    """
+    if unsafe := [column for column in new if not _SAFE_NAME.fullmatch(column)]:
         raise SchemaDriftError(
-            f"Columns with such names are not added to {target_table}: {', '.join(map(repr, unsafe))}. "
-            "The target is as it was."
+            f"Columns with such names are not added to {dataset.target_table}: {', '.join(map(repr, unsafe))}. "
+            f"{_UNCHANGED}"
         )
-    return {column.upper(): snowflake_type(kind) for column, kind in new.items()}
+    casts = {name.upper() for name in dataset.casts}
+    types = {name.upper(): new_column_type(kind, with_cast=name.upper() in casts) for name, kind in new.items()}
+    if homeless := [f"{name}: {kind} has no counterpart. {_in_the_source(kind)}" for name, kind in new.items()
+                    if types[name.upper()] is None]:  # fmt: skip
+        raise _lossy(homeless, dataset)
+    return {name: kind for name, kind in types.items() if kind is not None}
 
 
-# string, timestamp_ntz, decimal(10,2), map<string,int>, interval day to second
-_KIND = re.compile(r"[a-z][A-Za-z0-9_ ]*([<(].*[>)])?")
-
-
-def struct_fields(column_types: str) -> dict[str, str]:
+def lossy_columns(exported: Mapping[str, str], target: Mapping[str, str], dataset: Dataset) -> list[str]:
     """
-    Return names and types of the fields of a Spark struct type.
+    Return a sentence for each column of the target that can take other values than those of the source.
 
-    :param column_types: e.g. ``struct<a:int,b:decimal(10,2),c:struct<x:int>>``
-    :raises SchemaDriftError: for a text that is no struct type, and for names that it cannot be read with: Spark writes
-        them as they are, also when they hold a comma, a colon or a bracket
+    :param exported: type in the source by name, in upper case
+    :param target: type in the target by name, in upper case
+    :param dataset: says for which columns that is wanted
     """
-    if not (column_types.startswith("struct<") and column_types.endswith(">")):
-        raise SchemaDriftError(f"The manifest's column_types is not a struct: {column_types!r}.")
-    fields: dict[str, str] = {}
-    depth, begin, end = 0, len("struct<"), len(column_types) - 1
-    for position in range(begin, end + 1):
-        character = column_types[position]
-        if character in "<(":
-            depth += 1
-        elif character in ">)" and depth:
-            depth -= 1
-        elif (character == "," and not depth) or (position == end and begin < end):
-            name, _, kind = column_types[begin:position].partition(":")
-            if not (name and _KIND.fullmatch(kind)):
-                raise _unreadable(column_types[begin:position])
-            fields[name] = kind
-            begin = position + 1
-    if begin < end:
-        raise _unreadable(column_types[begin:end])
-    return fields
+    casts = {name.upper() for name in dataset.casts}
+    keys = {name.upper() for name in dataset.merge_keys}
+    sentences = []
+    for name, kind in target.items():
+        source = exported.get(name)
+        if source is None or name in casts:
+            continue
+        found = fit(source, kind)
+        if found.verdict is not Verdict.SILENT:
+            continue
+        better = new_column_type(source)
+        if better is None:
+            help_ = _in_the_source(source)
+        else:
+            help_ = f"Make it {better}: {change_type(dataset.target_table, name, better)}."
+        if name in keys:
+            help_ += " It is a merge key: a changed value would overwrite another row."
+        sentences.append(f"{name}: {source} into {kind}, where {found.reason}. {help_}")
+    return sentences
 
 
-def _unreadable(field: str) -> SchemaDriftError:
-    return SchemaDriftError(
-        f"The columns of the export cannot be told apart: {field!r} is not one name with its type. Rename the columns "
-        "whose names hold a comma, a colon or a bracket. The target is as it was."
+def change_type(table: str, column: str, kind: str) -> str:
+    """Return the statements that give a column another type: Snowflake alters no scale and no kind of a column."""
+    new = f"{column}__NEW"
+    return "; ".join(
+        (
+            f'ALTER TABLE {table} ADD COLUMN "{new}" {kind}',
+            f'UPDATE {table} SET "{new}" = "{column}"',  # noqa: S608 - for people to run
+            f'ALTER TABLE {table} DROP COLUMN "{column}"',
+            f'ALTER TABLE {table} RENAME COLUMN "{new}" TO "{column}"',
+        )
     )
 
 
-def snowflake_type(kind: str) -> str:
-    """Return the Snowflake type of a Spark type; VARIANT for arrays, maps and structs."""
-    if decimal := re.fullmatch(r"decimal\((\d+),(\d+)\)", kind):
-        return f"NUMBER({decimal[1]}, {decimal[2]})"
-    return _SNOWFLAKE_TYPES.get(kind, "VARIANT")
+def _in_the_source(kind: str) -> str:
+    return f"Cast it in the source, e.g. in a view: {kind} has no type in Snowflake that holds its values."
+
+
+def _lossy(sentences: Sequence[str], dataset: Dataset) -> TypesLoseValuesError:
+    told = "\n".join(f"- {sentence}" for sentence in sentences)
+    return TypesLoseValuesError(
+        f"Values of {len(sentences)} column(s) could change on their way into {dataset.target_table}, without an "
+        f"error. {_UNCHANGED}\n{told}"
+    )

@@ -16,10 +16,11 @@ from airflow.sdk import Asset, AssetAlias, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from data_share.datasets import Dataset, LoadMode
+from data_share.exported_schema import exported_columns
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 from data_share.links import SnowflakeQueryLink
-from data_share.schema_drift import columns_to_add
+from data_share.schema_drift import compare_columns, types_of_new_columns
 from data_share.share import STAGING_SCHEMA, run_key_of, staged_by_run_of
 from data_share.snowflake_hook import (
     STATEMENT_TIMEOUT_SECONDS,
@@ -157,9 +158,10 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
     ``CopyFromExternalStageToSnowflakeOperator`` (6.20.0) signs in with the connector and does not return the counts.
 
     Returns ``files``, ``files_exported``, ``rows_exported`` (both from the manifest), ``rows_parsed``, ``rows_loaded``,
-    ``columns`` (of the staging table), ``new_columns`` (to add to the target, with their types) and ``query_ids``.
+    ``columns`` (of the staging table), ``new_columns`` (to add to the target, with their types), ``created_columns``
+    (of a target that the first sync creates; else none) and ``query_ids``.
 
-    :param create_staging: file that creates the staging tables anew
+    :param create_staging: file that creates the staging tables anew, that of the data last
     :param copy_manifest: file with the COPY INTO of the manifest
     :param select_manifest: file that selects the manifest
     :param describe_staging: file that describes the staging table, which has the target's columns
@@ -205,15 +207,16 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Load the staging tables of this run."""
         self._context = context
-        self._run_file(self.create_staging, "create staging")
+        target_exists = self._create_staging()
         manifest_copy = self._run_file(self.copy_manifest, "copy manifest")[-1]
         manifest = self._checked_manifest(self._run_file(self.select_manifest, "select manifest")[-1].rows)
-        columns = [row["name"] for row in self._run_file(self.describe_staging, "describe staging")[-1].rows]
-        new_columns = columns_to_add(
-            manifest["COLUMN_TYPES"], columns, self.dataset.schema_drift, self.dataset.target_table
-        )
-        if new_columns:
-            self._run_file(add_columns(self.staging_table, new_columns), "add columns")
+        if target_exists:
+            created: dict[str, str] = {}
+            columns, new_columns = self._compare(manifest["COLUMN_TYPES"])
+        else:
+            created, new_columns = self._created_columns(manifest["COLUMN_TYPES"]), {}
+            columns = list(created)
+            self._run_file(f"CREATE OR REPLACE TABLE {column_list(self.staging_table, created)}", "create data")
         copy = self._run_file(str(self.sql), "copy data")[-1]
         # Without a file to load, the answer is one row with one column, `status`.
         files = [row for row in copy.rows if "rows_loaded" in row]
@@ -231,8 +234,40 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
             **counts,
             "columns": [*columns, *new_columns],
             "new_columns": new_columns,
+            "created_columns": created,
             "query_ids": [manifest_copy.query_id, copy.query_id],
         }
+
+    def _create_staging(self) -> bool:
+        """Create the staging tables; return whether there is a target whose columns the one of the data has."""
+        try:
+            self._run_file(self.create_staging, "create staging")
+        except SnowflakeStatementError as error:
+            if self.dataset.create_table != "from_source" or _NOT_THERE not in str(error):
+                raise
+            self.log.info("There is no target yet: %s", error.message)
+            return False
+        return True
+
+    def _compare(self, column_types: str | None) -> tuple[list[str], dict[str, str]]:
+        """Fit the staging table to the export; return its columns, and those to add to the target."""
+        described = self._run_file(self.describe_staging, "describe staging")[-1].rows
+        compared = compare_columns(column_types, described, self.dataset)
+        if compared.new_columns:
+            self._run_file(add_columns(self.staging_table, compared.new_columns), "add columns")
+        # In the staging table, COPY would make them NULL, or fail where they take none.
+        for name in compared.defaults:
+            self._run_file(f'ALTER TABLE {self.staging_table} DROP COLUMN "{name}"', f"drop column {name}")
+        columns = [str(row["name"]) for row in described if str(row["name"]).upper() not in compared.defaults]
+        return columns, compared.new_columns
+
+    def _created_columns(self, column_types: str | None) -> dict[str, str]:
+        if column_types is None:
+            raise ManifestError(
+                "The manifest names no columns to create the target from: deploy the export job again. "
+                f"{TARGET_UNCHANGED}"
+            )
+        return types_of_new_columns(exported_columns(column_types), self.dataset)
 
     def _checked_manifest(self, manifests: list[dict[str, Any]]) -> dict[str, Any]:
         if len(manifests) != 1:
@@ -331,6 +366,8 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
     :param export_path: the export that is published; a template
     :param load_mode: load mode of this sync; a template
     :param new_columns: columns to add to the target, with their types, as JSON; a template
+    :param created_columns: columns to create the target with, with their types, as JSON; none when it is there; a
+        template
     :param preview: ``True`` to count what would change and do nothing; a template
     """
 
@@ -342,6 +379,7 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         "export_path",
         "load_mode",
         "new_columns",
+        "created_columns",
         "preview",
         "snowflake_conn_id",
     )
@@ -357,6 +395,7 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         export_path: str,
         load_mode: str,
         new_columns: str,
+        created_columns: str,
         preview: str,
         **kwargs: Any,
     ) -> None:
@@ -368,6 +407,7 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         self.export_path = export_path
         self.load_mode = load_mode
         self.new_columns = new_columns
+        self.created_columns = created_columns
         self.preview = preview
         self._is_committed = False
 
@@ -383,9 +423,11 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
             # Told again, as the attempt that published may have died before Airflow knew: at least once, not at most.
             self._tell_asset(context, row)
             return row
-        new_columns = json.loads(self.new_columns)
-        if new_columns:
-            # DDL, hence before the transaction. A column without values does no harm when the publish then fails.
+        # DDL, hence before the transaction. What has no values yet does no harm when the publish then fails.
+        if created_columns := json.loads(self.created_columns):
+            columns = column_list(self.dataset.target_table, created_columns)
+            self._run_file(f"CREATE TABLE IF NOT EXISTS {columns}", "create target")
+        if new_columns := json.loads(self.new_columns):
             self._run_file(add_columns(self.dataset.target_table, new_columns), "add columns")
         statements = self._hook.split_sql_string(str(self.sql), strip_semicolon=True)
         try:
@@ -484,6 +526,12 @@ class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):
 def add_columns(table: str, columns: Mapping[str, str]) -> str:
     """Return the statements that add columns which are not there yet; names and types must be safe."""
     return ";\n".join(f'ALTER TABLE {table} ADD COLUMN IF NOT EXISTS "{name}" {kind}' for name, kind in columns.items())
+
+
+def column_list(table: str, columns: Mapping[str, str]) -> str:
+    """Return a table with its columns for CREATE TABLE; names and types must be safe."""
+    listed = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
+    return f"{table} ({listed})"
 
 
 def _running(context: Context | None) -> Context:

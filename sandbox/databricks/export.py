@@ -3,7 +3,8 @@ Executes a Databricks SQL file on the sandbox's lake, with DuckDB.
 
 Understood: ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, several in a file. A query may read Delta
 tables by their Unity Catalog name, also as ``IDENTIFIER(...)``, and directories of Parquet files as ``parquet.`path```,
-with the hidden column ``_metadata`` of their files. ``TYPEOF`` answers in Spark's words, also for ``STRUCT(*)``.
+with the hidden column ``_metadata`` of their files. ``TYPEOF`` answers in Spark's words, also for ``STRUCT(*)``, and
+``JSON_OBJECT_KEYS(TO_JSON(STRUCT(*), MAP('ignoreNullFields', 'false')))`` with the names of the columns.
 """
 
 from __future__ import annotations
@@ -125,6 +126,9 @@ class Session:
             if has_metadata:
                 _hide_metadata(table.find_ancestor(exp.Select), alias.name)
             table.replace(exp.Table(this=exp.to_identifier(view), alias=alias, joins=table.args.get("joins")))
+        for keys in list(query.find_all(exp.JSONKeys)):
+            names = [exp.Literal.string(name) for name in self._keys_of(keys, parameters)]
+            keys.replace(exp.Array(expressions=names))
         # From the inside out: the type of an outer one is asked when the inner ones have their answer.
         for typeof in reversed(list(query.find_all(exp.Typeof))):
             typeof.replace(exp.Literal.string(self._type_of(typeof, parameters)))
@@ -162,12 +166,34 @@ class Session:
         return view, "parquet", has_metadata
 
     def _type_of(self, typeof: exp.Typeof, parameters: Mapping[str, str]) -> str:
-        """What TYPEOF says: its argument is asked of the same tables, for no rows."""
-        argument = typeof.this
+        """What TYPEOF says."""
+        fields = self._fields_of(typeof.this, typeof.find_ancestor(exp.Select), parameters)
+        try:
+            return spark_struct(fields) if isinstance(typeof.this, exp.Struct) else spark_type(fields[0][1])
+        except ValueError as error:
+            raise StatementError(f"[UNSUPPORTED_DATATYPE] {error}. SQLSTATE: 0A000") from error
+
+    def _keys_of(self, keys: exp.JSONKeys, parameters: Mapping[str, str]) -> list[str]:
+        """What JSON_OBJECT_KEYS says of a struct whose NULLs are kept: the names of its fields, whatever the row is."""
+        made = keys.this
+        options = made.args.get("options") if isinstance(made, exp.JSONFormat) else None
+        kept = exp.VarMap(
+            keys=exp.array(exp.Literal.string("ignoreNullFields")), values=exp.array(exp.Literal.string("false"))
+        )
+        if options != kept or not isinstance(made.this, exp.Struct):
+            raise StatementError(
+                "[UNSUPPORTED_FEATURE] The sandbox knows JSON_OBJECT_KEYS only of TO_JSON(STRUCT(...), "
+                "MAP('ignoreNullFields', 'false')). SQLSTATE: 0A000"
+            )
+        return [name for name, _ in self._fields_of(made.this, keys.find_ancestor(exp.Select), parameters)]
+
+    def _fields_of(
+        self, argument: exp.Expr, select: exp.Select | None, parameters: Mapping[str, str]
+    ) -> list[tuple[str, Any]]:
+        """Names and types of a struct's fields, or of one expression: it is asked of the same tables, for no rows."""
         # STRUCT(*) is asked column by column: DuckDB has no such function.
         parts = argument.expressions if isinstance(argument, exp.Struct) else [argument]
         probe = exp.Select(expressions=[_struct_field(part, number) for number, part in enumerate(parts, start=1)])
-        select = typeof.find_ancestor(exp.Select)
         for clause in ("from_", "joins", "laterals"):
             if select is not None and (present := select.args.get(clause)):
                 probe.set(clause, [part.copy() for part in present] if isinstance(present, list) else present.copy())
@@ -181,11 +207,7 @@ class Session:
             probe.set("with_", exp.With(expressions=list(visible.values())))
         probe = probe.limit(0)
         self._connection.execute(probe.sql("duckdb"), _used(probe, parameters))
-        fields = [(name, engine_type) for name, engine_type, *_ in self._connection.description]
-        try:
-            return spark_struct(fields) if isinstance(argument, exp.Struct) else spark_type(fields[0][1])
-        except ValueError as error:
-            raise StatementError(f"[UNSUPPORTED_DATATYPE] {error}. SQLSTATE: 0A000") from error
+        return [(name, engine_type) for name, engine_type, *_ in self._connection.description]
 
     def _delta_dataset(self, name: str) -> pyarrow.dataset.Dataset:
         parts = [part.strip().strip("`") for part in name.split(".")]

@@ -2,6 +2,14 @@
 -- for it alone. Without a semicolon, as publish.sql puts it in brackets:
 -- sqlfluff:rules:convention.terminator:require_final_semicolon:False
 
+{% if copied(ti).created_columns and params.dry_run -%}
+-- The first sync would create the target: all rows are new.
+SELECT
+  staged.total AS rows_inserted,
+  0 AS rows_updated,
+  0 AS rows_deleted
+FROM (SELECT COUNT(*) AS total FROM {{ staging_table(dag_run) }}) AS staged
+{%- else -%}
 SELECT
   staged.total{{ ' - matched.total' if load_mode(params) == 'merge' }} AS rows_inserted,
   {% if load_mode(params) == 'merge' -%}
@@ -30,4 +38,5 @@ CROSS JOIN (
       ON {{ same_keys('target', 'staging') }}
   ) AS known_keys
 ) AS matched
+{%- endif %}
 {%- endif %}

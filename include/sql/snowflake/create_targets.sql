@@ -1,7 +1,7 @@
 -- Target tables of the datasets with create_table: from_columns.
 -- Effect: creates what is missing, changes nothing that exists.
 
-{% for dataset in datasets if dataset.create_table -%}
+{% for dataset in datasets if dataset.create_table == 'from_columns' -%}
 CREATE TABLE IF NOT EXISTS {{ dataset.target_table }} (
   {% for column, type in dataset.columns.items() -%}
   "{{ column.upper() }}" {{ type }}{{ "," if not loop.last }}
