@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from data_share.column_types import MOST_VARIANT_DIGITS, NEW_COLUMN, PAIRS, SYNONYMS, Verdict
 from data_share.datasets import CHECKS_OF_EVERY_SYNC, Dataset, LoadMode
 from data_share.failure_codes import FailureCode
 from data_share.failures import Failure
@@ -36,9 +37,9 @@ a letter. It is in the paths of the exports too, so keep it.
 1. Write the file. Its first line makes editors complete and check the fields:
 
    `# yaml-language-server: $schema=dataset.schema.json`
-2. Say who creates the target: `create_table: from_columns` with `columns`, a `CREATE TABLE IF NOT EXISTS` in
-   `include/sql/snowflake/targets/`, or nothing, when the table is there already. For the first two, run the DAG
-   `set_up_snowflake`.
+2. Say who creates the target: the first sync with `create_table: from_source`; `create_table: from_columns` with
+   `columns`; a `CREATE TABLE IF NOT EXISTS` in `include/sql/snowflake/targets/`; or nothing, when the table is there
+   already. For the two in the middle, run the DAG `set_up_snowflake`.
 3. Let the export job read the source and the loader's role write the target (the grants are in the README). The DAG
    appears with the next parse of the DAG files; press *Trigger*.
 
@@ -158,8 +159,12 @@ the target's:
 | `ignore_new` | the column is left out | the sync fails and lists it |
 | `add_new` | the column is added to the target | the sync fails and lists it |
 
-A column is added with the Snowflake type of its type in the source; arrays, maps and structs become `VARIANT`. Nothing
-drops a column or changes its type.
+A column is added with the type that the [table of types](#types) names. Nothing drops a column or changes its type: a
+column of the source that gets another type is compared with the target's again, in each sync. An export without a row
+is not compared: it has nothing to load.
+
+A column of the target that the source lacks is no drift when it has a `DEFAULT` and stands in `target_defaults`: each
+new row gets the default, and in the mode `merge` a known row keeps what it has.
 
 ```yaml
 description: Tides by harbour, with whatever the source adds.
@@ -168,6 +173,57 @@ target_table: tides
 load_mode: replace
 required_columns: [harbour, measured_at]
 schema_drift: add_new
+```
+
+## Types
+
+Before anything is loaded, the type of each column in the source is compared with that of the target. What can only
+fail is allowed: a text that is too long or a number that is too large ends the sync, names the column, and leaves the
+target as it was. What can **change a value without an error** is refused, with the reason and with the statements that
+give the target's column the right type. Name the column in `casts` if a changed value is right:
+
+```yaml
+description: Tides by harbour, with levels in whole metres.
+source_table: main.sea.tides
+target_table: tides
+load_mode: replace
+required_columns: [harbour, measured_at]
+casts: [level_m]
+```
+
+<types>
+
+- Every other pair has no cast in Snowflake: any value but NULL makes the load fail.
+- Other types of Snowflake (GEOGRAPHY, GEOMETRY, VECTOR, UUID, FILE, structured ARRAY, OBJECT and MAP) are refused for
+  every column but those of type VOID: their values are not comparable with the source's. `casts` lets them through.
+- A `TIMESTAMP` is an instant. It is exported in UTC, and the session of a sync is in UTC: a `TIMESTAMP_NTZ` holds its
+  time in UTC. A `TIMESTAMP_NTZ` of the source names no zone, so no column with a zone may hold it.
+- Text with a collation is text: Snowflake compares it by its bytes.
+- A `VARIANT` keeps decimals of up to <digits> digits, as text and as binary number alike.
+
+In `columns`, a type of Snowflake has any of its names, in any case, with `NOT NULL` behind it or not:
+
+| Type | Its names |
+| --- | --- |
+<synonyms>
+
+A size is written as in Snowflake: `DECIMAL(38, 6)`, `CHAR(20)`, `TIMESTAMP_NTZ(6)`. `NUMBER` alone is `NUMBER(38, 0)`,
+`CHAR` alone `VARCHAR(1)`; `TIMESTAMP` is `TIMESTAMP_NTZ`, whatever the account's TIMESTAMP_TYPE_MAPPING is.
+
+## A target from the source
+
+With `create_table: from_source`, the first sync creates the target, with the source's columns and the types of the
+table above: after the checks, and before the publish, which is a transaction of its own. A dry run creates nothing. The
+role of the syncs needs CREATE TABLE on the schema of the target, until the first sync has ended; `make doctor` and the
+DAG `check_share` say so when it is missing. Later syncs treat the target like any other.
+
+```yaml
+description: Stations of the tide gauges, in a table like the source.
+source_table: main.sea.stations
+target_table: sea.stations
+load_mode: replace
+required_columns: [station_id]
+create_table: from_source
 ```
 
 ## What the schema cannot say
@@ -242,7 +298,7 @@ def dataset_schema() -> str:
     # The name is the file's name, and no field of the file.
     del properties["name"]
     schema["required"].remove("name")
-    for field in ("merge_keys", "required_columns"):
+    for field in ("merge_keys", "required_columns", "casts", "target_defaults"):
         properties[field]["uniqueItems"] = True
     for field in ("checks", "columns"):
         properties[field]["additionalProperties"] = False
@@ -278,7 +334,42 @@ def dataset_docs() -> str:
         for name, field in schema["properties"].items()
     ]
     taken = ", ".join(f"`{name}`" for name in sorted(CHECKS_OF_EVERY_SYNC))
-    return PAGE.replace("<fields>", "\n".join(rows)).replace("<taken>", taken)
+    synonyms = [f"| `{kind}` | {', '.join(f'`{name}`' for name in names)} |" for kind, names in SYNONYMS.items()]
+    return (
+        PAGE.replace("<fields>", "\n".join(rows))
+        .replace("<taken>", taken)
+        .replace("<types>", types_table())
+        .replace("<synonyms>", "\n".join(synonyms))
+        .replace("<digits>", str(MOST_VARIANT_DIGITS))
+    )
+
+
+def types_table() -> str:
+    """Return the table of pairs of types: a row for each type of the source."""
+    lines = [
+        "| Source | Holds each value | As it is, or the load fails | Refused, as a value could change | A new column |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    alike: dict[str, list[str]] = {}
+    for source, targets in PAIRS.items():
+        cells: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
+        by_reason: dict[str, list[str]] = {}
+        for target, cases in targets.items():
+            for case in cases:
+                words = f"`{target}` {case.words}".strip()
+                if case.verdict is Verdict.SILENT:
+                    by_reason.setdefault(case.reason, []).append(words)
+                elif target != "OTHER":
+                    cells[case.verdict].append(words)
+        for reason, names in by_reason.items():
+            listed = "all" if names == [f"`{kind}`" for kind in SYNONYMS] else ", ".join(names)
+            cells[Verdict.SILENT].append(f"{listed}: {reason}")
+        texts = ["; ".join(cells[verdict]) or "-" for verdict in (Verdict.EXACT, Verdict.LOUD, Verdict.SILENT)]
+        new = "the `NUMBER` of its digits" if source == "decimal" else f"`{NEW_COLUMN.get(source, 'none')}`"
+        row = f"| {' | '.join(texts)} | {'none' if new == '`none`' else new} |"
+        alike.setdefault(row, []).append("any other" if source == "other" else f"`{source.upper()}`")
+    lines += [f"| {', '.join(sources)} {row}" for row, sources in alike.items()]
+    return "\n".join(lines)
 
 
 def _field_is(field: str, value: str) -> dict[str, Any]:
@@ -299,7 +390,7 @@ def _type(schema: dict[str, Any], field: dict[str, Any]) -> str:
         return "list of columns"
     if field["type"] == "object":
         (value,) = field["patternProperties"].values()
-        return "column: type" if "TIMESTAMP" in value["pattern"] else "name: condition"
+        return "column: type" if value.get("title") == "Type of Snowflake" else "name: condition"
     limits = {
         "minimum": "at least {}",
         "exclusiveMinimum": "more than {}",

@@ -136,6 +136,20 @@ _LONGEST |= dict.fromkeys(("TIMESTAMP_NTZ", "TIMESTAMP_LTZ", "TIMESTAMP_TZ"), _F
 _WRITTEN_TYPE = re.compile(r"([A-Z][A-Z0-9_ ]*?) ?(?:\( ?(\d{1,9}) ?(?:, ?(\d{1,3}) ?)?\) ?)?(WITH(?:OUT)? .*)?")
 
 
+def type_pattern() -> str:
+    """Return a pattern of the types that :func:`target_type` reads, in any case: for editors, not for judging."""
+    names = sorted((name for names in SYNONYMS.values() for name in names), key=len, reverse=True)
+    written = "|".join(_any_case(name) for name in names)
+    size = r" *(\( *[0-9]{1,9} *(, *[0-9]{1,2} *)?\))?"
+    zone = f"( +{_any_case('WITH')}({_any_case('OUT')}| +{_any_case('LOCAL')})? +{_any_case('TIME ZONE')})?"
+    return f"^ *({written}){size}{zone}( +{_any_case('NOT NULL')})? *$"
+
+
+def _any_case(words: str) -> str:
+    letters = (f"[{letter}{letter.lower()}]" if letter.isalpha() else letter for letter in words)
+    return "".join(letters).replace(" ", " +")
+
+
 class UnknownTypeError(ValueError):
     """A text that is no type of Snowflake that a column can be given here. The message says why."""
 
@@ -228,7 +242,8 @@ def _silent(reason: str) -> tuple[Case, ...]:
 _TOO_LONG = "a longer one is refused"
 _ROUNDED = "digits behind the point are rounded away"
 _LARGEST_EXACT = "whole numbers beyond 2^53 are rounded"
-_MOST_FLOAT_DIGITS = 15
+MOST_VARIANT_DIGITS = 15
+"""Digits of a decimal that a binary number of 64 bits gives back as they were."""
 
 # An integer has no digits behind the point: it is as it is, or too large.
 _WHOLE_TO_NUMBER = (
@@ -260,20 +275,20 @@ _DECIMAL_TO_FLOAT = (
     Case(
         Verdict.SILENT,
         _LARGEST_EXACT,
-        f"from more than {_MOST_FLOAT_DIGITS} digits",
-        lambda source, target: source.precision > _MOST_FLOAT_DIGITS,
+        f"from more than {MOST_VARIANT_DIGITS} digits",
+        lambda source, target: source.precision > MOST_VARIANT_DIGITS,
     ),
-    Case(Verdict.EXACT, words=f"from at most {_MOST_FLOAT_DIGITS} digits of scale 0"),
+    Case(Verdict.EXACT, words=f"from at most {MOST_VARIANT_DIGITS} digits of scale 0"),
 )
-_MANY_DIGITS = f"a decimal of more than {_MOST_FLOAT_DIGITS} digits may become a binary number"
+_MANY_DIGITS = f"a decimal of more than {MOST_VARIANT_DIGITS} digits may become a binary number"
 _DECIMAL_TO_VARIANT = (
     Case(
         Verdict.SILENT,
         _MANY_DIGITS,
-        f"from more than {_MOST_FLOAT_DIGITS} digits",
-        lambda source, target: source.precision > _MOST_FLOAT_DIGITS,
+        f"from more than {MOST_VARIANT_DIGITS} digits",
+        lambda source, target: source.precision > MOST_VARIANT_DIGITS,
     ),
-    Case(Verdict.EXACT, words=f"from at most {_MOST_FLOAT_DIGITS} digits"),
+    Case(Verdict.EXACT, words=f"from at most {MOST_VARIANT_DIGITS} digits"),
 )
 
 
@@ -309,7 +324,7 @@ def _has_part(*kinds: str) -> _Condition:
 
 
 def _has_long_decimal(source: SourceType, target: TargetType) -> bool:
-    return any(part.kind == "decimal" and part.precision > _MOST_FLOAT_DIGITS for part in _parts_of(source.text))
+    return any(part.kind == "decimal" and part.precision > MOST_VARIANT_DIGITS for part in _parts_of(source.text))
 
 
 def _has_odd_key(source: SourceType, target: TargetType) -> bool:
@@ -318,7 +333,7 @@ def _has_odd_key(source: SourceType, target: TargetType) -> bool:
 
 
 _NESTED = (
-    Case(Verdict.SILENT, _MANY_DIGITS, f"with decimals of more than {_MOST_FLOAT_DIGITS} digits", _has_long_decimal),
+    Case(Verdict.SILENT, _MANY_DIGITS, f"with decimals of more than {MOST_VARIANT_DIGITS} digits", _has_long_decimal),
     Case(
         Verdict.SILENT,
         "what COPY makes of such parts is not documented",
@@ -473,7 +488,7 @@ def fit(source: str, target: str) -> Fit:
 # ---- the type of a new column
 
 # The widest that there is: what a source's column may become later mostly still fits.
-_NEW_COLUMN = {
+NEW_COLUMN = {
     **dict.fromkeys(_INTEGER_DIGITS, "NUMBER(38, 0)"),
     "float": "FLOAT",
     "double": "FLOAT",
@@ -486,6 +501,7 @@ _NEW_COLUMN = {
     "time": "TIME",
     **dict.fromkeys(("void", "array", "map", "struct"), "VARIANT"),
 }
+"""Kind of the source's type -> the type of a new column; a decimal's is the NUMBER of its digits."""
 
 
 def new_column_type(source: str, *, with_cast: bool = False) -> str | None:
@@ -499,7 +515,7 @@ def new_column_type(source: str, *, with_cast: bool = False) -> str | None:
     if known.kind == "decimal":
         text = f"NUMBER({known.precision}, {known.scale})" if known.scale <= MOST_SCALE else ""
     else:
-        text = _NEW_COLUMN.get(known.kind, "")
+        text = NEW_COLUMN.get(known.kind, "")
     if not text or (fit(source, text).verdict is Verdict.SILENT and not with_cast):
         return None
     return text

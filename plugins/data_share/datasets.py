@@ -20,11 +20,12 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
-from data_share.column_types import SYNONYMS, UnknownTypeError, target_type
+from data_share.column_types import SYNONYMS, UnknownTypeError, target_type, type_pattern
 
 DATASETS_FOLDER = Path(__file__).resolve().parents[2] / "include" / "datasets"
 
@@ -58,11 +59,10 @@ def _column_type(value: str) -> str:
     return kind if is_nullable else f"{kind} NOT NULL"
 
 
-# What a type is made of; which ones there are is said by the validator.
 ColumnType = Annotated[
     str,
-    StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_ ]*(\([0-9, ]+\))?[A-Za-z ]*$", strip_whitespace=True),
     AfterValidator(_column_type),
+    WithJsonSchema({"type": "string", "title": "Type of Snowflake", "pattern": type_pattern()}),
 ]
 SourceTable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+\.[A-Za-z0-9_]+\.[A-Za-z0-9_]+$")]
 TargetTable = Annotated[

@@ -48,7 +48,7 @@ def compare_columns(column_types: str | None, target: Sequence[Mapping[str, Any]
     """
     Compare an export with its target.
 
-    :param column_types: the manifest's schema; None for an export without a row by a job that was deployed before
+    :param column_types: the manifest's schema; None for an export without a row
     :param target: the target's columns, as ``DESCRIBE TABLE`` answers
     :param dataset: says what is allowed
     :raises SchemaDriftError: for a missing column, and for new ones that the dataset does not allow

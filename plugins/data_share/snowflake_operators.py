@@ -212,7 +212,8 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         manifest = self._checked_manifest(self._run_file(self.select_manifest, "select manifest")[-1].rows)
         if target_exists:
             created: dict[str, str] = {}
-            columns, new_columns = self._compare(manifest["COLUMN_TYPES"])
+            # Without a row, there is no value to change, and no column to fill.
+            columns, new_columns = self._compare(manifest["COLUMN_TYPES"] if manifest["ROW_COUNT"] else None)
         else:
             created, new_columns = self._created_columns(manifest["COLUMN_TYPES"]), {}
             columns = list(created)

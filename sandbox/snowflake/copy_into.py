@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS "{database}"._fs_information_schema._sandbox_loads (
 committed or rolled back together with the rows."""
 
 _MAX_FILES = 1000
+_MICROSECONDS = 6
 _REFUSED = " is refused"
 """Put behind a value that DuckDB would cast and Snowflake does not, so that DuckDB does not either."""
 
@@ -72,6 +73,14 @@ class _Column:
     type: str
     nullable: bool
     position: int
+    declared: str | None
+    """The type in Snowflake's words, where DuckDB's says less: :func:`sandbox.snowflake.translate.declared_type`."""
+
+    @property
+    def fraction_digits(self) -> int:
+        """Digits of a second that a time or timestamp keeps, at most the six that DuckDB has."""
+        found = re.search(r"\((\d)\)", self.declared or "")
+        return min(int(found[1]), _MICROSECONDS) if found else _MICROSECONDS
 
 
 @dataclass(frozen=True)
@@ -177,7 +186,7 @@ def _literal(value: object) -> str:
 
 def _columns(session: Session, database: str, schema: str, name: str) -> list[_Column]:
     rows = session._duck_conn.execute(
-        "SELECT column_name, data_type, is_nullable, column_index FROM duckdb_columns()"
+        "SELECT column_name, data_type, is_nullable, column_index, comment FROM duckdb_columns()"
         " WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index",
         [database, schema, name],
     ).fetchall()
@@ -365,20 +374,44 @@ def _value(source: pa.Field, column: _Column, options: _Options) -> str:
     quoted = '"' + source.name.replace('"', '""') + '"'
     types = pa.types
     nested = types.is_nested(source.type)
+    number = types.is_integer(source.type) or types.is_floating(source.type) or types.is_decimal(source.type)
     if types.is_binary(source.type) and options.file_format.get("BINARY_AS_TEXT", True):
         quoted = f"decode({quoted})"
+    elif column.declared == "ARRAY" and not types.is_list(source.type):
+        quoted = f"CASE WHEN {quoted} IS NOT NULL THEN to_json([{quoted}]) END"
     elif column.type == "JSON" or nested:
         quoted = f"to_json({quoted})"
-    if nested and column.type != "VARCHAR":
+    if nested and column.type != "VARCHAR" and column.declared != "OBJECT":
         return quoted if column.type == "JSON" else f"CAST(CAST({quoted} AS VARCHAR) AS {column.type})"
-    number = types.is_integer(source.type) or types.is_floating(source.type) or types.is_decimal(source.type)
     refused = (
         # DuckDB would cast these; Snowflake does not.
-        (types.is_timestamp(source.type) and column.type == "DATE") or (number and column.type == "BOOLEAN")
+        (types.is_timestamp(source.type) and column.type == "DATE")
+        or (number and column.type == "BOOLEAN")
+        or (column.declared == "OBJECT" and not (types.is_struct(source.type) or types.is_map(source.type)))
     )
     if refused:
         return f"CAST(CAST({quoted} AS VARCHAR) || '{_REFUSED}' AS {column.type})"
+    if types.is_floating(source.type) and column.type == "VARCHAR":
+        quoted = f"format('{{:.10g}}', {quoted})"
+    elif types.is_string(source.type) and column.type == "BLOB":
+        quoted = f"unhex({quoted})"
+    elif column.type.startswith("TIME"):
+        quoted = _time(quoted, source.type, column)
     return f"CAST({quoted} AS {column.type})"
+
+
+def _time(quoted: str, source: pa.DataType, column: _Column) -> str:
+    """A time or timestamp with the digits of a second that its column keeps; the others are cut off."""
+    if pa.types.is_integer(source) or pa.types.is_decimal(source):
+        quoted = f"make_timestamp(CAST({quoted} * 1000000 AS BIGINT))"
+    elif pa.types.is_timestamp(source) and source.tz and column.type == "TIME":
+        quoted = f"CAST({quoted} AS TIMESTAMP)"
+    if column.fraction_digits == _MICROSECONDS:
+        return quoted
+    step = 10 ** (_MICROSECONDS - column.fraction_digits)
+    cast = f"CAST({quoted} AS {column.type})"
+    # The remainder of a negative number is negative.
+    return f"{cast} - to_microseconds((epoch_us({cast}) % {step} + {step}) % {step})"
 
 
 def _explain(

@@ -31,7 +31,7 @@ from sqlglot import exp
 from sandbox.snowflake import privileges, translate
 from sandbox.snowflake.copy_into import CREATE_LOADS_TABLE, copy_into, forget_loads, list_stage, move_loads
 from sandbox.snowflake.errors import SqlError, from_duckdb, from_parser
-from sandbox.snowflake.names import described_integration, key
+from sandbox.snowflake.names import described_integration, key, qualified
 from sandbox.snowflake.privileges import ADMINISTRATOR, Rights
 
 # fakesnow's way to fetch a result, which DuckDB 2 would like to be another.
@@ -458,8 +458,18 @@ class Cursor(FakeSnowflakeCursor):
         if (integration := described_integration(expression)) is not None:
             self.answer(translate.describe_integration(integration, session), expression)
             return
+        # Before anything is done, as it refuses what is no type here.
+        declared = translate.declared_columns(expression, session)
         translated = translate.translate(expression, session)
         self.check_db_and_schema(translated)
+        if isinstance(expression, (exp.Create, exp.Drop)) and (expression.args.get("replace") or declared is None):
+            # fakesnow keeps the lengths of a table's columns for the next table of its name.
+            for table in translate.changed_tables(expression):
+                session.engine.duck_conn.cursor().execute(
+                    "DELETE FROM _fs_global._fs_information_schema._fs_columns_ext"
+                    " WHERE (ext_table_catalog, ext_table_schema, ext_table_name) = (?, ?, ?)",
+                    qualified(table, session),
+                )
         if isinstance(translated, exp.Merge):
             self._merge(translated, params)
             return
@@ -471,6 +481,10 @@ class Cursor(FakeSnowflakeCursor):
             session.in_transaction = True
         elif isinstance(expression, (exp.Commit, exp.Rollback)):
             session.in_transaction = False
+        if declared is not None and declared[1]:
+            name = ".".join(f'"{part}"' for part in declared[0])
+            for column, kind in declared[1].items():
+                self._duck_conn.execute(f"COMMENT ON COLUMN {name}.\"{column}\" IS '{kind}'")
         self._after(expression)
 
     def _merge(self, merge: exp.Merge, params: Any) -> None:
@@ -502,6 +516,17 @@ class Cursor(FakeSnowflakeCursor):
             session.engine.save()
         if isinstance(expression, exp.Show):
             self._hide(expression)
+        if isinstance(expression, exp.Describe):
+            self._tell_types_apart(expression)
+
+    def _tell_types_apart(self, describe: exp.Describe) -> None:
+        """Put Snowflake's types into the result of DESCRIBE TABLE, where DuckDB has one for several."""
+        table = self._arrow_table
+        if table is None or not {"name", "type"} <= set(table.column_names):
+            return
+        declared = translate.described_types(describe, self._conn)
+        types = [declared.get(row["name"], row["type"]) for row in table.to_pylist()]
+        self._arrow_table = table.set_column(table.column_names.index("type"), "type", pa.array(types, pa.string()))
 
     def _hide(self, show: exp.Show) -> None:
         """Take out of the result of SHOW what the role may not know of, and name the owners of the rest."""

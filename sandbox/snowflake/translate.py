@@ -431,6 +431,100 @@ def _create_table(expression: exp.Create, session: Session) -> exp.Create:
     return expression
 
 
+_NOT_HERE = frozenset({"DECFLOAT", "GEOGRAPHY", "GEOMETRY", "VECTOR", "MAP", "FILE", "UUID"})
+_MOST_SCALE = 37
+_FRACTION_DIGITS = 9
+# What DuckDB has one type for, and Snowflake several: DESCRIBE tells them apart.
+_TOLD_APART = {
+    exp.DataType.Type.TIMESTAMP: "TIMESTAMP_NTZ",
+    exp.DataType.Type.TIMESTAMPNTZ: "TIMESTAMP_NTZ",
+    exp.DataType.Type.DATETIME: "TIMESTAMP_NTZ",
+    exp.DataType.Type.TIMESTAMPLTZ: "TIMESTAMP_LTZ",
+    exp.DataType.Type.TIMESTAMPTZ: "TIMESTAMP_TZ",
+    exp.DataType.Type.TIME: "TIME",
+    exp.DataType.Type.ARRAY: "ARRAY",
+    exp.DataType.Type.LIST: "ARRAY",
+    exp.DataType.Type.OBJECT: "OBJECT",
+}
+
+
+def declared_type(kind: exp.DataType) -> str | None:
+    """
+    A column's type in Snowflake's words, where DuckDB's says less; None for every other one.
+
+    :raises SqlError: the stand-in has no such type, or nobody has.
+    """
+    name = kind.sql("snowflake").upper().partition("(")[0].strip()
+    sizes = [int(size.name) for size in kind.expressions if isinstance(size, exp.DataTypeParam) and size.name.isdigit()]
+    if name in _NOT_HERE or (kind.expressions and not sizes):
+        raise unsupported(f"columns of type {kind.sql('snowflake')}")
+    if kind.is_type(exp.DataType.Type.DECIMAL) and len(sizes) > 1 and sizes[1] > _MOST_SCALE:
+        raise SqlError(
+            1439, "42601", f"SQL compilation error:\nInvalid scale: {sizes[1]}. Must be between 0 and {_MOST_SCALE}."
+        )
+    known = _TOLD_APART.get(kind.this)
+    if known is None or known in {"ARRAY", "OBJECT"}:
+        return known
+    return f"{known}({sizes[0] if sizes else _FRACTION_DIGITS})"
+
+
+def declared_columns(expression: exp.Expr, session: Session) -> tuple[tuple[str, str, str], dict[str, str]] | None:
+    """
+    The table that a statement gives columns to, and those of them that DuckDB has no type of its own for.
+
+    :returns: the table's key, and Snowflake's type by column; None for any other statement.
+    """
+    table = expression.find(exp.Table)
+    if table is None or (expression.args.get("exists") and _has_columns(qualified(table, session), session)):
+        return None
+    if isinstance(expression, exp.Create) and expression.kind == "TABLE":
+        properties = expression.args.get("properties")
+        if like := properties.find(exp.LikeProperty) if properties else None:
+            rows = _comments(qualified(like.this, session), session)
+            return qualified(table, session), rows
+        definitions = expression.this.expressions if isinstance(expression.this, exp.Schema) else []
+    elif isinstance(expression, exp.Alter):
+        definitions = expression.args.get("actions") or []
+    else:
+        return None
+    found = {
+        name_of(column.this): declared
+        for column in definitions
+        if isinstance(column, exp.ColumnDef) and column.kind and (declared := declared_type(column.kind))
+    }
+    return qualified(table, session), found
+
+
+def _has_columns(key: tuple[str, str, str], session: Session) -> bool:
+    found = (
+        session.engine.duck_conn.cursor()
+        .execute(
+            "SELECT TRUE FROM duckdb_columns() WHERE database_name = ? AND schema_name = ? AND table_name = ? LIMIT 1",
+            key,
+        )
+        .fetchone()
+    )
+    return found is not None
+
+
+def _comments(key: tuple[str, str, str], session: Session) -> dict[str, str]:
+    return dict(
+        session.engine.duck_conn.cursor()
+        .execute(
+            "SELECT column_name, comment FROM duckdb_columns()"
+            " WHERE database_name = ? AND schema_name = ? AND table_name = ? AND comment IS NOT NULL",
+            key,
+        )
+        .fetchall()
+    )
+
+
+def described_types(expression: exp.Describe, session: Session) -> dict[str, str]:
+    """The types of a described table's columns that DuckDB has none of its own for."""
+    table = expression.find(exp.Table)
+    return _comments(qualified(table, session), session) if table is not None else {}
+
+
 def _columns_like(table: exp.Table, session: Session) -> list[exp.Expr]:
     """The column definitions of a table: names, types, NOT NULL and defaults."""
     database, schema, name = qualified(table, session)
