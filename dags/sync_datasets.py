@@ -233,7 +233,8 @@ def sync_dag(dataset: Dataset) -> DAG:
             export_path="{{ export(ti).export_path }}",
             load_mode="{{ load_mode(params) }}",
             new_columns="{{ copied(ti).new_columns | tojson }}",
-            created_columns="{{ copied(ti).created_columns | tojson }}",
+            # What a copy step of an older version has left lacks them.
+            created_columns="{{ copied(ti).created_columns | default({}) | tojson }}",
             preview="{{ params.dry_run }}",
             **loading,
         )

@@ -240,12 +240,12 @@ class Dataset(BaseModel):
         keys = {column.upper() for column in self.merge_keys}
         if cast := [column for column in self.casts if column.upper() in keys]:
             raise ValueError(
-                f"casts: {', '.join(cast)} is a merge key, whose changed value would overwrite another row"
+                f"casts: {', '.join(cast)} is a merge key; if it changed, another row would be overwritten"
             )
         needed = keys | {column.upper() for column in self.required_columns}
         if left := [column for column in self.target_defaults if column.upper() in needed]:
             raise ValueError(
-                f"target_defaults: {', '.join(left)} must come from the source, as a key or required column"
+                f"target_defaults: {', '.join(left)} must come from the source: a key or a required column"
             )
         known = {column.upper() for column in self.columns}
         for field in ("merge_keys", "required_columns", "casts", "target_defaults"):

@@ -331,7 +331,14 @@ def _never_null(query: exp.Expr) -> set[str]:
     """The columns of a query that Spark writes as required ones."""
     if not isinstance(query, exp.Select):
         return set()
-    return {column.alias_or_name for column in query.selects if isinstance(column.unalias(), _NEVER_NULL)}
+    return {column.alias_or_name for column in query.selects if _is_never_null(column.unalias())}
+
+
+def _is_never_null(column: exp.Expr) -> bool:
+    if isinstance(column, exp.Subquery) and isinstance(column.this, exp.Select):
+        # JSON that is made of names and types alone is a constant for Spark.
+        return isinstance(column.this.selects[0], exp.JSONFormat)
+    return isinstance(column, _NEVER_NULL)
 
 
 def _used(query: exp.Expr, parameters: Mapping[str, str]) -> dict[str, str]:

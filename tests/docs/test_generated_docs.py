@@ -220,6 +220,8 @@ def test_the_schema_accepts_the_datasets_of_this_project(path: Path, accepted_by
         {**REPLACE, "schedule": None, "create_table": None, "max_row_change_percent": None},
         {**REPLACE, "merge_keys": [], "delete_missing": False, "columns": {}, "checks": {}},
         {**MERGE, "delete_missing": True, "max_row_change_percent": 2.5, "export_timeout_minutes": 1440},
+        {**CREATED, "columns": {"harbour": "char varying (80) Not  Null", "depth": "timestamp(3) with time zone"}},
+        {**REPLACE, "create_table": "from_source", "casts": ["depth"], "target_defaults": ["loaded_at"]},
         {**REPLACE, "checks": {"deep": "depth > 0\nOR depth IS NULL"}, "schema_drift": "add_new"},
     ],
 )
@@ -281,7 +283,9 @@ def test_schema_and_model_accept_the_same(
         pytest.param({**MERGE, "merge_keys": ["a) OR (1=1"]}, id="SQL in a merge key"),
         pytest.param({**MERGE, "load_mode": "append"}, id="merge keys for append"),
         pytest.param({**CREATED, "columns": {}}, id="no columns"),
-        pytest.param({**CREATED, "columns": {"harbour": "TEXT"}}, id="unknown type"),
+        pytest.param({**CREATED, "columns": {"harbour": "JSONB"}}, id="unknown type"),
+        pytest.param({**CREATED, "columns": {"harbour": "DATE); DROP TABLE x"}}, id="SQL in a type"),
+        pytest.param({**CREATED, "create_table": "from_source"}, id="columns for a table from the source"),
         pytest.param({**CREATED, "columns": {"harbour": "DATE", "a b": "DATE"}}, id="SQL in a column"),
     ],
 )

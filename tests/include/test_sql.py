@@ -194,9 +194,9 @@ TURN = (
 def test_staging_tables_are_made_anew_like_the_target(rendered: Render, dag: DAG, key: str) -> None:
     # They are transient, and cost no fail-safe storage, because their schema is.
     assert statements(rendered(dag, "copy_into_staging").create_staging) == [
-        f"CREATE OR REPLACE TABLE staging.shared_forecasts__{key} LIKE {TARGET}",
         f"CREATE OR REPLACE TABLE staging.shared_forecasts__{key}__manifest LIKE {share.MANIFEST_TABLE}",
         TURN,
+        f"CREATE OR REPLACE TABLE staging.shared_forecasts__{key} LIKE {TARGET}",
     ]
     schema = (SQL / "snowflake" / "create_schemas.sql").read_text()
     assert (

@@ -2,7 +2,7 @@
 -- for it alone. Without a semicolon, as publish.sql puts it in brackets:
 -- sqlfluff:rules:convention.terminator:require_final_semicolon:False
 
-{% if copied(ti).created_columns and params.dry_run -%}
+{% if params.dry_run and copied(ti).created_columns | default({}) -%}
 -- The first sync would create the target: all rows are new.
 SELECT
   staged.total AS rows_inserted,

@@ -12,7 +12,8 @@ from pathlib import Path
 import jinja2
 
 from data_share import share
-from data_share.datasets import LoadMode, SchemaDrift
+from data_share.column_types import UnknownTypeError, target_type
+from data_share.datasets import Dataset, LoadMode, SchemaDrift
 from data_share.doctor_checks.deployment import (
     PROJECT,
     Answer,
@@ -32,6 +33,8 @@ from data_share.doctor_checks.deployment import (
     with_advice,
     wrong,
 )
+from data_share.exported_schema import exported_columns
+from data_share.schema_drift import lossy_columns
 from data_share.snowflake_hook import SnowflakeRefusedError, SnowflakeStatementError
 
 CREATE_LEDGER = PROJECT / "include" / "sql" / "snowflake" / "create_ledger.sql"
@@ -224,7 +227,7 @@ def ledger_tables(deployment: Deployment) -> Answer:
 
 def target_tables(deployment: Deployment) -> Answer:
     """Each target exists, has one dataset, and the columns that its file names, as Snowflake stores plain names."""
-    problems = []
+    problems, first = [], []
     datasets, _ = deployment.datasets
     known: dict[str, str] = {}
     for dataset in datasets:
@@ -232,6 +235,9 @@ def target_tables(deployment: Deployment) -> Answer:
         if (other := known.setdefault(_full_name(deployment, dataset.target_table), file)) != file:
             problems.append(f"{dataset.target_table} is the target of {other} and of {file}. Only one may have it.")
         found = _columns(deployment, dataset.target_table)
+        if isinstance(found, str) and dataset.create_table == "from_source":
+            first.append(dataset.target_table)
+            continue
         if isinstance(found, str):
             how = "Run the DAG set_up_snowflake" if dataset.create_table else "Its owners create it"
             problems.append(f"{found} {how} (dataset file {file}).")
@@ -243,7 +249,7 @@ def target_tables(deployment: Deployment) -> Answer:
                 "upper case: rename them (ALTER TABLE ... RENAME COLUMN)."
             )
         upper = {name.upper(): kind for name, kind in found.items()}
-        for field in ("required_columns", "merge_keys"):
+        for field in ("required_columns", "merge_keys", "casts", "target_defaults"):
             if missing := [name for name in getattr(dataset, field) if name.upper() not in upper]:
                 problems.append(
                     f"{dataset.target_table} has no column {listed(missing)}, which {field} of {file} names. Correct "
@@ -252,7 +258,33 @@ def target_tables(deployment: Deployment) -> Answer:
         problems += _differences(
             dataset.target_table, dataset.columns, upper, file, extra_is_wrong=bool(dataset.columns)
         )
-    return verdict(problems, f"{listed(dataset.target_table for dataset in datasets)}.")
+    note = f" The first sync creates {listed(first)}." if first else ""
+    return verdict(problems, f"{listed(dataset.target_table for dataset in datasets)}.{note}")
+
+
+def column_types(deployment: Deployment) -> Answer:
+    """The last export of each dataset has columns whose values its target of today would keep."""
+    last = {
+        str(row["DATASET"]): row["COLUMN_TYPES"]
+        for row in deployment.rows(
+            f"SELECT dataset, MAX_BY(column_types, exported_at) AS column_types FROM {share.MANIFEST_TABLE} "  # noqa: S608
+            "GROUP BY dataset"
+        )
+    }
+    problems, looked_at = [], []
+    for dataset in deployment.datasets[0]:
+        target = _columns(deployment, dataset.target_table)
+        schema = last.get(dataset.name)
+        if schema is None or isinstance(target, str):
+            continue
+        exported = {name.upper(): kind for name, kind in exported_columns(str(schema)).items()}
+        sentences = lossy_columns(exported, {name.upper(): kind for name, kind in target.items()}, dataset)
+        problems += [
+            f"{sentence} Or name it in casts of {dataset.name}.yaml, if a changed value is right."
+            for sentence in sentences
+        ]
+        looked_at.append(dataset.name)
+    return verdict(problems, f"the targets keep the values of the last exports of {listed(looked_at)}.")
 
 
 def ledger_rights(deployment: Deployment) -> Answer:
@@ -274,6 +306,9 @@ def target_rights(deployment: Deployment) -> Answer:
             LoadMode.REPLACE: ("INSERT", "DELETE"),
             LoadMode.MERGE: ("INSERT", "UPDATE", *(("DELETE",) if dataset.delete_missing else ())),
         }[dataset.load_mode]
+        if dataset.create_table == "from_source" and isinstance(_columns(deployment, dataset.target_table), str):
+            problems += _missing_right_to_create(deployment, dataset)
+            continue
         missing = _missing_rights(deployment, dataset.target_table, rights)
         problems += [f"{problem} Load mode {dataset.load_mode} of {dataset.name}.yaml needs it." for problem in missing]
         if "DELETE" not in rights and not missing and _missing_rights(deployment, dataset.target_table, ("DELETE",)):
@@ -357,8 +392,11 @@ def _differences(
 
 def _plain(kind: str) -> str:
     """Return a type without its size, by the name that Snowflake shows."""
-    name = kind.partition("(")[0].strip().upper()
-    return {"DOUBLE": "FLOAT", "STRING": "VARCHAR", "TEXT": "VARCHAR"}.get(name, name)
+    words = kind.upper().removesuffix(" NOT NULL")
+    try:
+        return target_type(words).kind
+    except UnknownTypeError:
+        return words.partition("(")[0].strip()
 
 
 def _missing_rights(deployment: Deployment, table: str, rights: Sequence[str]) -> list[str]:
@@ -389,6 +427,23 @@ def _missing_rights(deployment: Deployment, table: str, rights: Sequence[str]) -
     return problems
 
 
+def _missing_right_to_create(deployment: Deployment, dataset: Dataset) -> list[str]:
+    """Return a sentence if the role may not create a table where the first sync would: by one that is dropped again."""
+    schema = dataset.target_table.rpartition(".")[0]
+    table = f"{schema}.check_share_{uuid.uuid4().hex}".removeprefix(".")
+    try:
+        deployment.rows(f"CREATE TABLE {table} (n NUMBER(38, 0))")
+        deployment.rows(f"DROP TABLE {table}")
+    except SnowflakeStatementError as error:
+        place = schema or f"{deployment.session['DATABASE_NAME']}.{deployment.session['SCHEMA_NAME']}"
+        text = (
+            f"The first sync of {dataset.name}.yaml cannot create {dataset.target_table}: {error_text(error)}. GRANT "
+            f"CREATE TABLE ON SCHEMA {place} TO ROLE {_role(deployment)}."
+        )
+        return [text]
+    return []
+
+
 CHECKS: tuple[Check, ...] = (
     Check("Snowflake", "Snowflake connection", "snowflake_default", snowflake_connection),
     Check("Snowflake", "Snowflake address", "account", snowflake_reachable, ("Snowflake connection",)),
@@ -403,6 +458,7 @@ CHECKS: tuple[Check, ...] = (
     Check("Snowflake", "staging schema", "SHOW SCHEMAS", staging_schema, ("database and schema",)),
     Check("Snowflake", "ledger tables", "DESCRIBE TABLE", ledger_tables, ("database and schema",)),
     Check("Snowflake", "target tables", "DESCRIBE TABLE", target_tables, ("database and schema",)),
+    Check("Snowflake", "column types", "the last manifests", column_types, ("warehouse", "ledger tables")),
     Check("Snowflake", "rights on the ledger", "probes, rolled back", ledger_rights, ("warehouse", "ledger tables")),
     Check("Snowflake", "rights on the targets", "probes, rolled back", target_rights, ("warehouse", "target tables")),
     Check("Snowflake", "write and read", "a table in staging", write_and_read, ("warehouse", "staging schema")),

@@ -14,6 +14,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.dag_processing.processor import _serialize_dags
 from pydantic import ValidationError
 
+from data_share.column_types import SYNONYMS
 from data_share.datasets import (
     CHECKS_OF_EVERY_SYNC,
     DATASETS_FOLDER,
@@ -43,10 +44,10 @@ SOURCE_PATTERN = r"'^[A-Za-z0-9_]+\.[A-Za-z0-9_]+\.[A-Za-z0-9_]+$'"
 TARGET_PATTERN = r"'^([A-Za-z_][A-Za-z0-9_]*\.){0,2}[A-Za-z_][A-Za-z0-9_]{0,199}$'"
 CHECK_NAME_PATTERN = "'^[a-z][a-z0-9_]{0,99}$'"
 NAME_PATTERN = "'^[a-z][a-z0-9_]{0,59}$'"
-TYPE_PATTERN = (
-    r"'^(BOOLEAN|DATE|TIME|DOUBLE|FLOAT|BINARY|VARIANT|ARRAY|OBJECT|VARCHAR(\([1-9][0-9]{0,8}\))?"
-    r"|NUMBER(\(([1-9]|[12][0-9]|3[0-8])(, ?([0-9]|[12][0-9]|3[0-7]))?\))?|TIMESTAMP_(NTZ|LTZ|TZ))$'"
+KNOWN_TYPES = (
+    f"known are {', '.join(name for names in SYNONYMS.values() for name in names)}, with NOT NULL behind them or not"
 )
+NO_TYPE = "'DATE); DROP TABLE X' is no type of Snowflake that is known here"
 PRESETS = "@continuous, @daily, @hourly, @monthly, @once, @quarterly, @weekly, @yearly"
 NOT_YAML = "it cannot be read as YAML"
 
@@ -110,6 +111,31 @@ def test_a_dataset_is_merged_on_keys_into_a_table_made_from_its_columns(tmp_path
     assert (dataset.create_table, dataset.columns) == ("from_columns", columns)
     assert dataset.max_row_change_percent == 30
     assert dataset.schema_drift is SchemaDrift.ADD_NEW
+
+
+def test_types_of_columns_have_any_name_of_snowflakes_in_any_case(tmp_path: Path) -> None:
+    columns = {
+        "harbour": "Text not  null",
+        "a": "BIGINT",
+        "b": "decimal(38,6)",
+        "c": "CHAR(20) NOT NULL",
+        "d": "timestamp",
+        "e": "double precision",
+    }
+    dataset = read_dataset(write(tmp_path, create_table="from_columns", columns=columns))
+    assert dataset.columns == {
+        "harbour": "VARCHAR NOT NULL",
+        "a": "NUMBER(38, 0)",
+        "b": "NUMBER(38, 6)",
+        "c": "VARCHAR(20) NOT NULL",
+        "d": "TIMESTAMP_NTZ",
+        "e": "FLOAT",
+    }
+
+
+def test_a_target_is_made_from_the_source_with_casts_and_defaults(tmp_path: Path) -> None:
+    dataset = read_dataset(write(tmp_path, create_table="from_source", casts=["depth"], target_defaults=["loaded_at"]))
+    assert (dataset.create_table, dataset.casts, dataset.target_defaults) == ("from_source", ("depth",), ("loaded_at",))
 
 
 def test_keys_and_required_columns_bring_checks_along(tmp_path: Path) -> None:
@@ -353,7 +379,7 @@ MISTAKES = [
     (
         "more digits than Snowflake has",
         text(create_table="from_columns", columns={"day": "DATE", "depth": "NUMBER(39, 2)"}),
-        f"columns.depth: String should match pattern {TYPE_PATTERN} (found: 'NUMBER(39, 2)')",
+        f"columns.depth: 'NUMBER(39, 2)': a number has 1 to 38 digits; {KNOWN_TYPES} (found: 'NUMBER(39, 2)')",
     ),
     (
         "unknown drift policy",
@@ -362,18 +388,38 @@ MISTAKES = [
     ),
     (
         "unknown column type",
-        text(create_table="from_columns", columns={"harbour": "TEXT"}),
-        f"columns.harbour: String should match pattern {TYPE_PATTERN} (found: 'TEXT')",
+        text(create_table="from_columns", columns={"harbour": "jsonb"}),
+        f"columns.harbour: 'JSONB' is no type of Snowflake that is known here; {KNOWN_TYPES} (found: 'jsonb')",
     ),
     (
         "SQL in a column type",
         text(create_table="from_columns", columns={"harbour": "DATE); DROP TABLE x"}),
-        f"columns.harbour: String should match pattern {TYPE_PATTERN} (found: 'DATE); DROP TABLE x')",
+        f"columns.harbour: {NO_TYPE}; {KNOWN_TYPES} (found: 'DATE); DROP TABLE x')",
     ),
     (
         "columns without create_table",
         text(columns={"harbour": "DATE"}),
         "columns: only with create_table: from_columns",
+    ),
+    (
+        "columns for a table made from the source",
+        text(**{**COLUMNS, "create_table": "from_source"}),
+        "columns: only with create_table: from_columns",
+    ),
+    (
+        "cast of a merge key, in another case",
+        text(load_mode="merge", merge_keys=["harbour", "Day"], casts=["depth", "DAY"]),
+        "casts: DAY is a merge key; if it changed, another row would be overwritten",
+    ),
+    (
+        "cast of a column that is not in columns",
+        text(casts=["depth"], **COLUMNS),
+        "casts: depth not in columns",
+    ),
+    (
+        "default of a required column",
+        text(target_defaults=["loaded_at", "Harbour"]),
+        "target_defaults: Harbour must come from the source: a key or a required column",
     ),
     (
         "create_table without columns",
@@ -383,7 +429,7 @@ MISTAKES = [
     (
         "unknown way to create the table",
         text(**{**COLUMNS, "create_table": "from_export"}),
-        "create_table: Input should be 'from_columns' (found: 'from_export')",
+        "create_table: Input should be 'from_columns' or 'from_source' (found: 'from_export')",
     ),
     (
         "key that is not in columns",

@@ -43,7 +43,10 @@ MANIFEST = {
     "COLUMN_TYPES": "struct<harbour:string,depth:double>",
 }
 WITH_SALINITY = {**MANIFEST, "COLUMN_TYPES": "struct<harbour:string,depth:double,salinity:decimal(5,2)>"}
-COLUMNS = [{"name": "HARBOUR", "type": "VARCHAR"}, {"name": "DEPTH", "type": "FLOAT"}]
+COLUMNS = [
+    {"name": "HARBOUR", "type": "VARCHAR(80)", "default": None},
+    {"name": "DEPTH", "type": "FLOAT", "default": None},
+]
 FILES = [
     {"file": "data/part-0.parquet", "status": "LOADED", "rows_parsed": 3, "rows_loaded": 3},
     {"file": "data/part-1.parquet", "status": "LOADED", "rows_parsed": 2, "rows_loaded": 2},
@@ -182,7 +185,7 @@ def test_rendered_fields_name_the_connection_and_hold_nothing_secret(operator: A
     shown_to_users = {
         *("sql", "create_staging", "copy_manifest", "select_manifest", "select_ledger_row", "table", "checks"),
         *("run_key", "export_path", "snowflake_conn_id", "describe_staging", "staging_table", "count_changes"),
-        *("load_mode", "new_columns", "preview", "select_old_exports", "keep_days"),
+        *("load_mode", "new_columns", "created_columns", "preview", "select_old_exports", "keep_days"),
     }
     assert set(operator.template_fields) <= shown_to_users
 
@@ -220,6 +223,7 @@ def test_copying_creates_reads_the_manifest_compares_loads_and_counts(
         "rows_loaded": 5,
         "columns": ["HARBOUR", "DEPTH"],
         "new_columns": {},
+        "created_columns": {},
         "query_ids": ["query 3", "query 7"],
     }
     assert snowflake.statements == [
@@ -296,6 +300,62 @@ def test_columns_that_the_dataset_does_not_allow_stop_the_copy(
     with pytest.raises(SchemaDriftError, match=r"salinity|DEPTH"):
         copy.execute(task_context(copy))  # type: ignore[arg-type]
     assert "COPY data" not in snowflake.statements
+
+
+def test_a_column_that_keeps_its_default_is_no_column_of_staging(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    loaded_at = {"name": "LOADED_AT", "type": "TIMESTAMP_NTZ(9)", "default": "CURRENT_TIMESTAMP()"}
+    snowflake.answer("DESCRIBE staging", [*COLUMNS, loaded_at])
+    copy.dataset = tides(target_defaults=("loaded_at",))
+    assert copy.execute(task_context(copy))["columns"] == ["HARBOUR", "DEPTH"]  # type: ignore[arg-type]
+    assert snowflake.statements[-2:] == ['ALTER TABLE staging.tides DROP COLUMN "LOADED_AT"', "COPY data"]
+
+
+NO_TARGET = SnowflakeStatementError("Snowflake: Object 'TIDES' does not exist or not authorized. (code 002003)")
+
+
+def test_a_target_that_is_not_there_is_to_be_created_with_the_columns_of_the_export(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT manifest", [WITH_SALINITY])
+    snowflake.answer("CREATE staging_manifest", NO_TARGET)
+    copy.dataset = tides(create_table="from_source")
+    copied = copy.execute(task_context(copy))  # type: ignore[arg-type]
+    created = {"HARBOUR": "VARCHAR", "DEPTH": "FLOAT", "SALINITY": "NUMBER(5, 2)"}
+    assert (copied["created_columns"], copied["new_columns"], copied["columns"]) == (created, {}, list(created))
+    assert snowflake.statements[-2:] == [
+        'CREATE OR REPLACE TABLE staging.tides ("HARBOUR" VARCHAR, "DEPTH" FLOAT, "SALINITY" NUMBER(5, 2))',
+        "COPY data",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("create_table", "error"),
+    [(None, NO_TARGET), ("from_source", SnowflakeStatementError("Snowflake: something else (code 000001)"))],
+)
+def test_a_target_that_is_not_there_is_a_failure_where_nobody_said_that_it_is_created(
+    snowflake: Snowflake,
+    copy: SnowflakeCopyIntoOperator,
+    task_context: MakeContext,
+    create_table: str | None,
+    error: SnowflakeStatementError,
+) -> None:
+    snowflake.answer("CREATE staging_manifest", error)
+    copy.dataset = tides(create_table=create_table)
+    with pytest.raises(SnowflakeStatementError):
+        copy.execute(task_context(copy))  # type: ignore[arg-type]
+    assert "COPY data" not in snowflake.statements
+
+
+def test_no_target_is_created_from_a_manifest_without_columns(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT manifest", [{**MANIFEST, "ROW_COUNT": 0, "COLUMN_TYPES": None}])
+    snowflake.answer("CREATE staging_manifest", NO_TARGET)
+    copy.dataset = tides(create_table="from_source")
+    with pytest.raises(ManifestError, match="names no columns"):
+        copy.execute(task_context(copy))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("rows", "files"), [(NO_FILES, 0), ([{**FILES[0], "rows_loaded": 0}], 1)])
@@ -481,6 +541,7 @@ def publish_step(**changes: Any) -> SnowflakePublishOperator:
         "export_path": EXPORT_PATH,
         "load_mode": "replace",
         "new_columns": "{}",
+        "created_columns": "{}",
         "preview": "False",
     }
     return SnowflakePublishOperator(task_id="publish", **{**fields, **changes})
@@ -590,6 +651,16 @@ def test_columns_are_added_to_the_target_before_the_transaction_and_not_in_it(
     assert snowflake.statements == ["SELECT ledger", ADD_SALINITY, TRANSACTION, "SELECT ledger"]
 
 
+def test_a_target_is_created_before_the_transaction_and_not_in_it(
+    snowflake: Snowflake, publish_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
+    publish = publish_step(created_columns='{"HARBOUR": "VARCHAR", "DEPTH": "FLOAT"}')
+    publish.execute(publish_context(publish))  # type: ignore[arg-type]
+    create = 'CREATE TABLE IF NOT EXISTS public.tides ("HARBOUR" VARCHAR, "DEPTH" FLOAT)'
+    assert snowflake.statements == ["SELECT ledger", create, TRANSACTION, "SELECT ledger"]
+
+
 def test_a_published_export_adds_no_column_again(snowflake: Snowflake, publish_context: MakeContext) -> None:
     snowflake.answer("SELECT ledger", [LEDGER_ROW])
     publish = publish_step(new_columns='{"SALINITY": "NUMBER(5, 2)"}')
@@ -601,7 +672,8 @@ def test_a_preview_counts_what_would_change_and_does_nothing_else(
     snowflake: Snowflake, publish_context: MakeContext
 ) -> None:
     snowflake.answer("SELECT changes", [{"ROWS_INSERTED": 3, "ROWS_UPDATED": 2, "ROWS_DELETED": 1}])
-    publish = publish_step(load_mode="merge", new_columns='{"SALINITY": "NUMBER(5, 2)"}', preview="True")
+    columns = '{"SALINITY": "NUMBER(5, 2)"}'
+    publish = publish_step(load_mode="merge", new_columns=columns, created_columns=columns, preview="True")
     context = publish_context(publish)
     assert publish.execute(context) == {  # type: ignore[arg-type]
         "dry_run": True,

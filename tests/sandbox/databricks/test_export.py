@@ -23,7 +23,13 @@ FORECASTS_SCHEMA = (
     "struct<date:date,weather_date:date,latitude:double,longitude:double,precipitation_in:double,wind_mph:double,"
     "weather:string,forecast_temp_min_f:double,forecast_temp_max_f:double>"
 )
+FORECASTS_COLUMNS = [field.partition(":")[0] for field in FORECASTS_SCHEMA[7:-1].split(",")]
 PART = re.compile(r"part-0000\d-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-c000\.snappy\.parquet")
+
+
+def schema(types: str, *names: str) -> str:
+    """Write a schema as the manifest has it."""
+    return json.dumps({"names": names, "types": types}, separators=(",", ":"), ensure_ascii=False)
 
 
 @pytest.fixture
@@ -77,13 +83,12 @@ def test_the_sql_file_exports_the_table_and_counts_the_files(files: Any, values:
         "source_table": "main.weather.forecasts",
         "row_count": 1461,
         "file_count": 1,
-        "column_types": FORECASTS_SCHEMA,
+        "column_types": schema(FORECASTS_SCHEMA, *FORECASTS_COLUMNS),
     }
     assert abs(exported_at.replace(tzinfo=UTC) - datetime.now(UTC)) < timedelta(minutes=5)
     assert metadata[0].schema.names[-1] == "exported_at"
     assert metadata[0].schema.column(6).physical_type == "INT96"  # Spark's default for timestamps
-    # Only column_types may be NULL.
-    assert [metadata[0].schema.column(number).max_definition_level for number in range(7)] == [0, 0, 0, 0, 0, 1, 0]
+    assert [metadata[0].schema.column(number).max_definition_level for number in range(7)] == [0] * 7
 
 
 def test_what_lies_beside_the_data(files: Any, values: dict[str, str], share: str) -> None:
@@ -122,7 +127,10 @@ def test_a_large_result_gives_several_files(
     assert [part.num_rows for part in metadata] == [487, 487, 487]
     assert rows == forecasts()
     manifest = read(files, f"{share}manifest/")[0].to_pylist()[0]
-    assert (manifest["row_count"], manifest["file_count"], manifest["column_types"]) == (1461, 3, FORECASTS_SCHEMA)
+    assert (manifest["row_count"], manifest["file_count"], manifest["column_types"]) == (
+        *(1461, 3),
+        schema(FORECASTS_SCHEMA, *FORECASTS_COLUMNS),
+    )
 
 
 def test_an_empty_result_gives_one_file_without_rows(lake: str, files: Any, values: dict[str, str], share: str) -> None:
@@ -133,12 +141,15 @@ def test_an_empty_result_gives_one_file_without_rows(lake: str, files: Any, valu
     rows, metadata = read(files, f"{share}data/")
     assert (rows.num_rows, rows.schema, len(metadata)) == (0, forecasts().schema, 1)
     manifest = read(files, f"{share}manifest/")[0].to_pylist()[0]
-    assert (manifest["row_count"], manifest["file_count"], manifest["column_types"]) == (0, 0, None)
+    assert (manifest["row_count"], manifest["file_count"], manifest["column_types"]) == (
+        *(0, 0),
+        schema(FORECASTS_SCHEMA, *FORECASTS_COLUMNS),
+    )
     assert manifest["run_key"] == values["run_key"]
 
 
 @pytest.mark.parametrize(
-    ("table", "rows", "schema"),
+    ("table", "rows", "types"),
     [
         (
             "city_temperatures",
@@ -156,7 +167,7 @@ def test_an_empty_result_gives_one_file_without_rows(lake: str, files: Any, valu
     ],
 )
 def test_the_other_source_tables_are_exported(
-    files: Any, values: dict[str, str], share: str, table: str, rows: Callable[[], pa.Table], schema: str
+    files: Any, values: dict[str, str], share: str, table: str, rows: Callable[[], pa.Table], types: str
 ) -> None:
     execute(files, SQL, values | {"source_table": f"main.weather.{table}"})
 
@@ -166,7 +177,7 @@ def test_the_other_source_tables_are_exported(
     assert exported.sort_by(order) == rows().sort_by(order)
     manifest = read(files, f"{share}manifest/")[0].to_pylist()[0]
     assert (manifest["row_count"], manifest["file_count"]) == (rows().num_rows, 1)
-    assert manifest["column_types"] == schema
+    assert json.loads(manifest["column_types"])["types"] == types
 
 
 def test_only_files_with_rows_are_counted(files: Any, values: dict[str, str], share: str) -> None:
@@ -179,7 +190,7 @@ def test_only_files_with_rows_are_counted(files: Any, values: dict[str, str], sh
     execute(files, manifest, values | {"data_path": f"s3://{share}in/"})
 
     row = read(files, f"{share}manifest/")[0].to_pylist()[0]
-    assert (row["row_count"], row["file_count"], row["column_types"]) == (3, 2, "struct<id:bigint>")
+    assert (row["row_count"], row["file_count"], row["column_types"]) == (3, 2, schema("struct<id:bigint>", "id"))
 
 
 def test_the_metadata_of_files_is_hidden_until_it_is_named(files: Any, values: dict[str, str], share: str) -> None:
@@ -206,6 +217,18 @@ def test_the_metadata_of_files_is_hidden_until_it_is_named(files: Any, values: d
     assert row["file_size"] == files.size(path)
     assert row["of_p"] == FORECASTS_SCHEMA
     assert row["of_all"] == f"{FORECASTS_SCHEMA[:-1]},name:string,{FORECASTS_SCHEMA.removeprefix('struct<')}"
+
+
+def test_the_keys_of_a_struct_are_its_names_whatever_they_hold(lake: str, files: Any, share: str) -> None:
+    names = ["a:int,b", "c<`>", 'say "ü"']
+    listed = ", ".join("1 AS `{}`".format(name.replace("`", "``")) for name in names)
+    keys = "JSON_OBJECT_KEYS(TO_JSON(STRUCT(*){}))"
+    head = f"INSERT OVERWRITE DIRECTORY 's3://{share}out/' USING PARQUET"
+    kept = keys.format(", MAP('ignoreNullFields', 'false')")
+    execute(files, f"{head} SELECT {kept} AS k FROM (SELECT {listed})", {})
+    assert read(files, f"{share}out/")[0].to_pylist() == [{"k": names}]
+    with pytest.raises(StatementError, match="knows JSON_OBJECT_KEYS only"):
+        execute(files, f"{head} SELECT {keys.format('')} AS k FROM (SELECT {listed})", {})
 
 
 def test_only_files_have_metadata(files: Any, values: dict[str, str], share: str) -> None:

@@ -223,8 +223,9 @@ class Share:
                 **fields,
             }
         )
-        listed = ", ".join(f'"{column.upper()}" {kind}' for column, kind in columns.items())
-        self.query(f"CREATE TABLE {dataset.target_table} ({listed})")
+        if dataset.create_table is None:
+            listed = ", ".join(f'"{column.upper()}" {kind}' for column, kind in columns.items())
+            self.query(f"CREATE TABLE {dataset.target_table} ({listed})")
         return dataset
 
     def write(self, dataset: Dataset, rows: Sequence[Row], schema: pa.Schema = SCHEMA) -> None:
@@ -311,7 +312,7 @@ class Share:
             "source_table": dataset.source_table,
             "row_count": len(rows),
             "file_count": min(1, len(rows)),
-            "column_types": "struct<k:bigint,name:string,amount:double>" if rows else None,
+            "column_types": '{"names":["k","name","amount"],"types":"struct<k:bigint,name:string,amount:double>"}',
             "exported_at": datetime.now(UTC),
         }
         for place, table in (

@@ -63,7 +63,7 @@ class Engines:
     def __init__(self, spark: Any, files: s3fs.S3FileSystem, scratch: Path) -> None:
         self.spark = spark
         self.files = files
-        self._scratch = scratch
+        self.scratch = scratch
 
     def write_source(self, rows: pa.Table, types: dict[str, str]) -> str:
         """
@@ -81,7 +81,7 @@ class Engines:
             configuration={"delta.dataSkippingNumIndexedCols": "0"},
             storage_options=storage_options(str(self.files.client_kwargs["endpoint_url"])),
         )
-        location = self._scratch / name
+        location = self.scratch / name
         location.mkdir()
         pq.write_table(rows, location / "source.parquet")
         columns = ", ".join(f"`{column.replace('`', '``')}` {kind}" for column, kind in types.items())
@@ -95,11 +95,18 @@ class Engines:
         :param parameters: named parameters; ``data_path`` and ``manifest_path`` are added
         :return: what was written to these two
         """
-        folder = self._scratch / f"spark_{next(_numbers)}"
+        folder = self.scratch / f"spark_{next(_numbers)}"
         paths = {"data_path": f"{folder}/data/", "manifest_path": f"{folder}/manifest/"}
         # A script takes several statements, as a SQL file task does; each is executed as it is written.
         self.spark.sql(f"BEGIN\n{sql}\nEND", args=parameters | paths)
         return Export(folder)
+
+    def manifest_of(self, sql: str, data_path: str) -> dict[str, Any]:
+        """Execute the statement of the manifest on Spark, for files that are there; return its row."""
+        folder = self.scratch / f"spark_{next(_numbers)}"
+        paths = {"data_path": data_path, "manifest_path": f"{folder}/manifest/"}
+        self.spark.sql(sql.rstrip().rstrip(";"), args=paths | {"run_key": "", "dataset": "", "source_table": ""})
+        return Export(folder).manifest()
 
     def on_stand_in(self, sql: str, parameters: dict[str, str]) -> Export:
         """Execute the same on the sandbox's own engine."""
@@ -111,10 +118,10 @@ class Engines:
         finally:
             session.close()
         for path in self.files.find(f"{SHARE_BUCKET}/{folder}"):
-            copy = self._scratch / path.removeprefix(f"{SHARE_BUCKET}/")
+            copy = self.scratch / path.removeprefix(f"{SHARE_BUCKET}/")
             copy.parent.mkdir(parents=True, exist_ok=True)
             self.files.get_file(path, str(copy))
-        return Export(self._scratch / folder)
+        return Export(self.scratch / folder)
 
     def export(self, source_table: str) -> tuple[Export, Export]:
         """Export a source table with the product's own SQL: on Spark, and on the sandbox's own engine."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from data_share.exported_schema import exported_columns
 from sandbox.databricks import parquet
 from sandbox.databricks.export import StatementError
-from tests.sandbox.spark.engines import Engines, Export
+from tests.sandbox.spark.engines import EXPORT_SQL, Engines, Export
 from tests.sandbox.spark.kinds import KINDS, ROWS, comparable, source, spark_types
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox, pytest.mark.spark]
 
+# TYPEOF writes the names in a struct without quotes.
+STRUCT_AS_IT_IS = {"struct": spark_types()["struct"].replace("`", "")}
 PART = re.compile(r"part-\d{5}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-c\d{3}\.snappy\.parquet")
 
 
@@ -84,13 +88,14 @@ def test_the_manifest_is_that_of_spark(exports: tuple[Export, Export], table: st
     on_spark, on_stand_in = manifests
     assert on_stand_in == on_spark
     types = ",".join(f"{name}:{kind.replace('`', '')}" for name, kind in spark_types().items())
+    schema = {"names": list(spark_types()), "types": f"struct<{types}>"}
     assert on_spark == {
         "run_key": 'it\'s a "key" -- ü',
         "dataset": "everything",
         "source_table": table,
         "row_count": ROWS,
         "file_count": 1,
-        "column_types": f"struct<{types}>",
+        "column_types": json.dumps(schema, separators=(",", ":"), ensure_ascii=False),
     }
 
 
@@ -127,7 +132,34 @@ def test_an_empty_table(engines: Engines) -> None:
     assert on_stand_in.metadata.num_rows == on_spark.metadata.num_rows == 0
     for export in exports:
         row = export.manifest()
-        assert (row["row_count"], row["file_count"], row["column_types"]) == (0, 0, None)
+        assert (row["row_count"], row["file_count"]) == (0, 0)
+        assert exported_columns(row["column_types"]) == spark_types() | STRUCT_AS_IT_IS
+
+
+@pytest.mark.parametrize("rows", [1, 0])
+def test_names_that_look_like_types_are_told_apart(spark: Any, engines: Engines, rows: int) -> None:
+    columns = {
+        "a:int,b": "1",
+        "c<decimal(38,9)>": "'x'",
+        "größe ``in`` m": "CAST(1.5 AS DECIMAL(10, 2))",
+        'say "it"': "ARRAY(NAMED_STRUCT('odd, name', 1, 'b:int,c', MAP('k', 2)))",
+        "\\N": "NAMED_STRUCT('c', 1, 'a:int,b', 'x')",
+        "nothing": "CAST(NULL AS MAP<STRING, ARRAY<INT>>)",
+        "files": "TIMESTAMP_NTZ'2026-01-01 00:00:00'",
+    }
+    listed = ", ".join(f"{value} AS `{name}`" for name, value in columns.items())
+    spark.sql(f"SELECT {listed} FROM RANGE({rows})").write.parquet(f"{engines.scratch}/odd_{rows}/data")
+    manifest = EXPORT_SQL[EXPORT_SQL.rindex("INSERT OVERWRITE DIRECTORY") :]
+    found = engines.manifest_of(manifest, f"{engines.scratch}/odd_{rows}/data/")
+    assert exported_columns(found["column_types"]) == {
+        "a:int,b": "int",
+        "c<decimal(38,9)>": "string",
+        "größe `in` m": "decimal(10,2)",
+        'say "it"': "array<struct<odd, name:int,b:int,c:map<string,int>>>",
+        "\\N": "struct<c:int,a:int,b:string>",
+        "nothing": "map<string,array<int>>",
+        "files": "timestamp_ntz",
+    }
 
 
 def test_several_files(spark: Any, engines: Engines, table: str, monkeypatch: pytest.MonkeyPatch) -> None:

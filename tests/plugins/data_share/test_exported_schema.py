@@ -1,0 +1,95 @@
+"""The schema of an export, as its manifest has it: names that hold anything, and their types."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from data_share.exported_schema import UnreadableSchemaError, exported_columns
+
+
+def schema(fields: dict[str, str]) -> str:
+    """As the export writes it: names of structs as they are."""
+    struct = ",".join(f"{name}:{kind}" for name, kind in fields.items())
+    return json.dumps({"names": list(fields), "types": f"struct<{struct}>"})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"a": "int"},
+        {"a b": "timestamp_ntz", "c": "interval day to second"},
+        {"größe": "string collate UTF8_LCASE", "b": "varchar(3)"},
+        {"a:int,b": "decimal(10,2)", "c<": "int", "d>,e:": "string", "`": "date", "(": "int", '"': "int"},
+        {"m": "map<string,array<int>>", "b": "date"},
+        {"s": "struct<x:int,y:struct<z:decimal(3,1)>>"},
+        # A field of a struct has the name of the column behind it.
+        {"s": "struct<a:array<int>,b:int>", "b": "int"},
+        {"s": "struct<b:int,b:int>", "b": "int", "t": "struct<b:int>"},
+        # Names in structs are as they are too.
+        {"s": "struct<odd, name:int,z:w,:array<int>>", "b": "int"},
+        {"s": "struct<a<:array<int>,b:array<int>>", "b": "int"},
+    ],
+)
+def test_columns_are_told_apart_whatever_their_names_hold(fields: dict[str, str]) -> None:
+    assert exported_columns(schema(fields)) == fields
+    assert list(exported_columns(schema(fields))) == list(fields)
+
+
+def test_a_struct_that_can_be_read_in_two_ways_is_refused() -> None:
+    # Either `s` has the field `x>,b:int,c` or there is more of `c`.
+    text = json.dumps({"names": ["s", "b"], "types": "struct<s:struct<a<:int>,b:struct<c:int>,b:struct<>:int>>"})
+    with pytest.raises(UnreadableSchemaError, match="cannot be told apart"):
+        exported_columns(text)
+
+
+@pytest.mark.parametrize(
+    "column_types",
+    [
+        "",
+        "int",
+        "array<struct<a:int>>",
+        "struct<a:int",
+        "{}",
+        "{",
+        '{"names": ["a"], "types": 1}',
+        '{"names": "a", "types": "struct<a:int>"}',
+        '{"names": ["a"], "types": "int"}',
+        '{"names": ["a"], "types": "struct<b:int>"}',
+        '{"names": ["a"], "types": "struct<a:int,b:int>"}',
+        '{"names": ["a", "b"], "types": "struct<a:int>"}',
+        '{"names": [], "types": "struct<a:int>"}',
+    ],
+)
+def test_what_is_no_schema_is_refused(column_types: str) -> None:
+    with pytest.raises(UnreadableSchemaError, match="The target is as it was"):
+        exported_columns(column_types)
+
+
+# ---- manifests of export jobs that were deployed before: the struct alone
+
+
+@pytest.mark.parametrize(
+    ("column_types", "fields"),
+    [
+        ("struct<>", {}),
+        ("struct<a b:timestamp_ntz,c:interval day to second>", {"a b": "timestamp_ntz", "c": "interval day to second"}),
+        ("struct<a:int,b:decimal(10,2)>", {"a": "int", "b": "decimal(10,2)"}),
+        ("struct<m:map<string,array<int>>,b:date>", {"m": "map<string,array<int>>", "b": "date"}),
+        ("struct<s:struct<x:int,y:struct<z:decimal(3,1)>>>", {"s": "struct<x:int,y:struct<z:decimal(3,1)>>"}),
+    ],
+)
+def test_the_fields_of_a_struct_are_told_apart_at_its_own_level(column_types: str, fields: dict[str, str]) -> None:
+    assert exported_columns(column_types) == fields
+    assert list(exported_columns(column_types)) == list(fields)
+
+
+# What Spark writes of the columns `b,c`, `,b`, `b<c`, `b:c`, `b(`, and of one without a name.
+@pytest.mark.parametrize(
+    "fields", ["b,c:int", ",b:int", "b<c:int,d:int", "b:c:int", "b(:int,d:int", ":int", "d:int,b<c:int"]
+)
+def test_columns_of_a_struct_alone_that_cannot_be_told_apart_are_refused(fields: str) -> None:
+    with pytest.raises(UnreadableSchemaError, match="Deploy the export job again"):
+        exported_columns(f"struct<a:int,{fields},z:int>")
