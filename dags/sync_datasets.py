@@ -173,6 +173,7 @@ def sync_dag(dataset: Dataset) -> DAG:
                 "source_table": dataset.source_table,
                 "run_key": "{{ run_key(dag_run) }}",
                 "export_path": "{{ export_path(dag_run, ti) }}",
+                "proof": dataset.proof.value,
             },
             # Airflow's id of the attempt: a repeated call starts nothing twice, and a new attempt starts a new export,
             # also that of a run which was deleted and made again.
@@ -220,6 +221,9 @@ def sync_dag(dataset: Dataset) -> DAG:
                 **{name: literal(condition) for name, condition in dataset.all_checks.items()},
             },
             sql="check_staging.sql",
+            values_sql="check_values.sql",
+            proofs="{{ copied(ti).proofs | tojson }}",
+            unproven="{{ copied(ti).unproven | tojson }}",
             **loading,
         )
 

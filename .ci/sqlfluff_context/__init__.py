@@ -38,6 +38,10 @@ task = SimpleNamespace(
     checks={"a_known": {"check_statement": "a IS NOT NULL"}, "b_known": {"check_statement": "b IS NOT NULL"}},
 )
 ti = SimpleNamespace()
+PROOFS = [
+    {"column": form.upper(), "form": form, "scale": scale}
+    for scale, form in enumerate(("number", "number", "text", "boolean", "date", "timestamp", "binary", "fraction"))
+]
 turn_table = "staging.turn"
 
 
@@ -73,7 +77,14 @@ def path_in_stage(_: object) -> str:
 
 def copied(_: object) -> dict[str, Any]:
     """Return what the copy handed on."""
-    return {"rows_loaded": 1, "query_ids": ["query"], "columns": ["A", "B"], "new_columns": {}, "created_columns": {}}
+    return {
+        "rows_loaded": 1,
+        "query_ids": ["query"],
+        "columns": ["A", "B"],
+        "new_columns": {},
+        "created_columns": {},
+        "proofs": PROOFS,
+    }
 
 
 def load_mode(_: object) -> str:
@@ -105,4 +116,8 @@ def _sql_string(value: object) -> str:
     return "NULL" if value is None else f"'{value}'"
 
 
-SQLFLUFF_JINJA_FILTERS = {"sql_string": _sql_string}
+def _identifier(name: object) -> str:
+    return f'"{name}"'
+
+
+SQLFLUFF_JINJA_FILTERS = {"sql_string": _sql_string, "identifier": _identifier}

@@ -115,6 +115,11 @@ def staged_by_run_of(table: str) -> datetime | None:
         return None
 
 
+def identifier(name: str) -> str:
+    """Return a name as Snowflake has it, in quotes for SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def sql_string(value: object) -> str:
     """
     Return a value as a Snowflake string literal, or ``NULL``.

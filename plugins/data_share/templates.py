@@ -120,5 +120,5 @@ def _quoted(column: str, table: str | None = None) -> str:
     return f"{table}.{quoted(column)}" if table else quoted(column)
 
 
-SQL_FILTERS: dict[str, Callable[[object], str]] = {"sql_string": share.sql_string}
-"""Filters for values in SQL; see :func:`data_share.share.sql_string`."""
+SQL_FILTERS: dict[str, Callable[..., str]] = {"sql_string": share.sql_string, "identifier": share.identifier}
+"""Filters for values and names in SQL: :func:`data_share.share.sql_string`, :func:`data_share.share.identifier`."""

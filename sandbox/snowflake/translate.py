@@ -475,18 +475,20 @@ def declared_columns(expression: exp.Expr, session: Session) -> tuple[tuple[str,
     :returns: the table's key, and Snowflake's type by column; None for any other statement.
     """
     table = expression.find(exp.Table)
-    if table is None or (expression.args.get("exists") and _has_columns(qualified(table, session), session)):
+    is_table = isinstance(expression, (exp.Create, exp.Alter)) and expression.args.get("kind") == "TABLE"
+    if table is None or not is_table:
         return None
-    if isinstance(expression, exp.Create) and expression.kind == "TABLE":
+    is_kept = isinstance(expression, exp.Create) and bool(expression.args.get("exists"))
+    if is_kept and _has_columns(qualified(table, session), session):
+        return None
+    if isinstance(expression, exp.Create):
         properties = expression.args.get("properties")
         if like := properties.find(exp.LikeProperty) if properties else None:
             rows = _comments(qualified(like.this, session), session)
             return qualified(table, session), rows
         definitions = expression.this.expressions if isinstance(expression.this, exp.Schema) else []
-    elif isinstance(expression, exp.Alter):
-        definitions = expression.args.get("actions") or []
     else:
-        return None
+        definitions = expression.args.get("actions") or []
     found = {
         name_of(column.this): declared
         for column in definitions
@@ -639,12 +641,25 @@ def _replace(node: exp.Expr, session: Session) -> exp.Expr:
         exp.CurrentDatabase: database,
         exp.CurrentSchema: schema,
     }
+    if isinstance(node, exp.ToNumber) and node.args.get("format") is not None:
+        return _hexadecimal(node)
     if isinstance(node, exp.Identifier) and not node.quoted and node.name.upper() in _DUCKDB_WORDS:
         return exp.to_identifier(node.name.upper(), quoted=True)
     if type(node) in values:
         value = values[type(node)]
         return exp.Null() if value is None else exp.Literal.string(value)
     return node
+
+
+def _hexadecimal(node: exp.ToNumber) -> exp.Expr:
+    """TO_NUMBER with a format of hexadecimal digits: at most as many as the format has."""
+    digits = node.args["format"].name
+    if not re.fullmatch("[Xx]{1,31}", digits):
+        raise unsupported(f"TO_NUMBER with the format {digits}")
+    text = node.this.sql("duckdb")
+    error = f"ERROR('Can''t parse ' || {text} || ' as number with format {digits}')"
+    value = f"CASE WHEN LENGTH({text}) > {len(digits)} THEN {error} ELSE '0x' || {text} END"
+    return sqlglot.parse_one(f"CAST(CAST({value} AS HUGEINT) AS DECIMAL(38, 0))", read="duckdb")
 
 
 def _is_command(expression: exp.Expr, *words: str) -> bool:
