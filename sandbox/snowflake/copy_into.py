@@ -387,6 +387,7 @@ def _value(source: pa.Field, column: _Column, options: _Options) -> str:
         # DuckDB would cast these; Snowflake does not.
         (types.is_timestamp(source.type) and column.type == "DATE")
         or (number and column.type == "BOOLEAN")
+        or (types.is_boolean(source.type) and column.type == "DOUBLE")
         or (column.declared == "OBJECT" and not (types.is_struct(source.type) or types.is_map(source.type)))
     )
     if refused:
@@ -403,7 +404,7 @@ def _value(source: pa.Field, column: _Column, options: _Options) -> str:
 def _time(quoted: str, source: pa.DataType, column: _Column) -> str:
     """A time or timestamp with the digits of a second that its column keeps; the others are cut off."""
     if pa.types.is_integer(source) or pa.types.is_decimal(source):
-        quoted = f"make_timestamp(CAST({quoted} * 1000000 AS BIGINT))"
+        quoted = f"make_timestamp(CAST(CAST({quoted} AS DOUBLE) * 1000000 AS BIGINT))"
     elif pa.types.is_timestamp(source) and source.tz and column.type == "TIME":
         quoted = f"CAST({quoted} AS TIMESTAMP)"
     if column.fraction_digits == _MICROSECONDS:

@@ -71,3 +71,34 @@ def test_lengths_stay_with_a_copy_of_the_table(api: Any, put: Callable[..., None
     assert code == LONG[0]
     assert message.startswith(f"{LONG[1]}\n  File 'dataset/{folder}b.parquet'")
     assert api.rows("SELECT COUNT(*) FROM twin") == [["0"]]
+
+
+def test_a_table_describes_its_types(api: Any) -> None:
+    types = [
+        *("NUMBER(38,0)", "NUMBER(12,2)", "FLOAT", "VARCHAR(16777216)", "VARCHAR(7)", "BOOLEAN", "DATE"),
+        *("TIME(9)", "TIME(3)", "TIMESTAMP_NTZ(9)", "TIMESTAMP_LTZ(9)", "TIMESTAMP_LTZ(6)", "TIMESTAMP_TZ(0)"),
+        *("VARIANT", "OBJECT", "ARRAY"),
+    ]
+    listed = ", ".join(f"c{number} {kind}" for number, kind in enumerate(types))
+    api.ok(f"CREATE OR REPLACE TABLE typed ({listed})")
+    api.ok("CREATE OR REPLACE TABLE typed_like LIKE typed")
+    api.ok("ALTER TABLE typed_like ADD COLUMN more TIMESTAMP_TZ(1)")
+    api.ok("ALTER TABLE typed_like RENAME TO typed_too")
+    assert [row[1] for row in api.rows("DESCRIBE TABLE typed")] == types
+    assert [row[1] for row in api.rows("DESCRIBE TABLE typed_too")] == [*types, "TIMESTAMP_TZ(1)"]
+    # What is there stays what it is, and another table of the name is another.
+    api.ok("CREATE TABLE IF NOT EXISTS typed (c0 TIME(2))")
+    assert [row[1] for row in api.rows("DESCRIBE TABLE typed")] == types
+    api.ok("CREATE OR REPLACE TABLE typed (c4 VARCHAR, c7 TIME)")
+    assert [row[1] for row in api.rows("DESCRIBE TABLE typed")] == ["VARCHAR(16777216)", "TIME(9)"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("NUMBER(38, 38)", "Invalid scale: 38. Must be between 0 and 37"),
+        *((kind, "Unsupported feature") for kind in ("DECFLOAT", "GEOGRAPHY", "VECTOR(FLOAT, 3)", "MAP(VARCHAR, INT)")),
+    ],
+)
+def test_types_that_there_are_not(api: Any, kind: str, words: str) -> None:
+    assert words in api.error(f"CREATE TABLE none_such (c {kind})")[1]
