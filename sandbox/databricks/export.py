@@ -1,10 +1,10 @@
 """
 Executes a Databricks SQL file on the sandbox's lake, with DuckDB.
 
-Understood: ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, ``DECLARE OR REPLACE VARIABLE``, ``SET VAR``, and
-``EXECUTE IMMEDIATE ... INTO ... USING ...``, several in a file. A query may read Delta tables by their Unity Catalog
-name, also as ``IDENTIFIER(...)``, and directories of Parquet files as ``parquet.`path```, with the hidden column
-``_metadata`` of their files. ``TYPEOF`` answers in Spark's words, also for ``STRUCT(*)``, and
+Understood: ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, ``DECLARE OR REPLACE VARIABLE``, ``SET VAR``
+and ``EXECUTE IMMEDIATE ... INTO ... USING ...``, several in a file. A query may read Delta tables by their Unity
+Catalog name, also as ``IDENTIFIER(...)``, and directories of Parquet files as ``parquet.`path```, with the hidden
+column ``_metadata`` of their files. ``TYPEOF`` answers in Spark's words, also for ``STRUCT(*)``, and
 ``JSON_OBJECT_KEYS(TO_JSON(STRUCT(*), MAP('ignoreNullFields', 'false')))`` with the names of the columns. Functions of
 Spark that DuckDB lacks are in ``sandbox/databricks/functions.py``.
 """

@@ -409,6 +409,13 @@ def translate(expression: exp.Expr, session: Session) -> exp.Expr:
     if isinstance(expression, exp.Select):
         _name_columns(expression)
     _guard_divisions(expression)
+    for trim in expression.find_all(exp.Trim):
+        # fakesnow makes the cast too, and loses the characters to trim.
+        if not isinstance(trim.this, exp.Cast):
+            trim.set("this", exp.cast(trim.this, "VARCHAR"))
+    for number in list(expression.find_all(exp.ToNumber)):
+        if number.args.get("format") is not None:
+            number.replace(_hexadecimal(number))
     if isinstance(expression, exp.Merge):
         for update in expression.find_all(exp.Update):
             for assignment in update.expressions:
@@ -641,8 +648,6 @@ def _replace(node: exp.Expr, session: Session) -> exp.Expr:
         exp.CurrentDatabase: database,
         exp.CurrentSchema: schema,
     }
-    if isinstance(node, exp.ToNumber) and node.args.get("format") is not None:
-        return _hexadecimal(node)
     if isinstance(node, exp.Identifier) and not node.quoted and node.name.upper() in _DUCKDB_WORDS:
         return exp.to_identifier(node.name.upper(), quoted=True)
     if type(node) in values:
