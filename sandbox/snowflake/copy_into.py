@@ -381,13 +381,14 @@ def _value(source: pa.Field, column: _Column, options: _Options) -> str:
         quoted = f"CASE WHEN {quoted} IS NOT NULL THEN to_json([{quoted}]) END"
     elif column.type == "JSON" or nested:
         quoted = f"to_json({quoted})"
-    if nested and column.type != "VARCHAR" and column.declared != "OBJECT":
+    if nested and column.type not in {"VARCHAR", "BLOB"} and column.declared != "OBJECT":
         return quoted if column.type == "JSON" else f"CAST(CAST({quoted} AS VARCHAR) AS {column.type})"
     refused = (
         # DuckDB would cast these; Snowflake does not.
         (types.is_timestamp(source.type) and column.type == "DATE")
         or (number and column.type == "BOOLEAN")
         or (types.is_boolean(source.type) and column.type == "DOUBLE")
+        or (nested and column.type == "BLOB")
         or (column.declared == "OBJECT" and not (types.is_struct(source.type) or types.is_map(source.type)))
     )
     if refused:
@@ -403,11 +404,14 @@ def _value(source: pa.Field, column: _Column, options: _Options) -> str:
 
 def _time(quoted: str, source: pa.DataType, column: _Column) -> str:
     """A time or timestamp with the digits of a second that its column keeps; the others are cut off."""
-    if pa.types.is_integer(source) or pa.types.is_decimal(source):
+    is_seconds = column.type != "TIME" and (pa.types.is_integer(source) or pa.types.is_decimal(source))
+    is_time = pa.types.is_temporal(source) or pa.types.is_string(source)
+    is_time = is_time and not (column.type == "TIME" and pa.types.is_date(source))
+    if is_seconds:
         quoted = f"make_timestamp(CAST(CAST({quoted} AS DOUBLE) * 1000000 AS BIGINT))"
     elif pa.types.is_timestamp(source) and source.tz and column.type == "TIME":
         quoted = f"CAST({quoted} AS TIMESTAMP)"
-    if column.fraction_digits == _MICROSECONDS:
+    if column.fraction_digits == _MICROSECONDS or not (is_seconds or is_time):
         return quoted
     step = 10 ** (_MICROSECONDS - column.fraction_digits)
     cast = f"CAST({quoted} AS {column.type})"

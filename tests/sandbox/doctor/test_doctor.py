@@ -558,11 +558,11 @@ def test_a_target_that_would_not_keep_the_values_of_the_last_export(
     run = functools.partial(administer, conn_id="snowflake_default")
     run("CREATE TABLE typed (harbour VARCHAR(9), price NUMBER)", row.format(1, schema), row.format(2, old))
     try:
-        found = look("Snowflake", datasets_folder=folder_with(tmp_path))["column types"]
+        found = look("Snowflake", datasets_folder=folder_with(tmp_path)).findings["column types"]
         assert found.state is State.WRONG
         assert "PRICE: decimal(12,2) into NUMBER(38,0), where digits behind the point are rounded away." in found.text
         assert "casts of typed.yaml" in found.text
-        found = look("Snowflake", datasets_folder=folder_with(tmp_path, casts=["price"]))["column types"]
+        found = look("Snowflake", datasets_folder=folder_with(tmp_path, casts=["price"])).findings["column types"]
         assert (found.state, "typed" in found.text) == (State.OK, True)
     finally:
         run("DROP TABLE typed", "DELETE FROM export_manifests WHERE dataset = 'typed'")
@@ -572,12 +572,12 @@ def test_the_right_to_create_a_target_from_the_source(
     look: Look, administer: Callable[..., object], tmp_path: Path
 ) -> None:
     folder = folder_with(tmp_path, create_table="from_source")
-    found = look("Snowflake", datasets_folder=folder)
+    found = look("Snowflake", datasets_folder=folder).findings
     assert (found["target tables"].state, found["rights on the targets"].state) == (State.OK, State.OK)
     assert "The first sync creates typed." in found["target tables"].text
     administer("REVOKE CREATE TABLE ON SCHEMA data_share.public FROM ROLE data_share_loader")
     try:
-        found = look("Snowflake", datasets_folder=folder)["rights on the targets"]
+        found = look("Snowflake", datasets_folder=folder).findings["rights on the targets"]
         assert found.state is State.WRONG
         assert "GRANT CREATE TABLE ON SCHEMA DATA_SHARE.PUBLIC TO ROLE DATA_SHARE_LOADER" in found.text
     finally:

@@ -271,7 +271,7 @@ def test_what_does_not_fit_fails_and_names_the_column(a_share: Share) -> None:
             passed.append(f"{pair.source.spark} into {pair.target}")
         elif f'["{pair.column.upper()}":1]' not in refusal and "is too long" not in refusal:
             passed.append(f"{pair.source.spark} into {pair.target} names no column: {refusal}")
-    assert passed == []
+    assert not passed, "; ".join(passed)
 
 
 def refusal_of(share: Share, statement: str) -> str | None:
@@ -314,7 +314,18 @@ def test_each_pair_that_could_change_a_value_is_refused_by_name(a_share: Share) 
 
 
 def test_each_pair_that_is_refused_would_change_a_value(a_share: Share) -> None:
-    pairs = [pair for pair in OF_VERDICT[Verdict.SILENT] if pair.kinds not in REFUSED_LOUDLY]
+    # Why a type may not become text has nothing to do with the length of the text; the stand-in's JSON holds no bytes
+    # and no number without a digit before the point.
+    pairs = [
+        pair
+        for pair in OF_VERDICT[Verdict.SILENT]
+        if pair.kinds not in REFUSED_LOUDLY
+        and not pair.target.startswith("VARCHAR(")
+        and not (
+            ("binary" in pair.source.spark or pair.source.spark == "decimal(38,38)")
+            and pair.kinds[1] in ("VARIANT", "ARRAY")
+        )
+    ]
     dataset = dataset_of(a_share, pairs, silent_values, casts=[pair.column for pair in pairs])
     a_share.sync(dataset)
     unchanged = set()
@@ -338,8 +349,6 @@ def silent_values(pair: Pair) -> tuple[Any, ...]:
         return tuple(value for value in pair.values if abs(Decimal(value)) + 1 < most) or (pair.source.values[-1],)
     if pair.kinds[1].startswith("TIMESTAMP") and pair.kinds[0] in ("tinyint", "smallint", "int", "bigint", "decimal"):
         return tuple(value for value in pair.values if abs(value) < 10**10) or (1,)
-    if pair.target == "VARCHAR(3)":
-        return tuple(value for value in pair.values if pair.kinds[0] == "binary" and len(value) < 1)
     return pair.values
 
 
