@@ -27,7 +27,7 @@ from moto.server import ThreadedMotoServer
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "plugins")]
 
-from data_share.templates import SQL_FILTERS  # noqa: E402
+from data_share.share import identifier  # noqa: E402
 from sandbox.databricks.export import Session as ExportSession  # noqa: E402
 from sandbox.s3 import s3_filesystem  # noqa: E402
 from sandbox.snowflake.engine import Engine, Session  # noqa: E402
@@ -65,7 +65,7 @@ def check_query() -> str:
         {"column": name.upper(), "form": form, "scale": 4 if name == "price" else 0} for name, form in FORMS.items()
     ]
     templates = Environment(loader=FileSystemLoader(SQL / "snowflake"))  # noqa: S701 - it renders SQL
-    templates.filters.update(SQL_FILTERS)
+    templates.globals["identifier"] = identifier
     sql = templates.get_template("check_values.sql")
     return sql.render(copied=lambda _: {"proofs": proofs}, ti=None, task=SimpleNamespace(table="staged")).rstrip(";\n")
 

@@ -112,12 +112,13 @@ def assignments(_: object, table: str) -> str:
     return f'"B" = {table}."B"'
 
 
+def identifier(name: str) -> str:
+    """Return a name in quotes."""
+    return f'"{name}"'
+
+
 def _sql_string(value: object) -> str:
     return "NULL" if value is None else f"'{value}'"
 
 
-def _identifier(name: object) -> str:
-    return f'"{name}"'
-
-
-SQLFLUFF_JINJA_FILTERS = {"sql_string": _sql_string, "identifier": _identifier}
+SQLFLUFF_JINJA_FILTERS = {"sql_string": _sql_string}

@@ -28,6 +28,8 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
 
     ``load_mode(params)``: the load mode of this sync. ``columns(ti, table)``, ``keys(table)``,
     ``same_keys(left, right)``, ``assignments(ti, table)``: lists of columns for SQL.
+
+    ``identifier(name)``: a name in quotes.
     """
 
     def of_run(name: Callable[[str, str], str]) -> Callable[[Any], str]:
@@ -74,6 +76,7 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
         "keys": keys,
         "same_keys": same_keys,
         "assignments": assignments,
+        "identifier": share.identifier,
     }
 
 
@@ -120,5 +123,5 @@ def _quoted(column: str, table: str | None = None) -> str:
     return f"{table}.{quoted(column)}" if table else quoted(column)
 
 
-SQL_FILTERS: dict[str, Callable[..., str]] = {"sql_string": share.sql_string, "identifier": share.identifier}
-"""Filters for values and names in SQL: :func:`data_share.share.sql_string`, :func:`data_share.share.identifier`."""
+SQL_FILTERS: dict[str, Callable[[object], str]] = {"sql_string": share.sql_string}
+"""Filters for values in SQL; see :func:`data_share.share.sql_string`."""

@@ -148,3 +148,7 @@ def test_a_table_that_no_run_named_has_no_time(table: str) -> None:
 )
 def test_a_value_becomes_one_string_literal(value: object, literal: str) -> None:
     assert share.sql_string(value) == literal
+
+
+def test_a_name_is_quoted_whatever_it_holds() -> None:
+    assert share.identifier('Net "price"') == '"Net ""price"""'

@@ -108,6 +108,13 @@ def test_one_change_names_one_column_and_says_what_to_do(a_share: Share) -> None
     assert error.value.snowflake_query_id
 
 
+def test_an_export_without_rows_is_what_was_loaded(a_share: Share) -> None:
+    columns = {"name": (pa.string(), "VARCHAR"), "amount": (pa.float64(), "FLOAT")}
+    run, _ = copied(a_share, columns, [], allow_empty=True)
+    assert len(run.xcoms["copy_into_staging", "return_value"]["proofs"]) == 3
+    assert reported(a_share, run) == []
+
+
 def test_the_order_of_the_rows_does_not_matter(a_share: Share) -> None:
     columns = {"name": (pa.string(), "VARCHAR"), "amount": (pa.float64(), "FLOAT")}
     run, table = copied(a_share, columns, [(str(n), n / 7) for n in range(100)])
