@@ -50,6 +50,7 @@ from data_share.databricks_run import DatabricksRunSensor
 from data_share.datasets import Dataset, InvalidDatasetDag, read_datasets
 from data_share.export import DatabricksExportOperator
 from data_share.finish import FinishSyncOperator
+from data_share.names import shown, written
 from data_share.share import EXPORT_JOB_VARIABLE, LEDGER_TABLE
 from data_share.snowflake_operators import (
     SnowflakeCopyIntoOperator,
@@ -139,14 +140,17 @@ def advice_for_checks(dataset: Dataset) -> dict[str, str]:
             "Files of the export were lost, added or changed on the share: find out who else writes to the bucket, and "
             "start a new sync, without reload_run_key.",
         ),
+        "values_match_manifest": "Other values were loaded than exported, or the staging table was changed: start the "
+        "sync again. If it comes again, give the target's column a type that holds the source's values "
+        "(docs/datasets.md, Types), or list the column in casts of the dataset file if the change is wanted.",
         "row_change_acceptable": "If the source is right, start the sync again with accept_row_change: true.",
         **{
-            f"{column}_not_null": f"Correct the source, or take {column} out of required_columns in the dataset file; "
-            "then start the sync again."
+            f"{shown(column)}_not_null": f"Correct the source, or take {written(column)} out of required_columns in "
+            "the dataset file; then start the sync again."
             for column in dataset.required_columns
         },
         **dict.fromkeys(
-            ("merge_keys_unique", *(f"{key}_not_null" for key in dataset.merge_keys)),
+            ("merge_keys_unique", *(f"{shown(key)}_not_null" for key in dataset.merge_keys)),
             "Correct the source, or the merge_keys in the dataset file; then start the sync again.",
         ),
     }
@@ -201,6 +205,7 @@ def sync_dag(dataset: Dataset) -> DAG:
                 "source_table": dataset.source_table,
                 "run_key": "{{ run_key(dag_run) }}",
                 "export_path": "{{ export_path(dag_run, ti) }}",
+                "proof": dataset.proof.value,
             },
             # Airflow's id of the attempt: a repeated call starts nothing twice, and a new attempt starts a new export,
             # also that of a run which was deleted and made again.
@@ -249,6 +254,9 @@ def sync_dag(dataset: Dataset) -> DAG:
             },
             what_to_do=advice_for_checks(dataset),
             sql="check_staging.sql",
+            values_sql="check_values.sql",
+            proofs="{{ copied(ti).proofs | tojson }}",
+            unproven="{{ copied(ti).unproven | tojson }}",
             **loading,
         )
 
@@ -262,6 +270,8 @@ def sync_dag(dataset: Dataset) -> DAG:
             export_path="{{ export(ti).export_path }}",
             load_mode="{{ load_mode(params) }}",
             new_columns="{{ copied(ti).new_columns | tojson }}",
+            # What a copy step of an older version has left lacks them.
+            created_columns="{{ copied(ti).created_columns | default({}) | tojson }}",
             preview="{{ params.dry_run }}",
             **loading,
         )

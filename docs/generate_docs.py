@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from data_share.column_types import MOST_VARIANT_DIGITS, NEW_COLUMN, PAIRS, SYNONYMS, Verdict
 from data_share.datasets import CHECKS_OF_EVERY_SYNC, Dataset, LoadMode
 from data_share.failure_codes import FailureCode
 from data_share.failures import Failure, failure_without_report
@@ -36,9 +37,9 @@ a letter. It is in the paths of the exports too, so keep it.
 1. Write the file. Its first line makes editors complete and check the fields:
 
    `# yaml-language-server: $schema=dataset.schema.json`
-2. Say who creates the target: `create_table: from_columns` with `columns`, a `CREATE TABLE IF NOT EXISTS` in
-   `include/sql/snowflake/targets/`, or nothing, when the table is there already. For the first two, run the DAG
-   `set_up_snowflake`.
+2. Say who creates the target: the first sync with `create_table: from_source`; `create_table: from_columns` with
+   `columns`; a `CREATE TABLE IF NOT EXISTS` in `include/sql/snowflake/targets/`; or nothing, when the table is there
+   already. For the two in the middle, run the DAG `set_up_snowflake`.
 3. Let the export job read the source and the loader's role write the target (the grants are in the README). The DAG
    appears with the next parse of the DAG files; press *Trigger*.
 
@@ -149,10 +150,38 @@ checks:
 so does one that follows an export without a row: no percentage leads away from nothing. An export without a row is a
 change of 100 %: with `allow_empty: true` and a limit below that, it needs `accept_row_change`.
 
+## Names
+
+Columns and targets are named as in Snowflake's SQL:
+
+- A plain name, of letters A to Z, digits, `_` and `$`, means its upper case: `harbour` is the column `HARBOUR`. It may
+  be a key word: `order` is the table `ORDER`.
+- A name in double quotes means itself, with blanks, umlauts, points and its case; a double quote in it is doubled. YAML
+  takes double quotes for its own, so single ones stand around them: `'"Net price"'`.
+- In `checks`, which are SQL, it is the same: `"Net price" > 0`.
+
+The columns of a target keep the names that they have. A column of the source fills the one of the same name in any
+case; two columns of a source or of a target that differ by nothing but case are refused. Beyond the letters A to Z,
+case counts: `größe` does not fill `GRÖßE`.
+
+A source is named by catalog, schema and table of Unity Catalog. What needs backticks in SQL gets them:
+`prod-eu.sales.orders` is `` `prod-eu`.sales.orders ``, which may be written so too.
+
+```yaml
+description: Orders of the shop, whose tables were made by a program that keeps the case of names.
+source_table: prod-eu.sales.orders
+target_table: shop."Orders"
+load_mode: merge
+merge_keys: ['"orderId"']
+required_columns: ['"Net price"', '"größe"', updated_at]
+checks:
+  price_positive: '"Net price" > 0'
+```
+
 ## Schema drift
 
-Columns are matched by name, without regard to case and order. Before the load, the export's columns are compared with
-the target's:
+Columns are matched by [name](#names), without regard to case and order. Before the load, the export's columns are
+compared with the target's:
 
 | Policy | The export has a column that the target lacks | The target has a column that the export lacks |
 | --- | --- | --- |
@@ -160,8 +189,12 @@ the target's:
 | `ignore_new` | the column is left out | the sync fails and lists it |
 | `add_new` | the column is added to the target | the sync fails and lists it |
 
-A column is added with the Snowflake type of its type in the source; arrays, maps and structs become `VARIANT`. Nothing
-drops a column or changes its type.
+A column is added with the type that the [table of types](#types) names, a plain name in upper case, any other one as
+it is. Nothing drops a column or changes its type: a column of the source that gets another type is compared with the
+target's again, in each sync. An export without a row is not compared: it has nothing to load.
+
+A column of the target that the source lacks is no drift when it has a `DEFAULT` and stands in `target_defaults`: each
+new row gets the default, and in the mode `merge` a known row keeps what it has.
 
 ```yaml
 description: Tides by harbour, with whatever the source adds.
@@ -172,13 +205,95 @@ required_columns: [harbour, measured_at]
 schema_drift: add_new
 ```
 
+## Proof
+
+A sync proves that what was loaded is what was exported. Rows and files are counted, and with `proof: checksums`, the
+default, the values of each column are summed up in the files and in the staging table: how many are filled, and the sum
+of 60 bits of the MD5 of each value's text. A difference fails the check `values_match_manifest`, which names the column
+and says both sums.
+
+- Compared so are integers, decimals, text, booleans, dates, timestamps and bytes. Of FLOAT and DOUBLE, whose text is
+  not the same everywhere, these are the counts of finite and infinite values, minimum and maximum, and the sum within
+  10^-15 of the magnitude for each value, at least 10^-12 and at most 10^-9. So a change of one value by a millionth is
+  seen among up to 30,000 values of that size, and of the smallest and the largest always; the sign of zero is not.
+- Left out, and named in the log and in the XCom of `copy_into_staging` (`unproven`), are structs, arrays, maps, columns
+  in `casts`, and those that the target holds as another type, such as a decimal as text.
+- The order of the rows does not matter, so two values of one column that are exchanged are not seen.
+- An export that was made before this version, or with `proof: counts`, is counted.
+
+For a million rows of five columns (BIGINT, DECIMAL(18, 4), STRING, TIMESTAMP, DOUBLE), the scan of the written files
+takes 10 to 18 s longer on one core of Spark 4.3, which is 2.5 to 4.5 s for a million values with a checksum; on the
+stand-ins, see `benchmarks/checksums.py`. In Snowflake it is one more query, which reads the staging table once. With
+`proof: counts`, neither is done:
+
+```yaml
+description: Readings of all gauges, by the second.
+source_table: main.sea.raw_readings
+target_table: sea.raw_readings
+load_mode: append
+required_columns: [gauge_id, measured_at]
+proof: counts
+```
+
+## Types
+
+Before anything is loaded, the type of each column in the source is compared with that of the target. What can only
+fail is allowed: a text that is too long or a number that is too large ends the sync, names the column, and leaves the
+target as it was. What can **change a value without an error** is refused, with the reason and with the statements that
+give the target's column the right type. Name the column in `casts` if a changed value is right:
+
+```yaml
+description: Tides by harbour, with levels in whole metres.
+source_table: main.sea.tides
+target_table: tides
+load_mode: replace
+required_columns: [harbour, measured_at]
+casts: [level_m]
+```
+
+<types>
+
+- Every other pair has no cast in Snowflake: any value but NULL makes the load fail.
+- Other types of Snowflake (GEOGRAPHY, GEOMETRY, VECTOR, UUID, FILE, structured ARRAY, OBJECT and MAP) are refused for
+  every column but those of type VOID: their values are not comparable with the source's. `casts` lets them through.
+- A `TIMESTAMP` is an instant. It is exported in UTC, and the session of a sync is in UTC: a `TIMESTAMP_NTZ` holds its
+  time in UTC. A `TIMESTAMP_NTZ` of the source names no zone, so no column with a zone may hold it.
+- Text with a collation is text: Snowflake compares it by its bytes.
+- A `VARIANT` keeps decimals of up to <digits> digits, as text and as binary number alike.
+
+In `columns`, a type of Snowflake has any of its names, in any case, with `NOT NULL` behind it or not:
+
+| Type | Its names |
+| --- | --- |
+<synonyms>
+
+A size is written as in Snowflake: `DECIMAL(38, 6)`, `CHAR(20)`, `TIMESTAMP_NTZ(6)`. `NUMBER` alone is `NUMBER(38, 0)`,
+`CHAR` alone `VARCHAR(1)`; `TIMESTAMP` is `TIMESTAMP_NTZ`, whatever the account's TIMESTAMP_TYPE_MAPPING is.
+
+## A target from the source
+
+With `create_table: from_source`, the first sync creates the target, with the source's columns and the types of the
+table above: after the checks, and before the publish, which is a transaction of its own. A dry run creates nothing. The
+role of the syncs needs CREATE TABLE on the schema of the target, until the first sync has ended; `make doctor` and the
+DAG `check_share` say so when it is missing. Later syncs treat the target like any other.
+
+```yaml
+description: Stations of the tide gauges, in a table like the source.
+source_table: main.sea.stations
+target_table: sea.stations
+load_mode: replace
+required_columns: [station_id]
+create_table: from_source
+```
+
 ## What the schema cannot say
 
 `include/datasets/dataset.schema.json` helps while writing. The DAG file judges: it also refuses a field that is there
-twice, a column that is repeated in another case, a key or required column that is not in `columns`, a schedule that is
-no cron expression of five fields or that Airflow would read as another one (`*/90 * * * *`, `0 6 * * MON-MON`, `R`), a
-check that is no single condition or has a name that is taken, a target that two datasets have, `<<`, and a file of more
-than 100 000 characters.
+twice, a column that is repeated in another case, a name of more than 255 characters (200 of a target), a key or
+required column that is not in `columns`, a schedule that is no cron expression of five fields or that Airflow would
+read as another one (`*/90 * * * *`, `0 6 * * MON-MON`, `R`), a check that is no single condition or has a name that is
+taken, a target that two datasets have or that is a table of the share, `<<`, and a file of more than 100 000
+characters.
 """
 
 
@@ -277,7 +392,7 @@ def dataset_schema() -> str:
     # The name is the file's name, and no field of the file.
     del properties["name"]
     schema["required"].remove("name")
-    for field in ("merge_keys", "required_columns"):
+    for field in ("merge_keys", "required_columns", "casts", "target_defaults"):
         properties[field]["uniqueItems"] = True
     for field in ("checks", "columns"):
         properties[field]["additionalProperties"] = False
@@ -313,7 +428,42 @@ def dataset_docs() -> str:
         for name, field in schema["properties"].items()
     ]
     taken = ", ".join(f"`{name}`" for name in sorted(CHECKS_OF_EVERY_SYNC))
-    return PAGE.replace("<fields>", "\n".join(rows)).replace("<taken>", taken)
+    synonyms = [f"| `{kind}` | {', '.join(f'`{name}`' for name in names)} |" for kind, names in SYNONYMS.items()]
+    return (
+        PAGE.replace("<fields>", "\n".join(rows))
+        .replace("<taken>", taken)
+        .replace("<types>", types_table())
+        .replace("<synonyms>", "\n".join(synonyms))
+        .replace("<digits>", str(MOST_VARIANT_DIGITS))
+    )
+
+
+def types_table() -> str:
+    """Return the table of pairs of types: a row for each type of the source."""
+    lines = [
+        "| Source | Holds each value | As it is, or the load fails | Refused, as a value could change | A new column |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    alike: dict[str, list[str]] = {}
+    for source, targets in PAIRS.items():
+        cells: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
+        by_reason: dict[str, list[str]] = {}
+        for target, cases in targets.items():
+            for case in cases:
+                words = f"`{target}` {case.words}".strip()
+                if case.verdict is Verdict.SILENT:
+                    by_reason.setdefault(case.reason, []).append(words)
+                elif target != "OTHER":
+                    cells[case.verdict].append(words)
+        for reason, names in by_reason.items():
+            listed = "all" if names == [f"`{kind}`" for kind in SYNONYMS] else ", ".join(names)
+            cells[Verdict.SILENT].append(f"{listed}: {reason}")
+        texts = ["; ".join(cells[verdict]) or "-" for verdict in (Verdict.EXACT, Verdict.LOUD, Verdict.SILENT)]
+        new = "the `NUMBER` of its digits" if source == "decimal" else f"`{NEW_COLUMN.get(source, 'none')}`"
+        row = f"| {' | '.join(texts)} | {'none' if new == '`none`' else new} |"
+        alike.setdefault(row, []).append("any other" if source == "other" else f"`{source.upper()}`")
+    lines += [f"| {', '.join(sources)} {row}" for row, sources in alike.items()]
+    return "\n".join(lines)
 
 
 def _field_is(field: str, value: str) -> dict[str, Any]:
@@ -334,7 +484,7 @@ def _type(schema: dict[str, Any], field: dict[str, Any]) -> str:
         return "list of columns"
     if field["type"] == "object":
         (value,) = field["patternProperties"].values()
-        return "column: type" if "TIMESTAMP" in value["pattern"] else "name: condition"
+        return "column: type" if value.get("title") == "Type of Snowflake" else "name: condition"
     limits = {
         "minimum": "at least {}",
         "exclusiveMinimum": "more than {}",

@@ -33,7 +33,8 @@ METRES_PER_MILE = 1609.344
 
 OBSERVED_YEAR = 2015
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}(\.[A-Za-z_][A-Za-z0-9_]{0,127}){2}")
+# A name that is more than letters, digits and underscores stands in backticks.
+_PART = r"(?:[A-Za-z0-9_]{1,128}|`(?:[^`./ \x00-\x1f\x7f]|``){1,255}`)"
 
 
 def table_uri(name: str) -> str:
@@ -43,9 +44,10 @@ def table_uri(name: str) -> str:
     :raises ValueError: the name does not have the form catalog.schema.table. Names are folded to lower case, as Unity
         Catalog does.
     """
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(rf"{_PART}\.{_PART}\.{_PART}", name):
         raise ValueError(f"Not a table name of the form catalog.schema.table: {name!r}")
-    return f"s3://{LAKE_BUCKET}/{name.lower().replace('.', '/')}"
+    parts = [re.sub("^`|`$", "", part).replace("``", "`").lower() for part in re.findall(_PART, name)]
+    return f"s3://{LAKE_BUCKET}/{'/'.join(parts)}"
 
 
 def storage_options(endpoint_url: str) -> dict[str, str]:

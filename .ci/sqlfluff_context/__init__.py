@@ -23,21 +23,27 @@ dataset = SimpleNamespace(
     name="dataset",
     source_table="catalog.schema.source_table",
     target_table="target_table",
+    target='"TARGET_TABLE"',
+    target_name='"TARGET_TABLE"',
     load_mode="merge",
-    merge_keys=("a",),
+    merge_keys=("A",),
     delete_missing=True,
-    required_columns=("a", "b"),
+    required_columns=("A", "B"),
     create_table="from_columns",
-    columns={"a": "VARCHAR", "b": "NUMBER(38, 0)"},
+    column_definitions=['"A" VARCHAR', '"B" NUMBER(38, 0)'],
 )
 datasets = [dataset]
 dag_run = SimpleNamespace(run_id="run", start_date=datetime(2026, 1, 1, tzinfo=UTC), triggering_user_name=None)
-params = SimpleNamespace(requested_by=None, full_refresh=False, keep_days=7)
+params = SimpleNamespace(requested_by=None, full_refresh=False, dry_run=False, keep_days=7)
 task = SimpleNamespace(
     table="staging.target_table__key",
     checks={"a_known": {"check_statement": "a IS NOT NULL"}, "b_known": {"check_statement": "b IS NOT NULL"}},
 )
 ti = SimpleNamespace()
+PROOFS = [
+    {"column": form.upper(), "form": form, "scale": scale}
+    for scale, form in enumerate(("number", "number", "text", "boolean", "date", "timestamp", "binary", "fraction"))
+]
 turn_table = "staging.turn"
 
 
@@ -73,7 +79,14 @@ def path_in_stage(_: object) -> str:
 
 def copied(_: object) -> dict[str, Any]:
     """Return what the copy handed on."""
-    return {"rows_loaded": 1, "query_ids": ["query"], "columns": ["A", "B"], "new_columns": {}}
+    return {
+        "rows_loaded": 1,
+        "query_ids": ["query"],
+        "columns": ["A", "B"],
+        "new_columns": {},
+        "created_columns": {},
+        "proofs": PROOFS,
+    }
 
 
 def load_mode(_: object) -> str:
@@ -99,6 +112,11 @@ def same_keys(left: str, right: str) -> str:
 def assignments(_: object, table: str) -> str:
     """Return the assignments of an update."""
     return f'"B" = {table}."B"'
+
+
+def identifier(name: str) -> str:
+    """Return a name in quotes."""
+    return f'"{name}"'
 
 
 def _sql_string(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import reprlib
@@ -14,7 +15,33 @@ from typing import Annotated, Any, Literal
 import yaml
 from airflow.sdk import DAG
 from croniter import CroniterBadDateError, croniter
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from data_share.column_types import SYNONYMS, UnknownTypeError, target_type, type_pattern
+from data_share.names import (
+    COLUMN_PATTERN,
+    SOURCE_PATTERN,
+    TABLE_PATTERN,
+    alike,
+    column_name,
+    quoted,
+    shown,
+    source_name,
+    table_parts,
+    table_sql,
+    written,
+)
+from data_share.share import LEDGER_TABLE, MANIFEST_TABLE
 
 DATASETS_FOLDER = Path(__file__).resolve().parents[2] / "include" / "datasets"
 
@@ -35,24 +62,35 @@ CHECKS_OF_EVERY_SYNC = frozenset(
         "rows_loaded_match_manifest",
         "rows_match_manifest",
         "rows_parsed_match_manifest",
+        "values_match_manifest",
     }
 )
 """Names of the checks that the DAG of a sync adds. A check of a dataset never takes the place of one of them."""
 
-# Names go into SQL, paths and DAG ids without quotes, so they are held to what is safe in all of them.
+# It goes into SQL, paths and DAG ids without quotes, so it is held to what is safe in all of them.
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
-Column = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")]
+Column = Annotated[str, AfterValidator(column_name), WithJsonSchema({"type": "string", "pattern": COLUMN_PATTERN})]
+
+
+def _column_type(value: str) -> str:
+    """Return a type as it is written into CREATE TABLE: the name of Snowflake's own, with its size."""
+    words = value.upper().split()
+    is_nullable = words[-2:] != ["NOT", "NULL"]
+    try:
+        kind = target_type(" ".join(words if is_nullable else words[:-2])).text
+    except UnknownTypeError as error:
+        listed = ", ".join(name for names in SYNONYMS.values() for name in names)
+        raise ValueError(f"{error}; known are {listed}, with NOT NULL behind them or not") from None
+    return kind if is_nullable else f"{kind} NOT NULL"
+
+
 ColumnType = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^(BOOLEAN|DATE|TIME|DOUBLE|FLOAT|BINARY|VARIANT|ARRAY|OBJECT|VARCHAR(\([1-9][0-9]{0,8}\))?"
-        r"|NUMBER(\(([1-9]|[12][0-9]|3[0-8])(, ?([0-9]|[12][0-9]|3[0-7]))?\))?|TIMESTAMP_(NTZ|LTZ|TZ))$"
-    ),
+    AfterValidator(_column_type),
+    WithJsonSchema({"type": "string", "title": "Type of Snowflake", "pattern": type_pattern()}),
 ]
-SourceTable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+\.[A-Za-z0-9_]+\.[A-Za-z0-9_]+$")]
-TargetTable = Annotated[
-    str, StringConstraints(pattern=r"^([A-Za-z_][A-Za-z0-9_]*\.){0,2}[A-Za-z_][A-Za-z0-9_]{0,199}$")
-]
+SourceTable = Annotated[str, AfterValidator(source_name), WithJsonSchema({"type": "string", "pattern": SOURCE_PATTERN})]
+TargetTable = Annotated[str, WithJsonSchema({"type": "string", "pattern": TABLE_PATTERN})]
 CheckName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,99}$")]
 Condition = Annotated[
     str,
@@ -62,9 +100,8 @@ Condition = Annotated[
 ]
 
 
-def quoted(column: str) -> str:
-    """Return a column for SQL: upper case in quotes is what Snowflake makes of a plain name, and may be a key word."""
-    return f'"{column.upper()}"'
+# Behind the target's name, a staging table has the run key.
+_LONGEST_TARGET = 200
 
 
 class LoadMode(StrEnum):
@@ -89,6 +126,15 @@ class SchemaDrift(StrEnum):
     """The new columns are added to the target."""
 
 
+class Proof(StrEnum):
+    """How a sync proves that what was exported is what was loaded."""
+
+    CHECKSUMS = "checksums"
+    """Rows and files are counted, and the values of each column are summed up on both sides."""
+    COUNTS = "counts"
+    """Rows and files are counted."""
+
+
 class Dataset(BaseModel):
     """What one dataset file says. The file's name, without ``.yaml``, is the dataset's name."""
 
@@ -96,10 +142,12 @@ class Dataset(BaseModel):
 
     name: DatasetName = Field(description="The file's name; not a field of the file.")
     description: str = Field(min_length=1, description="One sentence for the people who press Sync.")
-    source_table: SourceTable = Field(description="Unity Catalog name of the source: `catalog.schema.table`.")
+    source_table: SourceTable = Field(
+        description="Unity Catalog name of the source: `catalog.schema.table`; see [Names](#names)."
+    )
     target_table: TargetTable = Field(
         description="Snowflake table, `table`, `schema.table` or `database.schema.table`; what is left out is the "
-        "connection's. One dataset each."
+        "connection's. One dataset each. See [Names](#names)."
     )
     load_mode: LoadMode = Field(
         description="`replace`: the target holds exactly what was exported. `append`: it is added, once for each sync. "
@@ -139,6 +187,12 @@ class Dataset(BaseModel):
         description="When the export has new columns: `strict` fails, `ignore_new` leaves them out, `add_new` adds "
         "them to the target. A column that is missing in the export always fails.",
     )
+    proof: Proof = Field(
+        default=Proof.CHECKSUMS,
+        description="How a sync proves that what was exported is what was loaded. `checksums`: rows and files are "
+        "counted, and the values of each column are summed up in the files and in the staging table. `counts`: rows "
+        "and files are counted.",
+    )
     export_timeout_minutes: int = Field(
         default=120,
         ge=1,
@@ -163,14 +217,37 @@ class Dataset(BaseModel):
         description="Time from the request of a sync to its end, with the wait behind an earlier one. When it is over, "
         "an alert is sent; the sync goes on. Without it: no such alert.",
     )
-    create_table: Literal["from_columns"] | None = Field(
+    create_table: Literal["from_columns", "from_source"] | None = Field(
         default=None,
-        description="`from_columns`: the DAG `set_up_snowflake` creates the target from `columns`. Without it, the "
-        "target is created by a file in `include/sql/snowflake/targets/`, or by its owners.",
+        description="`from_columns`: the DAG `set_up_snowflake` creates the target from `columns`. `from_source`: the "
+        "first sync creates it, with the columns of the source. Without it, the target is created by a file in "
+        "`include/sql/snowflake/targets/`, or by its owners.",
     )
     columns: dict[Column, ColumnType] = Field(
-        default_factory=dict, description="For `create_table`: the Snowflake type of each column of the target."
+        default_factory=dict,
+        description="For `create_table: from_columns`: the Snowflake type of each column of the target, by any of its "
+        "names and in any case, with `NOT NULL` behind it or not. See [Types](#types).",
     )
+    casts: tuple[Column, ...] = Field(
+        default=(),
+        description="Columns whose values may change on their way into the target, because its type holds less than "
+        "the source's. Never a merge key. See [Types](#types).",
+    )
+    target_defaults: tuple[Column, ...] = Field(
+        default=(),
+        description="Columns of the target that the source lacks, and that get their `DEFAULT` in each new row. One "
+        "that the source has is loaded like any other.",
+    )
+
+    @field_validator("target_table")
+    @classmethod
+    def _target_is_a_table_of_its_own(cls, value: str) -> str:
+        table = table_parts(value)[-1]
+        if len(table) > _LONGEST_TARGET:
+            raise ValueError(f"the table's name has more than {_LONGEST_TARGET} characters")
+        if table in (LEDGER_TABLE.upper(), MANIFEST_TABLE.upper()):
+            raise ValueError("all syncs write to a table of this name; choose another")
+        return value
 
     @field_validator("checks")
     @classmethod
@@ -196,13 +273,18 @@ class Dataset(BaseModel):
             raise ValueError(f"{value!r} never comes") from None
         return value
 
-    @field_validator("merge_keys", "required_columns", "columns")
+    @field_validator("merge_keys", "required_columns", "columns", "casts", "target_defaults", mode="before")
     @classmethod
-    def _columns_differ(cls, value: Collection[str]) -> Collection[str]:
-        # Snowflake does not tell names by their case.
-        repeated = [name for name, count in Counter(column.upper() for column in value).items() if count > 1]
-        if repeated:
+    def _columns_differ(cls, value: Any) -> Any:
+        # Before the names are Snowflake's: of two in a mapping, the last would be left.
+        names = []
+        for text in value if isinstance(value, list | tuple | dict) else ():
+            # What is no name is told by the field itself.
+            with contextlib.suppress(ValueError, TypeError):
+                names.append(column_name(text))
+        if repeated := [name for name, count in Counter(names).items() if count > 1]:
             raise ValueError(f"{', '.join(repeated)} is there more than once (case does not count)")
+        _refuse_alike(names)
         return value
 
     @model_validator(mode="after")
@@ -212,14 +294,24 @@ class Dataset(BaseModel):
         for field in ("merge_keys", "delete_missing"):
             if self.load_mode is not LoadMode.MERGE and getattr(self, field):
                 raise ValueError(f"{field}: only for load_mode merge, not for {self.load_mode}")
-        if self.create_table and not self.columns:
+        if self.create_table == "from_columns" and not self.columns:
             raise ValueError("columns: create_table from_columns needs them")
-        if self.columns and not self.create_table:
+        if self.columns and self.create_table != "from_columns":
             raise ValueError("columns: only with create_table: from_columns")
-        known = {column.upper() for column in self.columns}
-        for field in ("merge_keys", "required_columns"):
-            if known and (unknown := [column for column in getattr(self, field) if column.upper() not in known]):
-                raise ValueError(f"{field}: {', '.join(unknown)} not in columns")
+        if cast := [name for name in self.casts if name in self.merge_keys]:
+            raise ValueError(
+                f"casts: {', '.join(map(written, cast))} is a merge key; if it changed, another row would be "
+                "overwritten"
+            )
+        if left := [name for name in self.target_defaults if name in (*self.merge_keys, *self.required_columns)]:
+            raise ValueError(
+                f"target_defaults: {', '.join(map(written, left))} must come from the source: a key or a required "
+                "column"
+            )
+        for field in ("merge_keys", "required_columns", "casts", "target_defaults"):
+            if self.columns and (unknown := [name for name in getattr(self, field) if name not in self.columns]):
+                raise ValueError(f"{field}: {', '.join(map(written, unknown))} not in columns")
+        _refuse_alike((*self.merge_keys, *self.required_columns, *self.casts, *self.target_defaults))
         if taken := [name for name in self.checks if name in CHECKS_OF_EVERY_SYNC or name in self._implied_checks]:
             raise ValueError(f"checks: {', '.join(taken)} would replace the check of this name that each sync has")
         return self
@@ -228,6 +320,21 @@ class Dataset(BaseModel):
     def dag_id(self) -> str:
         """The DAG that syncs this dataset."""
         return f"sync_{self.name}"
+
+    @property
+    def target(self) -> str:
+        """The target table for Snowflake's SQL."""
+        return table_sql(self.target_table)
+
+    @property
+    def target_name(self) -> str:
+        """The target's name alone, which its columns are qualified with."""
+        return quoted(table_parts(self.target_table)[-1])
+
+    @property
+    def column_definitions(self) -> list[str]:
+        """The columns that the target is created with, for SQL."""
+        return [f"{quoted(name)} {kind}" for name, kind in self.columns.items()]
 
     @property
     def all_checks(self) -> dict[str, str]:
@@ -239,7 +346,7 @@ class Dataset(BaseModel):
         keys = ", ".join(quoted(key) for key in self.merge_keys)
         never_null = dict.fromkeys((*self.merge_keys, *self.required_columns))
         return {
-            **{f"{column}_not_null": f"{quoted(column)} IS NOT NULL" for column in never_null},
+            **{f"{shown(column)}_not_null": f"{quoted(column)} IS NOT NULL" for column in never_null},
             **({"merge_keys_unique": f"COUNT(*) = COUNT(DISTINCT {keys})"} if keys else {}),
         }
 
@@ -275,6 +382,11 @@ def _misread_cron(value: str) -> str | None:
             if len(ends) == 2 and ends[0] == ends[1]:
                 return f"has {span} for {name}, which croniter reads as every {name}; write one of the two"
     return None
+
+
+def _refuse_alike(columns: Collection[str]) -> None:
+    if same := alike(columns):
+        raise ValueError(f"{', '.join(map(quoted, same))} differ only by case, and COPY INTO does not tell them apart")
 
 
 class InvalidDatasetError(ValueError):
@@ -436,7 +548,7 @@ def read_datasets(folder: Path = DATASETS_FOLDER) -> tuple[list[Dataset], list[I
             errors.append(error)
     sharing: dict[str, list[Dataset]] = {}
     for dataset in datasets:
-        sharing.setdefault(dataset.target_table.upper(), []).append(dataset)
+        sharing.setdefault(dataset.target, []).append(dataset)
     # None of them is known to be the right one, and each would undo what the others load.
     refused = {dataset.name: both for both in sharing.values() if len(both) > 1 for dataset in both}
     for dataset in datasets:

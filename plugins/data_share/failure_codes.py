@@ -121,6 +121,13 @@ class FailureCode(Enum):
             "dataset file: ignore_new, or add_new."
         ),
     )
+    TYPES_LOSE_VALUES = (
+        "A column of the target can take other values than those of the source, without an error.",
+        (
+            "Give the target's column the type that the message names, or name the column in casts of the dataset file "
+            "if a changed value is right."
+        ),
+    )
     CHECKS_FAILED = (
         "The loaded rows are not what was exported, or are not what the dataset file demands.",
         "Correct the source, or the dataset file if a check is wrong, and start the sync again.",

@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
+from data_share.names import shown, table_parts
 
 SHARE_URL = "s3://databricks-snowflake-share/dataset/"
 """Where Databricks writes and Snowflake reads. Below it: ``<dataset>/<run key>/<attempt>-<hash>/``."""
@@ -93,7 +94,9 @@ def path_in_stage(path: str, dataset: str) -> str:
 
 def staging_table(target_table: str, key: str) -> str:
     """Return the staging table of one run: its own, so that no other run can fill, empty or publish it."""
-    return f"{STAGING_SCHEMA}.{target_table.rpartition('.')[2]}__{key}"
+    # The run key makes it the run's own, so characters that a plain name cannot hold need not be told apart.
+    table = re.sub("^(?=[0-9])|[^A-Za-z0-9_]", "_", shown(table_parts(target_table)[-1]))
+    return f"{STAGING_SCHEMA}.{table}__{key}"
 
 
 def staging_manifest(target_table: str, key: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,15 +14,16 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
 import requests
-import sqlparse
 from airflow.providers.snowflake.hooks.sql_api import SnowflakeSqlApiHook
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 from data_share.links import snowsight_url
+from data_share.names import shown, table_parts
 
 STATEMENT_TIMEOUT_SECONDS = 3600
 """How long a statement may run when nothing else is said; Snowflake stops it then."""
@@ -37,6 +39,11 @@ _RUNNING = 202
 _FAILED = 422
 _STOPPED = 408
 
+# Comments, strings, names in quotes, and the rest. In a name, a backslash is a character like others.
+_SQL_TOKEN = re.compile(
+    r"""(?P<comment>--[^\n]*|//[^\n]*|/\*.*?\*/)|'(?:[^'\\]|''|\\.)*'|"(?:[^"]|"")*"|\$\$.*?\$\$|[^-/'"$;]+|.""",
+    re.DOTALL,
+)
 
 # An incident inside Snowflake, and a lock that another statement did not give back in time. An answer to several
 # statements has one code for all reasons: there they are known by their words.
@@ -124,11 +131,22 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         """
         Return the statements of a file, without comments.
 
-        The provider's gives up at 10,000 tokens in a statement, which the MERGE of a table with 600 columns has.
+        The provider's gives up at 10,000 tokens in a statement, which the MERGE of a table with 600 columns has, and
+        takes a backslash before the end of a quoted name for an escape.
         """
-        tokens = sqlparse.lexer.tokenize(sql)  # type: ignore[no-untyped-call]
-        code = "".join("\n" if kind in sqlparse.tokens.Comment else text for kind, text in tokens)
-        return [statement for statement in sqlparse.split(code, strip_semicolon=strip_semicolon) if statement]
+        statements = [""]
+        for token in _SQL_TOKEN.finditer(sql):
+            if token.lastgroup == "comment":
+                statements[-1] += "\n"
+            else:
+                statements[-1] += token[0]
+                if token[0] == ";":
+                    statements.append("")
+        return [
+            statement
+            for text in statements
+            if (statement := (text.rstrip().removesuffix(";") if strip_semicolon else text).strip())
+        ]
 
     @cached_property
     def statements_url(self) -> str:
@@ -142,9 +160,9 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
     def asset_uri(self, table: str) -> str:
         """Return the address of a table as an Airflow asset: ``snowflake://<account>/<database>/<schema>/<table>``."""
         connection = self._get_conn_params()
-        given = table.split(".")
-        parts = [connection["account"], *[connection["database"], connection["schema"]][: 3 - len(given)], *given]
-        return f"snowflake://{'/'.join(str(part) for part in parts)}".lower()
+        given = [quote(shown(part), safe="") for part in table_parts(table)]
+        ahead = [connection["account"], *[connection["database"], connection["schema"]][: 3 - len(given)]]
+        return "/".join([f"snowflake://{'/'.join(map(str, ahead))}".lower(), *given])
 
     def query_page_url(self, query_id: str) -> str:
         """Return the page of a query in Snowflake's web interface."""

@@ -8,9 +8,10 @@ from typing import Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from data_share import share
-from data_share.datasets import Dataset, LoadMode, quoted
+from data_share.datasets import Dataset, LoadMode
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
+from data_share.names import quoted
 
 
 def sync_macros(dataset: Dataset) -> dict[str, Any]:
@@ -28,6 +29,8 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
 
     ``load_mode(params)``: the load mode of this sync. ``columns(ti, table)``, ``keys(table)``,
     ``same_keys(left, right)``, ``assignments(ti, table)``: lists of columns for SQL.
+
+    ``identifier(name)``: a name in quotes.
     """
 
     def of_run(name: Callable[[str, str], str]) -> Callable[[Any], str]:
@@ -49,9 +52,10 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
         return " AND ".join(f"{_quoted(key, left)} = {_quoted(key, right)}" for key in dataset.merge_keys)
 
     def assignments(ti: Any, table: str) -> str:
-        known = {key.upper() for key in dataset.merge_keys}
         return ", ".join(
-            f"{_quoted(column)} = {_quoted(column, table)}" for column in copied(ti)["columns"] if column not in known
+            f"{_quoted(column)} = {_quoted(column, table)}"
+            for column in copied(ti)["columns"]
+            if column not in dataset.merge_keys
         )
 
     return {
@@ -74,6 +78,7 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
         "keys": keys,
         "same_keys": same_keys,
         "assignments": assignments,
+        "identifier": quoted,
     }
 
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from sqlglot import exp
 
 from sandbox.snowflake import translate
+from sandbox.snowflake.duckdb_names import in_duckdb, inner, outer
 from sandbox.snowflake.errors import (
     SqlError,
     does_not_exist,
@@ -41,6 +42,7 @@ CREATE TABLE IF NOT EXISTS "{database}"._fs_information_schema._sandbox_loads (
 committed or rolled back together with the rows."""
 
 _MAX_FILES = 1000
+_MICROSECONDS = 6
 _REFUSED = " is refused"
 """Put behind a value that DuckDB would cast and Snowflake does not, so that DuckDB does not either."""
 
@@ -113,6 +115,14 @@ class _Column:
     position: int
     length: int | None
     """The most characters that it takes; None is no limit of its own."""
+    declared: str | None
+    """The type in Snowflake's words, where DuckDB's says less: :func:`sandbox.snowflake.translate.declared_type`."""
+
+    @property
+    def fraction_digits(self) -> int:
+        """Digits of a second that a time or timestamp keeps, at most the six that DuckDB has."""
+        found = re.search(r"\((\d)\)", self.declared or "")
+        return min(int(found[1]), _MICROSECONDS) if found else _MICROSECONDS
 
 
 @dataclass(frozen=True)
@@ -146,7 +156,7 @@ def copy_into(cursor: Cursor, expression: exp.Copy, stop: Stop) -> None:
     stage_url, path, stage_format = _location(expression, session)
     options = _options(expression, stage_format)
     files = _list_files(session, stage_url, path, options)
-    target = ".".join(f'"{part}"' for part in (database, schema, name))
+    target = in_duckdb(database, schema, name)
     loads = f'"{database}"._fs_information_schema._sandbox_loads'
     connection = session._duck_conn
     known = set(
@@ -229,17 +239,20 @@ def _literal(value: object) -> str:
 
 def _columns(session: Session, database: str, schema: str, name: str) -> list[_Column]:
     rows = session._duck_conn.execute(
-        "SELECT column_name, data_type, is_nullable, column_index FROM duckdb_columns()"
+        "SELECT column_name, data_type, is_nullable, column_index, comment FROM duckdb_columns()"
         " WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index",
-        [database, schema, name],
+        [database, schema, inner(name)],
     ).fetchall()
     checks = session._duck_conn.execute(
         "SELECT constraint_column_names[1], constraint_text FROM duckdb_constraints()"
         " WHERE constraint_type = 'CHECK' AND database_name = ? AND schema_name = ? AND table_name = ?",
-        [database, schema, name],
+        [database, schema, inner(name)],
     ).fetchall()
     lengths = {column: int(found[1]) for column, text in checks if (found := _LENGTH.search(text))}
-    return [_Column(name, type_, nullable, position, lengths.get(name)) for name, type_, nullable, position in rows]
+    return [
+        _Column(outer(name), type_, nullable, position, lengths.get(name), declared)
+        for name, type_, nullable, position, declared in rows
+    ]
 
 
 def _location(expression: exp.Copy, session: Session) -> tuple[str, str, translate.FormatOptions]:
@@ -430,23 +443,24 @@ def _load(session: Session, target: str, columns: list[_Column], file: _File, op
     :returns: how many there were.
     """
     values = _values(session, columns, file, options)
-    names = ", ".join(f'"{column.name}"' for column in columns)
+    names = ", ".join(in_duckdb(column.name) for column in columns)
     listed = ", ".join(values[column] for column in columns)
-    with _reader(session, file, options) as reader:
+    with _readable(session, file, options) as url:
+        reader = f"read_parquet({_literal(url)})"
         try:
             answer = session._duck_conn.execute(f"INSERT INTO {target} ({names}) SELECT {listed} FROM {reader}")
             return int(answer.fetchall()[0][0])
         except duckdb.InterruptException:
             raise
         except duckdb.Error as error:
-            raise _explain(session, target, columns, file, values, reader, error) from error
+            raise _explain(session, target, columns, file, values, url, error) from error
 
 
 @contextlib.contextmanager
-def _reader(session: Session, file: _File, options: _Options) -> Iterator[str]:
-    """The expression that reads the file's rows, with their numbers."""
+def _readable(session: Session, file: _File, options: _Options) -> Iterator[str]:
+    """The place of a file that DuckDB can read."""
     if not options.file_format.replace_invalid_characters:
-        yield f"read_parquet({_literal(file.url)}, file_row_number = true)"
+        yield file.url
         return
     # DuckDB refuses texts that are not UTF-8: it reads a copy of the file, in which they are.
     table = _read(session, file)
@@ -457,7 +471,7 @@ def _reader(session: Session, file: _File, options: _Options) -> Iterator[str]:
             table = table.set_column(number, column, pa.array(texts, pa.string()))
     with tempfile.NamedTemporaryFile(suffix=".parquet") as copied:
         pq.write_table(table, copied.name)
-        yield f"read_parquet({_literal(copied.name)}, file_row_number = true)"
+        yield copied.name
 
 
 def _read(session: Session, file: _File, columns: list[str] | None = None) -> pa.Table:
@@ -514,22 +528,60 @@ def _value(source: pa.Field, column: _Column, options: _Options) -> str:
     quoted = _scanned(source, options.file_format)
     types = pa.types
     nested = types.is_nested(source.type)
+    number = types.is_integer(source.type) or types.is_floating(source.type) or types.is_decimal(source.type)
     if nested and not options.file_format.vectorized:
         quoted = f"CAST({_older_json(source.type, quoted, 0)} AS JSON)"
-    elif column.type == "JSON" or nested:
+    elif nested:
         quoted = f"to_json({quoted})"
-    if nested and column.type != "VARCHAR":
+    if column.declared == "ARRAY" and not types.is_list(source.type):
+        quoted = f"CASE WHEN {quoted} IS NOT NULL THEN to_json([{quoted}]) END"
+    elif column.type == "JSON" and not nested:
+        quoted = f"to_json({quoted})"
+    if nested and column.type not in {"VARCHAR", "BLOB"} and column.declared != "OBJECT":
         return quoted if column.type == "JSON" else f"CAST(CAST({quoted} AS VARCHAR) AS {column.type})"
-    number = types.is_integer(source.type) or types.is_floating(source.type) or types.is_decimal(source.type)
     refused = (
         # DuckDB would cast these; Snowflake does not.
-        (types.is_timestamp(source.type) and column.type == "DATE") or (number and column.type == "BOOLEAN")
+        (types.is_timestamp(source.type) and column.type == "DATE")
+        or (number and column.type == "BOOLEAN")
+        or (types.is_boolean(source.type) and column.type == "DOUBLE")
+        or (nested and column.type == "BLOB")
+        or (column.declared == "OBJECT" and not (types.is_struct(source.type) or types.is_map(source.type)))
     )
+    if refused and column.type == "BLOB":
+        # Any text would do for DuckDB.
+        return f"CAST(unhex(CAST({quoted} AS VARCHAR) || '{_REFUSED}') AS BLOB)"
     if refused:
         return f"CAST(CAST({quoted} AS VARCHAR) || '{_REFUSED}' AS {column.type})"
     if options.truncate and column.length is not None and types.is_string(source.type):
         quoted = f"LEFT({quoted}, {column.length})"
+    elif types.is_floating(source.type) and column.type == "VARCHAR":
+        quoted = f"format('{{:.10g}}', {quoted})"
+    elif types.is_string(source.type) and column.type == "BLOB":
+        quoted = f"unhex({quoted})"
+    elif column.type.startswith("TIME"):
+        is_instant = types.is_timestamp(source.type) and (
+            source.type.tz is not None or (source.metadata == _INT96 and options.file_format.vectorized)
+        )
+        quoted = _time(quoted, source.type, column, is_instant=is_instant)
     return f"CAST({quoted} AS {column.type})"
+
+
+def _time(quoted: str, source: pa.DataType, column: _Column, *, is_instant: bool) -> str:
+    """A time or timestamp with the digits of a second that its column keeps; the others are cut off."""
+    is_seconds = column.type != "TIME" and (pa.types.is_integer(source) or pa.types.is_decimal(source))
+    is_time = pa.types.is_temporal(source) or pa.types.is_string(source)
+    is_time = is_time and not (column.type == "TIME" and pa.types.is_date(source))
+    if is_seconds:
+        make = "make_timestamptz" if "TIME ZONE" in column.type else "make_timestamp"
+        quoted = f"{make}(CAST(CAST({quoted} AS DOUBLE) * 1000000 AS BIGINT))"
+    elif is_instant and column.type == "TIME":
+        quoted = f"CAST({quoted} AS TIMESTAMP)"
+    if column.fraction_digits == _MICROSECONDS or not (is_seconds or is_time):
+        return quoted
+    step = 10 ** (_MICROSECONDS - column.fraction_digits)
+    cast = f"CAST({quoted} AS {column.type})"
+    # The remainder of a negative number is negative.
+    return f"{cast} - to_microseconds((epoch_us({cast}) % {step} + {step}) % {step})"
 
 
 def _scanned(source: pa.Field, file_format: _Format) -> str:
@@ -585,10 +637,11 @@ def _explain(
     columns: list[_Column],
     file: _File,
     values: dict[_Column, str],
-    reader: str,
+    url: str,
     error: duckdb.Error,
 ) -> SqlError:
     """Find the file's first value that the table does not take: DuckDB names neither the column nor the row."""
+    reader = f"read_parquet({_literal(url)}, file_row_number = true)"
     # Another connection: the failed transaction answers nothing any more.
     with session.engine.duck_conn.cursor() as connection:
         session.use_time_zone(connection)
@@ -635,7 +688,7 @@ def _not_utf8(session: Session, target: str, column: _Column, file: _File) -> Sq
 
 
 def _where(target: str, column: _Column, file: _File, row: int) -> str:
-    table = target.rsplit(".", 1)[-1].strip('"')
+    table = outer(target.rsplit(".", 1)[-1].strip('"'))
     return (
         f"\n  File '{file.key}', line {row}, character 0\n"
         f'  Row {row}, column "{table}"["{column.name}":{column.position}]\n{_CONTINUE_HINT}'

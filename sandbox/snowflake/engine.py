@@ -30,8 +30,9 @@ from sqlglot import exp
 
 from sandbox.snowflake import privileges, translate
 from sandbox.snowflake.copy_into import CREATE_LOADS_TABLE, copy_into, forget_loads, list_stage, move_loads
+from sandbox.snowflake.duckdb_names import in_duckdb, inner, outer
 from sandbox.snowflake.errors import SqlError, from_duckdb, from_parser, invalid_value
-from sandbox.snowflake.names import described_integration, key
+from sandbox.snowflake.names import described_integration, key, qualified
 from sandbox.snowflake.privileges import ADMINISTRATOR, Rights
 
 # fakesnow's way to fetch a result, which DuckDB 2 would like to be another.
@@ -412,8 +413,12 @@ class Cursor(FakeSnowflakeCursor):
 
     def _execute(self, transformed: exp.Expr, params: Any = None) -> None:
         """Execute in DuckDB, and note the columns while it remembers them."""
+        if lengths := transformed.args.get("text_lengths"):
+            # fakesnow writes these names into SQL as they are.
+            transformed.set("text_lengths", [(name.replace("'", "''"), length) for name, length in lengths])
         super()._execute(transformed, params)
         if self._arrow_table is not None:
+            self._arrow_table = self._arrow_table.rename_columns(list(map(outer, self._arrow_table.column_names)))
             # The session's zone is for its statements: results are instants.
             instants = [
                 column.with_type(pa.timestamp(column.type.unit, "UTC"))
@@ -425,7 +430,10 @@ class Cursor(FakeSnowflakeCursor):
         if transformed.args.get("result_scan_sfqid"):
             self.columns = tuple((name, type_) for name, type_, *_ in self._describe_last_sql())
         else:
-            self.columns = tuple((name, str(type_)) for name, type_, *_ in self._duck_conn.description or ())
+            self.columns = tuple((outer(name), str(type_)) for name, type_, *_ in self._duck_conn.description or ())
+
+    def _describe_last_sql(self) -> list[Any]:
+        return [(outer(name), *rest) for name, *rest in super()._describe_last_sql()]
 
     def _run(self, expression: exp.Expr, params: Any, stop: Stop) -> None:
         session = self._conn
@@ -488,8 +496,19 @@ class Cursor(FakeSnowflakeCursor):
         if (integration := described_integration(expression)) is not None:
             self.answer(translate.describe_integration(integration, session), expression)
             return
+        # Before anything is done, as it refuses what is no type here.
+        declared = translate.declared_columns(expression, session)
         translated = translate.translate(expression, session)
         self.check_db_and_schema(translated)
+        if isinstance(expression, (exp.Create, exp.Drop)) and (expression.args.get("replace") or declared is None):
+            # fakesnow keeps the lengths of a table's columns for the next table of its name.
+            for table in translate.changed_tables(expression):
+                database, schema, name = qualified(table, session)
+                session.engine.duck_conn.cursor().execute(
+                    "DELETE FROM _fs_global._fs_information_schema._fs_columns_ext"
+                    " WHERE (ext_table_catalog, ext_table_schema, ext_table_name) = (?, ?, ?)",
+                    [database, schema, inner(name)],
+                )
         if isinstance(translated, exp.Merge):
             self._merge(translated, params)
             return
@@ -501,6 +520,9 @@ class Cursor(FakeSnowflakeCursor):
             session.in_transaction = True
         elif isinstance(expression, (exp.Commit, exp.Rollback)):
             session.in_transaction = False
+        if declared is not None and declared[1]:
+            for column, kind in declared[1].items():
+                self._duck_conn.execute(f"COMMENT ON COLUMN {in_duckdb(*declared[0])}.{in_duckdb(column)} IS '{kind}'")
         self._after(expression)
 
     def _merge(self, merge: exp.Merge, params: Any) -> None:
@@ -530,8 +552,33 @@ class Cursor(FakeSnowflakeCursor):
             translate.complete_stage(expression, session)
             privileges.note_end(expression, session)
             session.engine.save()
+        if isinstance(expression, (exp.Describe, exp.Show)) or any(
+            table.db.upper() == "INFORMATION_SCHEMA" for table in expression.find_all(exp.Table)
+        ):
+            self._show_names()
         if isinstance(expression, exp.Show):
             self._hide(expression)
+        if isinstance(expression, exp.Describe):
+            self._tell_types_apart(expression)
+
+    def _tell_types_apart(self, describe: exp.Describe) -> None:
+        """Put Snowflake's types into the result of DESCRIBE TABLE, where DuckDB has one for several."""
+        table = self._arrow_table
+        if table is None or not {"name", "type"} <= set(table.column_names):
+            return
+        declared = translate.described_types(describe, self._conn)
+        types = [declared.get(row["name"], row["type"]) for row in table.to_pylist()]
+        self._arrow_table = table.set_column(table.column_names.index("type"), "type", pa.array(types, pa.string()))
+
+    def _show_names(self) -> None:
+        """Put Snowflake's names into a result that holds names."""
+        if (table := self._arrow_table) is None:
+            return
+        for number, column in enumerate(table.schema):
+            if pa.types.is_string(column.type):
+                names = [None if name is None else outer(name) for name in table.column(number).to_pylist()]
+                table = table.set_column(number, column, pa.array(names, column.type))
+        self._arrow_table = table
 
     def _hide(self, show: exp.Show) -> None:
         """Take out of the result of SHOW what the role may not know of, and name the owners of the rest."""

@@ -9,6 +9,8 @@ import snowflake.connector.errors
 import sqlglot.errors
 from sqlglot import exp
 
+from sandbox.snowflake.duckdb_names import outer
+
 
 class SqlError(snowflake.connector.errors.ProgrammingError):
     """
@@ -104,12 +106,12 @@ def from_duckdb(error: duckdb.Error, statement: exp.Expr | None = None) -> SqlEr
 
     :param statement: the statement, to name an object as it was written.
     """
-    text = str(error).split("\n", 1)[0]
+    text = outer(str(error).split("\n", 1)[0])
     plain = re.sub(r"^[A-Za-z ]+ Error: ", "", text)
     if isinstance(error, duckdb.CatalogException):
         return _catalog_error(plain, statement)
     if isinstance(error, duckdb.BinderException):
-        return _binder_error(plain)
+        return _binder_error(plain, statement)
     if isinstance(error, duckdb.ConstraintException) and "NOT NULL" in plain:
         return SqlError(100072, "22000", "NULL result in a non-nullable column")
     if m := re.search(r"\(Error: (String '.*' is too long and would be truncated)\)$", str(error), re.DOTALL):
@@ -145,14 +147,26 @@ def _catalog_error(plain: str, statement: exp.Expr | None) -> SqlError:
     return SqlError(2003, "42S02", f"SQL compilation error:\n{plain}")
 
 
-def _binder_error(plain: str) -> SqlError:
-    if m := re.search(r'Referenced column "(.+?)" (?:was )?not found', plain):
-        return SqlError(904, "42000", f"SQL compilation error: error line 1 at position 0\ninvalid identifier '{m[1]}'")
-    if m := re.search(r'Table "(.+?)" does not have a column named "(.+?)"', plain):
-        return SqlError(904, "42000", f"SQL compilation error: error line 1 at position 0\ninvalid identifier '{m[2]}'")
+def _binder_error(plain: str, statement: exp.Expr | None) -> SqlError:
+    if m := re.search(r'Referenced column "(.+)" (?:was )?not found', plain):
+        return _invalid_identifier(m[1], statement)
+    if m := re.search(r'(?:Table|Values list) ".+" does not have a column (?:named|with name) "(.+)"', plain):
+        return _invalid_identifier(m[1], statement)
+    if m := re.search(r"Referenced update column (.+) not found in table", plain):
+        return _invalid_identifier(m[1], statement)
     if m := re.search(r'Catalog "(.+?)" does not exist', plain):
         return does_not_exist("Database", m[1].upper())
     return SqlError(2043, "02000", f"SQL compilation error:\n{plain}")
+
+
+def _invalid_identifier(name: str, statement: exp.Expr | None) -> SqlError:
+    """Say that there is no such column, which is named as the statement has it: in quotes if it was."""
+    quoted = any(
+        identifier.quoted and identifier.name == name
+        for identifier in (statement.find_all(exp.Identifier) if statement is not None else ())
+    )
+    written = f'"{name}"' if quoted else name
+    return SqlError(904, "42000", f"SQL compilation error: error line 1 at position 0\ninvalid identifier '{written}'")
 
 
 def _conversion_error(plain: str) -> SqlError:

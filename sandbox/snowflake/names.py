@@ -12,7 +12,7 @@ from sandbox.snowflake.errors import SqlError
 if TYPE_CHECKING:
     from sandbox.snowflake.engine import Session
 
-NAME = r'((?:"[^"]+"|[\w$]+)(?:\.(?:"[^"]+"|[\w$]+))*)'
+NAME = r'((?:"(?:[^"]|"")+"|[\w$]+)(?:\.(?:"(?:[^"]|"")+"|[\w$]+))*)'
 """A name in the text of a statement, perhaps in quotes and with its database and schema."""
 
 _SAME_KIND = {"VIEW": "TABLE", "STORAGE INTEGRATION": "INTEGRATION"}
@@ -20,7 +20,7 @@ _SAME_KIND = {"VIEW": "TABLE", "STORAGE INTEGRATION": "INTEGRATION"}
 
 def normal(name: str) -> str:
     """A name in the text of a statement as Snowflake stores it: upper case unless it is in quotes."""
-    return name[1:-1] if name.startswith('"') else name.upper()
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name.upper()
 
 
 def name_of(identifier: exp.Expr) -> str:

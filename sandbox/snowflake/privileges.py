@@ -243,12 +243,8 @@ def _authorize_create(expression: exp.Create, session: Session) -> None:
 def _authorize_drop(expression: exp.Drop, target: exp.Table, session: Session) -> None:
     kind = str(expression.args.get("kind"))
     name = _object(kind, target, session)
-    owners = session.engine.catalogue.rights.owners
-    if name in owners:
+    if name in session.engine.catalogue.rights.owners:
         _check_owner(name, session)
-    elif name not in session.temporary and any(other.upper() == name.upper() for other in owners):
-        # DuckDB would drop the one whose name differs in case.
-        raise does_not_exist("Object", name_of(target))
 
 
 def _authorize_copy(expression: exp.Copy, session: Session) -> None:
@@ -343,7 +339,6 @@ def _check_table(table: exp.Table, session: Session, *privileges: str) -> None:
     if name in session.temporary:
         return
     owners = session.engine.catalogue.rights.owners
-    # DuckDB would take a name that differs in case for the same.
     if not session.may(name) or (name not in owners and key("SCHEMA", *parts[:2]) in owners):
         raise does_not_exist("Object", name_of(table))
     if not all(session.may(name, privilege) for privilege in privileges):

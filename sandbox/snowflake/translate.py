@@ -12,6 +12,7 @@ from sqlglot import exp
 from sqlglot.tokenizer_core import TokenType
 
 from sandbox.snowflake import privileges
+from sandbox.snowflake.duckdb_names import inner, outer
 from sandbox.snowflake.errors import (
     SqlError,
     already_exists,
@@ -86,6 +87,9 @@ def parse_one(sql: str) -> exp.Expr:
                 else _count_error(len(texts), 1)
             )
         )
+    for token in sqlglot.tokenize(texts[0], read="snowflake"):
+        if token.token_type == TokenType.VAR and not token.text.isascii():
+            raise syntax_error(token.line, max(0, token.col - len(token.text)), token.text)
     # The parser takes `?::` for an operator of another dialect.
     expression = sqlglot.parse_one(_spaced(texts[0]), read="snowflake")
     if not isinstance(expression, _STATEMENTS):
@@ -425,11 +429,23 @@ def translate(expression: exp.Expr, session: Session) -> exp.Expr:
     if isinstance(expression, exp.Select):
         _name_columns(expression)
     _guard_divisions(expression)
+    for trim in expression.find_all(exp.Trim):
+        # fakesnow makes the cast too, and loses the characters to trim.
+        if not isinstance(trim.this, exp.Cast):
+            trim.set("this", exp.cast(trim.this, "VARCHAR"))
+    for number in list(expression.find_all(exp.ToNumber)):
+        if number.args.get("format") is not None:
+            number.replace(_hexadecimal(number))
     if isinstance(expression, exp.Merge):
         for update in expression.find_all(exp.Update):
             for assignment in update.expressions:
                 # DuckDB takes no table name on this side.
                 assignment.this.set("table", None)
+    names_tables = not isinstance(expression, (exp.Create, exp.Drop)) or expression.args["kind"] in {"TABLE", "VIEW"}
+    if names_tables and not isinstance(expression, (exp.Use, exp.Show)):
+        for identifier in expression.find_all(exp.Identifier):
+            if identifier.quoted and identifier.arg_key not in {"db", "catalog"}:
+                identifier.set("this", inner(identifier.name))
     return expression.transform(_replace, session, copy=False)
 
 
@@ -447,6 +463,103 @@ def _create_table(expression: exp.Create, session: Session) -> exp.Create:
     return expression
 
 
+_NOT_HERE = frozenset({"DECFLOAT", "GEOGRAPHY", "GEOMETRY", "VECTOR", "MAP", "FILE", "UUID"})
+_MOST_SCALE = 37
+_FRACTION_DIGITS = 9
+# What DuckDB has one type for, and Snowflake several: DESCRIBE tells them apart.
+_TOLD_APART = {
+    exp.DataType.Type.TIMESTAMP: "TIMESTAMP_NTZ",
+    exp.DataType.Type.TIMESTAMPNTZ: "TIMESTAMP_NTZ",
+    exp.DataType.Type.DATETIME: "TIMESTAMP_NTZ",
+    exp.DataType.Type.TIMESTAMPLTZ: "TIMESTAMP_LTZ",
+    exp.DataType.Type.TIMESTAMPTZ: "TIMESTAMP_TZ",
+    exp.DataType.Type.TIME: "TIME",
+    exp.DataType.Type.ARRAY: "ARRAY",
+    exp.DataType.Type.LIST: "ARRAY",
+    exp.DataType.Type.OBJECT: "OBJECT",
+}
+
+
+def declared_type(kind: exp.DataType) -> str | None:
+    """
+    A column's type in Snowflake's words, where DuckDB's says less; None for every other one.
+
+    :raises SqlError: the stand-in has no such type, or nobody has.
+    """
+    name = kind.sql("snowflake").upper().partition("(")[0].strip()
+    sizes = [int(size.name) for size in kind.expressions if isinstance(size, exp.DataTypeParam) and size.name.isdigit()]
+    if name in _NOT_HERE or (kind.expressions and not sizes):
+        raise unsupported(f"columns of type {kind.sql('snowflake')}")
+    if kind.is_type(exp.DataType.Type.DECIMAL) and len(sizes) > 1 and sizes[1] > _MOST_SCALE:
+        raise SqlError(
+            1439, "42601", f"SQL compilation error:\nInvalid scale: {sizes[1]}. Must be between 0 and {_MOST_SCALE}."
+        )
+    known = _TOLD_APART.get(kind.this)
+    if known is None or known in {"ARRAY", "OBJECT"}:
+        return known
+    return f"{known}({sizes[0] if sizes else _FRACTION_DIGITS})"
+
+
+def declared_columns(expression: exp.Expr, session: Session) -> tuple[tuple[str, str, str], dict[str, str]] | None:
+    """
+    The table that a statement gives columns to, and those of them that DuckDB has no type of its own for.
+
+    :returns: the table's key, and Snowflake's type by column; None for any other statement.
+    """
+    table = expression.find(exp.Table)
+    is_table = isinstance(expression, (exp.Create, exp.Alter)) and expression.args.get("kind") == "TABLE"
+    if table is None or not is_table:
+        return None
+    is_kept = isinstance(expression, exp.Create) and bool(expression.args.get("exists"))
+    if is_kept and _has_columns(qualified(table, session), session):
+        return None
+    if isinstance(expression, exp.Create):
+        properties = expression.args.get("properties")
+        if like := properties.find(exp.LikeProperty) if properties else None:
+            rows = _comments(qualified(like.this, session), session)
+            return qualified(table, session), rows
+        definitions = expression.this.expressions if isinstance(expression.this, exp.Schema) else []
+    else:
+        definitions = expression.args.get("actions") or []
+    found = {
+        name_of(column.this): declared
+        for column in definitions
+        if isinstance(column, exp.ColumnDef) and column.kind and (declared := declared_type(column.kind))
+    }
+    return qualified(table, session), found
+
+
+def _has_columns(key: tuple[str, str, str], session: Session) -> bool:
+    found = (
+        session.engine.duck_conn.cursor()
+        .execute(
+            "SELECT TRUE FROM duckdb_columns() WHERE database_name = ? AND schema_name = ? AND table_name = ? LIMIT 1",
+            [*key[:2], inner(key[2])],
+        )
+        .fetchone()
+    )
+    return found is not None
+
+
+def _comments(key: tuple[str, str, str], session: Session) -> dict[str, str]:
+    rows = (
+        session.engine.duck_conn.cursor()
+        .execute(
+            "SELECT column_name, comment FROM duckdb_columns()"
+            " WHERE database_name = ? AND schema_name = ? AND table_name = ? AND comment IS NOT NULL",
+            [*key[:2], inner(key[2])],
+        )
+        .fetchall()
+    )
+    return {outer(column): comment for column, comment in rows}
+
+
+def described_types(expression: exp.Describe, session: Session) -> dict[str, str]:
+    """The types of a described table's columns that DuckDB has none of its own for."""
+    table = expression.find(exp.Table)
+    return _comments(qualified(table, session), session) if table is not None else {}
+
+
 def _columns_like(table: exp.Table, session: Session) -> list[exp.Expr]:
     """The column definitions of a table: names, types, NOT NULL and defaults."""
     database, schema, name = qualified(table, session)
@@ -458,7 +571,7 @@ def _columns_like(table: exp.Table, session: Session) -> list[exp.Expr]:
             " ON (c.database_name, c.schema_name, c.table_name, c.column_name)"
             " = (e.ext_table_catalog, e.ext_table_schema, e.ext_table_name, e.ext_column_name)"
             " WHERE c.database_name = ? AND c.schema_name = ? AND c.table_name = ? ORDER BY c.column_index",
-            [database, schema, name],
+            [database, schema, inner(name)],
         )
         .fetchall()
     )
@@ -567,6 +680,17 @@ def _replace(node: exp.Expr, session: Session) -> exp.Expr:
         value = values[type(node)]
         return exp.Null() if value is None else exp.Literal.string(value)
     return node
+
+
+def _hexadecimal(node: exp.ToNumber) -> exp.Expr:
+    """TO_NUMBER with a format of hexadecimal digits: at most as many as the format has."""
+    digits = node.args["format"].name
+    if not re.fullmatch("[Xx]{1,31}", digits):
+        raise unsupported(f"TO_NUMBER with the format {digits}")
+    text = node.this.sql("duckdb")
+    error = f"ERROR('Can''t parse ' || {text} || ' as number with format {digits}')"
+    value = f"CASE WHEN LENGTH({text}) > {len(digits)} THEN {error} ELSE '0x' || {text} END"
+    return sqlglot.parse_one(f"CAST(CAST({value} AS HUGEINT) AS DECIMAL(38, 0))", read="duckdb")
 
 
 def _is_command(expression: exp.Expr, *words: str) -> bool:

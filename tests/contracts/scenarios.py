@@ -421,7 +421,7 @@ def more_exports_than_the_job_runs_at_once(accounts: Accounts) -> None:
 
 
 def a_value_that_cannot_be_cast(accounts: Accounts) -> None:
-    dataset = a_dataset(accounts, columns={**COLUMNS, "name": "NUMBER(38, 0)"})
+    dataset = a_dataset(accounts, columns={**COLUMNS, "name": "NUMBER(38, 0)"}, casts=("name",))
     run = exported(accounts, dataset)
     with pytest.raises(SnowflakeStatementError, match='Failed to cast variant value "one"'):
         run.run("copy_into_staging")

@@ -214,6 +214,8 @@ ACCEPTED: list[dict[str, Any]] = [
     {**REPLACE, "schedule": None, "create_table": None, "max_row_change_percent": None},
     {**REPLACE, "merge_keys": [], "delete_missing": False, "columns": {}, "checks": {}},
     {**MERGE, "delete_missing": True, "max_row_change_percent": 2.5, "export_timeout_minutes": 1440},
+    {**CREATED, "columns": {"harbour": "char varying (80) Not  Null", "depth": "timestamp(3) with time zone"}},
+    {**REPLACE, "create_table": "from_source", "casts": ["depth"], "target_defaults": ["loaded_at"]},
     {**REPLACE, "checks": {"deep": "depth > 0\nOR depth IS NULL"}, "schema_drift": "add_new"},
 ]
 REFUSED: list[Any] = [
@@ -262,7 +264,9 @@ REFUSED: list[Any] = [
     {**MERGE, "merge_keys": ["a) OR (1=1"]},
     {**MERGE, "load_mode": "append"},
     {**CREATED, "columns": {}},
-    {**CREATED, "columns": {"harbour": "TEXT"}},
+    {**CREATED, "columns": {"harbour": "JSONB"}},
+    {**CREATED, "columns": {"harbour": "DATE); DROP TABLE x"}},
+    {**CREATED, "create_table": "from_source"},
     {**CREATED, "columns": {"harbour": "DATE", "a b": "DATE"}},
 ]
 

@@ -45,10 +45,16 @@ COPIED = {
     "rows_loaded": 2,
     "columns": ["PLACE", "DATE", "DEGREES"],
     "new_columns": {},
+    "proofs": [
+        {"column": "PLACE", "form": "text", "scale": 0},
+        {"column": 'Net "price"', "form": "number", "scale": 2},
+        {"column": "WIND", "form": "fraction", "scale": 0},
+    ],
+    "unproven": {"TAGS": "no checksum is known for array<int> in VARIANT"},
     "query_ids": ["query 1", "query 2"],
 }
 MERGE: dict[str, Any] = {"load_mode": "merge", "merge_keys": ("place", "date")}
-TARGET = "share_db.public.shared_forecasts"
+TARGET = '"SHARE_DB"."PUBLIC"."SHARED_FORECASTS"'
 Render = Callable[..., Any]
 MakeDag = Callable[..., DAG]
 
@@ -187,9 +193,9 @@ TURN = (
 def test_staging_tables_are_made_anew_like_the_target(rendered: Render, dag: DAG, key: str) -> None:
     # They are transient, and cost no fail-safe storage, because their schema is.
     assert statements(rendered(dag, "copy_into_staging").create_staging) == [
-        f"CREATE OR REPLACE TABLE staging.shared_forecasts__{key} LIKE {TARGET}",
         f"CREATE OR REPLACE TABLE staging.shared_forecasts__{key}__manifest LIKE {share.MANIFEST_TABLE}",
         TURN,
+        f"CREATE OR REPLACE TABLE staging.shared_forecasts__{key} LIKE {TARGET}",
     ]
     schema = (SQL / "snowflake" / "create_schemas.sql").read_text()
     assert (
@@ -366,7 +372,7 @@ def written_table(statement: str) -> str:
     """Return the table that a statement changes."""
     parsed = sqlglot.parse_one(statement, dialect="snowflake")
     table = parsed.this.this if isinstance(parsed.this, exp.Schema) else parsed.this
-    return ".".join(part.name for part in table.parts)
+    return ".".join(part.sql("snowflake") for part in table.parts)
 
 
 def changes_of_target(publish: Any) -> list[str]:
@@ -475,8 +481,9 @@ def test_merging_updates_inserts_and_deletes_what_is_missing_only_if_the_dataset
 ) -> None:
     merge = merge_into_target(key, 'WHEN MATCHED THEN UPDATE SET "DEGREES" = staging."DEGREES" ')
     delete = (
-        f"DELETE FROM {TARGET} WHERE NOT EXISTS ( SELECT 1 FROM staging.shared_forecasts__{key} AS staged_row "
-        'WHERE shared_forecasts."PLACE" = staged_row."PLACE" AND shared_forecasts."DATE" = staged_row."DATE" )'
+        f"DELETE FROM {TARGET} WHERE NOT EXISTS ( SELECT 1 FROM staging.shared_forecasts__{key} "
+        f'WHERE "SHARED_FORECASTS"."PLACE" = shared_forecasts__{key}."PLACE" '
+        f'AND "SHARED_FORECASTS"."DATE" = shared_forecasts__{key}."DATE" )'
     )
     assert changes_of_target(rendered(make_dag(**MERGE), "publish")) == [merge]
     assert changes_of_target(rendered(make_dag(**MERGE, delete_missing=True), "publish")) == [merge, delete]
@@ -544,7 +551,7 @@ def test_the_ledger_row_has_a_value_for_each_column(rendered: Render, make_dag: 
             "attempt": "2" if reload else "1",
             "export_path": f"'{EARLIER['export_path'] if reload else EXPORT_PATH}'",
             "load_mode": f"'{'replace' if full_refresh else changes.get('load_mode', 'replace')}'",
-            "target_table": f"'{TARGET}'",
+            "target_table": "'share_db.public.shared_forecasts'",
             "rows_loaded": "2",
             "query_ids": """'["query 1", "query 2"]'""",
             "requested_by": "'grace'",
@@ -613,9 +620,20 @@ def test_the_clean_up_lists_staging_tables_and_old_exports(rendered: Render) -> 
 def test_the_export_uses_the_parameters_that_the_job_fills_in() -> None:
     sql = (SQL / "databricks" / "export_dataset.sql").read_text()
     body = sqlparse.format(sql, strip_comments=True)
-    used = set(re.findall(r"(?<!:):(\w+)", body))
-    assert used == {"source_table", "data_path", "manifest_path", "run_key", "dataset"}
+    # In quotes, markers are those of a statement that EXECUTE IMMEDIATE runs.
+    used = set(re.findall(r"(?<!:):(\w+)", re.sub(r"'[^']*'", "''", body)))
+    assert used == {"source_table", "data_path", "manifest_path", "run_key", "dataset", "proof"}
     assert used == set(re.findall(r"^--   :(\w+)", sql, flags=re.MULTILINE)), "the header names all inputs"
+
+
+def test_nothing_of_a_column_reaches_a_made_statement_but_its_name_with_doubled_backticks() -> None:
+    body = sqlparse.format((SQL / "databricks" / "export_dataset.sql").read_text(), strip_comments=True)
+    made = "".join(re.findall(r"SET VAR query = .*?;", body, flags=re.DOTALL))
+    # Outside of the texts: the names n, the types t, which are compared only, and what takes no text of theirs.
+    code = re.sub(r"'[^']*'", "''", made)
+    assert re.findall(r"\|\| (n\b|t\b|names|types)", code) == []
+    assert made.count("'`' || REPLACE(n, '`', '``') || '`'") + made.count("`' || REPLACE(n, '`', '``') || '`)'") == 2
+    assert code.count("REPLACE(n") == 2
 
 
 def test_the_manifest_is_written_after_the_data() -> None:

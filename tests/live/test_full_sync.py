@@ -18,9 +18,8 @@ pytestmark = pytest.mark.live
 def target(hook: DataShareSnowflakeHook, scratch: Scratch, stage: str) -> str:
     """The dataset's empty target."""
     dataset = scratch.settings.dataset
-    columns = ", ".join(f'"{name.upper()}" {kind}' for name, kind in (dataset.columns or {}).items())
-    hook.run_statement(f"CREATE TABLE IF NOT EXISTS {dataset.target_table} ({columns})")
-    return dataset.target_table
+    hook.run_statement(f"CREATE TABLE IF NOT EXISTS {dataset.target} ({', '.join(dataset.column_definitions)})")
+    return dataset.target
 
 
 def test_what_was_exported_is_what_is_in_the_target(

@@ -1,7 +1,7 @@
 -- Load mode merge: rows with a known key are updated, the others inserted and, if the dataset says so, target rows
 -- without a staged one deleted. Part of publish.sql.
 
-MERGE INTO {{ dataset.target_table }} AS target
+MERGE INTO {{ dataset.target }} AS target
 USING {{ staging_table(dag_run) }} AS staging
   ON {{ same_keys('target', 'staging') }}
 {%- if assignments(ti, 'staging') %}
@@ -10,12 +10,12 @@ WHEN MATCHED THEN UPDATE SET {{ assignments(ti, 'staging') }}
 WHEN NOT MATCHED THEN INSERT ({{ columns(ti) }}) VALUES ({{ columns(ti, 'staging') }});
 
 {% if dataset.delete_missing -%}
-DELETE FROM {{ dataset.target_table }}
+DELETE FROM {{ dataset.target }}
 WHERE
   -- A row without a key equals no staged one, and is deleted too. With NOT IN, it would not be.
   NOT EXISTS (
     SELECT 1
-    FROM {{ staging_table(dag_run) }} AS staged_row
-    WHERE {{ same_keys(dataset.target_table.split('.') | last, 'staged_row') }}
+    FROM {{ staging_table(dag_run) }}
+    WHERE {{ same_keys(dataset.target_name, staging_table(dag_run).split('.') | last) }}
   );
 {%- endif %}

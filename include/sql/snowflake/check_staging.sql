@@ -3,7 +3,7 @@
 
 {% for name, check in task.checks.items() -%}
 SELECT
-  '{{ name }}' AS check_name,
+  {{ name | sql_string }} AS check_name,
   COALESCE(MIN(check_result), 1) AS check_result
 FROM (SELECT CASE WHEN {{ check.check_statement }} THEN 1 ELSE 0 END AS check_result FROM {{ task.table }})
 {%- if not loop.last %}

@@ -1,9 +1,8 @@
--- Staging tables of one run: the data as the target has it, and the manifest; and the table of the dataset's turn,
+-- Staging tables of one run: the manifest, and the data as the target has it; and the table of the dataset's turn,
 -- which says which sync published last, when it was staged, and what it changed.
--- Effect: makes the first two anew and empty. A new table has no load history, so a retry of the copy loads every file
--- again. The turn stays.
-
-CREATE OR REPLACE TABLE {{ staging_table(dag_run) }} LIKE {{ dataset.target_table }};
+-- Effect: makes those of the run anew and empty. A new table has no load history, so a retry of the copy loads every
+-- file again. The turn stays. The data comes last: before the first sync of a dataset with create_table from_source,
+-- there is no target, and the step goes on without this statement.
 
 CREATE OR REPLACE TABLE {{ staging_manifest(dag_run) }} LIKE {{ share.MANIFEST_TABLE }};
 
@@ -15,3 +14,5 @@ CREATE TABLE IF NOT EXISTS {{ turn_table }} (
   rows_updated NUMBER(38, 0),
   rows_deleted NUMBER(38, 0)
 );
+
+CREATE OR REPLACE TABLE {{ staging_table(dag_run) }} LIKE {{ dataset.target }};

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import jinja2
 
 from data_share import share
-from data_share.datasets import LoadMode, SchemaDrift
+from data_share.column_types import UnknownTypeError, target_type
+from data_share.datasets import Dataset, LoadMode, SchemaDrift
 from data_share.doctor_checks.deployment import (
     PROJECT,
     Answer,
@@ -32,6 +33,9 @@ from data_share.doctor_checks.deployment import (
     with_advice,
     wrong,
 )
+from data_share.exported_schema import exported_columns
+from data_share.names import alike, folded, quoted, table_parts, written
+from data_share.schema_drift import lossy_columns
 from data_share.snowflake_hook import SnowflakeRefusedError, SnowflakeStatementError
 
 CREATE_LEDGER = PROJECT / "include" / "sql" / "snowflake" / "create_ledger.sql"
@@ -218,41 +222,68 @@ def ledger_tables(deployment: Deployment) -> Answer:
         if isinstance(found, str):
             problems.append(f"{found} Run the DAG set_up_snowflake.")
             continue
-        problems += _differences(table, columns, found, "create_ledger.sql", extra_is_wrong=False)
+        stored = {name.upper(): kind for name, kind in columns.items()}
+        problems += _differences(table, stored, found, "create_ledger.sql", extra_is_wrong=False)
     return verdict(problems, f"{listed(_ledger_columns())}.")
 
 
 def target_tables(deployment: Deployment) -> Answer:
     """Each target exists, has one dataset, and the columns that its file names, as Snowflake stores plain names."""
-    problems = []
+    problems, first = [], []
     datasets, _ = deployment.datasets
     known: dict[str, str] = {}
     for dataset in datasets:
         file = f"{dataset.name}.yaml"
         if (other := known.setdefault(_full_name(deployment, dataset.target_table), file)) != file:
             problems.append(f"{dataset.target_table} is the target of {other} and of {file}. Only one may have it.")
-        found = _columns(deployment, dataset.target_table)
+        found = _columns(deployment, dataset.target)
+        if isinstance(found, str) and dataset.create_table == "from_source":
+            first.append(dataset.target_table)
+            continue
         if isinstance(found, str):
             how = "Run the DAG set_up_snowflake" if dataset.create_table else "Its owners create it"
             problems.append(f"{found} {how} (dataset file {file}).")
             continue
-        mixed = [name for name in found if name != name.upper()]
-        if mixed:
+        if same := alike(found):
             problems.append(
-                f"{dataset.target_table} has columns that are not in upper case: {listed(mixed)}. Syncs name them in "
-                "upper case: rename them (ALTER TABLE ... RENAME COLUMN)."
+                f"The columns {listed(same)} of {dataset.target_table} differ only by case, and COPY INTO does not "
+                "tell them apart: rename one of them (ALTER TABLE ... RENAME COLUMN)."
             )
-        upper = {name.upper(): kind for name, kind in found.items()}
-        for field in ("required_columns", "merge_keys"):
-            if missing := [name for name in getattr(dataset, field) if name.upper() not in upper]:
+        for field in ("required_columns", "merge_keys", "casts", "target_defaults"):
+            if missing := [name for name in getattr(dataset, field) if name not in found]:
                 problems.append(
-                    f"{dataset.target_table} has no column {listed(missing)}, which {field} of {file} names. Correct "
-                    "one of both."
+                    f"{dataset.target_table} has no column {listed(map(written, missing))}, which {field} of {file} "
+                    f"names. Correct one of both.{_other_case(missing, found)}"
                 )
         problems += _differences(
-            dataset.target_table, dataset.columns, upper, file, extra_is_wrong=bool(dataset.columns)
+            dataset.target_table, dataset.columns, found, file, extra_is_wrong=bool(dataset.columns)
         )
-    return verdict(problems, f"{listed(dataset.target_table for dataset in datasets)}.")
+    note = f" The first sync creates {listed(first)}." if first else ""
+    return verdict(problems, f"{listed(dataset.target_table for dataset in datasets)}.{note}")
+
+
+def column_types(deployment: Deployment) -> Answer:
+    """The last export of each dataset has columns whose values its target of today would keep."""
+    last = {
+        str(row["DATASET"]): row["COLUMN_TYPES"]
+        for row in deployment.rows(
+            f"SELECT dataset, MAX_BY(column_types, exported_at) AS column_types FROM {share.MANIFEST_TABLE} "  # noqa: S608
+            "GROUP BY dataset"
+        )
+    }
+    problems, looked_at = [], []
+    for dataset in deployment.datasets[0]:
+        target = _columns(deployment, dataset.target)
+        schema = last.get(dataset.name)
+        if schema is None or isinstance(target, str):
+            continue
+        sentences = lossy_columns(exported_columns(str(schema)), target, dataset)
+        problems += [
+            f"{sentence} Or name it in casts of {dataset.name}.yaml, if a changed value is right."
+            for sentence in sentences.values()
+        ]
+        looked_at.append(dataset.name)
+    return verdict(problems, f"the targets keep the values of the last exports of {listed(looked_at)}.")
 
 
 def ledger_rights(deployment: Deployment) -> Answer:
@@ -274,9 +305,12 @@ def target_rights(deployment: Deployment) -> Answer:
             LoadMode.REPLACE: ("INSERT", "DELETE"),
             LoadMode.MERGE: ("INSERT", "UPDATE", *(("DELETE",) if dataset.delete_missing else ())),
         }[dataset.load_mode]
-        missing = _missing_rights(deployment, dataset.target_table, rights)
+        if dataset.create_table == "from_source" and isinstance(_columns(deployment, dataset.target), str):
+            problems += _missing_right_to_create(deployment, dataset)
+            continue
+        missing = _missing_rights(deployment, dataset.target, rights, dataset.target_table)
         problems += [f"{problem} Load mode {dataset.load_mode} of {dataset.name}.yaml needs it." for problem in missing]
-        if "DELETE" not in rights and not missing and _missing_rights(deployment, dataset.target_table, ("DELETE",)):
+        if "DELETE" not in rights and not missing and _missing_rights(deployment, dataset.target, ("DELETE",)):
             not_refreshed.append(dataset.name)
         if dataset.schema_drift is SchemaDrift.ADD_NEW:
             owned.append(dataset.target_table)
@@ -319,9 +353,9 @@ def _role(deployment: Deployment) -> str:
 
 def _full_name(deployment: Deployment, table: str) -> str:
     """Return a table's name with database and schema, where the connection has them."""
-    parts = table.upper().split(".")
+    parts = table_parts(table)
     ahead = [str(deployment.session["DATABASE_NAME"]), str(deployment.session["SCHEMA_NAME"])]
-    return ".".join([*ahead[: 3 - len(parts)], *parts])
+    return ".".join(map(quoted, [*ahead[: 3 - len(parts)], *parts]))
 
 
 def _ledger_columns() -> dict[str, dict[str, str]]:
@@ -343,27 +377,45 @@ def _differences(
     table: str, wanted: Mapping[str, str], found: Mapping[str, str], file: str, *, extra_is_wrong: bool
 ) -> list[str]:
     problems = []
-    missing = [name for name in wanted if name.upper() not in found]
+    missing = [name for name in wanted if name not in found]
     if missing:
-        problems.append(f"{table} has no column {listed(missing)}, which {file} has: add it (ALTER TABLE).")
-    if extra_is_wrong and (extra := sorted(set(found) - {name.upper() for name in wanted})):
+        problems.append(
+            f"{table} has no column {listed(map(written, missing))}, which {file} has: add it (ALTER TABLE)."
+            f"{_other_case(missing, found)}"
+        )
+    if extra_is_wrong and (extra := sorted(set(found) - set(wanted))):
         problems.append(f"{table} has {listed(extra)}, which {file} does not have: add it there, or drop it.")
     for name, kind in wanted.items():
-        actual = found.get(name.upper())
+        actual = found.get(name)
         if actual is not None and _plain(actual) != _plain(kind):
-            problems.append(f"{table}: column {name.upper()} is {actual}, and {kind} in {file}: alter one of both.")
+            problems.append(f"{table}: column {name} is {actual}, and {kind} in {file}: alter one of both.")
     return problems
+
+
+def _other_case(missing: Sequence[str], found: Iterable[str]) -> str:
+    """Return how a dataset file names the columns that are there in another case."""
+    others = {folded(name): name for name in found}
+    there = [f"'{written(others[folded(name)])}'" for name in missing if folded(name) in others]
+    return f" In another case it is there: a dataset file names it {listed(there)}." if there else ""
 
 
 def _plain(kind: str) -> str:
     """Return a type without its size, by the name that Snowflake shows."""
-    name = kind.partition("(")[0].strip().upper()
-    return {"DOUBLE": "FLOAT", "STRING": "VARCHAR", "TEXT": "VARCHAR"}.get(name, name)
+    words = kind.upper().removesuffix(" NOT NULL")
+    try:
+        return target_type(words).kind
+    except UnknownTypeError:
+        return words.partition("(")[0].strip()
 
 
-def _missing_rights(deployment: Deployment, table: str, rights: Sequence[str]) -> list[str]:
-    """Return a sentence for each right on a table that the role lacks, by statements that change no row."""
-    column = f'"{next(iter(found))}"' if isinstance(found := _columns(deployment, table), dict) else ""
+def _missing_rights(deployment: Deployment, table: str, rights: Sequence[str], name: str = "") -> list[str]:
+    """
+    Return a sentence for each right on a table that the role lacks, by statements that change no row.
+
+    :param table: the table for SQL
+    :param name: the table for people; by default the same
+    """
+    column = quoted(next(iter(found))) if isinstance(found := _columns(deployment, table), dict) else ""
     if not column:
         return [str(found)]
     probes = {
@@ -382,11 +434,28 @@ def _missing_rights(deployment: Deployment, table: str, rights: Sequence[str]) -
             deployment.rolled_back([probes[right]])
         except SnowflakeStatementError as error:
             grant = f"GRANT {right} ON TABLE {table} TO ROLE {_role(deployment)}"
-            problems.append(f"{right} on {table} fails: {error_text(error)}. {grant}.")
+            problems.append(f"{right} on {name or table} fails: {error_text(error)}. {grant}.")
             if right == "SELECT":
                 # The others read the table too, and would fail for this.
                 break
     return problems
+
+
+def _missing_right_to_create(deployment: Deployment, dataset: Dataset) -> list[str]:
+    """Return a sentence if the role may not create a table where the first sync would: by one that is dropped again."""
+    schema = ".".join(map(quoted, table_parts(dataset.target_table)[:-1]))
+    table = f"{schema}.check_share_{uuid.uuid4().hex}".removeprefix(".")
+    try:
+        deployment.rows(f"CREATE TABLE {table} (n NUMBER(38, 0))")
+        deployment.rows(f"DROP TABLE {table}")
+    except SnowflakeStatementError as error:
+        place = schema or f"{deployment.session['DATABASE_NAME']}.{deployment.session['SCHEMA_NAME']}"
+        text = (
+            f"The first sync of {dataset.name}.yaml cannot create {dataset.target_table}: {error_text(error)}. GRANT "
+            f"CREATE TABLE ON SCHEMA {place} TO ROLE {_role(deployment)}."
+        )
+        return [text]
+    return []
 
 
 CHECKS: tuple[Check, ...] = (
@@ -403,6 +472,7 @@ CHECKS: tuple[Check, ...] = (
     Check("Snowflake", "staging schema", "SHOW SCHEMAS", staging_schema, ("database and schema",)),
     Check("Snowflake", "ledger tables", "DESCRIBE TABLE", ledger_tables, ("database and schema",)),
     Check("Snowflake", "target tables", "DESCRIBE TABLE", target_tables, ("database and schema",)),
+    Check("Snowflake", "column types", "the last manifests", column_types, ("warehouse", "ledger tables")),
     Check("Snowflake", "rights on the ledger", "probes, rolled back", ledger_rights, ("warehouse", "ledger tables")),
     Check("Snowflake", "rights on the targets", "probes, rolled back", target_rights, ("warehouse", "target tables")),
     Check("Snowflake", "write and read", "a table in staging", write_and_read, ("warehouse", "staging schema")),

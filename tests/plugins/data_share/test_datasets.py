@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from data_share.column_types import SYNONYMS
 from data_share.datasets import (
     CHECKS_OF_EVERY_SYNC,
     DATASETS_FOLDER,
@@ -40,6 +41,18 @@ MERGE = {"load_mode": "merge", "merge_keys": ["harbour"]}
 COLUMNS = {"create_table": "from_columns", "columns": {"harbour": "VARCHAR(80)"}}
 LEFT_OUT = object()
 
+NO_COLUMN = """no plain name; any other name stands in double quotes, as in '"Net price"'"""
+NO_SOURCE = (
+    "not of the form catalog.schema.table; no name may hold a point, a blank, a slash or a control character, and one "
+    "with a backtick stands in backticks"
+)
+NO_TARGET = (
+    "not of the form table, schema.table or database.schema.table; a name that is no plain one stands in double "
+    """quotes, as in 'sea."Tides 2026"'"""
+)
+KNOWN_TYPES = (
+    f"known are {', '.join(name for names in SYNONYMS.values() for name in names)}, with NOT NULL behind them or not"
+)
 PRESETS = "@continuous, @daily, @hourly, @monthly, @once, @quarterly, @weekly, @yearly"
 FIVE_FIELDS = "fields; a schedule has five: minute, hour, day of month, month, day of week"
 NOT_YAML = "it cannot be read as YAML"
@@ -79,7 +92,7 @@ def test_the_datasets_of_this_project_are_valid() -> None:
 def test_a_file_becomes_a_dataset_named_after_it(tmp_path: Path) -> None:
     dataset = read_dataset(write(tmp_path, checks={"harbour_short": "LENGTH(harbour) < 40"}, schedule="0 5 * * *"))
     assert (dataset.name, dataset.dag_id) == ("tides", "sync_tides")
-    assert dataset.required_columns == ("harbour",)
+    assert dataset.required_columns == ("HARBOUR",)
     assert dataset.checks == {"harbour_short": "LENGTH(harbour) < 40"}
     assert dataset.schedule == "0 5 * * *"
     assert not dataset.allow_empty
@@ -100,10 +113,36 @@ def test_a_dataset_is_merged_on_keys_into_a_table_made_from_its_columns(tmp_path
             columns=columns,
         )
     )
-    assert (dataset.load_mode, dataset.merge_keys, dataset.delete_missing) == (LoadMode.MERGE, ("HARBOUR", "day"), True)
-    assert (dataset.create_table, dataset.columns) == ("from_columns", columns)
+    assert (dataset.load_mode, dataset.merge_keys, dataset.delete_missing) == (LoadMode.MERGE, ("HARBOUR", "DAY"), True)
+    stored = {"HARBOUR": "VARCHAR(80)", "DAY": "DATE", "DEPTH": "NUMBER(6, 2)"}
+    assert (dataset.create_table, dataset.columns) == ("from_columns", stored)
     assert dataset.max_row_change_percent == 30
     assert dataset.schema_drift is SchemaDrift.ADD_NEW
+
+
+def test_types_of_columns_have_any_name_of_snowflakes_in_any_case(tmp_path: Path) -> None:
+    columns = {
+        "harbour": "Text not  null",
+        "a": "BIGINT",
+        "b": "decimal(38,6)",
+        "c": "CHAR(20) NOT NULL",
+        "d": "timestamp",
+        "e": "double precision",
+    }
+    dataset = read_dataset(write(tmp_path, create_table="from_columns", columns=columns))
+    assert dataset.columns == {
+        "HARBOUR": "VARCHAR NOT NULL",
+        "A": "NUMBER(38, 0)",
+        "B": "NUMBER(38, 6)",
+        "C": "VARCHAR(20) NOT NULL",
+        "D": "TIMESTAMP_NTZ",
+        "E": "FLOAT",
+    }
+
+
+def test_a_target_is_made_from_the_source_with_casts_and_defaults(tmp_path: Path) -> None:
+    dataset = read_dataset(write(tmp_path, create_table="from_source", casts=["depth"], target_defaults=["loaded_at"]))
+    assert (dataset.create_table, dataset.casts, dataset.target_defaults) == ("from_source", ("DEPTH",), ("LOADED_AT",))
 
 
 def test_keys_and_required_columns_bring_checks_along(tmp_path: Path) -> None:
@@ -127,10 +166,60 @@ def test_keys_and_required_columns_bring_checks_along(tmp_path: Path) -> None:
     }
 
 
+def test_a_column_is_named_as_snowflake_stores_it(tmp_path: Path) -> None:
+    columns = {
+        "harbour": "HARBOUR",
+        "_x$1": "_X$1",
+        '"HARBOUR"': "HARBOUR",
+        '"observedAt"': "observedAt",
+        '"Net price"': "Net price",
+        '"größe"': "größe",
+        '"a.b"': "a.b",
+        '"say ""hi"""': 'say "hi"',
+        '"select"': "select",
+        '"\'; -- {{ x }} \\"': "'; -- {{ x }} \\",
+    }
+    for written, stored in columns.items():
+        fields = {"merge_keys": [written], "required_columns": [written], "columns": {written: "DATE"}}
+        dataset = read_dataset(write(tmp_path, load_mode="merge", create_table="from_columns", **fields))
+        named = (dataset.merge_keys, dataset.required_columns, dataset.columns)
+        assert named == ((stored,), (stored,), {stored: "DATE"})
+        in_sql = '"' + stored.replace('"', '""') + '"'
+        assert f"{in_sql} IS NOT NULL" in dataset.all_checks.values()
+        assert dataset.all_checks["merge_keys_unique"] == f"COUNT(*) = COUNT(DISTINCT {in_sql})"
+
+
+def test_a_target_is_in_quotes_for_snowflake(tmp_path: Path) -> None:
+    targets = {
+        "tides": '"TIDES"',
+        "order": '"ORDER"',
+        "Sea.Tides": '"SEA"."TIDES"',
+        "share_db.sea.tides": '"SHARE_DB"."SEA"."TIDES"',
+        '"my-db".sea."Tides 2026"': '"my-db"."SEA"."Tides 2026"',
+        '"a.b"."c""d"': '"a.b"."c""d"',
+    }
+    datasets = [read_dataset(write(tmp_path, target_table=target)) for target in targets]
+    assert {dataset.target_table: dataset.target for dataset in datasets} == targets
+    assert [dataset.target for dataset in datasets if not dataset.target.endswith(dataset.target_name)] == []
+
+
+def test_a_source_is_in_backticks_where_it_needs_them(tmp_path: Path) -> None:
+    sources = {
+        "main.sea.tides": "main.sea.tides",
+        "prod-eu.sales.orders": "`prod-eu`.sales.orders",
+        "`prod-eu`.`sales`.orders": "`prod-eu`.sales.orders",
+        "main.größe.2026": "main.`größe`.`2026`",
+        "main.`say``hi`.o'clock": "main.`say``hi`.`o'clock`",
+    }
+    found = {source: read_dataset(write(tmp_path, source_table=source)).source_table for source in sources}
+    assert found == sources
+
+
 def test_a_dataset_takes_the_place_of_no_check_of_the_dag(sync_datasets: ModuleType, tmp_path: Path) -> None:
     dataset = read_dataset(write(tmp_path, max_row_change_percent=10, checks={"deep": "depth > 0"}))
     checks = sync_datasets.sync_dag(dataset).get_task("check_staging").checks
-    assert set(checks) - set(dataset.all_checks) == CHECKS_OF_EVERY_SYNC
+    # The values are compared beside the conditions.
+    assert {*checks, "values_match_manifest"} - set(dataset.all_checks) == CHECKS_OF_EVERY_SYNC
 
 
 def test_a_dataset_is_frozen(tmp_path: Path) -> None:
@@ -175,10 +264,8 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
         "source_table",
         "'main.sea.tides; DROP TABLE x'",
     ),
-    "quotes in the source": (text(source_table="main.sea.`tides`"), "source_table", "'main.sea.`tides`'"),
     "SQL in the target": (text(target_table="tides; DROP TABLE x"), "target_table", "'tides; DROP TABLE x'"),
     "line break after the target": (text(target_table="tides\n"), "target_table", "'tides\\n'"),
-    "target of four parts": (text(target_table="a.b.c.d"), "target_table", "'a.b.c.d'"),
     "digit before the target": (text(target_table="1tides"), "target_table", "'1tides'"),
     "no required column": (text(required_columns=[]), "required_columns", "[]"),
     "SQL in the only required column": (text(required_columns=["a OR 1=1"]), "required_columns.0", "'a OR 1=1'"),
@@ -200,22 +287,7 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
     "SQL in the name of a check": (text(checks={"x' AS a": "depth > 0"}), "checks.x' AS a.[key]", '"x\' AS a"'),
     "check of blanks": (text(checks={"deep": "   "}), "checks.deep", "'   '"),
     "unknown load mode": (text(load_mode="truncate"), "load_mode", "'truncate'"),
-    "more digits than Snowflake has": (
-        text(create_table="from_columns", columns={"day": "DATE", "depth": "NUMBER(39, 2)"}),
-        "columns.depth",
-        "'NUMBER(39, 2)'",
-    ),
     "unknown drift policy": (text(schema_drift="allow"), "schema_drift", "'allow'"),
-    "unknown column type": (
-        text(create_table="from_columns", columns={"harbour": "TEXT"}),
-        "columns.harbour",
-        "'TEXT'",
-    ),
-    "SQL in a column type": (
-        text(create_table="from_columns", columns={"harbour": "DATE); DROP TABLE x"}),
-        "columns.harbour",
-        "'DATE); DROP TABLE x'",
-    ),
     "unknown way to create the table": (
         text(**{**COLUMNS, "create_table": "from_export"}),
         "create_table",
@@ -234,6 +306,42 @@ NO_YAML: dict[str, tuple[str, str | None]] = {
 }
 # What is wrong, the file, and the one line that is said about it.
 BROKEN_RULES: dict[str, tuple[str, str]] = {
+    "quotes in the source": (
+        text(source_table="main.sea.ti`des"),
+        f"source_table: {NO_SOURCE} (found: 'main.sea.ti`des')",
+    ),
+    "target of four parts": (text(target_table="a.b.c.d"), f"target_table: {NO_TARGET} (found: 'a.b.c.d')"),
+    "target of too many characters": (
+        text(target_table=f'"{"a" * 201}"'),
+        f"target_table: the table's name has more than 200 characters (found: '\"{'a' * 96}...{'a' * 97}\"')",
+    ),
+    "table of the share as a target": (
+        text(target_table="public.Sync_History"),
+        "target_table: all syncs write to a table of this name; choose another (found: 'public.Sync_History')",
+    ),
+    "name in quotes that ends too early": (
+        text(required_columns=['"a"b"']),
+        f'required_columns.0: {NO_COLUMN} (found: \'"a"b"\')',
+    ),
+    "name of too many characters": (
+        text(required_columns=["a" * 256]),
+        f"required_columns.0: a name has more than 255 characters (found: '{'a' * 97}...{'a' * 98}')",
+    ),
+    "columns that differ by case alone": (
+        text(create_table="from_columns", columns={"harbour": "DATE", '"Harbour"': "DATE"}),
+        (
+            """columns: "HARBOUR", "Harbour" differ only by case, and COPY INTO does not tell them apart """
+            """(found: {'"Harbour"': 'DATE', 'harbour': 'DATE'})"""
+        ),
+    ),
+    "key and required column that differ by case alone": (
+        text(load_mode="merge", merge_keys=['"harbour"']),
+        """"HARBOUR", "harbour" differ only by case, and COPY INTO does not tell them apart""",
+    ),
+    "key in quotes that is not in columns": (
+        text(load_mode="merge", merge_keys=['"Day"'], **COLUMNS),
+        'merge_keys: "Day" not in columns',
+    ),
     "semicolon in a check": (
         text(checks={"deep": "depth > 0; DROP TABLE x"}),
         "checks: deep holds a semicolon; it must be one condition (found: {'deep': 'depth > 0; DROP TABLE x'})",
@@ -293,9 +401,33 @@ BROKEN_RULES: dict[str, tuple[str, str]] = {
         }.items()
     },
     "30 February": (text(schedule="0 6 30 2 *"), "schedule: '0 6 30 2 *' never comes (found: '0 6 30 2 *')"),
+    **{
+        f"column type: {kind}": (
+            text(create_table="from_columns", columns={"harbour": kind}),
+            f"columns.harbour: {kind.upper()!r}{why}; {KNOWN_TYPES} (found: {kind!r})",
+        )
+        for kind, why in {
+            "NUMBER(39, 2)": ": a number has 1 to 38 digits",
+            "jsonb": " is no type of Snowflake that is known here",
+            "DATE); DROP TABLE x": " is no type of Snowflake that is known here",
+        }.items()
+    },
     "columns without create_table": (
         text(columns={"harbour": "DATE"}),
         "columns: only with create_table: from_columns",
+    ),
+    "columns for a table made from the source": (
+        text(**{**COLUMNS, "create_table": "from_source"}),
+        "columns: only with create_table: from_columns",
+    ),
+    "cast of a merge key, in another case": (
+        text(load_mode="merge", merge_keys=["harbour", "Day"], casts=["depth", "DAY"]),
+        "casts: day is a merge key; if it changed, another row would be overwritten",
+    ),
+    "cast of a column that is not in columns": (text(casts=["depth"], **COLUMNS), "casts: depth not in columns"),
+    "default of a required column": (
+        text(target_defaults=["loaded_at", "Harbour"]),
+        "target_defaults: harbour must come from the source: a key or a required column",
     ),
     "create_table without columns": (
         text(create_table="from_columns"),
@@ -415,7 +547,7 @@ def test_a_value_that_is_too_deep_is_refused(tmp_path: Path) -> None:
 
 def test_a_value_may_be_named_and_used_again(tmp_path: Path) -> None:
     content = text(required_columns=LEFT_OUT, load_mode="merge") + "merge_keys: &keys [a, b]\nrequired_columns: *keys\n"
-    assert read_dataset(write_text(tmp_path, content)).required_columns == ("a", "b")
+    assert read_dataset(write_text(tmp_path, content)).required_columns == ("A", "B")
 
 
 def test_of_many_mistakes_the_first_twenty_are_listed(tmp_path: Path) -> None:

@@ -107,6 +107,21 @@ def test_staging_tables_live_in_the_staging_schema_whatever_the_schema_of_the_ta
         assert share.staging_manifest(target, KEY) == f"staging.tides__{KEY}__manifest"
 
 
+def test_a_staging_table_has_a_plain_name() -> None:
+    tables = {
+        "order": "order",
+        'public."Tides 2026"': "Tides_2026",
+        '"a.b"."c.d"': "c_d",
+        '"2026"': "_2026",
+        '"größe"': "gr__e",
+        '"TIDES"': "tides",
+    }
+    assert {target: share.staging_table(target, KEY) for target in tables} == {
+        target: f"staging.{table}__{KEY}" for target, table in tables.items()
+    }
+    assert [table for table in tables.values() if share.staged_by_run_of(f"{table}__{KEY}".upper()) is None] == []
+
+
 def test_a_staging_table_tells_the_time_of_its_run() -> None:
     for name in (share.staging_table, share.staging_manifest):
         for target in ("tides", "public.tides_2__now"):

@@ -152,6 +152,8 @@ def test_every_call_goes_to_the_address_of_the_connection(
         ("tides", "myorg-share/share_db/public/tides"),
         ("Sea.Tides", "myorg-share/share_db/sea/tides"),
         ("other_db.sea.tides", "myorg-share/other_db/sea/tides"),
+        ('sea."Tides/2026"', "myorg-share/share_db/sea/Tides%2F2026"),
+        ('"a.b"', "myorg-share/share_db/public/a.b"),
     ],
 )
 def test_a_table_has_one_address_as_an_asset_whatever_is_left_out(
@@ -623,6 +625,13 @@ def test_check_operators_cannot_ask_for_more_than_one_plain_statement(
 def test_a_file_is_split_into_its_statements_without_comments() -> None:
     sql = "-- a; b\nSELECT 'x; -- no';\n/* c; */\nSELECT ?, '--' -- d\n;\n-- the end"
     assert DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True) == ["SELECT 'x; -- no'", "SELECT ?, '--'"]
+
+
+@pytest.mark.parametrize("name", ["a;b", "--", "/* c", "//", "it's", 'say ""hi""', "a\\", "$$", "line\nbreak"])
+def test_a_name_in_quotes_ends_no_statement_and_begins_no_comment(name: str) -> None:
+    statements = [f"INSERT INTO t (\"{name}\", \"b\") SELECT 1, 'it''s; \\'; --'", f'DELETE FROM "{name}"']
+    sql = ";\n".join([*statements, "/* the end; */"])
+    assert DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True) == statements
 
 
 def test_a_statement_may_have_any_number_of_columns() -> None:

@@ -43,11 +43,16 @@ MANIFEST = {
     "FILE_COUNT": 2,
     "COLUMN_TYPES": "struct<harbour:string,depth:double>",
 }
-COLUMNS = [{"name": "HARBOUR", "type": "VARCHAR"}, {"name": "DEPTH", "type": "FLOAT"}]
+WITH_SALINITY = {**MANIFEST, "COLUMN_TYPES": "struct<harbour:string,depth:double,salinity:decimal(5,2)>"}
+COLUMNS = [
+    {"name": "HARBOUR", "type": "VARCHAR(80)", "default": None},
+    {"name": "DEPTH", "type": "FLOAT", "default": None},
+]
 FILES = [
     {"file": "data/part-0.parquet", "status": "LOADED", "rows_parsed": 3, "rows_loaded": 3},
     {"file": "data/part-1.parquet", "status": "LOADED", "rows_parsed": 2, "rows_loaded": 2},
 ]
+NO_SUMS = "the manifest has no checksums: the export was made without, or by a job that was deployed before"
 EXPORT_PATH = f"s3://databricks-snowflake-share/dataset/tides/{KEY}/1-0a1b2c3d/"
 LEDGER_ROW = {
     "RUN_KEY": KEY,
@@ -158,7 +163,8 @@ def test_rendered_fields_name_the_connection_and_hold_nothing_secret() -> None:
     shown_to_users = {
         *("sql", "create_staging", "copy_manifest", "select_manifest", "select_ledger_row", "table", "checks"),
         *("run_key", "export_path", "snowflake_conn_id", "describe_staging", "staging_table", "count_changes"),
-        *("load_mode", "new_columns", "preview", "select_old_exports", "keep_days"),
+        *("load_mode", "new_columns", "created_columns", "preview", "select_old_exports", "keep_days"),
+        *("proofs", "unproven", "values_sql"),
     }
     for operator in (
         SnowflakeStatementsOperator,
@@ -203,6 +209,9 @@ def test_copying_creates_reads_the_manifest_compares_loads_and_counts(
         "rows_loaded": 5,
         "columns": ["HARBOUR", "DEPTH"],
         "new_columns": {},
+        "created_columns": {},
+        "proofs": [],
+        "unproven": dict.fromkeys(("HARBOUR", "DEPTH"), NO_SUMS),
         "query_ids": ["query 3", "query 7"],
     }
     assert snowflake.statements == [
@@ -225,6 +234,56 @@ def test_parsed_rows_loaded_rows_and_files_with_rows_are_counted_each(
     snowflake.answer("COPY data", [FILES[0], {**FILES[1], "rows_loaded": 1}, empty])
     counts = copy.execute(task_context(copy))  # type: ignore[arg-type]
     assert (counts["files"], counts["rows_parsed"], counts["rows_loaded"]) == (2, 5, 4)
+
+
+def test_a_column_that_keeps_its_default_is_no_column_of_staging(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    loaded_at = {"name": "LOADED_AT", "type": "TIMESTAMP_NTZ(9)", "default": "CURRENT_TIMESTAMP()"}
+    snowflake.answer("DESCRIBE staging", [*COLUMNS, loaded_at])
+    copy.dataset = tides(target_defaults=("loaded_at",))
+    assert copy.execute(task_context(copy))["columns"] == ["HARBOUR", "DEPTH"]  # type: ignore[arg-type]
+    assert snowflake.statements[-2:] == ['ALTER TABLE staging.tides DROP COLUMN "LOADED_AT"', "COPY data"]
+
+
+NO_TARGET = SnowflakeStatementError("Snowflake: Object 'TIDES' does not exist or not authorized. (code 002003)")
+
+
+def test_a_target_that_is_not_there_is_to_be_created_with_the_columns_of_the_export(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT manifest", [WITH_SALINITY])
+    snowflake.answer("CREATE staging_manifest", NO_TARGET)
+    copy.dataset = tides(create_table="from_source")
+    copied = copy.execute(task_context(copy))  # type: ignore[arg-type]
+    created = {"HARBOUR": "VARCHAR", "DEPTH": "FLOAT", "SALINITY": "NUMBER(5, 2)"}
+    assert (copied["created_columns"], copied["new_columns"], copied["columns"]) == (created, {}, list(created))
+    assert snowflake.statements[-2:] == [
+        'CREATE OR REPLACE TABLE staging.tides ("HARBOUR" VARCHAR, "DEPTH" FLOAT, "SALINITY" NUMBER(5, 2))',
+        "COPY data",
+    ]
+
+
+def test_a_target_that_is_not_there_is_a_failure_where_nobody_said_that_it_is_created(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    another = SnowflakeStatementError("Snowflake: something else (code 000001)")
+    for create_table, error in ((None, NO_TARGET), ("from_source", another)):
+        snowflake.answer("CREATE staging_manifest", error)
+        copy.dataset = tides(create_table=create_table)
+        with pytest.raises(SnowflakeStatementError):
+            copy.execute(task_context(copy))  # type: ignore[arg-type]
+    assert "COPY data" not in snowflake.statements
+
+
+def test_no_target_is_created_from_a_manifest_without_columns(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT manifest", [{**MANIFEST, "ROW_COUNT": 0, "COLUMN_TYPES": None}])
+    snowflake.answer("CREATE staging_manifest", NO_TARGET)
+    copy.dataset = tides(create_table="from_source")
+    with pytest.raises(ManifestError, match="names no columns"):
+        copy.execute(task_context(copy))  # type: ignore[arg-type]
 
 
 def test_loading_no_row_of_a_file_is_a_failure(
@@ -344,6 +403,7 @@ def publish_step(**changes: Any) -> SnowflakePublishOperator:
         "export_path": EXPORT_PATH,
         "load_mode": "replace",
         "new_columns": "{}",
+        "created_columns": "{}",
         "preview": "False",
     }
     return SnowflakePublishOperator(task_id="publish", **{**fields, **changes})
@@ -414,6 +474,16 @@ def test_an_export_that_is_in_the_ledger_is_told_and_not_published_again(
 
 
 OTHER_EXPORT = {**LEDGER_ROW, "EXPORT_PATH": EXPORT_PATH.replace("/1-", "/0-"), "ROWS_LOADED": 4}
+
+
+def test_a_target_is_created_before_the_transaction_and_not_in_it(
+    snowflake: Snowflake, publish_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
+    publish = publish_step(created_columns='{"HARBOUR": "VARCHAR", "DEPTH": "FLOAT"}')
+    publish.execute(publish_context(publish))  # type: ignore[arg-type]
+    create = 'CREATE TABLE IF NOT EXISTS "PUBLIC"."TIDES" ("HARBOUR" VARCHAR, "DEPTH" FLOAT)'
+    assert snowflake.statements == ["SELECT ledger", create, TRANSACTION, "SELECT ledger"]
 
 
 def test_a_refused_transaction_is_no_success_because_of_another_export_of_the_run(

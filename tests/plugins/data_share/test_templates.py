@@ -133,8 +133,8 @@ def test_a_full_refresh_replaces_whatever_the_load_mode_is(mode: LoadMode) -> No
 def test_columns_are_those_of_the_staging_table_in_quotes() -> None:
     columns = sync_macros(dataset("tides"))["columns"]
     ti = copied("HARBOUR", "date", "ORDER")
-    assert columns(ti) == '"HARBOUR", "DATE", "ORDER"'
-    assert columns(ti, "staging") == 'staging."HARBOUR", staging."DATE", staging."ORDER"'
+    assert columns(ti) == '"HARBOUR", "date", "ORDER"'
+    assert columns(ti, "staging") == 'staging."HARBOUR", staging."date", staging."ORDER"'
 
 
 def test_rows_are_the_same_when_all_keys_are() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -346,11 +347,17 @@ BROKEN = {
         "target tables",
         "shared_forecasts has no column latitude, which required_columns of shared_forecasts.yaml names",
     ),
-    "a target with a column in lower case": (
-        ['ALTER TABLE shared_forecasts ADD COLUMN "note" VARCHAR'],
-        ['ALTER TABLE shared_forecasts DROP COLUMN "note"'],
+    "a target with columns that differ only by case": (
+        ['ALTER TABLE shared_forecasts ADD COLUMN "latitude" VARCHAR'],
+        ['ALTER TABLE shared_forecasts DROP COLUMN "latitude"'],
         "target tables",
-        "columns that are not in upper case: note",
+        "The columns LATITUDE, latitude of shared_forecasts differ only by case",
+    ),
+    "a target with a required column in another case": (
+        ['ALTER TABLE shared_forecasts RENAME COLUMN latitude TO "Latitude"'],
+        ['ALTER TABLE shared_forecasts RENAME COLUMN "Latitude" TO latitude'],
+        "target tables",
+        """In another case it is there: a dataset file names it '"Latitude"'.""",
     ),
     "a target with a column that the dataset does not have": (
         ["ALTER TABLE city_temperatures ADD COLUMN note VARCHAR"],
@@ -528,3 +535,56 @@ def test_the_task_returns_its_findings_or_fails_with_the_sentences(look: Look, m
     with pytest.raises(ShareIsBrokenError, match=r"1 of 9 checks of Databricks failed\.\n- job: .*4711 does not exist"):
         CheckShareOperator(task_id="check_again", group="Databricks").execute({"ti": ti})  # type: ignore[typeddict-item]
     assert json.loads(json.dumps(ti["findings"]))[-1]["state"] == "not checked"
+
+
+# ---- types of the last exports, and targets that the first sync creates
+
+
+def folder_with(tmp_path: Path, **changes: Any) -> Path:
+    content = {
+        "description": "Made by a test.",
+        "source_table": "main.sea.tides",
+        "target_table": "typed",
+        "load_mode": "replace",
+        "required_columns": ["harbour"],
+        **changes,
+    }
+    (tmp_path / "typed.yaml").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_a_target_that_would_not_keep_the_values_of_the_last_export(
+    look: Look, administer: Callable[..., object], tmp_path: Path
+) -> None:
+    schema = '[{"name":"harbour","type":"string"},{"name":"price","type":"decimal(12,2)"}]'
+    old = "struct<harbour:string,price:int>"
+    row = (
+        "INSERT INTO export_manifests SELECT 'key{0}', 'typed', 't', 1, 1, '{1}', SYSDATE() - INTERVAL '{0} day', NULL"
+    )
+    run = functools.partial(administer, conn_id="snowflake_default")
+    run("CREATE TABLE typed (harbour VARCHAR(9), price NUMBER)", row.format(1, schema), row.format(2, old))
+    try:
+        found = look("Snowflake", datasets_folder=folder_with(tmp_path)).findings["column types"]
+        assert found.state is State.WRONG
+        assert "PRICE: decimal(12,2) into NUMBER(38,0), where digits behind the point are rounded away." in found.text
+        assert "casts of typed.yaml" in found.text
+        found = look("Snowflake", datasets_folder=folder_with(tmp_path, casts=["price"])).findings["column types"]
+        assert (found.state, "typed" in found.text) == (State.OK, True)
+    finally:
+        run("DROP TABLE typed", "DELETE FROM export_manifests WHERE dataset = 'typed'")
+
+
+def test_the_right_to_create_a_target_from_the_source(
+    look: Look, administer: Callable[..., object], tmp_path: Path
+) -> None:
+    folder = folder_with(tmp_path, create_table="from_source")
+    found = look("Snowflake", datasets_folder=folder).findings
+    assert (found["target tables"].state, found["rights on the targets"].state) == (State.OK, State.OK)
+    assert "The first sync creates typed." in found["target tables"].text
+    administer("REVOKE CREATE TABLE ON SCHEMA data_share.public FROM ROLE data_share_loader")
+    try:
+        found = look("Snowflake", datasets_folder=folder).findings["rights on the targets"]
+        assert found.state is State.WRONG
+        assert "GRANT CREATE TABLE ON SCHEMA DATA_SHARE.PUBLIC TO ROLE DATA_SHARE_LOADER" in found.text
+    finally:
+        administer("GRANT CREATE TABLE ON SCHEMA data_share.public TO ROLE data_share_loader")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
+import json
+import math
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +24,7 @@ from airflow.sdk import DAG
 
 from data_share import share
 from data_share.datasets import Dataset
+from data_share.names import column_name, quoted, written
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from sandbox.s3 import s3_filesystem
 from sandbox.sources import write_source
@@ -46,6 +50,31 @@ COLUMNS = {"k": "NUMBER(38, 0)", "name": "VARCHAR", "amount": "DOUBLE"}
 Row = dict[str, Any]
 
 _numbers = itertools.count(1)
+
+
+def proofs_of(rows: Sequence[Row]) -> str:
+    """Return what a manifest says of the columns of rows of :data:`SCHEMA`."""
+    keys, names, amounts = ([row[name] for row in rows if row[name] is not None] for name in SCHEMA.names)
+    columns = [
+        {"name": "k", "type": "bigint", "filled": str(len(keys)), "checksum": checksum(map(str, keys))},
+        {"name": "name", "type": "string", "filled": str(len(names)), "checksum": checksum(names)},
+        {
+            "name": "amount",
+            "type": "double",
+            **dict.fromkeys(("filled", "finite"), str(len(amounts))),
+            **dict.fromkeys(("infinite", "negative_infinite"), "0"),
+            **{name: str(of(amounts)) if amounts else None for name, of in (("minimum", min), ("maximum", max))},
+            "total": str(math.fsum(amounts)) if amounts else None,
+            "magnitude": str(math.fsum(map(abs, amounts))) if amounts else None,
+        },
+    ]
+    return json.dumps(columns)
+
+
+def checksum(texts: Iterable[str]) -> str | None:
+    """Return the sum of 60 bits of the MD5 of each text, as a manifest says it."""
+    sums = [int(hashlib.md5(text.encode()).hexdigest()[:15], 16) for text in texts]
+    return str(sum(sums)) if sums else None
 
 
 class ProcessDiedError(BaseException):
@@ -184,9 +213,12 @@ class Share:
             self.query(statement)
 
     def dataset(self, columns: dict[str, str] | None = None, **fields: Any) -> Dataset:
-        """Make a dataset that no other test uses, and its empty target."""
+        """
+        Make a dataset that no other test uses, and its empty target.
+
+        :param columns: the target's columns as a dataset file names them; by default :data:`COLUMNS`
+        """
         name = f"load_{next(_numbers)}"
-        columns = columns or COLUMNS
         dataset = Dataset.model_validate(
             {
                 "name": name,
@@ -198,14 +230,19 @@ class Share:
                 **fields,
             }
         )
-        listed = ", ".join(f'"{column.upper()}" {kind}' for column, kind in columns.items())
-        self.query(f"CREATE TABLE {dataset.target_table} ({listed})")
+        if dataset.create_table is None:
+            listed = ", ".join(f"{quoted(column_name(column))} {kind}" for column, kind in (columns or COLUMNS).items())
+            self.query(f"CREATE TABLE {dataset.target} ({listed})")
         return dataset
 
     def edit(self, dataset: Dataset, **fields: Any) -> Dataset:
         """Change fields in a dataset's file."""
         self._dags.pop(dataset.name, None)
-        return Dataset.model_validate({**dataset.model_dump(), **fields})
+        known = dataset.model_dump()
+        for field in ("merge_keys", "required_columns", "casts", "target_defaults"):
+            known[field] = [written(name) for name in known[field]]
+        known["columns"] = {written(name): kind for name, kind in known["columns"].items()}
+        return Dataset.model_validate({**known, **fields})
 
     def write(self, dataset: Dataset, rows: Sequence[Row], schema: pa.Schema = SCHEMA) -> None:
         """Make the source table hold these rows."""
@@ -214,11 +251,11 @@ class Share:
     def insert(self, dataset: Dataset, rows: Sequence[Row]) -> None:
         """Put rows into the target, past every sync."""
         for row in rows:
-            self.query(f"INSERT INTO {dataset.target_table} SELECT {', '.join(map(share.sql_string, row.values()))}")
+            self.query(f"INSERT INTO {dataset.target} SELECT {', '.join(map(share.sql_string, row.values()))}")
 
     def target(self, dataset: Dataset, order: str = "k, name, amount") -> list[Row]:
         """Return the target's rows, with column names in lower case."""
-        rows = self.query(f"SELECT * FROM {dataset.target_table} ORDER BY {order}")
+        rows = self.query(f"SELECT * FROM {dataset.target} ORDER BY {order}")
         return [{name.lower(): value for name, value in row.items()} for row in rows]
 
     def ledger(self, dataset: Dataset) -> list[Row]:
@@ -265,6 +302,7 @@ class Share:
                     "manifest_path": f"{path}manifest/",
                     "run_key": run.key,
                     "dataset": dataset.name,
+                    "proof": dataset.proof.value,
                 },
             )
         finally:
@@ -281,7 +319,7 @@ class Share:
             "source_table": dataset.source_table,
             "row_count": len(rows),
             "file_count": min(1, len(rows)),
-            "column_types": "struct<k:bigint,name:string,amount:double>" if rows else None,
+            "column_types": proofs_of(rows),
             "exported_at": datetime.now(UTC),
         }
         for place, table in (

@@ -96,16 +96,6 @@ def test_an_empty_export_has_no_columns_to_compare(a_share: Share, policy: str) 
     assert list(columns(a_share, dataset.target_table)) == ["K", "NAME", "AMOUNT"]
 
 
-@pytest.mark.parametrize("name", ["größe", "a-b", '"', "1st"])
-def test_a_column_with_an_unsafe_name_is_not_added(a_share: Share, name: str) -> None:
-    dataset = a_share.dataset(schema_drift="add_new")
-    a_share.write(dataset, [{**OLD[0], name: 1}], SCHEMA.append(pa.field(name, pa.int64())))
-    with pytest.raises(SchemaDriftError, match="Columns with such names are not added") as caught:
-        a_share.sync(dataset)
-    assert repr(name) in str(caught.value)
-    assert list(columns(a_share, dataset.target_table)) == ["K", "NAME", "AMOUNT"]
-
-
 def test_a_nested_column_is_added_as_variant(a_share: Share) -> None:
     dataset = a_share.dataset(schema_drift="add_new")
     nested = SCHEMA.append(pa.field("tags", pa.list_(pa.string())))

@@ -228,6 +228,34 @@ def test_casts_that_snowflake_refuses(
     assert (code, words in message) == ("100071", True), message
 
 
+@pytest.mark.parametrize(
+    ("value", "type_", "loaded"),
+    [
+        (pa.array([Decimal("19.99")], pa.decimal128(12, 2)), "NUMBER", "20"),
+        (pa.array([Decimal("0.49")], pa.decimal128(12, 2)), "NUMBER(12, 1)", "0.5"),
+        (pa.array([1.6]), "NUMBER(38, 0)", "2"),
+        (pa.array(["1.6"]), "NUMBER(38, 0)", "2"),
+        (pa.array([2**53 + 1]), "FLOAT", str(float(2**53))),
+        (pa.array([0.12345678901234567]), "VARCHAR", "0.123456789"),
+        (pa.array(["2026-01-02 03:04:05"]), "DATE", "20455"),
+        (pa.array(["0041"]), "BINARY", "0041"),
+        (pa.array([7]), "TIMESTAMP_NTZ", "7.000000000"),
+        (pa.array([-1], pa.timestamp("us")), "TIMESTAMP_NTZ(3)", "-0.001000000"),
+        (pa.array([1_999_999], pa.timestamp("us", "UTC")), "TIMESTAMP_LTZ(0)", "1.000000000"),
+        # 16:00:01 in Los Angeles, the zone of an account where nobody has set another.
+        (pa.array([86_401_000_001], pa.timestamp("us", "UTC")), "TIME(3)", "57601.000000000"),
+        (pa.array(["x"]), "ARRAY", '[\n  "x"\n]'),
+    ],
+)
+def test_casts_that_change_a_value(
+    copy: Any, folder: str, put: Any, api: Any, table: str, value: pa.Array, type_: str, loaded: str
+) -> None:
+    api.ok(f"CREATE OR REPLACE TABLE {table} (v {type_})")
+    put(f"{folder}a.parquet", pa.table({"v": value}))
+    copy()
+    assert api.rows(f"SELECT v FROM {table}") == [[loaded]]
+
+
 def test_types(copy: Any, folder: str, put: Any, api: Any, table: str) -> None:
     api.ok(
         f"CREATE OR REPLACE TABLE {table} (d DATE, n NUMBER(10, 2), ntz TIMESTAMP_NTZ, ltz TIMESTAMP_LTZ, b BOOLEAN,"

@@ -71,3 +71,62 @@ def test_lengths_stay_with_a_copy_of_the_table(api: Any, put: Callable[..., None
     assert code == "100074"
     assert f"exceeded by string 'abcd'\n  File 'dataset/{folder}b.parquet'" in message
     assert api.rows("SELECT COUNT(*) FROM twin") == [["0"]]
+
+
+def test_a_table_describes_its_types(api: Any) -> None:
+    types = [
+        *("NUMBER(38,0)", "NUMBER(12,2)", "FLOAT", "VARCHAR(16777216)", "VARCHAR(7)", "BOOLEAN", "DATE"),
+        *("TIME(9)", "TIME(3)", "TIMESTAMP_NTZ(9)", "TIMESTAMP_LTZ(9)", "TIMESTAMP_LTZ(6)", "TIMESTAMP_TZ(0)"),
+        *("VARIANT", "OBJECT", "ARRAY"),
+    ]
+    listed = ", ".join(f"c{number} {kind}" for number, kind in enumerate(types))
+    api.ok(f"CREATE OR REPLACE TABLE typed ({listed})")
+    api.ok("CREATE OR REPLACE TABLE typed_like LIKE typed")
+    api.ok("ALTER TABLE typed_like ADD COLUMN more TIMESTAMP_TZ(1)")
+    assert [row[1] for row in api.rows("DESCRIBE TABLE typed")] == types
+    assert [row[1] for row in api.rows("DESCRIBE TABLE typed_like")] == [*types, "TIMESTAMP_TZ(1)"]
+    # What is there stays what it is, and another table of the name is another.
+    api.ok("CREATE TABLE IF NOT EXISTS typed (c0 TIME(2))")
+    assert [row[1] for row in api.rows("DESCRIBE TABLE typed")] == types
+    api.ok("CREATE OR REPLACE TABLE typed (c4 VARCHAR, c7 TIME)")
+    assert [row[1] for row in api.rows("DESCRIBE TABLE typed")] == ["VARCHAR(16777216)", "TIME(9)"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("NUMBER(38, 38)", "Invalid scale: 38. Must be between 0 and 37"),
+        *((kind, "Unsupported feature") for kind in ("DECFLOAT", "GEOGRAPHY", "VECTOR(FLOAT, 3)", "MAP(VARCHAR, INT)")),
+    ],
+)
+def test_types_that_there_are_not(api: Any, kind: str, words: str) -> None:
+    assert words in api.error(f"CREATE TABLE none_such (c {kind})")[1]
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("MD5('Snowflake')", "edf1439075a83a447fb8b630ddc9c8de"),
+        ("TO_NUMBER('ae5', 'XXX')", "2789"),
+        ("TO_NUMBER('fffffffffffffff', 'XXXXXXXXXXXXXXX')", "1152921504606846975"),
+        ("RTRIM('$125.00', '0.')", "$125"),
+        ("RTRIM(RTRIM(TO_VARCHAR(100::NUMBER(38, 2)), '0'), '.')", "100"),
+        ("HEX_ENCODE(TO_BINARY('00fe', 'HEX'))", "00FE"),
+        ("DECODE(NULL::BOOLEAN, TRUE, '1', FALSE, '0')", None),
+        ("DECODE(FALSE, TRUE, '1', FALSE, '0')", "0"),
+        ("DATEDIFF(DAY, '1970-01-01'::DATE, '0001-01-01'::DATE)", "-719162"),
+        ("DATE_PART(EPOCH_MICROSECOND, '9999-12-31 23:59:59.999999'::TIMESTAMP_NTZ)", "253402300799999999"),
+        ("DATE_PART(EPOCH_MICROSECOND, '1970-01-01 01:00:00 +0100'::TIMESTAMP_TZ)", "0"),
+        (
+            "COUNT(IFF(ABS(x) < 'inf'::FLOAT, 1, NULL)) FROM (SELECT 'NaN'::FLOAT AS x UNION ALL SELECT '-inf'::FLOAT)",
+            "0",
+        ),
+    ],
+)
+def test_texts_and_digits(api: Any, expression: str, expected: str | None) -> None:
+    assert api.ok(f"SELECT {expression}")["data"] == [[expected]]
+
+
+@pytest.mark.parametrize("call", ["TO_NUMBER('ffff', 'XXX')", "TO_NUMBER('xyz', 'XXX')", "TO_NUMBER('1', '999')"])
+def test_digits_that_a_format_does_not_take(api: Any, call: str) -> None:
+    assert api.post(f"SELECT {call}").status_code == 422

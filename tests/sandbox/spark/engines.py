@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import s3fs
 from deltalake import write_deltalake
 
+from data_share.snowflake_hook import DataShareSnowflakeHook
 from sandbox.databricks.export import Session
 from sandbox.sources import SHARE_BUCKET, storage_options, table_uri
 
@@ -63,7 +64,7 @@ class Engines:
     def __init__(self, spark: Any, files: s3fs.S3FileSystem, scratch: Path) -> None:
         self.spark = spark
         self.files = files
-        self._scratch = scratch
+        self.scratch = scratch
 
     def write_source(self, rows: pa.Table, types: dict[str, str]) -> str:
         """
@@ -81,7 +82,7 @@ class Engines:
             configuration={"delta.dataSkippingNumIndexedCols": "0"},
             storage_options=storage_options(str(self.files.client_kwargs["endpoint_url"])),
         )
-        location = self._scratch / name
+        location = self.scratch / name
         location.mkdir()
         pq.write_table(rows, location / "source.parquet")
         columns = ", ".join(f"`{column.replace('`', '``')}` {kind}" for column, kind in types.items())
@@ -95,11 +96,21 @@ class Engines:
         :param parameters: named parameters; ``data_path`` and ``manifest_path`` are added
         :return: what was written to these two
         """
-        folder = self._scratch / f"spark_{next(_numbers)}"
+        folder = self.scratch / f"spark_{next(_numbers)}"
         paths = {"data_path": f"{folder}/data/", "manifest_path": f"{folder}/manifest/"}
-        # A script takes several statements, as a SQL file task does; each is executed as it is written.
-        self.spark.sql(f"BEGIN\n{sql}\nEND", args=parameters | paths)
+        # One after the other in one session, as a SQL file task does it; each is executed as it is written.
+        for statement in DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True):
+            self.spark.sql(statement, args=parameters | paths)
         return Export(folder)
+
+    def manifest_of(self, sql: str, data_path: str) -> dict[str, Any]:
+        """Execute the statements of the manifest on Spark, for files that are there; return its row."""
+        folder = self.scratch / f"spark_{next(_numbers)}"
+        paths = {"data_path": data_path, "manifest_path": f"{folder}/manifest/"}
+        parameters = dict.fromkeys(("run_key", "dataset", "source_table"), "") | {"proof": "checksums"}
+        for statement in DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True):
+            self.spark.sql(statement, args=parameters | paths)
+        return Export(folder).manifest()
 
     def on_stand_in(self, sql: str, parameters: dict[str, str]) -> Export:
         """Execute the same on the sandbox's own engine."""
@@ -111,12 +122,13 @@ class Engines:
         finally:
             session.close()
         for path in self.files.find(f"{SHARE_BUCKET}/{folder}"):
-            copy = self._scratch / path.removeprefix(f"{SHARE_BUCKET}/")
+            copy = self.scratch / path.removeprefix(f"{SHARE_BUCKET}/")
             copy.parent.mkdir(parents=True, exist_ok=True)
             self.files.get_file(path, str(copy))
-        return Export(self._scratch / folder)
+        return Export(self.scratch / folder)
 
     def export(self, source_table: str) -> tuple[Export, Export]:
         """Export a source table with the product's own SQL: on Spark, and on the sandbox's own engine."""
         parameters = {"source_table": source_table, "run_key": 'it\'s a "key" -- ü', "dataset": "everything"}
+        parameters["proof"] = "checksums"
         return self.on_spark(EXPORT_SQL, parameters), self.on_stand_in(EXPORT_SQL, parameters)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_share.exported_schema import exported_columns
+from data_share.names import source_name
 from sandbox.databricks import parquet
 from sandbox.databricks.export import StatementError
-from tests.sandbox.spark.engines import Engines, Export
+from tests.sandbox.spark.engines import EXPORT_SQL, Engines, Export
 from tests.sandbox.spark.kinds import KINDS, ROWS, comparable, source, spark_types
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox, pytest.mark.spark]
 
+# TYPEOF writes the names in a struct without quotes.
+STRUCT_AS_IT_IS = {"struct": spark_types()["struct"].replace("`", "")}
 PART = re.compile(r"part-\d{5}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-c\d{3}\.snappy\.parquet")
 
 
@@ -82,16 +88,28 @@ def test_the_manifest_is_that_of_spark(exports: tuple[Export, Export], table: st
         age = datetime.now(UTC) - row.pop("exported_at").replace(tzinfo=UTC)
         assert timedelta() < age < timedelta(minutes=10)
     on_spark, on_stand_in = manifests
+    columns = on_spark.pop("column_types"), on_stand_in.pop("column_types")
+    assert exported_columns(columns[0]) == exported_columns(columns[1]) == spark_types() | STRUCT_AS_IT_IS
     assert on_stand_in == on_spark
-    types = ",".join(f"{name}:{kind.replace('`', '')}" for name, kind in spark_types().items())
     assert on_spark == {
         "run_key": 'it\'s a "key" -- ü',
         "dataset": "everything",
         "source_table": table,
         "row_count": ROWS,
         "file_count": 1,
-        "column_types": f"struct<{types}>",
     }
+
+
+def test_the_sums_of_the_values_are_those_of_spark(exports: tuple[Export, Export]) -> None:
+    on_spark, on_stand_in = (json.loads(export.manifest()["column_types"]) for export in exports)
+    for column, same in zip(on_spark, on_stand_in, strict=True):
+        fractions = ("minimum", "maximum", "total", "magnitude")
+        for of_column in (column, same):
+            of_column.update({name: float(of_column[name]) for name in fractions if of_column.get(name) is not None})
+        assert same == column
+    proven = {column["type"] for column in on_spark if column.get("checksum") or "finite" in column}
+    nested = {column["type"] for column in on_spark if column["type"].startswith(("array", "map", "struct"))}
+    assert proven == {column["type"] for column in on_spark} - nested
 
 
 def test_spark_reads_the_files_of_the_stand_in_as_its_own(spark: Any, exports: tuple[Export, Export]) -> None:
@@ -127,7 +145,47 @@ def test_an_empty_table(engines: Engines) -> None:
     assert on_stand_in.metadata.num_rows == on_spark.metadata.num_rows == 0
     for export in exports:
         row = export.manifest()
-        assert (row["row_count"], row["file_count"], row["column_types"]) == (0, 0, None)
+        assert (row["row_count"], row["file_count"]) == (0, 0)
+        assert exported_columns(row["column_types"]) == spark_types() | STRUCT_AS_IT_IS
+
+
+@pytest.mark.parametrize("rows", [1, 0])
+def test_names_that_look_like_types_are_told_apart(spark: Any, engines: Engines, rows: int) -> None:
+    columns = {
+        "a:int,b": "1",
+        "c<decimal(38,9)>": "'x'",
+        "größe ``in`` m": "CAST(1.5 AS DECIMAL(10, 2))",
+        'say "it"': "ARRAY(NAMED_STRUCT('odd, name', 1, 'b:int,c', MAP('k', 2)))",
+        "\\N": "NAMED_STRUCT('c', 1, 'a:int,b', 'x')",
+        "nothing": "CAST(NULL AS MAP<STRING, ARRAY<INT>>)",
+        "files": "TIMESTAMP_NTZ'2026-01-01 00:00:00'",
+        "_metadata": "'x'",
+        "__METADATA": "NAMED_STRUCT('file_path', 'x')",
+        "{}": "1",
+        "names": "'x'",
+        "n": "DATE'2026-01-01'",
+        "counted_rows": "1",
+    }
+    listed = ", ".join(f"{value} AS `{name}`" for name, value in columns.items())
+    spark.sql(f"SELECT {listed} FROM RANGE({rows})").write.parquet(f"{engines.scratch}/odd_{rows}/data")
+    manifest = re.sub(r"INSERT OVERWRITE DIRECTORY :data_path[^;]*;", "", EXPORT_SQL)
+    found = engines.manifest_of(manifest, f"{engines.scratch}/odd_{rows}/data/")
+    assert exported_columns(found["column_types"]) == {
+        "a:int,b": "int",
+        "c<decimal(38,9)>": "string",
+        "größe `in` m": "decimal(10,2)",
+        'say "it"': "array<struct<odd, name:int,b:int,c:map<string,int>>>",
+        "\\N": "struct<c:int,a:int,b:string>",
+        "nothing": "map<string,array<int>>",
+        "files": "timestamp_ntz",
+        "_metadata": "string",
+        "__METADATA": "struct<file_path:string>",
+        "{}": "int",
+        "names": "string",
+        "n": "date",
+        "counted_rows": "int",
+    }
+    assert (found["row_count"], found["file_count"]) == (rows, rows)
 
 
 def test_several_files(spark: Any, engines: Engines, table: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +218,29 @@ def test_the_names_of_the_files(exports: tuple[Export, Export]) -> None:
     ]
 
 
+def test_a_column_may_be_named_as_the_files_own(engines: Engines) -> None:
+    paths = [{"file_path": name} for name in "abc"]
+    rows = pa.table({"k": [1, 2, 3], "_Metadata": paths, "s": [{"_metadata": path} for path in paths]})
+    struct = "struct<file_path: string>"
+    types = {"k": "bigint", "_Metadata": struct, "s": f"struct<_metadata: {struct}>"}
+    manifests = [export.manifest() for export in engines.export(engines.write_source(rows, types))]
+    assert [(row["row_count"], row["file_count"]) for row in manifests] == [(3, 1)] * 2
+
+
+@pytest.mark.parametrize("name", ["prod-eu", "größe", "2026", "1e5", "order", "say``hi", "o'clock"])
+def test_a_source_may_have_any_name_of_unity_catalog(engines: Engines, name: str) -> None:
+    from pyspark.errors import PySparkException
+
+    # The session's own catalog lets no table have such a name; it is understood when it is told as it was meant.
+    source = source_name(f"spark_catalog.lo-ad.{name if '`' not in name else f'`{name}`'}")
+    message = re.escape(f"The table or view `spark_catalog`.`lo-ad`.`{name}` cannot be found")
+    parameters = {"source_table": source, "run_key": "key", "dataset": "everything"}
+    with pytest.raises(PySparkException, match=message):
+        engines.on_spark(EXPORT_SQL, parameters)
+    with pytest.raises(StatementError, match=message):
+        engines.on_stand_in(EXPORT_SQL, parameters)
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -186,6 +267,10 @@ def test_types_of_calculations(engines: Engines, table: str, query: str) -> None
             r"\[COLUMN_ALREADY_EXISTS\] The column `it` already exists. Choose another name or rename the existing",
         ),
         ("SELECT * FROM spark_catalog.load.absent", r"\[TABLE_OR_VIEW_NOT_FOUND\] The table or view"),
+        (
+            "SELECT * FROM IDENTIFIER('spark_catalog.lo-ad.tides')",
+            r"\[INVALID_IDENTIFIER\] The unquoted identifier lo-ad is invalid and must be back quoted as: `lo-ad`",
+        ),
         ("SELECT * FROM IDENTIFIER(:absent)", r"\[UNBOUND_SQL_PARAMETER\] Found the unbound parameter: absent"),
     ],
 )
