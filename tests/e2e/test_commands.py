@@ -51,8 +51,8 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, interrupt: signal
         demo.send_signal(interrupt)
         output, _ = demo.communicate(timeout=180)
 
-        # CPython ends itself by SIGINT when the interrupt came while it ran code made of a string, as a namedtuple is. A
-        # shell calls both 130.
+        # CPython ends itself by SIGINT when the interrupt came while it ran code made of a string, as a namedtuple is.
+        # A shell calls both 130.
         assert demo.returncode in (130, -signal.SIGINT), output
         assert stack.processes() == []
         assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
