@@ -14,7 +14,7 @@ from data_share.schema_drift import SchemaDriftError
 from data_share.snowflake_operators import CheckFailedError
 from tests.sandbox.load.driver import SCHEMA, Row, Share
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 # As Snowflake stores them, with blanks, points, quotes, brackets, letters beyond ASCII, key words, and what would end a
 # statement or begin a comment.
