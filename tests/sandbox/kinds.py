@@ -187,7 +187,7 @@ _OTHER_NAMES = {
     "timestamp_in_ntz": Kind("timestamp", UTC_MICROSECONDS, "TIMESTAMP_NTZ", _INSTANTS),
     "timestamp_in_tz": Kind("timestamp", UTC_MICROSECONDS, "TIMESTAMP_TZ", _INSTANTS),
 }
-LOADED = {name: kind for name, kind in KINDS.items() if kind.snowflake and name != "decimal_38_0"} | _OTHER_NAMES
+LOADED = {name: kind for name, kind in KINDS.items() if kind.snowflake} | _OTHER_NAMES
 """The columns that Snowflake has a place for, and such whose type has another name."""
 # The last row is NULL in each of them.
 ROWS = 1 + max(len(kind.values) for kind in LOADED.values())
