@@ -140,6 +140,9 @@ def advice_for_checks(dataset: Dataset) -> dict[str, str]:
             "Files of the export were lost, added or changed on the share: find out who else writes to the bucket, and "
             "start a new sync, without reload_run_key.",
         ),
+        "values_match_manifest": "Other values were loaded than exported, or the staging table was changed: start the "
+        "sync again. If it comes again, give the target's column a type that holds the source's values "
+        "(docs/datasets.md, Types), or list the column in casts of the dataset file if the change is wanted.",
         "row_change_acceptable": "If the source is right, start the sync again with accept_row_change: true.",
         **{
             f"{shown(column)}_not_null": f"Correct the source, or take {written(column)} out of required_columns in "
@@ -202,6 +205,7 @@ def sync_dag(dataset: Dataset) -> DAG:
                 "source_table": dataset.source_table,
                 "run_key": "{{ run_key(dag_run) }}",
                 "export_path": "{{ export_path(dag_run, ti) }}",
+                "proof": dataset.proof.value,
             },
             # Airflow's id of the attempt: a repeated call starts nothing twice, and a new attempt starts a new export,
             # also that of a run which was deleted and made again.
@@ -250,6 +254,9 @@ def sync_dag(dataset: Dataset) -> DAG:
             },
             what_to_do=advice_for_checks(dataset),
             sql="check_staging.sql",
+            values_sql="check_values.sql",
+            proofs="{{ copied(ti).proofs | tojson }}",
+            unproven="{{ copied(ti).unproven | tojson }}",
             **loading,
         )
 

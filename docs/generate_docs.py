@@ -165,8 +165,7 @@ case; two columns of a source or of a target that differ by nothing but case are
 case counts: `größe` does not fill `GRÖßE`.
 
 A source is named by catalog, schema and table of Unity Catalog. What needs backticks in SQL gets them:
-`prod-eu.sales.orders` is `` `prod-eu`.sales.orders ``, which may be written so too. A source with a column `_metadata`
-is refused by the export: the files that it writes are told apart by a column of this name.
+`prod-eu.sales.orders` is `` `prod-eu`.sales.orders ``, which may be written so too.
 
 ```yaml
 description: Orders of the shop, whose tables were made by a program that keeps the case of names.
@@ -204,6 +203,36 @@ target_table: tides
 load_mode: replace
 required_columns: [harbour, measured_at]
 schema_drift: add_new
+```
+
+## Proof
+
+A sync proves that what was loaded is what was exported. Rows and files are counted, and with `proof: checksums`, the
+default, the values of each column are summed up in the files and in the staging table: how many are filled, and the sum
+of 60 bits of the MD5 of each value's text. A difference fails the check `values_match_manifest`, which names the column
+and says both sums.
+
+- Compared so are integers, decimals, text, booleans, dates, timestamps and bytes. Of FLOAT and DOUBLE, whose text is
+  not the same everywhere, these are the counts of finite and infinite values, minimum and maximum, and the sum within
+  10^-15 of the magnitude for each value, at least 10^-12 and at most 10^-9. So a change of one value by a millionth is
+  seen among up to 30,000 values of that size, and of the smallest and the largest always; the sign of zero is not.
+- Left out, and named in the log and in the XCom of `copy_into_staging` (`unproven`), are structs, arrays, maps, columns
+  in `casts`, and those that the target holds as another type, such as a decimal as text.
+- The order of the rows does not matter, so two values of one column that are exchanged are not seen.
+- An export that was made before this version, or with `proof: counts`, is counted.
+
+For a million rows of five columns (BIGINT, DECIMAL(18, 4), STRING, TIMESTAMP, DOUBLE), the scan of the written files
+takes 10 to 18 s longer on one core of Spark 4.3, which is 2.5 to 4.5 s for a million values with a checksum; on the
+stand-ins, see `benchmarks/checksums.py`. In Snowflake it is one more query, which reads the staging table once. With
+`proof: counts`, neither is done:
+
+```yaml
+description: Readings of all gauges, by the second.
+source_table: main.sea.raw_readings
+target_table: sea.raw_readings
+load_mode: append
+required_columns: [gauge_id, measured_at]
+proof: counts
 ```
 
 ## Types

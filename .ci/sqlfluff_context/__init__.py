@@ -40,6 +40,10 @@ task = SimpleNamespace(
     checks={"a_known": {"check_statement": "a IS NOT NULL"}, "b_known": {"check_statement": "b IS NOT NULL"}},
 )
 ti = SimpleNamespace()
+PROOFS = [
+    {"column": form.upper(), "form": form, "scale": scale}
+    for scale, form in enumerate(("number", "number", "text", "boolean", "date", "timestamp", "binary", "fraction"))
+]
 turn_table = "staging.turn"
 
 
@@ -75,7 +79,14 @@ def path_in_stage(_: object) -> str:
 
 def copied(_: object) -> dict[str, Any]:
     """Return what the copy handed on."""
-    return {"rows_loaded": 1, "query_ids": ["query"], "columns": ["A", "B"], "new_columns": {}, "created_columns": {}}
+    return {
+        "rows_loaded": 1,
+        "query_ids": ["query"],
+        "columns": ["A", "B"],
+        "new_columns": {},
+        "created_columns": {},
+        "proofs": PROOFS,
+    }
 
 
 def load_mode(_: object) -> str:
@@ -101,6 +112,11 @@ def same_keys(left: str, right: str) -> str:
 def assignments(_: object, table: str) -> str:
     """Return the assignments of an update."""
     return f'"B" = {table}."B"'
+
+
+def identifier(name: str) -> str:
+    """Return a name in quotes."""
+    return f'"{name}"'
 
 
 def _sql_string(value: object) -> str:

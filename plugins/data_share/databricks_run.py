@@ -46,9 +46,6 @@ _ADVICE_OF_RESULTS = {
     "sync again.",
 }
 
-# What Databricks says of the source that the export's SQL is made to refuse.
-_METADATA_IS_HIDDEN = "Reference `_metadata` is ambiguous"
-
 _LIST_RUNS = ("GET", "2.2/jobs/runs/list")
 # A page has 20 runs. Ten run at once, the others wait in the job's queue: so many pages are more than there ever are.
 _MOST_PAGES = 50
@@ -173,11 +170,6 @@ async def _why_it_failed(hook: DatabricksHook, run: dict[str, Any], state: RunSt
         reasons.insert(0, state.state_message)
     outcome = state.result_state or state.life_cycle_state
     told = "; ".join(reason.strip().rstrip(".") for reason in reasons) or "no reason given"
-    if _METADATA_IS_HIDDEN in told:
-        told += (
-            ". A column of the source is named _metadata, as is what tells the exported files apart. Rename it, or let "
-            "the dataset read a view without it"
-        )
     return f"The Databricks run {run['run_id']} ended as {outcome}: {told}."
 
 

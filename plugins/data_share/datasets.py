@@ -62,6 +62,7 @@ CHECKS_OF_EVERY_SYNC = frozenset(
         "rows_loaded_match_manifest",
         "rows_match_manifest",
         "rows_parsed_match_manifest",
+        "values_match_manifest",
     }
 )
 """Names of the checks that the DAG of a sync adds. A check of a dataset never takes the place of one of them."""
@@ -125,6 +126,15 @@ class SchemaDrift(StrEnum):
     """The new columns are added to the target."""
 
 
+class Proof(StrEnum):
+    """How a sync proves that what was exported is what was loaded."""
+
+    CHECKSUMS = "checksums"
+    """Rows and files are counted, and the values of each column are summed up on both sides."""
+    COUNTS = "counts"
+    """Rows and files are counted."""
+
+
 class Dataset(BaseModel):
     """What one dataset file says. The file's name, without ``.yaml``, is the dataset's name."""
 
@@ -176,6 +186,12 @@ class Dataset(BaseModel):
         default=SchemaDrift.STRICT,
         description="When the export has new columns: `strict` fails, `ignore_new` leaves them out, `add_new` adds "
         "them to the target. A column that is missing in the export always fails.",
+    )
+    proof: Proof = Field(
+        default=Proof.CHECKSUMS,
+        description="How a sync proves that what was exported is what was loaded. `checksums`: rows and files are "
+        "counted, and the values of each column are summed up in the files and in the staging table. `counts`: rows "
+        "and files are counted.",
     )
     export_timeout_minutes: int = Field(
         default=120,

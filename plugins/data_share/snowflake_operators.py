@@ -30,10 +30,14 @@ from data_share.snowflake_hook import (
     StatementResult,
     request_id,
 )
+from data_share.value_proofs import differences, proven_columns
 
 TARGET_UNCHANGED = "The target is as it was."
 
 _SHOWN_ROWS = 5
+_SHOWN_COLUMNS = 20
+_ROWS_CHECK = "rows_match_manifest"
+_VALUES_CHECK = "values_match_manifest"
 _ASSET_EVENT_FIELDS = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
 # In an answer to several statements, the code is 100132 whatever the reason is, and the reason is in the message.
 _NOT_THERE = "does not exist or not authorized"
@@ -160,7 +164,8 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
 
     Returns ``files``, ``files_exported``, ``rows_exported`` (both from the manifest), ``rows_parsed``, ``rows_loaded``,
     ``columns`` (of the staging table), ``new_columns`` (to add to the target, with their types), ``created_columns``
-    (of a target that the first sync creates; else none) and ``query_ids``.
+    (of a target that the first sync creates; else none), ``proofs`` and ``unproven`` (see
+    :func:`~data_share.value_proofs.proven_columns`) and ``query_ids``.
 
     :param create_staging: file that creates the staging tables anew, that of the data last
     :param copy_manifest: file with the COPY INTO of the manifest
@@ -219,8 +224,9 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
             )
         else:
             created, new_columns = self._created_columns(manifest["COLUMN_TYPES"], _is_reload(context)), {}
-            columns = list(created)
+            columns = created
             self._run_file(f"CREATE OR REPLACE TABLE {column_list(self.staging_table, created)}", "create data")
+        proofs, unproven = proven_columns(manifest["COLUMN_TYPES"], columns | new_columns, self.dataset)
         copy = self._run_file(str(self.sql), "copy data")[-1]
         # Without a file to load, the answer is one row with one column, `status`.
         files = [row for row in copy.rows if "rows_loaded" in row]
@@ -240,6 +246,8 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
             "columns": [*columns, *new_columns],
             "new_columns": new_columns,
             "created_columns": created,
+            "proofs": proofs,
+            "unproven": unproven,
             "query_ids": [manifest_copy.query_id, copy.query_id],
         }
 
@@ -254,8 +262,8 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
             return False
         return True
 
-    def _compare(self, column_types: str | None, is_reload: bool) -> tuple[list[str], dict[str, str]]:
-        """Fit the staging table to the export; return its columns, and those to add to the target."""
+    def _compare(self, column_types: str | None, is_reload: bool) -> tuple[dict[str, str], dict[str, str]]:
+        """Fit the staging table to the export; return its columns and those to add to the target, with their types."""
         described = self._run_file(self.describe_staging, "describe staging")[-1].rows
         compared = compare_columns(column_types, described, self.dataset, is_reload=is_reload)
         if compared.new_columns:
@@ -263,8 +271,9 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         # In the staging table, COPY would make them NULL, or fail where they take none.
         for name in compared.defaults:
             self._run_file(f"ALTER TABLE {self.staging_table} DROP COLUMN {quoted(name)}", f"drop column {name}")
-        columns = [str(row["name"]) for row in described if str(row["name"]) not in compared.defaults]
-        return columns, compared.new_columns
+        columns = {str(row["name"]): str(row["type"]) for row in described}
+        kept = {name: kind for name, kind in columns.items() if name not in compared.defaults}
+        return kept, compared.new_columns
 
     def _created_columns(self, column_types: str | None, is_reload: bool) -> dict[str, str]:
         if column_types is None:
@@ -318,7 +327,7 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
 
 class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
     """
-    Checks a staging table with named conditions, all in one query.
+    Checks a staging table with named conditions, all in one query, and compares its values with those of the export.
 
     Closes three gaps of ``SQLTableCheckOperator`` (common-sql 2.4.0): its hook would be the connector's, its failure
     shows the whole query in place of the failed checks, and it does not cancel its query when it is killed.
@@ -328,14 +337,26 @@ class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
     :param what_to_do: what helps when the check of a name fails, in whole sentences; for the others, what the failure
         code says
     :param sql: file with the query; it finds the conditions in ``task.checks``; a template
+    :param values_sql: file with the query that sums up the values; a template
+    :param proofs: what the values of the exported columns sum up to, as JSON; none for a sync that compares none; a
+        template
+    :param unproven: why the other columns are not compared, as JSON; a template
     :param snowflake_conn_id: Airflow connection
     :param statement_timeout: seconds that the query may take
     """
 
     conn_id_field = "snowflake_conn_id"
     operator_extra_links = (SnowflakeQueryLink(),)
-    # `sql` comes last: it is made of the others.
-    template_fields: Sequence[str] = ("table", "checks", "snowflake_conn_id", "sql")
+    # The queries come last: they are made of the others.
+    template_fields: Sequence[str] = (
+        "table",
+        "checks",
+        "proofs",
+        "unproven",
+        "snowflake_conn_id",
+        "sql",
+        "values_sql",
+    )
     template_ext: Sequence[str] = (".sql",)
 
     def __init__(
@@ -344,6 +365,9 @@ class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
         table: str,
         checks: dict[str, str],
         sql: str,
+        values_sql: str = "",
+        proofs: str = "[]",
+        unproven: str = "{}",
         what_to_do: Mapping[str, str] | None = None,
         snowflake_conn_id: str = "snowflake_default",
         statement_timeout: int = STATEMENT_TIMEOUT_SECONDS,
@@ -353,24 +377,57 @@ class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
         super().__init__(table=table, checks=conditions, retry_on_failure=False, **kwargs)
         self.sql = sql
         self.what_to_do = what_to_do or {}
+        self.values_sql = values_sql
+        self.proofs = proofs
+        self.unproven = unproven
         self.snowflake_conn_id = snowflake_conn_id
         self.statement_timeout = statement_timeout
+        self._differences: list[str] = []
 
     def execute(self, context: Context) -> None:
-        """Run the checks; see the provider's operator."""
+        """Compare the values, and run the checks; see the provider's operator."""
         self._context = context
+        self._differences = self._compare_values()
         super().execute(context)
+        if self._differences:
+            self._raise_exception("")
+
+    def _compare_values(self) -> list[str]:
+        """Return a sentence for each column whose values are not those of the export."""
+        for column, reason in json.loads(self.unproven).items():
+            self.log.info("The values of column %s are not compared: %s", column, reason)
+        if not self._proven:
+            return []
+        [row] = self._hook.run_statement(self.values_sql.rstrip().rstrip(";")).rows
+        # Of a failure, this query is shown, unless the checks fail too.
+        self.shown_query_id = next(iter(self._hook.query_ids), "")
+        self.log.info("The values of %s column(s) sum up to %s", len(self._proven), row)
+        return differences(self._proven, row)
+
+    @property
+    def _proven(self) -> list[dict[str, Any]]:
+        return list(json.loads(self.proofs))
 
     def _raise_exception(self, exception_string: str) -> NoReturn:
-        # The queries that follow look for rows to show.
-        self.shown_query_id = next(iter(self._hook.query_ids), "")
         failed = [name for name, check in self.checks.items() if not check.get("success")]
-        told = "\n".join(f"- {name}: {self._described(str(self.checks[name]['check_statement']))}" for name in failed)
+        if _ROWS_CHECK in failed:
+            self._differences = []  # other rows have other sums: it says nothing more
+        if failed:
+            # The queries that follow look for rows to show.
+            self.shown_query_id = next(iter(self._hook.query_ids), "")
+        told = [f"- {name}: {self._described(str(self.checks[name]['check_statement']))}" for name in failed]
+        told += [f"- {_VALUES_CHECK}: {sentence}" for sentence in self._differences[:_SHOWN_COLUMNS]]
+        if (more := len(self._differences) - _SHOWN_COLUMNS) > 0:
+            told.append(f"- {_VALUES_CHECK}: {more} more column(s)")
+        failures, checks = len(failed) + bool(self._differences), len(self.checks) + bool(self._proven)
         raise CheckFailedError(
-            f"{len(failed)} of {len(self.checks)} checks failed on {self.table}. {TARGET_UNCHANGED}\n{told}",
+            f"{failures} of {checks} checks failed on {self.table}. {TARGET_UNCHANGED}\n" + "\n".join(told),
             snowflake_query_id=self.shown_query_id or None,
             what_to_do=" ".join(
-                dict.fromkeys(self.what_to_do.get(name, CheckFailedError.code.what_to_do) for name in failed)
+                dict.fromkeys(
+                    self.what_to_do.get(name, CheckFailedError.code.what_to_do)
+                    for name in (*failed, *([_VALUES_CHECK] if self._differences else []))
+                )
             ),
         )
 

@@ -29,6 +29,8 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
 
     ``load_mode(params)``: the load mode of this sync. ``columns(ti, table)``, ``keys(table)``,
     ``same_keys(left, right)``, ``assignments(ti, table)``: lists of columns for SQL.
+
+    ``identifier(name)``: a name in quotes.
     """
 
     def of_run(name: Callable[[str, str], str]) -> Callable[[Any], str]:
@@ -76,6 +78,7 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
         "keys": keys,
         "same_keys": same_keys,
         "assignments": assignments,
+        "identifier": quoted,
     }
 
 

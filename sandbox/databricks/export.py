@@ -1,17 +1,19 @@
 """
 Executes a Databricks SQL file on the sandbox's lake, with DuckDB.
 
-Understood: ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, several in a file. A query may read Delta
-tables by their Unity Catalog name, also as ``IDENTIFIER(...)``, and directories of Parquet files as ``parquet.`path```,
-with the hidden column ``_metadata`` of their files. ``TYPEOF`` answers in Spark's words, also for ``STRUCT(*)``, and
-``JSON_OBJECT_KEYS(TO_JSON(STRUCT(*), MAP('ignoreNullFields', 'false')))`` with the names of the columns.
+Understood: ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, ``DECLARE OR REPLACE VARIABLE``, ``SET VAR``
+and ``EXECUTE IMMEDIATE ... INTO ... USING ...``, several in a file. A query may read Delta tables by their Unity
+Catalog name, also as ``IDENTIFIER(...)``, and directories of Parquet files as ``parquet.`path```, with the hidden
+column ``_metadata`` of their files. ``TYPEOF`` answers in Spark's words, also for ``STRUCT(*)``, and
+``JSON_OBJECT_KEYS(TO_JSON(STRUCT(*), MAP('ignoreNullFields', 'false')))`` with the names of the columns. Functions of
+Spark that DuckDB lacks are in ``sandbox/databricks/functions.py``.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import duckdb
@@ -23,8 +25,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaProtocolError, TableNotFoundError
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
-from sqlglot.tokenizer_core import Token, TokenType
+from sqlglot.tokenizer_core import TokenType
 
+from sandbox.databricks.functions import MACROS, USER_RAISED_EXCEPTION, as_duckdb
 from sandbox.databricks.parquet import (
     METADATA_COLUMNS,
     UnsupportedTypeError,
@@ -42,6 +45,8 @@ _METADATA = "_metadata"
 _PLAIN_NAME = re.compile(r"\w+", re.ASCII)
 # What is NULL in no row, as Spark sees it without looking at the rows. Parameters are strings.
 _NEVER_NULL = (exp.Count, exp.CurrentTimestamp, exp.Literal, exp.Placeholder)
+# With one more underscore in front for each column of the data that has the name already.
+_ANY_METADATA = re.compile(r"_+metadata", re.IGNORECASE)
 _PARQUET_DIRECTORY = re.compile(r"parquet\.`([^`]*)`", re.IGNORECASE)
 
 
@@ -70,7 +75,12 @@ class Session:
         self._connection.execute("SET python_enable_replacements = false")
         self._connection.execute("SET TimeZone = 'UTC'")
         self._connection.execute("SET enable_external_access = false")
+        self._connection.execute("SET lambda_syntax = 'ENABLE_SINGLE_ARROW'")  # as sqlglot writes it
+        for macro in MACROS:
+            self._connection.execute(macro)
         self._views = 0
+        # The type of each variable by its name, in DuckDB's words; DuckDB keeps the values.
+        self._variables: dict[str, str] = {}
 
     def execute(self, sql: str, parameters: Mapping[str, str]) -> None:
         """
@@ -82,8 +92,9 @@ class Session:
         :raises InterruptedStatementError: somebody called :meth:`interrupt`.
         """
         try:
-            for directory, query in _directory_inserts(sql):
-                self._insert_overwrite_directory(directory, query, parameters)
+            for statement in _statements(sql):
+                self._stop_if_interrupted()
+                self._run(statement, parameters)
         except SqlglotError as error:
             raise StatementError(f"[PARSE_SYNTAX_ERROR] {error} SQLSTATE: 42601") from error
         except UnsupportedTypeError as error:
@@ -95,6 +106,8 @@ class Session:
         ) as error:  # OSError: what a query says while its rows are read
             if self._interrupted.is_set():
                 raise InterruptedStatementError from error
+            if raised := USER_RAISED_EXCEPTION.search(str(error)):
+                raise StatementError(raised[0]) from error
             raise StatementError(f"[INTERNAL_ERROR] {error} SQLSTATE: XX000") from error
 
     def interrupt(self) -> None:
@@ -106,13 +119,112 @@ class Session:
         """Release the memory of the engine."""
         self._connection.close()
 
+    def _run(self, sql: str, parameters: Mapping[str, str]) -> None:
+        words = sql.upper().split(None, 4)
+        if words[:3] == ["INSERT", "OVERWRITE", "DIRECTORY"]:
+            self._insert_overwrite_directory(*_directory_insert(sql), parameters)
+        elif words[:4] == ["DECLARE", "OR", "REPLACE", "VARIABLE"]:
+            self._declare(sqlglot.parse_one(sql, read="databricks"))
+        elif words[:2] in (["SET", "VAR"], ["SET", "VARIABLE"]):
+            self._set(sqlglot.parse_one(sql, read="databricks"), parameters)
+        elif words[:2] == ["EXECUTE", "IMMEDIATE"]:
+            self._execute_immediate(sql, parameters)
+        else:
+            raise _syntax_error(
+                words[0],
+                "the sandbox executes only INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT, DECLARE OR REPLACE "
+                "VARIABLE, SET VAR and EXECUTE IMMEDIATE",
+            )
+
     def _insert_overwrite_directory(self, directory: exp.Expr, query: exp.Expr, parameters: Mapping[str, str]) -> None:
-        self._stop_if_interrupted()
         location = _writable_location(_constant(directory, parameters))
+        never_null = self._never_null(query)
         translated = self._translate(query, parameters)
         relation = self._connection.sql(translated.sql("duckdb"), params=_used(translated, parameters))
         reader = relation.to_arrow_reader(ROWS_PER_BATCH)
-        overwrite_directory(self._filesystem, location, reader, self._stop_if_interrupted, _never_null(query))
+        overwrite_directory(self._filesystem, location, reader, self._stop_if_interrupted, never_null)
+
+    def _declare(self, statement: exp.Expr) -> None:
+        items = statement.expressions if isinstance(statement, exp.Declare) else []
+        if len(items) != 1 or not items[0].args.get("kind") or items[0].args.get("default"):
+            raise _syntax_error("DECLARE", "the sandbox declares one variable of a type, without a default")
+        name = items[0].this[0].name.lower()
+        self._variables[name] = items[0].args["kind"].sql("duckdb")
+        self._connection.execute(f"SET VARIABLE {_quoted(name)} = NULL")
+
+    def _set(self, statement: exp.Expr, parameters: Mapping[str, str]) -> None:
+        [item] = statement.expressions
+        value = exp.Select(expressions=[item.this.expression.copy()])
+        translated = self._translate(value, parameters)
+        self._assign([item.this.this.name], translated, parameters)
+
+    def _execute_immediate(self, sql: str, parameters: Mapping[str, str]) -> None:
+        match = re.fullmatch(
+            r"EXECUTE\s+IMMEDIATE\s+(\w+)\s+INTO\s+(\w+(?:\s*,\s*\w+)*)(?:\s+USING\s+(.*))?", sql, re.I | re.S
+        )
+        if match is None:
+            raise _syntax_error("EXECUTE", "the sandbox executes a variable INTO variables, USING markers AS names")
+        text = self._value(match[1])
+        if not isinstance(text, str):
+            raise StatementError(
+                f"[NULL_QUERY_STRING_EXECUTE_IMMEDIATE] Execute immediate requires a non-null variable as the query "
+                f"string, but the provided variable `{match[1]}` is null. SQLSTATE: 22004"
+            )
+        used = {}
+        for argument in sqlglot.parse_one(f"SELECT {match[3]}", read="databricks").expressions if match[3] else ():
+            used[argument.alias] = _constant(argument.unalias(), parameters)
+        query = sqlglot.parse_one(text, read="databricks")
+        if not isinstance(query, exp.Query):
+            raise StatementError(
+                f"[INVALID_STATEMENT_FOR_EXECUTE_INTO] The INTO clause of EXECUTE IMMEDIATE is only valid for queries "
+                f"but the given statement is not a query: {text}. SQLSTATE: 07501"
+            )
+        self._assign(re.split(r"\s*,\s*", match[2]), self._translate(query, used), used)
+
+    def _assign(self, names: list[str], query: exp.Expr, parameters: Mapping[str, str]) -> None:
+        """Set variables to what a query answers: NULL without a row."""
+        types = [self._type_of_variable(name) for name in names]
+        columns = query.selects if isinstance(query, exp.Select) else []
+        if len(columns) != len(names):
+            raise StatementError(
+                f"[ASSIGNMENT_ARITY_MISMATCH] The number of columns or variables assigned or aliased: {len(names)} "
+                f"does not match the number of source expressions: {len(columns)}. SQLSTATE: 42802"
+            )
+        query.set(
+            "expressions", [exp.alias_(column.unalias(), name) for column, name in zip(columns, names, strict=True)]
+        )
+        table = f"answer_{self._views}"
+        self._views += 1
+        self._connection.execute(f"CREATE TEMP TABLE {table} AS {query.sql('duckdb')}", _used(query, parameters))
+        if len(self._connection.execute(f"FROM {table} LIMIT 2").fetchall()) > 1:
+            raise StatementError(
+                "[ROW_SUBQUERY_TOO_MANY_ROWS] More than one row returned by a subquery used as a row. SQLSTATE: 21000"
+            )
+        for name, kind in zip(names, types, strict=True):
+            value = f"(SELECT CAST({_quoted(name)} AS {kind}) FROM {table})"
+            self._connection.execute(f"SET VARIABLE {_quoted(name.lower())} = {value}")
+        self._connection.execute(f"DROP TABLE {table}")
+
+    def _type_of_variable(self, name: str) -> str:
+        if name.lower() not in self._variables:
+            raise StatementError(f"[UNRESOLVED_VARIABLE] Cannot resolve variable `{name}`. SQLSTATE: 42883")
+        return self._variables[name.lower()]
+
+    def _value(self, name: str) -> Any:
+        self._type_of_variable(name)
+        [(value,)] = self._connection.execute(f"SELECT getvariable({_literal(name.lower())})").fetchall()
+        return value
+
+    def _never_null(self, query: exp.Expr) -> set[str]:
+        """The columns of a query that Spark writes as required ones."""
+        if not isinstance(query, exp.Select):
+            return set()
+        return {
+            column.alias_or_name
+            for column in query.selects
+            if isinstance(column.unalias(), _NEVER_NULL)
+            or (_is_variable(column.unalias(), self._variables) and self._value(column.unalias().name) is not None)
+        }
 
     def _translate(self, query: exp.Expr, parameters: Mapping[str, str]) -> exp.Expr:
         """The query for DuckDB, its tables registered."""
@@ -122,45 +234,31 @@ class Session:
         for table in list(query.find_all(exp.Table)):
             if not table.db and table.name.lower() in defined_here:
                 continue
-            view, name, has_metadata = self._register(table, parameters, asks_for_metadata)
+            view, name, metadata = self._register(table, parameters, asks_for_metadata)
             alias = table.args.get("alias") or exp.TableAlias(this=exp.to_identifier(name, quoted=True))
-            if has_metadata:
-                _hide_metadata(table.find_ancestor(exp.Select), alias.name)
+            if metadata:
+                _hide_metadata(table.find_ancestor(exp.Select), alias.name, metadata)
             table.replace(exp.Table(this=exp.to_identifier(view), alias=alias, joins=table.args.get("joins")))
-        for star in query.find_all(exp.Star):
-            self._refuse_ambiguous_except(star, parameters)
         for keys in list(query.find_all(exp.JSONKeys)):
             names = [exp.Literal.string(name) for name in self._keys_of(keys, parameters)]
             keys.replace(exp.Array(expressions=names))
         # From the inside out: the type of an outer one is asked when the inner ones have their answer.
         for typeof in reversed(list(query.find_all(exp.Typeof))):
             typeof.replace(exp.Literal.string(self._type_of(typeof, parameters)))
-        return query
-
-    def _refuse_ambiguous_except(self, star: exp.Star, parameters: Mapping[str, str]) -> None:
-        """Refuse EXCEPT of a name that a subquery has twice: DuckDB would take out the first."""
-        excepted = [column.name.lower() for column in star.args.get("except_") or []]
-        select = star.find_ancestor(exp.Select)
-        source = select.args.get("from_") if select else None
-        subquery = source.this if source else None
-        if excepted and isinstance(subquery, exp.Subquery) and isinstance(subquery.this, exp.Select):
-            probe = subquery.this.limit(0)
-            self._connection.execute(probe.sql("duckdb"), _used(probe, parameters))
-            names = [name.lower() for name, *_ in self._connection.description]
-            for name in excepted:
-                if names.count(name) > 1:
-                    raise StatementError(
-                        f"[AMBIGUOUS_REFERENCE] Reference `{name}` is ambiguous, could be: "
-                        f"[`{subquery.alias}`.`{name}`, `{subquery.alias}`.`{name}`]. SQLSTATE: 42704"
-                    )
+        for column in list(query.find_all(exp.Column)):
+            if _is_variable(column, self._variables):
+                value = exp.func("getvariable", exp.Literal.string(column.name.lower()))
+                kind = exp.DataType.build(self._variables[column.name.lower()], dialect="duckdb")
+                column.replace(exp.cast(value, kind))
+        return as_duckdb(query)
 
     def _register(
         self, table: exp.Table, parameters: Mapping[str, str], asks_for_metadata: bool
-    ) -> tuple[str, str, bool]:
+    ) -> tuple[str, str, str]:
         """
         Make what a query names readable.
 
-        Returns the view, the name that columns may be qualified with, and whether the view has a metadata column.
+        Returns the view, the name that columns may be qualified with, and that of the view's metadata column, if any.
         """
         if isinstance(table.this, exp.Anonymous) and table.this.name.upper() == "IDENTIFIER":
             written = _constant(table.this.expressions[0], parameters)
@@ -173,17 +271,19 @@ class Session:
         self._views += 1
         if not (match := _PARQUET_DIRECTORY.fullmatch(written)):
             self._connection.register(view, self._delta_dataset(written))
-            return view, written.rpartition(".")[2], False
+            return view, written.rpartition(".")[2], ""
         dataset = self._parquet_dataset(match[1])
         # A column of the data wins over the hidden one of the same name.
-        has_metadata = asks_for_metadata and _METADATA not in map(str.lower, dataset.schema.names)
+        metadata = _METADATA
+        while metadata in map(str.lower, dataset.schema.names):
+            metadata = f"_{metadata}"
         self._connection.register(f"{view}_files", dataset)
         columns = [f"* EXCLUDE ({', '.join(map(_quoted, METADATA_COLUMNS.values()))})"]
-        if has_metadata:
+        if asks_for_metadata:
             fields = (f"{field} := {_quoted(column)}" for field, column in METADATA_COLUMNS.items())
-            columns.append(f"struct_pack({', '.join(fields)}) AS {_METADATA}")
+            columns.append(f"struct_pack({', '.join(fields)}) AS {metadata}")
         self._connection.execute(f"CREATE TEMP VIEW {view} AS SELECT {', '.join(columns)} FROM {view}_files")
-        return view, "parquet", has_metadata
+        return view, "parquet", metadata if asks_for_metadata else ""
 
     def _type_of(self, typeof: exp.Typeof, parameters: Mapping[str, str]) -> str:
         """What TYPEOF says."""
@@ -270,29 +370,31 @@ class Session:
             raise InterruptedStatementError
 
 
-def _directory_inserts(sql: str) -> Iterator[tuple[exp.Expr, exp.Expr]]:
+def _statements(sql: str) -> Iterator[str]:
+    begin: int | None = None
+    end = 0
+    for token in sqlglot.tokenize(sql, read="databricks"):
+        if token.token_type != TokenType.SEMICOLON:
+            begin = token.start if begin is None else begin
+            end = token.end + 1
+        elif begin is not None:
+            yield sql[begin:end]
+            begin = None
+    if begin is not None:
+        yield sql[begin:end]
+
+
+def _directory_insert(sql: str) -> tuple[exp.Expr, exp.Expr]:
     """
-    The directory and the query of each statement.
+    The directory and the query of an INSERT OVERWRITE DIRECTORY.
 
-    sqlglot knows INSERT OVERWRITE DIRECTORY only with a literal path and in Hive's form. So its head is read from the
-    tokens here, and sqlglot parses the directory and the query.
+    sqlglot knows it only with a literal path and in Hive's form. So its head is read from the tokens here, and sqlglot
+    parses the directory and the query.
     """
-    statement: list[Token] = []
-    for token in [*sqlglot.tokenize(sql, read="databricks"), None]:
-        if token is not None and token.token_type != TokenType.SEMICOLON:
-            statement.append(token)
-        elif statement:
-            yield _directory_insert(sql, statement)
-            statement = []
-
-
-def _directory_insert(sql: str, tokens: list[Token]) -> tuple[exp.Expr, exp.Expr]:
+    tokens = sqlglot.tokenize(sql, read="databricks")
     words = [token.text.upper() for token in tokens]
-    if words[:3] != ["INSERT", "OVERWRITE", "DIRECTORY"] or "USING" not in words[:8]:
-        raise StatementError(
-            f"[PARSE_SYNTAX_ERROR] Syntax error at or near '{words[0]}': the sandbox executes only "
-            "INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT. SQLSTATE: 42601"
-        )
+    if "USING" not in words[:8]:
+        raise _syntax_error(words[0], "the sandbox executes only INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT")
     using = words.index("USING")
     if words[using + 1 : using + 2] != ["PARQUET"]:
         found = tokens[using + 1].text if len(tokens) > using + 1 else "end of input"
@@ -305,6 +407,10 @@ def _directory_insert(sql: str, tokens: list[Token]) -> tuple[exp.Expr, exp.Expr
         sqlglot.parse_one(directory, read="databricks"),
         sqlglot.parse_one(query, read="databricks"),
     )
+
+
+def _syntax_error(near: str, reason: str) -> StatementError:
+    return StatementError(f"[PARSE_SYNTAX_ERROR] Syntax error at or near '{near}': {reason}. SQLSTATE: 42601")
 
 
 def _constant(expression: exp.Expr, parameters: Mapping[str, str]) -> str:
@@ -330,11 +436,23 @@ def _quoted(name: str) -> str:
     return f'"{name}"'
 
 
+def _literal(text: str) -> str:
+    return exp.Literal.string(text).sql("duckdb")
+
+
+def _is_variable(expression: exp.Expr, variables: Collection[str]) -> bool:
+    """Whether an expression is a variable. Spark looks for a column first; here, only a query of no table has any."""
+    if not isinstance(expression, exp.Column) or expression.table or expression.name.lower() not in variables:
+        return False
+    select = expression.find_ancestor(exp.Select)
+    return select is None or not select.args.get("from_")
+
+
 def _is_metadata(column: exp.Column) -> bool:
-    return _METADATA in (column.name.lower(), column.table.lower())
+    return any(_ANY_METADATA.fullmatch(name) for name in (column.name, column.table))
 
 
-def _hide_metadata(select: exp.Select | None, table: str) -> None:
+def _hide_metadata(select: exp.Select | None, table: str, metadata: str) -> None:
     """Keep the metadata column of a table out of every ``*``: it is there only for those who name it."""
     for star in select.find_all(exp.Star) if select is not None else ():
         if star.find_ancestor(exp.Select) is not select or isinstance(star.parent, exp.Count):
@@ -342,8 +460,8 @@ def _hide_metadata(select: exp.Select | None, table: str) -> None:
         if isinstance(star.parent, exp.Column) and star.parent.table.lower() != table.lower():
             continue
         excepted = star.args.get("except_") or []
-        if _METADATA not in [column.name for column in excepted]:  # by another table of the same query
-            star.set("except_", [*excepted, exp.column(_METADATA)])
+        if metadata not in [column.name for column in excepted]:  # by another table of the same query
+            star.set("except_", [*excepted, exp.column(metadata)])
 
 
 def _struct_field(part: exp.Expr, number: int) -> exp.Expr:
@@ -353,20 +471,6 @@ def _struct_field(part: exp.Expr, number: int) -> exp.Expr:
     if isinstance(part, exp.PropertyEQ):
         return exp.alias_(part.expression.copy(), part.name, quoted=True)
     return exp.alias_(part.copy(), f"col{number}", quoted=True)
-
-
-def _never_null(query: exp.Expr) -> set[str]:
-    """The columns of a query that Spark writes as required ones."""
-    if not isinstance(query, exp.Select):
-        return set()
-    return {column.alias_or_name for column in query.selects if _is_never_null(column.unalias())}
-
-
-def _is_never_null(column: exp.Expr) -> bool:
-    if isinstance(column, exp.Subquery) and isinstance(column.this, exp.Select):
-        # JSON that is made of names and types alone is a constant for Spark.
-        return isinstance(column.this.selects[0], exp.JSONFormat)
-    return isinstance(column, _NEVER_NULL)
 
 
 def _used(query: exp.Expr, parameters: Mapping[str, str]) -> dict[str, str]:

@@ -431,6 +431,13 @@ def translate(expression: exp.Expr, session: Session) -> exp.Expr:
     if isinstance(expression, exp.Select):
         _name_columns(expression)
     _guard_divisions(expression)
+    for trim in expression.find_all(exp.Trim):
+        # fakesnow makes the cast too, and loses the characters to trim.
+        if not isinstance(trim.this, exp.Cast):
+            trim.set("this", exp.cast(trim.this, "VARCHAR"))
+    for number in list(expression.find_all(exp.ToNumber)):
+        if number.args.get("format") is not None:
+            number.replace(_hexadecimal(number))
     if isinstance(expression, exp.Merge):
         for update in expression.find_all(exp.Update):
             for assignment in update.expressions:
@@ -685,6 +692,17 @@ def _replace(node: exp.Expr, session: Session) -> exp.Expr:
         value = values[type(node)]
         return exp.Null() if value is None else exp.Literal.string(value)
     return node
+
+
+def _hexadecimal(node: exp.ToNumber) -> exp.Expr:
+    """TO_NUMBER with a format of hexadecimal digits: at most as many as the format has."""
+    digits = node.args["format"].name
+    if not re.fullmatch("[Xx]{1,31}", digits):
+        raise unsupported(f"TO_NUMBER with the format {digits}")
+    text = node.this.sql("duckdb")
+    error = f"ERROR('Can''t parse ' || {text} || ' as number with format {digits}')"
+    value = f"CASE WHEN LENGTH({text}) > {len(digits)} THEN {error} ELSE '0x' || {text} END"
+    return sqlglot.parse_one(f"CAST(CAST({value} AS HUGEINT) AS DECIMAL(38, 0))", read="duckdb")
 
 
 def _is_command(expression: exp.Expr, *words: str) -> bool:

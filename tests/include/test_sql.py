@@ -45,6 +45,12 @@ COPIED = {
     "rows_loaded": 2,
     "columns": ["PLACE", "DATE", "DEGREES"],
     "new_columns": {},
+    "proofs": [
+        {"column": "PLACE", "form": "text", "scale": 0},
+        {"column": 'Net "price"', "form": "number", "scale": 2},
+        {"column": "WIND", "form": "fraction", "scale": 0},
+    ],
+    "unproven": {"TAGS": "no checksum is known for array<int> in VARIANT"},
     "query_ids": ["query 1", "query 2"],
 }
 MERGE: dict[str, Any] = {"load_mode": "merge", "merge_keys": ("place", "date")}
@@ -614,9 +620,20 @@ def test_the_clean_up_lists_staging_tables_and_old_exports(rendered: Render) -> 
 def test_the_export_uses_the_parameters_that_the_job_fills_in() -> None:
     sql = (SQL / "databricks" / "export_dataset.sql").read_text()
     body = sqlparse.format(sql, strip_comments=True)
-    used = set(re.findall(r"(?<!:):(\w+)", body))
-    assert used == {"source_table", "data_path", "manifest_path", "run_key", "dataset"}
+    # In quotes, markers are those of a statement that EXECUTE IMMEDIATE runs.
+    used = set(re.findall(r"(?<!:):(\w+)", re.sub(r"'[^']*'", "''", body)))
+    assert used == {"source_table", "data_path", "manifest_path", "run_key", "dataset", "proof"}
     assert used == set(re.findall(r"^--   :(\w+)", sql, flags=re.MULTILINE)), "the header names all inputs"
+
+
+def test_nothing_of_a_column_reaches_a_made_statement_but_its_name_with_doubled_backticks() -> None:
+    body = sqlparse.format((SQL / "databricks" / "export_dataset.sql").read_text(), strip_comments=True)
+    made = "".join(re.findall(r"SET VAR query = .*?;", body, flags=re.DOTALL))
+    # Outside of the texts: the names n, the types t, which are compared only, and what takes no text of theirs.
+    code = re.sub(r"'[^']*'", "''", made)
+    assert re.findall(r"\|\| (n\b|t\b|names|types)", code) == []
+    assert made.count("'`' || REPLACE(n, '`', '``') || '`'") + made.count("`' || REPLACE(n, '`', '``') || '`)'") == 2
+    assert code.count("REPLACE(n") == 2
 
 
 def test_the_manifest_is_written_after_the_data() -> None:

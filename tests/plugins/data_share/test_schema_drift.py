@@ -36,12 +36,7 @@ def compared(
     defaults: dict[str, str] | None = None,
     **fields: Any,
 ) -> Comparison:
-    schema = exported and json.dumps(
-        {
-            "names": list(exported),
-            "types": f"struct<{','.join(f'{name}:{kind}' for name, kind in exported.items())}>",
-        }
-    )
+    schema = exported and json.dumps([{"name": name, "type": kind} for name, kind in exported.items()])
     described = [
         {"name": name, "type": kind, "default": (defaults or {}).get(name)} for name, kind in (target or TARGET).items()
     ]

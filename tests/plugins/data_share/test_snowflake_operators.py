@@ -52,6 +52,7 @@ FILES = [
     {"file": "data/part-0.parquet", "status": "LOADED", "rows_parsed": 3, "rows_loaded": 3},
     {"file": "data/part-1.parquet", "status": "LOADED", "rows_parsed": 2, "rows_loaded": 2},
 ]
+NO_SUMS = "the manifest has no checksums: the export was made without, or by a job that was deployed before"
 EXPORT_PATH = f"s3://databricks-snowflake-share/dataset/tides/{KEY}/1-0a1b2c3d/"
 LEDGER_ROW = {
     "RUN_KEY": KEY,
@@ -163,6 +164,7 @@ def test_rendered_fields_name_the_connection_and_hold_nothing_secret() -> None:
         *("sql", "create_staging", "copy_manifest", "select_manifest", "select_ledger_row", "table", "checks"),
         *("run_key", "export_path", "snowflake_conn_id", "describe_staging", "staging_table", "count_changes"),
         *("load_mode", "new_columns", "created_columns", "preview", "select_old_exports", "keep_days"),
+        *("proofs", "unproven", "values_sql"),
     }
     for operator in (
         SnowflakeStatementsOperator,
@@ -208,6 +210,8 @@ def test_copying_creates_reads_the_manifest_compares_loads_and_counts(
         "columns": ["HARBOUR", "DEPTH"],
         "new_columns": {},
         "created_columns": {},
+        "proofs": [],
+        "unproven": dict.fromkeys(("HARBOUR", "DEPTH"), NO_SUMS),
         "query_ids": ["query 3", "query 7"],
     }
     assert snowflake.statements == [

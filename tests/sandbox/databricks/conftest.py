@@ -177,4 +177,5 @@ def parameters(tmp_path: Path) -> dict[str, str]:
         "source_table": "main.weather.forecasts",
         "run_key": "20260102T030405_0badcafe",
         "export_path": f"s3://databricks-snowflake-share/weather/{tmp_path.name}/1/",
+        "proof": "checksums",
     }

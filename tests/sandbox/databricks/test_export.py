@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
@@ -23,13 +24,15 @@ FORECASTS_SCHEMA = (
     "struct<date:date,weather_date:date,latitude:double,longitude:double,precipitation_in:double,wind_mph:double,"
     "weather:string,forecast_temp_min_f:double,forecast_temp_max_f:double>"
 )
-FORECASTS_COLUMNS = [field.partition(":")[0] for field in FORECASTS_SCHEMA[7:-1].split(",")]
+FORECASTS_COLUMNS = dict(field.split(":") for field in FORECASTS_SCHEMA[7:-1].split(","))
+# What there is of the manifest alone, for files that are there.
+MANIFEST_SQL = re.sub(r"INSERT OVERWRITE DIRECTORY :data_path[^;]*;", "", SQL)
 PART = re.compile(r"part-0000\d-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-c000\.snappy\.parquet")
 
 
-def schema(types: str, *names: str) -> str:
-    """Write a schema as the manifest has it."""
-    return json.dumps({"names": names, "types": types}, separators=(",", ":"), ensure_ascii=False)
+def columns(manifest: dict[str, Any]) -> dict[str, str]:
+    """The columns that a manifest names, with their types."""
+    return {column["name"]: column["type"] for column in json.loads(manifest["column_types"])}
 
 
 @pytest.fixture
@@ -45,6 +48,7 @@ def values(share: str) -> dict[str, str]:
         "manifest_path": f"s3://{share}manifest/",
         "run_key": 'it\'s a "key"; DROP TABLE x --',
         "dataset": "weather",
+        "proof": "checksums",
     }
 
 
@@ -77,18 +81,19 @@ def test_the_sql_file_exports_the_table_and_counts_the_files(files: Any, values:
     row = manifest.to_pylist()[0]
     assert manifest.num_rows == 1
     exported_at = row.pop("exported_at")
+    assert columns(row) == FORECASTS_COLUMNS
+    row.pop("column_types")
     assert row == {
         "run_key": values["run_key"],
         "dataset": "weather",
         "source_table": "main.weather.forecasts",
         "row_count": 1461,
         "file_count": 1,
-        "column_types": schema(FORECASTS_SCHEMA, *FORECASTS_COLUMNS),
     }
     assert abs(exported_at.replace(tzinfo=UTC) - datetime.now(UTC)) < timedelta(minutes=5)
     assert metadata[0].schema.names[-1] == "exported_at"
     assert metadata[0].schema.column(6).physical_type == "INT96"  # Spark's default for timestamps
-    assert [metadata[0].schema.column(number).max_definition_level for number in range(7)] == [0] * 7
+    assert [metadata[0].schema.column(number).max_definition_level for number in range(7)] == [0, 0, 0, 0, 0, 1, 0]
 
 
 def test_what_lies_beside_the_data(files: Any, values: dict[str, str], share: str) -> None:
@@ -127,10 +132,7 @@ def test_a_large_result_gives_several_files(
     assert [part.num_rows for part in metadata] == [487, 487, 487]
     assert rows == forecasts()
     manifest = read(files, f"{share}manifest/")[0].to_pylist()[0]
-    assert (manifest["row_count"], manifest["file_count"], manifest["column_types"]) == (
-        *(1461, 3),
-        schema(FORECASTS_SCHEMA, *FORECASTS_COLUMNS),
-    )
+    assert (manifest["row_count"], manifest["file_count"], columns(manifest)) == (1461, 3, FORECASTS_COLUMNS)
 
 
 def test_an_empty_result_gives_one_file_without_rows(lake: str, files: Any, values: dict[str, str], share: str) -> None:
@@ -141,10 +143,7 @@ def test_an_empty_result_gives_one_file_without_rows(lake: str, files: Any, valu
     rows, metadata = read(files, f"{share}data/")
     assert (rows.num_rows, rows.schema, len(metadata)) == (0, forecasts().schema, 1)
     manifest = read(files, f"{share}manifest/")[0].to_pylist()[0]
-    assert (manifest["row_count"], manifest["file_count"], manifest["column_types"]) == (
-        *(0, 0),
-        schema(FORECASTS_SCHEMA, *FORECASTS_COLUMNS),
-    )
+    assert (manifest["row_count"], manifest["file_count"], columns(manifest)) == (0, 0, FORECASTS_COLUMNS)
     assert manifest["run_key"] == values["run_key"]
 
 
@@ -177,7 +176,7 @@ def test_the_other_source_tables_are_exported(
     assert exported.sort_by(order) == rows().sort_by(order)
     manifest = read(files, f"{share}manifest/")[0].to_pylist()[0]
     assert (manifest["row_count"], manifest["file_count"]) == (rows().num_rows, 1)
-    assert json.loads(manifest["column_types"])["types"] == types
+    assert columns(manifest) == dict(field.split(":") for field in types[7:-1].split(","))
 
 
 def test_only_files_with_rows_are_counted(files: Any, values: dict[str, str], share: str) -> None:
@@ -186,11 +185,80 @@ def test_only_files_with_rows_are_counted(files: Any, values: dict[str, str], sh
         with files.open(f"s3://{share}in/{name}.parquet", "wb") as file:
             pq.write_table(part, file)
 
-    manifest = SQL[SQL.rindex("INSERT OVERWRITE DIRECTORY") :]
-    execute(files, manifest, values | {"data_path": f"s3://{share}in/"})
+    execute(files, MANIFEST_SQL, values | {"data_path": f"s3://{share}in/"})
 
     row = read(files, f"{share}manifest/")[0].to_pylist()[0]
-    assert (row["row_count"], row["file_count"], row["column_types"]) == (3, 2, schema("struct<id:bigint>", "id"))
+    assert (row["row_count"], row["file_count"], columns(row)) == (3, 2, {"id": "bigint"})
+
+
+def test_a_column_that_hides_the_metadata_of_files_changes_no_count(
+    files: Any, values: dict[str, str], share: str
+) -> None:
+    for name in ("a", "b"):
+        with files.open(f"s3://{share}in/{name}.parquet", "wb") as file:
+            pq.write_table(pa.table({"_metadata": ["x", "x"], "__Metadata": [{"file_path": "x"}] * 2}), file)
+
+    execute(files, MANIFEST_SQL, values | {"data_path": f"s3://{share}in/"})
+
+    row = read(files, f"{share}manifest/")[0].to_pylist()[0]
+    assert (row["row_count"], row["file_count"], list(columns(row))) == (4, 2, ["_metadata", "__Metadata"])
+
+
+def test_checksums_are_sums_of_60_bits_of_md5(lake: str, files: Any, values: dict[str, str], share: str) -> None:
+    table = pa.table({"it's `a`": ["x", "", None], "n": pa.array(["1.50", "-0.05", "100"]).cast(pa.decimal128(5, 2))})
+    write_source(lake, "main.weather.sums", table)
+    execute(files, SQL, values | {"source_table": "main.weather.sums"})
+
+    def checksum(*texts: str) -> str:
+        return str(sum(int(hashlib.md5(text.encode()).hexdigest()[:15], 16) for text in texts))
+
+    manifest = read(files, f"{share}manifest/")[0].to_pylist()[0]
+    assert json.loads(manifest["column_types"]) == [
+        {"name": "it's `a`", "type": "string", "filled": "2", "checksum": checksum("x", "")},
+        {"name": "n", "type": "decimal(5,2)", "filled": "3", "checksum": checksum("1.5", "-0.05", "100")},
+    ]
+
+
+def test_counts_are_all_that_is_asked_for(files: Any, values: dict[str, str], share: str) -> None:
+    execute(files, SQL, values | {"proof": "counts"})
+    manifest = read(files, f"{share}manifest/")[0].to_pylist()[0]
+    assert (manifest["row_count"], manifest["file_count"], columns(manifest)) == (1461, 1, FORECASTS_COLUMNS)
+    assert {name for column in json.loads(manifest["column_types"]) for name in column} == {"name", "type"}
+
+
+def test_a_proof_that_is_not_known_ends_the_export_before_it_writes(
+    files: Any, values: dict[str, str], share: str
+) -> None:
+    with pytest.raises(
+        StatementError, match=r"^\[USER_RAISED_EXCEPTION\] The job parameter proof must be checksums or"
+    ):
+        execute(files, SQL, values | {"proof": "all"})
+    assert names(files, share) == []
+
+
+@pytest.mark.parametrize(
+    ("statements", "message"),
+    [
+        ("DECLARE VARIABLE v STRING", r"\[PARSE_SYNTAX_ERROR\]"),
+        ("DECLARE OR REPLACE VARIABLE v STRING DEFAULT 'x'", "without a default"),
+        ("SET VAR absent = 'x'", r"\[UNRESOLVED_VARIABLE\] Cannot resolve variable `absent`"),
+        ("SET VAR v = absent", "absent"),
+        ("SET VAR v = CONV('ff', 16, 2)", "knows CONV only from base 16 to base 10"),
+        ("SET VAR v = FORMAT_NUMBER(1.5, '0.0')", "knows FORMAT_NUMBER only"),
+        ("SET VAR v = NO_SUCH_FUNCTION(1)", "(?i)no_such_function"),
+        ("EXECUTE IMMEDIATE v INTO v", r"\[NULL_QUERY_STRING_EXECUTE_IMMEDIATE\]"),
+        ("SET VAR v = 'SELECT 1, 2'; EXECUTE IMMEDIATE v INTO v", r"\[ASSIGNMENT_ARITY_MISMATCH\]"),
+        ("SET VAR v = 'SELECT x FROM VALUES (1), (2) AS t (x)'; EXECUTE IMMEDIATE v INTO v", "ROW_SUBQUERY_TOO_MANY"),
+        ("SET VAR v = 'SELECT :data_path'; EXECUTE IMMEDIATE v INTO v", r"\[UNBOUND_SQL_PARAMETER\]"),
+        ("SET VAR v = 'DROP TABLE t'; EXECUTE IMMEDIATE v INTO v", r"\[INVALID_STATEMENT_FOR_EXECUTE_INTO\]"),
+        ("EXECUTE IMMEDIATE 'SELECT 1' INTO v", r"\[PARSE_SYNTAX_ERROR\]"),
+    ],
+)
+def test_variables_and_dynamic_sql_are_as_strict_as_sparks(
+    files: Any, values: dict[str, str], statements: str, message: str
+) -> None:
+    with pytest.raises(StatementError, match=message):
+        execute(files, f"DECLARE OR REPLACE VARIABLE v STRING; {statements}", values)
 
 
 def test_the_metadata_of_files_is_hidden_until_it_is_named(files: Any, values: dict[str, str], share: str) -> None:

@@ -556,7 +556,7 @@ def folder_with(tmp_path: Path, **changes: Any) -> Path:
 def test_a_target_that_would_not_keep_the_values_of_the_last_export(
     look: Look, administer: Callable[..., object], tmp_path: Path
 ) -> None:
-    schema = '{"names":["harbour","price"],"types":"struct<harbour:string,price:decimal(12,2)>"}'
+    schema = '[{"name":"harbour","type":"string"},{"name":"price","type":"decimal(12,2)"}]'
     old = "struct<harbour:string,price:int>"
     row = (
         "INSERT INTO export_manifests SELECT 'key{0}', 'typed', 't', 1, 1, '{1}', SYSDATE() - INTERVAL '{0} day', NULL"

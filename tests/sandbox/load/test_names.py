@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from data_share import share
 from data_share.datasets import SchemaDrift
 from data_share.names import quoted
 from data_share.schema_drift import SchemaDriftError
 from data_share.snowflake_operators import CheckFailedError
-from sandbox.databricks.export import StatementError
 from tests.sandbox.load.driver import SCHEMA, Row, Share
 
 pytestmark = pytest.mark.sandbox
@@ -177,13 +176,13 @@ def test_a_source_may_have_any_name_of_unity_catalog(a_share: Share, source: str
 
 
 @pytest.mark.parametrize("name", ["_metadata", "_Metadata"])
-def test_a_source_that_hides_the_files_own_column_is_refused_before_the_export(a_share: Share, name: str) -> None:
-    dataset = a_share.dataset({"K": "NUMBER(38, 0)", name.upper(): "VARCHAR"})
+def test_a_column_with_the_name_of_the_files_own_is_loaded_like_any_other(a_share: Share, name: str) -> None:
+    dataset = a_share.dataset({"K": "NUMBER(38, 0)", name.upper(): "VARIANT"})
     rows = [{"k": key, name: {"file_path": str(key)}} for key in range(3)]
     a_share.write(dataset, rows, pa.schema({"k": pa.int64(), name: pa.struct({"file_path": pa.string()})}))
-    with pytest.raises(StatementError, match="Reference `_metadata` is ambiguous"):
-        a_share.sync(dataset)
-    assert a_share.files.find(f"{share.SHARE_URL.removeprefix('s3://')}{dataset.name}") == []
+    assert a_share.sync(dataset).ledger_row["rows_loaded"] == 3
+    found = a_share.target(dataset, order="k")
+    assert [(row["k"], json.loads(row["_metadata"])) for row in found] == [(row["k"], row[name]) for row in rows]
 
 
 @pytest.mark.parametrize("policy", list(SchemaDrift))

@@ -215,6 +215,8 @@ def equal(value: Any, found: Any, pair: Pair) -> bool:
 
 def _same(value: Any, loaded: Any) -> bool:
     """Whether a part of a VARIANT is that of the source."""
+    if isinstance(value, (list, dict)) is not isinstance(loaded, (list, dict)):
+        return False
     if isinstance(value, dict):
         return value.keys() == loaded.keys() and all(_same(part, loaded[name]) for name, part in value.items())
     if isinstance(value, list):

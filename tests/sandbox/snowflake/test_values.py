@@ -101,3 +101,32 @@ def test_a_table_describes_its_types(api: Any) -> None:
 )
 def test_types_that_there_are_not(api: Any, kind: str, words: str) -> None:
     assert words in api.error(f"CREATE TABLE none_such (c {kind})")[1]
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("MD5('Snowflake')", "edf1439075a83a447fb8b630ddc9c8de"),
+        ("TO_NUMBER('ae5', 'XXX')", "2789"),
+        ("TO_NUMBER('fffffffffffffff', 'XXXXXXXXXXXXXXX')", "1152921504606846975"),
+        ("RTRIM('$125.00', '0.')", "$125"),
+        ("RTRIM(RTRIM(TO_VARCHAR(100::NUMBER(38, 2)), '0'), '.')", "100"),
+        ("HEX_ENCODE(TO_BINARY('00fe', 'HEX'))", "00FE"),
+        ("DECODE(NULL::BOOLEAN, TRUE, '1', FALSE, '0')", None),
+        ("DECODE(FALSE, TRUE, '1', FALSE, '0')", "0"),
+        ("DATEDIFF(DAY, '1970-01-01'::DATE, '0001-01-01'::DATE)", "-719162"),
+        ("DATE_PART(EPOCH_MICROSECOND, '9999-12-31 23:59:59.999999'::TIMESTAMP_NTZ)", "253402300799999999"),
+        ("DATE_PART(EPOCH_MICROSECOND, '1970-01-01 01:00:00 +0100'::TIMESTAMP_TZ)", "0"),
+        (
+            "COUNT(IFF(ABS(x) < 'inf'::FLOAT, 1, NULL)) FROM (SELECT 'NaN'::FLOAT AS x UNION ALL SELECT '-inf'::FLOAT)",
+            "0",
+        ),
+    ],
+)
+def test_texts_and_digits(api: Any, expression: str, expected: str | None) -> None:
+    assert api.ok(f"SELECT {expression}")["data"] == [[expected]]
+
+
+@pytest.mark.parametrize("call", ["TO_NUMBER('ffff', 'XXX')", "TO_NUMBER('xyz', 'XXX')", "TO_NUMBER('1', '999')"])
+def test_digits_that_a_format_does_not_take(api: Any, call: str) -> None:
+    assert api.post(f"SELECT {call}").status_code == 422

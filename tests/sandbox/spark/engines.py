@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import s3fs
 from deltalake import write_deltalake
 
+from data_share.snowflake_hook import DataShareSnowflakeHook
 from sandbox.databricks.export import Session
 from sandbox.sources import SHARE_BUCKET, storage_options, table_uri
 
@@ -97,15 +98,18 @@ class Engines:
         """
         folder = self.scratch / f"spark_{next(_numbers)}"
         paths = {"data_path": f"{folder}/data/", "manifest_path": f"{folder}/manifest/"}
-        # A script takes several statements, as a SQL file task does; each is executed as it is written.
-        self.spark.sql(f"BEGIN\n{sql}\nEND", args=parameters | paths)
+        # One after the other in one session, as a SQL file task does it; each is executed as it is written.
+        for statement in DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True):
+            self.spark.sql(statement, args=parameters | paths)
         return Export(folder)
 
     def manifest_of(self, sql: str, data_path: str) -> dict[str, Any]:
-        """Execute the statement of the manifest on Spark, for files that are there; return its row."""
+        """Execute the statements of the manifest on Spark, for files that are there; return its row."""
         folder = self.scratch / f"spark_{next(_numbers)}"
         paths = {"data_path": data_path, "manifest_path": f"{folder}/manifest/"}
-        self.spark.sql(sql.rstrip().rstrip(";"), args=paths | {"run_key": "", "dataset": "", "source_table": ""})
+        parameters = dict.fromkeys(("run_key", "dataset", "source_table"), "") | {"proof": "checksums"}
+        for statement in DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True):
+            self.spark.sql(statement, args=parameters | paths)
         return Export(folder).manifest()
 
     def on_stand_in(self, sql: str, parameters: dict[str, str]) -> Export:
@@ -123,11 +127,8 @@ class Engines:
             self.files.get_file(path, str(copy))
         return Export(self.scratch / folder)
 
-    def everything(self) -> list[str]:
-        """Return the names of all files that exports have written to S3."""
-        return sorted(self.files.find(SHARE_BUCKET))
-
     def export(self, source_table: str) -> tuple[Export, Export]:
         """Export a source table with the product's own SQL: on Spark, and on the sandbox's own engine."""
         parameters = {"source_table": source_table, "run_key": 'it\'s a "key" -- ü', "dataset": "everything"}
+        parameters["proof"] = "checksums"
         return self.on_spark(EXPORT_SQL, parameters), self.on_stand_in(EXPORT_SQL, parameters)

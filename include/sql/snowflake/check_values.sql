@@ -1,0 +1,40 @@
+-- Sums up the values of the staged columns as the manifest does those of the exported files: one row, in one scan.
+-- For each column: how many are filled, and the sum of 60 bits of the MD5 of each value's text; of binary fractions,
+-- counts, minimum, maximum and sum. The texts are those of include/sql/databricks/export_dataset.sql.
+-- A timestamp without a zone counts as one in UTC, which is the session's zone too.
+
+SELECT
+{%- for column in copied(ti).proofs %}
+  {%- set it = identifier(column.column) %}
+  {%- set finite = "ABS(" ~ it ~ ") < 'inf'::FLOAT" %}
+  {%- set text %}
+    {%- if column.form == 'number' and column.scale == 0 -%}
+      TO_VARCHAR({{ it }})
+    {%- elif column.form == 'number' -%}
+      RTRIM(RTRIM(TO_VARCHAR({{ it }}::NUMBER(38, {{ column.scale | int }})), '0'), '.')
+    {%- elif column.form == 'text' -%}
+      COLLATE({{ it }}, '')
+    {%- elif column.form == 'boolean' -%}
+      DECODE({{ it }}, TRUE, '1', FALSE, '0')
+    {%- elif column.form == 'date' -%}
+      TO_VARCHAR(DATEDIFF(DAY, '1970-01-01'::DATE, {{ it }}))
+    {%- elif column.form == 'timestamp' -%}
+      TO_VARCHAR(DATE_PART(EPOCH_MICROSECOND, {{ it }}))
+    {%- elif column.form == 'binary' -%}
+      HEX_ENCODE({{ it }})
+    {%- endif -%}
+  {%- endset %}
+  COUNT({{ it }}) AS filled_{{ loop.index0 }},
+  {%- if column.form == 'fraction' %}
+  COUNT(IFF({{ finite }}, 1, NULL)) AS finite_{{ loop.index0 }},
+  COUNT(IFF({{ it }} = 'inf'::FLOAT, 1, NULL)) AS infinite_{{ loop.index0 }},
+  COUNT(IFF({{ it }} = '-inf'::FLOAT, 1, NULL)) AS negative_infinite_{{ loop.index0 }},
+  MIN(IFF({{ finite }}, {{ it }}, NULL)) AS minimum_{{ loop.index0 }},
+  MAX(IFF({{ finite }}, {{ it }}, NULL)) AS maximum_{{ loop.index0 }},
+  SUM(IFF({{ finite }}, {{ it }}, NULL)) AS total_{{ loop.index0 }}{{ ',' if not loop.last }}
+  {%- else %}
+  SUM(TO_NUMBER(SUBSTR(MD5({{ text }}), 1, 15), 'XXXXXXXXXXXXXXX')) AS checksum_{{ loop.index0 }}
+  {{- ',' if not loop.last }}
+  {%- endif %}
+{%- endfor %}
+FROM {{ task.table }};
