@@ -189,6 +189,9 @@ _OTHER_NAMES = {
 }
 LOADED = {name: kind for name, kind in KINDS.items() if kind.snowflake} | _OTHER_NAMES
 """The columns that Snowflake has a place for, and such whose type has another name."""
+NESTED = {name for name, kind in LOADED.items() if pa.types.is_nested(kind.arrow)}
+"""Those of them that have no checksum."""
+
 # The last row is NULL in each of them.
 ROWS = 1 + max(len(kind.values) for kind in LOADED.values())
 

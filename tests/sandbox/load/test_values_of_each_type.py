@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sandbox.sources import write_source
-from tests.sandbox.kinds import LOADED, ROWS, differences, source
-from tests.sandbox.load.driver import Share
+from tests.sandbox.kinds import LOADED, NESTED, ROWS, differences, source
+from tests.sandbox.load.driver import Share, unproven
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
@@ -21,8 +21,9 @@ def test_the_target_holds_the_values_of_the_source(a_share: Share, mode: str) ->
         a_share.query(f"INSERT INTO {dataset.target} (k) SELECT 0")
     write_source(a_share.s3_url, dataset.source_table, source(LOADED))
 
-    a_share.sync(dataset)
+    run = a_share.sync(dataset)
 
+    assert unproven(run) == NESTED
     rows = a_share.target(dataset, "k")
     assert differences(rows[:ROWS]) == []
     assert rows[ROWS:] == ([] if mode == "replace" else [{"k": ROWS} | dict.fromkeys(LOADED)])

@@ -12,8 +12,8 @@ from airflow.sdk.exceptions import AirflowSkipException
 from data_share import share as names
 from data_share.datasets import Dataset
 from data_share.schema_drift import TypesLoseValuesError
-from tests.sandbox.kinds import LOADED, ROWS, differences, source, spark_types
-from tests.sandbox.load.driver import Run, Share
+from tests.sandbox.kinds import LOADED, NESTED, ROWS, differences, source, spark_types
+from tests.sandbox.load.driver import Run, Share, unproven
 from tests.sandbox.spark.engines import EXPORT_SQL, Engines
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox, pytest.mark.spark]
@@ -59,6 +59,7 @@ def test_the_target_holds_what_spark_exported(a_share: Share, engines: Engines, 
     load(a_share, run)
 
     assert (success, part.endswith("-c000.snappy.parquet")) == ("_SUCCESS", True)
+    assert unproven(run) == NESTED
     assert differences(a_share.target(dataset, "k")) == []
     row = run.ledger_row
     assert (row["rows_exported"], row["rows_loaded"], row["rows_in_target"]) == (ROWS, ROWS, ROWS)
