@@ -57,9 +57,6 @@ _FORMS: Mapping[tuple[str, str], Form] = {
     ("binary", "BINARY"): Form.BINARY,
     **{(kind, "FLOAT"): Form.FRACTION for kind in ("float", "double")},
 }
-# A whole number in a column of binary fractions: a change from here on is seen.
-_DIGITS_OF_FLOAT = 9
-
 _COUNTS = ("finite", "infinite", "negative_infinite")
 _LIMITS = ("minimum", "maximum")
 _COUNT = re.compile(r"[0-9]{1,38}")
@@ -103,7 +100,8 @@ def proven_columns(
         elif form is None:
             unproven[column] = f"no checksum is known for {entry['type']} in {text}"
         else:
-            scale = _DIGITS_OF_FLOAT if target.kind == "FLOAT" else target.scale
+            # Only whole numbers may be loaded into binary fractions.
+            scale = None if target.kind == "FLOAT" else target.scale
             proven.append({"column": column, "form": form.value, "scale": scale, **_sums(entry, form)})
     return proven, unproven
 

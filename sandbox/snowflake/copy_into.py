@@ -547,11 +547,10 @@ def _value(source: pa.Field, column: _Column, options: _Options) -> str:
         or (nested and column.type == "BLOB")
         or (column.declared == "OBJECT" and not (types.is_struct(source.type) or types.is_map(source.type)))
     )
-    if refused and column.type == "BLOB":
-        # Any text would do for DuckDB.
-        return f"CAST(unhex(CAST({quoted} AS VARCHAR) || '{_REFUSED}') AS BLOB)"
     if refused:
-        return f"CAST(CAST({quoted} AS VARCHAR) || '{_REFUSED}' AS {column.type})"
+        # As bytes, any text would do for DuckDB but one with such an end.
+        words = _REFUSED + ("\\x" if column.type == "BLOB" else "")
+        return f"CAST(CAST({quoted} AS VARCHAR) || '{words}' AS {column.type})"
     if options.truncate and column.length is not None and types.is_string(source.type):
         quoted = f"LEFT({quoted}, {column.length})"
     elif types.is_floating(source.type) and column.type == "VARCHAR":

@@ -8,7 +8,9 @@ SELECT
   {%- set it = identifier(column.column) %}
   {%- set finite = "ABS(" ~ it ~ ") < 'inf'::FLOAT" %}
   {%- set text %}
-    {%- if column.form == 'number' and column.scale == 0 -%}
+    {%- if column.form == 'number' and column.scale is none -%}
+      IFF({{ it }} <> FLOOR({{ it }}), 'not whole', TO_VARCHAR({{ it }}::NUMBER(38, 0)))
+    {%- elif column.form == 'number' and column.scale == 0 -%}
       TO_VARCHAR({{ it }})
     {%- elif column.form == 'number' -%}
       RTRIM(RTRIM(TO_VARCHAR({{ it }}::NUMBER(38, {{ column.scale | int }})), '0'), '.')

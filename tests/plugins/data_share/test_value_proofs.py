@@ -38,7 +38,7 @@ def entry(kind: str, **said: Any) -> str:
     [
         ("tinyint", "NUMBER(3,0)", "number", 0),
         ("bigint", "NUMBER(38,2)", "number", 2),
-        ("int", "FLOAT", "number", 9),
+        ("int", "FLOAT", "number", None),
         ("int", "VARCHAR(16777216)", "text", 0),
         ("decimal(10,2)", "NUMBER(12,4)", "number", 4),
         ("string", "VARCHAR(10)", "text", 0),
@@ -50,7 +50,7 @@ def entry(kind: str, **said: Any) -> str:
         ("binary", "BINARY(8388608)", "binary", 0),
     ],
 )
-def test_what_both_sides_have_a_text_of_is_compared(source: str, target: str, form: str, scale: int) -> None:
+def test_what_both_sides_have_a_text_of_is_compared(source: str, target: str, form: str, scale: int | None) -> None:
     proven, unproven = proven_columns(entry(source), {"V": target}, dataset())
     assert proven == [{"column": "V", "form": form, "scale": scale, "filled": "2", "checksum": "123"}]
     assert unproven == {}

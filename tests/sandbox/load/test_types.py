@@ -215,7 +215,7 @@ def equal(value: Any, found: Any, pair: Pair) -> bool:
 
 def _same(value: Any, loaded: Any) -> bool:
     """Whether a part of a VARIANT is that of the source."""
-    if isinstance(value, (list, dict)) is not isinstance(loaded, (list, dict)):
+    if any(isinstance(value, kind) is not isinstance(loaded, kind) for kind in (list, dict)):
         return False
     if isinstance(value, dict):
         return value.keys() == loaded.keys() and all(_same(part, loaded[name]) for name, part in value.items())
@@ -286,7 +286,7 @@ def refusal_of(share: Share, statement: str) -> str | None:
 
 COPY = (
     "COPY INTO staging.one FROM @s3_share_stage/{path}data/ PATTERN = '.*[.]parquet' FILE_FORMAT = (TYPE = PARQUET "
-    "USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE) MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE"
+    "USE_VECTORIZED_SCANNER = TRUE NULL_IF = ()) MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE"
 )
 
 
