@@ -426,6 +426,8 @@ def translate(expression: exp.Expr, session: Session) -> exp.Expr:
     expression = expression.copy()
     if isinstance(expression, exp.Create) and expression.kind == "TABLE":
         expression = _create_table(expression, session)
+    if isinstance(expression, (exp.Create, exp.Alter)):
+        _keep_38_digits(expression)
     if isinstance(expression, exp.Select):
         _name_columns(expression)
     _guard_divisions(expression)
@@ -461,6 +463,16 @@ def _create_table(expression: exp.Create, session: Session) -> exp.Create:
         _drop_keys(expression.this)
         _limit_lengths(expression.this)
     return expression
+
+
+def _keep_38_digits(expression: exp.Expr) -> None:
+    """Make columns of NUMBER(38, 0), by any of its names, decimals: fakesnow makes them integers of 64 bits."""
+    for column in expression.find_all(exp.ColumnDef):
+        kind = column.kind
+        is_integer = kind is not None and kind.is_type(*exp.DataType.SIGNED_INTEGER_TYPES)
+        if is_integer or (kind is not None and kind == exp.DataType.build("DECIMAL(38, 0)")):
+            # Without a scale, it is not the type that fakesnow knows.
+            column.set("kind", exp.DataType.build("DECIMAL(38)"))
 
 
 _NOT_HERE = frozenset({"DECFLOAT", "GEOGRAPHY", "GEOMETRY", "VECTOR", "MAP", "FILE", "UUID"})

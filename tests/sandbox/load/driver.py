@@ -77,6 +77,11 @@ def checksum(texts: Iterable[str]) -> str | None:
     return str(sum(sums)) if sums else None
 
 
+def unproven(run: Run) -> set[str]:
+    """Return the columns, in lower case, whose values a sync that loaded them could not sum up."""
+    return {column.lower() for column in run.xcoms["copy_into_staging", "return_value"]["unproven"]}
+
+
 class ProcessDiedError(BaseException):
     """The task's process is gone: nothing in it can catch this."""
 

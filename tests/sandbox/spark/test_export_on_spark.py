@@ -15,8 +15,8 @@ from data_share.exported_schema import exported_columns
 from data_share.names import source_name
 from sandbox.databricks import parquet
 from sandbox.databricks.export import StatementError
+from tests.sandbox.kinds import KINDS, ROWS, comparable, source, spark_types
 from tests.sandbox.spark.engines import EXPORT_SQL, Engines, Export
-from tests.sandbox.spark.kinds import KINDS, ROWS, comparable, source, spark_types
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox, pytest.mark.spark]
 
@@ -189,15 +189,15 @@ def test_names_that_look_like_types_are_told_apart(spark: Any, engines: Engines,
 
 
 def test_several_files(spark: Any, engines: Engines, table: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "MAX_ROWS_PER_FILE", 3)
-    spark.conf.set("spark.sql.files.maxRecordsPerFile", 3)
+    monkeypatch.setattr(parquet, "MAX_ROWS_PER_FILE", ROWS - 1)
+    spark.conf.set("spark.sql.files.maxRecordsPerFile", ROWS - 1)
     try:
         exports = engines.export(table)
     finally:
         spark.conf.unset("spark.sql.files.maxRecordsPerFile")
     on_spark, on_stand_in = exports
-    assert [part.metadata.num_rows for part in on_spark.parts()] == [3, 1]
-    assert [part.metadata.num_rows for part in on_stand_in.parts()] == [3, 1]
+    assert [part.metadata.num_rows for part in on_spark.parts()] == [ROWS - 1, 1]
+    assert [part.metadata.num_rows for part in on_stand_in.parts()] == [ROWS - 1, 1]
     assert {schema(part) for part in on_stand_in.parts()} == {schema(part) for part in on_spark.parts()}
     for column in on_spark.rows().column_names:
         assert comparable(on_stand_in.rows()[column]) == comparable(on_spark.rows()[column]), column
