@@ -118,12 +118,14 @@ BREAKS = {
         'if self.preview == "True":',
         "if False:",
         "tests/sandbox/load/test_reload_and_preview.py::test_a_dry_run_changes_nothing_and_says_what_would_change",
+        "full",
     ),
     "an export that loaded nothing is a success": Break(
         f"{PACKAGE}/snowflake_operators.py",
         'if counts["rows_loaded"] == 0 and not',
         "if False and not",
         "tests/sandbox/load/test_advice.py::test_files_that_are_lost_are_exported_anew",
+        "full",
     ),
     "the manifest of another run is taken": Break(
         f"{PACKAGE}/snowflake_operators.py",

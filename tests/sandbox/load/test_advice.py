@@ -13,7 +13,7 @@ from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 from tests.sandbox.load.driver import COLUMNS, SCHEMA, Row, Run, Share
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 ROWS: list[Row] = [{"k": key, "name": f"row {key}", "amount": float(key)} for key in range(4)]
 WIDER = SCHEMA.append(pa.field("note", pa.string()))

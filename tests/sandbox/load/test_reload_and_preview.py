@@ -13,7 +13,7 @@ from data_share.export import UnknownRunKeyError
 from data_share.snowflake_operators import SupersededError
 from tests.sandbox.load.driver import Row, Run, Share
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 MERGE: dict[str, Any] = {"load_mode": "merge", "merge_keys": ("k",)}
 FIRST: list[Row] = [{"k": 1, "name": "one", "amount": 1.0}, {"k": 2, "name": "two", "amount": None}]

@@ -14,7 +14,7 @@ from data_share.snowflake_hook import SnowflakeStatementError
 from tests.docs.markdown import Page
 from tests.sandbox.load.driver import SCHEMA, Row, Share
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 ROWS: list[Row] = [{"k": 1, "name": "one", "amount": 1.0}]
 MERGE: dict[str, Any] = {"load_mode": "merge", "merge_keys": ("k",)}
