@@ -14,6 +14,7 @@ import getopt
 import importlib.util
 import json
 import logging
+import os
 import re
 import shlex
 import subprocess
@@ -212,7 +213,12 @@ def run(page: Page) -> tuple[list[list[str]], list[str]]:
 @cache
 def make(*arguments: str) -> str:
     """Return the commands that `make` would run."""
-    done = subprocess.run(["make", "-n", *arguments], cwd=PROJECT, capture_output=True, text=True, check=False)
+    # As from a shell: these tests may themselves be run by make, which hands its variables on.
+    plain = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "TIER", "PYTEST_"))
+    }
+    command = ["make", "-n", *arguments]
+    done = subprocess.run(command, cwd=PROJECT, env=plain, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(done.stderr.strip())
     return done.stdout

@@ -34,6 +34,7 @@ def start(workspace: DatabricksHook, scratch: Scratch) -> Callable[..., int]:
             "source_table": scratch.settings.dataset.source_table,
             "run_key": key,
             "export_path": f"{scratch.url}jobs/{key}/1/",
+            "proof": "checksums",
             **parameters,
         }
         body: dict[str, Any] = {"job_id": scratch.job_id, "job_parameters": given}

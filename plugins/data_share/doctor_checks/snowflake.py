@@ -236,7 +236,7 @@ def target_tables(deployment: Deployment) -> Answer:
         file = f"{dataset.name}.yaml"
         if (other := known.setdefault(_full_name(deployment, dataset.target_table), file)) != file:
             problems.append(f"{dataset.target_table} is the target of {other} and of {file}. Only one may have it.")
-        found = _columns(deployment, dataset.target)
+        found = _columns(deployment, dataset.target, dataset.target_table)
         if isinstance(found, str) and dataset.create_table == "from_source":
             first.append(dataset.target_table)
             continue
@@ -365,12 +365,12 @@ def _ledger_columns() -> dict[str, dict[str, str]]:
     return {table: dict(re.findall(r"^ +(\w+) (\w+)", columns, flags=re.MULTILINE)) for table, columns in tables}
 
 
-def _columns(deployment: Deployment, table: str) -> dict[str, str] | str:
-    """Return the types of a table's columns, or what Snowflake says instead."""
+def _columns(deployment: Deployment, table: str, shown: str = "") -> dict[str, str] | str:
+    """Return the types of a table's columns, or what Snowflake says instead of the table as it is shown."""
     try:
         return {str(row["name"]): str(row["type"]) for row in deployment.rows(f"DESCRIBE TABLE {table}")}
     except SnowflakeStatementError as error:
-        return f"{table}: {error_text(error)}."
+        return f"{shown or table}: {error_text(error)}."
 
 
 def _differences(

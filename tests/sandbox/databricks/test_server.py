@@ -213,7 +213,7 @@ def test_the_reason_of_a_failure_is_in_the_output_of_the_task(workspace: Any, pa
 
 
 def test_a_run_without_parameters_writes_nowhere(workspace: Any) -> None:
-    run = workspace.ended(workspace.run_now({}))
+    run = workspace.ended(workspace.run_now({"proof": "counts"}))
     assert "PERMISSION_DENIED: No parent external location found" in output_of(workspace, run)["error"]
 
 
@@ -543,6 +543,7 @@ def test_jobs_can_be_made_changed_and_deleted(workspace: Any) -> None:
         "source_table",
         "run_key",
         "export_path",
+        "proof",
     ]
     assert job["settings"]["tasks"][0]["sql_task"]["warehouse_id"] == "sandbox"
 
