@@ -214,9 +214,8 @@ def run(page: Page) -> tuple[list[list[str]], list[str]]:
 def make(*arguments: str) -> str:
     """Return the commands that `make` would run."""
     # As from a shell: these tests may themselves be run by make, which hands its variables on.
-    plain = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "TIER", "PYTEST_"))
-    }
+    handed_on = ("MAKE", "MFLAGS", "TIER", "PYTEST_")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(handed_on)}
     command = ["make", "-n", *arguments]
     done = subprocess.run(command, cwd=PROJECT, env=plain, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -94,10 +94,10 @@ def job_parameters(deployment: Deployment) -> Answer:
     taken = {parameter["name"] for parameter in deployment.job.get("parameters", [])}
     problems = []
     if sent - taken:
-        problems.append(f"The job does not take {listed(sent - taken)}, which a sync sends.")
+        problems.append(f"The job does not take {listed(sorted(sent - taken))}, which a sync sends.")
     if taken - sent:
-        problems.append(f"The job takes {listed(taken - sent)}, which no sync sends.")
-    return verdict(with_advice(problems, "Deploy the bundle again: docs/databricks.md."), f"{listed(taken)}.")
+        problems.append(f"The job takes {listed(sorted(taken - sent))}, which no sync sends.")
+    return verdict(with_advice(problems, "Deploy the bundle again: docs/databricks.md."), f"{listed(sorted(taken))}.")
 
 
 def job_queue(deployment: Deployment) -> Answer:
