@@ -255,8 +255,9 @@ def sync_dag(dataset: Dataset) -> DAG:
             what_to_do=advice_for_checks(dataset),
             sql="check_staging.sql",
             values_sql="check_values.sql",
-            proofs="{{ copied(ti).proofs | tojson }}",
-            unproven="{{ copied(ti).unproven | tojson }}",
+            # What a copy step of an older version has left lacks these.
+            proofs="{{ copied(ti).proofs | default([]) | tojson }}",
+            unproven="{{ copied(ti).unproven | default({}) | tojson }}",
             **loading,
         )
 

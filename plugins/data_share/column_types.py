@@ -202,7 +202,8 @@ def described_type(text: str) -> TargetType:
     the question.
     """
     try:
-        return target_type(text)
+        # A text with a collation has it behind its type. It changes how texts are compared, and not what is stored.
+        return target_type(re.sub(r" COLLATE '[^']*'$", "", text))
     except UnknownTypeError:
         return TargetType("OTHER", None, 0, text)
 

@@ -127,6 +127,9 @@ E, L, S = Verdict.EXACT, Verdict.LOUD, Verdict.SILENT
         ("a type of tomorrow", "VARCHAR(10)", S),
         ("array<float>", "VECTOR(FLOAT, 3)", S),
         ("map<string,int>", "MAP(VARCHAR(16777216), NUMBER(38,0))", S),
+        # as DESCRIBE shows a text with a collation
+        ("string", "VARCHAR(100) COLLATE 'en-ci'", L),
+        ("decimal(12,2)", "VARCHAR(16777216) COLLATE ''", L),
     ],
 )
 def test_what_a_column_does_with_values_of_a_type(source: str, target: str, verdict: Verdict) -> None:
