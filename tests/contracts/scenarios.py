@@ -183,6 +183,7 @@ def values_of_each_type(accounts: Accounts) -> None:
         "utc": (pa.timestamp("us", "UTC"), "TIMESTAMP_NTZ"),
         "wall": (pa.timestamp("us"), "TIMESTAMP_NTZ"),
         "price": (pa.decimal128(10, 2), "NUMBER(10, 2)"),
+        "digits": (pa.decimal128(38, 0), "NUMBER(38, 0)"),
         "label": (pa.string(), "VARCHAR"),
         "raw": (pa.binary(), "BINARY"),
         "ratio": (pa.float64(), "DOUBLE"),
@@ -190,7 +191,7 @@ def values_of_each_type(accounts: Accounts) -> None:
     instant = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
     naive = instant.replace(tzinfo=None)
     price = pa.scalar("1234.50").cast(pa.decimal128(10, 2)).as_py()
-    full = (1, True, date(2026, 3, 29), instant, instant, naive, price, "", b"\x00\xff", math.nan)
+    full = (1, True, date(2026, 3, 29), instant, instant, naive, price, 10**38 - 1, "", b"\x00\xff", math.nan)
     rows = [dict(zip(types, full, strict=True)), {**dict.fromkeys(types), "k": 2}]
     schema = pa.schema({name: kind for name, (kind, _) in types.items()})
     dataset = a_dataset(accounts, rows, schema=schema, columns={name: kind for name, (_, kind) in types.items()})
