@@ -18,7 +18,7 @@ help: ## List the commands
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "- Installing the locked packages into .venv"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^uv==' requirements.lock)
-	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	@touch $@
 
 # Spark, for the nightly tests of that mark. A new lock removes it, and it is installed again.

@@ -26,6 +26,7 @@ from fakesnow.conn import FakeSnowflakeConnection
 from fakesnow.cursor import FakeSnowflakeCursor
 from fakesnow.instance import FakeSnow
 from fakesnow.transforms.merge import operations as merge_operations
+from fakesnow.transforms.stage import LOCAL_BUCKET_PATH
 from sqlglot import exp
 
 from sandbox.snowflake import privileges, translate
@@ -37,6 +38,9 @@ from sandbox.snowflake.privileges import ADMINISTRATOR, Rights
 
 # fakesnow's way to fetch a result, which DuckDB 2 would like to be another.
 warnings.filterwarnings("ignore", message="Arrow output on a DB-API result", category=UserWarning)
+
+# fakesnow makes it for internal stages when it is imported, and never removes it. There are no such stages here.
+Path(LOCAL_BUCKET_PATH).rmdir()
 
 DEFAULT_STATEMENT_TIMEOUT = 600.0
 """Seconds after which a statement is cancelled, its wait for a lock included."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -65,7 +66,13 @@ def write(folder: Path, stem: str = "tides", **changes: Any) -> Path:
 
 def text(**changes: Any) -> str:
     """Return the text of a dataset file that is right but for the changes."""
-    return yaml.safe_dump({key: value for key, value in {**VALID, **changes}.items() if value is not LEFT_OUT})
+    # JSON is YAML too, and is written a hundred times faster.
+    lines = {
+        key: json.dumps(value, ensure_ascii=False)
+        for key, value in {**VALID, **changes}.items()
+        if value is not LEFT_OUT
+    }
+    return "".join(f"{key}: {value}\n" for key, value in lines.items())
 
 
 def write_text(folder: Path, content: str, stem: str = "tides") -> Path:
@@ -257,7 +264,7 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
         "a huge number",
     ),
     "percent of 0": (text(max_row_change_percent=0), "max_row_change_percent", "0"),
-    "endless percent": (text(max_row_change_percent=float("inf")), "max_row_change_percent", "inf"),
+    "endless percent": (TEXT + "max_row_change_percent: .inf\n", "max_row_change_percent", "inf"),
     "source without catalog": (text(source_table="sea.tides"), "source_table", "'sea.tides'"),
     "SQL in the source": (
         text(source_table="main.sea.tides; DROP TABLE x"),
