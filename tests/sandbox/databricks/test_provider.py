@@ -100,7 +100,7 @@ def run(parameters):
 
 good = json.loads(sys.argv[1])
 hook.cancel_run(hook.run_now({"job_id": job_id, "job_parameters": good}))
-print(json.dumps({"good": run(good), "bad": run({})}))
+print(json.dumps({"good": run(good), "bad": run({"proof": "counts"})}))
 """
     connection = {"host": "127.0.0.1", "port": workspace.port, "schema": "http", "password": TOKEN}
     told = run_with_hook(script, json.dumps(parameters), connection=connection, home=tmp_path)
