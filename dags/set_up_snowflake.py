@@ -10,7 +10,8 @@ Safe to run again at any time: it changes and drops nothing that exists.
 
 **Before it**, an account administrator creates the storage integration, once.
 
-**A retry** of a step repeats that step.
+**A retry** of a step repeats that step. Each target is a task of its own in `create_target`: one that cannot be created
+keeps no other from it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,18 @@ from data_share.dag_defaults import DEFAULT_ARGS, SQL_FOLDER, START_DATE
 from data_share.datasets import read_datasets
 from data_share.snowflake_operators import SnowflakeStatementsOperator
 
+DATASETS = {dataset.name: dataset for dataset in read_datasets()[0]}
+
+# What creates the targets, with a name for each.
+TARGETS = [
+    *((path.stem, f"targets/{path.name}") for path in sorted((SQL_FOLDER / "targets").glob("*.sql"))),
+    *(
+        (name, f"{{% set dataset = datasets['{name}'] %}}{{% include 'create_target.sql' %}}")
+        for name, dataset in DATASETS.items()
+        if dataset.create_table == "from_columns"
+    ),
+]
+
 with DAG(
     dag_id="set_up_snowflake",
     description="Creates what the syncs need in Snowflake; safe to run again.",
@@ -35,15 +48,14 @@ with DAG(
     dagrun_timeout=timedelta(hours=1),
     default_args={**DEFAULT_ARGS, "execution_timeout": timedelta(minutes=15)},
     template_searchpath=[str(SQL_FOLDER)],
-    user_defined_macros={"share": share, "datasets": read_datasets()[0]},
+    user_defined_macros={"share": share, "datasets": DATASETS, "targets": [name for name, _ in TARGETS]},
     tags=["data-share", "set-up"],
-):
+) as dag:
     create_schemas = SnowflakeStatementsOperator(task_id="create_schemas", sql="create_schemas.sql")
     create_stage = SnowflakeStatementsOperator(task_id="create_stage", sql="create_stage.sql")
     create_ledger = SnowflakeStatementsOperator(task_id="create_ledger", sql="create_ledger.sql")
-    create_targets = SnowflakeStatementsOperator(
-        task_id="create_targets",
-        sql=[*sorted(f"targets/{path.name}" for path in (SQL_FOLDER / "targets").glob("*.sql")), "create_targets.sql"],
-    )
+    create_target = SnowflakeStatementsOperator.partial(
+        task_id="create_target", map_index_template="{{ targets[ti.map_index] }}"
+    ).expand(sql=[sql for _, sql in TARGETS])
 
-    chain(create_schemas, create_stage, create_ledger, create_targets)
+    chain(create_schemas, create_stage, create_ledger, create_target)

@@ -15,7 +15,7 @@ from typing import Any
 
 from sandbox.airflow_client import AirflowClient, AirflowError
 from sandbox.settings import PREFERRED_PORTS, PROJECT, Settings, SettingsError
-from sandbox.stack import Endpoints, Stack, StackError
+from sandbox.stack import STOPPED_BY_ANOTHER, Endpoints, Stack, StackError
 
 _SYNC_SECONDS = 900
 _DAG_SECONDS = 120
@@ -63,8 +63,7 @@ def main() -> int:
         if arguments.command == "up":
             return up(stack)
         if arguments.command == "down":
-            print(f"Stopped {stack.stop()} processes.")
-            return 0
+            return down(stack)
         if arguments.command == "status":
             return status(stack)
         if arguments.command == "env":
@@ -93,11 +92,26 @@ def demo(stack: Stack) -> int:
     started = not stack.processes()
     try:
         if started:
-            stack.start(_say)
+            stack.start(_say, "make demo")
         return show_sync(stack, "shared_forecasts")
+    except Exception as error:
+        if started and stack.is_stopped_by_another():
+            raise StackError(STOPPED_BY_ANOTHER) from error
+        raise
     finally:
-        if started:
+        # After somebody stopped it, the stack of this folder may be another one, which others need.
+        if started and not stack.is_stopped_by_another():
             stack.stop()
+
+
+def down(stack: Stack) -> int:
+    """Stop the stack, and say what ends with it."""
+    if starter := stack.starter():
+        _say(f"Ending {starter}, which needs this stack")
+    for run in stack.unfinished_runs():
+        _say(f"Ending a run of {run}")
+    print(f"Stopped {stack.stop()} processes.")
+    return 0
 
 
 def up(stack: Stack) -> int:

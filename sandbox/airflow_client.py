@@ -26,13 +26,14 @@ class AirflowClient:
     :param url: address of the api-server
     :param user: user name
     :param password: password; exchanged for a token at the first call, and again when the token has expired
+    :param timeout_seconds: longest wait for an answer. The first request of a task keeps an api-server busy for
+        seconds, on a slow machine for a minute.
     """
 
-    def __init__(self, url: str, user: str, password: str) -> None:
+    def __init__(self, url: str, user: str, password: str, timeout_seconds: float = 120) -> None:
         self.url = url
         self._credentials = {"username": user, "password": password}
-        # The first request of a task keeps an api-server busy for seconds, on a slow machine for a minute.
-        self._http = httpx.Client(base_url=url, timeout=120)
+        self._http = httpx.Client(base_url=url, timeout=timeout_seconds)
 
     def close(self) -> None:
         """Close the connections."""

@@ -35,8 +35,12 @@ _AIRFLOW_PROCESSES = {
     "dag-processor": ["airflow", "dag-processor"],
     "triggerer": ["airflow", "triggerer", "--skip-serve-logs"],
 }
+_CONNECTION = "AIRFLOW_CONN_"
+_CONNECTIONS_OF_THE_SHARE = ("DATABRICKS_DEFAULT", "SNOWFLAKE_DEFAULT")
 _START_SECONDS = 300
 _STOP_SECONDS = 15
+
+STOPPED_BY_ANOTHER = "The stack was stopped by another command, as make down is one."
 
 
 class StackError(RuntimeError):
@@ -124,10 +128,25 @@ class Stack:
         except FileNotFoundError:
             raise StackError("A stack is starting. Wait for it, or stop it: make down") from None
 
-    def client(self) -> AirflowClient:
-        """Return a client of the running stack's Airflow."""
+    def client(self, timeout_seconds: float = 120) -> AirflowClient:
+        """Return a client of the running stack's Airflow, which waits so long for an answer."""
         endpoints = self.endpoints()
-        return AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
+        user, password = endpoints.airflow_user, endpoints.airflow_password
+        return AirflowClient(endpoints.airflow_url, user, password, timeout_seconds)
+
+    def unfinished_runs(self) -> list[str]:
+        """Return the runs of DAGs that have not ended; none when Airflow does not answer at once."""
+        try:
+            client = self.client(timeout_seconds=5)
+        except StackError:
+            return []
+        try:
+            found = client.ask("GET", "/dags/~/dagRuns", params={"state": ["queued", "running"]})
+        except (AirflowError, httpx.HTTPError):
+            return []
+        finally:
+            client.close()
+        return [f"{run['dag_id']} ({run['dag_run_id']})" for run in found["dag_runs"]]
 
     def processes(self) -> list[psutil.Process]:
         """Return every living process of this stack, also one whose parent has died."""
@@ -163,11 +182,12 @@ class Stack:
                 parts[name.replace("-", "_")] = "has ended"
         return parts
 
-    def start(self, tell: Callable[[str], None] = lambda _: None) -> Endpoints:
+    def start(self, tell: Callable[[str], None] = lambda _: None, command: str = "make up") -> Endpoints:
         """
         Start everything and return when a sync can be started.
 
         :param tell: is given a line for each thing that is done
+        :param command: what a person typed to start it, for whoever stops it meanwhile
         :raises StackError: when a part does not start; everything is stopped again
         """
         self.state.mkdir(parents=True, exist_ok=True)
@@ -176,11 +196,36 @@ class Stack:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StackError("A stack is being started already. Wait for it, or stop it: make down") from None
+            if self.processes():
+                raise StackError("A stack is running already. Stop it: make down")
+            _write_whole(self._starter_file, json.dumps([os.getpid(), psutil.Process().create_time(), command]))
             return self._start(tell)
 
+    def starter(self) -> str | None:
+        """Return the command that started this stack and still works, with its process; None when it has ended."""
+        known = self._read_starter()
+        if known is None:
+            return None
+        number, began, command = known
+        try:
+            lives = psutil.Process(number).create_time() == began
+        except psutil.Error:
+            return None
+        return f"{command} (process {number})" if lives else None
+
+    def is_stopped_by_another(self) -> bool:
+        """Return whether the stack that this process started was stopped, or another one started, by somebody else."""
+        known = self._read_starter()
+        return known is None or known[:2] != (os.getpid(), psutil.Process().create_time())
+
+    def _read_starter(self) -> tuple[int, float, str] | None:
+        try:
+            number, began, command = json.loads(self._starter_file.read_text())
+        except FileNotFoundError:
+            return None
+        return number, began, command
+
     def _start(self, tell: Callable[[str], None]) -> Endpoints:
-        if self.processes():
-            raise StackError("A stack is running already. Stop it: make down")
         self.logs.mkdir(exist_ok=True)
         self._endpoints_file.unlink(missing_ok=True)
         ports = self.options.choose_ports()
@@ -214,8 +259,11 @@ class Stack:
             self._await_ready(endpoints)
             tell("Setting up: the export job's id, the Snowflake tables")
             self.set_up(endpoints)
-        except BaseException:
+        except BaseException as error:
+            by_another = self.is_stopped_by_another()
             self.stop()
+            if by_another and isinstance(error, StackError):
+                raise StackError(STOPPED_BY_ANOTHER) from None
             raise
         _write_whole(self._endpoints_file, json.dumps(asdict(endpoints)))
         return endpoints
@@ -236,17 +284,19 @@ class Stack:
             found = self.processes()
         self._endpoints_file.unlink(missing_ok=True)
         self._sessions_file.unlink(missing_ok=True)
+        self._starter_file.unlink(missing_ok=True)
         return count
 
     def check(self, given: Mapping[str, str]) -> int:
         """
         Let :mod:`data_share.doctor` check a deployment, and return its exit code.
 
-        :param given: the environment; it names a deployment by ``AIRFLOW_CONN_...``, or else the running stack is meant
+        :param given: the environment; it names a deployment by the connections of the share, or else the running stack
+            is meant
         :raises StackError: without either
         """
         environment = dict(given)
-        if not any(name.startswith("AIRFLOW_CONN_") for name in given):
+        if not any(f"{_CONNECTION}{name}" in given for name in _CONNECTIONS_OF_THE_SHARE):
             environment = self._airflow_environment(self.endpoints(), self._secrets()) | self._job_variable()
         path = [str(self.project / "plugins"), *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(path)
@@ -304,6 +354,10 @@ class Stack:
             return {int(number): tuple(known) for number, known in json.loads(self._sessions_file.read_text()).items()}
         except FileNotFoundError:
             return {}
+
+    @property
+    def _starter_file(self) -> Path:
+        return self.state / "starter.json"
 
     @property
     def _sessions_file(self) -> Path:
@@ -385,6 +439,8 @@ class Stack:
         }
         return {
             **self._base_environment(),
+            # Those of the shell, as that of the alerts. The two of the share always lead to the stand-ins.
+            **{name: value for name, value in os.environ.items() if name.startswith(_CONNECTION)},
             "AIRFLOW_HOME": str(home),
             "PYTHONPATH": str(PROJECT / "config"),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.project / "dags"),
@@ -411,7 +467,7 @@ class Stack:
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.logs / "tasks"),
             "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(self.logs / "dag-processor"),
-            **{f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in connections.items()},
+            **{f"{_CONNECTION}{name}": json.dumps(value) for name, value in connections.items()},
         }
 
     def _migrate(self, environment: dict[str, str], tell: Callable[[str], None]) -> None:

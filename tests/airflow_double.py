@@ -48,6 +48,7 @@ class TaskInstance:
     :param task_id: the task
     :param try_number: which attempt, counted from 1
     :param in_triggerer: whether the attempt starts in the triggerer
+    :param map_index: which instance of a mapped task, counted from 0
     """
 
     run: DagRun
@@ -60,7 +61,7 @@ class TaskInstance:
 
     def __post_init__(self) -> None:
         """Give the attempt the id that Airflow would give it: another one for each attempt, the same in all it does."""
-        self.id = uuid.uuid5(self.run.uid, f"{self.task_id} {self.try_number}")
+        self.id = uuid.uuid5(self.run.uid, f"{self.task_id} {self.map_index} {self.try_number}")
 
     @property
     def dag_id(self) -> str:
@@ -196,9 +197,16 @@ class DagRun:
         return result
 
     def task(self, task_id: str) -> Any:
-        """Try a task once, in the triggerer if that is where it starts; returns its result."""
+        """
+        Try a task once, in the triggerer if that is where it starts; returns its result.
+
+        Of a mapped task, each instance is tried, and the first error of one raised in the end.
+        """
         from airflow.sdk.exceptions import AirflowSkipException
 
+        assert self.dag is not None
+        if self.dag.get_task(task_id).is_mapped:
+            return self._instances(task_id)
         task, context = self.prepared(task_id)
         if task.start_from_trigger:
             return self._follow(task)
@@ -206,6 +214,19 @@ class DagRun:
             return self.execute(task, context)
         except AirflowSkipException:
             return None
+
+    def _instances(self, task_id: str) -> None:
+        assert self.dag is not None
+        errors = []
+        for map_index, task in enumerate(unmapped(self.dag.get_task(task_id))):
+            context = self.context(task)
+            context["ti"] = TaskInstance(self, task_id, map_index=map_index)
+            try:
+                self.execute(rendered(task, context), cast("Context", context))
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def run(self, *task_ids: str) -> None:
         """Try each of these tasks once."""
@@ -262,6 +283,12 @@ def export_job(job_id: str) -> dict[str, str]:
     from data_share.share import EXPORT_JOB_VARIABLE
 
     return {EXPORT_JOB_VARIABLE: job_id}
+
+
+def unmapped(task: Any) -> list[Any]:
+    """Return the instances of a task that is mapped over lists which are known when the DAG is made."""
+    [(field_name, values)] = task.expand_input.value.items()
+    return [task.unmap({**task.partial_kwargs, field_name: value}) for value in values]
 
 
 def rendered(task: Any, context: dict[str, Any]) -> Any:

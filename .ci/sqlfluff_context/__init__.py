@@ -32,7 +32,6 @@ dataset = SimpleNamespace(
     create_table="from_columns",
     column_definitions=['"A" VARCHAR', '"B" NUMBER(38, 0)'],
 )
-datasets = [dataset]
 dag_run = SimpleNamespace(run_id="run", start_date=datetime(2026, 1, 1, tzinfo=UTC), triggering_user_name=None)
 params = SimpleNamespace(requested_by=None, full_refresh=False, dry_run=False, keep_days=7)
 task = SimpleNamespace(

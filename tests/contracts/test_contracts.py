@@ -47,7 +47,7 @@ KNOWN_DEPARTURES = {
 
 
 def set_up(accounts: Accounts) -> None:
-    accounts.begin_dag("set_up_snowflake").run("create_schemas", "create_stage", "create_ledger", "create_targets")
+    accounts.begin_dag("set_up_snowflake").run("create_schemas", "create_stage", "create_ledger", "create_target")
 
 
 def sync(accounts: Accounts) -> None:

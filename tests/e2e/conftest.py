@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from sandbox.settings import PROJECT, Settings
 from sandbox.stack import Stack
-from tests.e2e.share import RunningShare
+from tests.e2e.share import SHELL, RunningShare
 
 HOME = PROJECT / ".sandbox" / "e2e"
 """A folder in the project, which stays after the tests: it holds the logs."""
@@ -38,7 +40,9 @@ def running_share() -> Iterator[RunningShare]:
     for name in ("dags", "plugins", "include"):
         shutil.copytree(PROJECT / name, PROJECT_COPY / name, ignore=shutil.ignore_patterns("__pycache__"))
     try:
-        running = RunningShare(stack, stack.start())
+        with mock.patch.dict(os.environ, SHELL):
+            endpoints = stack.start()
+        running = RunningShare(stack, endpoints)
         yield running
         running.close()
     finally:

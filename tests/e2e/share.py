@@ -20,6 +20,12 @@ SOURCE = "main.weather.forecasts"
 SOURCES = (SOURCE, "main.weather.city_temperatures", "main.weather.daily_observations")
 TARGET = "shared_forecasts"
 SYNC_SECONDS = 90
+SHELL = {
+    "AIRFLOW_CONN_OF_THE_SHELL": '{"conn_type": "http", "host": "http://127.0.0.1:9"}',
+    "AIRFLOW_CONN_SNOWFLAKE_DEFAULT": '{"conn_type": "snowflake", "login": "grace", "extra": {"account": "real"}}',
+}
+"""Connections in the shell that the stack is started from."""
+
 SUBMITS = "/api/v2/statements$"
 """Path of the calls that submit a statement to Snowflake."""
 

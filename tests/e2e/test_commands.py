@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from sandbox.settings import PROJECT, Settings
-from sandbox.stack import Stack
-from tests.e2e.share import RunningShare, wait_for
+from sandbox.stack import STOPPED_BY_ANOTHER, Stack
+from tests.e2e.share import SHELL, RunningShare, wait_for
 
 pytestmark = pytest.mark.tier("full")
 
@@ -56,6 +56,24 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, interrupt: signal
         assert demo.returncode in (130, -signal.SIGINT), output
         assert stack.processes() == []
         assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    finally:
+        demo.kill()
+        stack.stop()
+
+
+def test_a_demo_whose_stack_is_stopped_ends_with_it_and_says_why(tmp_path: Path) -> None:
+    stack = Stack(Settings(state=tmp_path / "state", places=1, ports={}))
+    demo = command(stack.state, "demo")
+    try:
+        wait_for(lambda: len(stack.processes()) >= 2, "the demo has started processes", seconds=180)
+        code, output = output_of(stack.state, "down")
+
+        assert code == 0
+        assert f"- Ending make demo (process {demo.pid}), which needs this stack\n" in output
+        told, _ = demo.communicate(timeout=180)
+        assert demo.returncode == 1, told
+        assert told.endswith(f"error: {STOPPED_BY_ANOTHER}\n")
+        assert stack.processes() == []
     finally:
         demo.kill()
         stack.stop()
@@ -126,6 +144,15 @@ def test_status_names_a_part_that_has_ended(share: RunningShare, tmp_path: Path)
     assert code == 1
     assert "triggerer       has ended" in output
     assert "make down, then make up" in output
+
+
+def test_connections_of_the_shell_reach_airflow_but_those_of_the_share(share: RunningShare) -> None:
+    environments = [process.environ() for process in share.stack.processes()]
+    of_airflow = [environment for environment in environments if "AIRFLOW_HOME" in environment]
+    assert len(of_airflow) >= 4
+    for environment in of_airflow:
+        assert environment["AIRFLOW_CONN_OF_THE_SHELL"] == SHELL["AIRFLOW_CONN_OF_THE_SHELL"]
+        assert json.loads(environment["AIRFLOW_CONN_SNOWFLAKE_DEFAULT"])["extra"]["host"] == "127.0.0.1"
 
 
 def test_two_starts_do_not_meet(share: RunningShare, tmp_path: Path) -> None:

@@ -118,10 +118,12 @@ def administer(connections: dict[str, dict[str, Any]]) -> Iterator[Callable[...,
                 hook.run_statement(statement)
 
         files = Environment(loader=FileSystemLoader(SQL))
-        names = ["create_schemas.sql", "create_stage.sql", "create_ledger.sql", "create_targets.sql"]
+        names = ["create_schemas.sql", "create_stage.sql", "create_ledger.sql"]
         names += [f"targets/{path.name}" for path in (SQL / "targets").glob("*.sql")]
-        for name in names:
-            sql = files.get_template(name).render(share=share, datasets=read_datasets()[0])
+        scripts = [files.get_template(name).render(share=share) for name in names]
+        target = files.get_template("create_target.sql")
+        made = [dataset for dataset in read_datasets()[0] if dataset.create_table == "from_columns"]
+        for sql in [*scripts, *(target.render(dataset=dataset) for dataset in made)]:
             split = snowflake_hook.DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True)
             run(*split, conn_id="snowflake_default")
         yield run

@@ -16,6 +16,8 @@ from airflow.dag_processing.dagbag import DagBag
 
 from data_share import share
 from sandbox.snowflake.engine import Engine, Session
+from tests import airflow_double
+from tests.airflow_double import DagRun, unmapped
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
@@ -63,10 +65,13 @@ def files_of(rendered: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> C
 
     def render(dag_id: str, task_id: str, *fields: str, file: str = "") -> list[str]:
         dag = DagBag(PROJECT / "dags" / f"{file or dag_id}.py", bundle_path=PROJECT).dags[dag_id]
-        monkeypatch.setattr(dag.get_task(task_id), "template_fields", fields)
-        task = rendered(dag, task_id)
-        values = [getattr(task, field) for field in fields]
-        return [one for value in values for one in ([value] if isinstance(value, str) else value)]
+        task = dag.get_task(task_id)
+        if task.is_mapped:
+            instances = [airflow_double.rendered(one, DagRun(dag=dag).context(one)) for one in unmapped(task)]
+        else:
+            monkeypatch.setattr(task, "template_fields", fields)
+            instances = [rendered(dag, task_id)]
+        return [getattr(instance, field) for instance in instances for field in fields]
 
     return render
 
@@ -76,7 +81,7 @@ def test_the_scripts_make_all_that_the_syncs_ask_for(engine: Engine, files_of: C
         run_scripts(administrator)
     set_up = [
         statement
-        for task in ("create_schemas", "create_stage", "create_ledger", "create_targets")
+        for task in ("create_schemas", "create_stage", "create_ledger", "create_target")
         for file in files_of("set_up_snowflake", task, "sql")
         for statement in statements(file)
     ]

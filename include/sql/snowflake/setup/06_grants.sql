@@ -25,7 +25,7 @@ GRANT CREATE TABLE ON SCHEMA data_share.staging TO ROLE data_share_loader;
 -- create_schemas.sql
 GRANT CREATE SCHEMA ON DATABASE data_share TO ROLE data_share_loader;
 
--- create_ledger.sql, create_targets.sql and targets/; and the first sync of a dataset with create_table from_source
+-- create_ledger.sql, create_target.sql and targets/; and the first sync of a dataset with create_table from_source
 GRANT CREATE TABLE ON SCHEMA data_share.public TO ROLE data_share_loader;
 
 -- create_stage.sql

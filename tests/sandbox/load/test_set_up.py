@@ -1,0 +1,64 @@
+"""The DAG that creates the targets."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+from unittest import mock
+
+import pytest
+from airflow.sdk import DAG
+
+from data_share import datasets
+from data_share.datasets import Dataset
+from data_share.snowflake_hook import SnowflakeStatementError
+from sandbox.settings import PROJECT
+from tests.airflow_double import DagRun, TaskInstance, rendered, unmapped
+from tests.sandbox.load.driver import Share
+
+pytestmark = pytest.mark.sandbox
+
+
+def set_up_dag(*known: Dataset) -> DAG:
+    """Make the DAG as it is when these are all the datasets."""
+    spec = importlib.util.spec_from_file_location("set_up_snowflake", PROJECT / "dags" / "set_up_snowflake.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with mock.patch.object(datasets, "read_datasets", return_value=(list(known), [])):
+        spec.loader.exec_module(module)
+    dag: DAG = module.dag
+    return dag
+
+
+def from_columns(share: Share, **fields: Any) -> Dataset:
+    columns = {"k": "NUMBER(38, 0) NOT NULL", "n": "VARCHAR"}
+    # Of such a dataset, the test's share makes no target.
+    dataset = share.dataset(create_table="from_source", **fields)
+    return share.edit(dataset, create_table="from_columns", columns=columns)
+
+
+def test_a_target_that_cannot_be_created_keeps_no_other_from_it(a_share: Share) -> None:
+    made = [from_columns(a_share), from_columns(a_share, target_table="nowhere.sales"), from_columns(a_share)]
+    run = DagRun(dag=set_up_dag(*made))
+
+    with pytest.raises(SnowflakeStatementError, match="NOWHERE"):
+        run.run("create_target")
+
+    for dataset in (made[0], made[2]):
+        described = a_share.query(f"DESCRIBE TABLE {dataset.target}")
+        assert [(row["name"], row["null?"]) for row in described] == [("K", "N"), ("N", "Y")]
+
+
+def test_each_target_is_told_by_its_name(a_share: Share) -> None:
+    dataset = from_columns(a_share)
+    dag = set_up_dag(dataset)
+    task = dag.get_task("create_target")
+    run = DagRun(dag=dag)
+    names = [
+        task.render_template(task.map_index_template, {"ti": TaskInstance(run, "create_target", map_index=index)})
+        for index, _ in enumerate(unmapped(task))
+    ]
+    assert names == ["shared_forecasts", dataset.name]
+    instance = unmapped(task)[-1]
+    assert f"CREATE TABLE IF NOT EXISTS {dataset.target} (" in rendered(instance, run.context(instance)).sql
