@@ -18,24 +18,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, chain
+from airflow.sdk import DAG, chain, task
 
 from data_share import share
 from data_share.dag_defaults import DEFAULT_ARGS, SQL_FOLDER, START_DATE
 from data_share.datasets import read_datasets
-from data_share.snowflake_operators import SnowflakeStatementsOperator
+from data_share.snowflake_operators import SnowflakeCreateTargetOperator, SnowflakeStatementsOperator
 
 DATASETS = {dataset.name: dataset for dataset in read_datasets()[0]}
-
-# What creates the targets, with a name for each.
-TARGETS = [
-    *((path.stem, f"targets/{path.name}") for path in sorted((SQL_FOLDER / "targets").glob("*.sql"))),
-    *(
-        (name, f"{{% set dataset = datasets['{name}'] %}}{{% include 'create_target.sql' %}}")
-        for name, dataset in DATASETS.items()
-        if dataset.create_table == "from_columns"
-    ),
-]
 
 with DAG(
     dag_id="set_up_snowflake",
@@ -48,14 +38,22 @@ with DAG(
     dagrun_timeout=timedelta(hours=1),
     default_args={**DEFAULT_ARGS, "execution_timeout": timedelta(minutes=15)},
     template_searchpath=[str(SQL_FOLDER)],
-    user_defined_macros={"share": share, "datasets": DATASETS, "targets": [name for name, _ in TARGETS]},
+    user_defined_macros={"share": share, "datasets": DATASETS},
     tags=["data-share", "set-up"],
 ) as dag:
     create_schemas = SnowflakeStatementsOperator(task_id="create_schemas", sql="create_schemas.sql")
     create_stage = SnowflakeStatementsOperator(task_id="create_stage", sql="create_stage.sql")
     create_ledger = SnowflakeStatementsOperator(task_id="create_ledger", sql="create_ledger.sql")
-    create_target = SnowflakeStatementsOperator.partial(
-        task_id="create_target", map_index_template="{{ targets[ti.map_index] }}"
-    ).expand(sql=[sql for _, sql in TARGETS])
 
-    chain(create_schemas, create_stage, create_ledger, create_target)
+    @task
+    def list_targets() -> list[str]:
+        """Return what creates targets, files and datasets, as of now: Airflow's copy of this DAG may be older."""
+        files = [f"targets/{path.name}" for path in sorted((SQL_FOLDER / "targets").glob("*.sql"))]
+        return [*files, *(name for name, dataset in DATASETS.items() if dataset.create_table == "from_columns")]
+
+    targets = list_targets()
+    create_target = SnowflakeCreateTargetOperator.partial(
+        task_id="create_target", sql="create_target.sql", map_index_template="{{ task.target }}"
+    ).expand(target=targets)
+
+    chain(create_schemas, create_stage, create_ledger, targets, create_target)

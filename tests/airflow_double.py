@@ -206,7 +206,7 @@ class DagRun:
 
         assert self.dag is not None
         if self.dag.get_task(task_id).is_mapped:
-            return self._instances(task_id)
+            return self._try_instances(task_id)
         task, context = self.prepared(task_id)
         if task.start_from_trigger:
             return self._follow(task)
@@ -215,14 +215,24 @@ class DagRun:
         except AirflowSkipException:
             return None
 
-    def _instances(self, task_id: str) -> None:
+    def instances(self, task_id: str) -> list[tuple[Any, Context]]:
+        """Prepare the instances of a task that is mapped over the result of another one."""
         assert self.dag is not None
-        errors = []
-        for map_index, task in enumerate(unmapped(self.dag.get_task(task_id))):
-            context = self.context(task)
+        task = self.dag.get_task(task_id)
+        [(field_name, listed)] = task.expand_input.value.items()
+        prepared = []
+        for map_index, value in enumerate(self.xcoms[listed.operator.task_id, "return_value"]):
+            instance = task.unmap({**task.partial_kwargs, field_name: value})
+            context = self.context(instance)
             context["ti"] = TaskInstance(self, task_id, map_index=map_index)
+            prepared.append((rendered(instance, context), cast("Context", context)))
+        return prepared
+
+    def _try_instances(self, task_id: str) -> None:
+        errors = []
+        for task, context in self.instances(task_id):
             try:
-                self.execute(rendered(task, context), cast("Context", context))
+                self.execute(task, context)
             except Exception as error:
                 errors.append(error)
         if errors:
@@ -283,12 +293,6 @@ def export_job(job_id: str) -> dict[str, str]:
     from data_share.share import EXPORT_JOB_VARIABLE
 
     return {EXPORT_JOB_VARIABLE: job_id}
-
-
-def unmapped(task: Any) -> list[Any]:
-    """Return the instances of a task that is mapped over lists which are known when the DAG is made."""
-    [(field_name, values)] = task.expand_input.value.items()
-    return [task.unmap({**task.partial_kwargs, field_name: value}) for value in values]
 
 
 def rendered(task: Any, context: dict[str, Any]) -> Any:

@@ -34,7 +34,9 @@ dataset = SimpleNamespace(
 )
 dag_run = SimpleNamespace(run_id="run", start_date=datetime(2026, 1, 1, tzinfo=UTC), triggering_user_name=None)
 params = SimpleNamespace(requested_by=None, full_refresh=False, dry_run=False, keep_days=7)
+datasets = {"dataset": dataset}
 task = SimpleNamespace(
+    target="dataset",
     table="staging.target_table__key",
     checks={"a_known": {"check_statement": "a IS NOT NULL"}, "b_known": {"check_statement": "b IS NOT NULL"}},
 )

@@ -155,6 +155,18 @@ class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
         return request_id(_running(self._context)["ti"].id, *place)
 
 
+class SnowflakeCreateTargetOperator(SnowflakeStatementsOperator):
+    """
+    Creates one target table: an instance of a mapped task.
+
+    :param target: name of the dataset, or a SQL file; the SQL finds it in ``task.target``
+    """
+
+    def __init__(self, *, target: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.target = target
+
+
 class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
     """
     Creates the staging tables of this run, compares the columns, copies manifest and data into them, and counts.

@@ -44,6 +44,7 @@ CLIENT = ("the-client-id", "the-client-secret")
 ACCESS_TOKEN = AccessToken(USER, "the-access-token")
 OAUTH_CLIENT = OAuthClient("the-oauth-client", USER, "the-oauth-secret", "the-refresh-token")
 DEADLINE = 20.0
+SET_UP = ("create_schemas", "create_stage", "create_ledger", "list_targets", "create_target")
 
 
 @dataclass

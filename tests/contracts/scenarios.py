@@ -586,7 +586,9 @@ def readers_keep_their_grants(accounts: Accounts) -> None:
 
 
 def set_up_again(accounts: Accounts) -> None:
-    accounts.begin_dag("set_up_snowflake").run("create_schemas", "create_stage", "create_ledger", "create_target")
+    accounts.begin_dag("set_up_snowflake").run(
+        "create_schemas", "create_stage", "create_ledger", "list_targets", "create_target"
+    )
 
 
 def set_up_without_the_right_to_create(accounts: Accounts) -> None:

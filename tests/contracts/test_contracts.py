@@ -47,7 +47,9 @@ KNOWN_DEPARTURES = {
 
 
 def set_up(accounts: Accounts) -> None:
-    accounts.begin_dag("set_up_snowflake").run("create_schemas", "create_stage", "create_ledger", "create_target")
+    accounts.begin_dag("set_up_snowflake").run(
+        "create_schemas", "create_stage", "create_ledger", "list_targets", "create_target"
+    )
 
 
 def sync(accounts: Accounts) -> None:

@@ -30,7 +30,6 @@ from data_share.failures import RetryTransientErrors, report_failure
 from data_share.share import EXPORT_JOB_VARIABLE, attempt_of
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from data_share.snowflake_operators import SnowflakeCleanUpOperator
-from tests import airflow_double
 from tests.airflow_double import DagRun
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
@@ -357,11 +356,10 @@ def test_waiting_holds_no_worker_and_takes_the_run_of_the_export(
 
 def set_up_statements(dags: dict[str, DAG], rendered: Callable[..., Any]) -> list[str]:
     set_up = dags["set_up_snowflake"]
-    files = [rendered(set_up, task.task_id).sql for task in set_up.tasks if not task.is_mapped]
-    files += [
-        airflow_double.rendered(instance, DagRun(dag=set_up).context(instance)).sql
-        for instance in airflow_double.unmapped(set_up.get_task("create_target"))
-    ]
+    run = DagRun(dag=set_up)
+    run.run("list_targets")
+    files = [rendered(set_up, task_id).sql for task_id in ("create_schemas", "create_stage", "create_ledger")]
+    files += [task.sql for task, _ in run.instances("create_target")]
     split = DataShareSnowflakeHook.split_sql_string
     return [" ".join(one.split()) for file in files for one in split(file, strip_semicolon=True)]
 
@@ -386,7 +384,7 @@ def test_the_set_up_creates_the_target_of_each_dataset(dags: dict[str, DAG], ren
 
 
 def test_the_set_up_goes_from_the_schema_to_the_targets(dags: dict[str, DAG]) -> None:
-    order = ["create_schemas", "create_stage", "create_ledger", "create_target"]
+    order = ["create_schemas", "create_stage", "create_ledger", "list_targets", "create_target"]
     assert [task.task_id for task in dags["set_up_snowflake"].topological_sort()] == order
     assert upstream(dags["set_up_snowflake"], "create_target") == set(order[:-1])
 

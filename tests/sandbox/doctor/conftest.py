@@ -121,9 +121,10 @@ def administer(connections: dict[str, dict[str, Any]]) -> Iterator[Callable[...,
         names = ["create_schemas.sql", "create_stage.sql", "create_ledger.sql"]
         names += [f"targets/{path.name}" for path in (SQL / "targets").glob("*.sql")]
         scripts = [files.get_template(name).render(share=share) for name in names]
+        datasets = {dataset.name: dataset for dataset in read_datasets()[0] if dataset.create_table == "from_columns"}
         target = files.get_template("create_target.sql")
-        made = [dataset for dataset in read_datasets()[0] if dataset.create_table == "from_columns"]
-        for sql in [*scripts, *(target.render(dataset=dataset) for dataset in made)]:
+        scripts += [target.render(datasets=datasets, task={"target": name}) for name in datasets]
+        for sql in scripts:
             split = snowflake_hook.DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True)
             run(*split, conn_id="snowflake_default")
         yield run

@@ -13,7 +13,7 @@ from data_share import datasets
 from data_share.datasets import Dataset
 from data_share.snowflake_hook import SnowflakeStatementError
 from sandbox.settings import PROJECT
-from tests.airflow_double import DagRun, TaskInstance, rendered, unmapped
+from tests.airflow_double import DagRun
 from tests.sandbox.load.driver import Share
 
 pytestmark = pytest.mark.sandbox
@@ -42,6 +42,7 @@ def test_a_target_that_cannot_be_created_keeps_no_other_from_it(a_share: Share) 
     made = [from_columns(a_share), from_columns(a_share, target_table="nowhere.sales"), from_columns(a_share)]
     run = DagRun(dag=set_up_dag(*made))
 
+    run.run("list_targets")
     with pytest.raises(SnowflakeStatementError, match="NOWHERE"):
         run.run("create_target")
 
@@ -52,13 +53,9 @@ def test_a_target_that_cannot_be_created_keeps_no_other_from_it(a_share: Share) 
 
 def test_each_target_is_told_by_its_name(a_share: Share) -> None:
     dataset = from_columns(a_share)
-    dag = set_up_dag(dataset)
-    task = dag.get_task("create_target")
-    run = DagRun(dag=dag)
-    names = [
-        task.render_template(task.map_index_template, {"ti": TaskInstance(run, "create_target", map_index=index)})
-        for index, _ in enumerate(unmapped(task))
-    ]
-    assert names == ["shared_forecasts", dataset.name]
-    instance = unmapped(task)[-1]
-    assert f"CREATE TABLE IF NOT EXISTS {dataset.target} (" in rendered(instance, run.context(instance)).sql
+    run = DagRun(dag=set_up_dag(dataset))
+    run.run("list_targets")
+    instances = run.instances("create_target")
+    names = [task.render_template(task.map_index_template, context) for task, context in instances]
+    assert names == ["targets/shared_forecasts.sql", dataset.name]
+    assert f"CREATE TABLE IF NOT EXISTS {dataset.target} (" in instances[-1][0].sql

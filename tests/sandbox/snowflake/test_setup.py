@@ -16,8 +16,7 @@ from airflow.dag_processing.dagbag import DagBag
 
 from data_share import share
 from sandbox.snowflake.engine import Engine, Session
-from tests import airflow_double
-from tests.airflow_double import DagRun, unmapped
+from tests.airflow_double import DagRun
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
@@ -65,11 +64,12 @@ def files_of(rendered: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> C
 
     def render(dag_id: str, task_id: str, *fields: str, file: str = "") -> list[str]:
         dag = DagBag(PROJECT / "dags" / f"{file or dag_id}.py", bundle_path=PROJECT).dags[dag_id]
-        task = dag.get_task(task_id)
-        if task.is_mapped:
-            instances = [airflow_double.rendered(one, DagRun(dag=dag).context(one)) for one in unmapped(task)]
+        if dag.get_task(task_id).is_mapped:
+            run = DagRun(dag=dag)
+            run.run("list_targets")
+            instances = [task for task, _ in run.instances(task_id)]
         else:
-            monkeypatch.setattr(task, "template_fields", fields)
+            monkeypatch.setattr(dag.get_task(task_id), "template_fields", fields)
             instances = [rendered(dag, task_id)]
         return [getattr(instance, field) for instance in instances for field in fields]
 
