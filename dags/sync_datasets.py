@@ -237,6 +237,7 @@ def sync_dag(dataset: Dataset) -> DAG:
             sql="copy_into_staging.sql",
             dataset=dataset,
             run_key="{{ manifest_run_key(ti, dag_run, params) }}",
+            export_path="{{ export(ti).export_path }}",
             staging_table="{{ staging_table(dag_run) }}",
             # The steps before are skipped when an earlier export is loaded again.
             trigger_rule="none_failed",
@@ -285,7 +286,9 @@ def sync_dag(dataset: Dataset) -> DAG:
             steps=[step.task_id for step in steps],
         ).as_teardown(on_failure_fail_dagrun=True)
 
-        chain(*steps, drop_staging)
+        chain(*steps)
+        # After each of them, not the last alone: a person may mark a later step while an earlier one works.
+        chain(steps, drop_staging)
 
     # Last, because Airflow would copy and validate them anew for each task: half of the time to parse the DAG.
     dag.params.update(copy.deepcopy(PARAMS))

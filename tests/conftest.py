@@ -138,7 +138,11 @@ def task_context() -> Callable[..., dict[str, Any]]:
             start_date=datetime(2026, 1, 2, 3, 4, 6, 789000, tzinfo=UTC),
             triggering_user_name="grace",
             conf={**({"requested_by": requested_by} if requested_by else {}), **(conf or {})},
-            xcoms={("export_to_s3", "run_id"): 77, ("wait_for_export", "return_value"): export},
+            xcoms={
+                ("export_to_s3", "run_id"): 77,
+                ("export_to_s3", "export"): {"run_id": 77, "clear_number": 0},
+                ("wait_for_export", "return_value"): export,
+            },
         )
         return run.context(task, try_number=try_number)
 

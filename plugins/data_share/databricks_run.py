@@ -251,7 +251,8 @@ class DatabricksRunTrigger(BaseTrigger):
             # An error that leaves run() would reach the user as "trigger failure" without a word of what happened.
             self.log.error("%s", error)
             step = self.task_instance.task_id if self.task_instance else ""
-            await self._push(FAILURE_KEY, logged(failure_of(error, step)))
+            # By the run, as by the result of this step, it is known which export it is about.
+            await self._push(FAILURE_KEY, {**logged(failure_of(error, step)), "run_id": str(self.run_id)})
             yield TaskFailedEvent()
             return
         self.log.info("Databricks run %s wrote %s", finished.run_id, finished.to_xcom()["export_path"])

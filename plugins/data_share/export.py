@@ -9,6 +9,7 @@ from airflow.providers.databricks.operators.databricks import DatabricksJobRunLi
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
+from data_share.attempts import made_by
 from data_share.databricks_run import cancel_exports_of
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
@@ -85,7 +86,7 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
         self._is_killed = False
 
     def execute(self, context: Context) -> Any:
-        """Start the job, or skip it and leave the earlier export as the XCom ``export``."""
+        """Start the job, or skip it; the export of this attempt, or the earlier one, is the XCom ``export``."""
         if unknown := sorted(set(context["dag_run"].conf or {}) - set(self.known_conf)):
             raise UnknownConfError(
                 f"The conf has {', '.join(map(repr, unknown))}; a sync knows {', '.join(self.known_conf)}. Nothing was "
@@ -94,7 +95,9 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
         if not self.reload_run_key:
             if context["ti"].try_number > 1:
                 self._cancel_earlier_exports(context)
-            return super().execute(context)
+            result = super().execute(context)
+            self._hand_on(context, {"run_id": self.run_id})
+            return result
         hook = DataShareSnowflakeHook(self.snowflake_conn_id)
         (statement,) = hook.split_sql_string(self.select_ledger_row, strip_semicolon=True)
         rows = hook.run_statement(statement, bindings=[self.reload_run_key]).rows
@@ -103,10 +106,13 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
                 f"The ledger has no sync {self.reload_run_key} of this dataset, so there is no export to load again."
             )
         row = rows[0]
-        context["ti"].xcom_push(
-            key="export", value={"run_id": row["DATABRICKS_RUN_ID"], "export_path": row["EXPORT_PATH"]}
-        )
+        self._hand_on(context, {"run_id": row["DATABRICKS_RUN_ID"], "export_path": row["EXPORT_PATH"]})
         raise AirflowSkipException(f"The export {row['EXPORT_PATH']} is loaded again; Databricks is not asked")
+
+    @staticmethod
+    def _hand_on(context: Context, export: dict[str, Any]) -> None:
+        """Leave the export of this attempt; its path is known before it is made only when an earlier one is loaded."""
+        context["ti"].xcom_push(key="export", value=made_by(context, export))
 
     def _cancel_earlier_exports(self, context: Context) -> None:
         try:

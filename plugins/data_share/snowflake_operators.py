@@ -15,6 +15,7 @@ from airflow.providers.snowflake.operators.snowflake import SnowflakeSqlApiOpera
 from airflow.sdk import Asset, AssetAlias, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
+from data_share.attempts import made_by
 from data_share.datasets import Dataset, LoadMode
 from data_share.exported_schema import exported_columns
 from data_share.failure_codes import FailureCode
@@ -162,10 +163,11 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
     Takes the place of ``SnowflakeOperator``, which left the provider with version 6. The provider's own
     ``CopyFromExternalStageToSnowflakeOperator`` (6.20.0) signs in with the connector and does not return the counts.
 
-    Returns ``files``, ``files_exported``, ``rows_exported`` (both from the manifest), ``rows_parsed``, ``rows_loaded``,
-    ``columns`` (of the staging table), ``new_columns`` (to add to the target, with their types), ``created_columns``
-    (of a target that the first sync creates; else none), ``proofs`` and ``unproven`` (see
-    :func:`~data_share.value_proofs.proven_columns`) and ``query_ids``.
+    Returns ``export_path``, ``files``, ``files_exported``, ``rows_exported`` (both from the manifest), ``rows_parsed``,
+    ``rows_loaded``, ``columns`` (of the staging table), ``new_columns`` (to add to the target, with their types),
+    ``created_columns`` (of a target that the first sync creates; else none), ``proofs`` and ``unproven`` (see
+    :func:`~data_share.value_proofs.proven_columns`), ``query_ids``, and which attempt it was (see
+    :mod:`data_share.attempts`).
 
     :param create_staging: file that creates the staging tables anew, that of the data last
     :param copy_manifest: file with the COPY INTO of the manifest
@@ -174,6 +176,7 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
     :param sql: file with the COPY INTO of the data; its answer is counted
     :param dataset: what is loaded
     :param run_key: run key that the manifest must be of; a template
+    :param export_path: the export that is loaded; a template
     :param staging_table: the staging table; a template
     """
 
@@ -184,6 +187,7 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         "describe_staging",
         "sql",
         "run_key",
+        "export_path",
         "staging_table",
         "snowflake_conn_id",
     )
@@ -198,6 +202,7 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         sql: str,
         dataset: Dataset,
         run_key: str,
+        export_path: str,
         staging_table: str,
         **kwargs: Any,
     ) -> None:
@@ -208,6 +213,7 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         self.describe_staging = describe_staging
         self.dataset = dataset
         self.run_key = run_key
+        self.export_path = export_path
         self.staging_table = staging_table
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
@@ -238,7 +244,8 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
                 snowflake_query_id=copy.query_id,
                 **self._empty_advice() if manifest["ROW_COUNT"] == 0 else self._advice_for_a_broken_export(),
             )
-        return {
+        result = {
+            "export_path": self.export_path,
             "files": sum(1 for row in files if row["rows_loaded"]),
             "files_exported": manifest["FILE_COUNT"],
             "rows_exported": manifest["ROW_COUNT"],
@@ -250,6 +257,7 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
             "unproven": unproven,
             "query_ids": [manifest_copy.query_id, copy.query_id],
         }
+        return made_by(context, result)
 
     def _create_staging(self) -> bool:
         """Create the staging tables; return whether there is a target whose columns the one of the data has."""
@@ -451,7 +459,7 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
     Changes the target and writes the ledger row in one transaction; returns the row, and tells it as an asset event.
 
     A repetition finds in the ledger that this export was published, and changes nothing. A preview changes nothing and
-    returns what would change.
+    returns what would change. What it returns says which attempt did so: see :mod:`data_share.attempts`.
 
     :param sql: file with the transaction, from BEGIN to COMMIT
     :param select_ledger_row: file that selects the ledger row; its one ``?`` is the run key
@@ -511,13 +519,14 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         self._context = context
         if self.preview == "True":
             changes = self._run_file(self.count_changes, "count changes")[-1].rows[0]
-            return {"dry_run": True, "load_mode": self.load_mode, **_json_row(changes)}
+            answer = {"dry_run": True, "load_mode": self.load_mode, "export_path": self.export_path}
+            return made_by(context, answer | _json_row(changes))
         row = self._ledger_row("ledger before")
         if row is not None and self._is_published(row):
             self.log.info("The ledger says that %s was published before: nothing is left to do", row["export_path"])
             # Told again, as the attempt that published may have died before Airflow knew: at least once, not at most.
             self._tell_asset(context, row)
-            return row
+            return made_by(context, row)
         # DDL, hence before the transaction. What has no values yet does no harm when the publish then fails.
         if created_columns := json.loads(self.created_columns):
             columns = column_list(self.dataset.target, created_columns)
@@ -555,7 +564,7 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
                 snowflake_query_id=self.shown_query_id,
             )
         self._tell_asset(context, row)
-        return row
+        return made_by(context, row)
 
     def on_kill(self) -> None:
         """Roll the transaction back. When it has ended, the step only reads its row, and has five seconds for that."""

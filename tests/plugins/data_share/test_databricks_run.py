@@ -110,6 +110,8 @@ def failure_of(followed: DatabricksRunTrigger, xcoms: dict[str, Any]) -> str:
     assert events_of(followed) == [TaskFailedEvent()]
     assert set(xcoms) - {"databricks_run_page"} == {"failure"}
     assert xcoms["failure"]["step"] == "wait_for_export"
+    # By it, the last step knows a report of the time before.
+    assert xcoms["failure"]["run_id"] == followed.run_id
     assert xcoms["failure"]["databricks_run_url"] in (None, PAGE)
     return str(xcoms["failure"]["message"])
 

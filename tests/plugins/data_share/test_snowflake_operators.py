@@ -194,6 +194,7 @@ def copy(snowflake: Snowflake) -> SnowflakeCopyIntoOperator:
         sql="COPY data;",
         dataset=tides(),
         run_key=KEY,
+        export_path=EXPORT_PATH,
         staging_table="staging.tides",
     )
 
@@ -201,7 +202,10 @@ def copy(snowflake: Snowflake) -> SnowflakeCopyIntoOperator:
 def test_copying_creates_reads_the_manifest_compares_loads_and_counts(
     snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
 ) -> None:
-    assert copy.execute(task_context(copy)) == {  # type: ignore[arg-type]
+    context = task_context(copy)
+    context["dag_run"].clear_number = 2
+    assert copy.execute(context) == {  # type: ignore[arg-type]
+        "export_path": EXPORT_PATH,
         "files": 2,
         "files_exported": 2,
         "rows_exported": 5,
@@ -213,6 +217,8 @@ def test_copying_creates_reads_the_manifest_compares_loads_and_counts(
         "proofs": [],
         "unproven": dict.fromkeys(("HARBOUR", "DEPTH"), NO_SUMS),
         "query_ids": ["query 3", "query 7"],
+        "task_instance_id": str(context["ti"].id),
+        "clear_number": 2,
     }
     assert snowflake.statements == [
         "CREATE staging",
@@ -450,6 +456,8 @@ def test_publishing_runs_one_transaction_and_answers_with_the_ledger_row(
         "share_of_nulls": 0.25,
         "requested_by": None,
         "published_at": "2026-01-02T03:05:00",
+        "task_instance_id": str(context["ti"].id),
+        "clear_number": 0,
     }
     [event] = asset_events(context)
     assert event.extra == {
@@ -471,6 +479,30 @@ def test_an_export_that_is_in_the_ledger_is_told_and_not_published_again(
     assert snowflake.statements == ["SELECT ledger"]
     # The attempt that published may have died before Airflow knew.
     assert len(asset_events(context)) == 1
+
+
+@pytest.mark.parametrize(
+    ("looks", "refusal", "preview"),
+    [
+        ([[], [LEDGER_ROW]], None, "False"),
+        ([[LEDGER_ROW]], None, "False"),
+        ([[], [LEDGER_ROW]], REFUSED_BY_LEDGER, "False"),
+        ([[]], None, "True"),
+    ],
+    ids=["published", "published before", "published by another process", "dry run"],
+)
+def test_an_answer_says_which_attempt_gave_it(
+    snowflake: Snowflake, publish_context: MakeContext, looks: Any, refusal: Exception | None, preview: str
+) -> None:
+    snowflake.answer("SELECT ledger", *looks)
+    snowflake.answer("SELECT changes", [{"ROWS_INSERTED": 3}])
+    snowflake.refusal = refusal
+    publish = publish_step(preview=preview)
+    context = publish_context(publish, try_number=3)
+    context["dag_run"].clear_number = 2
+    answer = publish.execute(context)  # type: ignore[arg-type]
+    assert (answer["task_instance_id"], answer["clear_number"]) == (str(context["ti"].id), 2)
+    assert answer["export_path"] == EXPORT_PATH
 
 
 OTHER_EXPORT = {**LEDGER_ROW, "EXPORT_PATH": EXPORT_PATH.replace("/1-", "/0-"), "ROWS_LOADED": 4}

@@ -337,9 +337,12 @@ class Share:
         self.hand_on(run, path)
 
     def hand_on(self, run: Run, path: str) -> None:
-        """Hand on an export's path as ``wait_for_export`` does."""
+        """Hand on an export's path as ``export_to_s3`` and ``wait_for_export`` do."""
+        run_id = 70_000 + run.export_attempt
+        run.states.update(dict.fromkeys(("export_to_s3", "wait_for_export"), "success"))
+        run.xcoms["export_to_s3", "export"] = {"run_id": run_id, "clear_number": run.clear_number}
         run.xcoms["wait_for_export", "return_value"] = {
-            "run_id": 70_000 + run.export_attempt,
+            "run_id": run_id,
             "run_page_url": "https://databricks.example/run",
             "export_path": path,
         }

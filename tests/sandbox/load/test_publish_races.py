@@ -98,13 +98,18 @@ def assert_counted_once(share: Share, dataset: Dataset, *runs: Run) -> None:
     assert len(share.target(dataset)) == before
 
 
+def row_of(answer: dict[str, Any]) -> dict[str, Any]:
+    """What an answer says whichever attempt gave it."""
+    return {name: value for name, value in answer.items() if name not in ("task_instance_id", "clear_number")}
+
+
 def test_publishing_twice_changes_once(a_share: Share, dataset: Dataset, mode: str) -> None:
     a_share.write(dataset, generation(2))
     run = a_share.staged(dataset)
     with watch(a_share, dataset) as reader:
         first = a_share.step(run, "publish")
         left = a_share.everything(dataset)
-        assert a_share.step(run, "publish") == first
+        assert row_of(a_share.step(run, "publish")) == row_of(first)
     assert a_share.everything(dataset) == left
     assert_whole(reader, mode, 1, 2)
     assert_counted_once(a_share, dataset, run)
@@ -144,7 +149,7 @@ def test_two_processes_of_one_run(a_share: Share, dataset: Dataset, mode: str) -
     hold = at_the_same_place(2)
     with watch(a_share, dataset) as reader:
         first, second = together(*[lambda: a_share.step(run, "publish", before=hold)] * 2)
-    assert first.result() == second.result()
+    assert row_of(first.result()) == row_of(second.result())
     assert first.result()["run_key"] == run.key
     assert len(run.asset_events) == 2, "either may be the one that Airflow hears of"
     assert_whole(reader, mode, 1, 2)
