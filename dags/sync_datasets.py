@@ -284,6 +284,8 @@ def sync_dag(dataset: Dataset) -> DAG:
             sql="drop_staging_tables.sql",
             select_ledger_row="select_ledger_row.sql",
             steps=[step.task_id for step in steps],
+            # Ten seconds, twenty, ...: for five minutes, also where a process gives an api-server up that is away.
+            retries=5,
         ).as_teardown(on_failure_fail_dagrun=True)
 
         chain(*steps)

@@ -409,6 +409,13 @@ class Stack:
             "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "120",
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+            # An api-server that is away for five minutes fails no sync: docs/deploy.md has the reason of each number.
+            "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "101",
+            "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MIN": "3",
+            "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "6",
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "420",
+            "AIRFLOW__EXECUTION_API__JWT_EXPIRATION_TIME": "1800",
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.logs / "tasks"),
             "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(self.logs / "dag-processor"),
             **{f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in connections.items()},

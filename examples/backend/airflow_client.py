@@ -144,7 +144,7 @@ class AirflowClient:
         *,
         timeout: float = 30,
         back_off: Sequence[float] = (0.5, 1, 2),
-        outage: float = 60,
+        outage: float = 330,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._url = url.rstrip("/")

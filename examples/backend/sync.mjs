@@ -69,7 +69,7 @@ export class AirflowClient {
    * up; backOff: between the attempts of a call that Airflow does not answer, or with 429 or 5xx; outage: that Airflow
    * may be away, say for its restart, while a sync is followed.
    */
-  constructor(url, user, password, { timeout = 30, backOff = [0.5, 1, 2], outage = 60 } = {}) {
+  constructor(url, user, password, { timeout = 30, backOff = [0.5, 1, 2], outage = 330 } = {}) {
     this.#url = url.replace(/\/+$/, "");
     this.#user = user;
     this.#password = password;
