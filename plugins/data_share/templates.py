@@ -39,7 +39,7 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
         return lambda dag_run: name(dataset.target_table, share.run_key_of(dag_run))
 
     def copied(ti: Any) -> dict[str, Any]:
-        result = _left_by(ti, "copy_into_staging")
+        result: dict[str, Any] | None = _left_by(ti, "copy_into_staging")
         if result is None:
             raise ResultMissingError("The step copy_into_staging has left no counts. The target is as it was.")
         path = export_of(ti)["export_path"]

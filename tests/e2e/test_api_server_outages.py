@@ -1,8 +1,8 @@
 """
 An api-server that is away while syncs are at work: they wait for it, and end as if it had been there.
 
-Of Airflow, steps talk to the api-server alone, so each is met by an outage, and the time between two steps too. How long
-the outages are, an environment variable says: a deployment must bear minutes.
+Of Airflow, steps talk to the api-server alone, so each of them is met by an outage, and the time between two steps too.
+How long the outages are, an environment variable says: a deployment must bear minutes.
 """
 
 from __future__ import annotations
@@ -65,17 +65,11 @@ def nothing_is_left(share: RunningShare) -> Iterator[None]:
     wait_for(lambda: set(share.stack.health().values()) == {"healthy"}, f"all is well: {share.stack.health()}")
 
 
-def api_server(share: RunningShare) -> list[psutil.Process]:
-    """Return the processes of the api-server: those of the session whose first process was started as it."""
-    of_stack = share.stack.processes()
-    leader = next(process for process in of_stack if "api-server" in process.cmdline())
-    return [process for process in of_stack if os.getsid(process.pid) == os.getsid(leader.pid)]
-
-
 @contextmanager
 def stopped(share: RunningShare) -> Iterator[None]:
     """Let the api-server take calls and answer none."""
-    processes = api_server(share)
+    processes = share.stack.processes_of("api-server")
+    assert processes
     for process in processes:
         process.send_signal(signal.SIGSTOP)
     try:
@@ -88,16 +82,15 @@ def stopped(share: RunningShare) -> Iterator[None]:
 @contextmanager
 def killed(share: RunningShare) -> Iterator[None]:
     """Let no api-server be there; another one is started in the end."""
-    processes = api_server(share)
-    leader = next(process for process in processes if process.pid == os.getsid(process.pid))
-    command, environment = leader.cmdline(), leader.environ()
+    processes = share.stack.processes_of("api-server")
+    assert processes
     for process in processes:
         process.kill()
     psutil.wait_procs(processes, timeout=10)
     try:
         yield
     finally:
-        share.stack._spawn("api-server", command, environment)
+        share.stack.start_airflow("api-server", share.endpoints)
         wait_for(lambda: answers(share), "the api-server answers", 120)
 
 
