@@ -315,9 +315,9 @@ log and in whatever tells others of it. The step that failed has it too.
 | --- | --- |
 <fields>
 
-The XCom says which attempt left it, too: `task_instance_id` is Airflow's id of that, `clear_number` how often the run had been
-cleared then. Airflow keeps the XCom of a step that was cleared and then did not begin: with another id than the step's, it is
-that of an earlier attempt, and tells nothing of this one.
+The XCom says which attempt left it, too: `task_instance_id` is Airflow's id of that, `clear_number` how often the run
+had been cleared then. Airflow keeps the XCom of a step that was cleared and then did not begin: with another id than
+the step's, it is that of an earlier attempt, and tells nothing of this one.
 
 Whatever failed, the target is as it was; only `ENDED_AFTER_PUBLISH` says that the rows are in it. To start a sync again
 does no harm, also when it is not going to help; but an append that was published adds its rows a second time.

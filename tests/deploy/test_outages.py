@@ -44,9 +44,7 @@ def of_environment(environment: dict[str, str]) -> Values:
 def of_sandbox(tmp_path: Path) -> Values:
     stack = Stack(Settings(state=tmp_path, places=1, ports={}))
     endpoints = Endpoints(*["http://127.0.0.1:1"] * 8)
-    return of_environment(
-        stack._airflow_environment(endpoints, dict.fromkeys(("airflow_secret", "fernet_key"), ""))
-    )
+    return of_environment(stack._airflow_environment(endpoints, dict.fromkeys(("airflow_secret", "fernet_key"), "")))
 
 
 def of_chart() -> Values:
