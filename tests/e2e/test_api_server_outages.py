@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import psutil
 import pytest
 
 from sandbox.airflow_client import AirflowError
+from sandbox.settings import HOST
 from tests.e2e.share import SUBMITS, RunningShare, wait_for
 
 pytestmark = pytest.mark.tier("nightly")
@@ -85,11 +87,20 @@ def killed(share: RunningShare) -> Iterator[None]:
     for process in processes:
         process.kill()
     psutil.wait_procs(processes, timeout=10)
-    try:
-        yield
-    finally:
-        share.stack.start_airflow("api-server", share.endpoints)
-        wait_for(lambda: answers(share), "the api-server answers", 120)
+    # Nobody else may take its port meanwhile; who asks for it is refused.
+    with socket.socket() as place:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.bind((HOST, int(share.endpoints.airflow_url.rsplit(":", 1)[1])))
+        try:
+            yield
+        finally:
+            place.close()
+            restart(share)
+
+
+def restart(share: RunningShare) -> None:
+    share.stack.start_airflow("api-server", share.endpoints)
+    wait_for(lambda: answers(share), "the api-server answers", 120)
 
 
 def answers(share: RunningShare) -> bool:
