@@ -206,8 +206,7 @@ def authorize(expression: exp.Expr, session: Session) -> None:
         _check_stage(expression, session)
     elif (integration := described_integration(expression)) is not None:
         name = key("INTEGRATION", integration)
-        # Which right it takes is not documented: any, as for SHOW INTEGRATIONS.
-        if name not in session.engine.catalogue.rights.owners or not session.may(name):
+        if name not in session.engine.catalogue.rights.owners or not session.may(name, "USAGE"):
             raise does_not_exist("Integration", integration)
     elif isinstance(expression, exp.Describe) and isinstance(expression.this, exp.Table):
         if expression.args.get("kind") in {None, "TABLE", "VIEW"}:
@@ -254,12 +253,31 @@ def _authorize_copy(expression: exp.Copy, session: Session) -> None:
 
 
 def _check_stage(source: exp.Expr, session: Session) -> None:
-    """Check the right to read from the stage of a FROM clause or of LIST."""
+    """Check the rights to read from the stage of a FROM clause or of LIST."""
     if stage := stage_and_path(source):
         parts = qualified(stage[0], session)
         _check_schema(session, *parts[:2])
         if not session.may(key("STAGE", *parts), "USAGE"):
             raise does_not_exist("Stage", ".".join(parts))
+        _check_integration(parts, session)
+
+
+def _check_integration(stage: tuple[str, str, str], session: Session) -> None:
+    """Check the right to use the storage integration of a stage: the role needs it although the stage has it."""
+    for (integration,) in (
+        session.engine.duck_conn.cursor()
+        .execute(
+            "SELECT storage_integration FROM _fs_global._fs_information_schema._fs_stages"
+            " WHERE database_name = ? AND schema_name = ? AND name = ? AND storage_integration IS NOT NULL",
+            stage,
+        )
+        .fetchall()
+    ):
+        name = key("INTEGRATION", integration)
+        if name not in session.engine.catalogue.rights.owners:
+            raise does_not_exist("Integration", integration)
+        if not session.may(name, "USAGE"):
+            raise insufficient("integration", integration)
 
 
 def _authorize_dml(expression: exp.Expr, session: Session) -> None:

@@ -555,6 +555,16 @@ def a_target_that_may_only_be_read(accounts: Accounts) -> None:
     assert (target(dataset), ledger(dataset)) == ([], [])
 
 
+def an_integration_that_may_not_be_used(accounts: Accounts) -> None:
+    run = exported(accounts, a_dataset(accounts))
+    right = "USAGE ON INTEGRATION s3_share_int"
+    administer(f"REVOKE {right} FROM ROLE data_share_loader")
+    try:
+        may_not(run, "copy_into_staging", "Insufficient privileges to operate on integration")
+    finally:
+        administer(f"GRANT {right} TO ROLE data_share_loader")
+
+
 def a_target_that_may_not_be_replaced(accounts: Accounts) -> None:
     dataset = of_others(accounts, "SELECT", "INSERT")
     run = staged(accounts, dataset)

@@ -464,6 +464,7 @@ PRIVILEGES = (
     "A statement needs each of its privileges: SELECT, INSERT, UPDATE, DELETE, TRUNCATE, CREATE, and USAGE of "
     "database, schema, stage, integration, warehouse"
 )
+INTEGRATION = "COPY and LIST take USAGE on the integration of the stage, also from the role that owns the stage"
 OWNERSHIP = "ALTER, DROP, CREATE OR REPLACE and GRANT take OWNERSHIP; who creates owns"
 MATCH = "COPY: MATCH_BY_COLUMN_NAME: other columns are ignored, missing ones are NULL, rows of NULLs when none matches"
 LOAD_METADATA = (
@@ -1113,6 +1114,13 @@ BREAKS = [
         PRIVILEGES, "none", instead(privileges, "authorize", nothing), s.a_target_that_may_only_be_read, "DID NOT RAISE"
     ),
     Break(
+        INTEGRATION,
+        "USAGE on the stage will do",
+        instead(privileges, "_check_integration", nothing),
+        s.an_integration_that_may_not_be_used,
+        "DID NOT RAISE",
+    ),
+    Break(
         "INSERT OVERWRITE takes DELETE",
         "INSERT will do",
         around(privileges, "_authorize_dml", _overwrite_is_an_insert),
@@ -1219,6 +1227,10 @@ ELSEWHERE = {
     "DESC INTEGRATION: enabled, allowed and blocked locations": (
         "no sync asks for it, only the doctor",
         "tests/sandbox/doctor/test_doctor.py::test_an_account_that_is_broken",
+    ),
+    "DESC INTEGRATION takes USAGE on it": (
+        "no sync asks for it, only the doctor",
+        "tests/sandbox/doctor/test_doctor.py::test_an_integration_that_the_role_may_not_use",
     ),
     "What Spark wrote can be loaded, checked, published and loaded again": (
         "it is about the files of the real engine, which is not in this process",

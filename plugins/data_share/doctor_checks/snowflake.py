@@ -138,16 +138,16 @@ def snowflake_warehouse(deployment: Deployment) -> Answer:
 
 
 def storage_integration(deployment: Deployment) -> Answer:
-    """The storage integration is enabled and allows the share, if the role may see it."""
+    """The storage integration is enabled and allows the share, and the role may use it."""
     name = share.STORAGE_INTEGRATION
     try:
+        # Takes USAGE on the integration, as each COPY INTO and LIST does, also for the role that owns the stage.
         rows = deployment.rows(f"DESCRIBE INTEGRATION {name}")
     except SnowflakeStatementError as error:
-        return Answer(
-            State.UNKNOWN,
-            f"because role {_role(deployment)} does not see the integration: {error_text(error)}. That is "
-            "enough for syncs; creating the stage takes USAGE on it. An account administrator can look: DESCRIBE "
-            f"INTEGRATION {name}.",
+        return wrong(
+            f"{error_text(error)}. Each COPY INTO takes USAGE on the integration of its stage: GRANT USAGE ON "
+            f"INTEGRATION {name} TO ROLE {_role(deployment)}. If there is none of that name, an account administrator "
+            "creates it: include/sql/snowflake/setup/."
         )
     properties = {str(row["property"]).upper(): str(row["property_value"] or "") for row in rows}
     allowed, blocked = (
@@ -196,8 +196,8 @@ def list_stage(deployment: Deployment) -> Answer:
         deployment.rows(f"LIST @{share.STAGE}/{_EMPTY_FOLDER}")
     except SnowflakeStatementError as error:
         return wrong(
-            f"{error_text(error)}. Role {_role(deployment)} needs USAGE on the stage; the AWS role needs the trust "
-            "policy and the rights of docs/aws.md."
+            f"{error_text(error)}. Role {_role(deployment)} needs USAGE on the stage and on its integration; the AWS "
+            "role needs the trust policy and the rights of docs/aws.md."
         )
     return ok(f"{share.SHARE_URL} can be listed.")
 
@@ -468,7 +468,7 @@ CHECKS: tuple[Check, ...] = (
     Check("Snowflake", "warehouse", "a query", snowflake_warehouse, ("database and schema",)),
     Check("Snowflake", "storage integration", "DESCRIBE INTEGRATION", storage_integration, ("role",)),
     Check("Snowflake", "stage", "SHOW STAGES", stage, ("database and schema",)),
-    Check("Snowflake", "share", "LIST", list_stage, ("stage",)),
+    Check("Snowflake", "share", "LIST", list_stage, ("stage", "storage integration")),
     Check("Snowflake", "staging schema", "SHOW SCHEMAS", staging_schema, ("database and schema",)),
     Check("Snowflake", "ledger tables", "DESCRIBE TABLE", ledger_tables, ("database and schema",)),
     Check("Snowflake", "target tables", "DESCRIBE TABLE", target_tables, ("database and schema",)),
