@@ -28,11 +28,12 @@ from fakesnow.instance import FakeSnow
 from fakesnow.transforms.merge import operations as merge_operations
 from sqlglot import exp
 
-from sandbox.snowflake import privileges, translate
+from sandbox.snowflake import policies, privileges, translate
 from sandbox.snowflake.copy_into import CREATE_LOADS_TABLE, copy_into, forget_loads, list_stage, move_loads
 from sandbox.snowflake.duckdb_names import in_duckdb, inner, outer
 from sandbox.snowflake.errors import SqlError, from_duckdb, from_parser, invalid_value
 from sandbox.snowflake.names import described_integration, key, qualified
+from sandbox.snowflake.policies import Policies
 from sandbox.snowflake.privileges import ADMINISTRATOR, Rights
 
 # fakesnow's way to fetch a result, which DuckDB 2 would like to be another.
@@ -151,6 +152,7 @@ class Catalogue:
     stage_formats: dict[str, dict[str, Any]] = field(default_factory=dict)
     """DATABASE.SCHEMA.STAGE -> the options of its file format."""
     rights: Rights = field(default_factory=Rights)
+    policies: Policies = field(default_factory=Policies)
 
     @property
     def roles(self) -> Collection[str]:
@@ -243,7 +245,8 @@ class Engine(FakeSnow):
         kept = content["catalogue"]
         if "rights" not in kept:
             raise RuntimeError(f"{self._file} was written by an older version of this stand-in: delete its folder")
-        self.catalogue = Catalogue(**{**kept, "rights": Rights(**kept["rights"])})
+        objects = {"rights": Rights(**kept["rights"]), "policies": Policies.read(kept.get("policies", {}))}
+        self.catalogue = Catalogue(**{**kept, **objects})
         for name, rows in content["tables"].items():
             for row in rows:
                 marks = ", ".join("?" for _ in row)
@@ -463,7 +466,11 @@ class Cursor(FakeSnowflakeCursor):
             stop.cancelled.wait(min(seconds, stop.remaining()))
             stop.check()
             self.answer(f"SELECT 'waited {seconds:g} seconds' AS \"SYSTEM$WAIT\"", expression)
-        elif (status := translate.account_statement(expression, session)) is not None:
+        elif (plan := policies.plan(expression, session)) is not None:
+            self.answer(plan, expression)
+        elif (
+            status := policies.execute(expression, session) or translate.account_statement(expression, session)
+        ) is not None:
             if translate.is_ddl(expression):
                 privileges.note_end(expression, session)
                 session.engine.save()
@@ -498,7 +505,7 @@ class Cursor(FakeSnowflakeCursor):
             return
         # Before anything is done, as it refuses what is no type here.
         declared = translate.declared_columns(expression, session)
-        translated = translate.translate(expression, session)
+        translated = translate.translate(policies.applied(expression, session), session)
         self.check_db_and_schema(translated)
         if isinstance(expression, (exp.Create, exp.Drop)) and (expression.args.get("replace") or declared is None):
             # fakesnow keeps the lengths of a table's columns for the next table of its name.
@@ -550,6 +557,7 @@ class Cursor(FakeSnowflakeCursor):
             move_loads(self, expression.this, renamed)
         if translate.is_ddl(expression):
             translate.complete_stage(expression, session)
+            policies.note_end(expression, session)
             privileges.note_end(expression, session)
             session.engine.save()
         if isinstance(expression, (exp.Describe, exp.Show)) or any(
@@ -562,13 +570,18 @@ class Cursor(FakeSnowflakeCursor):
             self._tell_types_apart(expression)
 
     def _tell_types_apart(self, describe: exp.Describe) -> None:
-        """Put Snowflake's types into the result of DESCRIBE TABLE, where DuckDB has one for several."""
+        """Put Snowflake's types, and masking policies, into the result of DESCRIBE TABLE."""
         table = self._arrow_table
         if table is None or not {"name", "type"} <= set(table.column_names):
             return
         declared = translate.described_types(describe, self._conn)
         types = [declared.get(row["name"], row["type"]) for row in table.to_pylist()]
-        self._arrow_table = table.set_column(table.column_names.index("type"), "type", pa.array(types, pa.string()))
+        table = table.set_column(table.column_names.index("type"), "type", pa.array(types, pa.string()))
+        if (described := describe.find(exp.Table)) is not None and "policy name" in table.column_names:
+            masks = policies.described(described, self._conn)
+            names = pa.array([masks.get(row["name"]) for row in table.to_pylist()], pa.string())
+            table = table.set_column(table.column_names.index("policy name"), "policy name", names)
+        self._arrow_table = table
 
     def _show_names(self) -> None:
         """Put Snowflake's names into a result that holds names."""
@@ -581,7 +594,7 @@ class Cursor(FakeSnowflakeCursor):
         self._arrow_table = table
 
     def _hide(self, show: exp.Show) -> None:
-        """Take out of the result of SHOW what the role may not know of, and name the owners of the rest."""
+        """Take out of the result of SHOW what the role may not know of, and fill in owners and rows of the rest."""
         session, table = self._conn, self._arrow_table
         objects = privileges.shown_objects(show, table.to_pylist()) if table is not None else None
         if table is None or objects is None:
@@ -589,8 +602,19 @@ class Cursor(FakeSnowflakeCursor):
         if "owner" in table.column_names:
             owners = [session.engine.catalogue.rights.owners.get(name, "") for name in objects]
             table = table.set_column(table.column_names.index("owner"), "owner", pa.array(owners, pa.string()))
-        self._arrow_table = table.filter(pa.array([session.may(name) for name in objects], pa.bool_()))
-        self._rowcount = self._arrow_table.num_rows
+        table = table.filter(pa.array([session.may(name) for name in objects], pa.bool_()))
+        if "rows" in table.column_names:
+            place = table.column_names.index("rows")
+            counts = pa.array(list(map(self._count_rows, table.to_pylist())), table.schema.field("rows").type)
+            table = table.set_column(place, "rows", counts)
+        self._arrow_table = table
+        self._rowcount = table.num_rows
+
+    def _count_rows(self, shown: dict[str, Any]) -> int:
+        """Count the committed rows of a table that SHOW lists: no policy hides any."""
+        name = in_duckdb(shown["database_name"], shown["schema_name"], shown["name"])
+        answer = self._conn.engine.duck_conn.cursor().execute(f"SELECT COUNT(*) FROM {name}").fetchone()
+        return int(answer[0]) if answer else 0
 
 
 def _as_sql_error(error: Exception, expression: exp.Expr | None) -> Exception:

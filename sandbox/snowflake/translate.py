@@ -11,7 +11,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.tokenizer_core import TokenType
 
-from sandbox.snowflake import privileges
+from sandbox.snowflake import policies, privileges
 from sandbox.snowflake.duckdb_names import inner, outer
 from sandbox.snowflake.errors import (
     SqlError,
@@ -87,6 +87,8 @@ def parse_one(sql: str) -> exp.Expr:
                 else _count_error(len(texts), 1)
             )
         )
+    if (statement := policies.about_policies(texts[0])) is not None:
+        return statement
     for token in sqlglot.tokenize(texts[0], read="snowflake"):
         if token.token_type == TokenType.VAR and not token.text.isascii():
             raise syntax_error(token.line, max(0, token.col - len(token.text)), token.text)
@@ -124,7 +126,7 @@ def writes(expression: exp.Expr) -> bool:
     """Whether the statement needs the write lock. A transaction takes it from its beginning."""
     if isinstance(expression, (exp.Commit, exp.Rollback)) or is_session(expression):
         return False
-    return not isinstance(expression, _READS)
+    return not isinstance(expression, _READS) and not _is_command(expression, "EXPLAIN")
 
 
 def is_session(expression: exp.Expr) -> bool:
