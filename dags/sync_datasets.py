@@ -142,7 +142,8 @@ def advice_for_checks(dataset: Dataset) -> dict[str, str]:
         ),
         "values_match_manifest": "Other values were loaded than exported, or the staging table was changed: start the "
         "sync again. If it comes again, give the target's column a type that holds the source's values "
-        "(docs/datasets.md, Types), or list the column in casts of the dataset file if the change is wanted.",
+        "(docs/datasets.md, Types), or list the column in casts of the dataset file if the change is wanted. If a "
+        "masking policy changes it, exempt the role of the syncs (docs/datasets.md, Policies).",
         "row_change_acceptable": "If the source is right, start the sync again with accept_row_change: true.",
         **{
             f"{shown(column)}_not_null": f"Correct the source, or take {written(column)} out of required_columns in "
@@ -205,7 +206,7 @@ def sync_dag(dataset: Dataset) -> DAG:
                 "source_table": dataset.source_table,
                 "run_key": "{{ run_key(dag_run) }}",
                 "export_path": "{{ export_path(dag_run, ti) }}",
-                "proof": dataset.proof.value,
+                "proof": dataset.proof_of_values.value,
             },
             # Airflow's id of the attempt: a repeated call starts nothing twice, and a new attempt starts a new export,
             # also that of a run which was deleted and made again.
@@ -234,10 +235,13 @@ def sync_dag(dataset: Dataset) -> DAG:
             copy_manifest="copy_manifest.sql",
             select_manifest="select_manifest.sql",
             describe_staging="describe_staging.sql",
+            find_policies="find_policies.sql",
+            count_visible="count_visible.sql",
             sql="copy_into_staging.sql",
             dataset=dataset,
             run_key="{{ manifest_run_key(ti, dag_run, params) }}",
             staging_table="{{ staging_table(dag_run) }}",
+            staging_manifest="{{ staging_manifest(dag_run) }}",
             # The steps before are skipped when an earlier export is loaded again.
             trigger_rule="none_failed",
             **loading,

@@ -25,6 +25,8 @@ dataset = SimpleNamespace(
     target_table="target_table",
     target='"TARGET_TABLE"',
     target_name='"TARGET_TABLE"',
+    target_shown_as="TARGET_TABLE",
+    target_schema='"SCHEMA"',
     load_mode="merge",
     merge_keys=("A",),
     delete_missing=True,
@@ -45,6 +47,7 @@ PROOFS = [
     for scale, form in enumerate(("number", "number", "text", "boolean", "date", "timestamp", "binary", "fraction"))
 ]
 turn_table = "staging.turn"
+ROWS_HIDDEN = "rows hidden: "
 
 
 def run_key(_: object) -> str:

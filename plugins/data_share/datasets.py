@@ -193,6 +193,11 @@ class Dataset(BaseModel):
         "counted, and the values of each column are summed up in the files and in the staging table. `counts`: rows "
         "and files are counted.",
     )
+    policies: Literal["exempt"] | None = Field(
+        default=None,
+        description="`exempt`: masking and row access policies exempt the role of the syncs, which each sync proves. "
+        "Without it, a sync that finds such a policy fails. See [Policies](#policies).",
+    )
     export_timeout_minutes: int = Field(
         default=120,
         ge=1,
@@ -332,9 +337,24 @@ class Dataset(BaseModel):
         return quoted(table_parts(self.target_table)[-1])
 
     @property
+    def target_shown_as(self) -> str:
+        """The target's name alone, as SHOW TABLES tells it."""
+        return table_parts(self.target_table)[-1]
+
+    @property
+    def target_schema(self) -> str:
+        """The target's schema for SQL, with its database where it is given; nothing for that of the connection."""
+        return ".".join(map(quoted, table_parts(self.target_table)[:-1]))
+
+    @property
     def column_definitions(self) -> list[str]:
         """The columns that the target is created with, for SQL."""
         return [f"{quoted(name)} {kind}" for name, kind in self.columns.items()]
+
+    @property
+    def proof_of_values(self) -> Proof:
+        """How a sync proves the values: an exemption from policies is proven by them, whatever ``proof`` says."""
+        return Proof.CHECKSUMS if self.policies == "exempt" else self.proof
 
     @property
     def all_checks(self) -> dict[str, str]:

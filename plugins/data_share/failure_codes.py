@@ -128,6 +128,26 @@ class FailureCode(Enum):
             "if a changed value is right."
         ),
     )
+    POLICY_FOUND = (
+        (
+            "A masking or row access policy of Snowflake covers the target or the staging table, and the role of the "
+            "syncs is not exempt from it, or nothing shows that it is."
+        ),
+        (
+            "Exempt the role in the body of the policy, by IS_ROLE_IN_SESSION('DATA_SHARE_LOADER'); then say policies: "
+            "exempt in the dataset file."
+        ),
+    )
+    ROWS_HIDDEN = (
+        (
+            "The role of the syncs does not see all rows that the target must have after the change: a row access "
+            "policy hides rows, or a masking policy changes merge keys. Nothing was published."
+        ),
+        (
+            "Exempt the role in the body of the target's row access policy, and of the masking policies of its merge "
+            "keys, by IS_ROLE_IN_SESSION('DATA_SHARE_LOADER'); then start the sync again."
+        ),
+    )
     CHECKS_FAILED = (
         "The loaded rows are not what was exported, or are not what the dataset file demands.",
         "Correct the source, or the dataset file if a check is wrong, and start the sync again.",

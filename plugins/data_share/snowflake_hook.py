@@ -157,6 +157,11 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
             return f"{extra.get('protocol', 'https')}://{extra['host']}{port}/api/v2/statements"
         return f"{self.account_identifier}.snowflakecomputing.com/api/v2/statements"
 
+    @property
+    def role_name(self) -> str:
+        """The role that the statements run with."""
+        return str(self.role or self._get_static_conn_params["role"])
+
     def asset_uri(self, table: str) -> str:
         """Return the address of a table as an Airflow asset: ``snowflake://<account>/<database>/<schema>/<table>``."""
         connection = self._get_conn_params()

@@ -21,6 +21,18 @@ from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 from data_share.links import SnowflakeQueryLink
 from data_share.names import quoted
+from data_share.policies import (
+    PolicyFoundError,
+    RowsHiddenError,
+    columns_read_otherwise,
+    has_row_access_policy,
+    hidden_rows,
+    masking_policies,
+    sample_statements,
+    samples,
+    told,
+    way_out,
+)
 from data_share.schema_drift import compare_columns, types_of_new_columns
 from data_share.share import STAGING_SCHEMA, run_key_of, staged_by_run_of
 from data_share.snowflake_hook import (
@@ -157,7 +169,10 @@ class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
 
 class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
     """
-    Creates the staging tables of this run, compares the columns, copies manifest and data into them, and counts.
+    Creates the staging tables of this run, looks for policies, compares the columns, copies, and counts.
+
+    A policy that can change what is read stops it before anything is loaded, unless the dataset says that the role is
+    exempt; then rows of known values, and the sums of all values after the copy, have to prove it.
 
     Takes the place of ``SnowflakeOperator``, which left the provider with version 6. The provider's own
     ``CopyFromExternalStageToSnowflakeOperator`` (6.20.0) signs in with the connector and does not return the counts.
@@ -171,10 +186,13 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
     :param copy_manifest: file with the COPY INTO of the manifest
     :param select_manifest: file that selects the manifest
     :param describe_staging: file that describes the staging table, which has the target's columns
+    :param find_policies: file that describes the target, and then explains a query of it
+    :param count_visible: file that shows the target in the list of tables, and then counts its rows
     :param sql: file with the COPY INTO of the data; its answer is counted
     :param dataset: what is loaded
     :param run_key: run key that the manifest must be of; a template
     :param staging_table: the staging table; a template
+    :param staging_manifest: the staging table of the manifest; a template
     """
 
     template_fields: Sequence[str] = (
@@ -182,9 +200,12 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         "copy_manifest",
         "select_manifest",
         "describe_staging",
+        "find_policies",
+        "count_visible",
         "sql",
         "run_key",
         "staging_table",
+        "staging_manifest",
         "snowflake_conn_id",
     )
 
@@ -195,10 +216,13 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         copy_manifest: str,
         select_manifest: str,
         describe_staging: str,
+        find_policies: str,
+        count_visible: str,
         sql: str,
         dataset: Dataset,
         run_key: str,
         staging_table: str,
+        staging_manifest: str,
         **kwargs: Any,
     ) -> None:
         super().__init__(sql=sql, **kwargs)
@@ -206,27 +230,43 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         self.copy_manifest = copy_manifest
         self.select_manifest = select_manifest
         self.describe_staging = describe_staging
+        self.find_policies = find_policies
+        self.count_visible = count_visible
         self.dataset = dataset
         self.run_key = run_key
         self.staging_table = staging_table
+        self.staging_manifest = staging_manifest
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Load the staging tables of this run."""
         self._context = context
         target_exists = self._create_staging()
+        # Before anything is read of these tables: a policy by a tag masks the manifest too.
+        if target_exists:
+            described = self._run_file(self.describe_staging, "describe staging")[-1].rows
+            policed = self._policed_columns(described)
+            self._read_samples("first", self.staging_table, _types(described), described)
+        else:
+            described, policed = self._run_file(f"DESCRIBE TABLE {self.staging_manifest}", "manifest")[-1].rows, set()
+            self._read_samples("first", self.staging_manifest, _types(described), described)
         manifest_copy = self._run_file(self.copy_manifest, "copy manifest")[-1]
         manifest = self._checked_manifest(self._run_file(self.select_manifest, "select manifest")[-1].rows)
         if target_exists:
             created: dict[str, str] = {}
             # Without a row, there is no value to change, and no column to fill.
             columns, new_columns = self._compare(
-                manifest["COLUMN_TYPES"] if manifest["ROW_COUNT"] else None, _is_reload(context)
+                described, manifest["COLUMN_TYPES"] if manifest["ROW_COUNT"] else None, _is_reload(context)
             )
         else:
             created, new_columns = self._created_columns(manifest["COLUMN_TYPES"], _is_reload(context)), {}
             columns = created
             self._run_file(f"CREATE OR REPLACE TABLE {column_list(self.staging_table, created)}", "create data")
+            described = []
+        if created or new_columns:
+            self._read_samples("second", self.staging_table, columns | new_columns, described)
         proofs, unproven = proven_columns(manifest["COLUMN_TYPES"], columns | new_columns, self.dataset)
+        if manifest["ROW_COUNT"]:
+            self._refuse_without_proof({name: reason for name, reason in unproven.items() if name in policed})
         copy = self._run_file(str(self.sql), "copy data")[-1]
         # Without a file to load, the answer is one row with one column, `status`.
         files = [row for row in copy.rows if "rows_loaded" in row]
@@ -262,16 +302,92 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
             return False
         return True
 
-    def _compare(self, column_types: str | None, is_reload: bool) -> tuple[dict[str, str], dict[str, str]]:
+    def _policed_columns(self, staging: list[dict[str, Any]]) -> set[str]:
+        """Return the columns with a masking policy; refuse policies that the role is not said to be exempt from."""
+        target, plan = (result.rows for result in self._run_file(self.find_policies, "find policies"))
+        masks = {
+            self.dataset.target_table: masking_policies(target),
+            self.staging_table: masking_policies(staging),
+        }
+        is_filtered = has_row_access_policy(plan)
+        found = told(masks, [self.dataset.target_table] if is_filtered else [])
+        if found and self.dataset.policies != "exempt":
+            raise PolicyFoundError(
+                f"{found}. With a policy, the role of the syncs may read other values than there are, or not all rows, "
+                f"and would publish what it reads. {TARGET_UNCHANGED}",
+                what_to_do=f"{way_out(self._hook.role_name, self.dataset)} Start the sync again after that.",
+            )
+        if found:
+            self.log.info("The role of the syncs is said to be exempt: %s", found)
+        if is_filtered:
+            self._refuse_hidden_rows()
+        return {column for columns in masks.values() for column in columns}
+
+    def _refuse_hidden_rows(self) -> None:
+        """Refuse a target of which Snowflake's list of tables knows more rows than the role sees."""
+        shown, counted = (result.rows for result in self._run_file(self.count_visible, "count visible"))
+        there = [row["rows"] for row in shown if row["name"] == self.dataset.target_shown_as]
+        seen = counted[0]["VISIBLE"]
+        if there and there[0] is not None and seen < int(there[0]):
+            role, target = self._hook.role_name, self.dataset.target_table
+            raise RowsHiddenError(
+                f"Role {role} sees {seen:,} of {int(there[0]):,} row(s) in {target}: its row access policy hides the "
+                f"others, so the role is not exempt. {TARGET_UNCHANGED}",
+                what_to_do=f"{way_out(role, self.dataset)} Start the sync again after that.",
+            )
+
+    def _read_samples(
+        self, place: str, table: str, columns: Mapping[str, str], described: list[dict[str, Any]]
+    ) -> None:
+        """
+        Write two rows of known values into an empty staging table, read them, and delete them.
+
+        A masking policy that comes by a tag of the schema, of the database or of the table is seen in no other way.
+
+        :param place: tells apart the requests of the two times that a step may do this
+        :param columns: the columns that the table has, with their types
+        :param described: what DESCRIBE TABLE says of those of them that may be NOT NULL
+        """
+        needed = {str(row["name"]) for row in described if row.get("null?") == "N"}
+        unknown = [name for name, kind in columns.items() if samples(kind) is None]
+        if needed.intersection(unknown) or len(unknown) == len(columns):
+            self.log.info("No sample values are read, as there are none of the types of %s", ", ".join(unknown))
+            return
+        statements = sample_statements(table, columns)
+        counted = self._run_file(";\n".join(statements), f"{place} samples")[1].rows[0]
+        if masked := columns_read_otherwise(columns, counted):
+            role = self._hook.role_name
+            exempt = " The dataset file says that it is exempt." if self.dataset.policies == "exempt" else ""
+            raise PolicyFoundError(
+                f"What was written to {table} is not what role {role} reads of it: a masking policy changes "
+                f"{', '.join(masked)}.{exempt} If DESCRIBE TABLE names no policy, it comes by a tag of the schema "
+                f"{STAGING_SCHEMA}, of the database or of {self.dataset.target_table}. {TARGET_UNCHANGED}",
+                what_to_do=f"{way_out(role, self.dataset)} Or take the tag off. Start the sync again after that.",
+            )
+
+    def _refuse_without_proof(self, unproven: Mapping[str, str]) -> None:
+        """Refuse columns with a masking policy whose values nothing compares with those of the export."""
+        if unproven:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in unproven.items())
+            raise PolicyFoundError(
+                f"policies: exempt of {self.dataset.name} cannot be proven, as the values of columns with a masking "
+                f"policy are not compared with those of the export: {reasons}. {TARGET_UNCHANGED}",
+                what_to_do="Take the policy off these columns, e.g. by setting it on a view, or give them a type that "
+                "is compared, without casts (docs/datasets.md, Proof). Then start "
+                + ("a sync without reload_run_key." if _is_reload(_running(self._context)) else "the sync again."),
+            )
+
+    def _compare(
+        self, described: list[dict[str, Any]], column_types: str | None, is_reload: bool
+    ) -> tuple[dict[str, str], dict[str, str]]:
         """Fit the staging table to the export; return its columns and those to add to the target, with their types."""
-        described = self._run_file(self.describe_staging, "describe staging")[-1].rows
         compared = compare_columns(column_types, described, self.dataset, is_reload=is_reload)
         if compared.new_columns:
             self._run_file(add_columns(self.staging_table, compared.new_columns), "add columns")
         # In the staging table, COPY would make them NULL, or fail where they take none.
         for name in compared.defaults:
             self._run_file(f"ALTER TABLE {self.staging_table} DROP COLUMN {quoted(name)}", f"drop column {name}")
-        columns = {str(row["name"]): str(row["type"]) for row in described}
+        columns = _types(described)
         kept = {name: kind for name, kind in columns.items() if name not in compared.defaults}
         return kept, compared.new_columns
 
@@ -532,6 +648,8 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
                 # The step is about this one, and not the looks into the ledger that follow.
                 self.shown_query_id = next(iter(self._hook.query_ids), "")
         except SnowflakeStatementError as error:
+            if (hidden := hidden_rows(str(error))) is not None:
+                raise self._rows_hidden(error, *hidden) from error
             if _REFUSED_BY_LEDGER not in str(error):
                 raise
             # The ledger refuses the row: another process of this sync was faster, or this sync may not publish.
@@ -561,6 +679,16 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         """Roll the transaction back. When it has ended, the step only reads its row, and has five seconds for that."""
         if not self._is_committed:
             super().on_kill()
+
+    def _rows_hidden(self, error: SnowflakeStatementError, keys: int, seen: int, needed: int) -> RowsHiddenError:
+        role, target = self._hook.role_name, self.dataset.target_table
+        return RowsHiddenError(
+            f"After the change, role {role} sees {seen:,} row(s) in {target}, where at least {needed:,} must be, and "
+            f"does not find {keys:,} of the staged keys: a row access policy hides rows from it, or a masking policy "
+            f"changes the merge keys. The transaction was rolled back. {TARGET_UNCHANGED}",
+            snowflake_query_id=error.snowflake_query_id,
+            what_to_do=f"{way_out(role, self.dataset)} Start the sync again after that.",
+        )
 
     def _advice_for_a_refusal(self, context: Context) -> dict[str, Any]:
         if self.load_mode != LoadMode.APPEND or not _is_reload(context):
@@ -639,6 +767,10 @@ def column_list(table: str, columns: Mapping[str, str]) -> str:
     """Return a table with its columns for CREATE TABLE; the types must be safe."""
     listed = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
     return f"{table} ({listed})"
+
+
+def _types(described: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    return {str(row["name"]): str(row["type"]) for row in described}
 
 
 def _running(context: Context | None) -> Context:

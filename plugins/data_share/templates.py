@@ -12,6 +12,7 @@ from data_share.datasets import Dataset, LoadMode
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 from data_share.names import quoted
+from data_share.policies import ROWS_HIDDEN
 
 
 def sync_macros(dataset: Dataset) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
     ``load_mode(params)``: the load mode of this sync. ``columns(ti, table)``, ``keys(table)``,
     ``same_keys(left, right)``, ``assignments(ti, table)``: lists of columns for SQL.
 
-    ``identifier(name)``: a name in quotes.
+    ``identifier(name)``: a name in quotes. ``ROWS_HIDDEN``: what a publish says that does not see all rows.
     """
 
     def of_run(name: Callable[[str, str], str]) -> Callable[[Any], str]:
@@ -79,6 +80,7 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
         "same_keys": same_keys,
         "assignments": assignments,
         "identifier": quoted,
+        "ROWS_HIDDEN": ROWS_HIDDEN,
     }
 
 

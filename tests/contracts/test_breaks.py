@@ -1191,6 +1191,7 @@ WITHSTOOD = [
 ]
 """Rows that the package does not rely on, though it may look so: broken, and nothing comes of it."""
 
+NO_POLICIES = "the tables of the scenarios have no policies"
 ELSEWHERE = {
     "A column of the data named `_metadata` hides that of the files, which has one more underscore in front then": (
         "no dataset of the scenarios has such a column",
@@ -1219,6 +1220,34 @@ ELSEWHERE = {
     "DESC INTEGRATION: enabled, allowed and blocked locations": (
         "no sync asks for it, only the doctor",
         "tests/sandbox/doctor/test_doctor.py::test_an_account_that_is_broken",
+    ),
+    "Masking policies are applied wherever a column is read, in predicates of JOIN, WHERE and MERGE too": (
+        NO_POLICIES,
+        "tests/sandbox/load/test_policies.py::test_an_exemption_that_is_claimed_and_not_true_is_refused",
+    ),
+    "Row access policies filter what SELECT, UPDATE, DELETE and MERGE find, for the owner too, and stop no INSERT": (
+        NO_POLICIES,
+        "tests/sandbox/load/test_policies.py::test_rows_that_the_loader_would_not_see_are_not_published",
+    ),
+    "`IS_ROLE_IN_SESSION`: the current role, or one whose rights it has": (
+        NO_POLICIES,
+        "tests/sandbox/load/test_policies.py::test_an_exempt_role_syncs_a_masked_target",
+    ),
+    "A tag on a database, schema or table masks all columns of its types; a policy on the column takes precedence": (
+        NO_POLICIES,
+        "tests/sandbox/load/test_policies.py::test_a_tag_that_masks_the_staging_table_stops_a_sync",
+    ),
+    "DESCRIBE TABLE: `policy name` of a masking policy that is set on the column; NULL for one by a tag": (
+        NO_POLICIES,
+        "tests/sandbox/load/test_policies.py::test_a_masked_column_of_the_target_stops_a_sync_that_says_nothing_of_it",
+    ),
+    "EXPLAIN: a table with a row access policy is a `DynamicSecureView`, `<name> (+ RowAccessPolicy)`": (
+        NO_POLICIES,
+        "tests/sandbox/load/test_policies.py::test_a_row_access_policy_stops_a_sync_that_says_nothing_of_it",
+    ),
+    "SHOW TABLES: `rows` is the number of rows of the table": (
+        NO_POLICIES,
+        "tests/sandbox/load/test_policies.py::test_rows_that_are_hidden_before_and_after_are_noticed",
     ),
     "What Spark wrote can be loaded, checked, published and loaded again": (
         "it is about the files of the real engine, which is not in this process",

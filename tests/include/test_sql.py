@@ -27,7 +27,15 @@ PROJECT = Path(__file__).resolve().parents[2]
 SQL = PROJECT / "include" / "sql"
 SYNC_FIELDS = {
     "export_to_s3": ("select_ledger_row",),
-    "copy_into_staging": ("create_staging", "copy_manifest", "select_manifest", "describe_staging", "sql"),
+    "copy_into_staging": (
+        "create_staging",
+        "copy_manifest",
+        "select_manifest",
+        "describe_staging",
+        "find_policies",
+        "count_visible",
+        "sql",
+    ),
     "check_staging": ("sql",),
     "publish": ("sql", "select_ledger_row", "count_changes"),
     "drop_staging": ("sql",),
@@ -149,7 +157,8 @@ def is_of_snowflake(statement: str) -> bool:
         [parsed] = sqlglot.parse(statement, dialect="snowflake")
     except sqlglot.errors.ParseError:
         return False
-    return not isinstance(parsed, exp.Command)
+    # The parser knows no plan, and the query in it is one that others have.
+    return not isinstance(parsed, exp.Command) or statement.startswith("EXPLAIN SELECT * FROM ")
 
 
 def test_every_file_is_used(dag: DAG) -> None:
@@ -163,7 +172,7 @@ def test_every_file_is_used(dag: DAG) -> None:
         for field in task.template_fields:
             value = getattr(task, field)
             used.update(value if isinstance(value, list) else [str(value)])
-    included = {f"change_{mode}.sql" for mode in LoadMode}
+    included = {*(f"change_{mode}.sql" for mode in LoadMode), "count_before.sql", "check_visible.sql"}
     unused = {path.name for path in (SQL / "snowflake").rglob("*.sql") if path.read_text() not in used}
     # An account administrator runs those of the set-up: test_setup_snowflake.py.
     assert unused - {path.name for path in (SQL / "snowflake" / "setup").iterdir()} == included
@@ -186,7 +195,7 @@ def test_a_name_that_nobody_defines_is_an_error(rendered: Render, dag: DAG) -> N
 TURN = (
     "CREATE TABLE IF NOT EXISTS staging.publish_turn__shared_forecasts ( dataset VARCHAR NOT NULL, run_key VARCHAR NOT "
     "NULL, staged_at TIMESTAMP_NTZ NOT NULL, rows_inserted NUMBER(38, 0), rows_updated NUMBER(38, 0), rows_deleted "
-    "NUMBER(38, 0) )"
+    "NUMBER(38, 0), rows_before NUMBER(38, 0), rows_after NUMBER(38, 0), keys_missing NUMBER(38, 0) )"
 )
 
 
@@ -392,7 +401,7 @@ def test_publishing_is_one_transaction_without_ddl(rendered: Render, make_dag: M
             assert isinstance(parsed, exp.Insert | exp.Delete | exp.Merge | exp.Update), statement
         assert not any(statement.startswith("COMMIT") for statement in sent[:-1])
     # So many statements are announced to Snowflake.
-    assert counts == dict.fromkeys(WAYS_TO_LOAD, 9) | {"append": 8, "merge that deletes": 10}
+    assert counts == dict.fromkeys(WAYS_TO_LOAD, 11) | {"merge": 12, "merge that deletes": 13}
 
 
 def test_the_turn_is_taken_first_and_what_datasets_share_is_locked_last(rendered: Render, make_dag: MakeDag) -> None:
@@ -403,7 +412,7 @@ def test_the_turn_is_taken_first_and_what_datasets_share_is_locked_last(rendered
         written = [written_table(statement) for statement in transaction(publish)[1:-1]]
         assert [table for table, _ in itertools.groupby(written)][:2] == [turn, TARGET], way
         assert set(written[:2]) == {turn}, way
-        assert set(written[written.index(TARGET) :]) == {TARGET, *shared}, way
+        assert set(written[written.index(TARGET) :]) == {TARGET, turn, *shared}, way
         assert set(written[-3:]) == shared, way
 
 
@@ -513,8 +522,28 @@ def test_the_ledger_counts_the_changes_as_a_preview_does(rendered: Render, make_
 
 
 def count_in_turn(publish: Any) -> str:
-    [update] = [one for one in transaction(publish) if one.startswith("UPDATE staging.publish_turn__")]
+    [update] = [one for one in transaction(publish) if re.match(r"UPDATE staging.publish_turn__\w+ SET run_key", one)]
     return update
+
+
+def test_what_the_loader_sees_is_counted_after_the_change_and_refused_without_reading_the_target(
+    rendered: Render, make_dag: MakeDag, key: str
+) -> None:
+    staging = f"staging.shared_forecasts__{key}"
+    seen = f"rows_after = (SELECT COUNT(*) FROM {TARGET})"
+    for way, (changes, conf) in WAYS_TO_LOAD.items():
+        sent = transaction(rendered(make_dag(**changes), "publish", conf=conf))
+        place = next(number for number, one in enumerate(sent) if seen in one)
+        count, refusal, ledger = sent[place], sent[place + 1], " ".join(sent[place + 2 :])
+        assert sent[place - 1].split()[:2] != ["UPDATE", "staging.publish_turn__shared_forecasts"], way
+        is_merge = "merge" in way and not conf
+        # Without keys, none is missing.
+        assert ("WHERE FALSE AND NOT EXISTS" in count, "WHERE NOT EXISTS" in count) == (not is_merge, is_merge), way
+        assert not {TARGET, staging} & set(refusal.split()), way
+        assert "TO_NUMBER( CASE WHEN keys_missing = 0 AND rows_after >= rows_" in refusal, way
+        assert TARGET not in ledger.replace(f"'{TARGET.lower()}'", ""), way
+        befores = [one for one in sent if "SET rows_before" in one]
+        assert len(befores) == (0 if "replace" in way or "refresh" in way or way == "reload" else 1), way
 
 
 def ledger_insert(publish: Any) -> str:

@@ -1,6 +1,8 @@
 -- Load mode merge: rows with a known key are updated, the others inserted and, if the dataset says so, target rows
 -- without a staged one deleted. Part of publish.sql.
 
+{% include 'count_before.sql' %}
+
 MERGE INTO {{ dataset.target }} AS target
 USING {{ staging_table(dag_run) }} AS staging
   ON {{ same_keys('target', 'staging') }}

@@ -12,7 +12,10 @@ CREATE TABLE IF NOT EXISTS {{ turn_table }} (
   staged_at TIMESTAMP_NTZ NOT NULL,
   rows_inserted NUMBER(38, 0),
   rows_updated NUMBER(38, 0),
-  rows_deleted NUMBER(38, 0)
+  rows_deleted NUMBER(38, 0),
+  rows_before NUMBER(38, 0),
+  rows_after NUMBER(38, 0),
+  keys_missing NUMBER(38, 0)
 );
 
 CREATE OR REPLACE TABLE {{ staging_table(dag_run) }} LIKE {{ dataset.target }};

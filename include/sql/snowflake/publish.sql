@@ -56,6 +56,8 @@ FROM (
 
 {% include 'change_' ~ load_mode(params) ~ '.sql' %}
 
+{% include 'check_visible.sql' %}
+
 {% if load_mode(params) != 'append' -%}
 -- An export that was made again takes the place of the first.
 DELETE FROM {{ share.LEDGER_TABLE }}
@@ -85,7 +87,7 @@ SELECT
   turn.rows_inserted,
   turn.rows_updated,
   turn.rows_deleted,
-  (SELECT COUNT(*) FROM {{ dataset.target }}) AS rows_in_target,
+  turn.rows_after AS rows_in_target,
   {{ path | sql_string }} AS export_path,
   {{ export(ti).run_id | int }} AS databricks_run_id,
   {{ copied(ti).query_ids | tojson | sql_string }} AS query_ids,

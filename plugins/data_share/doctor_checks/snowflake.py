@@ -12,7 +12,7 @@ from pathlib import Path
 import jinja2
 
 from data_share import share
-from data_share.column_types import UnknownTypeError, target_type
+from data_share.column_types import SYNONYMS, UnknownTypeError, target_type
 from data_share.datasets import Dataset, LoadMode, SchemaDrift
 from data_share.doctor_checks.deployment import (
     PROJECT,
@@ -35,6 +35,14 @@ from data_share.doctor_checks.deployment import (
 )
 from data_share.exported_schema import exported_columns
 from data_share.names import alike, folded, quoted, table_parts, written
+from data_share.policies import (
+    columns_read_otherwise,
+    has_row_access_policy,
+    masking_policies,
+    sample_statements,
+    told,
+    way_out,
+)
 from data_share.schema_drift import lossy_columns
 from data_share.snowflake_hook import SnowflakeRefusedError, SnowflakeStatementError
 
@@ -324,15 +332,38 @@ def target_rights(deployment: Deployment) -> Answer:
     return verdict(problems, f"each load mode may write to its target.{note}")
 
 
+def target_policies(deployment: Deployment) -> Answer:
+    """No policy that a sync would stop at is on a target, as far as the loader can see."""
+    problems, exempt = [], []
+    for dataset in deployment.datasets[0]:
+        try:
+            described = deployment.rows(f"DESCRIBE TABLE {dataset.target}")
+            plan = deployment.rows(f"EXPLAIN SELECT * FROM {dataset.target}")  # noqa: S608
+        except SnowflakeStatementError:
+            continue  # a target that cannot be read is told elsewhere
+        filtered = [dataset.target_table] if has_row_access_policy(plan) else []
+        found = told({dataset.target_table: masking_policies(described)}, filtered)
+        if found and dataset.policies == "exempt":
+            exempt.append(found)
+        elif found:
+            problems.append(
+                f"{found}, which stops each sync of {dataset.name}.yaml. {way_out(_role(deployment), dataset)}"
+            )
+    note = f" Said to be exempt, which each sync proves: {'; '.join(exempt)}." if exempt else ""
+    return verdict(problems, f"none is on a target, without the role being exempt.{note}")
+
+
 def write_and_read(deployment: Deployment) -> Answer:
-    """A table can be created in the staging schema, written, read and dropped."""
+    """A table can be created in the staging schema, written, read as it was written, in each type, and dropped."""
     # Named as a run's staging table, so that clean_up_share drops it if this process dies.
     key = share.run_key("check_share", uuid.uuid4().hex, datetime.now(UTC))
     table = share.staging_table("check_share", key)
+    columns = dict(zip(SYNONYMS, SYNONYMS, strict=True))
     try:
-        deployment.rows(f"CREATE TABLE {table} (n NUMBER(38, 0))")
-        deployment.rows(f"INSERT INTO {table} VALUES (4711)")  # noqa: S608 - the name is made here
-        rows = deployment.rows(f"SELECT n FROM {table}")  # noqa: S608
+        missing = _create_of_each_type(deployment, table, columns)
+        insert, count, _ = sample_statements(table, columns)
+        deployment.rows(insert)
+        masked = columns_read_otherwise(columns, deployment.rows(count)[0])
     except SnowflakeStatementError as error:
         return wrong(
             f"{error_text(error)}. GRANT USAGE, CREATE TABLE ON SCHEMA {share.STAGING_SCHEMA} "
@@ -342,9 +373,38 @@ def write_and_read(deployment: Deployment) -> Answer:
         # Without the schema or the right to create, there is nothing to drop.
         with contextlib.suppress(SnowflakeStatementError):
             deployment.rows(f"DROP TABLE IF EXISTS {table}")
-    if rows != [{"N": 4711}]:
-        return wrong(f"What was written to {table} was not read again: {rows}.")
-    return ok("created, written, read and dropped.")
+    if masked:
+        check = f"IS_ROLE_IN_SESSION('{_role(deployment)}')"
+        return wrong(
+            f"What is written to a table in {share.STAGING_SCHEMA} is not what role {_role(deployment)} reads of it, "
+            f"in columns of {listed(masked)}: a masking policy changes it, which a tag of the schema or the database "
+            "brings along. Snowflake hides its name from the role; an administrator finds it in "
+            "SNOWFLAKE.ACCOUNT_USAGE.POLICY_REFERENCES. Take the tag off, or exempt the role in the policy's body: "
+            f"CASE WHEN {check} THEN val ELSE ... END."
+        )
+    note = f" Not checked: {listed(missing)}, which the account does not have." if missing else ""
+    return ok(f"created, written, read as it was written, and dropped.{note}")
+
+
+def _create_of_each_type(deployment: Deployment, table: str, columns: dict[str, str]) -> list[str]:
+    """Create a table with a column of each type; take those out that the account does not have, and return them."""
+    try:
+        deployment.rows(
+            f"CREATE TABLE {table} ({', '.join(f'{quoted(name)} {kind}' for name, kind in columns.items())})"
+        )
+    except SnowflakeStatementError:
+        # One by one, to tell which: the first is one that every account has.
+        first, *others = columns
+        deployment.rows(f"CREATE TABLE {table} ({quoted(first)} {columns[first]})")
+        missing = []
+        for name in others:
+            try:
+                deployment.rows(f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {columns[name]}")
+            except SnowflakeStatementError:
+                missing.append(name)
+                del columns[name]
+        return missing
+    return []
 
 
 def _role(deployment: Deployment) -> str:
@@ -475,5 +535,8 @@ CHECKS: tuple[Check, ...] = (
     Check("Snowflake", "column types", "the last manifests", column_types, ("warehouse", "ledger tables")),
     Check("Snowflake", "rights on the ledger", "probes, rolled back", ledger_rights, ("warehouse", "ledger tables")),
     Check("Snowflake", "rights on the targets", "probes, rolled back", target_rights, ("warehouse", "target tables")),
-    Check("Snowflake", "write and read", "a table in staging", write_and_read, ("warehouse", "staging schema")),
+    Check("Snowflake", "policies", "DESCRIBE TABLE, EXPLAIN", target_policies, ("target tables",)),
+    Check(
+        "Snowflake", "write and read", "a row of each type in staging", write_and_read, ("warehouse", "staging schema")
+    ),
 )

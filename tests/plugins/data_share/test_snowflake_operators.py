@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from data_share import share
 from data_share.datasets import Dataset
 from data_share.failure_codes import FailureCode
+from data_share.policies import PolicyFoundError, RowsHiddenError, sample_statements
 from data_share.schema_drift import SchemaDriftError
 from data_share.share import run_key_of
 from data_share.snowflake_hook import SnowflakeStatementError, StatementResult
@@ -162,7 +164,17 @@ def test_a_step_never_takes_up_the_statements_of_an_earlier_attempt() -> None:
 def test_rendered_fields_name_the_connection_and_hold_nothing_secret() -> None:
     shown_to_users = {
         *("sql", "create_staging", "copy_manifest", "select_manifest", "select_ledger_row", "table", "checks"),
-        *("run_key", "export_path", "snowflake_conn_id", "describe_staging", "staging_table", "count_changes"),
+        *(
+            "run_key",
+            "export_path",
+            "snowflake_conn_id",
+            "describe_staging",
+            "find_policies",
+            "count_visible",
+            "staging_table",
+            "staging_manifest",
+            "count_changes",
+        ),
         *("load_mode", "new_columns", "created_columns", "preview", "select_old_exports", "keep_days"),
         *("proofs", "unproven", "values_sql"),
     }
@@ -191,11 +203,17 @@ def copy(snowflake: Snowflake) -> SnowflakeCopyIntoOperator:
         copy_manifest="COPY manifest;",
         select_manifest="UPDATE manifest;\nSELECT manifest;",
         describe_staging="DESCRIBE staging;",
+        find_policies="DESCRIBE target; EXPLAIN target;",
+        count_visible="SHOW target; COUNT target;",
         sql="COPY data;",
         dataset=tides(),
         run_key=KEY,
         staging_table="staging.tides",
+        staging_manifest="staging.tides__manifest",
     )
+
+
+SAMPLES = sample_statements("staging.tides", {"HARBOUR": "VARCHAR(80)", "DEPTH": "FLOAT"})
 
 
 def test_copying_creates_reads_the_manifest_compares_loads_and_counts(
@@ -212,18 +230,85 @@ def test_copying_creates_reads_the_manifest_compares_loads_and_counts(
         "created_columns": {},
         "proofs": [],
         "unproven": dict.fromkeys(("HARBOUR", "DEPTH"), NO_SUMS),
-        "query_ids": ["query 3", "query 7"],
+        "query_ids": ["query 9", "query 12"],
     }
     assert snowflake.statements == [
         "CREATE staging",
         "CREATE staging_manifest",
+        "DESCRIBE staging",
+        "DESCRIBE target",
+        "EXPLAIN target",
+        *SAMPLES,
         "COPY manifest",
         "UPDATE manifest",
         "SELECT manifest",
-        "DESCRIBE staging",
         "COPY data",
     ]
-    assert len(set(snowflake.request_ids)) == 7
+    assert len(set(snowflake.request_ids)) == 12
+
+
+def test_nothing_is_loaded_of_a_target_with_policies(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    policed = [COLUMNS[0], {**COLUMNS[1], "policy name": "SEC.POLICIES.DEPTHS"}]
+    plan = [
+        {"operation": "Result", "objects": None},
+        {"operation": "DynamicSecureView", "objects": "X (+ RowAccessPolicy)"},
+    ]
+    for statement, rows, found in (
+        ("DESCRIBE target", policed, "public.tides column DEPTH has the masking policy SEC.POLICIES.DEPTHS"),
+        ("DESCRIBE staging", policed, "staging.tides column DEPTH has the masking policy SEC.POLICIES.DEPTHS"),
+        ("EXPLAIN target", plan, "public.tides has a row access policy"),
+        (SAMPLES[1], [{"SAMPLE_0_0": 1, "SAMPLE_0_1": 1, "SAMPLE_1_0": 0, "SAMPLE_1_1": 1}], "changes DEPTH."),
+    ):
+        before = snowflake.answers.get(statement)
+        snowflake.answer(statement, rows)
+        with pytest.raises(PolicyFoundError) as caught:
+            copy.execute(task_context(copy))  # type: ignore[arg-type]
+        assert found in str(caught.value), statement
+        assert TARGET_UNCHANGED in str(caught.value)
+        assert "IS_ROLE_IN_SESSION('DATA_SHARE_LOADER') THEN val" in caught.value.what_to_do
+        assert "policies: exempt in tides.yaml" in caught.value.what_to_do
+        assert isinstance(caught.value, AirflowFailException), "another attempt would find it too"
+        snowflake.answers.pop(statement)
+        if before:
+            snowflake.answers[statement] = before
+    assert not {"COPY manifest", "COPY data"} & set(snowflake.statements)
+
+
+def test_of_a_target_that_exempts_the_role_the_hidden_rows_are_counted(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    copy.dataset = tides(policies="exempt")
+    snowflake.answer("EXPLAIN target", [{"operation": "DynamicSecureView", "objects": "TIDES (+ RowAccessPolicy)"}])
+    snowflake.answer("COUNT target", [{"VISIBLE": 6}])
+    for shown, hidden in (
+        ([{"name": "TIDES", "rows": 7}], True),
+        ([{"name": "TIDES", "rows": 6}], False),
+        ([{"name": "TIDES", "rows": 5}], False),  # others have inserted meanwhile
+        ([{"name": "tides", "rows": 7}, {"name": "TIDES", "rows": None}], False),
+        ([], False),
+    ):
+        snowflake.answer("SHOW target", shown)
+        if hidden:
+            with pytest.raises(RowsHiddenError, match="sees 6 of 7 row") as caught:
+                copy.execute(task_context(copy))  # type: ignore[arg-type]
+            assert "say policies: exempt" not in caught.value.what_to_do
+        else:
+            copy.execute(task_context(copy))  # type: ignore[arg-type]
+
+
+def test_columns_of_types_that_are_not_known_have_no_samples(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    place = {"name": "PLACE", "type": "GEOGRAPHY", "default": None}
+    for nullable, sampled in (("Y", True), ("N", False)):
+        snowflake.answer("DESCRIBE staging", [*COLUMNS, {**place, "null?": nullable}])
+        copy.dataset = tides(target_defaults=("place",))
+        snowflake.statements.clear()
+        with contextlib.suppress(SchemaDriftError):
+            copy.execute(task_context(copy))  # type: ignore[arg-type]
+        assert (SAMPLES[0] in snowflake.statements) == sampled, nullable
 
 
 def test_parsed_rows_loaded_rows_and_files_with_rows_are_counted_each(
@@ -258,10 +343,12 @@ def test_a_target_that_is_not_there_is_to_be_created_with_the_columns_of_the_exp
     copied = copy.execute(task_context(copy))  # type: ignore[arg-type]
     created = {"HARBOUR": "VARCHAR", "DEPTH": "FLOAT", "SALINITY": "NUMBER(5, 2)"}
     assert (copied["created_columns"], copied["new_columns"], copied["columns"]) == (created, {}, list(created))
-    assert snowflake.statements[-2:] == [
+    assert [snowflake.statements[-5], snowflake.statements[-1]] == [
         'CREATE OR REPLACE TABLE staging.tides ("HARBOUR" VARCHAR, "DEPTH" FLOAT, "SALINITY" NUMBER(5, 2))',
         "COPY data",
     ]
+    assert snowflake.statements[-4:-1] == sample_statements("staging.tides", created)
+    assert len(set(snowflake.request_ids)) == len(snowflake.request_ids)
 
 
 def test_a_target_that_is_not_there_is_a_failure_where_nobody_said_that_it_is_created(
@@ -294,7 +381,7 @@ def test_loading_no_row_of_a_file_is_a_failure(
     with pytest.raises(NothingLoadedError) as caught:
         copy.execute(task_context(copy))  # type: ignore[arg-type]
     message = str(caught.value)
-    assert "found 1 file(s), while the manifest counts 5 exported row(s) (query id query 7)" in message
+    assert "found 1 file(s), while the manifest counts 5 exported row(s) (query id query 12)" in message
     assert TARGET_UNCHANGED in message
 
 
@@ -498,6 +585,25 @@ def test_a_refused_transaction_is_no_success_because_of_another_export_of_the_ru
     assert isinstance(caught.value, AirflowFailException), "another attempt would be refused too"
     assert asset_events(context) == []
     assert len(set(snowflake.request_ids)) == 3, "the second look must not be answered with the first"
+
+
+def test_a_transaction_that_does_not_see_all_rows_is_told_apart(
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
+) -> None:
+    said = (
+        'JavaScript execution error: Uncaught Execution of multiple statements failed on statement "UPDATE x" (at line '
+        "1, position 75).\nDML operation to table X failed on column ROWS_AFTER with error: Numeric value 'rows hidden "
+        "from the loader: 3, 1200 of 1203' is not recognized in SYSTEM$MULTISTMT"
+    )
+    snowflake.answer("SELECT ledger", [])
+    snowflake.refusal = SnowflakeStatementError(f"Snowflake: {said} (code 100132)")
+    with pytest.raises(RowsHiddenError) as caught:
+        publish.execute(publish_context(publish))  # type: ignore[arg-type]
+    assert "sees 1,200 row(s) in public.tides, where at least 1,203 must be, and does not find 3 of" in str(
+        caught.value
+    )
+    assert caught.value.code is FailureCode.ROWS_HIDDEN
+    assert isinstance(caught.value, AirflowFailException), "another attempt would be refused too"
 
 
 def test_a_transaction_without_a_trace_in_the_ledger_is_an_error_that_may_be_tried_again(

@@ -323,6 +323,42 @@ BROKEN = {
         "write and read",
         "GRANT USAGE, CREATE TABLE ON SCHEMA staging",
     ),
+    "a tag that masks what is staged": (
+        [
+            "CREATE MASKING POLICY texts AS (val VARCHAR) RETURNS VARCHAR -> '***'",
+            "CREATE MASKING POLICY dates AS (val DATE) RETURNS DATE -> NULL",
+            "CREATE TAG secret",
+            "ALTER TAG secret SET MASKING POLICY texts",
+            "ALTER TAG secret SET MASKING POLICY dates",
+            "ALTER SCHEMA staging SET TAG secret = 'yes'",
+        ],
+        [
+            "ALTER SCHEMA staging UNSET TAG secret",
+            "ALTER TAG secret UNSET MASKING POLICY texts",
+            "ALTER TAG secret UNSET MASKING POLICY dates",
+            *("DROP TAG secret", "DROP MASKING POLICY texts", "DROP MASKING POLICY dates"),
+        ],
+        "write and read",
+        "what role DATA_SHARE_LOADER reads of it, in columns of VARCHAR, DATE: a masking policy changes it",
+    ),
+    "a target with a masked column": (
+        [
+            "CREATE MASKING POLICY places AS (val DOUBLE) RETURNS DOUBLE -> NULL",
+            "ALTER TABLE shared_forecasts MODIFY COLUMN latitude SET MASKING POLICY places",
+        ],
+        ["ALTER TABLE shared_forecasts MODIFY COLUMN latitude UNSET MASKING POLICY", "DROP MASKING POLICY places"],
+        "policies",
+        "shared_forecasts column LATITUDE has the masking policy DATA_SHARE.PUBLIC.PLACES, which stops each sync",
+    ),
+    "a target with a row access policy": (
+        [
+            "CREATE ROW ACCESS POLICY north AS (latitude DOUBLE) RETURNS BOOLEAN -> latitude > 0",
+            "ALTER TABLE shared_forecasts ADD ROW ACCESS POLICY north ON (latitude)",
+        ],
+        ["ALTER TABLE shared_forecasts DROP ROW ACCESS POLICY north", "DROP ROW ACCESS POLICY north"],
+        "policies",
+        "shared_forecasts has a row access policy, which stops each sync of shared_forecasts.yaml",
+    ),
     "no ledger": (
         ["ALTER TABLE sync_history RENAME TO old_history"],
         ["ALTER TABLE old_history RENAME TO sync_history"],
@@ -470,6 +506,34 @@ def test_one_table_under_two_names(look: Look, tmp_path: Path) -> None:
     (tmp_path / "datasets" / "tides.yaml").write_text(other)
     said = look("Snowflake", datasets_folder=tmp_path / "datasets").only_wrong("target tables")
     assert "public.shared_forecasts is the target of shared_forecasts.yaml and of tides.yaml" in said
+
+
+def test_policies_that_exempt_the_loader(look: Look, administer: Callable[..., object], tmp_path: Path) -> None:
+    shutil.copytree(DATASETS_FOLDER, tmp_path / "datasets")
+    file = tmp_path / "datasets" / "shared_forecasts.yaml"
+    file.write_text(f"{file.read_text()}policies: exempt\n")
+    administer(
+        "CREATE MASKING POLICY texts AS (val VARCHAR) RETURNS VARCHAR -> "
+        "CASE WHEN IS_ROLE_IN_SESSION('DATA_SHARE_LOADER') THEN val END",
+        "CREATE MASKING POLICY places AS (val DOUBLE) RETURNS DOUBLE -> "
+        "CASE WHEN IS_ROLE_IN_SESSION('DATA_SHARE_LOADER') THEN val END",
+        "ALTER TABLE shared_forecasts MODIFY COLUMN latitude SET MASKING POLICY places",
+        "CREATE TAG secret",
+        "ALTER TAG secret SET MASKING POLICY texts",
+        "ALTER DATABASE data_share SET TAG secret = 'yes'",
+    )
+    try:
+        examined = look("Snowflake", datasets_folder=tmp_path / "datasets")
+    finally:
+        administer(
+            "ALTER DATABASE data_share UNSET TAG secret",
+            "ALTER TABLE shared_forecasts MODIFY COLUMN latitude UNSET MASKING POLICY",
+            "ALTER TAG secret UNSET MASKING POLICY texts",
+            *("DROP TAG secret", "DROP MASKING POLICY texts", "DROP MASKING POLICY places"),
+        )
+    assert examined.named(State.WRONG) == [], examined.told()
+    said = examined.findings["policies"].text
+    assert "Said to be exempt, which each sync proves: shared_forecasts column LATITUDE has the masking policy" in said
 
 
 def test_a_bucket_that_snowflake_cannot_list(look: Look, administer: Callable[..., object]) -> None:

@@ -307,7 +307,7 @@ class Share:
                     "manifest_path": f"{path}manifest/",
                     "run_key": run.key,
                     "dataset": dataset.name,
-                    "proof": dataset.proof.value,
+                    "proof": dataset.proof_of_values.value,
                 },
             )
         finally:

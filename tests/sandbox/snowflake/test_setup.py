@@ -80,7 +80,15 @@ def test_the_scripts_make_all_that_the_syncs_ask_for(engine: Engine, files_of: C
         for file in files_of("set_up_snowflake", task, "sql")
         for statement in statements(file)
     ]
-    staging = ("create_staging", "copy_manifest", "select_manifest", "describe_staging", "sql")
+    staging = (
+        "create_staging",
+        "copy_manifest",
+        "select_manifest",
+        "describe_staging",
+        "find_policies",
+        "count_visible",
+        "sql",
+    )
     loads = [
         statement
         for file in files_of("sync_shared_forecasts", "copy_into_staging", *staging, file="sync_datasets")
