@@ -277,8 +277,8 @@ What each sync looks at:
   `POLICY_FOUND`. With `policies: exempt`, the role has to see as many rows as SHOW TABLES tells, or it is
   `ROWS_HIDDEN`.
 - **What the role sees after the change**, in the transaction, before it is committed: each staged key of a merge is
-  found in the target, and no row is missing. Else it is `ROWS_HIDDEN`, and all is rolled back. A key that the target
-  holds twice is no fault, and neither are rows that others insert at the same time.
+  found in the target, which costs one more join, and no row is missing. Else it is `ROWS_HIDDEN`, and all is rolled
+  back. A key that the target holds twice is no fault, and neither are rows that others insert at the same time.
 
 That SHOW TABLES counts hidden rows is not documented. Where it did not, and a policy hid a row from a role that is said
 to be exempt, a merge would insert the same key a second time, if the policy does not hide the new row.
