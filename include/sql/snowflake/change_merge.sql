@@ -1,8 +1,10 @@
 -- Load mode merge: rows with a known key are updated, the others inserted and, if the dataset says so, target rows
 -- without a staged one deleted. Part of publish.sql.
 
+{% if not dataset.delete_missing -%}
 {% include 'count_before.sql' %}
 
+{% endif -%}
 MERGE INTO {{ dataset.target }} AS target
 USING {{ staging_table(dag_run) }} AS staging
   ON {{ same_keys('target', 'staging') }}

@@ -23,9 +23,13 @@ SET
   )
 WHERE dataset = '{{ dataset.name }}';
 
-{% set before = '' if load_mode(params) == 'replace' else 'rows_before + ' -%}
-{% set deleted = ' - rows_deleted' if load_mode(params) == 'merge' else '' -%}
-{% set needed = before ~ 'rows_inserted' ~ deleted -%}
+{% set kept = 'rows_before + ' -%}
+{% if load_mode(params) == 'replace' -%}
+{% set kept = '' -%}
+{% elif load_mode(params) == 'merge' and dataset.delete_missing -%}
+{% set kept = 'rows_updated + ' -%}
+{% endif -%}
+{% set needed = kept ~ 'rows_inserted' -%}
 
 UPDATE {{ turn_table }}
 SET
