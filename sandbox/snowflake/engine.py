@@ -613,8 +613,10 @@ class Cursor(FakeSnowflakeCursor):
     def _count_rows(self, shown: dict[str, Any]) -> int:
         """Count the committed rows of a table that SHOW lists: no policy hides any."""
         name = in_duckdb(shown["database_name"], shown["schema_name"], shown["name"])
-        answer = self._conn.engine.duck_conn.cursor().execute(f"SELECT COUNT(*) FROM {name}").fetchone()
-        return int(answer[0]) if answer else 0
+        with contextlib.suppress(duckdb.CatalogException):  # another session may drop it meanwhile
+            answer = self._conn.engine.duck_conn.cursor().execute(f"SELECT COUNT(*) FROM {name}").fetchone()
+            return int(answer[0]) if answer else 0
+        return 0
 
 
 def _as_sql_error(error: Exception, expression: exp.Expr | None) -> Exception:
