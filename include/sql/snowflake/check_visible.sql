@@ -5,11 +5,17 @@
 -- it twice), and in each load mode no row may be missing. More rows are no fault: others may insert at the same time.
 --
 -- The counts are noted first, and refused by a statement that reads nothing but them: in one that reads a table with
--- policies, Snowflake may redact the words of the error. The words are a text that is no number.
+-- policies, Snowflake may redact the words of the error. The words are a text that is no number. Without a count, the
+-- staging tables are not as they were: that is the ledger's to refuse.
 
 UPDATE {{ turn_table }}
 SET
-  rows_after = (SELECT COUNT(*) FROM {{ dataset.target }}),
+  rows_after = CASE
+    WHEN
+      staged_at = (SELECT MAX(manifest.staged_at) FROM {{ staging_manifest(dag_run) }} AS manifest)
+      AND (SELECT COUNT(*) FROM {{ staging_table(dag_run) }}) = {{ copied(ti).rows_loaded }}
+      THEN (SELECT COUNT(*) FROM {{ dataset.target }})
+  END,
   keys_missing = (
     SELECT COUNT(*)
     FROM {{ staging_table(dag_run) }}
@@ -35,6 +41,7 @@ UPDATE {{ turn_table }}
 SET
   rows_after = rows_after + TO_NUMBER(
     CASE
+      WHEN rows_after IS NULL THEN '0'
       WHEN keys_missing = 0 AND rows_after >= {{ needed }} THEN '0'
       ELSE {{ ROWS_HIDDEN | sql_string }} || keys_missing || ', ' || rows_after || ' of ' || ({{ needed }})
     END
