@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import duckdb
 import sqlglot
@@ -18,10 +18,12 @@ from sandbox.snowflake.errors import (
     already_exists,
     cannot_use,
     does_not_exist,
+    insufficient,
     not_assigned,
     syntax_error,
     unsupported,
 )
+from sandbox.snowflake.locks import CATALOGUE, DEFAULT_LOCK_TIMEOUT, Mode, Table
 from sandbox.snowflake.names import key, name_of, normal, qualified
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ DEFAULT_TIME_ZONE = "America/Los_Angeles"
 _READS = (exp.Query, exp.Show, exp.Describe, exp.Use, exp.Set, exp.ListStage)
 _DDL = (exp.Create, exp.Drop, exp.Alter, exp.Comment, exp.Grant, exp.Revoke)
 _DDL_COMMANDS = frozenset({"CREATE", "DROP", "ALTER", "GRANT", "REVOKE", "COMMENT"})
+_READ_CONSISTENCY = re.compile(r"ALTER ACCOUNT SET READ_CONSISTENCY_MODE = '(SESSION|GLOBAL)'", re.IGNORECASE)
 _STATEMENTS = (
     *(*_READS, *_DDL, exp.DML, exp.Copy, exp.TruncateTable, exp.Transaction, exp.Commit, exp.Rollback),
     *(exp.Command, exp.MultitableInserts, exp.Put, exp.Get),
@@ -120,11 +123,34 @@ def check_count(actual: int, desired: int) -> None:
         raise SqlError(*_count_error(actual, desired))
 
 
-def writes(expression: exp.Expr) -> bool:
-    """Whether the statement needs the write lock. A transaction takes it from its beginning."""
-    if isinstance(expression, (exp.Commit, exp.Rollback)) or is_session(expression):
-        return False
-    return not isinstance(expression, _READS)
+def locked_tables(expression: exp.Expr, session: Session) -> dict[Table, Mode]:
+    """
+    The tables that the statement holds until its transaction ends, and how.
+
+    :raises SqlError: if the session has no current database or schema to complete a name.
+    """
+    if isinstance(expression, exp.Insert):
+        mode = Mode.CHANGES if expression.args.get("overwrite") else Mode.INSERTS
+        return {qualified(cast("exp.Table", expression.find(exp.Table)), session): mode}
+    if isinstance(expression, exp.Copy):
+        is_into_table = isinstance(expression.this, exp.Table) and not expression.this.name.startswith("@")
+        return {qualified(expression.this, session): Mode.INSERTS} if is_into_table else {}
+    if isinstance(expression, (exp.Update, exp.Delete, exp.Merge)):
+        return {qualified(expression.this, session): Mode.CHANGES}
+    if isinstance(expression, exp.TruncateTable):
+        return {qualified(table, session): Mode.CHANGES for table in expression.expressions}
+    if not is_ddl(expression):
+        return {}
+    # Behind its table, so that who waits for a table keeps nobody from another one.
+    redefined = {qualified(table, session): Mode.REDEFINES for table in _redefined_tables(expression)}
+    return {**redefined, CATALOGUE: Mode.REDEFINES}
+
+
+def _redefined_tables(expression: exp.Expr) -> list[exp.Table]:
+    """The tables that DDL makes, alters or drops."""
+    if isinstance(expression, exp.Alter) and isinstance(expression.this, exp.Table):
+        return [expression.this]
+    return changed_tables(expression)
 
 
 def is_session(expression: exp.Expr) -> bool:
@@ -181,6 +207,12 @@ def account_statement(expression: exp.Expr, session: Session) -> str | None:
     if isinstance(expression, (exp.Grant, exp.Revoke)) or _is_command(expression, "GRANT", "REVOKE"):
         privileges.change_grants(expression.sql("snowflake"), session)
         return done
+    if match := _READ_CONSISTENCY.fullmatch(expression.sql("snowflake")):
+        # Of what the role may do, this is known: no other may set a parameter of the account.
+        if session.role != "ACCOUNTADMIN":
+            raise insufficient("account", session.engine.account)
+        session.engine.sees_late = match[1].upper() == "SESSION"
+        return done
     if match := privileges.created_role(expression):
         return _create_role(normal(match[2]), session, exists=bool(match[1]))
     if isinstance(expression, exp.Create):
@@ -200,6 +232,8 @@ def _alter_session(expression: exp.Alter, session: Session) -> bool:
                 session.set_time_zone(value or DEFAULT_TIME_ZONE)
             elif name.upper() == "QUERY_TAG":
                 session.query_tag = value
+            elif name.upper() == "LOCK_TIMEOUT":
+                session.lock_timeout = float(value or DEFAULT_LOCK_TIMEOUT)
             else:
                 return False
     return True
