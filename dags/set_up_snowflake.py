@@ -3,7 +3,8 @@
 
 Creates what the syncs need and is not there yet: the staging schema, the stage on the share, the ledger, and the target
 tables: those with a file in `include/sql/snowflake/targets/`, and those of datasets with `create_table: from_columns`.
-Safe to run again at any time: it changes and drops nothing that exists.
+Safe to run again at any time: it changes and drops nothing that exists. It fails before it creates targets when another
+dataset, perhaps of another Airflow, publishes to one of them.
 
 **To start it**, press *Trigger*, or send `POST /api/v2/dags/set_up_snowflake/dagRuns` with
 `{"logical_date": null, "conf": {}}`. There is no conf.
@@ -22,7 +23,7 @@ from airflow.sdk import DAG, chain
 from data_share import share
 from data_share.dag_defaults import DEFAULT_ARGS, SQL_FOLDER, START_DATE
 from data_share.datasets import read_datasets
-from data_share.snowflake_operators import SnowflakeStatementsOperator
+from data_share.snowflake_operators import SnowflakeStatementsOperator, SnowflakeTargetsCheckOperator
 
 with DAG(
     dag_id="set_up_snowflake",
@@ -41,9 +42,10 @@ with DAG(
     create_schemas = SnowflakeStatementsOperator(task_id="create_schemas", sql="create_schemas.sql")
     create_stage = SnowflakeStatementsOperator(task_id="create_stage", sql="create_stage.sql")
     create_ledger = SnowflakeStatementsOperator(task_id="create_ledger", sql="create_ledger.sql")
+    check_targets = SnowflakeTargetsCheckOperator(task_id="check_targets", datasets=read_datasets()[0])
     create_targets = SnowflakeStatementsOperator(
         task_id="create_targets",
         sql=[*sorted(f"targets/{path.name}" for path in (SQL_FOLDER / "targets").glob("*.sql")), "create_targets.sql"],
     )
 
-    chain(create_schemas, create_stage, create_ledger, create_targets)
+    chain(create_schemas, create_stage, create_ledger, check_targets, create_targets)

@@ -230,6 +230,8 @@ def sync_dag(dataset: Dataset) -> DAG:
 
         copy_into_staging = SnowflakeCopyIntoOperator(
             task_id="copy_into_staging",
+            select_lock="select_lock.sql",
+            create_lock="create_lock.sql",
             create_staging="create_staging_tables.sql",
             copy_manifest="copy_manifest.sql",
             select_manifest="select_manifest.sql",
@@ -237,7 +239,7 @@ def sync_dag(dataset: Dataset) -> DAG:
             sql="copy_into_staging.sql",
             dataset=dataset,
             run_key="{{ manifest_run_key(ti, dag_run, params) }}",
-            staging_table="{{ staging_table(dag_run) }}",
+            staging_table="{{ new_staging_table(dag_run, ti) }}",
             # The steps before are skipped when an earlier export is loaded again.
             trigger_rule="none_failed",
             **loading,
@@ -245,7 +247,7 @@ def sync_dag(dataset: Dataset) -> DAG:
 
         check_staging = SnowflakeTableCheckOperator(
             task_id="check_staging",
-            table="{{ staging_table(dag_run) }}",
+            table="{{ staging_table(ti) }}",
             checks={
                 **RECONCILIATION,
                 **row_change_check(dataset),
@@ -264,12 +266,14 @@ def sync_dag(dataset: Dataset) -> DAG:
         publish = SnowflakePublishOperator(
             task_id="publish",
             sql="publish.sql",
+            select_lock="select_lock.sql",
             select_ledger_row="select_ledger_row.sql",
             count_changes="count_changes.sql",
             dataset=dataset,
             run_key="{{ run_key(dag_run) }}",
             export_path="{{ export(ti).export_path }}",
             load_mode="{{ load_mode(params) }}",
+            staged_at="{{ copied(ti).staged_at }}",
             new_columns="{{ copied(ti).new_columns | tojson }}",
             # What a copy step of an older version has left lacks them.
             created_columns="{{ copied(ti).created_columns | default({}) | tojson }}",
@@ -280,7 +284,8 @@ def sync_dag(dataset: Dataset) -> DAG:
         steps = [export_to_s3, wait_for_export, copy_into_staging, check_staging, publish]
         drop_staging = FinishSyncOperator(
             task_id="drop_staging",
-            sql="drop_staging_tables.sql",
+            sql="show_staging_tables_of_run.sql",
+            target_table=dataset.target_table,
             select_ledger_row="select_ledger_row.sql",
             steps=[step.task_id for step in steps],
         ).as_teardown(on_failure_fail_dagrun=True)

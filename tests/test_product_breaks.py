@@ -97,21 +97,46 @@ BREAKS = {
     ),
     "an older sync undoes a younger one": Break(
         f"{SQL}/publish.sql",
-        "WHEN MATCHED AND turn.staged_at <= mine.staged_at THEN",
-        "WHEN MATCHED THEN",
+        "        AND locked.staged_at <= mine.staged_at\n",
+        "",
         "tests/sandbox/load/test_publish_races.py::test_a_zombie_of_an_older_run_is_refused",
     ),
-    "an append whose answer was lost is done twice": Break(
+    "an append is done twice by processes that see late what the other one has done": Break(
+        f"{SQL}/publish.sql",
+        "        AND NOT (locked.run_key = '{{ run }}' {{ or_and }} locked.export_path = {{ path | sql_string }})\n",
+        "",
+        "tests/sandbox/load/test_publish_interleaved.py"
+        "::test_two_processes_append_one_export_once_also_when_they_see_late",
+    ),
+    "a dataset overwrites what another one has published to its target": Break(
+        f"{SQL}/publish.sql",
+        "locked.dataset IN ('{{ dataset.name }}', '')",
+        "TRUE",
+        "tests/sandbox/load/test_targets.py::test_of_two_datasets_that_are_staged_the_second_to_publish_is_refused",
+    ),
+    "an export of long ago is appended again": Break(
         f"{SQL}/publish.sql",
         "      ) = 0\n",
         "      ) >= 0\n",
-        "tests/sandbox/load/test_publish_races.py",
+        "tests/sandbox/load/test_publish_races.py::test_an_append_of_an_export_of_long_ago_is_refused",
     ),
     "a staging table that was emptied after the check is published": Break(
         f"{SQL}/publish.sql",
-        "      AND (SELECT COUNT(*) FROM {{ staging_table(dag_run) }}) = {{ copied(ti).rows_loaded }}\n      AND (",
-        "      AND (",
-        "tests/sandbox/load/test_publish_races.py",
+        "      (SELECT COUNT(*) FROM {{ staging_table(ti) }}) = {{ copied(ti).rows_loaded }}\n      AND (",
+        "      (",
+        "tests/include/test_sql.py::test_the_ledger_refuses_what_was_published_long_ago",
+    ),
+    "a second attempt replaces the staging table of the first": Break(
+        f"{PACKAGE}/share.py",
+        "{attempt}_{_digest(attempt_id)}",
+        "1_00000000",
+        "tests/plugins/data_share/test_share.py::test_each_attempt_to_copy_has_a_staging_table_of_its_own",
+    ),
+    "one target under two spellings has two datasets": Break(
+        f"{PACKAGE}/datasets.py",
+        "may_be_one_table(parts, its)",
+        "parts == its",
+        "tests/plugins/data_share/test_datasets.py::test_targets_that_may_be_one_table_are_refused_and_both_are_named",
     ),
     "a dry run publishes": Break(
         f"{PACKAGE}/snowflake_operators.py",

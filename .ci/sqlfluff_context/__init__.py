@@ -44,7 +44,12 @@ PROOFS = [
     {"column": form.upper(), "form": form, "scale": scale}
     for scale, form in enumerate(("number", "number", "text", "boolean", "date", "timestamp", "binary", "fraction"))
 ]
-turn_table = "staging.turn"
+lock_table = "staging.lock"
+target_key = {
+    "target_database": "CURRENT_DATABASE()",
+    "target_schema": "CURRENT_SCHEMA()",
+    "target_name": "'TARGET_TABLE'",
+}
 
 
 def run_key(_: object) -> str:
@@ -59,6 +64,16 @@ def staging_table(_: object) -> str:
 
 def staging_manifest(_: object) -> str:
     """Return the manifest table of a run."""
+    return "staging.target_table__key__manifest"
+
+
+def new_staging_table(*_: object) -> str:
+    """Return the staging table of an attempt to copy."""
+    return "staging.target_table__key"
+
+
+def new_staging_manifest(*_: object) -> str:
+    """Return the manifest table of an attempt to copy."""
     return "staging.target_table__key__manifest"
 
 

@@ -132,6 +132,13 @@ class FailureCode(Enum):
         "The loaded rows are not what was exported, or are not what the dataset file demands.",
         "Correct the source, or the dataset file if a check is wrong, and start the sync again.",
     )
+    TARGET_TAKEN = (
+        "Another dataset publishes to the same target: one of this Airflow, of another one, or of before.",
+        (
+            "Give one of the two another target_table; if the other one is no more, or was renamed, the report has the "
+            "statement that says so."
+        ),
+    )
     SUPERSEDED = (
         (
             "A sync that was staged later is published already, this export was appended before, or its staging tables "

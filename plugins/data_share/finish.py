@@ -14,7 +14,7 @@ from airflow.sdk import Context, Variable
 from data_share.dag_defaults import START_DATE
 from data_share.databricks_run import cancel_exports_of
 from data_share.failures import FAILURE_KEY, NotPublishedError, failure_of_sync, reports_of
-from data_share.share import EXPORT_JOB_VARIABLE, run_key_of
+from data_share.share import EXPORT_JOB_VARIABLE, STAGING_SCHEMA, is_staging_of_run, run_key_of
 from data_share.snowflake_operators import SnowflakeStatementsOperator
 from data_share.templates import find_export
 
@@ -38,7 +38,8 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
     A publish that was killed, or that waited for another attempt, may have committed before: then the ledger knows, and
     the report says so.
 
-    :param sql: file that drops the staging tables
+    :param sql: file that lists the staging tables of this run, those of all attempts; there may be others among them
+    :param target_table: the target, which staging tables are named after
     :param select_ledger_row: file that selects a sync's ledger row; its one ``?`` is the run key; a template
     :param steps: tasks that may have failed, in their order; the last one publishes
     :param databricks_conn_id: Airflow connection of the workspace
@@ -54,12 +55,14 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
         self,
         *,
         sql: str,
+        target_table: str,
         select_ledger_row: str,
         steps: Sequence[str],
         databricks_conn_id: str = "databricks_default",
         **kwargs: Any,
     ) -> None:
         super().__init__(sql=sql, **kwargs)
+        self.target_table = target_table
         self.select_ledger_row = select_ledger_row
         self.steps = steps
         self.databricks_conn_id = databricks_conn_id
@@ -107,7 +110,10 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
     def _drop_staging(self, context: Context, place: str) -> None:
         self._context = context
         try:
-            self._run_file(str(self.sql), place)
+            listed = [str(row["name"]) for row in self._run_file(str(self.sql), f"list {place}")[-1].rows]
+            run_key = run_key_of(context["dag_run"])
+            for table in [name for name in listed if is_staging_of_run(name, self.target_table, run_key)]:
+                self._run_file(f'DROP TABLE IF EXISTS {STAGING_SCHEMA}."{table}"', f"drop {table} {place}")
         except Exception:
             # The sync ended as it did; what is left behind is dropped by clean_up_share.
             self.log.exception("The staging tables of this run are left behind")

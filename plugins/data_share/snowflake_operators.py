@@ -30,6 +30,7 @@ from data_share.snowflake_hook import (
     StatementResult,
     request_id,
 )
+from data_share.target_lock import TargetTakenError, refuse_target_of_another, select_lock
 from data_share.value_proofs import differences, proven_columns
 
 TARGET_UNCHANGED = "The target is as it was."
@@ -41,7 +42,7 @@ _VALUES_CHECK = "values_match_manifest"
 _ASSET_EVENT_FIELDS = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
 # In an answer to several statements, the code is 100132 whatever the reason is, and the reason is in the message.
 _NOT_THERE = "does not exist or not authorized"
-_REFUSED_BY_LEDGER = "NULL result in a non-nullable column"
+_REFUSED = "NULL result in a non-nullable column"
 
 
 class NothingLoadedError(ShareError, AirflowFailException):
@@ -155,18 +156,55 @@ class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
         return request_id(_running(self._context)["ti"].id, *place)
 
 
+class SnowflakeTargetsCheckOperator(SnowflakeStatementsOperator):
+    """
+    Fails if another dataset publishes to one of the targets, perhaps one of another Airflow.
+
+    :param datasets: whose targets are looked at
+    """
+
+    template_fields: Sequence[str] = ("snowflake_conn_id",)
+
+    def __init__(self, *, datasets: Sequence[Dataset], **kwargs: Any) -> None:
+        super().__init__(sql="", **kwargs)
+        self.datasets = datasets
+
+    def execute(self, context: Context) -> None:
+        """Look at the lock of each target."""
+        self._context = context
+        taken = []
+        for dataset in self.datasets:
+            try:
+                rows = self._run_file(select_lock(dataset), f"lock {dataset.name}")[-1].rows
+                refuse_target_of_another(dataset, rows)
+            except SnowflakeStatementError as error:
+                if _NOT_THERE not in str(error):
+                    raise
+            except TargetTakenError as error:
+                taken.append(error)
+        if taken:
+            raise TargetTakenError(
+                "\n".join(error.message for error in taken),
+                what_to_do="\n".join(dict.fromkeys(str(error.what_to_do) for error in taken)),
+            )
+
+
 class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
     """
-    Creates the staging tables of this run, compares the columns, copies manifest and data into them, and counts.
+    Creates staging tables, compares the columns, copies manifest and data into them, and counts.
+
+    Before it loads anything, it looks at the lock of the target: another dataset's target is refused.
 
     Takes the place of ``SnowflakeOperator``, which left the provider with version 6. The provider's own
     ``CopyFromExternalStageToSnowflakeOperator`` (6.20.0) signs in with the connector and does not return the counts.
 
     Returns ``files``, ``files_exported``, ``rows_exported`` (both from the manifest), ``rows_parsed``, ``rows_loaded``,
-    ``columns`` (of the staging table), ``new_columns`` (to add to the target, with their types), ``created_columns``
-    (of a target that the first sync creates; else none), ``proofs`` and ``unproven`` (see
-    :func:`~data_share.value_proofs.proven_columns`) and ``query_ids``.
+    ``staging_table``, ``staged_at``, ``columns`` (of the staging table), ``new_columns`` (to add to the target, with
+    their types), ``created_columns`` (of a target that the first sync creates; else none), ``proofs`` and ``unproven``
+    (see :func:`~data_share.value_proofs.proven_columns`) and ``query_ids``.
 
+    :param select_lock: file that selects the target's row in its lock table
+    :param create_lock: file that creates table and row, where they are missing
     :param create_staging: file that creates the staging tables anew, that of the data last
     :param copy_manifest: file with the COPY INTO of the manifest
     :param select_manifest: file that selects the manifest
@@ -178,6 +216,8 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
     """
 
     template_fields: Sequence[str] = (
+        "select_lock",
+        "create_lock",
         "create_staging",
         "copy_manifest",
         "select_manifest",
@@ -191,6 +231,8 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
     def __init__(
         self,
         *,
+        select_lock: str,
+        create_lock: str,
         create_staging: str,
         copy_manifest: str,
         select_manifest: str,
@@ -202,6 +244,8 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(sql=sql, **kwargs)
+        self.select_lock = select_lock
+        self.create_lock = create_lock
         self.create_staging = create_staging
         self.copy_manifest = copy_manifest
         self.select_manifest = select_manifest
@@ -211,8 +255,9 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         self.staging_table = staging_table
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
-        """Load the staging tables of this run."""
+        """Load the staging tables of this attempt."""
         self._context = context
+        self._look_at_lock()
         target_exists = self._create_staging()
         manifest_copy = self._run_file(self.copy_manifest, "copy manifest")[-1]
         manifest = self._checked_manifest(self._run_file(self.select_manifest, "select manifest")[-1].rows)
@@ -243,6 +288,8 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
             "files_exported": manifest["FILE_COUNT"],
             "rows_exported": manifest["ROW_COUNT"],
             **counts,
+            "staging_table": self.staging_table,
+            "staged_at": manifest["STAGED_AT"].isoformat(),
             "columns": [*columns, *new_columns],
             "new_columns": new_columns,
             "created_columns": created,
@@ -250,6 +297,18 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
             "unproven": unproven,
             "query_ids": [manifest_copy.query_id, copy.query_id],
         }
+
+    def _look_at_lock(self) -> None:
+        """Refuse another dataset's target; see to it that the target has a lock."""
+        try:
+            rows = self._run_file(self.select_lock, "select lock")[-1].rows
+        except SnowflakeStatementError as error:
+            if _NOT_THERE not in str(error):
+                raise
+            rows = []
+        refuse_target_of_another(self.dataset, rows, unchanged=TARGET_UNCHANGED)
+        if not rows:
+            self._run_file(self.create_lock, "create lock")
 
     def _create_staging(self) -> bool:
         """Create the staging tables; return whether there is a target whose columns the one of the data has."""
@@ -451,15 +510,18 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
     Changes the target and writes the ledger row in one transaction; returns the row, and tells it as an asset event.
 
     A repetition finds in the ledger that this export was published, and changes nothing. A preview changes nothing and
-    returns what would change.
+    returns what would change. What the ledger says before the transaction only spares it: what decides is the target's
+    row in its lock table, in the transaction.
 
     :param sql: file with the transaction, from BEGIN to COMMIT
+    :param select_lock: file that selects the target's row in its lock table
     :param select_ledger_row: file that selects the ledger row; its one ``?`` is the run key
     :param count_changes: file that counts what would change, for a preview
     :param dataset: what is published
     :param run_key: run key of this sync; a template
     :param export_path: the export that is published; a template
     :param load_mode: load mode of this sync; a template
+    :param staged_at: when the rows were staged, in ISO 8601; a template
     :param new_columns: columns to add to the target, with their types, as JSON; a template
     :param created_columns: columns to create the target with, with their types, as JSON; none when it is there; a
         template
@@ -468,11 +530,13 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
 
     template_fields: Sequence[str] = (
         "sql",
+        "select_lock",
         "select_ledger_row",
         "count_changes",
         "run_key",
         "export_path",
         "load_mode",
+        "staged_at",
         "new_columns",
         "created_columns",
         "preview",
@@ -483,24 +547,28 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         self,
         *,
         sql: str,
+        select_lock: str,
         select_ledger_row: str,
         count_changes: str,
         dataset: Dataset,
         run_key: str,
         export_path: str,
         load_mode: str,
+        staged_at: str,
         new_columns: str,
         created_columns: str,
         preview: str,
         **kwargs: Any,
     ) -> None:
         super().__init__(sql=sql, outlets=[AssetAlias(dataset.name)], **kwargs)
+        self.select_lock = select_lock
         self.select_ledger_row = select_ledger_row
         self.count_changes = count_changes
         self.dataset = dataset
         self.run_key = run_key
         self.export_path = export_path
         self.load_mode = load_mode
+        self.staged_at = staged_at
         self.new_columns = new_columns
         self.created_columns = created_columns
         self.preview = preview
@@ -532,18 +600,9 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
                 # The step is about this one, and not the looks into the ledger that follow.
                 self.shown_query_id = next(iter(self._hook.query_ids), "")
         except SnowflakeStatementError as error:
-            if _REFUSED_BY_LEDGER not in str(error):
+            if _REFUSED not in str(error):
                 raise
-            # The ledger refuses the row: another process of this sync was faster, or this sync may not publish.
-            row = self._ledger_row("ledger after refusal")
-            if row is None or not self._is_published(row):
-                raise SupersededError(
-                    f"{self.export_path} is not published: a sync of {self.dataset.name} that was staged later is "
-                    "published already, this export was appended before, or its staging tables are not as they were "
-                    "when they were checked. This attempt changed nothing.",
-                    snowflake_query_id=error.snowflake_query_id,
-                    **self._advice_for_a_refusal(context),
-                ) from error
+            row = self._row_after_refusal(context, error)
         else:
             self._is_committed = True
             # A kill that came too late to undo it must not keep anybody from hearing of it.
@@ -551,7 +610,7 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
             row = self._ledger_row("ledger after")
         if row is None:
             raise PublishError(
-                f"The transaction of run key {self.run_key} ended well, but the ledger has no row of it.",
+                f"{self.export_path} of run key {self.run_key} is published, but the ledger has no row of it.",
                 snowflake_query_id=self.shown_query_id,
             )
         self._tell_asset(context, row)
@@ -561,6 +620,38 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         """Roll the transaction back. When it has ended, the step only reads its row, and has five seconds for that."""
         if not self._is_committed:
             super().on_kill()
+
+    def _row_after_refusal(self, context: Context, error: SnowflakeStatementError) -> dict[str, Any] | None:
+        """
+        Return the ledger row when another process of this sync was faster; else say why this one may not publish.
+
+        The requests are sessions that began after the refusal: they see what it was refused for.
+        """
+        locked = self._run_file(self.select_lock, "lock after refusal")[-1].rows
+        row = self._ledger_row("ledger after refusal")
+        if row is not None and self._is_published(row):
+            return row
+        refuse_target_of_another(self.dataset, locked, unchanged="This attempt changed nothing.")
+        if any((last["RUN_KEY"], last["EXPORT_PATH"]) == (self.run_key, self.export_path) for last in locked):
+            return None  # it is published, and somebody has deleted its row from the ledger
+        raise SupersededError(
+            f"{self.export_path} is not published: {self._why_refused(locked)}. This attempt changed nothing.",
+            snowflake_query_id=error.snowflake_query_id,
+            **self._advice_for_a_refusal(context),
+        ) from error
+
+    def _why_refused(self, locked: Sequence[Mapping[str, Any]]) -> str:
+        if not locked:
+            return "somebody has deleted the target's row from its lock table, which the next sync makes anew"
+        last = locked[0]
+        if last["STAGED_AT"] > datetime.fromisoformat(self.staged_at):
+            return (
+                f"a sync of {self.dataset.name} that was staged later is published already (run key {last['RUN_KEY']})"
+            )
+        if self.load_mode == LoadMode.APPEND and last["EXPORT_PATH"] == self.export_path:
+            return f"this export was appended before (run key {last['RUN_KEY']})"
+        changed = "its staging tables are not as they were when they were checked"
+        return f"this export was appended before, or {changed}" if self.load_mode == LoadMode.APPEND else changed
 
     def _advice_for_a_refusal(self, context: Context) -> dict[str, Any]:
         if self.load_mode != LoadMode.APPEND or not _is_reload(context):

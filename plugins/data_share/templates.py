@@ -12,16 +12,19 @@ from data_share.datasets import Dataset, LoadMode
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 from data_share.names import quoted
+from data_share.target_lock import target_key
 
 
 def sync_macros(dataset: Dataset) -> dict[str, Any]:
     """
     Return the macros of a dataset's DAG. Each takes what templates have: ``dag_run``, ``ti`` or ``params``.
 
-    ``dataset``, ``share`` and ``turn_table``: the dataset, the names of the share, and the table of its turn.
+    ``dataset``, ``share``: the dataset, and the names of the share. ``lock_table``: the table whose row of the target
+    decides what is published; ``target_key``: the SQL of that row's columns, by name.
 
-    ``run_key(dag_run)``, ``export_path(dag_run, ti)``, ``staging_table(dag_run)``, ``staging_manifest(dag_run)``:
-    the names of one sync's things.
+    ``run_key(dag_run)``, ``export_path(dag_run, ti)``: the names of one sync's things. ``new_staging_table(dag_run,
+    ti)``, ``new_staging_manifest(dag_run, ti)``: the tables that an attempt of copy_into_staging makes.
+    ``staging_table(ti)``, ``staging_manifest(ti)``: those that it has made, for the steps after it.
 
     ``export(ti)``, ``export_attempt(ti)``, ``path_in_stage(ti)``, ``copied(ti)``: what the steps before handed on.
 
@@ -33,8 +36,18 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
     ``identifier(name)``: a name in quotes.
     """
 
-    def of_run(name: Callable[[str, str], str]) -> Callable[[Any], str]:
-        return lambda dag_run: name(dataset.target_table, share.run_key_of(dag_run))
+    def new_staging_table(dag_run: Any, ti: Any) -> str:
+        return share.staging_table(dataset.target_table, share.run_key_of(dag_run), ti.try_number, ti.id)
+
+    def staging_table(ti: Any) -> str:
+        result = copied(ti)
+        if "staging_table" not in result:
+            raise ResultMissingError(
+                "The step copy_into_staging ran in an older version, which did not say where it loaded to. The target "
+                "is as it was.",
+                what_to_do="Clear copy_into_staging and what follows it.",
+            )
+        return str(result["staging_table"])
 
     def copied(ti: Any) -> dict[str, Any]:
         result: dict[str, Any] | None = ti.xcom_pull(task_ids="copy_into_staging")
@@ -65,9 +78,12 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
         "export_path": lambda dag_run, ti: share.export_path(
             dataset.name, share.run_key_of(dag_run), ti.try_number, ti.id
         ),
-        "staging_table": of_run(share.staging_table),
-        "staging_manifest": of_run(share.staging_manifest),
-        "turn_table": share.turn_table(dataset.name),
+        "new_staging_table": new_staging_table,
+        "new_staging_manifest": lambda dag_run, ti: share.staging_manifest(new_staging_table(dag_run, ti)),
+        "staging_table": staging_table,
+        "staging_manifest": lambda ti: share.staging_manifest(staging_table(ti)),
+        "lock_table": share.lock_table(dataset.target_table),
+        "target_key": target_key(dataset.target_table),
         "export": export_of,
         "export_attempt": lambda ti: share.attempt_of(str(export_of(ti)["export_path"])),
         "path_in_stage": lambda ti: _path_in_stage(ti, dataset),

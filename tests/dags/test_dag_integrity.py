@@ -383,7 +383,7 @@ def test_the_set_up_creates_the_target_of_each_dataset(dags: dict[str, DAG], ren
 
 
 def test_the_set_up_goes_from_the_schema_to_the_targets(dags: dict[str, DAG]) -> None:
-    order = ["create_schemas", "create_stage", "create_ledger", "create_targets"]
+    order = ["create_schemas", "create_stage", "create_ledger", "check_targets", "create_targets"]
     assert [task.task_id for task in dags["set_up_snowflake"].topological_sort()] == order
     assert upstream(dags["set_up_snowflake"], "create_targets") == set(order[:-1])
 

@@ -1,3 +1,3 @@
--- Reads the columns of the run's staging table, which are the target's.
+-- Reads the columns of this attempt's staging table, which are the target's.
 
-DESCRIBE TABLE {{ staging_table(dag_run) }};
+DESCRIBE TABLE {{ new_staging_table(dag_run, ti) }};

@@ -37,6 +37,7 @@ from data_share.exported_schema import exported_columns
 from data_share.names import alike, folded, quoted, table_parts, written
 from data_share.schema_drift import lossy_columns
 from data_share.snowflake_hook import SnowflakeRefusedError, SnowflakeStatementError
+from data_share.target_lock import TargetTakenError, refuse_target_of_another, select_lock
 
 CREATE_LEDGER = PROJECT / "include" / "sql" / "snowflake" / "create_ledger.sql"
 
@@ -228,14 +229,12 @@ def ledger_tables(deployment: Deployment) -> Answer:
 
 
 def target_tables(deployment: Deployment) -> Answer:
-    """Each target exists, has one dataset, and the columns that its file names, as Snowflake stores plain names."""
+    """Each target exists, is no other dataset's, and has the columns that its file names, as Snowflake stores names."""
     problems, first = [], []
     datasets, _ = deployment.datasets
-    known: dict[str, str] = {}
     for dataset in datasets:
         file = f"{dataset.name}.yaml"
-        if (other := known.setdefault(_full_name(deployment, dataset.target_table), file)) != file:
-            problems.append(f"{dataset.target_table} is the target of {other} and of {file}. Only one may have it.")
+        problems += _target_of_another(deployment, dataset)
         found = _columns(deployment, dataset.target, dataset.target_table)
         if isinstance(found, str) and dataset.create_table == "from_source":
             first.append(dataset.target_table)
@@ -328,7 +327,7 @@ def write_and_read(deployment: Deployment) -> Answer:
     """A table can be created in the staging schema, written, read and dropped."""
     # Named as a run's staging table, so that clean_up_share drops it if this process dies.
     key = share.run_key("check_share", uuid.uuid4().hex, datetime.now(UTC))
-    table = share.staging_table("check_share", key)
+    table = share.staging_table("check_share", key, 1, key)
     try:
         deployment.rows(f"CREATE TABLE {table} (n NUMBER(38, 0))")
         deployment.rows(f"INSERT INTO {table} VALUES (4711)")  # noqa: S608 - the name is made here
@@ -351,11 +350,17 @@ def _role(deployment: Deployment) -> str:
     return str(deployment.session["ROLE_NAME"])
 
 
-def _full_name(deployment: Deployment, table: str) -> str:
-    """Return a table's name with database and schema, where the connection has them."""
-    parts = table_parts(table)
-    ahead = [str(deployment.session["DATABASE_NAME"]), str(deployment.session["SCHEMA_NAME"])]
-    return ".".join(map(quoted, [*ahead[: 3 - len(parts)], *parts]))
+def _target_of_another(deployment: Deployment, dataset: Dataset) -> list[str]:
+    """Return a sentence if another dataset publishes to the target, perhaps one of another Airflow."""
+    rows = []
+    # Before the first sync, there is no such table.
+    with contextlib.suppress(SnowflakeStatementError):
+        rows = deployment.rows(select_lock(dataset))
+    try:
+        refuse_target_of_another(dataset, rows)
+    except TargetTakenError as error:
+        return [f"{error.message} {error.what_to_do}"]
+    return []
 
 
 def _ledger_columns() -> dict[str, dict[str, str]]:

@@ -31,7 +31,8 @@ def finish(snowflake: Snowflake, task_context: MakeContext) -> MakeFinish:
     def make(xcoms: dict[tuple[str, str], Any], **states: str) -> tuple[FinishSyncOperator, Any]:
         task = FinishSyncOperator(
             task_id="drop_staging",
-            sql="DROP a;",
+            sql="SHOW a;",
+            target_table="public.tides",
             select_ledger_row="SELECT row;",
             steps=["export_to_s3", "wait_for_export", "check_staging", "publish"],
         )
@@ -44,10 +45,24 @@ def finish(snowflake: Snowflake, task_context: MakeContext) -> MakeFinish:
 
 
 def test_a_published_sync_ends_well_also_when_staging_tables_are_left(snowflake: Snowflake, finish: MakeFinish) -> None:
-    snowflake.answer("DROP a", RuntimeError("Snowflake is away"))
+    snowflake.answer("SHOW a", RuntimeError("Snowflake is away"))
     task, context = finish({("publish", "return_value"): {"run_key": KEY}}, wait_for_export="success")
     task.execute(context)
-    assert snowflake.statements == ["DROP a"]
+    assert snowflake.statements == ["SHOW a"]
+
+
+def test_the_staging_tables_of_all_attempts_of_this_run_are_dropped_and_no_others(
+    snowflake: Snowflake, finish: MakeFinish
+) -> None:
+    task, context = finish({("publish", "return_value"): {"run_key": KEY}}, wait_for_export="success")
+    key = run_key_of(context["dag_run"])
+    tables = [share.staging_table("public.tides", key, attempt, f"attempt {attempt}") for attempt in (1, 2)]
+    own = [name.partition(".")[2].upper() for table in tables for name in (table, share.staging_manifest(table))]
+    # An underscore of the pattern that they are listed by stands for any character.
+    others = [own[0].replace("_", "X"), own[0].replace("TIDES", "OTHER"), own[0].replace("TIDES__", "TIDES_OF__"), "X"]
+    snowflake.answer("SHOW a", [{"name": name} for name in [*own, *others]])
+    task.execute(context)
+    assert snowflake.statements == ["SHOW a", *(f'DROP TABLE IF EXISTS staging."{name}"' for name in own)]
 
 
 NO_JOB = Failure("export_to_s3", FailureCode.EXPORT_JOB_REFUSED, "No such job.").to_xcom()
@@ -98,7 +113,7 @@ def test_what_goes_wrong_while_tidying_up_hides_no_reason(
     snowflake: Snowflake, finish: MakeFinish, cancel_exports: mock.Mock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cancel_exports.side_effect = RuntimeError("Databricks is away")
-    snowflake.answer("DROP a", RuntimeError("Snowflake is away"))
+    snowflake.answer("SHOW a", RuntimeError("Snowflake is away"))
     task, context = finish({("export_to_s3", "failure"): NO_JOB}, export_to_s3="failed")
     monkeypatch.setattr(context["ti"], "get_task_states", mock.Mock(side_effect=RuntimeError("Airflow is away")))
     with pytest.raises(NotPublishedError, match=r"^export_to_s3: No such job\."):
@@ -138,7 +153,7 @@ def test_tidying_up_waits_for_the_process_of_a_step_that_was_ended(
     monkeypatch.setattr(finish_module.time, "monotonic", lambda: now[0])
 
     def sleep(seconds: float) -> None:
-        assert snowflake.statements == ["DROP a"], "no publish shall begin meanwhile"
+        assert snowflake.statements == ["SHOW a"], "no publish shall begin meanwhile"
         cancel_exports.assert_not_called()
         now[0] += seconds
 
@@ -148,7 +163,7 @@ def test_tidying_up_waits_for_the_process_of_a_step_that_was_ended(
         task.execute(context)
     # A heartbeat of 5 s, 5 s from SIGTERM to SIGKILL, and a little more.
     assert now[0] == (pytest.approx(12, abs=0.3) if waits else 0)
-    assert snowflake.statements == ["DROP a"] * (2 if waits else 1)
+    assert snowflake.statements == ["SHOW a"] * (2 if waits else 1)
     assert len(set(snowflake.request_ids)) == len(snowflake.request_ids), "the second is no repetition of the first"
 
 
@@ -174,7 +189,7 @@ def test_a_step_that_publishes_after_all_makes_the_sync_a_success(
     )
     task, context = finish(xcoms, wait_for_export="success", publish="failed")
     task.execute(context)
-    assert snowflake.statements == ["DROP a", "DROP a"]
+    assert snowflake.statements == ["SHOW a", "SHOW a"]
     cancel_exports.assert_not_called()
 
 

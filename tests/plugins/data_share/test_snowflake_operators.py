@@ -31,8 +31,10 @@ from data_share.snowflake_operators import (
     SnowflakePublishOperator,
     SnowflakeStatementsOperator,
     SnowflakeTableCheckOperator,
+    SnowflakeTargetsCheckOperator,
     SupersededError,
 )
+from data_share.target_lock import TargetTakenError, select_lock
 from tests.plugins.data_share.conftest import Snowflake
 
 KEY = "20260102T030405_0a1b2c3d"
@@ -42,6 +44,16 @@ MANIFEST = {
     "ROW_COUNT": 5,
     "FILE_COUNT": 2,
     "COLUMN_TYPES": "struct<harbour:string,depth:double>",
+    "STAGED_AT": datetime(2026, 1, 2, 3, 4, 30),
+}
+LOCK = {
+    "TARGET_DATABASE": "SHARE_DB",
+    "TARGET_SCHEMA": "PUBLIC",
+    "TARGET_NAME": "TIDES",
+    "DATASET": "tides",
+    "RUN_KEY": "20250102T030405_ffffffff",
+    "EXPORT_PATH": "s3://databricks-snowflake-share/dataset/tides/20250102T030405_ffffffff/1-0a1b2c3d/",
+    "STAGED_AT": datetime(2025, 1, 2, 3, 4, 30),
 }
 WITH_SALINITY = {**MANIFEST, "COLUMN_TYPES": "struct<harbour:string,depth:double,salinity:decimal(5,2)>"}
 COLUMNS = [
@@ -164,7 +176,7 @@ def test_rendered_fields_name_the_connection_and_hold_nothing_secret() -> None:
         *("sql", "create_staging", "copy_manifest", "select_manifest", "select_ledger_row", "table", "checks"),
         *("run_key", "export_path", "snowflake_conn_id", "describe_staging", "staging_table", "count_changes"),
         *("load_mode", "new_columns", "created_columns", "preview", "select_old_exports", "keep_days"),
-        *("proofs", "unproven", "values_sql"),
+        *("proofs", "unproven", "values_sql", "select_lock", "create_lock", "staged_at"),
     }
     for operator in (
         SnowflakeStatementsOperator,
@@ -182,11 +194,14 @@ def test_rendered_fields_name_the_connection_and_hold_nothing_secret() -> None:
 @pytest.fixture
 def copy(snowflake: Snowflake) -> SnowflakeCopyIntoOperator:
     """Make the copy step, with a Snowflake where everything goes well."""
+    snowflake.answer("SELECT lock", [LOCK])
     snowflake.answer("SELECT manifest", [MANIFEST])
     snowflake.answer("DESCRIBE staging", COLUMNS)
     snowflake.answer("COPY data", FILES)
     return SnowflakeCopyIntoOperator(
         task_id="copy_into_staging",
+        select_lock="SELECT lock;",
+        create_lock="CREATE lock; MERGE lock;",
         create_staging="CREATE staging; CREATE staging_manifest;",
         copy_manifest="COPY manifest;",
         select_manifest="UPDATE manifest;\nSELECT manifest;",
@@ -207,14 +222,17 @@ def test_copying_creates_reads_the_manifest_compares_loads_and_counts(
         "rows_exported": 5,
         "rows_parsed": 5,
         "rows_loaded": 5,
+        "staging_table": "staging.tides",
+        "staged_at": "2026-01-02T03:04:30",
         "columns": ["HARBOUR", "DEPTH"],
         "new_columns": {},
         "created_columns": {},
         "proofs": [],
         "unproven": dict.fromkeys(("HARBOUR", "DEPTH"), NO_SUMS),
-        "query_ids": ["query 3", "query 7"],
+        "query_ids": ["query 4", "query 8"],
     }
     assert snowflake.statements == [
+        "SELECT lock",
         "CREATE staging",
         "CREATE staging_manifest",
         "COPY manifest",
@@ -223,7 +241,39 @@ def test_copying_creates_reads_the_manifest_compares_loads_and_counts(
         "DESCRIBE staging",
         "COPY data",
     ]
-    assert len(set(snowflake.request_ids)) == 7
+    assert len(set(snowflake.request_ids)) == 8
+
+
+NO_LOCK = SnowflakeStatementError("Snowflake: Object 'LOCK' does not exist or not authorized. (code 002003)")
+
+
+@pytest.mark.parametrize("found", [NO_LOCK, []], ids=["no table", "no row for this target"])
+def test_a_target_without_a_lock_gets_one_before_anything_is_loaded(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext, found: Any
+) -> None:
+    snowflake.answer("SELECT lock", found)
+    copy.execute(task_context(copy))  # type: ignore[arg-type]
+    assert snowflake.statements[:4] == ["SELECT lock", "CREATE lock", "MERGE lock", "CREATE staging"]
+
+
+def test_a_lock_that_cannot_be_read_is_a_failure(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT lock", SnowflakeStatementError("Snowflake: something else (code 000001)"))
+    with pytest.raises(SnowflakeStatementError, match="something else"):
+        copy.execute(task_context(copy))  # type: ignore[arg-type]
+    assert snowflake.statements == ["SELECT lock"]
+
+
+def test_the_target_of_another_dataset_is_refused_before_anything_is_loaded(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT lock", [{**LOCK, "DATASET": "another"}])
+    with pytest.raises(TargetTakenError, match="is the target of the dataset another") as caught:
+        copy.execute(task_context(copy))  # type: ignore[arg-type]
+    assert caught.value.code is FailureCode.TARGET_TAKEN
+    assert TARGET_UNCHANGED in str(caught.value)
+    assert snowflake.statements == ["SELECT lock"]
 
 
 def test_parsed_rows_loaded_rows_and_files_with_rows_are_counted_each(
@@ -294,7 +344,7 @@ def test_loading_no_row_of_a_file_is_a_failure(
     with pytest.raises(NothingLoadedError) as caught:
         copy.execute(task_context(copy))  # type: ignore[arg-type]
     message = str(caught.value)
-    assert "found 1 file(s), while the manifest counts 5 exported row(s) (query id query 7)" in message
+    assert "found 1 file(s), while the manifest counts 5 exported row(s) (query id query 8)" in message
     assert TARGET_UNCHANGED in message
 
 
@@ -306,6 +356,33 @@ def test_with_two_manifests_no_data_is_loaded(
         copy.execute(task_context(copy))  # type: ignore[arg-type]
     assert caught.value.code is FailureCode.MANIFEST_INVALID
     assert "COPY data" not in snowflake.statements
+
+
+# ---- the targets of all datasets
+
+
+def test_all_targets_of_others_are_told_at_once(snowflake: Snowflake, task_context: MakeContext) -> None:
+    datasets = [tides(name=name, target_table=f"public.{name}") for name in ("tides", "waves", "winds", "new")]
+    found = [[{**LOCK, "DATASET": "a"}], [{**LOCK, "DATASET": "waves"}], [{**LOCK, "DATASET": "b"}], NO_LOCK]
+    for dataset, rows in zip(datasets, found, strict=True):
+        snowflake.answer(select_lock(dataset), rows)  # type: ignore[arg-type]
+    task = SnowflakeTargetsCheckOperator(task_id="check_targets", datasets=datasets)
+    with pytest.raises(TargetTakenError) as caught:
+        task.execute(task_context(task))  # type: ignore[arg-type]
+    assert [f"target of the dataset {name}" in caught.value.message for name in ("a", "waves", "b")] == [
+        True,
+        False,
+        True,
+    ]
+    assert str(caught.value.what_to_do).count("UPDATE staging.publish_lock__") == 2
+    assert len(snowflake.statements) == len(datasets)
+
+
+def test_targets_that_nobody_else_publishes_to_are_right(snowflake: Snowflake, task_context: MakeContext) -> None:
+    snowflake.answer(select_lock(tides()), [LOCK])
+    task = SnowflakeTargetsCheckOperator(task_id="check_targets", datasets=[tides()])
+    task.execute(task_context(task))  # type: ignore[arg-type]
+    assert len(snowflake.statements) == 1
 
 
 # ---- check
@@ -396,12 +473,14 @@ def publish_step(**changes: Any) -> SnowflakePublishOperator:
     """Make the publish step as it is after its templates are rendered: every field is text."""
     fields = {
         "sql": f"-- why\n{TRANSACTION}",
+        "select_lock": "SELECT lock;",
         "select_ledger_row": "SELECT ledger;",
         "count_changes": "-- why\nSELECT changes",
         "dataset": tides(),
         "run_key": KEY,
         "export_path": EXPORT_PATH,
         "load_mode": "replace",
+        "staged_at": "2026-01-02T03:04:30",
         "new_columns": "{}",
         "created_columns": "{}",
         "preview": "False",
@@ -486,18 +565,81 @@ def test_a_target_is_created_before_the_transaction_and_not_in_it(
     assert snowflake.statements == ["SELECT ledger", create, TRANSACTION, "SELECT ledger"]
 
 
-def test_a_refused_transaction_is_no_success_because_of_another_export_of_the_run(
+REFUSALS: dict[str, tuple[str, list[dict[str, Any]], type[Exception], str]] = {
+    "a later sync was published": (
+        "replace",
+        [{**LOCK, "RUN_KEY": "20260102T040000_ffffffff", "STAGED_AT": datetime(2026, 1, 2, 4)}],
+        SupersededError,
+        r"a sync of tides that was staged later is published already \(run key 20260102T040000_ffffffff\)\.",
+    ),
+    "the staging tables were changed": (
+        "replace",
+        [LOCK],
+        SupersededError,
+        "is not published: its staging tables are not as they were when they were checked",
+    ),
+    "perhaps it was appended long ago": (
+        "append",
+        [LOCK],
+        SupersededError,
+        "this export was appended before, or its staging tables",
+    ),
+    "another run has appended it": (
+        "append",
+        [{**LOCK, "EXPORT_PATH": EXPORT_PATH}],
+        SupersededError,
+        r"is not published: this export was appended before \(run key 20250102T030405_ffffffff\)\.",
+    ),
+    "the row of the lock is gone": ("replace", [], SupersededError, "somebody has deleted the target's row"),
+    "another dataset has published": (
+        "replace",
+        [{**LOCK, "DATASET": "another"}],
+        TargetTakenError,
+        "is the target of the dataset another, whose sync",
+    ),
+    "it is published, and the ledger does not show it": (
+        "replace",
+        [{**LOCK, "RUN_KEY": KEY, "EXPORT_PATH": EXPORT_PATH}],
+        PublishError,
+        "is published, but the ledger has no row of it",
+    ),
+}
+"""By case: the load mode, what the lock says afterwards, and the failure."""
+
+
+@pytest.mark.parametrize(("load_mode", "locked", "kind", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refused_transaction_says_what_it_was_refused_for(
+    snowflake: Snowflake,
+    publish_context: MakeContext,
+    load_mode: str,
+    locked: list[dict[str, Any]],
+    kind: type[Exception],
+    message: str,
+) -> None:
+    # In these modes, another export of this run is no sign of this one.
+    snowflake.answer("SELECT ledger", [OTHER_EXPORT] if load_mode == "replace" and kind is SupersededError else [])
+    snowflake.answer("SELECT lock", locked)
+    snowflake.refusal = REFUSED_BY_LEDGER
+    publish = publish_step(load_mode=load_mode)
+    context = publish_context(publish)
+    with pytest.raises(kind, match=message) as caught:
+        publish.execute(context)  # type: ignore[arg-type]
+    # Another attempt would be refused too; only the ledger may be mended.
+    assert isinstance(caught.value, AirflowFailException) == (kind is not PublishError)
+    assert asset_events(context) == []
+    assert snowflake.statements == ["SELECT ledger", TRANSACTION, "SELECT lock", "SELECT ledger"]
+    assert len(set(snowflake.request_ids)) == 4, "the second look must not be answered with the first"
+
+
+def test_a_publish_that_another_process_was_faster_with_is_told_as_its_own(
     snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
 ) -> None:
-    snowflake.answer("SELECT ledger", [OTHER_EXPORT])
+    snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
+    snowflake.answer("SELECT lock", [{**LOCK, "RUN_KEY": KEY, "EXPORT_PATH": EXPORT_PATH}])
     snowflake.refusal = REFUSED_BY_LEDGER
     context = publish_context(publish)
-    with pytest.raises(SupersededError) as caught:
-        publish.execute(context)  # type: ignore[arg-type]
-    assert str(caught.value).startswith(f"{EXPORT_PATH} is not published: a sync of tides that was staged later")
-    assert isinstance(caught.value, AirflowFailException), "another attempt would be refused too"
-    assert asset_events(context) == []
-    assert len(set(snowflake.request_ids)) == 3, "the second look must not be answered with the first"
+    assert publish.execute(context)["run_key"] == KEY  # type: ignore[arg-type]
+    assert len(asset_events(context)) == 1
 
 
 def test_a_transaction_without_a_trace_in_the_ledger_is_an_error_that_may_be_tried_again(

@@ -37,9 +37,25 @@ def test_macros_name_the_things_of_one_run(task_context: Callable[..., dict[str,
     key = run_key_of(dag_run)
     assert macros["run_key"](dag_run) == key
     assert macros["export_path"](dag_run, ti) == share.export_path("tides", key, 3, ti.id)
-    assert macros["staging_table"](dag_run) == f"staging.tides_now__{key}"
-    assert macros["staging_manifest"](dag_run) == f"staging.tides_now__{key}__manifest"
+    table = share.staging_table("public.tides_now", key, 3, ti.id)
+    assert macros["new_staging_table"](dag_run, ti) == table
+    assert macros["new_staging_manifest"](dag_run, ti) == f"{table}__manifest"
+    assert macros["lock_table"] == share.lock_table("tides_now")
     assert macros["share"] is share
+
+
+def test_later_steps_read_the_staging_table_that_the_copy_step_has_filled() -> None:
+    # Not one of another attempt: which attempt succeeded last is nothing that a name could say.
+    macros = sync_macros(dataset("tides"))
+    ti = handed_on(copy_into_staging={"staging_table": "staging.tides_now__of_this_attempt"})
+    assert macros["staging_table"](ti) == "staging.tides_now__of_this_attempt"
+    assert macros["staging_manifest"](ti) == "staging.tides_now__of_this_attempt__manifest"
+
+
+def test_a_copy_step_that_did_not_say_where_it_loaded_to_is_to_be_repeated() -> None:
+    with pytest.raises(ResultMissingError, match="older version") as caught:
+        sync_macros(dataset("tides"))["staging_table"](handed_on(copy_into_staging={"rows_loaded": 1}))
+    assert caught.value.what_to_do == "Clear copy_into_staging and what follows it."
 
 
 def test_each_dataset_keeps_its_own_macros() -> None:

@@ -468,8 +468,27 @@ def test_one_table_under_two_names(look: Look, tmp_path: Path) -> None:
     known = (DATASETS_FOLDER / "shared_forecasts.yaml").read_text()
     other = known.replace("target_table: shared_forecasts", "target_table: public.shared_forecasts")
     (tmp_path / "datasets" / "tides.yaml").write_text(other)
-    said = look("Snowflake", datasets_folder=tmp_path / "datasets").only_wrong("target tables")
-    assert "public.shared_forecasts is the target of shared_forecasts.yaml and of tides.yaml" in said
+    said = look("Airflow", datasets_folder=tmp_path / "datasets").only_wrong("dataset files")
+    assert "shared_forecasts may be the target of tides (public.shared_forecasts) too" in said
+
+
+def test_a_target_that_another_dataset_publishes_to(look: Look, administer: Callable[..., object]) -> None:
+    lock = share.lock_table("shared_forecasts")
+    columns = ("target_database", "target_schema", "target_name", "dataset", "run_key")
+    administer(
+        f"CREATE TABLE {lock} ({', '.join(f'{column} VARCHAR' for column in columns)})",
+        f"INSERT INTO {lock} SELECT 'DATA_SHARE', 'PUBLIC', 'SHARED_FORECASTS', 'of_another_airflow', 'key'",
+        # A target of the same name in another schema is another one.
+        f"INSERT INTO {lock} SELECT 'DATA_SHARE', 'ELSEWHERE', 'SHARED_FORECASTS', 'elsewhere', 'key'",
+        conn_id="snowflake_default",
+    )
+    try:
+        said = look("Snowflake").only_wrong("target tables")
+        assert "data_share.public.shared_forecasts is the target of the dataset of_another_airflow" in said
+        administer(said[said.index("UPDATE ") : said.index(";")], conn_id="snowflake_default")
+        assert look("Snowflake").named(State.WRONG) == []
+    finally:
+        administer(f"DROP TABLE {lock}", conn_id="snowflake_default")
 
 
 def test_a_bucket_that_snowflake_cannot_list(look: Look, administer: Callable[..., object]) -> None:

@@ -98,7 +98,7 @@ def a_share(s3_url: str, stand_ins: tuple[int, str], sync_datasets: ModuleType) 
         wire = Wire(requests.Session.request)
         patch.setattr(requests.Session, "request", lambda session, **call: wire(session, **call))
         made = Share(s3_url, f"http://127.0.0.1:{port}", sync_datasets.sync_dag, wire)
-        made.set_up(list(_set_up_statements()))
+        made.set_up(list(set_up_statements("create_schemas.sql", "create_stage.sql", "create_ledger.sql")))
         yield made
 
 
@@ -109,8 +109,9 @@ def administer(a_share: Share) -> Callable[[str], object]:
     return lambda sql: hook.run_statement(sql).rows
 
 
-def _set_up_statements() -> Iterator[str]:
+def set_up_statements(*names: str) -> Iterator[str]:
+    """Return the statements of files that ``set_up_snowflake`` runs."""
     files = Environment(loader=FileSystemLoader(PROJECT / "include" / "sql" / "snowflake"))
-    for name in ("create_schemas.sql", "create_stage.sql", "create_ledger.sql"):
+    for name in names:
         sql = files.get_template(name).render(share=share)
         yield from snowflake_hook.DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True)

@@ -17,7 +17,8 @@ GRANT USAGE ON SCHEMA data_share.public TO ROLE data_share_loader;
 
 GRANT USAGE ON SCHEMA data_share.staging TO ROLE data_share_loader;
 
--- create_staging_tables.sql: the staging tables of each run. The run drops them again.
+-- create_staging_tables.sql: the staging tables of each run. The run drops them again. create_lock.sql: the lock table
+-- of a target, which stays.
 GRANT CREATE TABLE ON SCHEMA data_share.staging TO ROLE data_share_loader;
 
 -- For the DAG set_up_snowflake only. Snowflake asks for the right to create also when the object exists and there is
