@@ -164,11 +164,11 @@ The columns of a target keep the names that they have. A column of the source fi
 case; two columns of a source or of a target that differ by nothing but case are refused. Beyond the letters A to Z,
 case counts: `größe` does not fill `GRÖßE`.
 
-A target has one dataset, whatever it is written like: `sales`, `public.sales` and `DATA_SHARE.PUBLIC.SALES` are one table
-when the connection has this database and schema. Files whose targets may be one table are both refused: what one of them
-leaves out may be what the other one has. To have tables of one name in two schemas as targets, write both with their
-schemas. That another Airflow publishes to the target, or a dataset did under its name of before, is known in Snowflake
-only: the sync is refused before it loads anything, and says how to go on.
+A target has one dataset, whatever it is written like: `sales`, `public.sales` and `DATA_SHARE.PUBLIC.SALES` are one
+table when the connection has this database and schema. Files whose targets may be one table are both refused: what one
+of them leaves out may be what the other one has. To have tables of one name in two schemas as targets, write both with
+their schemas. That another Airflow publishes to the target, or a dataset did under its name of before, is known in
+Snowflake only: the sync is refused before it loads anything, and says how to go on.
 
 A source is named by catalog, schema and table of Unity Catalog. What needs backticks in SQL gets them:
 `prod-eu.sales.orders` is `` `prod-eu`.sales.orders ``, which may be written so too.
