@@ -9,6 +9,7 @@ from airflow.providers.databricks.operators.databricks import DatabricksJobRunLi
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
+from data_share.databricks_hook import DataShareDatabricksHook
 from data_share.databricks_run import cancel_exports_of
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
@@ -46,11 +47,11 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
     """
     Starts the export job; with a run key of an earlier sync, finds that sync's export instead and skips itself.
 
-    Closes four gaps of ``DatabricksRunNowOperator`` (provider 7.23.0). That a sync needs no job has to be known before
+    Closes five gaps of ``DatabricksRunNowOperator`` (provider 7.23.0). That a sync needs no job has to be known before
     the job is started, and a task of its own for that would cost every other sync its time. And a step that is killed
     while Databricks has not answered yet leaves the run behind that it has asked for. And a step that is cleared leaves
-    the run to itself that it had started. And Airflow (3.3) takes any conf: of a misspelt ``dry_run`` it would make a
-    sync that publishes.
+    the run to itself that it had started. And it gives Databricks three seconds to come back. And Airflow (3.3) takes
+    any conf: of a misspelt ``dry_run`` it would make a sync that publishes.
 
     :param reload_run_key: earlier sync whose export is loaded again, or nothing; a template
     :param known_conf: keys that the conf of a run may have
@@ -115,6 +116,9 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
         except Exception:
             # It costs money, and changes nothing: what it writes is at a path of its own.
             self.log.exception("An export of an earlier attempt may still be running on Databricks")
+
+    def _get_hook(self, caller: str) -> DataShareDatabricksHook:
+        return DataShareDatabricksHook(self.databricks_conn_id, caller=caller)
 
     def submit_job(self, context: Context) -> int:
         """Ask for a run, and return its id."""

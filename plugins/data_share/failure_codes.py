@@ -16,6 +16,13 @@ class FailureCode(Enum):
         "Airflow lacks a connection or a Variable that a step needs.",
         "Create it; the README lists them under Real accounts, and make doctor checks them.",
     )
+    CERTIFICATE_REFUSED = (
+        "The certificate at the address of Databricks or Snowflake is not trusted, or is that of another address.",
+        (
+            "Check host of the connection databricks_default, and account or host of snowflake_default. Where a proxy "
+            "opens the traffic, give Airflow its certificate authority (REQUESTS_CA_BUNDLE and SSL_CERT_FILE)."
+        ),
+    )
     DATABRICKS_SIGN_IN = (
         "Databricks does not accept the credentials, or their owner may not do this.",
         "Renew the credentials in the connection databricks_default, or grant Can Manage Run on the export job.",
@@ -69,7 +76,7 @@ class FailureCode(Enum):
         "Take a run key of this dataset from sync_history.",
     )
     SNOWFLAKE_SIGN_IN = (
-        "Snowflake does not accept the credentials.",
+        "Snowflake does not accept the credentials, or the connection has none that can be read.",
         "Check user, key and account of the connection snowflake_default; make doctor says which is wrong.",
     )
     SNOWFLAKE_REFUSED = (

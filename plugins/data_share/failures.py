@@ -10,8 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -26,6 +29,7 @@ from airflow.sdk.exceptions import (
     ErrorType,
     TaskDeferralTimeout,
 )
+from tenacity import RetryError
 
 from data_share.failure_codes import FailureCode
 
@@ -175,6 +179,8 @@ def _code_of(error: BaseException) -> FailureCode:
         return FailureCode.CONFIGURATION_MISSING
     if isinstance(error, AirflowTaskTimeout):
         return FailureCode.TIMED_OUT
+    if is_certificate_error(error):
+        return FailureCode.CERTIFICATE_REFUSED
     status = databricks_status(error)
     if status is not None or isinstance(error, DatabricksApiError):
         return code_of_status(status, FailureCode.EXPORT_JOB_REFUSED)
@@ -200,6 +206,50 @@ def databricks_status(error: BaseException) -> int | None:
 
 def _is_refusal(status: int | None) -> bool:
     return status is not None and 400 <= status < 500 and status != 429
+
+
+def is_certificate_error(error: BaseException) -> bool:
+    """
+    Return whether a call has failed because of a certificate: the next call fails in the same way.
+
+    Of a connection that is lost while TLS is set up, requests makes the same kind of error.
+    """
+    return any(
+        isinstance(each, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError)
+        # The file of certificate authorities that the environment names is not there.
+        or (type(each) is OSError and "TLS CA certificate bundle" in str(each))
+        for each in _with_causes(error)
+    )
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and those that it was made of: libraries put them in different places."""
+    seen: set[int] = set()
+    left: list[Any] = [error]
+    while left:
+        each = left.pop()
+        if not isinstance(each, BaseException) or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        left += [each.__cause__, each.__context__, *each.args, getattr(each, "reason", None)]
+        if isinstance(each, RetryError):
+            left.append(each.last_attempt.exception())
+
+
+def seconds_to_wait(retry_after: str | None) -> float:
+    """
+    Return the seconds that an answer asks to wait before the next call; 0 when it does not say, or nothing readable.
+
+    :param retry_after: its header ``Retry-After``: a number of seconds, or the time of day
+    """
+    said = (retry_after or "").strip()
+    if re.fullmatch(r"\d{1,9}", said, re.ASCII):
+        return float(said)
+    try:
+        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def code_of_status(status: int | None, refused: FailureCode) -> FailureCode:
@@ -303,15 +353,17 @@ def logged(failure: Failure) -> dict[str, Any]:
 
 class RetryTransientErrors(RetryPolicy):
     """
-    Fails at once where another attempt cannot help: a request that Databricks refuses (4xx, but for 429).
+    Fails at once where another attempt cannot help: a certificate, or a request that Databricks refuses (4xx but 429).
 
-    The provider (7.23.0) raises such an answer as an ordinary error, which Airflow would retry.
+    The provider (7.23.0) raises both as ordinary errors, which Airflow would retry.
     """
 
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
     ) -> RetryDecision:
         """Decide on one failure; see :class:`airflow.sdk.RetryPolicy`."""
+        if is_certificate_error(exception):
+            return RetryDecision.fail(reason="A certificate is refused")
         status = databricks_status(exception)
         if _is_refusal(status):
             return RetryDecision.fail(reason=f"Databricks refuses the request ({status})")

@@ -8,10 +8,10 @@ from datetime import UTC
 from typing import Any
 
 from airflow.configuration import conf
-from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.sdk import Context, Variable
 
 from data_share.dag_defaults import START_DATE
+from data_share.databricks_hook import DataShareDatabricksHook
 from data_share.databricks_run import cancel_exports_of
 from data_share.failures import FAILURE_KEY, NotPublishedError, failure_of_sync, reports_of
 from data_share.share import EXPORT_JOB_VARIABLE, run_key_of
@@ -113,7 +113,9 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
             self.log.exception("The staging tables of this run are left behind")
 
     def _cancel_exports(self, run_key: str) -> None:
-        hook = DatabricksHook(self.databricks_conn_id, timeout_seconds=_DATABRICKS_TIMEOUT_SECONDS, caller="FinishSync")
+        hook = DataShareDatabricksHook(
+            self.databricks_conn_id, timeout_seconds=_DATABRICKS_TIMEOUT_SECONDS, caller="FinishSync"
+        )
         for run_id in cancel_exports_of(hook, Variable.get(EXPORT_JOB_VARIABLE), run_key):
             self.log.info("Cancelled the Databricks run %s, which nobody follows", run_id)
 

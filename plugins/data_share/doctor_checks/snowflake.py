@@ -7,7 +7,6 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import jinja2
 
@@ -36,6 +35,7 @@ from data_share.doctor_checks.deployment import (
 from data_share.exported_schema import exported_columns
 from data_share.names import alike, folded, quoted, table_parts, written
 from data_share.schema_drift import lossy_columns
+from data_share.snowflake_connection import fingerprint_of
 from data_share.snowflake_hook import SnowflakeRefusedError, SnowflakeStatementError
 
 CREATE_LEDGER = PROJECT / "include" / "sql" / "snowflake" / "create_ledger.sql"
@@ -59,16 +59,20 @@ def snowflake_connection(deployment: Deployment) -> Answer:
         if not any(extra.get(name) for name in keys):
             fields["extra private_key_file or private_key_content"] = None
     fields |= {f"extra {name}": extra.get(name) for name in ("account", "warehouse", "database", "role")}
-    answer = check_fields(deployment.snowflake_conn_id, [name for name, value in fields.items() if not value])
-    file = extra.get("private_key_file")
-    if answer.state is State.OK and file and not Path(file).is_file():
-        return wrong(f"private_key_file of {deployment.snowflake_conn_id} is {file}, which is no file on this machine.")
-    return answer
+    return check_fields(deployment.snowflake_conn_id, [name for name, value in fields.items() if not value])
+
+
+def snowflake_key(deployment: Deployment) -> Answer:
+    """The key can be read, and is one that Snowflake takes."""
+    key = deployment.snowflake.get_private_key()
+    if key is None:
+        return ok("the sign-in takes a token, and no key.")
+    return ok(f"{key.key_size} bits; DESCRIBE USER shows it as RSA_PUBLIC_KEY_FP {fingerprint_of(key)}.")
 
 
 def snowflake_reachable(deployment: Deployment) -> Answer:
     """Something answers at the account's address."""
-    return check_reachable(deployment, "Snowflake", deployment.snowflake.statements_url, "extra account")
+    return check_reachable(deployment, "Snowflake", deployment.snowflake.statements_url, "extra account or host")
 
 
 def snowflake_sign_in(deployment: Deployment) -> Answer:
@@ -460,8 +464,9 @@ def _missing_right_to_create(deployment: Deployment, dataset: Dataset) -> list[s
 
 CHECKS: tuple[Check, ...] = (
     Check("Snowflake", "Snowflake connection", "snowflake_default", snowflake_connection),
-    Check("Snowflake", "Snowflake address", "account", snowflake_reachable, ("Snowflake connection",)),
-    Check("Snowflake", "Snowflake sign-in", "login and key", snowflake_sign_in, ("Snowflake address",)),
+    Check("Snowflake", "Snowflake key", "the private key", snowflake_key, ("Snowflake connection",)),
+    Check("Snowflake", "Snowflake address", "account, host", snowflake_reachable, ("Snowflake connection",)),
+    Check("Snowflake", "Snowflake sign-in", "login and key", snowflake_sign_in, ("Snowflake key", "Snowflake address")),
     Check("Snowflake", "Snowflake clock", "HTTP header Date, SYSDATE()", snowflake_clock, ("Snowflake address",)),
     Check("Snowflake", "role", "CURRENT_ROLE()", snowflake_role, ("Snowflake sign-in",)),
     Check("Snowflake", "database and schema", "CURRENT_SCHEMA()", database_and_schema, ("role",)),

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import json
 import shutil
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import requests
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from data_share import doctor, share
 from data_share.datasets import DATASETS_FOLDER
@@ -20,6 +26,7 @@ from data_share.doctor_checks import airflow as airflow_checks
 from data_share.doctor_checks.deployment import State
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from tests.sandbox.databricks.conftest import TOKEN, WorkspaceServer
+from tests.sandbox.snowflake.conftest import KEY
 
 pytestmark = pytest.mark.sandbox
 
@@ -109,11 +116,6 @@ def test_a_snowflake_connection_that_lacks_something(
 ) -> None:
     change("snowflake_default", **change_to)
     assert f"lacks: {lacks}." in look("Snowflake").only_wrong("Snowflake connection")
-
-
-def test_a_key_file_that_is_not_there(look: Look, change: Change) -> None:
-    change("snowflake_default", extra={"private_key_content": None, "private_key_file": "/nowhere/loader.p8"})
-    assert "/nowhere/loader.p8, which is no file" in look("Snowflake").only_wrong("Snowflake connection")
 
 
 def test_a_databricks_connection_without_a_token(look: Look, change: Change) -> None:
@@ -230,11 +232,64 @@ def test_a_key_that_is_not_the_users(look: Look, change: Change, other_key: str)
     assert examined.findings["role"].state is State.UNKNOWN
 
 
-def test_a_key_that_is_none(look: Look, change: Change) -> None:
-    change("snowflake_default", extra={"private_key_content": "this-is-no-key-at-all"})
+@pytest.mark.parametrize(
+    ("change_to", "told"),
+    [
+        ({"extra": {"private_key_content": "this-is-no-key-at-all"}}, "has no line -----BEGIN PRIVATE KEY-----"),
+        ({"password": "left-over"}, "not encrypted, yet the connection has a password"),
+        ({"extra": {"private_key_content": None, "private_key_file": "/nowhere/a.p8"}}, "/nowhere/a.p8, is no file"),
+    ],
+    ids=["no key", "a password", "no file"],
+)
+def test_a_key_that_cannot_be_read(look: Look, change: Change, change_to: dict[str, Any], told: str) -> None:
+    """A check of its own, before the address, which can be reached all the same."""
+    change("snowflake_default", **change_to)
     examined = look("Snowflake")
-    assert "Check the private key" in examined.only_wrong("Snowflake sign-in")
-    assert "this-is-no-key-at-all" not in examined.told()
+    assert told in examined.only_wrong("Snowflake key")
+    assert list(examined.findings)[:3] == ["Snowflake connection", "Snowflake key", "Snowflake address"]
+    assert examined.findings["Snowflake address"].state is State.OK
+    assert examined.findings["Snowflake sign-in"].state is State.UNKNOWN
+    for secret in ("this-is-no-key-at-all", "left-over"):
+        assert secret not in examined.told()
+
+
+def test_the_key_is_told_as_snowflake_tells_it(look: Look) -> None:
+    der = KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    fingerprint = base64.b64encode(hashlib.sha256(der).digest()).decode()
+    assert f"RSA_PUBLIC_KEY_FP SHA256:{fingerprint}" in look("Snowflake").findings["Snowflake key"].text
+
+
+def test_a_sign_in_by_a_token_needs_no_key(look: Look, change: Change) -> None:
+    token = {"authenticator": "programmatic_access_token", "private_key_content": None}
+    change("snowflake_default", password="a-token-of-nobody", extra=token)
+    examined = look("Snowflake")
+    assert "HTTP 401" in examined.only_wrong("Snowflake sign-in")
+    assert examined.findings["Snowflake key"].state is State.OK
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        ({"host": None, "account": "my org"}, "'my org', which is no account identifier"),
+        ({"host": "proxy example"}, "'proxy example', which is no host name"),
+        ({"host": None, "account": "xy12345.eu-west-1", "region": "us-east-2"}, "has two regions"),
+    ],
+    ids=["account", "host", "region"],
+)
+def test_an_account_that_is_none(look: Look, change: Change, extra: dict[str, Any], told: str) -> None:
+    change("snowflake_default", extra=extra)
+    assert told in look("Snowflake").only_wrong("Snowflake address")
+
+
+@pytest.mark.parametrize("side", ["Databricks", "Snowflake"])
+def test_a_certificate_that_is_refused(look: Look, monkeypatch: pytest.MonkeyPatch, side: str) -> None:
+    told = "certificate verify failed: Hostname mismatch"
+    error = requests.exceptions.SSLError(ssl.SSLCertVerificationError(1, told))
+    monkeypatch.setattr(requests, "get", mock.Mock(side_effect=error))
+    said = look(side).only_wrong(f"{side} address")
+    assert said.startswith("The certificate at http")
+    assert told in said
+    assert "REQUESTS_CA_BUNDLE" in said
 
 
 @pytest.mark.parametrize("role", ["NOBODY", "SYSADMIN"])
