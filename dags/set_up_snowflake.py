@@ -3,7 +3,8 @@
 
 Creates what the syncs need and is not there yet: the staging schema, the stage on the share, the ledger, and the target
 tables: those with a file in `include/sql/snowflake/targets/`, and those of datasets with `create_table: from_columns`.
-Safe to run again at any time: it changes and drops nothing that exists.
+Safe to run again at any time: it changes and drops nothing that exists. It fails before it creates targets when another
+dataset, perhaps of another Airflow, publishes to one of them.
 
 **To start it**, press *Trigger*, or send `POST /api/v2/dags/set_up_snowflake/dagRuns` with
 `{"logical_date": null, "conf": {}}`. There is no conf.
@@ -23,7 +24,11 @@ from airflow.sdk import DAG, chain, task
 from data_share import share
 from data_share.dag_defaults import DEFAULT_ARGS, SQL_FOLDER, START_DATE
 from data_share.datasets import read_datasets
-from data_share.snowflake_operators import SnowflakeCreateTargetOperator, SnowflakeStatementsOperator
+from data_share.snowflake_operators import (
+    SnowflakeCreateTargetOperator,
+    SnowflakeStatementsOperator,
+    SnowflakeTargetsCheckOperator,
+)
 
 DATASETS = {dataset.name: dataset for dataset in read_datasets()[0]}
 
@@ -44,6 +49,7 @@ with DAG(
     create_schemas = SnowflakeStatementsOperator(task_id="create_schemas", sql="create_schemas.sql")
     create_stage = SnowflakeStatementsOperator(task_id="create_stage", sql="create_stage.sql")
     create_ledger = SnowflakeStatementsOperator(task_id="create_ledger", sql="create_ledger.sql")
+    check_targets = SnowflakeTargetsCheckOperator(task_id="check_targets", datasets=list(DATASETS.values()))
 
     @task
     def list_targets() -> list[str]:
@@ -57,3 +63,5 @@ with DAG(
     ).expand(target=targets)
 
     chain(create_schemas, create_stage, create_ledger, targets, create_target)
+    # Beside it: a target that another dataset has keeps no other one from being created.
+    chain(create_ledger, check_targets)

@@ -142,7 +142,8 @@ def advice_for_checks(dataset: Dataset) -> dict[str, str]:
         ),
         "values_match_manifest": "Other values were loaded than exported, or the staging table was changed: start the "
         "sync again. If it comes again, give the target's column a type that holds the source's values "
-        "(docs/datasets.md, Types), or list the column in casts of the dataset file if the change is wanted.",
+        "(docs/datasets.md, Types), or list the column in casts of the dataset file if the change is wanted. If a "
+        "masking policy changes it, exempt the role of the syncs (docs/datasets.md, Policies).",
         "row_change_acceptable": "If the source is right, start the sync again with accept_row_change: true.",
         **{
             f"{shown(column)}_not_null": f"Correct the source, or take {written(column)} out of required_columns in "
@@ -205,7 +206,7 @@ def sync_dag(dataset: Dataset) -> DAG:
                 "source_table": dataset.source_table,
                 "run_key": "{{ run_key(dag_run) }}",
                 "export_path": "{{ export_path(dag_run, ti) }}",
-                "proof": dataset.proof.value,
+                "proof": dataset.proof_of_values.value,
             },
             # Airflow's id of the attempt: a repeated call starts nothing twice, and a new attempt starts a new export,
             # also that of a run which was deleted and made again.
@@ -230,14 +231,20 @@ def sync_dag(dataset: Dataset) -> DAG:
 
         copy_into_staging = SnowflakeCopyIntoOperator(
             task_id="copy_into_staging",
-            create_staging="create_staging_tables.sql",
+            select_lock="select_lock.sql",
+            create_lock="create_lock.sql",
+            create_staging="create_staging_manifest.sql",
             copy_manifest="copy_manifest.sql",
             select_manifest="select_manifest.sql",
-            describe_staging="describe_staging.sql",
+            describe_target="describe_target.sql",
+            explain_target="explain_target.sql",
+            count_visible="count_visible.sql",
             sql="copy_into_staging.sql",
             dataset=dataset,
             run_key="{{ manifest_run_key(ti, dag_run, params) }}",
-            staging_table="{{ staging_table(dag_run) }}",
+            export_path="{{ export(ti).export_path }}",
+            staging_table="{{ new_staging_table(dag_run, ti) }}",
+            staging_manifest="{{ new_staging_manifest(dag_run, ti) }}",
             # The steps before are skipped when an earlier export is loaded again.
             trigger_rule="none_failed",
             **loading,
@@ -245,7 +252,7 @@ def sync_dag(dataset: Dataset) -> DAG:
 
         check_staging = SnowflakeTableCheckOperator(
             task_id="check_staging",
-            table="{{ staging_table(dag_run) }}",
+            table="{{ staging_table(ti) }}",
             checks={
                 **RECONCILIATION,
                 **row_change_check(dataset),
@@ -264,12 +271,14 @@ def sync_dag(dataset: Dataset) -> DAG:
         publish = SnowflakePublishOperator(
             task_id="publish",
             sql="publish.sql",
+            select_lock="select_lock.sql",
             select_ledger_row="select_ledger_row.sql",
             count_changes="count_changes.sql",
             dataset=dataset,
             run_key="{{ run_key(dag_run) }}",
             export_path="{{ export(ti).export_path }}",
             load_mode="{{ load_mode(params) }}",
+            staged_at="{{ copied(ti).staged_at }}",
             new_columns="{{ copied(ti).new_columns | tojson }}",
             # What a copy step of an older version has left lacks them.
             created_columns="{{ copied(ti).created_columns | default({}) | tojson }}",
@@ -280,12 +289,17 @@ def sync_dag(dataset: Dataset) -> DAG:
         steps = [export_to_s3, wait_for_export, copy_into_staging, check_staging, publish]
         drop_staging = FinishSyncOperator(
             task_id="drop_staging",
-            sql="drop_staging_tables.sql",
+            sql="show_staging_tables_of_run.sql",
+            target_table=dataset.target_table,
             select_ledger_row="select_ledger_row.sql",
             steps=[step.task_id for step in steps],
+            # Ten seconds, twenty, ...: for five minutes, also where a process gives an api-server up that is away.
+            retries=5,
         ).as_teardown(on_failure_fail_dagrun=True)
 
-        chain(*steps, drop_staging)
+        chain(*steps)
+        # After each of them, not the last alone: a person may mark a later step while an earlier one works.
+        chain(steps, drop_staging)
 
     # Last, because Airflow would copy and validate them anew for each task: half of the time to parse the DAG.
     dag.params.update(copy.deepcopy(PARAMS))

@@ -71,7 +71,8 @@ Each load is one transaction with the ledger row: readers see the target before 
 
 ### `replace`
 
-The target holds exactly what was exported. It stays the same table, with its grants and policies.
+The target holds exactly what was exported. It stays the same table: its grants stay, and so do its
+[policies](#policies).
 
 ```yaml
 description: Stations of the tide gauges.
@@ -164,6 +165,12 @@ The columns of a target keep the names that they have. A column of the source fi
 case; two columns of a source or of a target that differ by nothing but case are refused. Beyond the letters A to Z,
 case counts: `größe` does not fill `GRÖßE`.
 
+A target has one dataset, whatever it is written like: `sales`, `public.sales` and `DATA_SHARE.PUBLIC.SALES` are one
+table when the connection has this database and schema. Files whose targets may be one table are both refused: what
+one of them leaves out may be what the other one has. To have tables of one name in two schemas as targets, write both
+with their schemas. That another Airflow publishes to the target, or a dataset did under its name of before, is known
+in Snowflake only: the sync is refused before it loads anything, and says how to go on.
+
 A source is named by catalog, schema and table of Unity Catalog. What needs backticks in SQL gets them:
 `prod-eu.sales.orders` is `` `prod-eu`.sales.orders ``, which may be written so too.
 
@@ -219,7 +226,8 @@ and says both sums.
 - Left out, and named in the log and in the XCom of `copy_into_staging` (`unproven`), are structs, arrays, maps, columns
   in `casts`, and those that the target holds as another type, such as a decimal as text.
 - The order of the rows does not matter, so two values of one column that are exchanged are not seen.
-- An export that was made before this version, or with `proof: counts`, is counted.
+- An export that was made before this version, or with `proof: counts`, is counted. With
+  [`policies: exempt`](#policies), values are compared whatever `proof` says.
 
 For a million rows of five columns (BIGINT, DECIMAL(18, 4), STRING, TIMESTAMP, DOUBLE), the scan of the written files
 takes 10 to 18 s longer on one core of Spark 4.3, which is 2.5 to 4.5 s for a million values with a checksum; on the
@@ -234,6 +242,52 @@ load_mode: append
 required_columns: [gauge_id, measured_at]
 proof: counts
 ```
+
+## Policies
+
+Snowflake applies a masking policy wherever a column is read, in the join of a merge too, and a row access policy hides
+rows from the owner of a table as well. So a role that they do not exempt would publish `***` for good, and a merge
+would insert again what it does not see. A sync that finds such a policy fails with the code `POLICY_FOUND`, names it,
+and changes nothing, unless the role of the syncs is exempt, and the dataset file says so:
+
+```sql
+CREATE OR REPLACE MASKING POLICY email_mask AS (val STRING) RETURNS STRING ->
+  CASE WHEN IS_ROLE_IN_SESSION('DATA_SHARE_LOADER') OR IS_ROLE_IN_SESSION('SUPPORT') THEN val ELSE '***' END;
+
+CREATE OR REPLACE ROW ACCESS POLICY own_region AS (region STRING) RETURNS BOOLEAN ->
+  IS_ROLE_IN_SESSION('DATA_SHARE_LOADER') OR region = 'EU';
+```
+
+```yaml
+description: Customers of the shop, whose addresses are masked for most roles.
+source_table: main.shop.customers
+target_table: shop.customers
+load_mode: merge
+merge_keys: [customer_id]
+required_columns: [email]
+policies: exempt
+```
+
+What each sync looks at:
+
+- **A masking policy on a column** of the target: DESCRIBE TABLE names it. Without `policies`, that is `POLICY_FOUND`.
+  With `policies: exempt`, the column's checksum in the staging table must be that of the manifest, whatever `proof`
+  says. A column that has no checksum (see [Proof](#proof)), or is in `casts`, is refused, as nothing would prove the
+  exemption: set the policy on a view instead.
+- **A masking policy by a tag** of the schema `staging` or of the database, which DESCRIBE TABLE does not name: before
+  anything is loaded, two rows of known values are written into the staging table and read again. Values that are read
+  otherwise are `POLICY_FOUND`, in any case.
+- **A masking policy that changes some values, and not those**: the checksums differ, which is `CHECKS_FAILED`. It is
+  not seen with `proof: counts`, unless there is `policies: exempt`, and not in columns without a checksum.
+- **A row access policy on the target**: the plan of a query shows that there is one. Without `policies`, that is
+  `POLICY_FOUND`. With `policies: exempt`, the role has to see as many rows as SHOW TABLES tells, or it is
+  `ROWS_HIDDEN`.
+- **What the role sees after the change**, in the transaction, before it is committed: each staged key of a merge is
+  found in the target, which costs one more join, and no row is missing. Else it is `ROWS_HIDDEN`, and all is rolled
+  back. A key that the target holds twice is no fault, and neither are rows that others insert at the same time.
+
+That SHOW TABLES counts hidden rows is not documented. Where it did not, and a policy hid a row from a role that is said
+to be exempt, a merge would insert the same key a second time, if the policy does not hide the new row.
 
 ## Types
 
@@ -314,6 +368,10 @@ log and in whatever tells others of it. The step that failed has it too.
 | Field | Meaning |
 | --- | --- |
 <fields>
+
+The XCom says which attempt left it, too: `task_instance_id` is Airflow's id of that, `clear_number` how often the run
+had been cleared then. Airflow keeps the XCom of a step that was cleared and then did not begin: with another id than
+the step's, it is that of an earlier attempt, and tells nothing of this one.
 
 Whatever failed, the target is as it was; only `ENDED_AFTER_PUBLISH` says that the rows are in it. To start a sync again
 does no harm, also when it is not going to help; but an append that was published adds its rows a second time.

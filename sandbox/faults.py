@@ -31,6 +31,7 @@ class Fault:
         ``{"drop": "after"}`` does the work and loses the answer.
     :param method: the HTTP method, or None for any.
     :param body: regular expression that is searched in the body of the call, or None for any.
+    :param query: regular expression that is searched in the query of the call, or None for any.
     :param skip: number of matching calls to let pass first.
     :param times: number of matching calls to fail after that.
     """
@@ -39,6 +40,7 @@ class Fault:
     action: dict[str, Any]
     method: str | None = None
     body: str | None = None
+    query: str | None = None
     skip: int = 0
     times: int = 1
     hits: int = field(default=0, init=False)
@@ -49,7 +51,7 @@ class Fault:
 
         :raises ValueError: if it cannot be carried out.
         """
-        for expression in (self.path, self.body or ""):
+        for expression in (self.path, self.body or "", self.query or ""):
             try:
                 re.compile(expression)
             except (re.error, TypeError) as error:
@@ -66,12 +68,13 @@ class Fault:
         if not isinstance(self.skip, int) or not isinstance(self.times, int):
             raise ValueError("skip and times are numbers")
 
-    def matches(self, method: str, path: str, body: str) -> bool:
+    def matches(self, method: str, path: str, query: str, body: str) -> bool:
         """Whether the order is about this call, whatever its counts say."""
         return (
             (self.method is None or self.method.upper() == method)
             and re.search(self.path, path) is not None
             and (self.body is None or re.search(self.body, body) is not None)
+            and (self.query is None or re.search(self.query, query) is not None)
         )
 
     def describe(self) -> dict[str, Any]:
@@ -135,26 +138,15 @@ class FaultInjection:
             await self._app(scope, receive, send)
             return None
         body = await Request(scope, receive).body()
-        action = self._take(scope["method"], scope["path"], body.decode(errors="replace"))
-        replay = _replay(body, receive)
-        if "delay" in action:
-            await asyncio.sleep(action["delay"])
-        elif "status" in action:
-            answer = JSONResponse(action.get("json", {}), action["status"], action.get("headers"))
-            await answer(scope, receive, send)
-            return None
-        elif "drop" in action:
-            if action["drop"] == "after":
-                await self._app(scope, replay, _swallow)
-            return "connection dropped on order"
-        await self._app(scope, replay, send)
-        return None
+        query = scope["query_string"].decode()
+        action = self._take(scope["method"], scope["path"], query, body.decode(errors="replace"))
+        return await carry_out(action, self._app, scope, replay(body, receive), send)
 
-    def _take(self, method: str, path: str, body: str) -> dict[str, Any]:
+    def _take(self, method: str, path: str, query: str, body: str) -> dict[str, Any]:
         """The action for a call, with its order's counts brought up to date; empty if there is none."""
         with self._lock:
             for fault in self._faults:
-                if fault.times <= 0 or not fault.matches(method, path, body):
+                if fault.times <= 0 or not fault.matches(method, path, query, body):
                     continue
                 if fault.skip > 0:
                     fault.skip -= 1
@@ -165,7 +157,26 @@ class FaultInjection:
         return {}
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+async def carry_out(action: dict[str, Any], app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> str | None:
+    """
+    Do to one call what an order says.
+
+    :param action: see :class:`Fault`; empty: nothing goes wrong.
+    :returns: see :meth:`FaultInjection.__call__`.
+    """
+    if "status" in action:
+        await JSONResponse(action.get("json", {}), action["status"], action.get("headers"))(scope, receive, send)
+    elif "drop" in action:
+        if action["drop"] == "after":
+            await app(scope, receive, _swallow)
+        return "connection dropped on order"
+    else:
+        await asyncio.sleep(action.get("delay", 0))
+        await app(scope, receive, send)
+    return None
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
     """The body that was read already, once more."""
     sent = False
 

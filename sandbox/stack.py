@@ -248,14 +248,8 @@ class Stack:
             )
             self._migrate(environment, tell)
             tell("Starting Airflow: api-server, scheduler, dag-processor, triggerer")
-            for name, command in _AIRFLOW_PROCESSES.items():
-                # The api-server gives up soon, as it answers nobody while it waits for the database. A scheduler ends.
-                database = f"sqlite:///{self.airflow_home}/airflow.db?timeout={5 if name == 'api-server' else 60}"
-                self._spawn(
-                    name,
-                    [part.format(port=ports["airflow"]) for part in command],
-                    environment | {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database},
-                )
+            for name in _AIRFLOW_PROCESSES:
+                self.start_airflow(name, endpoints)
             self._await_ready(endpoints)
             tell("Setting up: the export job's id, the Snowflake tables")
             self.set_up(endpoints)
@@ -267,6 +261,32 @@ class Stack:
             raise
         _write_whole(self._endpoints_file, json.dumps(asdict(endpoints)))
         return endpoints
+
+    def start_airflow(self, name: str, endpoints: Endpoints) -> None:
+        """
+        Start one of Airflow's processes, at first or when it has ended.
+
+        :param name: ``api-server``, ``scheduler``, ``dag-processor`` or ``triggerer``
+        :param endpoints: of the stack
+        """
+        # The api-server gives up soon, as it answers nobody while it waits for the database. A scheduler ends.
+        database = f"sqlite:///{self.airflow_home}/airflow.db?timeout={5 if name == 'api-server' else 60}"
+        environment = self._airflow_environment(endpoints, self._secrets())
+        port = endpoints.airflow_url.rsplit(":", 1)[1]
+        # One that has ended is not missed any longer.
+        if not self.processes_of(name):
+            left = {number: known for number, known in self._sessions().items() if known[1] != name}
+            _write_whole(self._sessions_file, json.dumps(left))
+        self._spawn(
+            name,
+            [part.format(port=port) for part in _AIRFLOW_PROCESSES[name]],
+            environment | {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database},
+        )
+
+    def processes_of(self, name: str) -> list[psutil.Process]:
+        """Return the living processes that one of those which were started consists of."""
+        sessions = {number for number, (_, known) in self._sessions().items() if known == name}
+        return [process for process in self.processes() if os.getsid(process.pid) in sessions]
 
     def stop(self) -> int:
         """Stop every process of this stack and return how many there were."""
@@ -465,6 +485,13 @@ class Stack:
             "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "120",
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+            # An api-server that is away for five minutes fails no sync: docs/deploy.md has the reason of each number.
+            "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "101",
+            "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MIN": "3",
+            "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "6",
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "420",
+            "AIRFLOW__EXECUTION_API__JWT_EXPIRATION_TIME": "1800",
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.logs / "tasks"),
             "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(self.logs / "dag-processor"),
             **{f"{_CONNECTION}{name}": json.dumps(value) for name, value in connections.items()},

@@ -111,8 +111,9 @@ class DagRun:
     :param dag_id: name of the DAG, if there is none
     :param run_id: what Airflow calls the run; nothing that Snowflake is asked for may find another run's
     :param uid: what makes the ids of its attempts differ from those of another run of the same name
+    :param clear_number: how often the run was cleared, as Airflow counts it
     :param xcoms: what the tasks have left, by task id and key
-    :param states: states of the tasks, as another task is told them; none by default: no task's process is ever ended
+    :param states: states of the tasks, as another task is told them
     """
 
     dag: DAG | None = None
@@ -124,8 +125,9 @@ class DagRun:
     run_after: datetime = field(default_factory=_second_of_its_own)
     start_date: datetime = field(default_factory=lambda: datetime.now(UTC))
     triggering_user_name: str | None = None
+    clear_number: int = 0
     xcoms: dict[tuple[str, str], Any] = field(default_factory=dict)
-    states: dict[str, str] = field(default_factory=dict)
+    states: dict[str, str | None] = field(default_factory=dict)
     params: dict[str, Any] = field(init=False)
     tries: dict[str, int] = field(default_factory=dict, init=False)
     asset_events: list[Any] = field(default_factory=list, init=False)
@@ -182,19 +184,50 @@ class DagRun:
                 for of_task, key in list(self.xcoms):
                     if of_task == task_id:
                         del self.xcoms[of_task, key]
-        return rendered(task, context), cast("Context", context)
+        with self._ending(task_id, context):
+            return rendered(task, context), cast("Context", context)
 
     def execute(self, task: Any, context: Context) -> Any:
         """Do what a prepared task does; returns its result, which is its XCom too. What it tells of assets is kept."""
         from airflow.sdk import AssetAlias
 
-        result = task.execute(context)
+        with self._ending(task.task_id, context):
+            result = task.execute(context)
         if result is not None:
             context["ti"].xcom_push(key="return_value", value=result)
+        self.states[task.task_id] = "success"
         for alias in task.outlets:
             if isinstance(alias, AssetAlias):
                 self.asset_events += context["outlet_events"][alias].asset_alias_events
         return result
+
+    @contextmanager
+    def _ending(self, task_id: str, context: Any) -> Iterator[None]:
+        """
+        Note how an attempt ends; one that fails leaves its report, as after the last attempt.
+
+        One whose process dies leaves neither a report nor a state: whether another attempt follows, the test says.
+        """
+        from airflow.sdk.exceptions import AirflowSkipException
+
+        from data_share.failures import report_failure
+
+        try:
+            yield
+        except AirflowSkipException:
+            self.states[task_id] = "skipped"
+            raise
+        except Exception as error:
+            self.states[task_id] = "failed"
+            report_failure(cast("Context", {**context, "exception": error}))
+            raise
+
+    def clear(self, *task_ids: str) -> None:
+        """Clear tasks of a run that has ended: it starts anew, and what they have left stays until they begin."""
+        self.clear_number += 1
+        self.start_date = datetime.now(UTC)
+        for task_id in task_ids:
+            self.states.pop(task_id, None)
 
     def task(self, task_id: str) -> Any:
         """
@@ -283,6 +316,7 @@ class DagRun:
 
         with self.xcoms_of_triggers(task.task_id) as pushed:
             ended = events_of(self.trigger(task))
+        self.states[task.task_id] = "success" if ended == [TaskSuccessEvent()] else "failed"
         if ended != [TaskSuccessEvent()]:
             raise TriggerFailedError(pushed.get("failure", {"message": "without a report"})["message"])
         return pushed["return_value"]

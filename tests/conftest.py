@@ -124,6 +124,10 @@ def task_context() -> Callable[..., dict[str, Any]]:
     def make(
         task: Any = None, *, try_number: int = 1, requested_by: str | None = None, conf: dict[str, Any] | None = None
     ) -> dict[str, Any]:
+        from data_share import templates
+
+        # One attempt reads the same all its life; a test may give one several pasts.
+        templates._found.clear()
         export = {
             "run_id": 77,
             "run_page_url": "https://databricks.example/run/77",
@@ -138,7 +142,11 @@ def task_context() -> Callable[..., dict[str, Any]]:
             start_date=datetime(2026, 1, 2, 3, 4, 6, 789000, tzinfo=UTC),
             triggering_user_name="grace",
             conf={**({"requested_by": requested_by} if requested_by else {}), **(conf or {})},
-            xcoms={("export_to_s3", "run_id"): 77, ("wait_for_export", "return_value"): export},
+            xcoms={
+                ("export_to_s3", "run_id"): 77,
+                ("export_to_s3", "export"): {"run_id": 77, "clear_number": 0},
+                ("wait_for_export", "return_value"): export,
+            },
         )
         return run.context(task, try_number=try_number)
 

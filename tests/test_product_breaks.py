@@ -1,5 +1,5 @@
 """
-The product, broken on purpose in twenty places: for each, a test that notices, and the tier in which it does.
+The product, broken on purpose in more than twenty places: for each, a test that notices, and the tier in which it does.
 
 A break is made in a copy of the project, where the test is run. `make test` must notice nearly all of them, `make
 test-all` every one.
@@ -94,31 +94,72 @@ BREAKS = {
         "{% if dataset.delete_missing -%}",
         "{% if false -%}",
         "tests/sandbox/load/test_publish_races.py::test_a_row_without_a_key_is_missing_from_any_source",
+        "full",
     ),
     "an older sync undoes a younger one": Break(
         f"{SQL}/publish.sql",
-        "WHEN MATCHED AND turn.staged_at <= mine.staged_at THEN",
-        "WHEN MATCHED THEN",
+        "        AND locked.staged_at <= mine.staged_at\n",
+        "",
         "tests/sandbox/load/test_publish_races.py::test_a_zombie_of_an_older_run_is_refused",
     ),
-    "an export that was appended is appended again": Break(
+    "an append is done twice by processes that see late what the other one has done": Break(
+        f"{SQL}/publish.sql",
+        "        AND NOT (locked.run_key = '{{ run }}' {{ or_and }} locked.export_path = {{ path | sql_string }})\n",
+        "",
+        "tests/sandbox/load/test_publish_interleaved.py"
+        "::test_two_processes_append_one_export_once_also_when_they_see_late",
+    ),
+    "a dataset overwrites what another one has published to its target": Break(
+        f"{SQL}/publish.sql",
+        "locked.dataset IN ('{{ dataset.name }}', '')",
+        "TRUE",
+        "tests/sandbox/load/test_targets.py::test_of_two_datasets_that_are_staged_the_second_to_publish_is_refused",
+        "full",
+    ),
+    "an export of long ago is appended again": Break(
         f"{SQL}/publish.sql",
         "      ) = 0\n",
         "      ) >= 0\n",
-        "tests/sandbox/load/test_publish_races.py::test_an_append_of_an_export_that_another_run_appended_is_refused",
+        "tests/sandbox/load/test_publish_races.py::test_an_append_of_an_export_of_long_ago_is_refused",
+        "full",
     ),
     "a staging table that was made anew while it was published is published": Break(
         f"{SQL}/publish.sql",
-        "      turn.staged_at = manifest.staged_at\n"
-        "      AND (SELECT COUNT(*) FROM {{ staging_table(dag_run) }}) = {{ copied(ti).rows_loaded }}\n",
-        "      turn.staged_at IS NOT NULL\n",
-        "tests/sandbox/load/test_publish_races.py::test_a_staging_table_that_is_made_anew_between_two_statements",
+        "      (SELECT COUNT(*) FROM {{ staging_table(ti) }}) = {{ copied(ti).rows_loaded }}\n      AND (",
+        "      (",
+        "tests/include/test_sql.py::test_the_ledger_refuses_what_was_published_long_ago",
+    ),
+    "a second attempt replaces the staging table of the first": Break(
+        f"{PACKAGE}/share.py",
+        "{attempt}_{_digest(attempt_id)}",
+        "1_00000000",
+        "tests/plugins/data_share/test_share.py::test_each_attempt_to_copy_has_a_staging_table_of_its_own",
+    ),
+    "one target under two spellings has two datasets": Break(
+        f"{PACKAGE}/datasets.py",
+        "may_be_one_table(parts, its)",
+        "parts == its",
+        "tests/plugins/data_share/test_datasets.py::test_targets_that_may_be_one_table_are_refused_and_both_are_named",
     ),
     "a dry run publishes": Break(
         f"{PACKAGE}/snowflake_operators.py",
         'if self.preview == "True":',
         "if False:",
         "tests/sandbox/load/test_reload_and_preview.py::test_a_dry_run_changes_nothing_and_says_what_would_change",
+        "full",
+    ),
+    "a policy that masks the target stops nothing": Break(
+        f"{PACKAGE}/snowflake_operators.py",
+        'if found and self.dataset.policies != "exempt":',
+        "if False:",
+        "tests/sandbox/load/test_policies.py::test_a_row_access_policy_stops_a_sync_that_says_nothing_of_it",
+        "full",
+    ),
+    "rows that the loader does not see are published": Break(
+        f"{SQL}/check_visible.sql",
+        "WHEN keys_missing = 0 AND",
+        "WHEN TRUE OR",
+        "tests/sandbox/load/test_policies.py::test_rows_that_the_loader_would_not_see_are_not_published",
         "full",
     ),
     "an export that loaded nothing is a success": Break(

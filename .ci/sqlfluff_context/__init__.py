@@ -25,6 +25,8 @@ dataset = SimpleNamespace(
     target_table="target_table",
     target='"TARGET_TABLE"',
     target_name='"TARGET_TABLE"',
+    target_shown_as="TARGET_TABLE",
+    target_schema='"SCHEMA"',
     load_mode="merge",
     merge_keys=("A",),
     delete_missing=True,
@@ -45,7 +47,14 @@ PROOFS = [
     {"column": form.upper(), "form": form, "scale": scale}
     for scale, form in enumerate(("number", "number", "text", "boolean", "date", "timestamp", "binary", "fraction"))
 ]
-turn_table = "staging.turn"
+ROWS_HIDDEN = "rows hidden: "
+lock_table = "staging.lock"
+target_key = {
+    "target_database": "CURRENT_DATABASE()",
+    "target_schema": "CURRENT_SCHEMA()",
+    "target_name": "'TARGET_TABLE'",
+}
+is_target = "target_name = 'TARGET_TABLE'"
 
 
 def run_key(_: object) -> str:
@@ -60,6 +69,16 @@ def staging_table(_: object) -> str:
 
 def staging_manifest(_: object) -> str:
     """Return the manifest table of a run."""
+    return "staging.target_table__key__manifest"
+
+
+def new_staging_table(*_: object) -> str:
+    """Return the staging table of an attempt to copy."""
+    return "staging.target_table__key"
+
+
+def new_staging_manifest(*_: object) -> str:
+    """Return the manifest table of an attempt to copy."""
     return "staging.target_table__key__manifest"
 
 

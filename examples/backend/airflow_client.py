@@ -97,7 +97,8 @@ class Sync:
     A sync as it is now.
 
     ``state`` is ``queued``, ``running``, ``success`` or ``failed``. ``result`` is the ledger's row of a sync that
-    succeeded (of a dry run: what would change), ``failure`` the reason of one that did not.
+    succeeded (of a dry run: what would change), ``failure`` the reason of one that did not, or that a person has set to
+    success.
     """
 
     dataset: str
@@ -143,7 +144,7 @@ class AirflowClient:
         *,
         timeout: float = 30,
         back_off: Sequence[float] = (0.5, 1, 2),
-        outage: float = 60,
+        outage: float = 330,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._url = url.rstrip("/")
@@ -288,20 +289,27 @@ class AirflowClient:
             answer = await self._ask("GET", f"{path}/taskInstances/{task}/xcomEntries/{key}")
             return answer and answer["value"]
 
+        def of_this_time(task: str, left: Any) -> Any:
+            # A step that was cleared, and then did not begin or was marked by a person, keeps what an earlier attempt
+            # has left: it says whose it is.
+            by = left.get("task_instance_id") if isinstance(left, dict) else None
+            return left if task in by_name and by == by_name[task]["id"] else None
+
         databricks_run_url = known.databricks_run_url if known else None
         if databricks_run_url is None and steps and steps[0].state == "success":
             databricks_run_url = await xcom("export_to_s3", "run_page_url")
         state, failure = run["state"], None
-        result = await xcom("publish", "return_value") if state == "success" else None
+        result = of_this_time("publish", await xcom("publish", "return_value")) if state == "success" else None
         if state == "queued" and steps and all(step.state == "skipped" for step in steps[:-1]):
             # Cancelled while it waited for its turn. Airflow says so only when that comes.
             state = "failed"
             failure = Failure(STEPS[0], "CANCELLED", "The sync was cancelled before it began.", retriable=True)
         elif state == "failed":
             step = next((step.name for step in steps if step.state == "failed"), "sync")
-            failure = _failure(step, await xcom("drop_staging", "failure"))
+            failure = _failure(step, of_this_time("drop_staging", await xcom("drop_staging", "failure")))
         elif state == "success" and result is None:
-            failure = _failure("publish", "Airflow says success, but has no result: marked by hand, or cleaned up?")
+            told = "Airflow says success, but nothing was published this time: marked by hand, or cleaned up?"
+            failure = _failure("publish", told)
         airflow_url = f"{self._url}/dags/sync_{quote(dataset, safe='')}/runs/{quote(run_id, safe='')}"
         started, ended = _time(run["start_date"]), _time(run["end_date"])
         return Sync(dataset, run_id, state, started, ended, steps, result, failure, airflow_url, databricks_run_url)

@@ -137,7 +137,11 @@ class OwnPageOnly:
     def _is_own(headers: Headers) -> bool:
         if "sec-fetch-site" in headers:
             return headers["sec-fetch-site"] == "same-origin"
-        return urlsplit(headers.get("origin", "")).netloc == headers["host"]
+        try:
+            return urlsplit(headers.get("origin", "")).netloc == headers["host"]
+        except ValueError:
+            # No browser sends an address that is none.
+            return False
 
 
 def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str | None = None) -> FastAPI:

@@ -69,7 +69,7 @@ export class AirflowClient {
    * up; backOff: between the attempts of a call that Airflow does not answer, or with 429 or 5xx; outage: that Airflow
    * may be away, say for its restart, while a sync is followed.
    */
-  constructor(url, user, password, { timeout = 30, backOff = [0.5, 1, 2], outage = 60 } = {}) {
+  constructor(url, user, password, { timeout = 30, backOff = [0.5, 1, 2], outage = 330 } = {}) {
     this.#url = url.replace(/\/+$/, "");
     this.#user = user;
     this.#password = password;
@@ -221,12 +221,18 @@ export class AirflowClient {
       }));
     const xcom = async (task, key) =>
       (await this.#ask("GET", `${path}/taskInstances/${task}/xcomEntries/${key}`, { signal }))?.value ?? null;
+    // A step that was cleared, and then did not begin or was marked by a person, keeps what an earlier attempt has left:
+    // it says whose it is.
+    const ofThisTime = (name, left) => {
+      const task = tasks.find((one) => one.task_id === name);
+      return task && left?.task_instance_id === task.id ? left : null;
+    };
 
     let databricksRunUrl = known?.databricksRunUrl ?? null;
     if (databricksRunUrl === null && steps[0]?.state === "success") {
       databricksRunUrl = await xcom("export_to_s3", "run_page_url");
     }
-    const result = run.state === "success" ? await xcom("publish", "return_value") : null;
+    const result = run.state === "success" ? ofThisTime("publish", await xcom("publish", "return_value")) : null;
     let state = run.state;
     let failure = null;
     if (state === "queued" && steps.length > 0 && steps.slice(0, -1).every((step) => step.state === "skipped")) {
@@ -236,9 +242,10 @@ export class AirflowClient {
       failure = toFailure(STEPS[0], { code: "CANCELLED", message, retriable: true });
     } else if (state === "failed") {
       const step = steps.find((one) => one.state === "failed")?.name ?? "sync";
-      failure = toFailure(step, await xcom("drop_staging", "failure"));
+      failure = toFailure(step, ofThisTime("drop_staging", await xcom("drop_staging", "failure")));
     } else if (state === "success" && result === null) {
-      failure = toFailure("publish", "Airflow says success, but has no result: marked by hand, or cleaned up?");
+      const told = "Airflow says success, but nothing was published this time: marked by hand, or cleaned up?";
+      failure = toFailure("publish", told);
     }
     return {
       dataset,

@@ -31,6 +31,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.execution_time.xcom import XCom
 from asgiref.sync import sync_to_async
 
+from data_share.attempts import is_of_this_time
 from data_share.failures import FAILURE_KEY, failure_without_report
 from data_share.share import run_key
 
@@ -241,7 +242,7 @@ def event_of(context: Mapping[str, Any]) -> dict[str, Any] | None:
         "run_key": run_key(run.dag_id, run.run_id, run.after) if run.after else None,
         "state": run.state or ("success" if kind == SYNC_SUCCEEDED else "failed"),
         "requested_by": run.requested_by,
-        "result": _xcom(run, "publish", XCom.XCOM_RETURN_KEY) if kind == SYNC_SUCCEEDED else None,
+        "result": _left(run, "publish", XCom.XCOM_RETURN_KEY) if kind == SYNC_SUCCEEDED else None,
         "failure": _failure(run, str(context.get("reason"))) if kind == SYNC_FAILED else None,
         "deadline": _time(missed["deadline_time"]).isoformat() if missed else None,
         "airflow_run_url": url,
@@ -280,18 +281,20 @@ class _Run:
 
 
 def _failure(run: _Run, reason: str) -> dict[str, Any]:
-    report: dict[str, Any] | None = _xcom(run, "drop_staging", FAILURE_KEY)
+    report: dict[str, Any] | None = _left(run, "drop_staging", FAILURE_KEY)
     return report or failure_without_report(reason).to_xcom()
 
 
-def _xcom(run: _Run, task_id: str, key: str) -> Any:
+def _left(run: _Run, task_id: str, key: str) -> Any:
+    """Return what a step has left since the run was last cleared: one that did not begin keeps what it had left."""
     # From here, XComs can be read; to write one would block for ever in the dag-processor (Airflow 3.3).
     try:
-        return XCom.get_one(dag_id=run.dag_id, run_id=run.run_id, task_id=task_id, key=key, map_index=-1)
+        value = XCom.get_one(dag_id=run.dag_id, run_id=run.run_id, task_id=task_id, key=key, map_index=-1)
     except Exception:
         # That the sync has ended is worth telling without its details too.
         log.exception("XCom %s of %s cannot be read", key, task_id)
         return None
+    return value if is_of_this_time(value, run) else None
 
 
 def _run_url(run: _Run) -> str:

@@ -17,8 +17,17 @@ from airflow.sdk.execution_time.xcom import XCom
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 from asgiref.sync import sync_to_async
 
+from data_share.databricks_hook import TRIES, DataShareDatabricksHook
 from data_share.failure_codes import FailureCode
-from data_share.failures import FAILURE_KEY, ShareError, code_of_status, databricks_status, failure_of, logged
+from data_share.failures import (
+    FAILURE_KEY,
+    ShareError,
+    code_of_status,
+    databricks_status,
+    failure_of,
+    is_certificate_error,
+    logged,
+)
 from data_share.links import DatabricksRunLink
 
 # The first looks come quickly, so that a short export is noticed at once; a long one is asked about twice a minute.
@@ -26,8 +35,9 @@ _FIRST_POLL_SECONDS = 0.5
 _LONGEST_POLL_SECONDS = 30.0
 _POLL_BACKOFF = 1.3
 
-# The hook retries each call by itself; this many calls in a row may still fail before contact counts as lost.
+# A look is made again by the hook itself; this many looks in a row may still fail before contact counts as lost.
 _LOST_CONTACT_AFTER = 10
+_TRIES_OF_A_LOOK = 3
 
 # Airflow's own time-out of the trigger. It cancels nothing on Databricks, so it must come after ours.
 _TRIGGER_TIMEOUT_MARGIN = timedelta(minutes=10)
@@ -113,14 +123,16 @@ async def follow_run(
         except Exception as error:
             failures += 1
             status = databricks_status(error)
+            no_trust = is_certificate_error(error)
             if status in _SIGN_IN_STATUS_CODES and not is_signed_in_anew:
                 # A wait takes hours: the credentials that it began with may have been exchanged meanwhile.
                 _forget_credentials(hook)
                 is_signed_in_anew = True
-            elif status in _PERMANENT_STATUS_CODES or failures >= _LOST_CONTACT_AFTER:
+            elif no_trust or status in _PERMANENT_STATUS_CODES or failures >= _LOST_CONTACT_AFTER:
+                code = code_of_status(status, FailureCode.EXPORT_MISSING)
                 raise DatabricksRunFailedError(
                     f"The Databricks run {run_id} cannot be followed any longer: {error}. It may still be running.",
-                    code=code_of_status(status, FailureCode.EXPORT_MISSING),
+                    code=FailureCode.CERTIFICATE_REFUSED if no_trust else code,
                 ) from error
             run = None
         if run is not None:
@@ -128,8 +140,8 @@ async def follow_run(
             if not told_page:
                 await on_run_page(page)
                 told_page = True
-            state = RunState(**run["state"])
-            if state.is_terminal:
+            state = _known_state(run)
+            if state is not None and state.is_terminal:
                 if not state.is_successful:
                     raise DatabricksRunFailedError(
                         await _why_it_failed(hook, run, state),
@@ -156,6 +168,13 @@ async def follow_run(
                 )
         await asyncio.sleep(wait)
         wait = min(wait * _POLL_BACKOFF, _LONGEST_POLL_SECONDS)
+
+
+def _known_state(run: dict[str, Any]) -> RunState | None:
+    """Return the state of a run, or None if it is of a kind that is newer than the provider: then the run goes on."""
+    if run["state"]["life_cycle_state"] not in RunState.RUN_LIFE_CYCLE_STATES:
+        return None
+    return RunState(**run["state"])
 
 
 async def _why_it_failed(hook: DatabricksHook, run: dict[str, Any], state: RunState) -> str:
@@ -241,7 +260,7 @@ class DatabricksRunTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Follow the run to its end; yields exactly one event, which is the end of the task."""
         try:
-            hook = _hook(self.databricks_conn_id)
+            hook = _hook(self.databricks_conn_id, tries=_TRIES_OF_A_LOOK)
             async with hook:
                 finished = await follow_run(
                     hook, _run_id(self.run_id), float(self.timeout_seconds), self._push_run_page
@@ -251,7 +270,8 @@ class DatabricksRunTrigger(BaseTrigger):
             # An error that leaves run() would reach the user as "trigger failure" without a word of what happened.
             self.log.error("%s", error)
             step = self.task_instance.task_id if self.task_instance else ""
-            await self._push(FAILURE_KEY, logged(failure_of(error, step)))
+            # By the run, as by the result of this step, it is known which export it is about.
+            await self._push(FAILURE_KEY, {**logged(failure_of(error, step)), "run_id": str(self.run_id)})
             yield TaskFailedEvent()
             return
         self.log.info("Databricks run %s wrote %s", finished.run_id, finished.to_xcom()["export_path"])
@@ -329,7 +349,7 @@ class DatabricksRunSensor(BaseOperator):
         return asyncio.run(self._follow()).to_xcom()
 
     async def _follow(self) -> FinishedRun:
-        hook = _hook(self.databricks_conn_id)
+        hook = _hook(self.databricks_conn_id, tries=_TRIES_OF_A_LOOK)
         async with hook:
             return await follow_run(hook, _run_id(self.run_id), self.timeout_seconds, self._keep_run_page)
 
@@ -337,8 +357,8 @@ class DatabricksRunSensor(BaseOperator):
         self.run_page_url = page
 
 
-def _hook(databricks_conn_id: str) -> DatabricksHook:
-    return DatabricksHook(databricks_conn_id, caller="DatabricksRunSensor")
+def _hook(databricks_conn_id: str, tries: int = TRIES) -> DatabricksHook:
+    return DataShareDatabricksHook(databricks_conn_id, tries=tries, caller="DatabricksRunSensor")
 
 
 def _run_id(rendered: str) -> int:

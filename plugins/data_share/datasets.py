@@ -34,6 +34,7 @@ from data_share.names import (
     TABLE_PATTERN,
     alike,
     column_name,
+    may_be_one_table,
     quoted,
     shown,
     source_name,
@@ -147,7 +148,7 @@ class Dataset(BaseModel):
     )
     target_table: TargetTable = Field(
         description="Snowflake table, `table`, `schema.table` or `database.schema.table`; what is left out is the "
-        "connection's. One dataset each. See [Names](#names)."
+        "connection's. One dataset each, whatever it is written like. See [Names](#names)."
     )
     load_mode: LoadMode = Field(
         description="`replace`: the target holds exactly what was exported. `append`: it is added, once for each sync. "
@@ -192,6 +193,11 @@ class Dataset(BaseModel):
         description="How a sync proves that what was exported is what was loaded. `checksums`: rows and files are "
         "counted, and the values of each column are summed up in the files and in the staging table. `counts`: rows "
         "and files are counted.",
+    )
+    policies: Literal["exempt"] | None = Field(
+        default=None,
+        description="`exempt`: masking and row access policies exempt the role of the syncs, which each sync proves. "
+        "Without it, a sync that finds such a policy fails. See [Policies](#policies).",
     )
     export_timeout_minutes: int = Field(
         default=120,
@@ -332,9 +338,24 @@ class Dataset(BaseModel):
         return quoted(table_parts(self.target_table)[-1])
 
     @property
+    def target_shown_as(self) -> str:
+        """The target's name alone, as SHOW TABLES tells it."""
+        return table_parts(self.target_table)[-1]
+
+    @property
+    def target_schema(self) -> str:
+        """The target's schema for SQL, with its database where it is given; nothing for that of the connection."""
+        return ".".join(map(quoted, table_parts(self.target_table)[:-1]))
+
+    @property
     def column_definitions(self) -> list[str]:
         """The columns that the target is created with, for SQL."""
         return [f"{quoted(name)} {kind}" for name, kind in self.columns.items()]
+
+    @property
+    def proof_of_values(self) -> Proof:
+        """How a sync proves the values: an exemption from policies is proven by them, whatever ``proof`` says."""
+        return Proof.CHECKSUMS if self.policies == "exempt" else self.proof
 
     @property
     def all_checks(self) -> dict[str, str]:
@@ -546,17 +567,36 @@ def read_datasets(folder: Path = DATASETS_FOLDER) -> tuple[list[Dataset], list[I
             datasets.append(read_dataset(path))
         except InvalidDatasetError as error:
             errors.append(error)
-    sharing: dict[str, list[Dataset]] = {}
+    refused = _with_one_target(datasets)
     for dataset in datasets:
-        sharing.setdefault(dataset.target, []).append(dataset)
-    # None of them is known to be the right one, and each would undo what the others load.
-    refused = {dataset.name: both for both in sharing.values() if len(both) > 1 for dataset in both}
-    for dataset in datasets:
-        if dataset.name in refused:
-            others = ", ".join(other.name for other in refused[dataset.name] if other is not dataset)
-            problem = f"target_table: {dataset.target_table} is the target of {others} too"
+        if others := refused.get(dataset.name):
+            problem = f"target_table: {dataset.target_table} {others}"
             errors.append(InvalidDatasetError(folder / f"{dataset.name}.yaml", [problem]))
     return [dataset for dataset in datasets if dataset.name not in refused], errors
+
+
+def _with_one_target(datasets: Sequence[Dataset]) -> dict[str, str]:
+    """Say, by the name of a dataset, whose target its target is too, or may be."""
+    of_one_name: dict[str, list[tuple[Dataset, list[str]]]] = {}
+    for dataset in datasets:
+        parts = table_parts(dataset.target_table)
+        of_one_name.setdefault(parts[-1], []).append((dataset, parts))
+    refused = {}
+    for group in of_one_name.values():
+        for dataset, parts in group:
+            same = [(other, its) for other, its in group if other is not dataset and may_be_one_table(parts, its)]
+            listed = ", ".join(
+                other.name if its == parts else f"{other.name} ({other.target_table})" for other, its in same
+            )
+            # None of them is known to be the right one, and each would undo what the others load.
+            if any(its != parts for _, its in same):
+                refused[dataset.name] = (
+                    f"may be the target of {listed} too; if they are two tables, write both with their schemas, and "
+                    "with their databases where these are of one name"
+                )
+            elif same:
+                refused[dataset.name] = f"is the target of {listed} too"
+    return refused
 
 
 class InvalidDatasetDag(DAG):

@@ -9,6 +9,8 @@ from airflow.providers.databricks.operators.databricks import DatabricksJobRunLi
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
+from data_share.attempts import made_by
+from data_share.databricks_hook import DataShareDatabricksHook
 from data_share.databricks_run import cancel_exports_of
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
@@ -46,11 +48,11 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
     """
     Starts the export job; with a run key of an earlier sync, finds that sync's export instead and skips itself.
 
-    Closes four gaps of ``DatabricksRunNowOperator`` (provider 7.23.0). That a sync needs no job has to be known before
+    Closes five gaps of ``DatabricksRunNowOperator`` (provider 7.23.0). That a sync needs no job has to be known before
     the job is started, and a task of its own for that would cost every other sync its time. And a step that is killed
     while Databricks has not answered yet leaves the run behind that it has asked for. And a step that is cleared leaves
-    the run to itself that it had started. And Airflow (3.3) takes any conf: of a misspelt ``dry_run`` it would make a
-    sync that publishes.
+    the run to itself that it had started. And it gives Databricks three seconds to come back. And Airflow (3.3) takes
+    any conf: of a misspelt ``dry_run`` it would make a sync that publishes.
 
     :param reload_run_key: earlier sync whose export is loaded again, or nothing; a template
     :param known_conf: keys that the conf of a run may have
@@ -85,7 +87,7 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
         self._is_killed = False
 
     def execute(self, context: Context) -> Any:
-        """Start the job, or skip it and leave the earlier export as the XCom ``export``."""
+        """Start the job, or skip it; the export of this attempt, or the earlier one, is the XCom ``export``."""
         if unknown := sorted(set(context["dag_run"].conf or {}) - set(self.known_conf)):
             raise UnknownConfError(
                 f"The conf has {', '.join(map(repr, unknown))}; a sync knows {', '.join(self.known_conf)}. Nothing was "
@@ -94,7 +96,9 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
         if not self.reload_run_key:
             if context["ti"].try_number > 1:
                 self._cancel_earlier_exports(context)
-            return super().execute(context)
+            result = super().execute(context)
+            self._hand_on(context, {"run_id": self.run_id})
+            return result
         hook = DataShareSnowflakeHook(self.snowflake_conn_id)
         (statement,) = hook.split_sql_string(self.select_ledger_row, strip_semicolon=True)
         rows = hook.run_statement(statement, bindings=[self.reload_run_key]).rows
@@ -103,10 +107,13 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
                 f"The ledger has no sync {self.reload_run_key} of this dataset, so there is no export to load again."
             )
         row = rows[0]
-        context["ti"].xcom_push(
-            key="export", value={"run_id": row["DATABRICKS_RUN_ID"], "export_path": row["EXPORT_PATH"]}
-        )
+        self._hand_on(context, {"run_id": row["DATABRICKS_RUN_ID"], "export_path": row["EXPORT_PATH"]})
         raise AirflowSkipException(f"The export {row['EXPORT_PATH']} is loaded again; Databricks is not asked")
+
+    @staticmethod
+    def _hand_on(context: Context, export: dict[str, Any]) -> None:
+        """Leave the export of this attempt; its path is known before it is made only when an earlier one is loaded."""
+        context["ti"].xcom_push(key="export", value=made_by(context, export))
 
     def _cancel_earlier_exports(self, context: Context) -> None:
         try:
@@ -115,6 +122,9 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
         except Exception:
             # It costs money, and changes nothing: what it writes is at a path of its own.
             self.log.exception("An export of an earlier attempt may still be running on Databricks")
+
+    def _get_hook(self, caller: str) -> DataShareDatabricksHook:
+        return DataShareDatabricksHook(self.databricks_conn_id, caller=caller)
 
     def submit_job(self, context: Context) -> int:
         """Ask for a run, and return its id."""

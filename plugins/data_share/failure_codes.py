@@ -16,6 +16,13 @@ class FailureCode(Enum):
         "Airflow lacks a connection or a Variable that a step needs.",
         "Create it; the README lists them under Real accounts, and make doctor checks them.",
     )
+    CERTIFICATE_REFUSED = (
+        "The certificate at the address of Databricks or Snowflake is not trusted, or is that of another address.",
+        (
+            "Check host of the connection databricks_default, and account or host of snowflake_default. Where a proxy "
+            "opens the traffic, give Airflow its certificate authority (REQUESTS_CA_BUNDLE and SSL_CERT_FILE)."
+        ),
+    )
     DATABRICKS_SIGN_IN = (
         "Databricks does not accept the credentials, or their owner may not do this.",
         "Renew the credentials in the connection databricks_default, or grant Can Manage Run on the export job.",
@@ -69,7 +76,7 @@ class FailureCode(Enum):
         "Take a run key of this dataset from sync_history.",
     )
     SNOWFLAKE_SIGN_IN = (
-        "Snowflake does not accept the credentials.",
+        "Snowflake does not accept the credentials, or the connection has none that can be read.",
         "Check user, key and account of the connection snowflake_default; make doctor says which is wrong.",
     )
     SNOWFLAKE_REFUSED = (
@@ -128,9 +135,44 @@ class FailureCode(Enum):
             "if a changed value is right."
         ),
     )
+    POLICY_FOUND = (
+        (
+            "A masking or row access policy of Snowflake covers the target or the staging table, and the role of the "
+            "syncs is not exempt from it, or nothing shows that it is."
+        ),
+        (
+            "Exempt the role in the body of the policy, by IS_ROLE_IN_SESSION('DATA_SHARE_LOADER'); then say policies: "
+            "exempt in the dataset file."
+        ),
+    )
+    ROWS_HIDDEN = (
+        (
+            "The role of the syncs does not see all rows that the target must have after the change: a row access "
+            "policy hides rows, or a masking policy changes merge keys. Nothing was published."
+        ),
+        (
+            "Exempt the role in the body of the target's row access policy, and of the masking policies of its merge "
+            "keys, by IS_ROLE_IN_SESSION('DATA_SHARE_LOADER'); then start the sync again."
+        ),
+    )
     CHECKS_FAILED = (
         "The loaded rows are not what was exported, or are not what the dataset file demands.",
         "Correct the source, or the dataset file if a check is wrong, and start the sync again.",
+    )
+    TARGET_MISSING = (
+        "The target table does not exist, or the role of the syncs does not see it.",
+        (
+            "Run the DAG set_up_snowflake: it creates targets with create_table: from_columns or a file in targets/, "
+            "or says what keeps it from that. A target of others is created, and granted to the role, by its owners. "
+            "Then start the sync again."
+        ),
+    )
+    TARGET_TAKEN = (
+        "Another dataset publishes to the same target: one of this Airflow, of another one, or of before.",
+        (
+            "Give one of the two another target_table; if the other one is no more, or was renamed, the report has the "
+            "statement that says so."
+        ),
     )
     SUPERSEDED = (
         (

@@ -10,8 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -26,7 +29,9 @@ from airflow.sdk.exceptions import (
     ErrorType,
     TaskDeferralTimeout,
 )
+from tenacity import RetryError
 
+from data_share.attempts import is_of_this_time, made_by
 from data_share.failure_codes import FailureCode
 
 FAILURE_KEY = "failure"
@@ -175,6 +180,8 @@ def _code_of(error: BaseException) -> FailureCode:
         return FailureCode.CONFIGURATION_MISSING
     if isinstance(error, AirflowTaskTimeout):
         return FailureCode.TIMED_OUT
+    if is_certificate_error(error):
+        return FailureCode.CERTIFICATE_REFUSED
     status = databricks_status(error)
     if status is not None or isinstance(error, DatabricksApiError):
         return code_of_status(status, FailureCode.EXPORT_JOB_REFUSED)
@@ -202,6 +209,50 @@ def _is_refusal(status: int | None) -> bool:
     return status is not None and 400 <= status < 500 and status != 429
 
 
+def is_certificate_error(error: BaseException) -> bool:
+    """
+    Return whether a call has failed because of a certificate: the next call fails in the same way.
+
+    Of a connection that is lost while TLS is set up, requests makes the same kind of error.
+    """
+    return any(
+        isinstance(each, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError)
+        # The file of certificate authorities that the environment names is not there.
+        or (type(each) is OSError and "TLS CA certificate bundle" in str(each))
+        for each in _with_causes(error)
+    )
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and those that it was made of: libraries put them in different places."""
+    seen: set[int] = set()
+    left: list[Any] = [error]
+    while left:
+        each = left.pop()
+        if not isinstance(each, BaseException) or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        left += [each.__cause__, each.__context__, *each.args, getattr(each, "reason", None)]
+        if isinstance(each, RetryError):
+            left.append(each.last_attempt.exception())
+
+
+def seconds_to_wait(retry_after: str | None) -> float:
+    """
+    Return the seconds that an answer asks to wait before the next call; 0 when it does not say, or nothing readable.
+
+    :param retry_after: its header ``Retry-After``: a number of seconds, or the time of day
+    """
+    said = (retry_after or "").strip()
+    if re.fullmatch(r"\d{1,9}", said, re.ASCII):
+        return float(said)
+    try:
+        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return 0.0
+
+
 def code_of_status(status: int | None, refused: FailureCode) -> FailureCode:
     """
     Return what an answer of Databricks means.
@@ -216,51 +267,61 @@ def code_of_status(status: int | None, refused: FailureCode) -> FailureCode:
     return refused
 
 
-def reports_of(ti: Any, steps: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the reports that the steps of a run have left so far, by step."""
+def reports_of(
+    ti: Any, dag_run: Any, steps: Sequence[str], export: Mapping[str, Any] | None
+) -> dict[str, dict[str, Any]]:
+    """
+    Return the reports that the steps of a run have left since it was last cleared, by step.
+
+    :param export: what the step that exports has left, if it has left anything: that of the step which waits for the
+        export, from where nobody sees how often a run was cleared, is about its run
+    """
     reports = {step: ti.xcom_pull(task_ids=step, key=FAILURE_KEY) for step in steps}
-    return {step: report for step, report in reports.items() if report}
+    about = str(export["run_id"] if export else None)
+    return {
+        step: report
+        for step, report in reports.items()
+        if is_of_this_time(report, dag_run) or (report and report.get("run_id") == about)
+    }
 
 
 def failure_of_sync(
-    ti: Any,
     steps: Sequence[str],
-    states: Mapping[str, str],
+    states: Mapping[str, str | None],
     reports: Mapping[str, dict[str, Any]],
+    later_reports: Mapping[str, dict[str, Any]],
     *,
     in_ledger: bool | None = False,
 ) -> Failure:
     """
     Return why a sync ended without the answer of its last step.
 
-    :param ti: the task instance that asks, after all others have ended
     :param steps: the tasks in their order; the last one publishes
     :param states: their states
     :param reports: what they had left when the last task began: a step that fails by itself has left its report by
         then, and one that a person ends is still at work
+    :param later_reports: what they have left now that all have ended
     :param in_ledger: whether the ledger says that it was published all the same; None if that is not known
     """
     # A step that ends in the triggerer keeps the report of an earlier attempt, also when it succeeds at last.
-    failed = [step for step in steps if step in reports and states.get(step, "failed") == "failed"]
+    failed = [step for step in steps if step in reports and states.get(step) == "failed"]
     # A person who ends a run leaves the steps that wait skipped; a step that fails by itself does not.
     first = _first_that_did_not_succeed(steps, states)
     is_cancelled = any(states.get(step) == "skipped" for step in steps[steps.index(first) :])
+    told = "It was not published; the target is as it was."
+    if in_ledger is None:
+        told = "Whether it was published could not be asked: sync_history says so."
     if in_ledger:
         code = FailureCode.ENDED_AFTER_PUBLISH
-        failure = Failure(steps[-1], code, code.cause)
-    elif failed and not is_cancelled:
-        failure = Failure.of_xcom(reports[failed[0]])
-    else:
-        is_cancelled = is_cancelled or bool(reports_of(ti, [first]))
-        code = FailureCode.CANCELLED if is_cancelled else FailureCode.STEP_DIED
-        told = "It was not published; the target is as it was."
-        if in_ledger is None:
-            told = "Whether it was published could not be asked: sync_history says so."
-        failure = Failure(first, code, f"{code.cause} {told}")
-    if failure.databricks_run_url is None:
-        page = ti.xcom_pull(task_ids="export_to_s3", key="run_page_url")
-        failure = replace(failure, databricks_run_url=page)
-    return failure
+        return Failure(steps[-1], code, code.cause)
+    if failed and not is_cancelled:
+        return Failure.of_xcom(reports[failed[0]])
+    if states.get(first) == "success":
+        # None has failed: the last one is marked.
+        return Failure(first, FailureCode.RESULT_MISSING, f"The step {first} has published nothing this time. {told}")
+    is_cancelled = is_cancelled or first in later_reports
+    code = FailureCode.CANCELLED if is_cancelled else FailureCode.STEP_DIED
+    return Failure(first, code, f"{code.cause} {told}")
 
 
 def failure_without_report(reason: str) -> Failure:
@@ -275,10 +336,12 @@ def failure_without_report(reason: str) -> Failure:
     return Failure("drop_staging", FailureCode.STEP_DIED, FailureCode.STEP_DIED.cause)
 
 
-def _first_that_did_not_succeed(steps: Sequence[str], states: Mapping[str, str]) -> str:
+def _first_that_did_not_succeed(steps: Sequence[str], states: Mapping[str, str | None]) -> str:
+    failed = [step for step in steps if states.get(step) == "failed"]
     # The first steps are skipped too when an earlier export is loaded again.
     begun = [step for step in steps if states.get(step) not in ("success", "skipped", None)]
-    return begun[0] if begun else next((step for step in steps if states.get(step) != "success"), steps[-1])
+    waiting = [step for step in steps if states.get(step) != "success"]
+    return (failed or begun or waiting or steps[-1:])[0]
 
 
 def report_failure(context: Context) -> None:
@@ -291,7 +354,8 @@ def report_failure(context: Context) -> None:
     """
     error = context.get("exception")
     if isinstance(error, BaseException):
-        context["ti"].xcom_push(key=FAILURE_KEY, value=logged(failure_of(error, context["ti"].task_id)))
+        report = logged(failure_of(error, context["ti"].task_id))
+        context["ti"].xcom_push(key=FAILURE_KEY, value=made_by(context, report))
 
 
 def logged(failure: Failure) -> dict[str, Any]:
@@ -303,15 +367,17 @@ def logged(failure: Failure) -> dict[str, Any]:
 
 class RetryTransientErrors(RetryPolicy):
     """
-    Fails at once where another attempt cannot help: a request that Databricks refuses (4xx, but for 429).
+    Fails at once where another attempt cannot help: a certificate, or a request that Databricks refuses (4xx but 429).
 
-    The provider (7.23.0) raises such an answer as an ordinary error, which Airflow would retry.
+    The provider (7.23.0) raises both as ordinary errors, which Airflow would retry.
     """
 
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
     ) -> RetryDecision:
         """Decide on one failure; see :class:`airflow.sdk.RetryPolicy`."""
+        if is_certificate_error(exception):
+            return RetryDecision.fail(reason="A certificate is refused")
         status = databricks_status(exception)
         if _is_refusal(status):
             return RetryDecision.fail(reason=f"Databricks refuses the request ({status})")

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC
 from typing import Any
 
 from airflow.configuration import conf
-from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.sdk import Context, Variable
 
+from data_share.attempts import is_of_this_time
 from data_share.dag_defaults import START_DATE
+from data_share.databricks_hook import DataShareDatabricksHook
 from data_share.databricks_run import cancel_exports_of
 from data_share.failures import FAILURE_KEY, NotPublishedError, failure_of_sync, reports_of
-from data_share.share import EXPORT_JOB_VARIABLE, run_key_of
+from data_share.share import EXPORT_JOB_VARIABLE, STAGING_SCHEMA, is_staging_of_run, run_key_of
 from data_share.snowflake_operators import SnowflakeStatementsOperator
 from data_share.templates import find_export
 
 _DATABRICKS_TIMEOUT_SECONDS = 30
+_EXPORT = "export_to_s3"
 _WAIT_FOR_EXPORT = "wait_for_export"
 # Airflow sends SIGTERM, and after five seconds SIGKILL.
 _KILLED_WITHIN_SECONDS = 7
@@ -30,15 +33,19 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
     Tidies up on both sides, and fails when the sync was not published, with the reason that another step left.
 
     It drops the staging tables, and cancels an export that nobody follows: its starter was killed before it knew the
-    run, or the sync was ended before the triggerer took the run up. No trigger's ``on_kill`` is called then.
+    run, or the sync was ended before the triggerer took the run up, or a person marked the step that waits for it. No
+    trigger's ``on_kill`` is called then.
 
     The state of a run is that of its last tasks, and when a person sets a run to failed, Airflow (3.3) skips the tasks
     that wait: with a teardown that succeeds, a cancelled sync would end as a success.
 
-    A publish that was killed, or that waited for another attempt, may have committed before: then the ledger knows, and
-    the report says so.
+    A sync is published when its publish is a success, and gave its answer since the run was last cleared. An answer
+    that is older, or of a publish that a person ended, counts when it is about this sync's export and the ledger has
+    that. A publish that was killed, or that waited for another attempt, may have committed without an answer: then the
+    ledger knows, and the report says so.
 
-    :param sql: file that drops the staging tables
+    :param sql: file that lists the staging tables of this run, those of all attempts; there may be others among them
+    :param target_table: the target, which staging tables are named after
     :param select_ledger_row: file that selects a sync's ledger row; its one ``?`` is the run key; a template
     :param steps: tasks that may have failed, in their order; the last one publishes
     :param databricks_conn_id: Airflow connection of the workspace
@@ -54,95 +61,142 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
         self,
         *,
         sql: str,
+        target_table: str,
         select_ledger_row: str,
         steps: Sequence[str],
         databricks_conn_id: str = "databricks_default",
         **kwargs: Any,
     ) -> None:
         super().__init__(sql=sql, **kwargs)
+        self.target_table = target_table
         self.select_ledger_row = select_ledger_row
         self.steps = steps
         self.databricks_conn_id = databricks_conn_id
 
     def execute(self, context: Context) -> None:
         """Tidy up, then say how the sync ended."""
-        ti = context["ti"]
-        reports = reports_of(ti, self.steps)
-        # At once: a publish that has not begun yet fails without its staging tables.
+        ti, dag_run = context["ti"], context["dag_run"]
+        publish = self.steps[-1]
+        # Not without the states: when they cannot be asked for, this step is tried again.
+        states = states_of(ti, self.steps)
+        answer = ti.xcom_pull(task_ids=publish)
+        if states.get(publish) == "success" and is_of_this_time(answer, dag_run):
+            self._drop_staging(context, "at once")
+            return
+        started = ti.xcom_pull(task_ids=_EXPORT, key="export")
+        reports = reports_of(ti, dag_run, self.steps, started)
+        # At once: a step that has not begun yet fails without its staging tables.
         self._drop_staging(context, "at once")
-        states: Mapping[str, str] = {}
-        try:
-            states, waited = wait_for_killed_steps(ti, self.steps)
-            if waited:
-                self._drop_staging(context, "after the steps")
-        except Exception:
-            self.log.exception("It is not known whether a step of this run is still working")
-        # An export that ended well is known to have ended, and a sync that loads an earlier one has none.
-        if states.get(_WAIT_FOR_EXPORT) != "success" and not context["params"].get("reload_run_key"):
+        if wait_for_killed_steps(context, self.steps, states):
+            self._drop_staging(context, "after the steps")
+            answer = ti.xcom_pull(task_ids=publish)
+        # A sync that loads an earlier export has none.
+        if not context["params"].get("reload_run_key"):
             try:
-                self._cancel_exports(run_key_of(context["dag_run"]))
+                self._cancel_exports(run_key_of(dag_run))
             except Exception:
                 self.log.exception("An export of this run may still be running on Databricks")
-        publish = states.get(self.steps[-1])
-        # A sync that was published, then cleared, and ended before its publish, still has the result of the first time.
-        if publish in ("skipped", "upstream_failed") or ti.xcom_pull(task_ids=self.steps[-1]) is None:
-            # Skipped by a person, it may have been between two attempts, of which the first has committed.
-            in_ledger = False if publish == "upstream_failed" else self._is_in_ledger(context)
-            raise NotPublishedError(failure_of_sync(ti, self.steps, states, reports, in_ledger=in_ledger))
+        is_published, in_ledger = self._ask_ledger(context, states, answer)
+        if is_published:
+            return
+        later_reports = reports_of(ti, dag_run, self.steps, started)
+        failure = failure_of_sync(self.steps, states, reports, later_reports, in_ledger=in_ledger)
+        if failure.databricks_run_url is None and states.get(_EXPORT) == "success":
+            failure = replace(failure, databricks_run_url=ti.xcom_pull(task_ids=_EXPORT, key="run_page_url"))
+        raise NotPublishedError(failure)
 
-    def _is_in_ledger(self, context: Context) -> bool | None:
-        """Return whether this sync's export is published, or None if Snowflake cannot be asked."""
-        export = find_export(context["ti"])
-        if not export:
-            return False
+    def _ask_ledger(self, context: Context, states: Mapping[str, str | None], answer: Any) -> tuple[bool, bool | None]:
+        """
+        Return whether this sync has the answer of a publish, and whether its export is published without one.
+
+        The second is None if Snowflake cannot be asked.
+        """
+        dag_run = context["dag_run"]
+        # An export step that did not end well has left the export of an earlier attempt, if any.
+        export = find_export(context["ti"]) if states.get(_EXPORT) in ("success", "skipped") else None
+        if states.get(_EXPORT) == "skipped" and not context["params"].get("reload_run_key"):
+            export = None
+        is_success = states.get(self.steps[-1]) == "success"
+        is_answer = is_of_this_time(answer, dag_run) or (
+            is_success and answer and export and answer.get("export_path") == export["export_path"]
+        )
+        if is_answer and answer.get("dry_run"):
+            return is_success, False
+        # An append that is done again answers with the export that it has counted.
+        path = answer["export_path"] if is_answer else export and export["export_path"]
+        if path is None:
+            return False, False
         try:
-            rows = self._run_file(self.select_ledger_row, "ledger", bindings=[run_key_of(context["dag_run"])])[-1].rows
+            rows = self._run_file(self.select_ledger_row, "ledger", bindings=[run_key_of(dag_run)])[-1].rows
         except Exception:
             self.log.exception("It is not known whether this sync was published")
-            return None
-        # Clearing a run that had ended starts it anew: what it published before is another time's.
-        started = (context["dag_run"].start_date or START_DATE).astimezone(UTC).replace(tzinfo=None)
-        return any(row["EXPORT_PATH"] == export["export_path"] and row["PUBLISHED_AT"] >= started for row in rows)
+            return False, None
+        rows = [row for row in rows if row["EXPORT_PATH"] == path]
+        if is_answer and rows:
+            return True, True
+        if not is_of_this_time(export, dag_run):
+            # What a run published before it was cleared, which starts it anew, is another time's.
+            started = (dag_run.start_date or START_DATE).astimezone(UTC).replace(tzinfo=None)
+            rows = [row for row in rows if row["PUBLISHED_AT"] >= started]
+        return False, bool(rows)
 
     def _drop_staging(self, context: Context, place: str) -> None:
         self._context = context
         try:
-            self._run_file(str(self.sql), place)
+            listed = [str(row["name"]) for row in self._run_file(str(self.sql), f"list {place}")[-1].rows]
+            run_key = run_key_of(context["dag_run"])
+            for table in [name for name in listed if is_staging_of_run(name, self.target_table, run_key)]:
+                self._run_file(f'DROP TABLE IF EXISTS {STAGING_SCHEMA}."{table}"', f"drop {table} {place}")
         except Exception:
             # The sync ended as it did; what is left behind is dropped by clean_up_share.
             self.log.exception("The staging tables of this run are left behind")
 
     def _cancel_exports(self, run_key: str) -> None:
-        hook = DatabricksHook(self.databricks_conn_id, timeout_seconds=_DATABRICKS_TIMEOUT_SECONDS, caller="FinishSync")
+        hook = DataShareDatabricksHook(
+            self.databricks_conn_id, timeout_seconds=_DATABRICKS_TIMEOUT_SECONDS, caller="FinishSync"
+        )
         for run_id in cancel_exports_of(hook, Variable.get(EXPORT_JOB_VARIABLE), run_key):
             self.log.info("Cancelled the Databricks run %s, which nobody follows", run_id)
 
 
-def wait_for_killed_steps(ti: Any, steps: Sequence[str]) -> tuple[dict[str, str], bool]:
+def states_of(ti: Any, steps: Sequence[str]) -> dict[str, str | None]:
     """
-    Wait for the processes of steps that a person ended; return the states of all steps, and whether it had to wait.
+    Return the states of tasks.
+
+    :param ti: task instance of the same run
+    :param steps: the tasks
+    """
+    found: dict[str, str | None] = ti.get_task_states(dag_id=ti.dag_id, task_ids=list(steps), run_ids=[ti.run_id]).get(
+        ti.run_id, {}
+    )
+    return found
+
+
+def wait_for_killed_steps(context: Context, steps: Sequence[str], states: Mapping[str, str | None]) -> bool:
+    """
+    Wait for the processes of steps that a person ended; return whether it had to wait.
 
     Airflow starts the last task of a run at once, and ends a running step at its next heartbeat only. Until then, that
     one goes on: it may make a staging table that was just dropped, or start the export that was just looked for.
 
-    :param ti: task instance of the last task
+    :param context: of the last task
     :param steps: tasks of the same run
+    :param states: their states
     """
+    ti, dag_run = context["ti"], context["dag_run"]
     deadline = time.monotonic() + conf.getint("workers", "min_heartbeat_interval") + _KILLED_WITHIN_SECONDS
+    # The step that waits for the export has no process.
+    alive = [step for step in steps if states.get(step) == "failed" and step != _WAIT_FOR_EXPORT]
     waited = False
     while True:
-        found = ti.get_task_states(dag_id=ti.dag_id, task_ids=list(steps), run_ids=[ti.run_id])
-        states: dict[str, str] = found.get(ti.run_id, {})
+        # A step leaves a reason or a result when it comes to its end; what an earlier attempt has left is no end.
         alive = [
             step
-            for step in steps
-            # That one has no process. The others leave a reason or a result when they come to their end.
-            if states.get(step) == "failed"
-            and step != _WAIT_FOR_EXPORT
-            and ti.xcom_pull(task_ids=step, key=FAILURE_KEY) is None
-            and ti.xcom_pull(task_ids=step) is None
+            for step in alive
+            if not is_of_this_time(ti.xcom_pull(task_ids=step, key=FAILURE_KEY), dag_run)
+            and not is_of_this_time(ti.xcom_pull(task_ids=step), dag_run)
         ]
         if not alive or time.monotonic() > deadline:
-            return states, waited
+            return waited
         waited = True
         time.sleep(_KILLED_POLL_SECONDS)

@@ -8,7 +8,7 @@ goes to Snowflake is always in quotes: then a name may be a key word, and nobody
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _PLAIN = r"[A-Za-z_][A-Za-z0-9_$]*"
 _QUOTED = r'"(?:[^"\x00-\x1f\x7f]|"")+"'
@@ -49,6 +49,15 @@ def table_parts(text: str) -> list[str]:
             """double quotes, as in 'sea."Tides 2026"'"""
         )
     return [_stored(part) for part in re.findall(rf"{_PLAIN}|{_QUOTED}", text)]
+
+
+def may_be_one_table(one: Sequence[str], other: Sequence[str]) -> bool:
+    """
+    Whether two names, in their :func:`table_parts`, may be those of one table.
+
+    A database or a schema that a name leaves out may be any: only Snowflake knows what the connection has.
+    """
+    return all(left == right for left, right in zip(reversed(one), reversed(other), strict=False))
 
 
 def source_name(text: str) -> str:

@@ -75,9 +75,9 @@ def _write(dag_run: DagRun, reason: str) -> None:
         if not set(getattr(dag_run.dag, "tags", None) or ()) >= TAGS_OF_A_SYNC:
             return
         if dag_run.state == "success":
-            line = success_line(_xcom(dag_run, "publish", "return_value"), _seconds(dag_run))
+            line = success_line(_left(dag_run, "publish", "return_value"), _seconds(dag_run))
         elif dag_run.state == "failed":
-            line = failure_line(_xcom(dag_run, "drop_staging", "failure"), reason)
+            line = failure_line(_left(dag_run, "drop_staging", "failure"), reason)
         else:
             # A person has cancelled the run, and its last task is still to come: then the scheduler calls again.
             return
@@ -103,25 +103,41 @@ def _put(dag_run: DagRun, line: str) -> None:
             note.content = f"{written}{_BELOW_A_PERSONS_NOTE}{line}"
 
 
-def _xcom(dag_run: DagRun, task_id: str, key: str) -> Any:
+def _left(dag_run: DagRun, task_id: str, key: str) -> Any:
+    """Return what a task has left, unless an earlier attempt did: a task that did not begin keeps that."""
+    from airflow.models.taskinstance import TaskInstance
     from airflow.models.xcom import XComModel
     from sqlalchemy import select
     from sqlalchemy.orm import object_session
 
+    from data_share.attempts import ATTEMPT_KEY
+
     session = object_session(dag_run)
     if session is None:
         raise RuntimeError("The run belongs to no database session")
-    query = select(XComModel).where(
-        XComModel.dag_id == dag_run.dag_id,
-        XComModel.run_id == dag_run.run_id,
-        XComModel.task_id == task_id,
-        XComModel.key == key,
+    query = (
+        select(XComModel, TaskInstance.id)
+        .join(
+            TaskInstance,
+            (TaskInstance.dag_id == XComModel.dag_id)
+            & (TaskInstance.run_id == XComModel.run_id)
+            & (TaskInstance.task_id == XComModel.task_id),
+        )
+        .where(
+            XComModel.dag_id == dag_run.dag_id,
+            XComModel.run_id == dag_run.run_id,
+            XComModel.task_id == task_id,
+            XComModel.key == key,
+        )
     )
     # Without a flush: this only looks, and Airflow writes its changes when it wants to.
     with session.no_autoflush:
-        found = session.scalars(query).first()
+        found = session.execute(query).first()
+    if found is None:
+        return None
     # As it is stored: Airflow's own way to read makes objects of classes that the value names; not in the scheduler.
-    return None if found is None else found.value
+    xcom, attempt = found
+    return xcom.value if xcom.value.get(ATTEMPT_KEY) == str(attempt) else None
 
 
 def _seconds(dag_run: DagRun) -> float:

@@ -49,7 +49,7 @@ def run_key(dag_id: str, run_id: str, run_after: datetime) -> str:
     :param run_id: the run; only its hash goes into the key, as it may hold any character
     :param run_after: the run's time, which makes keys sort by time
     """
-    digest = hashlib.sha256(f"{dag_id}\n{run_id}".encode()).hexdigest()[:8]
+    digest = _digest(f"{dag_id}\n{run_id}")
     return f"{run_after.astimezone(UTC):%Y%m%dT%H%M%S}_{digest}"
 
 
@@ -66,7 +66,7 @@ def export_path(dataset: str, key: str, attempt: int, attempt_id: object) -> str
     :param attempt_id: Airflow's id of it. The number comes again when a run is deleted and made again, or when Airflow
         gets a new database; this does not.
     """
-    digest = hashlib.sha256(str(attempt_id).encode()).hexdigest()[:8]
+    digest = _digest(attempt_id)
     return f"{SHARE_URL}{dataset}/{key}/{attempt}-{digest}/"
 
 
@@ -92,26 +92,59 @@ def path_in_stage(path: str, dataset: str) -> str:
     return path.removeprefix(SHARE_URL)
 
 
-def staging_table(target_table: str, key: str) -> str:
-    """Return the staging table of one run: its own, so that no other run can fill, empty or publish it."""
+def staging_table(target_table: str, key: str, attempt: int, attempt_id: object) -> str:
+    """
+    Return the staging table of an attempt to copy: its own, so that no other one can fill, empty or publish it.
+
+    :param attempt: number of the attempt
+    :param attempt_id: Airflow's id of it, as for :func:`export_path`
+    """
+    return f"{_staging_prefix(target_table, key)}{attempt}_{_digest(attempt_id)}"
+
+
+def staging_manifest(table: str) -> str:
+    """Return the table that the manifest of a staging table is loaded into."""
+    return f"{table}__manifest"
+
+
+def is_staging_of_run(table: str, target_table: str, key: str) -> bool:
+    """Whether a name, as :func:`staging_table` gives it or as Snowflake lists it, is of a staging table of one run."""
+    name = table.lower().removeprefix(f"{STAGING_SCHEMA}.")
+    prefix = _staging_prefix(target_table, key).lower().removeprefix(f"{STAGING_SCHEMA}.")
+    return re.fullmatch(re.escape(prefix) + r"[0-9]+_[0-9a-f]{8}(__manifest)?", name) is not None
+
+
+def lock_table(target_table: str) -> str:
+    """
+    Return the table whose one row for a target decides what is published to it.
+
+    Its name is of the last part of the target's name alone: so every spelling of a target finds the same table, without
+    asking Snowflake for what the spelling leaves out. Targets of one name in several schemas share it, with a row each.
+    """
+    name = table_parts(target_table)[-1]
+    # The hash tells names apart whose characters a plain name cannot hold.
+    return f"{STAGING_SCHEMA}.publish_lock__{_plain(name)}__{_digest(name)}"
+
+
+def _staging_prefix(target_table: str, key: str) -> str:
     # The run key makes it the run's own, so characters that a plain name cannot hold need not be told apart.
-    table = re.sub("^(?=[0-9])|[^A-Za-z0-9_]", "_", shown(table_parts(target_table)[-1]))
-    return f"{STAGING_SCHEMA}.{table}__{key}"
+    return f"{STAGING_SCHEMA}.{_plain(table_parts(target_table)[-1])}__{key}__"
 
 
-def staging_manifest(target_table: str, key: str) -> str:
-    """Return the table that one run loads its manifest into."""
-    return f"{staging_table(target_table, key)}__manifest"
+def _plain(name: str) -> str:
+    """Return a name of a table in characters that need no quotes."""
+    return re.sub("^(?=[0-9])|[^A-Za-z0-9_]", "_", shown(name))
 
 
-def turn_table(dataset: str) -> str:
-    """Return the table that publishes of a dataset lock, so that they take turns; nobody else has to wait for it."""
-    return f"{STAGING_SCHEMA}.publish_turn__{dataset}"
+def _digest(value: object) -> str:
+    return hashlib.sha256(str(value).encode()).hexdigest()[:8]
 
 
 def staged_by_run_of(table: str) -> datetime | None:
     """Return the time of the run whose staging table this is; None for a name that no run gave."""
-    found = re.fullmatch(r"[A-Z0-9_]+__([0-9]{8}T[0-9]{6})_[0-9A-F]{8}(__MANIFEST)?", table)
+    key, attempt = r"([0-9]{8}T[0-9]{6})_[0-9A-F]{8}", "[0-9]+_[0-9A-F]{8}"
+    # Those of before carry no attempt.
+    found = re.fullmatch(rf"[A-Z0-9_]+__{key}(__{attempt})?(__MANIFEST)?", table)
     try:
         return datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) if found else None
     except ValueError:

@@ -15,12 +15,25 @@ from airflow.providers.snowflake.operators.snowflake import SnowflakeSqlApiOpera
 from airflow.sdk import Asset, AssetAlias, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
+from data_share.attempts import made_by
 from data_share.datasets import Dataset, LoadMode
 from data_share.exported_schema import exported_columns
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 from data_share.links import SnowflakeQueryLink
 from data_share.names import quoted
+from data_share.policies import (
+    PolicyFoundError,
+    RowsHiddenError,
+    columns_read_otherwise,
+    has_row_access_policy,
+    hidden_rows,
+    masking_policies,
+    sample_statements,
+    samples,
+    told,
+    way_out,
+)
 from data_share.schema_drift import compare_columns, types_of_new_columns
 from data_share.share import STAGING_SCHEMA, run_key_of, staged_by_run_of
 from data_share.snowflake_hook import (
@@ -30,6 +43,7 @@ from data_share.snowflake_hook import (
     StatementResult,
     request_id,
 )
+from data_share.target_lock import TargetTakenError, refuse_target_of_another, select_lock
 from data_share.value_proofs import differences, proven_columns
 
 TARGET_UNCHANGED = "The target is as it was."
@@ -41,13 +55,19 @@ _VALUES_CHECK = "values_match_manifest"
 _ASSET_EVENT_FIELDS = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
 # In an answer to several statements, the code is 100132 whatever the reason is, and the reason is in the message.
 _NOT_THERE = "does not exist or not authorized"
-_REFUSED_BY_LEDGER = "NULL result in a non-nullable column"
+_REFUSED = "NULL result in a non-nullable column"
 
 
 class NothingLoadedError(ShareError, AirflowFailException):
     """COPY INTO ended well and loaded nothing."""
 
     code = FailureCode.NOTHING_LOADED
+
+
+class TargetMissingError(ShareError, AirflowFailException):
+    """There is no target, or the role of the syncs does not see it."""
+
+    code = FailureCode.TARGET_MISSING
 
 
 class ManifestError(ShareError, AirflowFailException):
@@ -167,78 +187,154 @@ class SnowflakeCreateTargetOperator(SnowflakeStatementsOperator):
         self.target = target
 
 
+class SnowflakeTargetsCheckOperator(SnowflakeStatementsOperator):
+    """
+    Fails if another dataset publishes to one of the targets, perhaps one of another Airflow.
+
+    :param datasets: whose targets are looked at
+    """
+
+    template_fields: Sequence[str] = ("snowflake_conn_id",)
+
+    def __init__(self, *, datasets: Sequence[Dataset], **kwargs: Any) -> None:
+        super().__init__(sql="", **kwargs)
+        self.datasets = datasets
+
+    def execute(self, context: Context) -> None:
+        """Look at the lock of each target."""
+        self._context = context
+        taken = []
+        for dataset in self.datasets:
+            try:
+                rows = self._run_file(select_lock(dataset), f"lock {dataset.name}")[-1].rows
+                refuse_target_of_another(dataset, rows)
+            except SnowflakeStatementError as error:
+                if _NOT_THERE not in str(error):
+                    raise
+            except TargetTakenError as error:
+                taken.append(error)
+        if taken:
+            raise TargetTakenError(
+                "\n".join(error.message for error in taken),
+                what_to_do="\n".join(dict.fromkeys(str(error.what_to_do) for error in taken)),
+            )
+
+
 class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
     """
-    Creates the staging tables of this run, compares the columns, copies manifest and data into them, and counts.
+    Creates staging tables, looks for policies, compares the columns, copies manifest and data into them, and counts.
+
+    Before it loads anything, it looks at the lock of the target: another dataset's target is refused. A policy that can
+    change what is read stops it too, unless the dataset says that the role is exempt; then rows of known values, and
+    the sums of all values after the copy, have to prove it.
 
     Takes the place of ``SnowflakeOperator``, which left the provider with version 6. The provider's own
     ``CopyFromExternalStageToSnowflakeOperator`` (6.20.0) signs in with the connector and does not return the counts.
 
-    Returns ``files``, ``files_exported``, ``rows_exported`` (both from the manifest), ``rows_parsed``, ``rows_loaded``,
-    ``columns`` (of the staging table), ``new_columns`` (to add to the target, with their types), ``created_columns``
-    (of a target that the first sync creates; else none), ``proofs`` and ``unproven`` (see
-    :func:`~data_share.value_proofs.proven_columns`) and ``query_ids``.
+    Returns ``export_path``, ``files``, ``files_exported``, ``rows_exported`` (both from the manifest), ``rows_parsed``,
+    ``rows_loaded``, ``staging_table``, ``staged_at``, ``columns`` (of the staging table), ``new_columns`` (to add to
+    the target, with their types), ``created_columns`` (of a target that the first sync creates; else none), ``proofs``
+    and ``unproven`` (see :func:`~data_share.value_proofs.proven_columns`), ``query_ids``, and which attempt it was (see
+    :mod:`data_share.attempts`).
 
-    :param create_staging: file that creates the staging tables anew, that of the data last
+    :param select_lock: file that selects the target's row in its lock table
+    :param create_lock: file that creates table and row, where they are missing
+    :param describe_target: file that describes the target
+    :param explain_target: file with the plan of a query of the target
+    :param create_staging: file that creates the staging table of the manifest
     :param copy_manifest: file with the COPY INTO of the manifest
     :param select_manifest: file that selects the manifest
-    :param describe_staging: file that describes the staging table, which has the target's columns
+    :param count_visible: file that shows the target in the list of tables, and then counts its rows
     :param sql: file with the COPY INTO of the data; its answer is counted
     :param dataset: what is loaded
     :param run_key: run key that the manifest must be of; a template
+    :param export_path: the export that is loaded; a template
     :param staging_table: the staging table; a template
+    :param staging_manifest: the staging table of the manifest; a template
     """
 
     template_fields: Sequence[str] = (
+        "select_lock",
+        "create_lock",
         "create_staging",
         "copy_manifest",
         "select_manifest",
-        "describe_staging",
+        "describe_target",
+        "explain_target",
+        "count_visible",
         "sql",
         "run_key",
+        "export_path",
         "staging_table",
+        "staging_manifest",
         "snowflake_conn_id",
     )
 
     def __init__(
         self,
         *,
+        select_lock: str,
+        create_lock: str,
         create_staging: str,
         copy_manifest: str,
         select_manifest: str,
-        describe_staging: str,
+        describe_target: str,
+        explain_target: str,
+        count_visible: str,
         sql: str,
         dataset: Dataset,
         run_key: str,
+        export_path: str,
         staging_table: str,
+        staging_manifest: str,
         **kwargs: Any,
     ) -> None:
         super().__init__(sql=sql, **kwargs)
+        self.select_lock = select_lock
+        self.create_lock = create_lock
         self.create_staging = create_staging
         self.copy_manifest = copy_manifest
         self.select_manifest = select_manifest
-        self.describe_staging = describe_staging
+        self.describe_target = describe_target
+        self.explain_target = explain_target
+        self.count_visible = count_visible
         self.dataset = dataset
         self.run_key = run_key
+        self.export_path = export_path
         self.staging_table = staging_table
+        self.staging_manifest = staging_manifest
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
-        """Load the staging tables of this run."""
+        """Load the staging tables of this attempt."""
         self._context = context
-        target_exists = self._create_staging()
+        self._look_at_lock()
+        target = self._described_target()
+        policed = self._policed_columns(target) if target is not None else set()
+        self._run_file(self.create_staging, "create staging")
+        # Before anything is read of these tables: a policy by a tag masks the manifest too.
+        if target is not None:
+            self._create_data(_definitions(target))
+            self._read_samples("first", self.staging_table, _types(target), target)
+        else:
+            described = self._run_file(f"DESCRIBE TABLE {self.staging_manifest}", "manifest")[-1].rows
+            self._read_samples("first", self.staging_manifest, _types(described), described)
         manifest_copy = self._run_file(self.copy_manifest, "copy manifest")[-1]
         manifest = self._checked_manifest(self._run_file(self.select_manifest, "select manifest")[-1].rows)
-        if target_exists:
+        if target is not None:
             created: dict[str, str] = {}
             # Without a row, there is no value to change, and no column to fill.
             columns, new_columns = self._compare(
-                manifest["COLUMN_TYPES"] if manifest["ROW_COUNT"] else None, _is_reload(context)
+                target, manifest["COLUMN_TYPES"] if manifest["ROW_COUNT"] else None, _is_reload(context)
             )
         else:
             created, new_columns = self._created_columns(manifest["COLUMN_TYPES"], _is_reload(context)), {}
             columns = created
-            self._run_file(f"CREATE OR REPLACE TABLE {column_list(self.staging_table, created)}", "create data")
+            self._create_data(created)
+        if created or new_columns:
+            self._read_samples("second", self.staging_table, columns | new_columns, target or [])
         proofs, unproven = proven_columns(manifest["COLUMN_TYPES"], columns | new_columns, self.dataset)
+        if manifest["ROW_COUNT"]:
+            self._refuse_without_proof({name: reason for name, reason in unproven.items() if name in policed})
         copy = self._run_file(str(self.sql), "copy data")[-1]
         # Without a file to load, the answer is one row with one column, `status`.
         files = [row for row in copy.rows if "rows_loaded" in row]
@@ -250,11 +346,14 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
                 snowflake_query_id=copy.query_id,
                 **self._empty_advice() if manifest["ROW_COUNT"] == 0 else self._advice_for_a_broken_export(),
             )
-        return {
+        result = {
+            "export_path": self.export_path,
             "files": sum(1 for row in files if row["rows_loaded"]),
             "files_exported": manifest["FILE_COUNT"],
             "rows_exported": manifest["ROW_COUNT"],
             **counts,
+            "staging_table": self.staging_table,
+            "staged_at": manifest["STAGED_AT"].isoformat(),
             "columns": [*columns, *new_columns],
             "new_columns": new_columns,
             "created_columns": created,
@@ -262,28 +361,122 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
             "unproven": unproven,
             "query_ids": [manifest_copy.query_id, copy.query_id],
         }
+        return made_by(context, result)
 
-    def _create_staging(self) -> bool:
-        """Create the staging tables; return whether there is a target whose columns the one of the data has."""
+    def _look_at_lock(self) -> None:
+        """Refuse another dataset's target; see to it that the target has a lock."""
         try:
-            self._run_file(self.create_staging, "create staging")
+            rows = self._run_file(self.select_lock, "select lock")[-1].rows
         except SnowflakeStatementError as error:
-            if self.dataset.create_table != "from_source" or _NOT_THERE not in str(error):
+            if _NOT_THERE not in str(error):
                 raise
-            self.log.info("There is no target yet: %s", error.message)
-            return False
-        return True
+            rows = []
+        refuse_target_of_another(self.dataset, rows, unchanged=TARGET_UNCHANGED)
+        if not rows:
+            self._run_file(self.create_lock, "create lock")
 
-    def _compare(self, column_types: str | None, is_reload: bool) -> tuple[dict[str, str], dict[str, str]]:
+    def _described_target(self) -> list[dict[str, Any]] | None:
+        """Return the columns of the target; None if the first sync is to create it, and there is none yet."""
+        try:
+            return self._run_file(self.describe_target, "describe target")[-1].rows
+        except SnowflakeStatementError as error:
+            if _NOT_THERE not in str(error):
+                raise
+            if self.dataset.create_table != "from_source":
+                raise TargetMissingError(
+                    f"The target {self.dataset.target_table} is missing, or this role may not see it: {error.message}",
+                    snowflake_query_id=error.snowflake_query_id,
+                ) from error
+            self.log.info("There is no target yet: %s", error.message)
+            return None
+
+    def _create_data(self, columns: Mapping[str, str]) -> None:
+        # Not LIKE the target: that would copy its clustering key, and cluster what lives for minutes; and nobody says
+        # whether it copies policies.
+        self._run_file(f"CREATE OR REPLACE TABLE {column_list(self.staging_table, columns)}", "create data")
+
+    def _policed_columns(self, target: list[dict[str, Any]]) -> set[str]:
+        """Return the columns with a masking policy; refuse policies that the role is not said to be exempt from."""
+        masked = masking_policies(target)
+        is_filtered = has_row_access_policy(self._run_file(self.explain_target, "explain target")[-1].rows)
+        found = told({self.dataset.target_table: masked}, [self.dataset.target_table] if is_filtered else [])
+        if found and self.dataset.policies != "exempt":
+            raise PolicyFoundError(
+                f"{found}. With a policy, the role of the syncs may read other values than there are, or not all rows, "
+                f"and would publish what it reads. {TARGET_UNCHANGED}",
+                what_to_do=f"{way_out(self._hook.role_name, self.dataset)} Start the sync again after that.",
+            )
+        if found:
+            self.log.info("The role of the syncs is said to be exempt: %s", found)
+        if is_filtered:
+            self._refuse_hidden_rows()
+        return set(masked)
+
+    def _refuse_hidden_rows(self) -> None:
+        """Refuse a target of which Snowflake's list of tables knows more rows than the role sees."""
+        shown, counted = (result.rows for result in self._run_file(self.count_visible, "count visible"))
+        there = [row["rows"] for row in shown if row["name"] == self.dataset.target_shown_as]
+        seen = counted[0]["VISIBLE"]
+        if there and there[0] is not None and seen < int(there[0]):
+            role, target = self._hook.role_name, self.dataset.target_table
+            raise RowsHiddenError(
+                f"Role {role} sees {seen:,} of {int(there[0]):,} row(s) in {target}: its row access policy hides the "
+                f"others, so the role is not exempt. {TARGET_UNCHANGED}",
+                what_to_do=f"{way_out(role, self.dataset)} Start the sync again after that.",
+            )
+
+    def _read_samples(
+        self, place: str, table: str, columns: Mapping[str, str], described: list[dict[str, Any]]
+    ) -> None:
+        """
+        Write two rows of known values into an empty staging table, read them, and delete them.
+
+        A masking policy that comes by a tag of the schema or of the database is seen in no other way.
+
+        :param place: tells apart the requests of the two times that a step may do this
+        :param columns: the columns that the table has, with their types
+        :param described: what DESCRIBE TABLE says of those of them that may be NOT NULL
+        """
+        needed = {str(row["name"]) for row in described if row.get("null?") == "N"}
+        unknown = [name for name, kind in columns.items() if samples(kind) is None]
+        if needed.intersection(unknown) or len(unknown) == len(columns):
+            self.log.info("No sample values are read, as there are none of the types of %s", ", ".join(unknown))
+            return
+        statements = sample_statements(table, columns)
+        counted = self._run_file(";\n".join(statements), f"{place} samples")[1].rows[0]
+        if masked := columns_read_otherwise(columns, counted):
+            role = self._hook.role_name
+            exempt = " The dataset file says that it is exempt." if self.dataset.policies == "exempt" else ""
+            raise PolicyFoundError(
+                f"What was written to {table} is not what role {role} reads of it: a masking policy changes "
+                f"{', '.join(masked)}.{exempt} If DESCRIBE TABLE names no policy, it comes by a tag of the schema "
+                f"{STAGING_SCHEMA} or of the database. {TARGET_UNCHANGED}",
+                what_to_do=f"{way_out(role, self.dataset)} Or take the tag off. Start the sync again after that.",
+            )
+
+    def _refuse_without_proof(self, unproven: Mapping[str, str]) -> None:
+        """Refuse columns with a masking policy whose values nothing compares with those of the export."""
+        if unproven:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in unproven.items())
+            raise PolicyFoundError(
+                f"policies: exempt of {self.dataset.name} cannot be proven, as the values of columns with a masking "
+                f"policy are not compared with those of the export: {reasons}. {TARGET_UNCHANGED}",
+                what_to_do="Take the policy off these columns, e.g. by setting it on a view, or give them a type that "
+                "is compared, without casts (docs/datasets.md, Proof). Then start "
+                + ("a sync without reload_run_key." if _is_reload(_running(self._context)) else "the sync again."),
+            )
+
+    def _compare(
+        self, described: list[dict[str, Any]], column_types: str | None, is_reload: bool
+    ) -> tuple[dict[str, str], dict[str, str]]:
         """Fit the staging table to the export; return its columns and those to add to the target, with their types."""
-        described = self._run_file(self.describe_staging, "describe staging")[-1].rows
         compared = compare_columns(column_types, described, self.dataset, is_reload=is_reload)
         if compared.new_columns:
             self._run_file(add_columns(self.staging_table, compared.new_columns), "add columns")
         # In the staging table, COPY would make them NULL, or fail where they take none.
         for name in compared.defaults:
             self._run_file(f"ALTER TABLE {self.staging_table} DROP COLUMN {quoted(name)}", f"drop column {name}")
-        columns = {str(row["name"]): str(row["type"]) for row in described}
+        columns = _types(described)
         kept = {name: kind for name, kind in columns.items() if name not in compared.defaults}
         return kept, compared.new_columns
 
@@ -463,15 +656,19 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
     Changes the target and writes the ledger row in one transaction; returns the row, and tells it as an asset event.
 
     A repetition finds in the ledger that this export was published, and changes nothing. A preview changes nothing and
-    returns what would change.
+    returns what would change. What it returns says which attempt did so: see :mod:`data_share.attempts`. What the
+    ledger says before the transaction only spares it: what decides is the target's row in its lock table, in the
+    transaction.
 
     :param sql: file with the transaction, from BEGIN to COMMIT
+    :param select_lock: file that selects the target's row in its lock table
     :param select_ledger_row: file that selects the ledger row; its one ``?`` is the run key
     :param count_changes: file that counts what would change, for a preview
     :param dataset: what is published
     :param run_key: run key of this sync; a template
     :param export_path: the export that is published; a template
     :param load_mode: load mode of this sync; a template
+    :param staged_at: when the rows were staged, in ISO 8601; a template
     :param new_columns: columns to add to the target, with their types, as JSON; a template
     :param created_columns: columns to create the target with, with their types, as JSON; none when it is there; a
         template
@@ -480,11 +677,13 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
 
     template_fields: Sequence[str] = (
         "sql",
+        "select_lock",
         "select_ledger_row",
         "count_changes",
         "run_key",
         "export_path",
         "load_mode",
+        "staged_at",
         "new_columns",
         "created_columns",
         "preview",
@@ -495,24 +694,28 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         self,
         *,
         sql: str,
+        select_lock: str,
         select_ledger_row: str,
         count_changes: str,
         dataset: Dataset,
         run_key: str,
         export_path: str,
         load_mode: str,
+        staged_at: str,
         new_columns: str,
         created_columns: str,
         preview: str,
         **kwargs: Any,
     ) -> None:
         super().__init__(sql=sql, outlets=[AssetAlias(dataset.name)], **kwargs)
+        self.select_lock = select_lock
         self.select_ledger_row = select_ledger_row
         self.count_changes = count_changes
         self.dataset = dataset
         self.run_key = run_key
         self.export_path = export_path
         self.load_mode = load_mode
+        self.staged_at = staged_at
         self.new_columns = new_columns
         self.created_columns = created_columns
         self.preview = preview
@@ -523,13 +726,14 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
         self._context = context
         if self.preview == "True":
             changes = self._run_file(self.count_changes, "count changes")[-1].rows[0]
-            return {"dry_run": True, "load_mode": self.load_mode, **_json_row(changes)}
+            answer = {"dry_run": True, "load_mode": self.load_mode, "export_path": self.export_path}
+            return made_by(context, answer | _json_row(changes))
         row = self._ledger_row("ledger before")
         if row is not None and self._is_published(row):
             self.log.info("The ledger says that %s was published before: nothing is left to do", row["export_path"])
             # Told again, as the attempt that published may have died before Airflow knew: at least once, not at most.
             self._tell_asset(context, row)
-            return row
+            return made_by(context, row)
         # DDL, hence before the transaction. What has no values yet does no harm when the publish then fails.
         if created_columns := json.loads(self.created_columns):
             columns = column_list(self.dataset.target, created_columns)
@@ -544,18 +748,11 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
                 # The step is about this one, and not the looks into the ledger that follow.
                 self.shown_query_id = next(iter(self._hook.query_ids), "")
         except SnowflakeStatementError as error:
-            if _REFUSED_BY_LEDGER not in str(error):
+            if (hidden := hidden_rows(str(error))) is not None:
+                raise self._rows_hidden(error, *hidden) from error
+            if _REFUSED not in str(error):
                 raise
-            # The ledger refuses the row: another process of this sync was faster, or this sync may not publish.
-            row = self._ledger_row("ledger after refusal")
-            if row is None or not self._is_published(row):
-                raise SupersededError(
-                    f"{self.export_path} is not published: a sync of {self.dataset.name} that was staged later is "
-                    "published already, this export was appended before, or its staging tables are not as they were "
-                    "when they were checked. This attempt changed nothing.",
-                    snowflake_query_id=error.snowflake_query_id,
-                    **self._advice_for_a_refusal(context),
-                ) from error
+            row = self._row_after_refusal(context, error)
         else:
             self._is_committed = True
             # A kill that came too late to undo it must not keep anybody from hearing of it.
@@ -563,16 +760,58 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
             row = self._ledger_row("ledger after")
         if row is None:
             raise PublishError(
-                f"The transaction of run key {self.run_key} ended well, but the ledger has no row of it.",
+                f"{self.export_path} of run key {self.run_key} is published, but the ledger has no row of it.",
                 snowflake_query_id=self.shown_query_id,
             )
         self._tell_asset(context, row)
-        return row
+        return made_by(context, row)
 
     def on_kill(self) -> None:
         """Roll the transaction back. When it has ended, the step only reads its row, and has five seconds for that."""
         if not self._is_committed:
             super().on_kill()
+
+    def _rows_hidden(self, error: SnowflakeStatementError, keys: int, seen: int, needed: int) -> RowsHiddenError:
+        role, target = self._hook.role_name, self.dataset.target_table
+        return RowsHiddenError(
+            f"After the change, role {role} sees {seen:,} row(s) in {target}, where at least {needed:,} must be, and "
+            f"does not find {keys:,} of the staged keys: a row access policy hides rows from it, or a masking policy "
+            f"changes the merge keys. The transaction was rolled back. {TARGET_UNCHANGED}",
+            snowflake_query_id=error.snowflake_query_id,
+            what_to_do=f"{way_out(role, self.dataset)} Start the sync again after that.",
+        )
+
+    def _row_after_refusal(self, context: Context, error: SnowflakeStatementError) -> dict[str, Any] | None:
+        """
+        Return the ledger row when another process of this sync was faster; else say why this one may not publish.
+
+        The requests are sessions that began after the refusal: they see what it was refused for.
+        """
+        locked = self._run_file(self.select_lock, "lock after refusal")[-1].rows
+        row = self._ledger_row("ledger after refusal")
+        if row is not None and self._is_published(row):
+            return row
+        refuse_target_of_another(self.dataset, locked, unchanged="This attempt changed nothing.")
+        if any((last["RUN_KEY"], last["EXPORT_PATH"]) == (self.run_key, self.export_path) for last in locked):
+            return None  # it is published, and somebody has deleted its row from the ledger
+        raise SupersededError(
+            f"{self.export_path} is not published: {self._why_refused(locked)}. This attempt changed nothing.",
+            snowflake_query_id=error.snowflake_query_id,
+            **self._advice_for_a_refusal(context),
+        ) from error
+
+    def _why_refused(self, locked: Sequence[Mapping[str, Any]]) -> str:
+        if not locked:
+            return "somebody has deleted the target's row from its lock table, which the next sync makes anew"
+        last = locked[0]
+        if last["STAGED_AT"] > datetime.fromisoformat(self.staged_at):
+            return (
+                f"a sync of {self.dataset.name} that was staged later is published already (run key {last['RUN_KEY']})"
+            )
+        if self.load_mode == LoadMode.APPEND and last["EXPORT_PATH"] == self.export_path:
+            return f"this export was appended before (run key {last['RUN_KEY']})"
+        changed = "its staging tables are not as they were when they were checked"
+        return f"this export was appended before, or {changed}" if self.load_mode == LoadMode.APPEND else changed
 
     def _advice_for_a_refusal(self, context: Context) -> dict[str, Any]:
         if self.load_mode != LoadMode.APPEND or not _is_reload(context):
@@ -651,6 +890,15 @@ def column_list(table: str, columns: Mapping[str, str]) -> str:
     """Return a table with its columns for CREATE TABLE; the types must be safe."""
     listed = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
     return f"{table} ({listed})"
+
+
+def _types(described: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    return {str(row["name"]): str(row["type"]) for row in described}
+
+
+def _definitions(described: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return columns with their types, and with NOT NULL: COPY names the column that takes no NULL and gets one."""
+    return {str(row["name"]): f"{row['type']}{' NOT NULL' if row.get('null?') == 'N' else ''}" for row in described}
 
 
 def _running(context: Context | None) -> Context:

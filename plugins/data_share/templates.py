@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
+from uuid import UUID
 
 from airflow.sdk.exceptions import AirflowFailException
 
@@ -12,16 +14,21 @@ from data_share.datasets import Dataset, LoadMode
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 from data_share.names import quoted
+from data_share.policies import ROWS_HIDDEN
+from data_share.target_lock import is_target, target_key
 
 
 def sync_macros(dataset: Dataset) -> dict[str, Any]:
     """
     Return the macros of a dataset's DAG. Each takes what templates have: ``dag_run``, ``ti`` or ``params``.
 
-    ``dataset``, ``share`` and ``turn_table``: the dataset, the names of the share, and the table of its turn.
+    ``dataset``, ``share``: the dataset, and the names of the share. ``lock_table``: the table whose row of the target
+    decides what is published; ``target_key``: the SQL of that row's columns, by name; ``is_target``: the condition that
+    finds it.
 
-    ``run_key(dag_run)``, ``export_path(dag_run, ti)``, ``staging_table(dag_run)``, ``staging_manifest(dag_run)``:
-    the names of one sync's things.
+    ``run_key(dag_run)``, ``export_path(dag_run, ti)``: the names of one sync's things. ``new_staging_table(dag_run,
+    ti)``, ``new_staging_manifest(dag_run, ti)``: the tables that an attempt of copy_into_staging makes.
+    ``staging_table(ti)``, ``staging_manifest(ti)``: those that it has made, for the steps after it.
 
     ``export(ti)``, ``export_attempt(ti)``, ``path_in_stage(ti)``, ``copied(ti)``: what the steps before handed on.
 
@@ -30,16 +37,33 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
     ``load_mode(params)``: the load mode of this sync. ``columns(ti, table)``, ``keys(table)``,
     ``same_keys(left, right)``, ``assignments(ti, table)``: lists of columns for SQL.
 
-    ``identifier(name)``: a name in quotes.
+    ``identifier(name)``: a name in quotes. ``ROWS_HIDDEN``: what a publish says that does not see all rows.
     """
 
-    def of_run(name: Callable[[str, str], str]) -> Callable[[Any], str]:
-        return lambda dag_run: name(dataset.target_table, share.run_key_of(dag_run))
+    def new_staging_table(dag_run: Any, ti: Any) -> str:
+        return share.staging_table(dataset.target_table, share.run_key_of(dag_run), ti.try_number, ti.id)
+
+    def staging_table(ti: Any) -> str:
+        result = copied(ti)
+        if "staging_table" not in result:
+            raise ResultMissingError(
+                "The step copy_into_staging ran in an older version, which did not say where it loaded to. The target "
+                "is as it was.",
+                what_to_do="Clear copy_into_staging and what follows it.",
+            )
+        return str(result["staging_table"])
 
     def copied(ti: Any) -> dict[str, Any]:
-        result: dict[str, Any] | None = ti.xcom_pull(task_ids="copy_into_staging")
+        result: dict[str, Any] | None = _left_by(ti, "copy_into_staging")
         if result is None:
             raise ResultMissingError("The step copy_into_staging has left no counts. The target is as it was.")
+        path = export_of(ti)["export_path"]
+        # What a copy step of an older version has left does not say what it loaded.
+        if result.get("export_path", path) != path:
+            raise ResultMissingError(
+                f"The step copy_into_staging has loaded {result['export_path']}, and the export of this sync is "
+                f"{path}. The target is as it was."
+            )
         return result
 
     def columns(ti: Any, table: str | None = None) -> str:
@@ -65,9 +89,13 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
         "export_path": lambda dag_run, ti: share.export_path(
             dataset.name, share.run_key_of(dag_run), ti.try_number, ti.id
         ),
-        "staging_table": of_run(share.staging_table),
-        "staging_manifest": of_run(share.staging_manifest),
-        "turn_table": share.turn_table(dataset.name),
+        "new_staging_table": new_staging_table,
+        "new_staging_manifest": lambda dag_run, ti: share.staging_manifest(new_staging_table(dag_run, ti)),
+        "staging_table": staging_table,
+        "staging_manifest": lambda ti: share.staging_manifest(staging_table(ti)),
+        "lock_table": share.lock_table(dataset.target_table),
+        "target_key": target_key(dataset.target_table),
+        "is_target": is_target(dataset.target_table),
         "export": export_of,
         "export_attempt": lambda ti: share.attempt_of(str(export_of(ti)["export_path"])),
         "path_in_stage": lambda ti: _path_in_stage(ti, dataset),
@@ -79,6 +107,7 @@ def sync_macros(dataset: Dataset) -> dict[str, Any]:
         "same_keys": same_keys,
         "assignments": assignments,
         "identifier": quoted,
+        "ROWS_HIDDEN": ROWS_HIDDEN,
     }
 
 
@@ -106,11 +135,36 @@ def export_of(ti: Any) -> dict[str, Any]:
 
 
 def find_export(ti: Any) -> dict[str, Any] | None:
-    """Return the export that a sync loads, or None if there is none."""
-    export: dict[str, Any] | None = ti.xcom_pull(task_ids="wait_for_export") or ti.xcom_pull(
-        task_ids="export_to_s3", key="export"
-    )
-    return export
+    """
+    Return the export that a sync loads, or None if there is none.
+
+    Airflow never clears the XComs of ``wait_for_export``, as it starts in the triggerer: what it has left counts only
+    for the run that ``export_to_s3`` has started.
+    """
+    # A step of an older version has left the run's id alone.
+    started = _left_by(ti, "export_to_s3", "export") or {"run_id": _left_by(ti, "export_to_s3", "run_id")}
+    if "export_path" in started:
+        return started
+    waited = _left_by(ti, "wait_for_export")
+    return waited | started if waited and waited["run_id"] == started["run_id"] else None
+
+
+# By attempt, task and key. One SQL file names the export and its columns many times, and each question costs a call of
+# the api-server.
+_found: dict[tuple[UUID, str, str], Any] = {}
+_MOST_FOUND = 32
+
+
+def _left_by(ti: Any, task_id: str, key: str = "return_value") -> Any:
+    """Return what a step before has left, which an attempt asks for once."""
+    known = (ti.id, task_id, key)
+    found = _found.get(known)
+    if found is None:
+        found = ti.xcom_pull(task_ids=task_id, key=key)
+        if len(_found) >= _MOST_FOUND:
+            _found.clear()
+        _found[known] = found
+    return copy.deepcopy(found)
 
 
 def _path_in_stage(ti: Any, dataset: Dataset) -> str:
@@ -118,7 +172,7 @@ def _path_in_stage(ti: Any, dataset: Dataset) -> str:
     try:
         return share.path_in_stage(str(export["export_path"]), dataset.name)
     except share.InvalidExportPathError as error:
-        if export == ti.xcom_pull(task_ids="wait_for_export"):
+        if "run_page_url" in export:
             raise
         # No deployment changes an export that was written long ago.
         raise share.InvalidExportPathError(

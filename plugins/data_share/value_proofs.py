@@ -82,7 +82,7 @@ def proven_columns(
     :param dataset: says whether values are compared, and of which columns they may change
     :raises InvalidProofError: the manifest's sums are none
     """
-    if dataset.proof is Proof.COUNTS:
+    if dataset.proof_of_values is Proof.COUNTS:
         return [], dict.fromkeys(staged, "the dataset says proof: counts")
     # Of a job that was deployed before, this is no list.
     entries = json.loads(column_types) if column_types and column_types.startswith("[") else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import threading
@@ -29,11 +30,13 @@ from fakesnow.transforms.merge import operations as merge_operations
 from fakesnow.transforms.stage import LOCAL_BUCKET_PATH
 from sqlglot import exp
 
-from sandbox.snowflake import privileges, translate
+from sandbox.snowflake import policies, privileges, translate
 from sandbox.snowflake.copy_into import CREATE_LOADS_TABLE, copy_into, forget_loads, list_stage, move_loads
 from sandbox.snowflake.duckdb_names import in_duckdb, inner, outer
 from sandbox.snowflake.errors import SqlError, from_duckdb, from_parser, invalid_value
+from sandbox.snowflake.locks import DEFAULT_LOCK_TIMEOUT, Locks, Mode, Table
 from sandbox.snowflake.names import described_integration, key, qualified
+from sandbox.snowflake.policies import Policies
 from sandbox.snowflake.privileges import ADMINISTRATOR, Rights
 
 # fakesnow's way to fetch a result, which DuckDB 2 would like to be another.
@@ -46,6 +49,7 @@ DEFAULT_STATEMENT_TIMEOUT = 600.0
 """Seconds after which a statement is cancelled, its wait for a lock included."""
 
 _HISTORY_LENGTH = 10_000
+_numbers = itertools.count(1)
 _KEPT_RESULTS = 200
 
 # What fakesnow keeps in memory about the databases in files, and we keep in the catalogue's file.
@@ -118,33 +122,6 @@ class Stop:
             watcher.join()
 
 
-class _WriteLock:
-    """One writer at a time in the account. Stands for Snowflake's table locks: DuckDB fails concurrent writers."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._owner: object | None = None
-
-    def acquire(self, owner: object, stop: Stop) -> None:
-        """
-        Wait until ``owner`` holds the lock; it may hold it already.
-
-        :raises SqlError: if the statement is cancelled or reaches its timeout first.
-        """
-        with self._condition:
-            while self._owner not in (None, owner):
-                stop.check()
-                self._condition.wait(0.02)
-            self._owner = owner
-
-    def release(self, owner: object) -> None:
-        """Let the next writer in, if ``owner`` holds the lock."""
-        with self._condition:
-            if self._owner is owner:
-                self._owner = None
-                self._condition.notify_all()
-
-
 @dataclass
 class Catalogue:
     """The account's objects that DuckDB has no place for. Names are upper case."""
@@ -155,6 +132,7 @@ class Catalogue:
     stage_formats: dict[str, dict[str, Any]] = field(default_factory=dict)
     """DATABASE.SCHEMA.STAGE -> the options of its file format."""
     rights: Rights = field(default_factory=Rights)
+    policies: Policies = field(default_factory=Policies)
 
     @property
     def roles(self) -> Collection[str]:
@@ -177,6 +155,10 @@ class Engine(FakeSnow):
 
     :param state_dir: the directory of the database files and of ``catalogue.json``; created if missing.
     :param filesystem: how the external stages' files are read.
+
+    ``sees_late`` is the account parameter READ_CONSISTENCY_MODE: with SESSION, sessions that begin from then on do not
+    see what others commit after they began, but in the tables that they write to. That is the worst that Snowflake
+    allows; with GLOBAL, the value at the beginning, each statement sees all that was committed before it began.
     """
 
     def __init__(self, state_dir: Path, filesystem: s3fs.S3FileSystem, *, account: str) -> None:
@@ -186,7 +168,8 @@ class Engine(FakeSnow):
         self.account = account
         self.filesystem = filesystem
         self.results_cache = _RecentResults()
-        self.write_lock = _WriteLock()
+        self.locks = Locks()
+        self.sees_late = False
         self.catalogue = Catalogue()
         self.history: deque[Statement] = deque(maxlen=_HISTORY_LENGTH)
         self.duck_conn.register_filesystem(filesystem)
@@ -247,7 +230,8 @@ class Engine(FakeSnow):
         kept = content["catalogue"]
         if "rights" not in kept:
             raise RuntimeError(f"{self._file} was written by an older version of this stand-in: delete its folder")
-        self.catalogue = Catalogue(**{**kept, "rights": Rights(**kept["rights"])})
+        objects = {"rights": Rights(**kept["rights"]), "policies": Policies.read(kept.get("policies", {}))}
+        self.catalogue = Catalogue(**{**kept, **objects})
         for name, rows in content["tables"].items():
             for row in rows:
                 marks = ", ".join("?" for _ in row)
@@ -301,6 +285,24 @@ class Session(FakeSnowflakeConnection):
         self.set_time_zone(time_zone or translate.DEFAULT_TIME_ZONE)
         self.request_id = request_id
         self.in_transaction = False
+        self.lock_timeout = DEFAULT_LOCK_TIMEOUT
+        self.done: list[tuple[exp.Expr, Any]] = []
+        """What the open transaction has written with, while DuckDB has one too; BEGIN alone takes no snapshot there."""
+        self.snapshot: Counter[Table] | None = None
+        """The versions of the tables as the open transaction of DuckDB sees them."""
+        self.copies: list[str] = []
+        """Tables that its last statement has read elsewhere, as DuckDB knows them."""
+        self._own: set[Table] = set()
+        self._beginning: tuple[duckdb.DuckDBPyConnection, Counter[Table]] | None = None
+        if engine.sees_late:
+            # In this order: what is committed in between is taken for late, and read as it is in the snapshot.
+            versions, connection = engine.locks.versions(), engine.duck_conn.cursor()
+            connection.begin()
+            if self.database_set:
+                # A transaction of DuckDB has its snapshot of a database from the first look into it.
+                loads = f'"{self.database}"._fs_information_schema._sandbox_loads'
+                connection.execute(f"SELECT COUNT(*) FROM {loads}").fetchall()
+            self._beginning = connection, versions
         self.temporary: set[str] = set()
         """The session's temporary tables."""
 
@@ -314,7 +316,9 @@ class Session(FakeSnowflakeConnection):
             with contextlib.suppress(duckdb.Error):
                 self._duck_conn.rollback()
             super().close()
-        self.engine.write_lock.release(self)
+            if self._beginning is not None:
+                self._beginning[0].close()
+        self.engine.locks.release(self, committed=False)
 
     def set_time_zone(self, name: str) -> None:
         """
@@ -345,9 +349,48 @@ class Session(FakeSnowflakeConnection):
 
     def end_transaction(self, action: str) -> None:
         """COMMIT or ROLLBACK the open transaction, if there is one."""
-        if self.in_transaction:
-            self.in_transaction = self._in_transaction = False
-            self._duck_conn.execute(action)
+        if self.in_transaction or self._in_transaction:
+            with contextlib.suppress(duckdb.TransactionException):  # one that has written nothing
+                self._duck_conn.execute(action)
+            self.note_end(committed=action == "COMMIT")
+
+    def note_end(self, *, committed: bool) -> None:
+        """Let go of what belonged to the transaction that has ended."""
+        self.in_transaction = self._in_transaction = False
+        self.snapshot = None
+        self.done.clear()
+        if committed and self._beginning is not None:
+            self._own |= self.engine.locks.held_by(self)
+        self.engine.locks.release(self, committed=committed)
+
+    def note_beginning(self) -> None:
+        """Let DuckDB's transaction begin with the first statement that writes, when it holds its table."""
+        if self.in_transaction and self._autocommit and self.snapshot is None:
+            self._duck_conn.begin()
+        if (self.in_transaction or not self._autocommit) and self.snapshot is None:
+            self.snapshot = self.engine.locks.versions()
+
+    @property
+    def may_read_elsewhere(self) -> bool:
+        """Whether :meth:`source_of` may name another place for any table."""
+        return self._beginning is not None or self.snapshot is not None
+
+    def source_of(self, table: Table) -> duckdb.DuckDBPyConnection | None:
+        """
+        Where a table must be read that the statement does not write to, or None for where it is.
+
+        A transaction of DuckDB sees what was there when it began. Snowflake's statement sees what was committed before
+        the statement began; or, in the mode SESSION, perhaps no more than before the session began.
+        """
+        if table in self._own or table in self.engine.locks.held_by(self):
+            return None
+        now = self.engine.locks.versions()
+        if self._beginning is not None:
+            connection, then = self._beginning
+            return connection if now[table] != then[table] else None
+        if self.snapshot is not None and now[table] != self.snapshot[table]:
+            return self.engine.duck_conn.cursor()
+        return None
 
 
 class Cursor(FakeSnowflakeCursor):
@@ -381,6 +424,7 @@ class Cursor(FakeSnowflakeCursor):
         record = Statement(handle or str(uuid.uuid4()), session.request_id, command, session.query_tag, session.user)
         session.engine.history.append(record)
         expression: exp.Expr | None = None
+        is_done = False
         self._sqlstate = None
         try:
             params = kwargs.get("binding_params") or params
@@ -388,12 +432,13 @@ class Cursor(FakeSnowflakeCursor):
             expression = translate.parse_one(command)
             with stop.watch(self._duck_conn):
                 try:
-                    self._run(expression, list(params) if isinstance(params, tuple) else params, stop)
+                    self._run(expression, list(params) if isinstance(params, tuple) else params, stop, record.handle)
                 except (duckdb.Error, snowflake.connector.errors.Error) as error:
                     # Whatever the interrupt made of it, the client must hear the reason.
                     if reason := stop.error():
                         raise reason from error
                     raise
+            is_done = True
         except Exception as error:
             reported = _as_sql_error(error, expression)
             record.status, record.error = "failed", getattr(reported, "msg", None) or str(reported)
@@ -401,7 +446,7 @@ class Cursor(FakeSnowflakeCursor):
             raise reported from error
         finally:
             if not (session.in_transaction or session._in_transaction):
-                session.engine.write_lock.release(session)
+                session.note_end(committed=is_done)
         record.status = "success"
         self._sfqid = record.handle  # type: ignore[assignment]
         if self._arrow_table is not None:
@@ -420,6 +465,7 @@ class Cursor(FakeSnowflakeCursor):
         if lengths := transformed.args.get("text_lengths"):
             # fakesnow writes these names into SQL as they are.
             transformed.set("text_lengths", [(name.replace("'", "''"), length) for name, length in lengths])
+        self._read_where_it_must_be(transformed)
         super()._execute(transformed, params)
         if self._arrow_table is not None:
             self._arrow_table = self._arrow_table.rename_columns(list(map(outer, self._arrow_table.column_names)))
@@ -436,14 +482,30 @@ class Cursor(FakeSnowflakeCursor):
         else:
             self.columns = tuple((outer(name), str(type_)) for name, type_, *_ in self._duck_conn.description or ())
 
+    def _read_where_it_must_be(self, transformed: exp.Expr) -> None:
+        """Put what :meth:`Session.source_of` says in the place of tables that are read."""
+        session = self._conn
+        for table in list(transformed.find_all(exp.Table)) if session.may_read_elsewhere else ():
+            if not isinstance(table.this, exp.Identifier):
+                continue
+            database, schema = table.catalog or session.database, table.db or session.schema
+            name = outer(table.name) if table.this.quoted else table.name.upper()
+            key = (str(database).upper(), str(schema).upper(), name)
+            if (source := session.source_of(key)) is not None:
+                # Under a name of its own: the result is described later, and may be kept.
+                copy = f"_read_elsewhere_{next(_numbers)}"
+                self._duck_conn.register(copy, source.sql(f"SELECT * FROM {in_duckdb(*key)}").to_arrow_table())
+                session.copies.append(copy)
+                table.replace(exp.alias_(exp.to_table(copy), table.alias_or_name, table=True, quoted=True))
+
     def _describe_last_sql(self) -> list[Any]:
         return [(outer(name), *rest) for name, *rest in super()._describe_last_sql()]
 
-    def _run(self, expression: exp.Expr, params: Any, stop: Stop) -> None:
+    def _run(self, expression: exp.Expr, params: Any, stop: Stop, handle: str) -> None:
         session = self._conn
         stop.check()
-        if translate.writes(expression):
-            session.engine.write_lock.acquire(session, stop)
+        while session.copies:
+            self._duck_conn.unregister(session.copies.pop())
         privileges.authorize(expression, session)
         warehouse = session.warehouse
         if translate.needs_warehouse(expression) and not (
@@ -458,8 +520,44 @@ class Cursor(FakeSnowflakeCursor):
         if translate.is_ddl(expression):
             # As in Snowflake, DDL commits what is open, and is a transaction of its own.
             session.end_transaction("COMMIT")
+        locked = translate.locked_tables(expression, session)
+        for table, mode in locked.items():
+            session.engine.locks.acquire(session, table, mode, handle, stop)
+        if locked and not translate.is_ddl(expression):
+            self._begin_anew_if_late(locked)
+            session.note_beginning()
         with privileges.claimed(expression, session):
             self._perform(expression, params, stop)
+        if locked and session.snapshot is not None:
+            session.done.append((expression, params))
+
+    def _begin_anew_if_late(self, locked: dict[Table, Mode]) -> None:
+        """
+        Let a statement change what others have committed to its table since the transaction began.
+
+        DuckDB would have it fail. The statements before it are done again; the tables that they wrote are locked.
+        """
+        session = self._conn
+        if session.snapshot is None or not session.done:
+            return
+        now = session.engine.locks.versions()
+        # What an INSERT has written to, others may change.
+        locked_before = {
+            table
+            for expression, _ in session.done
+            for table, mode in translate.locked_tables(expression, session).items()
+            if mode is Mode.CHANGES
+        }
+        changed = {table for table in locked.keys() - locked_before if now[table] != session.snapshot[table]}
+        if not any(locked[table] is Mode.CHANGES for table in changed):
+            return
+        done, session.done = session.done, []
+        self._duck_conn.rollback()
+        self._duck_conn.begin()
+        session.snapshot = now
+        for expression, params in done:
+            self._perform(expression, params, Stop())
+        session.done = done
 
     def _perform(self, expression: exp.Expr, params: Any, stop: Stop) -> None:
         session = self._conn
@@ -467,7 +565,11 @@ class Cursor(FakeSnowflakeCursor):
             stop.cancelled.wait(min(seconds, stop.remaining()))
             stop.check()
             self.answer(f"SELECT 'waited {seconds:g} seconds' AS \"SYSTEM$WAIT\"", expression)
-        elif (status := translate.account_statement(expression, session)) is not None:
+        elif (plan := policies.plan(expression, session)) is not None:
+            self.answer(plan, expression)
+        elif (
+            status := policies.execute(expression, session) or translate.account_statement(expression, session)
+        ) is not None:
             if translate.is_ddl(expression):
                 privileges.note_end(expression, session)
                 session.engine.save()
@@ -497,12 +599,17 @@ class Cursor(FakeSnowflakeCursor):
         if isinstance(expression, exp.ListStage):
             list_stage(self, expression)
             return
+        if isinstance(expression, exp.Transaction):
+            # DuckDB's begins later. A second BEGIN is ignored.
+            session.in_transaction = True
+            self.answer("SELECT 'Statement executed successfully.' AS \"status\"", expression)
+            return
         if (integration := described_integration(expression)) is not None:
             self.answer(translate.describe_integration(integration, session), expression)
             return
         # Before anything is done, as it refuses what is no type here.
         declared = translate.declared_columns(expression, session)
-        translated = translate.translate(expression, session)
+        translated = translate.translate(policies.applied(expression, session), session)
         self.check_db_and_schema(translated)
         if isinstance(expression, (exp.Create, exp.Drop)) and (expression.args.get("replace") or declared is None):
             # fakesnow keeps the lengths of a table's columns for the next table of its name.
@@ -520,10 +627,8 @@ class Cursor(FakeSnowflakeCursor):
             stop.check()
             transformed = self._transform(statement, params)
             self._execute(transformed, params if transformed.find(exp.Placeholder) else None)
-        if isinstance(expression, exp.Transaction):
-            session.in_transaction = True
-        elif isinstance(expression, (exp.Commit, exp.Rollback)):
-            session.in_transaction = False
+        if isinstance(expression, (exp.Commit, exp.Rollback)):
+            session.note_end(committed=isinstance(expression, exp.Commit))
         if declared is not None and declared[1]:
             for column, kind in declared[1].items():
                 self._duck_conn.execute(f"COMMENT ON COLUMN {in_duckdb(*declared[0])}.{in_duckdb(column)} IS '{kind}'")
@@ -532,6 +637,7 @@ class Cursor(FakeSnowflakeCursor):
     def _merge(self, merge: exp.Merge, params: Any) -> None:
         """Run a MERGE by DuckDB's own: fakesnow's, of several statements, fails inside a transaction."""
         transformed = self._transform(merge, params)
+        self._read_where_it_must_be(transformed)
         sql = transformed.sql(dialect="duckdb") + " RETURNING merge_action"
         actions = Counter(action for (action,) in self._duck_conn.execute(sql, params or None).fetchall())
         counts = [
@@ -554,6 +660,7 @@ class Cursor(FakeSnowflakeCursor):
             move_loads(self, expression.this, renamed)
         if translate.is_ddl(expression):
             translate.complete_stage(expression, session)
+            policies.note_end(expression, session)
             privileges.note_end(expression, session)
             session.engine.save()
         if isinstance(expression, (exp.Describe, exp.Show)) or any(
@@ -566,13 +673,18 @@ class Cursor(FakeSnowflakeCursor):
             self._tell_types_apart(expression)
 
     def _tell_types_apart(self, describe: exp.Describe) -> None:
-        """Put Snowflake's types into the result of DESCRIBE TABLE, where DuckDB has one for several."""
+        """Put Snowflake's types, and masking policies, into the result of DESCRIBE TABLE."""
         table = self._arrow_table
         if table is None or not {"name", "type"} <= set(table.column_names):
             return
         declared = translate.described_types(describe, self._conn)
         types = [declared.get(row["name"], row["type"]) for row in table.to_pylist()]
-        self._arrow_table = table.set_column(table.column_names.index("type"), "type", pa.array(types, pa.string()))
+        table = table.set_column(table.column_names.index("type"), "type", pa.array(types, pa.string()))
+        if (described := describe.find(exp.Table)) is not None and "policy name" in table.column_names:
+            masks = policies.described(described, self._conn)
+            names = pa.array([masks.get(row["name"]) for row in table.to_pylist()], pa.string())
+            table = table.set_column(table.column_names.index("policy name"), "policy name", names)
+        self._arrow_table = table
 
     def _show_names(self) -> None:
         """Put Snowflake's names into a result that holds names."""
@@ -585,7 +697,7 @@ class Cursor(FakeSnowflakeCursor):
         self._arrow_table = table
 
     def _hide(self, show: exp.Show) -> None:
-        """Take out of the result of SHOW what the role may not know of, and name the owners of the rest."""
+        """Take out of the result of SHOW what the role may not know of, and fill in owners and rows of the rest."""
         session, table = self._conn, self._arrow_table
         objects = privileges.shown_objects(show, table.to_pylist()) if table is not None else None
         if table is None or objects is None:
@@ -593,8 +705,21 @@ class Cursor(FakeSnowflakeCursor):
         if "owner" in table.column_names:
             owners = [session.engine.catalogue.rights.owners.get(name, "") for name in objects]
             table = table.set_column(table.column_names.index("owner"), "owner", pa.array(owners, pa.string()))
-        self._arrow_table = table.filter(pa.array([session.may(name) for name in objects], pa.bool_()))
-        self._rowcount = self._arrow_table.num_rows
+        table = table.filter(pa.array([session.may(name) for name in objects], pa.bool_()))
+        if "rows" in table.column_names:
+            place = table.column_names.index("rows")
+            counts = pa.array(list(map(self._count_rows, table.to_pylist())), table.schema.field("rows").type)
+            table = table.set_column(place, "rows", counts)
+        self._arrow_table = table
+        self._rowcount = table.num_rows
+
+    def _count_rows(self, shown: dict[str, Any]) -> int:
+        """Count the committed rows of a table that SHOW lists: no policy hides any."""
+        name = in_duckdb(shown["database_name"], shown["schema_name"], shown["name"])
+        with contextlib.suppress(duckdb.CatalogException):  # another session may drop it meanwhile
+            answer = self._conn.engine.duck_conn.cursor().execute(f"SELECT COUNT(*) FROM {name}").fetchone()
+            return int(answer[0]) if answer else 0
+        return 0
 
 
 def _as_sql_error(error: Exception, expression: exp.Expr | None) -> Exception:

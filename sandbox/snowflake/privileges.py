@@ -38,6 +38,8 @@ ADMINISTRATOR = "ADMIN"
 """The user who set the account up; a session without a named user is theirs."""
 
 OWNERSHIP = "OWNERSHIP"
+# Setting a policy or a tag takes these, and not the ownership of the table.
+_APPLY = ("APPLY MASKING POLICY", "APPLY ROW ACCESS POLICY", "APPLY TAG")
 _SYSTEM_ROLES = {
     "ACCOUNTADMIN": ["SYSADMIN", "SECURITYADMIN"],
     "SECURITYADMIN": ["USERADMIN"],
@@ -46,15 +48,21 @@ _SYSTEM_ROLES = {
     "PUBLIC": [],
 }
 _SYSTEM_GRANTS = {
-    "ACCOUNTADMIN": ["CREATE INTEGRATION"],
+    "ACCOUNTADMIN": ["CREATE INTEGRATION", *_APPLY],
     "SECURITYADMIN": ["MANAGE GRANTS"],
     "USERADMIN": ["CREATE ROLE"],
     "SYSADMIN": ["CREATE DATABASE", "CREATE WAREHOUSE"],
 }
 _PRIVILEGES = {
-    "ACCOUNT": ("MANAGE GRANTS", "CREATE DATABASE", "CREATE WAREHOUSE", "CREATE ROLE", "CREATE INTEGRATION"),
+    "ACCOUNT": (
+        *("MANAGE GRANTS", "CREATE DATABASE", "CREATE WAREHOUSE", "CREATE ROLE", "CREATE INTEGRATION"),
+        *_APPLY,
+    ),
     "DATABASE": ("USAGE", "MODIFY", "MONITOR", "CREATE SCHEMA"),
-    "SCHEMA": ("USAGE", "MODIFY", "MONITOR", "CREATE TABLE", "CREATE VIEW", "CREATE STAGE"),
+    "SCHEMA": (
+        *("USAGE", "MODIFY", "MONITOR", "CREATE TABLE", "CREATE VIEW", "CREATE STAGE"),
+        *("CREATE MASKING POLICY", "CREATE ROW ACCESS POLICY", "CREATE TAG"),
+    ),
     "TABLE": ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES"),
     "STAGE": ("USAGE",),
     "INTEGRATION": ("USAGE",),
@@ -181,7 +189,7 @@ def authorize(expression: exp.Expr, session: Session) -> None:
     :raises SqlError: 3001 if it may not; 2003 if it may not even know of an object; 2043 for USE and SHOW.
     """
     if created_role(expression):
-        _check_account(session, "CREATE ROLE")
+        check_account(session, "CREATE ROLE")
     elif isinstance(expression, exp.Create):
         _authorize_create(expression, session)
     elif isinstance(expression, exp.Drop):
@@ -191,10 +199,10 @@ def authorize(expression: exp.Expr, session: Session) -> None:
         # SWAP WITH is refused, whatever the rights are.
         if expression.args.get("kind") in {"TABLE", "VIEW"} and not expression.find(exp.SwapTable):
             _check_table(expression.this, session)
-            _check_owner(_object("TABLE", expression.this, session), session)
+            check_owner(_object("TABLE", expression.this, session), session)
             if renamed := new_name(expression):
                 database, schema, _ = qualified(renamed, session)
-                _check(session, "SCHEMA", (database, schema), "CREATE TABLE")
+                check(session, "SCHEMA", (database, schema), "CREATE TABLE")
     elif isinstance(expression, exp.TruncateTable):
         for target in _targets(expression):
             _check_table(target, session, "TRUNCATE")
@@ -206,8 +214,7 @@ def authorize(expression: exp.Expr, session: Session) -> None:
         _check_stage(expression, session)
     elif (integration := described_integration(expression)) is not None:
         name = key("INTEGRATION", integration)
-        # Which right it takes is not documented: any, as for SHOW INTEGRATIONS.
-        if name not in session.engine.catalogue.rights.owners or not session.may(name):
+        if name not in session.engine.catalogue.rights.owners or not session.may(name, "USAGE"):
             raise does_not_exist("Integration", integration)
     elif isinstance(expression, exp.Describe) and isinstance(expression.this, exp.Table):
         if expression.args.get("kind") in {None, "TABLE", "VIEW"}:
@@ -219,21 +226,21 @@ def authorize(expression: exp.Expr, session: Session) -> None:
 def _authorize_create(expression: exp.Create, session: Session) -> None:
     kind = str(expression.kind)
     if plain_kind(kind) in _IN_ACCOUNT:
-        _check_account(session, f"CREATE {plain_kind(kind)}")
+        check_account(session, f"CREATE {plain_kind(kind)}")
         return
-    target = _table(expression.this)
+    target = table_of(expression.this)
     name = _object(kind, target, session)
     parts = _parts(kind, target, session)
     container = "DATABASE" if kind == "SCHEMA" else "SCHEMA"
-    _check(session, container, parts[:-1], f"CREATE {kind}")
+    check(session, container, parts[:-1], f"CREATE {kind}")
     rights = session.engine.catalogue.rights
     if name in rights.owners:
         if expression.args.get("replace"):
-            _check_owner(name, session)
+            check_owner(name, session)
         elif expression.args.get("exists") and not session.may(name):
             raise exists_without_privileges(kind.capitalize() if kind == "SCHEMA" else "Object", name_of(target))
     if kind in {"TABLE", "VIEW"}:
-        for table in _read_tables(expression, target):
+        for table in read_tables(expression, target):
             _check_table(table, session, "SELECT")
     integration = _integration(expression)
     if integration and not session.may(key("INTEGRATION", integration), "USAGE"):
@@ -244,42 +251,61 @@ def _authorize_drop(expression: exp.Drop, target: exp.Table, session: Session) -
     kind = str(expression.args.get("kind"))
     name = _object(kind, target, session)
     if name in session.engine.catalogue.rights.owners:
-        _check_owner(name, session)
+        check_owner(name, session)
 
 
 def _authorize_copy(expression: exp.Copy, session: Session) -> None:
-    target = _table(expression.this)
+    target = table_of(expression.this)
     _check_table(target, session, "INSERT")
     _check_stage(expression.args["files"][0], session)
 
 
 def _check_stage(source: exp.Expr, session: Session) -> None:
-    """Check the right to read from the stage of a FROM clause or of LIST."""
+    """Check the rights to read from the stage of a FROM clause or of LIST."""
     if stage := stage_and_path(source):
         parts = qualified(stage[0], session)
         _check_schema(session, *parts[:2])
         if not session.may(key("STAGE", *parts), "USAGE"):
             raise does_not_exist("Stage", ".".join(parts))
+        _check_integration(parts, session)
+
+
+def _check_integration(stage: tuple[str, str, str], session: Session) -> None:
+    """Check the right to use the storage integration of a stage: the role needs it although the stage has it."""
+    for (integration,) in (
+        session.engine.duck_conn.cursor()
+        .execute(
+            "SELECT storage_integration FROM _fs_global._fs_information_schema._fs_stages"
+            " WHERE database_name = ? AND schema_name = ? AND name = ? AND storage_integration IS NOT NULL",
+            stage,
+        )
+        .fetchall()
+    ):
+        name = key("INTEGRATION", integration)
+        if name not in session.engine.catalogue.rights.owners:
+            raise does_not_exist("Integration", integration)
+        if not session.may(name, "USAGE"):
+            raise insufficient("integration", integration)
 
 
 def _authorize_dml(expression: exp.Expr, session: Session) -> None:
     target: exp.Table | None = None
     needed: list[str] = []
     if isinstance(expression, exp.Insert):
-        target = _table(expression.this)
+        target = table_of(expression.this)
         needed = ["INSERT", *(["DELETE"] if expression.args.get("overwrite") else [])]
     elif isinstance(expression, (exp.Update, exp.Delete)):
-        target = _table(expression.this)
+        target = table_of(expression.this)
         # What the statement reads of the table it changes: the documentation is silent, the strict answer is this.
         needed = ["SELECT", "UPDATE" if isinstance(expression, exp.Update) else "DELETE"]
     elif isinstance(expression, exp.Merge):
-        target = _table(expression.this)
+        target = table_of(expression.this)
         actions = {type(when.args["then"]) for when in expression.find_all(exp.When)}
         kinds = {exp.Insert: "INSERT", exp.Update: "UPDATE", exp.Var: "DELETE"}
         needed = ["SELECT", *(privilege for kind, privilege in kinds.items() if kind in actions)]
     if target is not None:
         _check_table(target, session, *needed)
-    for table in _read_tables(expression, target):
+    for table in read_tables(expression, target):
         _check_table(table, session, "SELECT")
 
 
@@ -309,12 +335,13 @@ def shown_objects(expression: exp.Show, rows: list[dict[str, object]]) -> list[s
     return [key(kind, *(str(row[column]) for column in columns)) for row in rows]
 
 
-def _check_account(session: Session, privilege: str) -> None:
+def check_account(session: Session, privilege: str) -> None:
+    """Check a privilege on the account."""
     if not session.may("ACCOUNT", privilege):
         raise insufficient("account", session.engine.account)
 
 
-def _check(session: Session, kind: str, parts: tuple[str, ...], privilege: str) -> None:
+def check(session: Session, kind: str, parts: tuple[str, ...], privilege: str) -> None:
     """Check a privilege on a database or schema, which the role must be able to see."""
     if kind == "SCHEMA":
         _check_schema(session, *parts)
@@ -345,7 +372,8 @@ def _check_table(table: exp.Table, session: Session, *privileges: str) -> None:
         raise insufficient("table", parts[2])
 
 
-def _check_owner(name: str, session: Session) -> None:
+def check_owner(name: str, session: Session) -> None:
+    """Check that the role owns an object."""
     kind, _, path = name.partition(":")
     if not session.may(name):
         raise does_not_exist("Object" if kind == "TABLE" else kind.capitalize(), path)
@@ -353,7 +381,7 @@ def _check_owner(name: str, session: Session) -> None:
         raise insufficient(kind.lower(), path.rpartition(".")[2])
 
 
-def _read_tables(expression: exp.Expr, target: exp.Table | None) -> Iterator[exp.Table]:
+def read_tables(expression: exp.Expr, target: exp.Table | None) -> Iterator[exp.Table]:
     """The tables that a statement reads: neither its target nor what it names itself or the system has."""
     own = {name_of(cte.args["alias"].this) for cte in expression.find_all(exp.CTE) if cte.args.get("alias")}
     for table in expression.find_all(exp.Table):
@@ -364,7 +392,7 @@ def _read_tables(expression: exp.Expr, target: exp.Table | None) -> Iterator[exp
         yield table
 
 
-def _table(node: exp.Expr | None) -> exp.Table:
+def table_of(node: exp.Expr | None) -> exp.Table:
     """The table or other object that a statement is about."""
     if isinstance(node, exp.Identifier):
         return exp.Table(this=node.copy())
@@ -383,7 +411,7 @@ def _integration(expression: exp.Create) -> str | None:
 
 def _targets(expression: exp.Expr) -> list[exp.Table]:
     several = expression.args.get("tables") or expression.args.get("expressions") or [expression.this]
-    return [_table(target) for target in several]
+    return [table_of(target) for target in several]
 
 
 def _parts(kind: str, target: exp.Table, session: Session) -> tuple[str, ...]:
@@ -405,7 +433,7 @@ def new_name(expression: exp.Expr) -> exp.Table | None:
     """The table's new name, if the statement renames one."""
     for action in expression.args.get("actions") or ():
         if isinstance(action, exp.AlterRename):
-            return _table(action.this)
+            return table_of(action.this)
     return None
 
 
@@ -452,18 +480,22 @@ def _created(expression: exp.Expr, session: Session) -> str | None:
     kind = plain_kind(str(expression.kind))
     if kind not in _PRIVILEGES:
         return None
-    return _object(kind, _table(expression.this), session)
+    return _object(kind, table_of(expression.this), session)
+
+
+def dropped(expression: exp.Drop, session: Session) -> list[str]:
+    """What a statement drops."""
+    return [_object(str(expression.args.get("kind")), target, session) for target in _targets(expression)]
 
 
 def note_end(expression: exp.Expr, session: Session) -> None:
     """Note what a statement has dropped or renamed."""
     rights = session.engine.catalogue.rights
     if isinstance(expression, exp.Drop):
-        kind = str(expression.args.get("kind"))
-        for target in _targets(expression):
-            if kind == "ROLE":
+        for target, name in zip(_targets(expression), dropped(expression, session), strict=True):
+            if expression.args.get("kind") == "ROLE":
                 rights.drop_role(name_of(target), session.role)
-            rights.forget(_object(kind, target, session))
+            rights.forget(name)
     elif (renamed := new_name(expression)) is not None:
         rights.move(_object("TABLE", expression.this, session), _object("TABLE", renamed, session))
 
@@ -521,7 +553,7 @@ def _granted_on(where: str, session: Session) -> Iterator[tuple[str, list[str], 
         yield "ACCOUNT", ["ACCOUNT"], rights.grants
     elif match := _MANY.fullmatch(where):
         kind = plain_kind(match[2].upper())
-        container = _existing(match[3].upper(), match[4], session)
+        container = existing(match[3].upper(), match[4], session)
         if match[1].upper() == "FUTURE":
             yield kind, [f"{kind}S:{container}"], rights.future
         else:
@@ -529,12 +561,13 @@ def _granted_on(where: str, session: Session) -> Iterator[tuple[str, list[str], 
             yield kind, [name for name in rights.owners if name.startswith(start)], rights.grants
     elif match := _ONE.fullmatch(where):
         kind = plain_kind(match[1].upper())
-        yield kind, [_existing(kind, match[2], session)], rights.grants
+        yield kind, [existing(kind, match[2], session)], rights.grants
     else:
         raise unsupported(f"GRANT ON {where}")
 
 
-def _existing(kind: str, written: str, session: Session) -> str:
+def existing(kind: str, written: str, session: Session) -> str:
+    """The full name of an object, which must exist."""
     name = _object(kind, exp.to_table(written, dialect="snowflake"), session)
     if name not in session.engine.catalogue.rights.owners:
         raise does_not_exist(kind.capitalize(), name.partition(":")[2])

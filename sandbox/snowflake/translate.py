@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import duckdb
 import sqlglot
 from sqlglot import exp
 from sqlglot.tokenizer_core import TokenType
 
-from sandbox.snowflake import privileges
+from sandbox.snowflake import policies, privileges
 from sandbox.snowflake.duckdb_names import inner, outer
 from sandbox.snowflake.errors import (
     SqlError,
     already_exists,
     cannot_use,
     does_not_exist,
+    insufficient,
     not_assigned,
     syntax_error,
     unsupported,
 )
+from sandbox.snowflake.locks import CATALOGUE, DEFAULT_LOCK_TIMEOUT, Mode, Table
 from sandbox.snowflake.names import key, name_of, normal, qualified
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ DEFAULT_TIME_ZONE = "America/Los_Angeles"
 _READS = (exp.Query, exp.Show, exp.Describe, exp.Use, exp.Set, exp.ListStage)
 _DDL = (exp.Create, exp.Drop, exp.Alter, exp.Comment, exp.Grant, exp.Revoke)
 _DDL_COMMANDS = frozenset({"CREATE", "DROP", "ALTER", "GRANT", "REVOKE", "COMMENT"})
+_READ_CONSISTENCY = re.compile(r"ALTER ACCOUNT SET READ_CONSISTENCY_MODE = '(SESSION|GLOBAL)'", re.IGNORECASE)
 _STATEMENTS = (
     *(*_READS, *_DDL, exp.DML, exp.Copy, exp.TruncateTable, exp.Transaction, exp.Commit, exp.Rollback),
     *(exp.Command, exp.MultitableInserts, exp.Put, exp.Get),
@@ -87,6 +90,8 @@ def parse_one(sql: str) -> exp.Expr:
                 else _count_error(len(texts), 1)
             )
         )
+    if (statement := policies.about_policies(texts[0])) is not None:
+        return statement
     for token in sqlglot.tokenize(texts[0], read="snowflake"):
         if token.token_type == TokenType.VAR and not token.text.isascii():
             raise syntax_error(token.line, max(0, token.col - len(token.text)), token.text)
@@ -120,11 +125,34 @@ def check_count(actual: int, desired: int) -> None:
         raise SqlError(*_count_error(actual, desired))
 
 
-def writes(expression: exp.Expr) -> bool:
-    """Whether the statement needs the write lock. A transaction takes it from its beginning."""
-    if isinstance(expression, (exp.Commit, exp.Rollback)) or is_session(expression):
-        return False
-    return not isinstance(expression, _READS)
+def locked_tables(expression: exp.Expr, session: Session) -> dict[Table, Mode]:
+    """
+    The tables that the statement holds until its transaction ends, and how.
+
+    :raises SqlError: if the session has no current database or schema to complete a name.
+    """
+    if isinstance(expression, exp.Insert):
+        mode = Mode.CHANGES if expression.args.get("overwrite") else Mode.INSERTS
+        return {qualified(cast("exp.Table", expression.find(exp.Table)), session): mode}
+    if isinstance(expression, exp.Copy):
+        is_into_table = isinstance(expression.this, exp.Table) and not expression.this.name.startswith("@")
+        return {qualified(expression.this, session): Mode.INSERTS} if is_into_table else {}
+    if isinstance(expression, (exp.Update, exp.Delete, exp.Merge)):
+        return {qualified(expression.this, session): Mode.CHANGES}
+    if isinstance(expression, exp.TruncateTable):
+        return {qualified(table, session): Mode.CHANGES for table in expression.expressions}
+    if not is_ddl(expression):
+        return {}
+    # Behind its table, so that who waits for a table keeps nobody from another one.
+    redefined = {qualified(table, session): Mode.REDEFINES for table in _redefined_tables(expression)}
+    return {**redefined, CATALOGUE: Mode.REDEFINES}
+
+
+def _redefined_tables(expression: exp.Expr) -> list[exp.Table]:
+    """The tables that DDL makes, alters or drops."""
+    if isinstance(expression, exp.Alter) and isinstance(expression.this, exp.Table):
+        return [expression.this]
+    return changed_tables(expression)
 
 
 def is_session(expression: exp.Expr) -> bool:
@@ -181,6 +209,12 @@ def account_statement(expression: exp.Expr, session: Session) -> str | None:
     if isinstance(expression, (exp.Grant, exp.Revoke)) or _is_command(expression, "GRANT", "REVOKE"):
         privileges.change_grants(expression.sql("snowflake"), session)
         return done
+    if match := _READ_CONSISTENCY.fullmatch(expression.sql("snowflake")):
+        # Of what the role may do, this is known: no other may set a parameter of the account.
+        if session.role != "ACCOUNTADMIN":
+            raise insufficient("account", session.engine.account)
+        session.engine.sees_late = match[1].upper() == "SESSION"
+        return done
     if match := privileges.created_role(expression):
         return _create_role(normal(match[2]), session, exists=bool(match[1]))
     if isinstance(expression, exp.Create):
@@ -200,6 +234,8 @@ def _alter_session(expression: exp.Alter, session: Session) -> bool:
                 session.set_time_zone(value or DEFAULT_TIME_ZONE)
             elif name.upper() == "QUERY_TAG":
                 session.query_tag = value
+            elif name.upper() == "LOCK_TIMEOUT":
+                session.lock_timeout = float(value or DEFAULT_LOCK_TIMEOUT)
             else:
                 return False
     return True
@@ -628,17 +664,24 @@ def _drop_keys(schema: exp.Schema) -> None:
     schema.set("expressions", kept)
 
 
+_BINARY_TYPES = (exp.DataType.Type.BINARY, exp.DataType.Type.VARBINARY)
+
+
 def _limit_lengths(schema: exp.Schema) -> None:
-    """Give each VARCHAR(n) a constraint: DuckDB takes a length for a comment."""
+    """Give each VARCHAR(n) and BINARY(n) a constraint: DuckDB takes a length for a comment, or not at all."""
     for column in schema.expressions:
         if not isinstance(column, exp.ColumnDef) or not isinstance(column.kind, exp.DataType):
             continue
         size = column.kind.find(exp.DataTypeParam)
-        if size is None or not column.kind.is_type(*exp.DataType.TEXT_TYPES):
+        if size is None or not column.kind.is_type(*exp.DataType.TEXT_TYPES, *_BINARY_TYPES):
             continue
         name = exp.column(exp.to_identifier(name_of(column.this), quoted=True)).sql("duckdb")
-        words = f"'String ''' || {name} || ''' is too long and would be truncated'"
-        check = f"CASE WHEN LENGTH({name}) > {size.name} THEN ERROR({words}) ELSE TRUE END"
+        length, shown = f"LENGTH({name})", f"'String ''' || {name}"
+        if column.kind.is_type(*_BINARY_TYPES):
+            length, shown = f"OCTET_LENGTH({name})", f"'Binary ''' || HEX({name})"
+            column.kind.set("expressions", [])
+        words = f"{shown} || ''' is too long and would be truncated'"
+        check = f"CASE WHEN {length} > {size.name} THEN ERROR({words}) ELSE TRUE END"
         constraint = exp.CheckColumnConstraint(this=sqlglot.parse_one(check, read="duckdb"))
         column.append("constraints", exp.ColumnConstraint(kind=constraint))
 

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from starlette.types import ASGIApp
 
+from data_share import snowflake_hook
 from data_share.datasets import Dataset, read_dataset
 from data_share.share import EXPORT_JOB_VARIABLE
 from sandbox.faults import FaultInjection
@@ -132,12 +133,17 @@ def serve(app: ASGIApp) -> Iterator[str]:
 
 
 @contextmanager
-def serve_accounts(state: Path, sync_dag: Callable[[Dataset], DAG]) -> Iterator[Accounts]:
+def serve_accounts(
+    state: Path,
+    sync_dag: Callable[[Dataset], DAG],
+    around: Callable[[str, ASGIApp], ASGIApp] = lambda system, app: app,
+) -> Iterator[Accounts]:
     """
     Serve the stand-ins, recorded, and make Airflow's connections to them.
 
     :param state: an empty folder
     :param sync_dag: makes the DAG of a dataset
+    :param around: puts something around a stand-in, of which it is told the name
     """
     # They take seconds to import, and collecting the tests does without them.
     from airflow.providers.databricks.hooks import databricks_base
@@ -170,8 +176,8 @@ def serve_accounts(state: Path, sync_dag: Callable[[Dataset], DAG]) -> Iterator[
         )
         with (
             pytest.MonkeyPatch.context() as patch,
-            serve(Recorder(FaultInjection(workspace), databricks)) as databricks_url,
-            serve(Recorder(FaultInjection(account), snowflake)) as snowflake_url,
+            serve(around("databricks", Recorder(FaultInjection(workspace), databricks))) as databricks_url,
+            serve(around("snowflake", Recorder(FaultInjection(account), snowflake))) as snowflake_url,
         ):
             for name, connection in _connections(databricks_url, snowflake_url, key).items():
                 patch.setenv(f"AIRFLOW_CONN_{name}", json.dumps(connection))
@@ -180,8 +186,9 @@ def serve_accounts(state: Path, sync_dag: Callable[[Dataset], DAG]) -> Iterator[
             # Reading the same key for each task takes longer than the task's statements.
             read_key = functools.cache(serialization.load_pem_private_key)
             patch.setattr(serialization, "load_pem_private_key", lambda data, **options: read_key(data, **options))
-            # The providers' hooks wait for seconds before they repeat a call.
+            # The hooks wait for seconds before they repeat a call.
             patch.setattr(tenacity.nap, "time", mock.Mock(spec_set=["sleep"]))
+            patch.setattr(snowflake_hook, "_FIRST_BACKOFF_SECONDS", 0)
             made = Accounts(databricks_url, snowflake_url, s3.url, databricks, snowflake, sync_dag)
             made.job_id = str(made.jobs("export_dataset")[0]["job_id"])
             patch.setenv(f"AIRFLOW_VAR_{EXPORT_JOB_VARIABLE.upper()}", made.job_id)

@@ -457,13 +457,17 @@ def a_publish_that_fails_halfway(accounts: Accounts) -> None:
     dataset = a_dataset(accounts, **MERGE)
     run = staged(accounts, dataset)
     # After the check, which would have refused it.
-    query(f"UPDATE {share.staging_table(dataset.target_table, run.key)} SET k = 2")
+    query(f"UPDATE {staging_table(run)} SET k = 2")
     query(f"INSERT INTO {dataset.target_table} SELECT 2, 'old', NULL")
     with pytest.raises(SnowflakeStatementError, match="Duplicate row detected"):
         run.run("publish")
     assert ledger(dataset) == []
     assert [row["name"] for row in target(dataset)] == ["old"]
-    assert query(f"SELECT * FROM {share.turn_table(dataset.name)}") == []
+    assert [row["RUN_KEY"] for row in query(f"SELECT * FROM {share.lock_table(dataset.target_table)}")] == [""]
+
+
+def staging_table(run: DagRun) -> str:
+    return str(run.xcoms["copy_into_staging", "return_value"]["staging_table"])
 
 
 def a_sync_was_overtaken(accounts: Accounts) -> None:
@@ -483,7 +487,7 @@ def two_publish_at_once(accounts: Accounts) -> None:
     meeting = threading.Barrier(2)
 
     def meet(_: SqlApi, sql: str) -> None:
-        if sql.startswith(f"MERGE INTO {share.turn_table(dataset.name)}"):
+        if sql.startswith(f"MERGE INTO {share.lock_table(dataset.target_table)}"):
             try:
                 meeting.wait(2)
             except threading.BrokenBarrierError:
@@ -494,7 +498,7 @@ def two_publish_at_once(accounts: Accounts) -> None:
         failures = [end.exception() for end in ends if end.exception() is not None]
     # The one that was staged first may have come second.
     assert [failure for failure in failures if not isinstance(failure, SupersededError)] == []
-    assert len(query(f"SELECT * FROM {share.turn_table(dataset.name)}")) == 1
+    assert len(query(f"SELECT * FROM {share.lock_table(dataset.target_table)}")) == 1
     assert len(ledger(dataset)) == 2 - len(failures)
     assert len(target(dataset)) == len(FIRST) * len(ledger(dataset))
 
@@ -555,6 +559,16 @@ def a_target_that_may_only_be_read(accounts: Accounts) -> None:
     assert (target(dataset), ledger(dataset)) == ([], [])
 
 
+def an_integration_that_may_not_be_used(accounts: Accounts) -> None:
+    run = exported(accounts, a_dataset(accounts))
+    right = "USAGE ON INTEGRATION s3_share_int"
+    administer(f"REVOKE {right} FROM ROLE data_share_loader")
+    try:
+        may_not(run, "copy_into_staging", "Insufficient privileges to operate on integration")
+    finally:
+        administer(f"GRANT {right} TO ROLE data_share_loader")
+
+
 def a_target_that_may_not_be_replaced(accounts: Accounts) -> None:
     dataset = of_others(accounts, "SELECT", "INSERT")
     run = staged(accounts, dataset)
@@ -587,7 +601,7 @@ def readers_keep_their_grants(accounts: Accounts) -> None:
 
 def set_up_again(accounts: Accounts) -> None:
     accounts.begin_dag("set_up_snowflake").run(
-        "create_schemas", "create_stage", "create_ledger", "list_targets", "create_target"
+        "create_schemas", "create_stage", "create_ledger", "check_targets", "list_targets", "create_target"
     )
 
 
@@ -602,7 +616,7 @@ def set_up_without_the_right_to_create(accounts: Accounts) -> None:
 
 def clean_up_beside_tables_of_others(accounts: Accounts) -> None:
     key = share.run_key("a", f"b{next(_numbers)}", datetime(2020, 1, 1, tzinfo=UTC))
-    own, others = (share.staging_table(name, key) for name in ("own", "others"))
+    own, others = (share.staging_table(name, key, 1, "attempt") for name in ("own", "others"))
     query(f"CREATE TABLE {own} (n INTEGER)")
     administer(f"CREATE TABLE {others} (n INTEGER)")
     try:

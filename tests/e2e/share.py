@@ -171,9 +171,9 @@ class RunningShare:
         return sorted(self.query("SELECT * FROM sync_history"), key=repr)
 
     def staging_tables(self) -> list[str]:
-        """Return the staging tables that are left; the tables of the turns stay."""
+        """Return the staging tables that are left; the lock tables stay."""
         tables = [str(row[1]) for row in self.query("SHOW TABLES IN SCHEMA staging")]
-        return [name for name in tables if not name.startswith("PUBLISH_TURN__")]
+        return [name for name in tables if not name.startswith("PUBLISH_LOCK__")]
 
 
 class Fault:

@@ -11,7 +11,8 @@ import httpx
 import pytest
 import snowflake.connector
 
-from tests.e2e.share import DAG_ID, SUBMITS, Fault, RunningShare, wait_for
+from data_share.share import lock_table
+from tests.e2e.share import DAG_ID, SUBMITS, TARGET, Fault, RunningShare, wait_for
 
 pytestmark = pytest.mark.tier("full")
 
@@ -80,6 +81,9 @@ def paused_triggerer(share: RunningShare) -> Iterator[None]:
             process.send_signal(signal.SIGCONT)
 
 
+LOCK = lock_table(TARGET)
+
+
 @pytest.fixture(scope="module")
 def somebody(running_share: RunningShare) -> Iterator[snowflake.connector.cursor.SnowflakeCursor]:
     """Sign somebody else in, who writes to Snowflake too."""
@@ -94,9 +98,9 @@ def somebody(running_share: RunningShare) -> Iterator[snowflake.connector.cursor
 
 @contextmanager
 def long_transaction(somebody: snowflake.connector.cursor.SnowflakeCursor) -> Iterator[None]:
-    """Let every statement that writes wait."""
+    """Let every statement wait that changes the lock of the target."""
     somebody.execute("BEGIN")
-    somebody.execute("DELETE FROM sync_history WHERE FALSE")
+    somebody.execute(f"DELETE FROM {LOCK} WHERE FALSE")
     try:
         yield
     finally:
@@ -171,7 +175,9 @@ def test_while_a_statement_is_submitted(share: RunningShare, step: str, statemen
     wait_for(lambda: time.monotonic() > answered + 0.5, "also the call that was delayed has arrived")
 
 
-def test_while_a_table_is_made(share: RunningShare, somebody: snowflake.connector.cursor.SnowflakeCursor) -> None:
+def test_while_the_lock_is_made(share: RunningShare, somebody: snowflake.connector.cursor.SnowflakeCursor) -> None:
+    # As before the first sync to this target: the step makes the row.
+    somebody.execute(f"DELETE FROM {LOCK}")
     share.hold_export("end")
     run_id = share.start_sync()
     share.wait_until_held(run_id)

@@ -207,7 +207,7 @@ class FakeAirflow:
     def __init__(self) -> None:
         self.dags: dict[str, dict[str, Any]] = {}
         self.runs: list[dict[str, Any]] = []
-        self.published: dict[str, int] = {}
+        self.published: dict[str, dict[str, Any]] = {}
         self.xcoms: dict[str, Any] = {}
         self.calls: Counter[str] = Counter()
         self.refusal: int | None = None
@@ -239,7 +239,7 @@ class FakeAirflow:
             }
             self.runs.append(run)
             if state == "success":
-                self.published[run["dag_run_id"]] = 1000 + number
+                self.published[run["dag_run_id"]] = {"rows": 1000 + number, "timestamp": run["end_date"]}
 
     def answer(self, route: Route) -> None:
         address = urlsplit(route.request.url)
@@ -268,12 +268,18 @@ class FakeAirflow:
             return self._runs(runs, int(query["limit"][0]))
         if path == "assets/events":
             events = [
-                {"source_run_id": run_id, "extra": {"rows_inserted": rows, "rows_updated": 0, "rows_in_target": 5000}}
-                for run_id, rows in self.published.items()
+                {
+                    "source_run_id": run_id,
+                    "timestamp": event["timestamp"],
+                    "extra": {"rows_inserted": event["rows"], "rows_updated": 0, "rows_in_target": 5000},
+                }
+                for run_id, event in reversed(self.published.items())
             ]
             return {"asset_events": events, "total_entries": len(events)}
         if path.endswith("taskInstances/list"):
             return {"task_instances": [], "total_entries": 0}
+        if path.endswith("/drop_staging"):
+            return {"id": "this attempt"}
         return {"value": self.xcoms[path]} if path in self.xcoms else None
 
     @staticmethod
@@ -314,6 +320,7 @@ def test_each_state_says_what_it_means(fake: FakeAirflow, open_page: OpenPage) -
         "message": "1 of 9 checks failed. The target is as it was.",
         "what_to_do": "Correct the source.",
         "databricks_run_url": "javascript:alert(1)",
+        "task_instance_id": "this attempt",
     }
 
     page = open_page()
@@ -350,6 +357,46 @@ def test_a_last_success_is_found_behind_many_failures(fake: FakeAirflow, open_pa
 
     expect(fact(one, "Last success")).to_have_text("yesterday")
     expect(fact(one, "Rows")).to_have_text("1,000")
+
+
+def test_a_run_that_a_person_sets_to_success_is_no_success(fake: FakeAirflow, open_page: OpenPage) -> None:
+    # Of a day ago, of twelve hours ago and of now.
+    for dataset, published in {"tides": {"tides-0"}, "winds": {"winds-0", "winds-1"}, "waves": set()}.items():
+        fake.add(dataset, "success", "success", "success", hours=12)
+        for run_id in [f"{dataset}-{number}" for number in range(3)]:
+            if run_id not in published:
+                del fake.published[run_id]
+    page = open_page()
+    expect(fact(card(page, "tides"), "Last success")).to_have_text("yesterday")
+    expect(fact(card(page, "tides"), "Rows")).to_have_text("1,000")
+    expect(fact(card(page, "winds"), "Last success")).to_have_text(re.compile("12 hr. ago"))
+    expect(fact(card(page, "winds"), "Rows")).to_have_text("1,001")
+    expect(fact(card(page, "waves"), "Last success")).to_have_text("never")
+
+
+def test_a_success_is_as_old_as_what_it_has_published(fake: FakeAirflow, open_page: OpenPage) -> None:
+    # It was cleared, and set to success by a person.
+    fake.add("tides", "success")
+    fake.published["tides-0"]["timestamp"] = (datetime.now(UTC) - timedelta(hours=3, minutes=1)).isoformat()
+
+    expect(fact(card(open_page(), "tides"), "Last success")).to_have_text("3 hr. ago")
+
+
+def test_the_reason_of_an_earlier_attempt_is_not_shown(fake: FakeAirflow, open_page: OpenPage) -> None:
+    fake.add("tides", "failed")
+    fake.runs[0]["note"] = "drop_staging: A step ended without a word"
+    runs = "dags/sync_tides/dagRuns/tides-0/taskInstances"
+    fake.xcoms[f"{runs}/drop_staging/xcomEntries/failure"] = {
+        "step": "check_staging",
+        "message": "1 of 9 checks failed.",
+        "what_to_do": "Correct the source.",
+        "task_instance_id": "an earlier attempt",
+    }
+
+    one = card(open_page(), "tides")
+
+    expect(one).to_contain_text("drop_staging: A step ended without a word")
+    expect(one).not_to_contain_text("Correct the source.")
 
 
 def test_a_dry_run_is_no_success(fake: FakeAirflow, open_page: OpenPage) -> None:

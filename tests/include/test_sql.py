@@ -27,9 +27,13 @@ PROJECT = Path(__file__).resolve().parents[2]
 SQL = PROJECT / "include" / "sql"
 SYNC_FIELDS = {
     "export_to_s3": ("select_ledger_row",),
-    "copy_into_staging": ("create_staging", "copy_manifest", "select_manifest", "describe_staging", "sql"),
+    "copy_into_staging": (
+        *("select_lock", "create_lock", "create_staging", "copy_manifest", "select_manifest", "describe_target"),
+        *("explain_target", "count_visible"),
+        "sql",
+    ),
     "check_staging": ("sql",),
-    "publish": ("sql", "select_ledger_row", "count_changes"),
+    "publish": ("sql", "select_lock", "select_ledger_row", "count_changes"),
     "drop_staging": ("sql",),
 }
 EXPORT_PATH = "s3://databricks-snowflake-share/dataset/shared_forecasts/20260102T030405_0a1b2c3d/1-0a1b2c3d/"
@@ -43,6 +47,8 @@ COPIED = {
     "rows_exported": 2,
     "rows_parsed": 2,
     "rows_loaded": 2,
+    "staging_table": "staging.shared_forecasts__of_an_attempt",
+    "staged_at": "2026-01-02T03:04:30",
     "columns": ["PLACE", "DATE", "DEGREES"],
     "new_columns": {},
     "proofs": [
@@ -149,7 +155,8 @@ def is_of_snowflake(statement: str) -> bool:
         [parsed] = sqlglot.parse(statement, dialect="snowflake")
     except sqlglot.errors.ParseError:
         return False
-    return not isinstance(parsed, exp.Command)
+    # The parser knows no plan, and the query in it is one that others have.
+    return not isinstance(parsed, exp.Command) or statement.startswith("EXPLAIN SELECT * FROM ")
 
 
 def test_every_file_is_used(dag: DAG) -> None:
@@ -160,13 +167,17 @@ def test_every_file_is_used(dag: DAG) -> None:
     used: set[str] = set()
     for task in [task for one in bag.dags.values() for task in one.tasks]:
         task.resolve_template_files()
+        if task.is_mapped:
+            used.add((SQL / "snowflake" / task.partial_kwargs["sql"]).read_text())
+            continue
         for field in task.template_fields:
             value = getattr(task, field)
             used.update(value if isinstance(value, list) else [str(value)])
-    included = {f"change_{mode}.sql" for mode in LoadMode}
+    included = {*(f"change_{mode}.sql" for mode in LoadMode), "count_before.sql", "check_visible.sql"}
     unused = {path.name for path in (SQL / "snowflake").rglob("*.sql") if path.read_text() not in used}
-    # An account administrator runs those of the set-up: test_setup_snowflake.py.
-    assert unused - {path.name for path in (SQL / "snowflake" / "setup").iterdir()} == included
+    # An account administrator runs those of the set-up: test_setup_snowflake.py. All files of targets are run.
+    elsewhere = {path.name for folder in ("setup", "targets") for path in (SQL / "snowflake" / folder).iterdir()}
+    assert unused - elsewhere == included
 
 
 def test_each_file_begins_with_what_it_is_for() -> None:
@@ -183,24 +194,62 @@ def test_a_name_that_nobody_defines_is_an_error(rendered: Render, dag: DAG) -> N
 
 # ---- copy
 
-TURN = (
-    "CREATE TABLE IF NOT EXISTS staging.publish_turn__shared_forecasts ( dataset VARCHAR NOT NULL, run_key VARCHAR NOT "
-    "NULL, staged_at TIMESTAMP_NTZ NOT NULL, rows_inserted NUMBER(38, 0), rows_updated NUMBER(38, 0), rows_deleted "
-    "NUMBER(38, 0) )"
-)
+LOCK = share.lock_table("shared_forecasts")
+STAGED = COPIED["staging_table"]
 
 
-def test_staging_tables_are_made_anew_like_the_target(rendered: Render, dag: DAG, key: str) -> None:
+def new_staging_table(copy: Any, key: str) -> str:
+    """Return the staging table of an attempt of the copy step; fail unless it is one of the run's."""
+    assert share.is_staging_of_run(copy.staging_table, "shared_forecasts", key)
+    return str(copy.staging_table)
+
+
+def test_the_staging_table_of_the_manifest_is_made_like_that_of_all_manifests(
+    rendered: Render, dag: DAG, key: str
+) -> None:
+    copy = rendered(dag, "copy_into_staging")
+    table = new_staging_table(copy, key)
     # They are transient, and cost no fail-safe storage, because their schema is.
-    assert statements(rendered(dag, "copy_into_staging").create_staging) == [
-        f"CREATE OR REPLACE TABLE staging.shared_forecasts__{key}__manifest LIKE {share.MANIFEST_TABLE}",
-        TURN,
-        f"CREATE OR REPLACE TABLE staging.shared_forecasts__{key} LIKE {TARGET}",
+    assert statements(copy.create_staging) == [
+        f"CREATE OR REPLACE TABLE {table}__manifest LIKE {share.MANIFEST_TABLE}",
     ]
     schema = (SQL / "snowflake" / "create_schemas.sql").read_text()
     assert (
         "CREATE TRANSIENT SCHEMA IF NOT EXISTS {{ share.STAGING_SCHEMA }}\nDATA_RETENTION_TIME_IN_DAYS = 0;" in schema
     )
+
+
+def test_another_attempt_replaces_nothing_that_the_first_one_writes_to(rendered: Render, dag: DAG) -> None:
+    written: list[set[str]] = []
+    for attempt in (1, 2):
+        copy = rendered(dag, "copy_into_staging", try_number=attempt)
+        sent = statements("\n".join((copy.create_staging, copy.copy_manifest, copy.select_manifest, copy.sql)))
+        written.append({word for one in sent for word in one.split() if word.startswith("staging.")})
+        assert copy.staging_table in written[-1]
+    assert [len(tables) for tables in written] == [2, 2]
+    assert written[0].isdisjoint(written[1])
+
+
+def test_the_row_of_the_lock_is_that_of_the_completed_target(rendered: Render, make_dag: MakeDag) -> None:
+    spellings = {
+        "Shared_Forecasts": "CURRENT_DATABASE() CURRENT_SCHEMA() 'SHARED_FORECASTS'",
+        "public.shared_forecasts": "CURRENT_DATABASE() 'PUBLIC' 'SHARED_FORECASTS'",
+        'share_db."PUBLIC".shared_forecasts': "'SHARE_DB' 'PUBLIC' 'SHARED_FORECASTS'",
+    }
+    for spelling, row in spellings.items():
+        copy = rendered(make_dag(target_table=spelling), "copy_into_staging")
+        database, schema, name = row.split()
+        [select] = statements(copy.select_lock)
+        assert select.endswith(
+            f"FROM {LOCK} WHERE target_database = {database} AND target_schema = {schema} AND target_name = {name}"
+        )
+        create, insert = statements(copy.create_lock)
+        assert create.startswith(f"CREATE TABLE IF NOT EXISTS {LOCK} ( target_database VARCHAR NOT NULL, ")
+        mine = f"SELECT {database} AS target_database, {schema} AS target_schema, {name} AS target_name"
+        assert insert.startswith(f"MERGE INTO {LOCK} AS locked USING ( {mine} ) AS mine ")
+        assert "WHEN MATCHED" not in insert, "a row that is there stays as it is"
+        first = transaction(rendered(make_dag(target_table=spelling), "publish"))[1]
+        assert f"USING ( {mine}, MAX(staged_at) AS staged_at FROM {STAGED}__manifest ) AS mine" in first
 
 
 def test_a_copy_states_everything(rendered: Render, dag: DAG, key: str) -> None:
@@ -213,7 +262,7 @@ def test_a_copy_states_everything(rendered: Render, dag: DAG, key: str) -> None:
         for sql, suffix, folder in ((task.sql, "", "data"), (task.copy_manifest, "__manifest", "manifest")):
             assert statements(sql) == [
                 (
-                    f"COPY INTO staging.shared_forecasts__{key}{suffix} "
+                    f"COPY INTO {new_staging_table(task, key)}{suffix} "
                     f"FROM @s3_share_stage/{path}/{folder}/ "
                     "PATTERN = '.*[.]parquet' "
                     "FILE_FORMAT = ( TYPE = PARQUET COMPRESSION = AUTO USE_VECTORIZED_SCANNER = TRUE "
@@ -248,17 +297,18 @@ def test_a_copy_from_outside_of_the_dataset_cannot_be_rendered(make_dag: MakeDag
 
 
 def test_the_manifest_is_dated_and_read_from_the_table_of_this_run(rendered: Render, dag: DAG, key: str) -> None:
-    table = f"staging.shared_forecasts__{key}__manifest"
-    assert statements(rendered(dag, "copy_into_staging").select_manifest) == [
+    copy = rendered(dag, "copy_into_staging")
+    table = f"{new_staging_table(copy, key)}__manifest"
+    assert statements(copy.select_manifest) == [
         f"UPDATE {table} SET staged_at = SYSDATE()",
-        f"SELECT dataset, run_key, row_count, file_count, column_types FROM {table}",
+        f"SELECT dataset, run_key, row_count, file_count, column_types, staged_at FROM {table}",
     ]
 
 
-def test_the_columns_are_read_from_the_staging_table_of_this_run(rendered: Render, dag: DAG, key: str) -> None:
+def test_the_columns_are_read_from_the_target(rendered: Render, dag: DAG) -> None:
     copy = rendered(dag, "copy_into_staging")
-    assert statements(copy.describe_staging) == [f"DESCRIBE TABLE staging.shared_forecasts__{key}"]
-    assert copy.staging_table == f"staging.shared_forecasts__{key}"
+    assert statements(copy.describe_target) == [f"DESCRIBE TABLE {TARGET}"]
+    assert statements(copy.explain_target) == [f"EXPLAIN SELECT * FROM {TARGET}"]
 
 
 def test_the_manifest_must_be_of_the_export_that_is_loaded(rendered: Render, dag: DAG, key: str) -> None:
@@ -277,7 +327,7 @@ RECONCILIATION = [
 ]
 
 
-def test_checks_are_one_query_that_names_each(rendered: Render, dag: DAG, key: str) -> None:
+def test_checks_are_one_query_that_names_each(rendered: Render, dag: DAG) -> None:
     [query] = statements(rendered(dag, "check_staging").sql)
     assert re.findall(r"'(\w+)' AS check_name", query) == [
         *RECONCILIATION,
@@ -286,7 +336,7 @@ def test_checks_are_one_query_that_names_each(rendered: Render, dag: DAG, key: s
         "degrees_possible",
     ]
     assert query.count("UNION ALL") == 6
-    assert query.count(f"FROM staging.shared_forecasts__{key})") == 7
+    assert query.count(f"FROM {STAGED})") == 7
 
 
 def test_the_keys_of_a_merge_are_checked(rendered: Render, make_dag: MakeDag) -> None:
@@ -329,19 +379,19 @@ class MaxBy:
         return max(self.rows)[1] if self.rows else None
 
 
-def failed_checks(query: str, key: str, rows: int, ledger: list[tuple[str, int, int]]) -> set[str]:
+def failed_checks(query: str, rows: int, ledger: list[tuple[str, int, int]]) -> set[str]:
     """Run the query, which is plain SQL, in SQLite; a ledger row is a dataset, its rows, and when it was published."""
     with sqlite3.connect(":memory:") as database:
         database.create_aggregate("MAX_BY", 2, MaxBy)  # type: ignore[arg-type]
         database.execute("ATTACH ':memory:' AS staging")
-        database.execute(f"CREATE TABLE staging.shared_forecasts__{key} (place, degrees)")
+        database.execute(f"CREATE TABLE {STAGED} (place, degrees)")
         database.execute(f"CREATE TABLE {share.LEDGER_TABLE} (dataset, rows_exported, published_at)")
-        database.executemany(f"INSERT INTO staging.shared_forecasts__{key} VALUES (?, ?)", [("Oslo", 20)] * rows)
+        database.executemany(f"INSERT INTO {STAGED} VALUES (?, ?)", [("Oslo", 20)] * rows)
         database.executemany(f"INSERT INTO {share.LEDGER_TABLE} VALUES (?, ?, ?)", ledger)
         return {name for name, result in database.execute(query) if result != 1}
 
 
-def test_the_row_count_is_held_against_that_of_the_last_sync(rendered: Render, make_dag: MakeDag, key: str) -> None:
+def test_the_row_count_is_held_against_that_of_the_last_sync(rendered: Render, make_dag: MakeDag) -> None:
     dag = make_dag(max_row_change_percent=50)
     of_another = ("another", 7, 10_000)
     failed = {}
@@ -349,9 +399,9 @@ def test_the_row_count_is_held_against_that_of_the_last_sync(rendered: Render, m
         ledger = [of_another, *(("shared_forecasts", count, at) for at, count in enumerate(before))]
         copied = dict.fromkeys(("rows_exported", "rows_parsed", "rows_loaded"), now)
         query = rendered(dag, "check_staging", copied=copied).sql
-        failed[case] = failed_checks(query, key, now, ledger)
+        failed[case] = failed_checks(query, now, ledger)
         accepted = rendered(dag, "check_staging", copied=copied, conf={"accept_row_change": True}).sql
-        assert failed_checks(accepted, key, now, ledger) == set(), case
+        assert failed_checks(accepted, now, ledger) == set(), case
     assert failed == {
         case: set() if passes else {"row_change_acceptable"} for case, (_, _, passes) in BEFORE_AND_NOW.items()
     }
@@ -392,23 +442,23 @@ def test_publishing_is_one_transaction_without_ddl(rendered: Render, make_dag: M
             assert isinstance(parsed, exp.Insert | exp.Delete | exp.Merge | exp.Update), statement
         assert not any(statement.startswith("COMMIT") for statement in sent[:-1])
     # So many statements are announced to Snowflake.
-    assert counts == dict.fromkeys(WAYS_TO_LOAD, 9) | {"append": 8, "merge that deletes": 10}
+    assert counts == dict.fromkeys(WAYS_TO_LOAD, 11) | dict.fromkeys(("merge", "merge that deletes"), 12)
 
 
-def test_the_turn_is_taken_first_and_what_datasets_share_is_locked_last(rendered: Render, make_dag: MakeDag) -> None:
+def test_the_lock_is_taken_first_and_what_datasets_share_is_locked_last(rendered: Render, make_dag: MakeDag) -> None:
     # Snowflake locks tables: one that is written before the target is locked for as long as the target takes.
-    turn, shared = "staging.publish_turn__shared_forecasts", {share.LEDGER_TABLE, share.MANIFEST_TABLE}
+    shared = {share.LEDGER_TABLE, share.MANIFEST_TABLE}
     for way, (changes, conf) in WAYS_TO_LOAD.items():
         publish = rendered(make_dag(**changes), "publish", conf=conf)
         written = [written_table(statement) for statement in transaction(publish)[1:-1]]
-        assert [table for table, _ in itertools.groupby(written)][:2] == [turn, TARGET], way
-        assert set(written[:2]) == {turn}, way
-        assert set(written[written.index(TARGET) :]) == {TARGET, *shared}, way
+        assert [table for table, _ in itertools.groupby(written)][:2] == [LOCK, TARGET], way
+        assert set(written[:2]) == {LOCK}, way
+        assert set(written[written.index(TARGET) :]) == {TARGET, LOCK, *shared}, way
         assert set(written[-3:]) == shared, way
 
 
-def test_replacing_leaves_exactly_the_staged_rows(rendered: Render, make_dag: MakeDag, key: str) -> None:
-    replace = f"INSERT OVERWRITE INTO {TARGET} ({COLUMNS}) SELECT {COLUMNS} FROM staging.shared_forecasts__{key}"
+def test_replacing_leaves_exactly_the_staged_rows(rendered: Render, make_dag: MakeDag) -> None:
+    replace = f"INSERT OVERWRITE INTO {TARGET} ({COLUMNS}) SELECT {COLUMNS} FROM {STAGED}"
     replaces = {
         way: changes_of_target(rendered(make_dag(**changes), "publish", conf=conf)) == [replace]
         for way, (changes, conf) in WAYS_TO_LOAD.items()
@@ -418,72 +468,111 @@ def test_replacing_leaves_exactly_the_staged_rows(rendered: Render, make_dag: Ma
     }
 
 
-def test_appending_adds_the_staged_rows(rendered: Render, make_dag: MakeDag, key: str) -> None:
+def test_appending_adds_the_staged_rows(rendered: Render, make_dag: MakeDag) -> None:
     assert changes_of_target(rendered(make_dag(load_mode="append"), "publish")) == [
-        f"INSERT INTO {TARGET} ({COLUMNS}) SELECT {COLUMNS} FROM staging.shared_forecasts__{key}"
+        f"INSERT INTO {TARGET} ({COLUMNS}) SELECT {COLUMNS} FROM {STAGED}"
     ]
 
 
 OTHER_PATH = EXPORT_PATH.replace("/1-", "/0-")
 
 
-def is_let_through(publish: Any, key: str, *, turn: str, staged: int, ledger: list[tuple[str, str]]) -> bool:
-    """Say whether the turn keeps its run key: run what decides on it, which is plain SQL, in SQLite."""
-    run_key, decision = sqlglot.parse_one(count_in_turn(publish), dialect="snowflake").expressions[0].unnest_operands()
+ROW = {"dataset": "shared_forecasts", "run_key": "another", "export_path": OTHER_PATH, "staged_at": 1}
+MINE = {"dataset": "shared_forecasts", "run_key": "own", "export_path": EXPORT_PATH, "staged_at": 2}
+ALL = {"replace", "append", "merge"}
+LOCKED: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "nothing was published": ({"dataset": "", "run_key": "", "export_path": "", "staged_at": 0}, ALL),
+    "another sync of this dataset was published": (ROW, ALL),
+    "it was staged at the same time": ({**ROW, "staged_at": 2}, ALL),
+    "it was staged later": ({**ROW, "staged_at": 3}, set()),
+    "it was of another dataset": ({**ROW, "dataset": "another"}, set()),
+    "this export of this run was published": (MINE, set()),
+    "another export of this run was published": ({**MINE, "export_path": OTHER_PATH}, {"replace", "merge"}),
+    "this export was published by another run": ({**MINE, "run_key": "another"}, {"replace", "merge"}),
+}
+"""By name: the row of the lock, and the load modes that may publish. This sync was staged at 2."""
+
+
+def test_the_row_of_the_lock_lets_through_what_may_be_published(rendered: Render, make_dag: MakeDag, key: str) -> None:
+    let_through: dict[str, set[str]] = {case: set() for case in LOCKED}
+    for mode in LoadMode:
+        publish = rendered(make_dag(**(MERGE if mode is LoadMode.MERGE else {"load_mode": mode})), "publish")
+        merge = sqlglot.parse_one(transaction(publish)[1], dialect="snowflake")
+        [update] = merge.find_all(exp.Update)
+        changes = {one.this.name: one.expression for one in update.expressions}
+        for case, (row, _) in LOCKED.items():
+            # What decides is plain SQL: SQLite runs it.
+            with sqlite3.connect(":memory:") as database:
+                selected = ", ".join(
+                    f"({changed.sql(dialect='sqlite')}) AS {name}" for name, changed in changes.items()
+                )
+                row = {**row, "run_key": {"own": key}.get(row["run_key"], row["run_key"])}
+                columns = ", ".join(f":{name} AS {name}" for name in row)
+                query = f"SELECT {selected} FROM (SELECT {columns}) AS locked, (SELECT 2 AS staged_at) AS mine"
+                database.row_factory = sqlite3.Row
+                after = dict(database.execute(query, row).fetchone())
+            kept = after.pop("run_key")
+            assert kept in (None, key)
+            assert after == {"dataset": "shared_forecasts", "export_path": EXPORT_PATH, "attempt": 1, "staged_at": 2}
+            if kept == key:
+                let_through[case].add(mode)
+    assert let_through == {case: modes for case, (_, modes) in LOCKED.items()}
+
+
+def is_kept(publish: Any, *, staged: int, ledger: list[tuple[str, str]]) -> bool:
+    """Say whether the lock keeps its run key: run what decides on it, which is plain SQL, in SQLite."""
+    run_key, decision = sqlglot.parse_one(count_in_lock(publish), dialect="snowflake").expressions[0].unnest_operands()
     assert run_key.name == "run_key"
     with sqlite3.connect(":memory:") as database:
         database.execute("ATTACH ':memory:' AS staging")
-        database.execute(f"CREATE TABLE staging.shared_forecasts__{key} (place)")
-        database.executemany(f"INSERT INTO staging.shared_forecasts__{key} VALUES (?)", [("Oslo",)] * staged)
+        database.execute(f"CREATE TABLE {STAGED} (place)")
+        database.executemany(f"INSERT INTO {STAGED} VALUES (?)", [("Oslo",)] * staged)
         database.execute(f"CREATE TABLE {share.LEDGER_TABLE} (dataset, run_key, export_path)")
         database.executemany(f"INSERT INTO {share.LEDGER_TABLE} VALUES ('shared_forecasts', ?, ?)", ledger)
-        query = f"SELECT {decision.sql(dialect='sqlite')} FROM (SELECT '{turn}' AS run_key) AS turn"
-        [(kept,)] = database.execute(query).fetchall()
-    assert kept in (None, key)
-    return bool(kept == key)
+        [(kept,)] = database.execute(f"SELECT {decision.sql(dialect='sqlite')} FROM (SELECT 'kept' AS run_key)")
+    assert kept in (None, "kept")
+    return bool(kept)
 
 
-TURNS: dict[str, tuple[str, int, list[tuple[str, str]], set[str]]] = {
-    "its turn": ("own", 2, [], {"replace", "append", "merge"}),
-    "another sync that was staged later had its turn": ("another", 2, [], set()),
-    "the staging table was emptied": ("own", 0, [], set()),
-    "this export was published": ("own", 2, [("own", EXPORT_PATH)], set()),
-    "a new export of the same run": ("own", 2, [("own", OTHER_PATH)], {"replace", "merge"}),
-    "an export that is loaded again": ("own", 2, [("another", EXPORT_PATH)], {"replace", "merge"}),
-    "other syncs": ("own", 2, [("another", OTHER_PATH)], {"replace", "append", "merge"}),
+LEDGERS: dict[str, tuple[int, list[tuple[str, str]], set[str]]] = {
+    "as the copy left it": (2, [], ALL),
+    "the staging table was emptied": (0, [], set()),
+    "this export was published": (2, [("own", EXPORT_PATH)], set()),
+    "a new export of the same run": (2, [("own", OTHER_PATH)], {"replace", "merge"}),
+    "an export that is loaded again": (2, [("another", EXPORT_PATH)], {"replace", "merge"}),
+    "other syncs": (2, [("another", OTHER_PATH)], ALL),
 }
-"""By name: whose turn it is, the staged rows, the ledger, and the load modes that may publish."""
+"""By name: the staged rows, the ledger, and the load modes that may publish."""
 
 
-def test_the_turn_lets_through_what_may_be_published(rendered: Render, make_dag: MakeDag, key: str) -> None:
-    run_keys = {"own": key, "another": "20250102T030405_ffffffff"}
-    let_through: dict[str, set[str]] = {case: set() for case in TURNS}
+def test_the_ledger_refuses_what_was_published_long_ago(rendered: Render, make_dag: MakeDag, key: str) -> None:
+    let_through: dict[str, set[str]] = {case: set() for case in LEDGERS}
     for mode in LoadMode:
         publish = rendered(make_dag(**(MERGE if mode is LoadMode.MERGE else {"load_mode": mode})), "publish")
-        for case, (turn, staged, ledger, _) in TURNS.items():
-            rows = [(run_keys[who], path) for who, path in ledger]
-            if is_let_through(publish, key, turn=run_keys[turn], staged=staged, ledger=rows):
+        for case, (staged, ledger, _) in LEDGERS.items():
+            rows = [({"own": key}.get(run, run), path) for run, path in ledger]
+            if is_kept(publish, staged=staged, ledger=rows):
                 let_through[case].add(mode)
-    assert let_through == {case: modes for case, (*_, modes) in TURNS.items()}
+    assert let_through == {case: modes for case, (*_, modes) in LEDGERS.items()}
 
 
-def merge_into_target(key: str, update: str) -> str:
+def merge_into_target(update: str) -> str:
     staged = ", ".join(f"staging.{column}" for column in COLUMNS.split(", "))
     return (
-        f"MERGE INTO {TARGET} AS target USING staging.shared_forecasts__{key} AS staging "
+        f"MERGE INTO {TARGET} AS target USING {STAGED} AS staging "
         'ON target."PLACE" = staging."PLACE" AND target."DATE" = staging."DATE" '
         f"{update}WHEN NOT MATCHED THEN INSERT ({COLUMNS}) VALUES ({staged})"
     )
 
 
 def test_merging_updates_inserts_and_deletes_what_is_missing_only_if_the_dataset_says_so(
-    rendered: Render, make_dag: MakeDag, key: str
+    rendered: Render, make_dag: MakeDag
 ) -> None:
-    merge = merge_into_target(key, 'WHEN MATCHED THEN UPDATE SET "DEGREES" = staging."DEGREES" ')
+    merge = merge_into_target('WHEN MATCHED THEN UPDATE SET "DEGREES" = staging."DEGREES" ')
     delete = (
-        f"DELETE FROM {TARGET} WHERE NOT EXISTS ( SELECT 1 FROM staging.shared_forecasts__{key} "
-        f'WHERE "SHARED_FORECASTS"."PLACE" = shared_forecasts__{key}."PLACE" '
-        f'AND "SHARED_FORECASTS"."DATE" = shared_forecasts__{key}."DATE" )'
+        f"DELETE FROM {TARGET} WHERE NOT EXISTS ( SELECT 1 FROM {STAGED} "
+        f'WHERE "SHARED_FORECASTS"."PLACE" = shared_forecasts__of_an_attempt."PLACE" '
+        f'AND "SHARED_FORECASTS"."DATE" = shared_forecasts__of_an_attempt."DATE" )'
     )
     assert changes_of_target(rendered(make_dag(**MERGE), "publish")) == [merge]
     assert changes_of_target(rendered(make_dag(**MERGE, delete_missing=True), "publish")) == [merge, delete]
@@ -508,13 +597,38 @@ def test_the_ledger_counts_the_changes_as_a_preview_does(rendered: Render, make_
         publish = rendered(make_dag(**changes), "publish", conf=conf)
         [query] = statements(publish.count_changes)
         counted = sqlglot.parse_one(query, dialect="snowflake").sql(comments=False)
-        published = sqlglot.parse_one(count_in_turn(publish), dialect="snowflake")
+        published = sqlglot.parse_one(count_in_lock(publish), dialect="snowflake")
         assert counted in {part.sql(comments=False) for part in published.find_all(exp.Select)}, way
 
 
-def count_in_turn(publish: Any) -> str:
-    [update] = [one for one in transaction(publish) if one.startswith("UPDATE staging.publish_turn__")]
+def count_in_lock(publish: Any) -> str:
+    [update] = [one for one in transaction(publish) if one.startswith(f"UPDATE {LOCK} SET run_key ")]
     return update
+
+
+def test_what_the_loader_sees_is_counted_after_the_change_and_refused_without_reading_the_target(
+    rendered: Render, make_dag: MakeDag
+) -> None:
+    seen = f"THEN (SELECT COUNT(*) FROM {TARGET}) END, keys_missing"
+    for way, (changes, conf) in WAYS_TO_LOAD.items():
+        sent = transaction(rendered(make_dag(**changes), "publish", conf=conf))
+        place = next(number for number, one in enumerate(sent) if seen in one)
+        count, refusal, ledger = sent[place], sent[place + 1], " ".join(sent[place + 2 :])
+        assert sent[place - 1].split()[:2] != ["UPDATE", LOCK], way
+        is_merge = "merge" in way and not conf
+        # Without keys, none is missing.
+        assert ("WHERE FALSE AND NOT EXISTS" in count, "WHERE NOT EXISTS" in count) == (not is_merge, is_merge), way
+        assert not {TARGET, STAGED} & set(refusal.split()), way
+        needed = "rows_before + rows_inserted"
+        if way == "merge that deletes":
+            needed = "rows_updated + rows_inserted"
+        elif way not in ("append", "merge"):
+            needed = "rows_inserted"
+        let_through = f"WHEN rows_after IS NULL THEN '0' WHEN keys_missing = 0 AND rows_after >= {needed} THEN '0'"
+        assert f"TO_NUMBER( CASE {let_through}" in refusal, way
+        assert TARGET not in ledger.replace(f"'{TARGET.lower()}'", ""), way
+        befores = [one for one in sent if "SET rows_before" in one]
+        assert len(befores) == needed.count("rows_before"), way
 
 
 def ledger_insert(publish: Any) -> str:
@@ -593,11 +707,10 @@ def test_the_conf_reaches_the_publish_step(rendered: Render, make_dag: MakeDag, 
 # ---- drop
 
 
-def test_only_the_staging_tables_of_this_run_are_dropped(rendered: Render, dag: DAG, key: str) -> None:
-    assert statements(rendered(dag, "drop_staging").sql) == [
-        f"DROP TABLE IF EXISTS staging.shared_forecasts__{key}",
-        f"DROP TABLE IF EXISTS staging.shared_forecasts__{key}__manifest",
-    ]
+def test_the_staging_tables_of_this_run_are_listed(rendered: Render, dag: DAG, key: str) -> None:
+    drop = rendered(dag, "drop_staging")
+    assert statements(drop.sql) == [f"SHOW TABLES LIKE '%{key}%' IN SCHEMA staging"]
+    assert drop.target_table == "share_db.public.shared_forecasts"
 
 
 # ---- clean up

@@ -232,6 +232,9 @@ class Scratch:
         for statement in sqlglot.parse(sql, dialect="snowflake"):
             if statement is None:
                 continue
+            if isinstance(statement, exp.Command) and statement.name.upper() == "EXPLAIN":
+                self.check_sql(statement.expression.name)
+                continue
             if not isinstance(statement, _ALLOWED):
                 raise OutsideScratchError(f"{type(statement).__name__} is no statement for a scratch schema: {sql}")
             kind = str(statement.args.get("kind")).upper()
@@ -277,19 +280,19 @@ _ALLOWED = (
 def confined(scratch: Scratch) -> Iterator[None]:
     """Let the product's own hooks send nothing that reaches beyond the scratch place."""
     submit, call, run_now = (
-        DataShareSnowflakeHook._submit,
+        DataShareSnowflakeHook.submit,
         DataShareSnowflakeHook._call,
         DatabricksHook.run_now,
     )
 
-    def guarded_submit(hook: Any, sql: str, *arguments: Any) -> str:
+    def guarded_submit(hook: Any, sql: str, **options: Any) -> str:
         scratch.check_sql(sql)
-        return submit(hook, sql, *arguments)
+        return submit(hook, sql, **options)
 
-    def guarded_call(hook: Any, method: str, url: str, params: Any = None, body: Any = None) -> Any:
+    def guarded_call(hook: Any, method: str, url: str, params: Any = None, body: Any = None, **options: Any) -> Any:
         if body is not None:
             scratch.check_body(body)
-        return call(hook, method, url, params, body)
+        return call(hook, method, url, params, body, **options)
 
     def guarded_run_now(hook: Any, json: dict[str, Any]) -> int:
         scratch.check_run(json)
@@ -297,7 +300,7 @@ def confined(scratch: Scratch) -> Iterator[None]:
 
     with contextlib.ExitStack() as undo:
         for owner, name, guarded in (
-            (DataShareSnowflakeHook, "_submit", guarded_submit),
+            (DataShareSnowflakeHook, "submit", guarded_submit),
             (DataShareSnowflakeHook, "_call", guarded_call),
             (DatabricksHook, "run_now", guarded_run_now),
         ):

@@ -79,11 +79,21 @@ def test_large_results_come_whole_and_in_order(hook: DataShareSnowflakeHook) -> 
     assert numbers == sorted(numbers)
 
 
-def test_a_repeated_request_executes_nothing_twice(hook: DataShareSnowflakeHook, table: str) -> None:
-    request_id = uuid.uuid4()
-    first = hook.run_statement(f"INSERT INTO {table} SELECT 1, 'once'", request_id=request_id)
-    again = hook.run_statement(f"INSERT INTO {table} SELECT 1, 'once'", request_id=request_id)
-    assert first.query_id == again.query_id
+def test_a_request_whose_answer_is_lost_executes_nothing_twice(
+    hook: DataShareSnowflakeHook, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, lost = requests.request, []
+
+    def lose_the_first_answer(**call: Any) -> requests.Response:
+        response = send(**call)
+        if not lost:
+            lost.append(response.json()["statementHandle"])
+            raise requests.ConnectionError("the answer is lost")
+        return response
+
+    monkeypatch.setattr(requests, "request", lose_the_first_answer)
+    result = hook.run_statement(f"INSERT INTO {table} SELECT 1, 'once'")
+    assert lost == [result.query_id]
     assert hook.run_statement(f"SELECT COUNT(*) AS total FROM {table}").rows == [{"TOTAL": 1}]
 
 

@@ -84,6 +84,13 @@ def test_the_body_decides(client: httpx.Client) -> None:
     assert client.post("/sql", content="COPY  INTO t").status_code == 429
 
 
+def test_the_query_decides(client: httpx.Client) -> None:
+    order(client, path="^/sql", query="partition=[1-9]", action={"status": 504})
+    assert client.get("/sql", params={"partition": 0}).status_code == 200
+    assert client.get("/sql").status_code == 200
+    assert client.get("/sql", params={"partition": 1}).status_code == 504
+
+
 def test_a_delay(client: httpx.Client) -> None:
     order(client, path="/slow", action={"delay": 0.2})
     start = time.monotonic()
@@ -111,6 +118,7 @@ def test_control_paths_are_never_hit(client: httpx.Client) -> None:
     [
         {"path": "x"},
         {"path": "(", "action": {"status": 500}},
+        {"path": "x", "query": "(", "action": {"status": 500}},
         {"path": "x", "action": {}},
         {"path": "x", "action": {"drop": "sometimes"}},
         {"path": "x", "action": {"status": 500, "delay": 1}},

@@ -1,4 +1,5 @@
--- Load mode replace: the target holds exactly the staged rows, and keeps its grants and policies. Part of publish.sql.
+-- Load mode replace: the target holds exactly the staged rows, and stays the same table: its grants and policies stay
+-- too. Part of publish.sql.
 
 INSERT OVERWRITE INTO {{ dataset.target }} ({{ columns(ti) }})
-SELECT {{ columns(ti) }} FROM {{ staging_table(dag_run) }};
+SELECT {{ columns(ti) }} FROM {{ staging_table(ti) }};

@@ -1,4 +1,4 @@
--- Loads the exported files into the run's staging table.
+-- Loads the exported files into this attempt's staging table.
 -- Effect: all rows of all files, or none.
 --
 -- COPY reads Parquet by these options and no others. Each is stated, the ones at their default too: so neither the
@@ -33,7 +33,7 @@
 --   LOAD_MODE is for Iceberg tables.
 --   CLUSTER_AT_INGEST_TIME is for Snowpipe Streaming.
 
-COPY INTO {{ staging_table(dag_run) }}
+COPY INTO {{ new_staging_table(dag_run, ti) }}
 FROM @{{ share.STAGE }}/{{ path_in_stage(ti) }}data/
 PATTERN = '.*[.]parquet'
 FILE_FORMAT = ( -- noqa: PRS

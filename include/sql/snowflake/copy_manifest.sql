@@ -1,8 +1,8 @@
 -- Loads the manifest of the export that the Databricks run reports.
--- Effect: one row in the run's manifest table, when the export has finished.
+-- Effect: one row in this attempt's manifest table, when the export has finished.
 -- The options are those of copy_into_staging.sql, which gives the reason of each.
 
-COPY INTO {{ staging_manifest(dag_run) }}
+COPY INTO {{ new_staging_manifest(dag_run, ti) }}
 FROM @{{ share.STAGE }}/{{ path_in_stage(ti) }}manifest/
 PATTERN = '.*[.]parquet'
 FILE_FORMAT = ( -- noqa: PRS

@@ -8,7 +8,7 @@ SELECT
   staged.total AS rows_inserted,
   0 AS rows_updated,
   0 AS rows_deleted
-FROM (SELECT COUNT(*) AS total FROM {{ staging_table(dag_run) }}) AS staged
+FROM (SELECT COUNT(*) AS total FROM {{ staging_table(ti) }}) AS staged
 {%- else -%}
 SELECT
   staged.total{{ ' - matched.total' if load_mode(params) == 'merge' }} AS rows_inserted,
@@ -19,13 +19,13 @@ SELECT
   0 AS rows_updated,
   {{ 'present.total' if load_mode(params) == 'replace' else '0' }} AS rows_deleted
   {%- endif %}
-FROM (SELECT COUNT(*) AS total FROM {{ staging_table(dag_run) }}) AS staged
+FROM (SELECT COUNT(*) AS total FROM {{ staging_table(ti) }}) AS staged
 CROSS JOIN (SELECT COUNT(*) AS total FROM {{ dataset.target }}) AS present
 {%- if load_mode(params) == 'merge' %}
 CROSS JOIN (
   SELECT COUNT(*) AS total
   FROM {{ dataset.target }} AS target
-  INNER JOIN {{ staging_table(dag_run) }} AS staging
+  INNER JOIN {{ staging_table(ti) }} AS staging
     ON {{ same_keys('target', 'staging') }}
 ) AS known
 CROSS JOIN (
@@ -34,7 +34,7 @@ CROSS JOIN (
   FROM (
     SELECT DISTINCT {{ keys('staging') }}
     FROM {{ dataset.target }} AS target
-    INNER JOIN {{ staging_table(dag_run) }} AS staging
+    INNER JOIN {{ staging_table(ti) }} AS staging
       ON {{ same_keys('target', 'staging') }}
   ) AS known_keys
 ) AS matched

@@ -1,49 +1,64 @@
 -- Makes the checked rows visible: the target, the manifest and the ledger row change in one transaction.
 -- No DDL in here: DDL would commit what came before it.
 --
--- The first statement takes the dataset's turn: it locks a table of the dataset's own until the end, so publishes of
--- one dataset follow each other, and none follows one that was staged later. Snowflake locks whole tables, so the
--- tables that all datasets share come last, when the long work on the target is done: others wait for moments only.
+-- What decides stands in the target's row of its lock table, and the first statement reads it, decides and writes it in
+-- one. It locks the table until the end, so publishes to one target follow each other. Whoever waited for the lock
+-- changes the row as the one before left it; of other tables, such as the ledger, Snowflake does not promise that a
+-- session sees what another one has committed meanwhile (Transactions, Read consistency across sessions). Snowflake
+-- locks whole tables, so the tables that all datasets share come last, when the long work on the target is done: others
+-- wait for moments only.
 --
--- A run key that is NULL is refused, which ends the request, and Snowflake rolls the transaction back. Before the
--- target is touched, it is NULL when this sync does not have the turn, when another process of it has published this
--- export (in load mode append: any sync has), or when the staging table is not as the copy left it. The last is looked
--- at again in the end: a copy that was thought dead may have made the staging tables anew in between, and stages at
--- another time.
+-- A run key that is NULL is refused, which ends the request, and Snowflake rolls the transaction back. It is NULL when
+-- another dataset publishes to this target, when a sync that was staged later is published already, or when this export
+-- of this run is (in load mode append: when this run is, or this export). Before the target is touched, the second
+-- statement refuses exports of long ago, by the ledger, and a staging table that is not as the copy left it. That is
+-- looked at again in the end: somebody may have changed the table in between, or filled it at another time.
 
 {% set run = run_key(dag_run) -%}
 {% set path = export(ti).export_path -%}
+{% set or_and = 'OR' if load_mode(params) == 'append' else 'AND' -%}
 
 BEGIN TRANSACTION;
 
-MERGE INTO {{ turn_table }} AS turn
+MERGE INTO {{ lock_table }} AS locked
 USING (
+  -- One row in any case: without a manifest, its NULL is refused.
   SELECT
-    '{{ dataset.name }}' AS dataset,
-    staged_at
-  FROM {{ staging_manifest(dag_run) }}
+    {{ target_key.target_database }} AS target_database,
+    {{ target_key.target_schema }} AS target_schema,
+    {{ target_key.target_name }} AS target_name,
+    MAX(staged_at) AS staged_at
+  FROM {{ staging_manifest(ti) }}
 ) AS mine
-  ON turn.dataset = mine.dataset
-WHEN MATCHED AND turn.staged_at <= mine.staged_at THEN
-  UPDATE SET turn.run_key = '{{ run }}', turn.staged_at = mine.staged_at
-WHEN NOT MATCHED THEN
-  INSERT (dataset, run_key, staged_at) VALUES (mine.dataset, '{{ run }}', mine.staged_at);
+  ON
+    locked.target_database = mine.target_database
+    AND locked.target_schema = mine.target_schema
+    AND locked.target_name = mine.target_name
+WHEN MATCHED THEN
+  UPDATE SET
+    locked.run_key = CASE
+      WHEN
+        locked.dataset IN ('{{ dataset.name }}', '')
+        AND locked.staged_at <= mine.staged_at
+        AND NOT (locked.run_key = '{{ run }}' {{ or_and }} locked.export_path = {{ path | sql_string }})
+        THEN '{{ run }}'
+    END,
+    locked.dataset = '{{ dataset.name }}',
+    locked.export_path = {{ path | sql_string }},
+    locked.attempt = {{ export_attempt(ti) }},
+    locked.staged_at = mine.staged_at;
 
-UPDATE {{ turn_table }}
+UPDATE {{ lock_table }}
 SET
   run_key = CASE
     WHEN
-      run_key = '{{ run }}'
-      AND (SELECT COUNT(*) FROM {{ staging_table(dag_run) }}) = {{ copied(ti).rows_loaded }}
+      (SELECT COUNT(*) FROM {{ staging_table(ti) }}) = {{ copied(ti).rows_loaded }}
       AND (
         SELECT COUNT(*)
         FROM {{ share.LEDGER_TABLE }} AS earlier
         WHERE
           earlier.dataset = '{{ dataset.name }}'
-          AND (
-            earlier.run_key = '{{ run }}'
-            {{ 'OR' if load_mode(params) == 'append' else 'AND' }} earlier.export_path = {{ path | sql_string }}
-          )
+          AND (earlier.run_key = '{{ run }}' {{ or_and }} earlier.export_path = {{ path | sql_string }})
       ) = 0
       THEN run_key
   END,
@@ -52,9 +67,12 @@ SET
   rows_deleted = changes.rows_deleted
 FROM (
   {% include 'count_changes.sql' %}
-) AS changes;
+) AS changes
+WHERE {{ is_target }};
 
 {% include 'change_' ~ load_mode(params) ~ '.sql' %}
+
+{% include 'check_visible.sql' %}
 
 {% if load_mode(params) != 'append' -%}
 -- An export that was made again takes the place of the first.
@@ -70,9 +88,9 @@ INSERT INTO {{ share.LEDGER_TABLE }} (
 SELECT
   CASE
     WHEN
-      turn.staged_at = manifest.staged_at
-      AND (SELECT COUNT(*) FROM {{ staging_table(dag_run) }}) = {{ copied(ti).rows_loaded }}
-      THEN turn.run_key
+      locked.staged_at = manifest.staged_at
+      AND (SELECT COUNT(*) FROM {{ staging_table(ti) }}) = {{ copied(ti).rows_loaded }}
+      THEN locked.run_key
   END AS run_key,
   '{{ dataset.name }}' AS dataset,
   {{ dag_run.run_id | sql_string }} AS dag_run_id,
@@ -82,10 +100,10 @@ SELECT
   {{ dataset.target_table | sql_string }} AS target_table,
   manifest.row_count AS rows_exported,
   {{ copied(ti).rows_loaded }} AS rows_loaded,
-  turn.rows_inserted,
-  turn.rows_updated,
-  turn.rows_deleted,
-  (SELECT COUNT(*) FROM {{ dataset.target }}) AS rows_in_target,
+  locked.rows_inserted,
+  locked.rows_updated,
+  locked.rows_deleted,
+  locked.rows_after AS rows_in_target,
   {{ path | sql_string }} AS export_path,
   {{ export(ti).run_id | int }} AS databricks_run_id,
   {{ copied(ti).query_ids | tojson | sql_string }} AS query_ids,
@@ -98,15 +116,25 @@ FROM (
     MAX(source_table) AS source_table,
     MAX(row_count) AS row_count,
     MAX(staged_at) AS staged_at
-  FROM {{ staging_manifest(dag_run) }}
+  FROM {{ staging_manifest(ti) }}
 ) AS manifest
-LEFT OUTER JOIN {{ turn_table }} AS turn
-  ON turn.dataset = '{{ dataset.name }}';
+CROSS JOIN (
+  -- One row too: NULLs when somebody has deleted the target's row, and nothing is known of the target any more.
+  SELECT
+    MAX(run_key) AS run_key,
+    MAX(staged_at) AS staged_at,
+    MAX(rows_inserted) AS rows_inserted,
+    MAX(rows_updated) AS rows_updated,
+    MAX(rows_deleted) AS rows_deleted,
+    MAX(rows_after) AS rows_after
+  FROM {{ lock_table }}
+  WHERE {{ is_target }}
+) AS locked;
 
 DELETE FROM {{ share.MANIFEST_TABLE }}
-WHERE run_key IN (SELECT manifest.run_key FROM {{ staging_manifest(dag_run) }} AS manifest);
+WHERE run_key IN (SELECT manifest.run_key FROM {{ staging_manifest(ti) }} AS manifest);
 
 INSERT INTO {{ share.MANIFEST_TABLE }}
-SELECT * FROM {{ staging_manifest(dag_run) }};
+SELECT * FROM {{ staging_manifest(ti) }};
 
 COMMIT;

@@ -1,6 +1,6 @@
--- Reads the manifest of this run, after noting when it was staged: publishes of a dataset keep to this order.
+-- Reads the manifest of this run, after noting when it was staged: publishes to a target keep to this order.
 
-UPDATE {{ staging_manifest(dag_run) }}
+UPDATE {{ new_staging_manifest(dag_run, ti) }}
 SET staged_at = SYSDATE();
 
 SELECT
@@ -8,5 +8,6 @@ SELECT
   run_key,
   row_count,
   file_count,
-  column_types
-FROM {{ staging_manifest(dag_run) }};
+  column_types,
+  staged_at
+FROM {{ new_staging_manifest(dag_run, ti) }};

@@ -15,12 +15,12 @@ from typing import Any
 
 import requests
 import yaml
-from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
+from data_share.databricks_hook import DataShareDatabricksHook
 from data_share.datasets import DATASETS_FOLDER, Dataset, InvalidDatasetError, read_datasets
-from data_share.failures import ShareError
+from data_share.failures import ShareError, is_certificate_error
 from data_share.snowflake_hook import DataShareSnowflakeHook
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -31,6 +31,7 @@ LARGEST_SKEW_SECONDS = 60
 
 HTTP_SECONDS = 15
 _STATEMENT_SECONDS = 60
+_SNOWFLAKE_TRIES = 3
 _MOST_CHARACTERS = 1000
 # Not what tells where a key is.
 _SECRET_EXTRAS = re.compile(r"(?!.*(_file|_path|_url|_endpoint)$).*(key|secret|token|pass)", re.IGNORECASE)
@@ -103,17 +104,20 @@ class Deployment:
         return read_datasets(self.datasets_folder)
 
     @cached_property
-    def databricks(self) -> DatabricksHook:
-        """The provider's hook, which does not try again here."""
-        return DatabricksHook(
-            self.databricks_conn_id, timeout_seconds=HTTP_SECONDS, retry_limit=1, caller="check_share"
+    def databricks(self) -> DataShareDatabricksHook:
+        """The hook of the syncs, which does not try again here."""
+        return DataShareDatabricksHook(
+            self.databricks_conn_id, timeout_seconds=HTTP_SECONDS, tries=1, caller="check_share"
         )
 
     @cached_property
     def snowflake(self) -> DataShareSnowflakeHook:
-        """The hook of the syncs."""
+        """The hook of the syncs, which has less patience here."""
         return DataShareSnowflakeHook(
-            self.snowflake_conn_id, query_tag={"task": "check_share"}, statement_timeout=_STATEMENT_SECONDS
+            self.snowflake_conn_id,
+            query_tag={"task": "check_share"},
+            statement_timeout=_STATEMENT_SECONDS,
+            tries=_SNOWFLAKE_TRIES,
         )
 
     @cached_property
@@ -211,7 +215,13 @@ def check_reachable(deployment: Deployment, system: str, url: str, field: str) -
     try:
         # Whatever it answers, also that nobody has signed in, it is there.
         response = requests.get(url, timeout=HTTP_SECONDS, allow_redirects=False)
-    except requests.RequestException as error:
+    except OSError as error:
+        if is_certificate_error(error):
+            return wrong(
+                f"The certificate at {url} is refused: {error_text(error)}. Check {field} of the connection; where a "
+                "proxy opens the traffic, give Airflow its certificate authority (REQUESTS_CA_BUNDLE and "
+                "SSL_CERT_FILE)."
+            )
         return wrong(
             f"{system} cannot be reached at {url}: {error_text(error)}. Check {field} of the connection, and DNS, "
             "proxy and firewall of this machine."

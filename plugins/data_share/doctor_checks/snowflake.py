@@ -7,12 +7,11 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import jinja2
 
 from data_share import share
-from data_share.column_types import UnknownTypeError, target_type
+from data_share.column_types import SYNONYMS, UnknownTypeError, target_type
 from data_share.datasets import Dataset, LoadMode, SchemaDrift
 from data_share.doctor_checks.deployment import (
     PROJECT,
@@ -35,8 +34,18 @@ from data_share.doctor_checks.deployment import (
 )
 from data_share.exported_schema import exported_columns
 from data_share.names import alike, folded, quoted, table_parts, written
+from data_share.policies import (
+    columns_read_otherwise,
+    has_row_access_policy,
+    masking_policies,
+    sample_statements,
+    told,
+    way_out,
+)
 from data_share.schema_drift import lossy_columns
+from data_share.snowflake_connection import fingerprint_of
 from data_share.snowflake_hook import SnowflakeRefusedError, SnowflakeStatementError
+from data_share.target_lock import TargetTakenError, refuse_target_of_another, select_lock
 
 CREATE_LEDGER = PROJECT / "include" / "sql" / "snowflake" / "create_ledger.sql"
 
@@ -59,16 +68,20 @@ def snowflake_connection(deployment: Deployment) -> Answer:
         if not any(extra.get(name) for name in keys):
             fields["extra private_key_file or private_key_content"] = None
     fields |= {f"extra {name}": extra.get(name) for name in ("account", "warehouse", "database", "role")}
-    answer = check_fields(deployment.snowflake_conn_id, [name for name, value in fields.items() if not value])
-    file = extra.get("private_key_file")
-    if answer.state is State.OK and file and not Path(file).is_file():
-        return wrong(f"private_key_file of {deployment.snowflake_conn_id} is {file}, which is no file on this machine.")
-    return answer
+    return check_fields(deployment.snowflake_conn_id, [name for name, value in fields.items() if not value])
+
+
+def snowflake_key(deployment: Deployment) -> Answer:
+    """The key can be read, and is one that Snowflake takes."""
+    key = deployment.snowflake.get_private_key()
+    if key is None:
+        return ok("the sign-in takes a token, and no key.")
+    return ok(f"{key.key_size} bits; DESCRIBE USER shows it as RSA_PUBLIC_KEY_FP {fingerprint_of(key)}.")
 
 
 def snowflake_reachable(deployment: Deployment) -> Answer:
     """Something answers at the account's address."""
-    return check_reachable(deployment, "Snowflake", deployment.snowflake.statements_url, "extra account")
+    return check_reachable(deployment, "Snowflake", deployment.snowflake.statements_url, "extra account or host")
 
 
 def snowflake_sign_in(deployment: Deployment) -> Answer:
@@ -138,16 +151,16 @@ def snowflake_warehouse(deployment: Deployment) -> Answer:
 
 
 def storage_integration(deployment: Deployment) -> Answer:
-    """The storage integration is enabled and allows the share, if the role may see it."""
+    """The storage integration is enabled and allows the share, and the role may use it."""
     name = share.STORAGE_INTEGRATION
     try:
+        # Takes USAGE on the integration, as each COPY INTO and LIST does, also for the role that owns the stage.
         rows = deployment.rows(f"DESCRIBE INTEGRATION {name}")
     except SnowflakeStatementError as error:
-        return Answer(
-            State.UNKNOWN,
-            f"because role {_role(deployment)} does not see the integration: {error_text(error)}. That is "
-            "enough for syncs; creating the stage takes USAGE on it. An account administrator can look: DESCRIBE "
-            f"INTEGRATION {name}.",
+        return wrong(
+            f"{error_text(error)}. Each COPY INTO takes USAGE on the integration of its stage: GRANT USAGE ON "
+            f"INTEGRATION {name} TO ROLE {_role(deployment)}. If there is none of that name, an account administrator "
+            "creates it: include/sql/snowflake/setup/."
         )
     properties = {str(row["property"]).upper(): str(row["property_value"] or "") for row in rows}
     allowed, blocked = (
@@ -196,8 +209,8 @@ def list_stage(deployment: Deployment) -> Answer:
         deployment.rows(f"LIST @{share.STAGE}/{_EMPTY_FOLDER}")
     except SnowflakeStatementError as error:
         return wrong(
-            f"{error_text(error)}. Role {_role(deployment)} needs USAGE on the stage; the AWS role needs the trust "
-            "policy and the rights of docs/aws.md."
+            f"{error_text(error)}. Role {_role(deployment)} needs USAGE on the stage and on its integration; the AWS "
+            "role needs the trust policy and the rights of docs/aws.md."
         )
     return ok(f"{share.SHARE_URL} can be listed.")
 
@@ -228,14 +241,12 @@ def ledger_tables(deployment: Deployment) -> Answer:
 
 
 def target_tables(deployment: Deployment) -> Answer:
-    """Each target exists, has one dataset, and the columns that its file names, as Snowflake stores plain names."""
+    """Each target exists, is no other dataset's, and has the columns that its file names, as Snowflake stores names."""
     problems, first = [], []
     datasets, _ = deployment.datasets
-    known: dict[str, str] = {}
     for dataset in datasets:
         file = f"{dataset.name}.yaml"
-        if (other := known.setdefault(_full_name(deployment, dataset.target_table), file)) != file:
-            problems.append(f"{dataset.target_table} is the target of {other} and of {file}. Only one may have it.")
+        problems += _target_of_another(deployment, dataset)
         found = _columns(deployment, dataset.target, dataset.target_table)
         if isinstance(found, str) and dataset.create_table == "from_source":
             first.append(dataset.target_table)
@@ -324,15 +335,38 @@ def target_rights(deployment: Deployment) -> Answer:
     return verdict(problems, f"each load mode may write to its target.{note}")
 
 
+def target_policies(deployment: Deployment) -> Answer:
+    """No policy that a sync would stop at is on a target, as far as the loader can see."""
+    problems, exempt = [], []
+    for dataset in deployment.datasets[0]:
+        try:
+            described = deployment.rows(f"DESCRIBE TABLE {dataset.target}")
+            plan = deployment.rows(f"EXPLAIN SELECT * FROM {dataset.target}")  # noqa: S608
+        except SnowflakeStatementError:
+            continue  # a target that cannot be read is told elsewhere
+        filtered = [dataset.target_table] if has_row_access_policy(plan) else []
+        found = told({dataset.target_table: masking_policies(described)}, filtered)
+        if found and dataset.policies == "exempt":
+            exempt.append(found)
+        elif found:
+            problems.append(
+                f"{found}, which stops each sync of {dataset.name}.yaml. {way_out(_role(deployment), dataset)}"
+            )
+    note = f" Said to be exempt, which each sync proves: {'; '.join(exempt)}." if exempt else ""
+    return verdict(problems, f"none is on a target, without the role being exempt.{note}")
+
+
 def write_and_read(deployment: Deployment) -> Answer:
-    """A table can be created in the staging schema, written, read and dropped."""
+    """A table can be created in the staging schema, written, read as it was written, in each type, and dropped."""
     # Named as a run's staging table, so that clean_up_share drops it if this process dies.
     key = share.run_key("check_share", uuid.uuid4().hex, datetime.now(UTC))
-    table = share.staging_table("check_share", key)
+    table = share.staging_table("check_share", key, 1, key)
+    columns = dict(zip(SYNONYMS, SYNONYMS, strict=True))
     try:
-        deployment.rows(f"CREATE TABLE {table} (n NUMBER(38, 0))")
-        deployment.rows(f"INSERT INTO {table} VALUES (4711)")  # noqa: S608 - the name is made here
-        rows = deployment.rows(f"SELECT n FROM {table}")  # noqa: S608
+        missing = _create_of_each_type(deployment, table, columns)
+        insert, count, _ = sample_statements(table, columns)
+        deployment.rows(insert)
+        masked = columns_read_otherwise(columns, deployment.rows(count)[0])
     except SnowflakeStatementError as error:
         return wrong(
             f"{error_text(error)}. GRANT USAGE, CREATE TABLE ON SCHEMA {share.STAGING_SCHEMA} "
@@ -342,20 +376,55 @@ def write_and_read(deployment: Deployment) -> Answer:
         # Without the schema or the right to create, there is nothing to drop.
         with contextlib.suppress(SnowflakeStatementError):
             deployment.rows(f"DROP TABLE IF EXISTS {table}")
-    if rows != [{"N": 4711}]:
-        return wrong(f"What was written to {table} was not read again: {rows}.")
-    return ok("created, written, read and dropped.")
+    if masked:
+        check = f"IS_ROLE_IN_SESSION('{_role(deployment)}')"
+        return wrong(
+            f"What is written to a table in {share.STAGING_SCHEMA} is not what role {_role(deployment)} reads of it, "
+            f"in columns of {listed(masked)}: a masking policy changes it, which a tag of the schema or the database "
+            "brings along. Snowflake hides its name from the role; an administrator finds it in "
+            "SNOWFLAKE.ACCOUNT_USAGE.POLICY_REFERENCES. Take the tag off, or exempt the role in the policy's body: "
+            f"CASE WHEN {check} THEN val ELSE ... END."
+        )
+    note = f" Not checked: {listed(missing)}, which the account does not have." if missing else ""
+    return ok(f"created, written, read as it was written, and dropped.{note}")
+
+
+def _create_of_each_type(deployment: Deployment, table: str, columns: dict[str, str]) -> list[str]:
+    """Create a table with a column of each type; take those out that the account does not have, and return them."""
+    try:
+        deployment.rows(
+            f"CREATE TABLE {table} ({', '.join(f'{quoted(name)} {kind}' for name, kind in columns.items())})"
+        )
+    except SnowflakeStatementError:
+        # One by one, to tell which: the first is one that every account has.
+        first, *others = columns
+        deployment.rows(f"CREATE TABLE {table} ({quoted(first)} {columns[first]})")
+        missing = []
+        for name in others:
+            try:
+                deployment.rows(f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {columns[name]}")
+            except SnowflakeStatementError:
+                missing.append(name)
+                del columns[name]
+        return missing
+    return []
 
 
 def _role(deployment: Deployment) -> str:
     return str(deployment.session["ROLE_NAME"])
 
 
-def _full_name(deployment: Deployment, table: str) -> str:
-    """Return a table's name with database and schema, where the connection has them."""
-    parts = table_parts(table)
-    ahead = [str(deployment.session["DATABASE_NAME"]), str(deployment.session["SCHEMA_NAME"])]
-    return ".".join(map(quoted, [*ahead[: 3 - len(parts)], *parts]))
+def _target_of_another(deployment: Deployment, dataset: Dataset) -> list[str]:
+    """Return a sentence if another dataset publishes to the target, perhaps one of another Airflow."""
+    rows = []
+    # Before the first sync, there is no such table.
+    with contextlib.suppress(SnowflakeStatementError):
+        rows = deployment.rows(select_lock(dataset))
+    try:
+        refuse_target_of_another(dataset, rows)
+    except TargetTakenError as error:
+        return [f"{error.message} {error.what_to_do}"]
+    return []
 
 
 def _ledger_columns() -> dict[str, dict[str, str]]:
@@ -460,20 +529,24 @@ def _missing_right_to_create(deployment: Deployment, dataset: Dataset) -> list[s
 
 CHECKS: tuple[Check, ...] = (
     Check("Snowflake", "Snowflake connection", "snowflake_default", snowflake_connection),
-    Check("Snowflake", "Snowflake address", "account", snowflake_reachable, ("Snowflake connection",)),
-    Check("Snowflake", "Snowflake sign-in", "login and key", snowflake_sign_in, ("Snowflake address",)),
+    Check("Snowflake", "Snowflake key", "the private key", snowflake_key, ("Snowflake connection",)),
+    Check("Snowflake", "Snowflake address", "account, host", snowflake_reachable, ("Snowflake connection",)),
+    Check("Snowflake", "Snowflake sign-in", "login and key", snowflake_sign_in, ("Snowflake key", "Snowflake address")),
     Check("Snowflake", "Snowflake clock", "HTTP header Date, SYSDATE()", snowflake_clock, ("Snowflake address",)),
     Check("Snowflake", "role", "CURRENT_ROLE()", snowflake_role, ("Snowflake sign-in",)),
     Check("Snowflake", "database and schema", "CURRENT_SCHEMA()", database_and_schema, ("role",)),
     Check("Snowflake", "warehouse", "a query", snowflake_warehouse, ("database and schema",)),
     Check("Snowflake", "storage integration", "DESCRIBE INTEGRATION", storage_integration, ("role",)),
     Check("Snowflake", "stage", "SHOW STAGES", stage, ("database and schema",)),
-    Check("Snowflake", "share", "LIST", list_stage, ("stage",)),
+    Check("Snowflake", "share", "LIST", list_stage, ("stage", "storage integration")),
     Check("Snowflake", "staging schema", "SHOW SCHEMAS", staging_schema, ("database and schema",)),
     Check("Snowflake", "ledger tables", "DESCRIBE TABLE", ledger_tables, ("database and schema",)),
     Check("Snowflake", "target tables", "DESCRIBE TABLE", target_tables, ("database and schema",)),
     Check("Snowflake", "column types", "the last manifests", column_types, ("warehouse", "ledger tables")),
     Check("Snowflake", "rights on the ledger", "probes, rolled back", ledger_rights, ("warehouse", "ledger tables")),
     Check("Snowflake", "rights on the targets", "probes, rolled back", target_rights, ("warehouse", "target tables")),
-    Check("Snowflake", "write and read", "a table in staging", write_and_read, ("warehouse", "staging schema")),
+    Check("Snowflake", "policies", "DESCRIBE TABLE, EXPLAIN", target_policies, ("target tables",)),
+    Check(
+        "Snowflake", "write and read", "a row of each type in staging", write_and_read, ("warehouse", "staging schema")
+    ),
 )

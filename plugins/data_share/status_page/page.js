@@ -184,9 +184,11 @@ class Card {
   #updateFacts() {
     const { dag, lastSuccess } = this.dataset;
     if (lastSuccess) {
-      setTime(this.age, lastSuccess.end_date);
-      setText(this.age, distance(lastSuccess.end_date, now()));
       const published = this.dataset.rowsOf(lastSuccess);
+      // A run that is cleared, and then set to success by a person, ends later than it has published.
+      const at = published?.at ?? lastSuccess.end_date;
+      setTime(this.age, at);
+      setText(this.age, distance(at, now()));
       setText(this.rows, published ? number(published.loaded) : "–");
       this.rows.title = published?.inTarget == null ? "" : `${rows(published.inTarget)} in the target then`;
       setText(this.took, duration(seconds(lastSuccess)));

@@ -31,6 +31,8 @@ class Dataset {
   failure = null;
   #runs = new Map();
   #rows = new Map();
+  #askedOf = new Set(); // successes that Airflow was asked about when it told the rows
+  #rowsSince = 0;
   #olderSuccess = null;
   #databricks = null;
   #asked = new Map();
@@ -62,9 +64,14 @@ class Dataset {
     return this.runs.find((run) => !isActive(run)) ?? null;
   }
 
-  /** The last run that published; a dry run publishes nothing. */
+  /** The last run that published; a dry run publishes nothing, nor does a run that a person sets to success. */
   get lastSuccess() {
-    return this.runs.find(published) ?? this.#olderSuccess;
+    return this.runs.find((run) => published(run) && !this.#isKnownToHaveNoRows(run)) ?? this.#olderSuccess;
+  }
+
+  #isKnownToHaveNoRows(run) {
+    const isTold = this.#askedOf.has(key(run)) && Date.parse(run.end_date) > this.#rowsSince;
+    return isTold && !this.#rows.has(run.dag_run_id);
   }
 
   /** The page of the last run's export on Databricks, or null. */
@@ -83,7 +90,7 @@ class Dataset {
     return isDryRun(run);
   }
 
-  /** What a run published: `{loaded, inTarget}`, or null while nobody knows. */
+  /** What a run published, and when: `{loaded, inTarget, at}`, or null while nobody knows. */
   rowsOf(run) {
     return this.#rows.get(run.dag_run_id) ?? null;
   }
@@ -123,23 +130,33 @@ class Dataset {
 
   /** Each publish is an asset event with its rows: one call for the whole history. */
   async #askRows() {
-    const run = this.lastSuccess;
+    const successes = this.runs.filter(published);
+    const run = successes[0] ?? this.#olderSuccess;
     await this.#once("rows", run && key(run), async () => {
       const query = { source_dag_id: this.dagId, source_task_id: "publish", order_by: "-timestamp", limit: PAGE };
       const answer = await optional(ask(["assets", "events"], { query }));
-      for (const { source_run_id: id, extra } of answer?.asset_events ?? []) {
+      if (answer === null) return;
+      const events = answer.asset_events;
+      // The oldest first: a run that is cleared publishes again, and the last time counts.
+      for (const { source_run_id: id, extra, timestamp: at } of [...events].reverse()) {
         // A row that a sync loaded is either new in the target or takes the place of another.
         const loaded = (extra?.rows_inserted ?? 0) + (extra?.rows_updated ?? 0);
-        this.#rows.set(id, { loaded, inTarget: extra?.rows_in_target ?? null });
+        this.#rows.set(id, { loaded, inTarget: extra?.rows_in_target ?? null, at });
       }
+      this.#askedOf = new Set(successes.map(key));
+      this.#rowsSince = events.length < PAGE ? 0 : Date.parse(events.at(-1).timestamp);
     });
   }
 
   async #askFailure() {
     const run = this.lastEnded?.state === "failed" ? this.lastEnded : null;
     await this.#once("failure", run && key(run), async () => {
-      const value = await this.#xcom(run, "drop_staging", "failure");
-      const report = typeof value === "object" && value !== null ? value : { message: value };
+      const [value, task] = await Promise.all([
+        this.#xcom(run, "drop_staging", "failure"),
+        optional(ask(["dags", this.dagId, "dagRuns", run.dag_run_id, "taskInstances", "drop_staging"])),
+      ]);
+      // A step that was cleared and did not begin keeps what an earlier attempt has left: it says whose it is.
+      const report = value?.task_instance_id && value.task_instance_id === task?.id ? value : {};
       this.failure = {
         run,
         sentence: [report.step, report.message].filter(Boolean).join(": ") || run.note || null,

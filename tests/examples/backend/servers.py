@@ -78,6 +78,7 @@ class SmallAirflow(Calls):
         self.refusal: tuple[int, dict[str, Any]] = (401, {"detail": "Token Expired"})
         self.paused = False
         self.runs: dict[str, dict[str, Any]] = {}
+        self.clears: dict[str, int] = {}
         self.xcoms: dict[tuple[str, str, str], Any] = {}
         dag = "/api/v2/dags/sync_shared_forecasts"
         run = dag + "/dagRuns/{run_id}"
@@ -100,6 +101,15 @@ class SmallAirflow(Calls):
         ]
         self.app = Starlette(routes=routes)
 
+    def attempt(self, run_id: str, task_id: str) -> str:
+        """Return the id of the last attempt of a task."""
+        return f"{self.clears.get(run_id, 0)}-{run_id}-{task_id}"
+
+    def clear(self, run_id: str) -> None:
+        """Let all tasks be attempted anew; what they have left stays until they begin."""
+        self.clears[run_id] = self.clears.get(run_id, 0) + 1
+        self.add_run(run_id, "queued", conf=self.runs[run_id]["conf"])
+
     def add_run(self, run_id: str, state: str, *, conf: Any = None, steps_done: int = 0) -> None:
         self.runs[run_id] = {
             "dag_run_id": run_id,
@@ -113,17 +123,18 @@ class SmallAirflow(Calls):
     def set_steps(self, run_id: str, *states: str | None) -> None:
         all_states = [*states, *[None] * (len(STEPS) - len(states))]
         self.runs[run_id]["tasks"] = [
-            {"task_id": name, "state": state, "start_date": None, "end_date": None}
+            {"task_id": name, "id": self.attempt(run_id, name), "state": state, "start_date": None, "end_date": None}
             for name, state in sorted(zip(STEPS, all_states, strict=True))
         ]
 
     def end(self, run_id: str, state: str, *, result: Any = None, failure: Any = None) -> None:
         self.add_run(run_id, state, conf=self.runs[run_id]["conf"], steps_done=6 if state == "success" else 1)
         self.xcoms |= {(run_id, "export_to_s3", "run_page_url"): "https://dbc.example.com/#job/1/run/2"}
-        if result is not None:
-            self.xcoms[run_id, "publish", "return_value"] = result
-        if failure is not None:
-            self.xcoms[run_id, "drop_staging", "failure"] = failure
+        left = {("publish", "return_value"): result, ("drop_staging", "failure"): failure}
+        for (task_id, key), value in left.items():
+            if value is not None:
+                by = {"task_instance_id": self.attempt(run_id, task_id)} if isinstance(value, dict) else {}
+                self.xcoms[run_id, task_id, key] = {**value, **by} if by else value
 
     def _for_the_signed_in(self, answer: Any) -> Any:
         async def guarded(request: Request) -> Response:

@@ -172,6 +172,7 @@ def events_of(body: str) -> list[tuple[str, dict[str, Any]]]:
         pytest.param({"Origin": "https://evil.example"}, id="another origin"),
         pytest.param({"Origin": "http://localhost:81"}, id="another port"),
         pytest.param({"Origin": "null"}, id="a sandboxed frame"),
+        pytest.param({"Origin": "http://["}, id="no address at all"),
     ],
 )
 def test_only_the_own_page_may_change_something(page: Page, airflow: FakeAirflow, headers: dict[str, str]) -> None:

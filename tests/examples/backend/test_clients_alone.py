@@ -334,7 +334,7 @@ def test_a_sync_is_told_each_time_that_it_changes(client: Client, airflow: Small
     *_, running, success = seen
     assert [step["name"] for step in running["steps"]] == list(STEPS)
     assert [step["state"] for step in running["steps"]] == ["success", *[None] * 5]
-    assert (running["result"], success["result"]) == (None, ROW)
+    assert (running["result"], success["result"]) == (None, {**ROW, **success["result"]})
     assert success["databricks_run_url"] == "https://dbc.example.com/#job/1/run/2"
 
 
@@ -389,10 +389,10 @@ FAILURE = {
     [
         (FAILURE, FAILURE),
         ({**FAILURE, "a later field": 1}, FAILURE),
-        ("words alone", {"step": "wait_for_export", "code": "UNEXPECTED", "message": "words alone"}),
+        ("words alone", {"step": "wait_for_export", "code": "UNEXPECTED"}),
         (None, {"step": "wait_for_export", "code": "UNEXPECTED"}),
     ],
-    ids=["object", "object of a later version", "text", "nothing"],
+    ids=["object", "object of a later version", "of nobody", "nothing"],
 )
 def test_the_failure_of_a_sync(client: Client, airflow: SmallAirflow, left: Any, expected: dict[str, Any]) -> None:
     client.call("start", DATASET, run_id="press-1")
@@ -415,6 +415,34 @@ def test_a_run_that_was_marked_as_success_by_hand_is_not_complete(client: Client
 
     assert (sync["state"], sync["complete"]) == ("success", False)
     assert "by hand" in sync["failure"]["message"]
+
+
+@pytest.mark.parametrize("state", ["success", "failed"])
+def test_what_an_earlier_attempt_has_left_is_neither_the_result_nor_the_reason(
+    client: Client, airflow: SmallAirflow, state: str
+) -> None:
+    client.call("start", DATASET, run_id="press-1")
+    airflow.end("press-1", "success", result=ROW, failure=FAILURE)
+    assert client.call("sync", DATASET, "press-1")["complete"]
+    # Cleared, and then its steps have not begun: a person has marked them, or no api-server was there.
+    airflow.clear("press-1")
+    airflow.end("press-1", state)
+
+    sync = client.call("wait", DATASET, "press-1", deadline_seconds=5)
+
+    assert (sync["finished"], sync["complete"], sync["result"]) == (True, False, None)
+    assert sync["failure"]["code"] == "UNEXPECTED"
+    # The last step alone is cleared: publish keeps its attempt, and its answer counts.
+    airflow.end("press-1", "success", result=ROW)
+    assert client.call("sync", DATASET, "press-1")["complete"]
+
+
+def test_a_result_that_does_not_say_whose_it_is_proves_nothing(client: Client, airflow: SmallAirflow) -> None:
+    client.call("start", DATASET, run_id="press-1")
+    airflow.end("press-1", "success")
+    airflow.xcoms["press-1", "publish", "return_value"] = ROW
+
+    assert not client.call("sync", DATASET, "press-1")["complete"]
 
 
 def test_a_sync_that_is_cancelled_before_its_turn_is_over(client: Client, airflow: SmallAirflow) -> None:

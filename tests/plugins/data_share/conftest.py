@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 from unittest import mock
 
@@ -24,6 +25,7 @@ class Snowflake:
         self.hook.query_ids = []
         self.hook.asset_uri.side_effect = lambda table: f"snowflake://account/db/{table.replace('.', '/')}"
         self.hook.query_ids = ["query of the checks"]
+        self.hook.role_name = "DATA_SHARE_LOADER"
         self.answers: dict[str, list[list[dict[str, Any]] | BaseException]] = {}
         self.refusal: Exception | None = None
         self.statements: list[str] = []
@@ -35,7 +37,9 @@ class Snowflake:
 
     def _run_statement(self, sql: str, *, request_id: Any = None, **_: Any) -> StatementResult:
         self._note(sql, request_id)
-        answers = self.answers.get(sql, [[]])
+        # Samples are read as they were written, unless a test says something else.
+        samples = {name.upper(): 1 for name in re.findall(r"AS (sample_\d+_\d)", sql)}
+        answers = self.answers.get(sql, [[samples] if samples else []])
         rows = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(rows, BaseException):
             raise rows

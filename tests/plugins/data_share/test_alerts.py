@@ -30,8 +30,9 @@ KEYS = (b"k" * 32, b"another key, 24 bytes or more")
 SECRETS = ["whsec_" + base64.b64encode(key).decode() for key in KEYS]
 URL = "https://backend.example.com/hooks/T0P/secret"
 AFTER = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-ROW = {"dataset": "tides", "rows_loaded": 5}
+ROW = {"clear_number": 0, "dataset": "tides", "rows_loaded": 5}
 FAILURE = {
+    "clear_number": 0,
     "step": "check_staging",
     "code": "CHECKS_FAILED",
     "message": "2 of 9 checks failed.",
@@ -255,6 +256,19 @@ def test_a_failure_is_told_as_the_failure_report_has_it(xcoms: dict[tuple[str, s
     assert told["failure"] == FAILURE
 
 
+def test_what_was_left_before_the_run_was_cleared_is_not_told(xcoms: dict[tuple[str, str], Any]) -> None:
+    xcoms["publish", "return_value"] = ROW
+    xcoms["drop_staging", "failure"] = FAILURE
+    cleared = dag_run(clear_number=1, state=DagRunState.SUCCESS)
+    told = event("success", dag_run=cleared)
+    assert (told["event"], told["result"]) == ("sync_succeeded", None)
+    assert event("task_failure", dag_run=cleared)["failure"]["code"] == "STEP_DIED"
+    xcoms["publish", "return_value"] = {**ROW, "clear_number": 1}
+    xcoms["drop_staging", "failure"] = {**FAILURE, "clear_number": 1}
+    assert event("success", dag_run=cleared)["result"] == {**ROW, "clear_number": 1}
+    assert event("task_failure", dag_run=cleared)["failure"]["code"] == FAILURE["code"]
+
+
 @pytest.mark.usefixtures("xcoms")
 @pytest.mark.parametrize(
     ("reason", "words"),
@@ -266,7 +280,7 @@ def test_a_failure_is_told_as_the_failure_report_has_it(xcoms: dict[tuple[str, s
 def test_a_failure_without_a_report_has_the_same_fields(reason: str, words: str) -> None:
     failure = event(reason, dag_run=dag_run())["failure"]
     assert words in failure["message"]
-    assert failure.keys() == FAILURE.keys()
+    assert {*failure, "clear_number"} == FAILURE.keys()
 
 
 def test_an_end_is_told_also_when_its_details_cannot_be_read() -> None:

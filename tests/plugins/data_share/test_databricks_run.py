@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import ssl
 import time
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import pytest
+import requests
 from airflow.providers.databricks.exceptions import DatabricksApiError
-from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.module_loading import import_string
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent
 
 from data_share import databricks_run
+from data_share.databricks_hook import DataShareDatabricksHook
 from data_share.databricks_run import (
     DatabricksRunFailedError,
     DatabricksRunSensor,
@@ -54,7 +56,7 @@ def failed(result_state: str, message: str = "", **details: Any) -> dict[str, An
 @functools.cache
 def hook_class() -> mock.Mock:
     """Return the stand-in of the hook's class; made once, as reading so large a class takes long."""
-    return mock.create_autospec(DatabricksHook)
+    return mock.create_autospec(DataShareDatabricksHook)
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[mock.Mock]:
         asked.reset_mock(return_value=True, side_effect=True)
     # A function, as the trigger takes it to another thread, which a mock object does not go to.
     hook.cancel_run = mock.create_autospec(lambda run_id: None)
-    monkeypatch.setattr(databricks_run, "DatabricksHook", hook_class())
+    monkeypatch.setattr(databricks_run, "DataShareDatabricksHook", hook_class())
     yield hook
     # Not for the next test: it cannot be reset like a mock object.
     del hook.cancel_run
@@ -110,6 +112,8 @@ def failure_of(followed: DatabricksRunTrigger, xcoms: dict[str, Any]) -> str:
     assert events_of(followed) == [TaskFailedEvent()]
     assert set(xcoms) - {"databricks_run_page"} == {"failure"}
     assert xcoms["failure"]["step"] == "wait_for_export"
+    # By it, the last step knows a report of the time before.
+    assert xcoms["failure"]["run_id"] == followed.run_id
     assert xcoms["failure"]["databricks_run_url"] in (None, PAGE)
     return str(xcoms["failure"]["message"])
 
@@ -124,6 +128,27 @@ def test_a_run_that_ends_well_ends_the_task_well(hook: mock.Mock, xcoms: dict[st
     assert type(xcoms["return_value"]["run_id"]) is int
     hook.a_get_run.assert_awaited_with(77)
     hook.cancel_run.assert_not_called()
+
+
+@pytest.mark.parametrize("life_cycle_state", ["SUSPENDED", "WAITING_FOR_CAPACITY", ""])
+def test_a_state_that_is_new_is_waited_out(hook: mock.Mock, xcoms: dict[str, Any], life_cycle_state: str) -> None:
+    """More often than contact may be lost."""
+    hook.a_get_run.side_effect = [*[run({"life_cycle_state": life_cycle_state})] * 20, run(SUCCESS)]
+    assert events_of(trigger()) == [TaskSuccessEvent()]
+    assert xcoms["return_value"] == FINISHED
+
+
+def test_a_run_that_stays_in_a_new_state_is_cancelled_at_its_time_out(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
+    hook.a_get_run.return_value = run({"life_cycle_state": "SUSPENDED"}, start_time=int((time.time() - 7200) * 1000))
+    assert "took longer than 60 minutes" in failure_of(trigger(), xcoms)
+    hook.cancel_run.assert_called_once_with(77)
+
+
+def test_a_certificate_that_is_refused_is_not_looked_at_again(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
+    error = requests.exceptions.SSLError(ssl.SSLCertVerificationError(1, "certificate verify failed"))
+    hook.a_get_run.side_effect = [error]
+    failure_of(trigger(), xcoms)
+    assert (xcoms["failure"]["code"], xcoms["failure"]["retriable"]) == ("CERTIFICATE_REFUSED", False)
 
 
 def test_the_export_path_is_the_one_that_the_run_really_got(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
@@ -308,7 +333,7 @@ def test_without_a_run_id_nothing_is_asked(hook: mock.Mock, xcoms: dict[str, Any
 
 
 def test_a_missing_connection_is_told_as_a_failure(xcoms: dict[str, Any]) -> None:
-    with mock.patch.object(databricks_run, "DatabricksHook", side_effect=ValueError("conn_id is not defined")):
+    with mock.patch.object(databricks_run, "DataShareDatabricksHook", side_effect=ValueError("conn_id is not defined")):
         assert failure_of(trigger(), xcoms) == "conn_id is not defined"
 
 

@@ -639,15 +639,65 @@ def test_an_invalid_file_leaves_the_others_valid(tmp_path: Path) -> None:
 
 def test_a_target_belongs_to_one_dataset(tmp_path: Path) -> None:
     first = write(tmp_path, "first", target_table="sea.tides")
-    second = write(tmp_path, "second", target_table="SEA.Tides")
-    write(tmp_path, "third", target_table="tides")
+    second = write(tmp_path, "second", target_table='SEA."TIDES"')
+    write(tmp_path, "third", target_table="harbours")
     datasets, invalid = read_datasets(first.parent)
     assert [dataset.name for dataset in datasets] == ["third"]
     # Neither is taken: the one that comes first in the alphabet might be the one that was added by mistake.
     assert [(error.path, error.problems) for error in invalid] == [
         (first, ["target_table: sea.tides is the target of second too"]),
-        (second, ["target_table: SEA.Tides is the target of first too"]),
+        (second, ['target_table: SEA."TIDES" is the target of first too']),
     ]
+
+
+PERHAPS_ONE = {
+    "without its schema": ("tides", "sea.tides"),
+    "without schema and database": ("tides", "share_db.sea.tides"),
+    "without its database": ("sea.tides", "share_db.sea.tides"),
+    "in another case": ("Sea.Tides", "SHARE_DB.sea.TIDES"),
+    "in quotes": ('"TIDES"', '"SHARE_DB"."SEA".tides'),
+}
+SURELY_TWO = {
+    "in two schemas": ("sea.tides", "lake.tides"),
+    "in two databases": ("share_db.sea.tides", "other_db.sea.tides"),
+    "in two schemas, of which one has its database": ("sea.tides", "share_db.lake.tides"),
+    "of two names": ("tides", "sea.tides_2"),
+    "of two cases in quotes": ('"tides"', "tides"),
+    "a point in a name": ('"sea.tides"', "sea.tides"),
+    "in two schemas that differ by case": ('"sea".tides', "SEA.tides"),
+}
+
+
+@pytest.mark.parametrize("targets", PERHAPS_ONE.values(), ids=PERHAPS_ONE)
+def test_targets_that_may_be_one_table_are_refused_and_both_are_named(tmp_path: Path, targets: tuple[str, str]) -> None:
+    first, second = (write(tmp_path, name, target_table=to) for name, to in zip(("a", "b"), targets, strict=True))
+    datasets, invalid = read_datasets(first.parent)
+    assert datasets == []
+    assert [error.path for error in invalid] == [first, second]
+    assert [error.problems[0].partition(";")[0] for error in invalid] == [
+        f"target_table: {targets[0]} may be the target of b ({targets[1]}) too",
+        f"target_table: {targets[1]} may be the target of a ({targets[0]}) too",
+    ]
+
+
+@pytest.mark.parametrize("targets", SURELY_TWO.values(), ids=SURELY_TWO)
+def test_targets_that_are_two_tables_are_two(tmp_path: Path, targets: tuple[str, str]) -> None:
+    first, _ = (write(tmp_path, name, target_table=to) for name, to in zip(("a", "b"), targets, strict=True))
+    datasets, invalid = read_datasets(first.parent)
+    assert ([dataset.name for dataset in datasets], invalid) == (["a", "b"], [])
+
+
+def test_only_those_whose_targets_may_be_one_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path, "any", target_table="tides").parent
+    for name, target_table in (("sea", "sea.tides"), ("lake", "lake.tides"), ("other", "harbours")):
+        write(tmp_path, name, target_table=target_table)
+    datasets, invalid = read_datasets(folder)
+    assert [dataset.name for dataset in datasets] == ["other"]
+    assert {error.path.stem: error.problems[0].partition(";")[0] for error in invalid} == {
+        "any": "target_table: tides may be the target of lake (lake.tides), sea (sea.tides) too",
+        "sea": "target_table: sea.tides may be the target of any (tides) too",
+        "lake": "target_table: lake.tides may be the target of any (tides) too",
+    }
 
 
 def test_files_that_are_not_yaml_are_passed_over(tmp_path: Path) -> None:

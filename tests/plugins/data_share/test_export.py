@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.providers.databricks.operators.databricks import DatabricksRunNowOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from data_share import export as export_module
 from data_share.databricks_run import cancel_exports_of
@@ -61,7 +61,31 @@ def test_a_sync_starts_the_job_and_asks_no_ledger(start_job: mock.Mock, ask_ledg
     assert task.execute(context) == "started"
     start_job.assert_called_once_with(task, context)
     ask_ledger.assert_not_called()
-    assert handed_on(context) is None
+
+
+def test_what_was_started_is_handed_on_with_the_attempt_that_started_it(
+    databricks: mock.Mock, task_context: Callable[..., dict[str, Any]]
+) -> None:
+    context = task_context(try_number=2)
+    context["dag_run"].clear_number = 1
+    task = starting()
+    task.execute(context)  # type: ignore[arg-type]
+    assert handed_on(context) == {
+        "run_id": task.run_id,
+        "task_instance_id": str(context["ti"].id),
+        "clear_number": 1,
+    }
+
+
+def test_a_reload_hands_the_earlier_export_on_with_the_attempt_that_found_it(
+    ask_ledger: mock.Mock, context: Any
+) -> None:
+    row = {"DATABRICKS_RUN_ID": 66, "EXPORT_PATH": PATH}
+    ask_ledger.return_value = StatementResult(query_id="query", rows=[row])
+    with pytest.raises(AirflowSkipException):
+        export(KEY).execute(context)
+    by = {"task_instance_id": str(context["ti"].id), "clear_number": 0}
+    assert handed_on(context) == {"run_id": 66, "export_path": PATH, **by}
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from data_share.databricks_run import DatabricksRunSensor
 from data_share.datasets import Dataset
 from data_share.links import DatabricksRunLink, SnowflakeQueryLink, snowsight_url
-from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStatementError
+from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStatementError, _Answer
 from data_share.snowflake_operators import (
     CheckFailedError,
     SnowflakePublishOperator,
@@ -67,21 +67,22 @@ class Snowflake:
         self.ledger: list[dict[str, str]] = []
 
     def call(
-        self, hook: Any, method: str, url: str, params: Any = None, body: dict[str, Any] | None = None
-    ) -> tuple[int, dict[str, Any]]:
+        self, hook: Any, method: str, url: str, params: Any = None, body: dict[str, Any] | None = None, **_: Any
+    ) -> _Answer:
         if body is None:
             statement = self.statements[int(url.rpartition("/q")[2]) - 1]
             rows = self.ledger if "ledger" in statement else [{"NAME": "deep", "HOLDS": "no"}]
             columns = [{"name": name, "type": "text"} for row in rows[:1] for name in row]
-            return 200, {"resultSetMetaData": {"rowType": columns}, "data": [list(row.values()) for row in rows]}
+            data = [list(row.values()) for row in rows]
+            return _Answer(200, {"resultSetMetaData": {"rowType": columns}, "data": data})
         self.statements.append(body["statement"])
         handle = f"q{len(self.statements)}"
         if "FAIL" in body["statement"]:
-            return 422, {"statementHandle": handle, "code": "1", "message": "no"}
+            return _Answer(422, {"statementHandle": handle, "code": "1", "message": "no"})
         if "BEGIN" in body["statement"]:
             names = ("RUN_KEY", "EXPORT_PATH", "ROWS_INSERTED", "ROWS_UPDATED", "ROWS_DELETED", "ROWS_IN_TARGET")
             self.ledger = [dict.fromkeys(names, "")]
-        return 202, {"statementHandle": handle}
+        return _Answer(202, {"statementHandle": handle})
 
 
 @pytest.fixture(autouse=True)
@@ -124,12 +125,14 @@ def test_publishing_links_to_the_transaction_and_not_to_the_looks_into_the_ledge
     step = SnowflakePublishOperator(
         task_id="publish",
         sql=f"BEGIN; {change}; COMMIT;",
+        select_lock="SELECT lock",
         select_ledger_row="SELECT ledger",
         count_changes="",
         dataset=TIDES,
         run_key="key",
         export_path="path",
         load_mode="replace",
+        staged_at="2026-01-02T03:04:30",
         new_columns="{}",
         created_columns="{}",
         preview="False",

@@ -29,7 +29,7 @@ BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 def xcoms(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Any]:
     """Make what the steps left."""
     left: dict[tuple[str, str], Any] = {}
-    monkeypatch.setattr(notes, "_xcom", lambda run, task_id, key: left.get((task_id, key)))
+    monkeypatch.setattr(notes, "_left", lambda run, task_id, key: left.get((task_id, key)))
     return left
 
 
@@ -161,6 +161,14 @@ class OneRun(Base):
     run_id = Column(String)
 
 
+class OneTask(Base):
+    __tablename__ = "task_instance"
+    id = Column(String, primary_key=True)
+    dag_id = Column(String)
+    run_id = Column(String)
+    task_id = Column(String)
+
+
 class OneXCom(Base):
     __tablename__ = "xcom"
     id = Column(Integer, primary_key=True)
@@ -173,21 +181,41 @@ class OneXCom(Base):
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
-    from airflow.models import xcom
+    from airflow.models import taskinstance, xcom
 
     monkeypatch.setattr(xcom, "XComModel", OneXCom)
+    monkeypatch.setattr(taskinstance, "TaskInstance", OneTask)
     engine = create_engine("sqlite://")
     Base.metadata.create_all(engine)
     with Session(engine) as made:
         yield made
 
 
-def test_what_a_step_left_is_read_by_run_task_and_key(session: Session) -> None:
+WHERE = {"dag_id": "sync_tides", "run_id": "1", "task_id": "publish"}
+
+
+def left(session: Session, value: Any, key: str = "return_value") -> Any:
+    """What a listener finds of a publish that has left this, in the attempt "second"."""
     ours = OneRun(dag_id="sync_tides", run_id="1")
-    where = {"dag_id": "sync_tides", "run_id": "1", "task_id": "publish", "key": "return_value"}
-    for change in ("dag_id", "run_id", "task_id", "key"):
-        session.add(OneXCom(**{**where, change: "another"}, value="wrong"))
-    session.add_all([ours, OneXCom(**where, value=ROW)])
+    session.add_all([ours, OneXCom(**WHERE, key=key, value=value), OneTask(id="second", **WHERE)])
     session.flush()
-    assert notes._xcom(ours, "publish", "return_value") == ROW  # type: ignore[arg-type]
-    assert notes._xcom(ours, "publish", "unknown") is None  # type: ignore[arg-type]
+    return notes._left(ours, "publish", "return_value")  # type: ignore[arg-type]
+
+
+def test_what_a_step_left_is_read_by_run_task_and_key(session: Session) -> None:
+    for number, change in enumerate(("dag_id", "run_id", "task_id", "key")):
+        where = {**WHERE, "key": "return_value", change: "another"}
+        session.add(OneXCom(**where, value={"task_instance_id": "second"}))
+        if change != "key":
+            del where["key"]
+            session.add(OneTask(id=f"{number}", **where))
+    assert left(session, {**ROW, "task_instance_id": "second"}) == {**ROW, "task_instance_id": "second"}
+
+
+@pytest.mark.parametrize("value", [{**ROW, "task_instance_id": "first"}, ROW], ids=["an earlier attempt", "nobody"])
+def test_what_an_earlier_attempt_left_is_not_read(session: Session, value: Any) -> None:
+    assert left(session, value) is None
+
+
+def test_what_no_step_left_is_not_found(session: Session) -> None:
+    assert left(session, {**ROW, "task_instance_id": "second"}, "another key") is None

@@ -101,10 +101,24 @@ def test_a_wrong_path_is_not_tried_again() -> None:
     assert issubclass(share.InvalidExportPathError, AirflowFailException)
 
 
+ATTEMPT = "1_b16dffff"
+
+
+def staging_table(target: str, key: str = KEY, attempt: int = 1, attempt_id: object = "attempt 1") -> str:
+    return share.staging_table(target, key, attempt, attempt_id)
+
+
 def test_staging_tables_live_in_the_staging_schema_whatever_the_schema_of_the_target() -> None:
     for target in ("tides", "public.tides", "share_db.public.tides"):
-        assert share.staging_table(target, KEY) == f"staging.tides__{KEY}"
-        assert share.staging_manifest(target, KEY) == f"staging.tides__{KEY}__manifest"
+        table = staging_table(target)
+        assert table == f"staging.tides__{KEY}__{ATTEMPT}"
+        assert share.staging_manifest(table) == f"{table}__manifest"
+
+
+def test_each_attempt_to_copy_has_a_staging_table_of_its_own() -> None:
+    # The number comes again when a run is deleted and made again; Airflow's id does not.
+    attempts = [(1, "a"), (2, "b"), (1, "c")]
+    assert len({staging_table("tides", KEY, *attempt) for attempt in attempts}) == 3
 
 
 def test_a_staging_table_has_a_plain_name() -> None:
@@ -116,18 +130,68 @@ def test_a_staging_table_has_a_plain_name() -> None:
         '"größe"': "gr__e",
         '"TIDES"': "tides",
     }
-    assert {target: share.staging_table(target, KEY) for target in tables} == {
-        target: f"staging.{table}__{KEY}" for target, table in tables.items()
+    assert {target: staging_table(target) for target in tables} == {
+        target: f"staging.{table}__{KEY}__{ATTEMPT}" for target, table in tables.items()
     }
-    assert [table for table in tables.values() if share.staged_by_run_of(f"{table}__{KEY}".upper()) is None] == []
+    assert [
+        name for name in tables.values() if share.staged_by_run_of(f"{name}__{KEY}__{ATTEMPT}".upper()) is None
+    ] == []
+
+
+def test_no_name_that_is_made_of_a_target_is_longer_than_snowflake_allows() -> None:
+    target = "t" * 200  # more is refused in a dataset file
+    manifest = share.staging_manifest(staging_table(target, KEY, 9999))
+    assert max(len(name.partition(".")[2]) for name in (manifest, share.lock_table(target))) <= 255
 
 
 def test_a_staging_table_tells_the_time_of_its_run() -> None:
-    for name in (share.staging_table, share.staging_manifest):
-        for target in ("tides", "public.tides_2__now"):
+    for target in ("tides", "public.tides_2__now"):
+        table = staging_table(target, key())
+        for name in (table, share.staging_manifest(table)):
             # As Snowflake lists it: without its schema, in upper case.
-            listed = name(target, key()).upper().removeprefix("STAGING.")
-            assert share.staged_by_run_of(listed) == AT
+            assert share.staged_by_run_of(name.upper().removeprefix("STAGING.")) == AT
+
+
+def test_a_staging_table_is_known_by_its_run_and_its_target() -> None:
+    table = staging_table("public.tides")
+    for name in (table, share.staging_manifest(table)):
+        listed = name.upper().removeprefix("STAGING.")
+        assert share.is_staging_of_run(name, "tides", KEY)
+        assert share.is_staging_of_run(listed, "tides", KEY)
+        for other in (
+            listed.replace("_", "X"),
+            f"OTHER_{listed}",
+            f"{listed}__MORE",
+            listed.replace(KEY.upper(), "20260102T030405_FFFFFFFF"),
+        ):
+            assert not share.is_staging_of_run(other, "tides", KEY), other
+
+
+def test_every_spelling_of_a_target_has_one_lock_table() -> None:
+    spellings = ("sales", "Sales", '"SALES"', "public.sales", "DATA_SHARE.PUBLIC.SALES", '"other"."PUBLIC".sales')
+    assert {share.lock_table(spelling) for spelling in spellings} == {"staging.publish_lock__sales__f6075f13"}
+
+
+def test_other_targets_have_other_lock_tables_with_plain_names() -> None:
+    targets = ["sales", '"sales"', '"Sales"', "sales_2", '"sales 2"', '"sales.2"', '"public.sales"', '"2"', '"größe"']
+    names = [share.lock_table(target) for target in targets]
+    # Without quotes, Snowflake does not tell them by case.
+    assert len({name.upper() for name in names}) == len(targets)
+    assert [name for name in names if not re.fullmatch(r"staging\.[a-zA-Z_][a-zA-Z0-9_]*", name)] == []
+
+
+def test_no_lock_table_is_taken_for_a_staging_table() -> None:
+    for target in (
+        "tides",
+        f'"{KEY}"',
+        f"x__{KEY}",
+        f"tides__{KEY}__{ATTEMPT}",
+        f"tides__{KEY}__manifest",
+        f"x__{KEY[:15]}",
+    ):
+        listed = share.lock_table(target).upper().removeprefix("STAGING.")
+        assert share.staged_by_run_of(listed) is None, listed
+        assert not share.is_staging_of_run(listed, target, KEY)
 
 
 def test_a_table_that_no_run_named_has_no_time() -> None:
@@ -139,6 +203,8 @@ def test_a_table_that_no_run_named_has_no_time() -> None:
         "TIDES__20260102T030405_0A1B2C3",
         "TIDES__20260102T030405_0A1B2C3G",
         "TIDES__20260102T030405_0A1B2C3D__BACKUP",
+        "TIDES__20260102T030405_0A1B2C3D__1_0A1B2C3",
+        "TIDES__20260102T030405_0A1B2C3D_1_0A1B2C3D",
         "TIDES__20260102T030405_0A1B2C3D\n",
         "tides__20260102t030405_0a1b2c3d",
         'TI"DES__20260102T030405_0A1B2C3D',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,12 +15,13 @@ from unittest import mock
 import jwt
 import pytest
 import requests
+import urllib3
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from data_share import snowflake_hook
+from data_share import failures, snowflake_hook
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 from data_share.snowflake_hook import (
@@ -56,6 +58,7 @@ def response(status: int, answer: Any) -> requests.Response:
 STARTED = response(202, {"code": "333334", "message": "in progress", "statementHandle": HANDLE})
 RUNNING = STARTED
 DONE = response(200, {"code": "090001", "statementHandle": HANDLE})
+CANCELLED = response(200, {"code": "000604", "message": "SQL execution canceled", "statementHandle": HANDLE})
 
 
 def failed(code: str = "002003", message: str = "Object 'X' does not exist", status: int = 422) -> requests.Response:
@@ -199,7 +202,7 @@ def test_a_statement_is_sent_with_everything_that_makes_it_repeatable(
     hook.run_statement("SELECT * FROM t WHERE a = ? AND b = ?", request_id=step, bindings=["x'", "y"])
     submitted = snowflake.calls[0]
     assert submitted["method"] == "post"
-    assert submitted["params"] == {"requestId": str(step), "async": "true", "retry": "true"}
+    assert submitted["params"] == {"requestId": str(step), "async": "true"}
     body = submitted["json"]
     tag = body["parameters"].pop("query_tag")
     assert json.loads(tag) == {"dag": "sync_tides", "try": 2}
@@ -246,57 +249,249 @@ def test_statements_without_a_given_request_id_get_one_each(snowflake: Snowflake
     assert uuid.UUID(first) != uuid.UUID(second)
 
 
-# ---- repeating
+# ---- calls without an answer
+
+LOST = requests.ConnectionError("reset")
+# What the service says, and what stands in its place.
+TROUBLES: dict[str, requests.Response | Exception] = {
+    "connection lost": LOST,
+    "no answer": requests.Timeout("no answer"),
+    "half an answer": requests.exceptions.ChunkedEncodingError("half"),
+    "no JSON": response(200, "<html>sign in to the network</html>"),
+    "429": response(429, {"code": "390505", "message": "Too many requests."}),
+    **{str(status): response(status, {}) for status in (500, 502, 503, 504)},
+}
+each_trouble = pytest.mark.parametrize("trouble", TROUBLES.values(), ids=list(TROUBLES))
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Record each pause as a whole."""
+    pauses: list[float] = []
+    monkeypatch.setattr(DataShareSnowflakeHook, "_pause", lambda _, seconds: pauses.append(seconds))
+    return pauses
+
+
+def with_header(made: requests.Response, retry_after: str) -> requests.Response:
+    made.headers["Retry-After"] = retry_after
+    return made
+
+
+@each_trouble
+def test_a_lost_answer_is_asked_for_again_and_only_the_repetition_says_so(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, trouble: requests.Response | Exception
+) -> None:
+    snowflake.will(*[trouble] * 9, STARTED, DONE)
+    step = request_id("sync_tides", "publish")
+    assert hook.run_statement("INSERT INTO t SELECT 1", request_id=step).query_id == HANDLE
+    posts = [call for call in snowflake.calls if call["method"] == "post"]
+    first = {"requestId": str(step), "async": "true"}
+    assert [post["params"] for post in posts] == [first, *[{**first, "retry": "true"}] * 9]
+    assert all(post["json"] == posts[0]["json"] for post in posts)
+
+
+@each_trouble
+def test_a_running_statement_is_waited_for_over_an_outage(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, trouble: requests.Response | Exception
+) -> None:
+    snowflake.will(STARTED, *[*[trouble] * 9, RUNNING] * 2, DONE)
+    hook.run_statement("SELECT 1")
+    assert snowflake.paths == ["post", *[f"get /{HANDLE}"] * 21]
+
+
+@each_trouble
+def test_a_statement_that_is_not_told_of_any_longer_is_cancelled(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, trouble: requests.Response | Exception
+) -> None:
+    snowflake.will(STARTED, RUNNING, *[trouble] * 10, trouble, CANCELLED)
+    with pytest.raises(
+        SnowflakeTransientError, match=f"; query {HANDLE} is not waited .*, and it was cancelled"
+    ) as caught:
+        hook.run_statement("SELECT 1")
+    assert snowflake.paths == ["post", *[f"get /{HANDLE}"] * 11, *[f"post /{HANDLE}/cancel"] * 2]
+    assert caught.value.snowflake_query_id == HANDLE
+    assert (caught.value.code, caught.value.retriable) == (FailureCode.SNOWFLAKE_UNAVAILABLE, True)
+    assert not isinstance(caught.value, AirflowFailException), "another attempt may help"
+
+
+def test_a_look_that_is_refused_is_not_repeated_and_its_statement_is_cancelled(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook
+) -> None:
+    snowflake.will(STARTED, response(401, {"code": "390144", "message": "JWT token is invalid."}), CANCELLED)
+    with pytest.raises(SnowflakeRefusedError, match=r"JWT token is invalid.*it was cancelled") as caught:
+        hook.run_statement("SELECT 1")
+    assert caught.value.code is FailureCode.SNOWFLAKE_SIGN_IN
+    assert snowflake.paths == ["post", f"get /{HANDLE}", f"post /{HANDLE}/cancel"]
+
+
+@pytest.mark.parametrize(
+    ("cancelling", "told"),
+    [
+        ([response(422, {"code": "000709", "message": "not found"})], "and it had ended"),
+        ([LOST] * 3, "and it could not be cancelled: Snowflake does not answer: reset"),
+    ],
+)
+def test_what_became_of_a_statement_that_is_given_up_is_told(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, cancelling: list[Any], told: str
+) -> None:
+    snowflake.will(STARTED, *[response(502, {})] * 10, *cancelling)
+    with pytest.raises(SnowflakeTransientError, match=told):
+        hook.run_statement("SELECT 1")
+
+
+@each_trouble
+def test_a_submission_that_is_never_answered_is_given_up_and_what_it_began_is_cancelled(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, trouble: requests.Response | Exception
+) -> None:
+    snowflake.will(*[trouble] * 11, STARTED, CANCELLED)
+    with pytest.raises(SnowflakeTransientError, match="the statement was cancelled") as caught:
+        hook.run_statement("SELECT 1")
+    assert snowflake.paths == [*["post"] * 12, f"post /{HANDLE}/cancel"]
+    assert len({call["params"]["requestId"] for call in snowflake.calls[:12]}) == 1
+    assert caught.value.retriable
+    hook.stop()
+    assert len(snowflake.calls) == 13, "nothing is left to be stopped"
+
+
+def test_a_submission_that_nothing_is_heard_of_any_more_says_how_long_it_may_run(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook
+) -> None:
+    hook.statement_timeout = 900
+    snowflake.will(*[LOST] * 13)
+    with pytest.raises(SnowflakeTransientError, match="if the statement runs, it ends by its time-out of 900 s"):
+        hook.run_statement("SELECT 1")
+
+
+@pytest.mark.parametrize("status", [202, 429])
+def test_a_look_at_a_running_statement_may_be_answered_in_two_ways(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, status: int
+) -> None:
+    """More often than any answer may be missing."""
+    snowflake.will(STARTED, *[response(status, {"code": "333334", "statementHandle": HANDLE})] * 30, DONE)
+    hook.run_statement("SELECT 1")
+
+
+def test_the_pauses_grow_and_differ_between_steps(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, pauses: list[float]
+) -> None:
+    snowflake.will(*[LOST] * 9, STARTED, DONE)
+    hook.run_statement("SELECT 1")
+    for pause, least in zip(pauses, (1, 2, 4, 8, 16, 30, 30, 30, 30), strict=True):
+        assert least < pause <= 1.5 * least
+
+
+@pytest.mark.parametrize(
+    ("asked", "paused"),
+    [
+        ("7", 7),
+        (" 20 ", 20),
+        ("Fri, 02 Jan 2026 03:04:25 GMT", 20),
+        ("100000", 120),
+        ("0", 0),
+        ("Fri, 02 Jan 2026 03:04:04 GMT", 0),
+        ("soon", 0),
+        ("-5", 0),
+        ("1e9", 0),
+        ("nan", 0),
+        ("", 0),
+    ],
+)
+def test_the_pause_is_as_long_as_snowflake_asks_for(
+    snowflake: Snowflake,
+    hook: DataShareSnowflakeHook,
+    pauses: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str,
+    paused: float,
+) -> None:
+    clock = mock.Mock(now=lambda zone: datetime(2026, 1, 2, 3, 4, 5, tzinfo=zone))
+    monkeypatch.setattr(failures, "datetime", clock)
+    busy = with_header(response(503, {}), asked)
+    still_running = with_header(response(429, {"statementHandle": HANDLE}), asked)
+    snowflake.will(busy, STARTED, busy, still_running, DONE)
+    hook.run_statement("SELECT 1")
+    submission, look, running = pauses
+    for pause, least in ((submission, 1), (look, 1), (running, 0.05)):
+        assert max(paused, least) <= pause <= max(paused, 1.5 * least)
+
+
+def test_no_pause_is_longer_than_a_statement_may_run(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook.statement_timeout = 10
+    # Each call takes 10 seconds, so the time is over 70 seconds after the first look's beginning.
+    monkeypatch.setattr(time, "monotonic", lambda: 10.0 * len(snowflake.calls))
+    busy = with_header(response(503, {}), "100")
+    snowflake.will(STARTED, *[busy] * 7, CANCELLED)
+    with pytest.raises(SnowflakeTransientError, match="is not waited for any longer"):
+        hook.run_statement("SELECT 1")
+    assert pauses == [60, 50, 40, 30, 20, 10]
+
+
+def test_a_hook_may_have_less_patience(snowflake: Snowflake, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_hook(monkeypatch)
+    hook = DataShareSnowflakeHook("snowflake_default", tries=2)
+    snowflake.will(STARTED, LOST, LOST, CANCELLED)
+    with pytest.raises(SnowflakeTransientError):
+        hook.run_statement("SELECT 1")
+
+
+def test_parts_of_a_result_are_asked_for_again(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
+    found = rows([column("N", "fixed", 0)], [["1"]], partitions=2)
+    snowflake.will(STARTED, found, *TROUBLES.values(), RUNNING)
+    with pytest.raises(SnowflakeTransientError, match="part 1"):
+        hook.run_statement("SELECT n FROM t")
+    snowflake.will(STARTED, found, *list(TROUBLES.values())[1:], RUNNING, response(200, {"data": [["2"]]}))
+    assert [row["N"] for row in hook.run_statement("SELECT n FROM t").rows] == [1, 2]
+
+
+# ---- certificates
+
+
+def not_trusted(told: str) -> requests.exceptions.SSLError:
+    """Return the error that requests makes of a certificate that is not trusted."""
+    cause = urllib3.exceptions.SSLError(ssl.SSLCertVerificationError(1, told))
+    pool = urllib3.HTTPSConnectionPool("myorg-data_share.snowflakecomputing.com")
+    return requests.exceptions.SSLError(urllib3.exceptions.MaxRetryError(pool, "/api", cause))
 
 
 @pytest.mark.parametrize(
     "trouble",
-    [requests.ConnectionError("reset"), requests.Timeout("no answer"), response(429, {}), response(503, {})],
-    ids=["connection lost", "no answer", "429", "503"],
-)
-def test_a_lost_answer_is_asked_for_again_with_the_same_request_id(
-    snowflake: Snowflake, hook: DataShareSnowflakeHook, waits: list[float], trouble: requests.Response | Exception
-) -> None:
-    snowflake.will(trouble, trouble, STARTED, DONE)
-    assert hook.run_statement("INSERT INTO t SELECT 1").query_id == HANDLE
-    posts = [call for call in snowflake.calls if call["method"] == "post"]
-    assert len(posts) == 3
-    assert posts[0]["params"] == posts[1]["params"] == posts[2]["params"]
-    assert posts[0]["params"]["retry"] == "true"
-    assert posts[0]["json"] == posts[2]["json"]
-    assert len(waits) == 2
-
-
-def test_polling_is_repeated_too(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
-    snowflake.will(STARTED, requests.ConnectionError("reset"), RUNNING, response(503, {}), DONE)
-    hook.run_statement("SELECT 1")
-    assert snowflake.paths == ["post", *[f"get /{HANDLE}"] * 4]
-
-
-@pytest.mark.parametrize(
-    ("trouble", "told"),
     [
-        (requests.ConnectionError("reset"), "Snowflake does not answer: reset."),
-        (response(503, {}), "HTTP 503"),
-        (response(429, {}), "HTTP 429"),
+        not_trusted("certificate verify failed: Hostname mismatch, certificate is not valid for 'myorg-data_share'"),
+        not_trusted("certificate verify failed: unable to get local issuer certificate"),
+        not_trusted("certificate verify failed: certificate has expired"),
+        OSError("Could not find a suitable TLS CA certificate bundle, invalid path: /etc/ca.pem"),
+        response(522, {"code": "0", "message": "Invalid SSL Certificate"}),
     ],
-    ids=["connection lost", "503", "429"],
+    ids=["host name", "authority", "expired", "no authorities", "522"],
 )
-def test_repeating_ends_and_leaves_the_rest_to_the_next_attempt_of_the_task(
-    snowflake: Snowflake, hook: DataShareSnowflakeHook, trouble: requests.Response | Exception, told: str
+def test_a_certificate_that_is_refused_is_refused_again(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, trouble: requests.Response | Exception
 ) -> None:
-    snowflake.will(*[trouble] * 5)
-    with pytest.raises(SnowflakeTransientError, match=told) as caught:
+    snowflake.will(trouble)
+    with pytest.raises(SnowflakeRefusedError, match="REQUESTS_CA_BUNDLE") as caught:
         hook.run_statement("SELECT 1")
-    assert not isinstance(caught.value, AirflowFailException)
+    assert (caught.value.code, caught.value.retriable) == (FailureCode.CERTIFICATE_REFUSED, False)
+    assert isinstance(caught.value, AirflowFailException), "another attempt cannot help"
 
 
-def test_an_error_inside_snowflake_is_left_to_the_next_attempt_of_the_task(
+def test_a_connection_that_is_lost_while_tls_is_set_up_is_a_lost_connection(
     snowflake: Snowflake, hook: DataShareSnowflakeHook
 ) -> None:
-    snowflake.will(response(500, {}))
-    with pytest.raises(SnowflakeTransientError, match="HTTP 500"):
+    snowflake.will(requests.exceptions.SSLError(ssl.SSLEOFError(8, "EOF occurred in violation of protocol")))
+    snowflake.will(STARTED, DONE)
+    hook.run_statement("SELECT 1")
+
+
+@pytest.mark.parametrize("trouble", [requests.exceptions.InvalidURL("no host"), ValueError("a login is missing")])
+def test_a_call_that_cannot_be_made_is_not_repeated(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, trouble: Exception
+) -> None:
+    snowflake.will(trouble)
+    with pytest.raises(SnowflakeRefusedError) as caught:
         hook.run_statement("SELECT 1")
+    assert caught.value.code is FailureCode.SNOWFLAKE_SIGN_IN
 
 
 # ---- waiting
@@ -375,8 +570,6 @@ def test_a_token_that_cannot_be_had_is_snowflakes_failure(
 
 # ---- being stopped
 
-CANCELLED = response(200, {"code": "000604", "message": "SQL execution canceled", "statementHandle": HANDLE})
-
 
 def test_a_statement_that_runs_is_cancelled_and_none_follows(
     snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch
@@ -408,9 +601,76 @@ def test_a_statement_whose_submission_is_not_answered_yet_is_cancelled_by_the_sa
         hook.run_statement("INSERT INTO a SELECT 1", request_id=uuid.UUID(int=7))
     submissions = [call for call in snowflake.calls if call["url"] == STATEMENTS]
     assert {call["params"]["requestId"] for call in submissions} == {str(uuid.UUID(int=7))}
-    assert {call["params"]["retry"] for call in submissions} == {"true"}
+    # The call that was interrupted comes last here, as it is noted when it is answered.
+    assert [call["params"].get("retry") for call in submissions] == ["true", None]
     assert all(call["json"] == submissions[0]["json"] for call in submissions)
     assert snowflake.paths == ["post", f"post /{HANDLE}/cancel", "post", f"get /{HANDLE}"]
+
+
+def test_two_statements_of_one_request_are_both_cancelled(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes as the first request is about to leave: without ``retry``, it begins the statement again."""
+    other = "01b2c3d4-0000-1111-0000-00000000ffff"
+    request = snowflake.request
+    stops = [hook.stop]
+
+    def interrupted(*args: Any, **call: Any) -> requests.Response:
+        if stops:
+            stops.pop()()
+        return request(*args, **call)
+
+    monkeypatch.setattr(requests.Session.request, "side_effect", interrupted)
+    second = response(202, {"statementHandle": other})
+    snowflake.will(STARTED, CANCELLED, second, CANCELLED, failed("000604", "SQL execution canceled"))
+    with pytest.raises(SnowflakeStoppedError):
+        hook.run_statement("INSERT INTO a SELECT 1")
+    assert snowflake.paths == ["post", f"post /{HANDLE}/cancel", "post", f"post /{other}/cancel", f"get /{other}"]
+
+
+@pytest.mark.parametrize("at", ["submission", "look"])
+def test_a_kill_works_at_once_during_a_pause(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        # In the pause of sixteen seconds, which follows those of one, two, four and eight.
+        if sum(slept) > 25 and not hook.is_stopped:
+            slept.clear()
+            hook.stop()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    if at == "submission":
+        snowflake.will(*[LOST] * 5, LOST, STARTED, CANCELLED)
+        asked = ["post"] * 7 + [f"post /{HANDLE}/cancel"]
+    else:
+        snowflake.will(STARTED, *[LOST] * 5, LOST, CANCELLED, failed("000604", "SQL execution canceled"))
+        asked = ["post", *[f"get /{HANDLE}"] * 5, *[f"post /{HANDLE}/cancel"] * 2, f"get /{HANDLE}"]
+    with pytest.raises(SnowflakeStoppedError):
+        hook.run_statement("INSERT INTO a SELECT 1")
+    assert snowflake.paths == asked
+    assert sum(slept) <= 0.5, "what the one lost answer costs"
+
+
+def test_a_killed_step_that_hears_nothing_more_ends(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None if hook.is_stopped else hook.stop())
+    snowflake.will(STARTED, RUNNING, CANCELLED, LOST)
+    with pytest.raises(SnowflakeStoppedError, match="what became of its statement is not known"):
+        hook.run_statement("SELECT 1")
+
+
+def test_a_statement_that_was_not_sent_is_not_begun_by_the_kill(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hook, "_unless_stopped", mock.Mock(side_effect=lambda call: hook.stop() or call))
+    snowflake.will(STARTED, CANCELLED, failed("000604", "SQL execution canceled"))
+    with pytest.raises(SnowflakeStoppedError):
+        hook.run_statement("SELECT 1")
+    assert snowflake.paths == ["post", f"post /{HANDLE}/cancel", f"get /{HANDLE}"]
 
 
 def test_nothing_is_cancelled_when_nothing_runs(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from data_share import share
 from data_share.datasets import Dataset
 from data_share.failure_codes import FailureCode
+from data_share.policies import PolicyFoundError, RowsHiddenError, sample_statements
 from data_share.schema_drift import SchemaDriftError
 from data_share.share import run_key_of
 from data_share.snowflake_hook import SnowflakeStatementError, StatementResult
@@ -31,8 +33,11 @@ from data_share.snowflake_operators import (
     SnowflakePublishOperator,
     SnowflakeStatementsOperator,
     SnowflakeTableCheckOperator,
+    SnowflakeTargetsCheckOperator,
     SupersededError,
+    TargetMissingError,
 )
+from data_share.target_lock import TargetTakenError, select_lock
 from tests.plugins.data_share.conftest import Snowflake
 
 KEY = "20260102T030405_0a1b2c3d"
@@ -42,10 +47,20 @@ MANIFEST = {
     "ROW_COUNT": 5,
     "FILE_COUNT": 2,
     "COLUMN_TYPES": "struct<harbour:string,depth:double>",
+    "STAGED_AT": datetime(2026, 1, 2, 3, 4, 30),
+}
+LOCK = {
+    "TARGET_DATABASE": "SHARE_DB",
+    "TARGET_SCHEMA": "PUBLIC",
+    "TARGET_NAME": "TIDES",
+    "DATASET": "tides",
+    "RUN_KEY": "20250102T030405_ffffffff",
+    "EXPORT_PATH": "s3://databricks-snowflake-share/dataset/tides/20250102T030405_ffffffff/1-0a1b2c3d/",
+    "STAGED_AT": datetime(2025, 1, 2, 3, 4, 30),
 }
 WITH_SALINITY = {**MANIFEST, "COLUMN_TYPES": "struct<harbour:string,depth:double,salinity:decimal(5,2)>"}
 COLUMNS = [
-    {"name": "HARBOUR", "type": "VARCHAR(80)", "default": None},
+    {"name": "HARBOUR", "type": "VARCHAR(80)", "null?": "N", "default": None},
     {"name": "DEPTH", "type": "FLOAT", "default": None},
 ]
 FILES = [
@@ -162,9 +177,19 @@ def test_a_step_never_takes_up_the_statements_of_an_earlier_attempt() -> None:
 def test_rendered_fields_name_the_connection_and_hold_nothing_secret() -> None:
     shown_to_users = {
         *("sql", "create_staging", "copy_manifest", "select_manifest", "select_ledger_row", "table", "checks"),
-        *("run_key", "export_path", "snowflake_conn_id", "describe_staging", "staging_table", "count_changes"),
+        *(
+            "run_key",
+            "export_path",
+            "snowflake_conn_id",
+            "describe_target",
+            "explain_target",
+            "count_visible",
+            "staging_table",
+            "staging_manifest",
+            "count_changes",
+        ),
         *("load_mode", "new_columns", "created_columns", "preview", "select_old_exports", "keep_days"),
-        *("proofs", "unproven", "values_sql"),
+        *("proofs", "unproven", "values_sql", "select_lock", "create_lock", "staged_at"),
     }
     for operator in (
         SnowflakeStatementsOperator,
@@ -182,48 +207,163 @@ def test_rendered_fields_name_the_connection_and_hold_nothing_secret() -> None:
 @pytest.fixture
 def copy(snowflake: Snowflake) -> SnowflakeCopyIntoOperator:
     """Make the copy step, with a Snowflake where everything goes well."""
+    snowflake.answer("SELECT lock", [LOCK])
     snowflake.answer("SELECT manifest", [MANIFEST])
-    snowflake.answer("DESCRIBE staging", COLUMNS)
+    snowflake.answer("DESCRIBE target", COLUMNS)
     snowflake.answer("COPY data", FILES)
     return SnowflakeCopyIntoOperator(
         task_id="copy_into_staging",
-        create_staging="CREATE staging; CREATE staging_manifest;",
+        select_lock="SELECT lock;",
+        create_lock="CREATE lock; MERGE lock;",
+        create_staging="CREATE staging_manifest;",
         copy_manifest="COPY manifest;",
         select_manifest="UPDATE manifest;\nSELECT manifest;",
-        describe_staging="DESCRIBE staging;",
+        describe_target="DESCRIBE target;",
+        explain_target="EXPLAIN target;",
+        count_visible="SHOW target; COUNT target;",
         sql="COPY data;",
         dataset=tides(),
         run_key=KEY,
+        export_path=EXPORT_PATH,
         staging_table="staging.tides",
+        staging_manifest="staging.tides__manifest",
     )
+
+
+SAMPLES = sample_statements("staging.tides", {"HARBOUR": "VARCHAR(80)", "DEPTH": "FLOAT"})
 
 
 def test_copying_creates_reads_the_manifest_compares_loads_and_counts(
     snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
 ) -> None:
-    assert copy.execute(task_context(copy)) == {  # type: ignore[arg-type]
+    context = task_context(copy)
+    context["dag_run"].clear_number = 2
+    assert copy.execute(context) == {  # type: ignore[arg-type]
+        "export_path": EXPORT_PATH,
         "files": 2,
         "files_exported": 2,
         "rows_exported": 5,
         "rows_parsed": 5,
         "rows_loaded": 5,
+        "staging_table": "staging.tides",
+        "staged_at": "2026-01-02T03:04:30",
         "columns": ["HARBOUR", "DEPTH"],
         "new_columns": {},
         "created_columns": {},
         "proofs": [],
         "unproven": dict.fromkeys(("HARBOUR", "DEPTH"), NO_SUMS),
-        "query_ids": ["query 3", "query 7"],
+        "query_ids": ["query 9", "query 12"],
+        "task_instance_id": str(context["ti"].id),
+        "clear_number": 2,
     }
     assert snowflake.statements == [
-        "CREATE staging",
+        "SELECT lock",
+        "DESCRIBE target",
+        "EXPLAIN target",
         "CREATE staging_manifest",
+        'CREATE OR REPLACE TABLE staging.tides ("HARBOUR" VARCHAR(80) NOT NULL, "DEPTH" FLOAT)',
+        *SAMPLES,
         "COPY manifest",
         "UPDATE manifest",
         "SELECT manifest",
-        "DESCRIBE staging",
         "COPY data",
     ]
-    assert len(set(snowflake.request_ids)) == 7
+    assert len(set(snowflake.request_ids)) == 12
+
+
+def test_nothing_is_loaded_of_a_target_with_policies(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    policed = [COLUMNS[0], {**COLUMNS[1], "policy name": "SEC.POLICIES.DEPTHS"}]
+    plan = [
+        {"operation": "Result", "objects": None},
+        {"operation": "DynamicSecureView", "objects": "X (+ RowAccessPolicy)"},
+    ]
+    for statement, rows, found in (
+        ("DESCRIBE target", policed, "public.tides column DEPTH has the masking policy SEC.POLICIES.DEPTHS"),
+        ("EXPLAIN target", plan, "public.tides has a row access policy"),
+        (SAMPLES[1], [{"SAMPLE_0_0": 1, "SAMPLE_0_1": 1, "SAMPLE_1_0": 0, "SAMPLE_1_1": 1}], "changes DEPTH."),
+    ):
+        before = snowflake.answers.get(statement)
+        snowflake.answer(statement, rows)
+        with pytest.raises(PolicyFoundError) as caught:
+            copy.execute(task_context(copy))  # type: ignore[arg-type]
+        assert found in str(caught.value), statement
+        assert TARGET_UNCHANGED in str(caught.value)
+        assert "IS_ROLE_IN_SESSION('DATA_SHARE_LOADER') THEN val" in caught.value.what_to_do
+        assert "policies: exempt in tides.yaml" in caught.value.what_to_do
+        assert isinstance(caught.value, AirflowFailException), "another attempt would find it too"
+        snowflake.answers.pop(statement)
+        if before:
+            snowflake.answers[statement] = before
+    assert not {"COPY manifest", "COPY data"} & set(snowflake.statements)
+
+
+def test_of_a_target_that_exempts_the_role_the_hidden_rows_are_counted(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    copy.dataset = tides(policies="exempt")
+    snowflake.answer("EXPLAIN target", [{"operation": "DynamicSecureView", "objects": "TIDES (+ RowAccessPolicy)"}])
+    snowflake.answer("COUNT target", [{"VISIBLE": 6}])
+    for shown, hidden in (
+        ([{"name": "TIDES", "rows": 7}], True),
+        ([{"name": "TIDES", "rows": 6}], False),
+        ([{"name": "TIDES", "rows": 5}], False),  # others have inserted meanwhile
+        ([{"name": "tides", "rows": 7}, {"name": "TIDES", "rows": None}], False),
+        ([], False),
+    ):
+        snowflake.answer("SHOW target", shown)
+        if hidden:
+            with pytest.raises(RowsHiddenError, match="sees 6 of 7 row") as caught:
+                copy.execute(task_context(copy))  # type: ignore[arg-type]
+            assert "say policies: exempt" not in caught.value.what_to_do
+        else:
+            copy.execute(task_context(copy))  # type: ignore[arg-type]
+
+
+def test_columns_of_types_that_are_not_known_have_no_samples(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    place = {"name": "PLACE", "type": "GEOGRAPHY", "default": None}
+    for nullable, sampled in (("Y", True), ("N", False)):
+        snowflake.answer("DESCRIBE target", [*COLUMNS, {**place, "null?": nullable}])
+        copy.dataset = tides(target_defaults=("place",))
+        snowflake.statements.clear()
+        with contextlib.suppress(SchemaDriftError):
+            copy.execute(task_context(copy))  # type: ignore[arg-type]
+        assert (SAMPLES[0] in snowflake.statements) == sampled, nullable
+
+
+NO_LOCK = SnowflakeStatementError("Snowflake: Object 'LOCK' does not exist or not authorized. (code 002003)")
+
+
+@pytest.mark.parametrize("found", [NO_LOCK, []], ids=["no table", "no row for this target"])
+def test_a_target_without_a_lock_gets_one_before_anything_is_loaded(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext, found: Any
+) -> None:
+    snowflake.answer("SELECT lock", found)
+    copy.execute(task_context(copy))  # type: ignore[arg-type]
+    assert snowflake.statements[:4] == ["SELECT lock", "CREATE lock", "MERGE lock", "DESCRIBE target"]
+
+
+def test_a_lock_that_cannot_be_read_is_a_failure(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT lock", SnowflakeStatementError("Snowflake: something else (code 000001)"))
+    with pytest.raises(SnowflakeStatementError, match="something else"):
+        copy.execute(task_context(copy))  # type: ignore[arg-type]
+    assert snowflake.statements == ["SELECT lock"]
+
+
+def test_the_target_of_another_dataset_is_refused_before_anything_is_loaded(
+    snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT lock", [{**LOCK, "DATASET": "another"}])
+    with pytest.raises(TargetTakenError, match="is the target of the dataset another") as caught:
+        copy.execute(task_context(copy))  # type: ignore[arg-type]
+    assert caught.value.code is FailureCode.TARGET_TAKEN
+    assert TARGET_UNCHANGED in str(caught.value)
+    assert snowflake.statements == ["SELECT lock"]
 
 
 def test_parsed_rows_loaded_rows_and_files_with_rows_are_counted_each(
@@ -240,7 +380,7 @@ def test_a_column_that_keeps_its_default_is_no_column_of_staging(
     snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
 ) -> None:
     loaded_at = {"name": "LOADED_AT", "type": "TIMESTAMP_NTZ(9)", "default": "CURRENT_TIMESTAMP()"}
-    snowflake.answer("DESCRIBE staging", [*COLUMNS, loaded_at])
+    snowflake.answer("DESCRIBE target", [*COLUMNS, loaded_at])
     copy.dataset = tides(target_defaults=("loaded_at",))
     assert copy.execute(task_context(copy))["columns"] == ["HARBOUR", "DEPTH"]  # type: ignore[arg-type]
     assert snowflake.statements[-2:] == ['ALTER TABLE staging.tides DROP COLUMN "LOADED_AT"', "COPY data"]
@@ -253,26 +393,37 @@ def test_a_target_that_is_not_there_is_to_be_created_with_the_columns_of_the_exp
     snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
 ) -> None:
     snowflake.answer("SELECT manifest", [WITH_SALINITY])
-    snowflake.answer("CREATE staging_manifest", NO_TARGET)
+    snowflake.answer("DESCRIBE target", NO_TARGET)
     copy.dataset = tides(create_table="from_source")
     copied = copy.execute(task_context(copy))  # type: ignore[arg-type]
     created = {"HARBOUR": "VARCHAR", "DEPTH": "FLOAT", "SALINITY": "NUMBER(5, 2)"}
     assert (copied["created_columns"], copied["new_columns"], copied["columns"]) == (created, {}, list(created))
-    assert snowflake.statements[-2:] == [
+    assert [snowflake.statements[-5], snowflake.statements[-1]] == [
         'CREATE OR REPLACE TABLE staging.tides ("HARBOUR" VARCHAR, "DEPTH" FLOAT, "SALINITY" NUMBER(5, 2))',
         "COPY data",
     ]
+    assert snowflake.statements[-4:-1] == sample_statements("staging.tides", created)
+    assert len(set(snowflake.request_ids)) == len(snowflake.request_ids)
 
 
 def test_a_target_that_is_not_there_is_a_failure_where_nobody_said_that_it_is_created(
     snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
 ) -> None:
     another = SnowflakeStatementError("Snowflake: something else (code 000001)")
-    for create_table, error in ((None, NO_TARGET), ("from_source", another)):
-        snowflake.answer("CREATE staging_manifest", error)
-        copy.dataset = tides(create_table=create_table)
-        with pytest.raises(SnowflakeStatementError):
+    columns = {"create_table": "from_columns", "columns": {"harbour": "VARCHAR", "depth": "FLOAT"}}
+    for fields, error, expected in (
+        ({}, NO_TARGET, TargetMissingError),
+        (columns, NO_TARGET, TargetMissingError),
+        ({"create_table": "from_source"}, another, SnowflakeStatementError),
+        ({}, another, SnowflakeStatementError),
+    ):
+        snowflake.answer("DESCRIBE target", error)
+        copy.dataset = tides(**fields)
+        with pytest.raises(expected) as caught:
             copy.execute(task_context(copy))  # type: ignore[arg-type]
+        if expected is TargetMissingError:
+            assert "Run the DAG set_up_snowflake" in caught.value.what_to_do
+            assert "'TIDES' does not exist" in str(caught.value)
     assert "COPY data" not in snowflake.statements
 
 
@@ -280,7 +431,7 @@ def test_no_target_is_created_from_a_manifest_without_columns(
     snowflake: Snowflake, copy: SnowflakeCopyIntoOperator, task_context: MakeContext
 ) -> None:
     snowflake.answer("SELECT manifest", [{**MANIFEST, "ROW_COUNT": 0, "COLUMN_TYPES": None}])
-    snowflake.answer("CREATE staging_manifest", NO_TARGET)
+    snowflake.answer("DESCRIBE target", NO_TARGET)
     copy.dataset = tides(create_table="from_source")
     with pytest.raises(ManifestError, match="names no columns"):
         copy.execute(task_context(copy))  # type: ignore[arg-type]
@@ -294,7 +445,7 @@ def test_loading_no_row_of_a_file_is_a_failure(
     with pytest.raises(NothingLoadedError) as caught:
         copy.execute(task_context(copy))  # type: ignore[arg-type]
     message = str(caught.value)
-    assert "found 1 file(s), while the manifest counts 5 exported row(s) (query id query 7)" in message
+    assert "found 1 file(s), while the manifest counts 5 exported row(s) (query id query 12)" in message
     assert TARGET_UNCHANGED in message
 
 
@@ -306,6 +457,33 @@ def test_with_two_manifests_no_data_is_loaded(
         copy.execute(task_context(copy))  # type: ignore[arg-type]
     assert caught.value.code is FailureCode.MANIFEST_INVALID
     assert "COPY data" not in snowflake.statements
+
+
+# ---- the targets of all datasets
+
+
+def test_all_targets_of_others_are_told_at_once(snowflake: Snowflake, task_context: MakeContext) -> None:
+    datasets = [tides(name=name, target_table=f"public.{name}") for name in ("tides", "waves", "winds", "new")]
+    found = [[{**LOCK, "DATASET": "a"}], [{**LOCK, "DATASET": "waves"}], [{**LOCK, "DATASET": "b"}], NO_LOCK]
+    for dataset, rows in zip(datasets, found, strict=True):
+        snowflake.answer(select_lock(dataset), rows)  # type: ignore[arg-type]
+    task = SnowflakeTargetsCheckOperator(task_id="check_targets", datasets=datasets)
+    with pytest.raises(TargetTakenError) as caught:
+        task.execute(task_context(task))  # type: ignore[arg-type]
+    assert [f"target of the dataset {name}" in caught.value.message for name in ("a", "waves", "b")] == [
+        True,
+        False,
+        True,
+    ]
+    assert str(caught.value.what_to_do).count("UPDATE staging.publish_lock__") == 2
+    assert len(snowflake.statements) == len(datasets)
+
+
+def test_targets_that_nobody_else_publishes_to_are_right(snowflake: Snowflake, task_context: MakeContext) -> None:
+    snowflake.answer(select_lock(tides()), [LOCK])
+    task = SnowflakeTargetsCheckOperator(task_id="check_targets", datasets=[tides()])
+    task.execute(task_context(task))  # type: ignore[arg-type]
+    assert len(snowflake.statements) == 1
 
 
 # ---- check
@@ -396,12 +574,14 @@ def publish_step(**changes: Any) -> SnowflakePublishOperator:
     """Make the publish step as it is after its templates are rendered: every field is text."""
     fields = {
         "sql": f"-- why\n{TRANSACTION}",
+        "select_lock": "SELECT lock;",
         "select_ledger_row": "SELECT ledger;",
         "count_changes": "-- why\nSELECT changes",
         "dataset": tides(),
         "run_key": KEY,
         "export_path": EXPORT_PATH,
         "load_mode": "replace",
+        "staged_at": "2026-01-02T03:04:30",
         "new_columns": "{}",
         "created_columns": "{}",
         "preview": "False",
@@ -450,6 +630,8 @@ def test_publishing_runs_one_transaction_and_answers_with_the_ledger_row(
         "share_of_nulls": 0.25,
         "requested_by": None,
         "published_at": "2026-01-02T03:05:00",
+        "task_instance_id": str(context["ti"].id),
+        "clear_number": 0,
     }
     [event] = asset_events(context)
     assert event.extra == {
@@ -473,6 +655,30 @@ def test_an_export_that_is_in_the_ledger_is_told_and_not_published_again(
     assert len(asset_events(context)) == 1
 
 
+@pytest.mark.parametrize(
+    ("looks", "refusal", "preview"),
+    [
+        ([[], [LEDGER_ROW]], None, "False"),
+        ([[LEDGER_ROW]], None, "False"),
+        ([[], [LEDGER_ROW]], REFUSED_BY_LEDGER, "False"),
+        ([[]], None, "True"),
+    ],
+    ids=["published", "published before", "published by another process", "dry run"],
+)
+def test_an_answer_says_which_attempt_gave_it(
+    snowflake: Snowflake, publish_context: MakeContext, looks: Any, refusal: Exception | None, preview: str
+) -> None:
+    snowflake.answer("SELECT ledger", *looks)
+    snowflake.answer("SELECT changes", [{"ROWS_INSERTED": 3}])
+    snowflake.refusal = refusal
+    publish = publish_step(preview=preview)
+    context = publish_context(publish, try_number=3)
+    context["dag_run"].clear_number = 2
+    answer = publish.execute(context)  # type: ignore[arg-type]
+    assert (answer["task_instance_id"], answer["clear_number"]) == (str(context["ti"].id), 2)
+    assert answer["export_path"] == EXPORT_PATH
+
+
 OTHER_EXPORT = {**LEDGER_ROW, "EXPORT_PATH": EXPORT_PATH.replace("/1-", "/0-"), "ROWS_LOADED": 4}
 
 
@@ -486,18 +692,100 @@ def test_a_target_is_created_before_the_transaction_and_not_in_it(
     assert snowflake.statements == ["SELECT ledger", create, TRANSACTION, "SELECT ledger"]
 
 
-def test_a_refused_transaction_is_no_success_because_of_another_export_of_the_run(
+REFUSALS: dict[str, tuple[str, list[dict[str, Any]], type[Exception], str]] = {
+    "a later sync was published": (
+        "replace",
+        [{**LOCK, "RUN_KEY": "20260102T040000_ffffffff", "STAGED_AT": datetime(2026, 1, 2, 4)}],
+        SupersededError,
+        r"a sync of tides that was staged later is published already \(run key 20260102T040000_ffffffff\)\.",
+    ),
+    "the staging tables were changed": (
+        "replace",
+        [LOCK],
+        SupersededError,
+        "is not published: its staging tables are not as they were when they were checked",
+    ),
+    "perhaps it was appended long ago": (
+        "append",
+        [LOCK],
+        SupersededError,
+        "this export was appended before, or its staging tables",
+    ),
+    "another run has appended it": (
+        "append",
+        [{**LOCK, "EXPORT_PATH": EXPORT_PATH}],
+        SupersededError,
+        r"is not published: this export was appended before \(run key 20250102T030405_ffffffff\)\.",
+    ),
+    "the row of the lock is gone": ("replace", [], SupersededError, "somebody has deleted the target's row"),
+    "another dataset has published": (
+        "replace",
+        [{**LOCK, "DATASET": "another"}],
+        TargetTakenError,
+        "is the target of the dataset another, whose sync",
+    ),
+    "it is published, and the ledger does not show it": (
+        "replace",
+        [{**LOCK, "RUN_KEY": KEY, "EXPORT_PATH": EXPORT_PATH}],
+        PublishError,
+        "is published, but the ledger has no row of it",
+    ),
+}
+"""By case: the load mode, what the lock says afterwards, and the failure."""
+
+
+@pytest.mark.parametrize(("load_mode", "locked", "kind", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refused_transaction_says_what_it_was_refused_for(
+    snowflake: Snowflake,
+    publish_context: MakeContext,
+    load_mode: str,
+    locked: list[dict[str, Any]],
+    kind: type[Exception],
+    message: str,
+) -> None:
+    # In these modes, another export of this run is no sign of this one.
+    snowflake.answer("SELECT ledger", [OTHER_EXPORT] if load_mode == "replace" and kind is SupersededError else [])
+    snowflake.answer("SELECT lock", locked)
+    snowflake.refusal = REFUSED_BY_LEDGER
+    publish = publish_step(load_mode=load_mode)
+    context = publish_context(publish)
+    with pytest.raises(kind, match=message) as caught:
+        publish.execute(context)  # type: ignore[arg-type]
+    # Another attempt would be refused too; only the ledger may be mended.
+    assert isinstance(caught.value, AirflowFailException) == (kind is not PublishError)
+    assert asset_events(context) == []
+    assert snowflake.statements == ["SELECT ledger", TRANSACTION, "SELECT lock", "SELECT ledger"]
+    assert len(set(snowflake.request_ids)) == 4, "the second look must not be answered with the first"
+
+
+def test_a_publish_that_another_process_was_faster_with_is_told_as_its_own(
     snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
 ) -> None:
-    snowflake.answer("SELECT ledger", [OTHER_EXPORT])
+    snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
+    snowflake.answer("SELECT lock", [{**LOCK, "RUN_KEY": KEY, "EXPORT_PATH": EXPORT_PATH}])
     snowflake.refusal = REFUSED_BY_LEDGER
     context = publish_context(publish)
-    with pytest.raises(SupersededError) as caught:
-        publish.execute(context)  # type: ignore[arg-type]
-    assert str(caught.value).startswith(f"{EXPORT_PATH} is not published: a sync of tides that was staged later")
+    assert publish.execute(context)["run_key"] == KEY  # type: ignore[arg-type]
+    assert len(asset_events(context)) == 1
+
+
+def test_a_transaction_that_does_not_see_all_rows_is_told_apart(
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
+) -> None:
+    said = (
+        'JavaScript execution error: Uncaught Execution of multiple statements failed on statement "UPDATE x" (at line '
+        "1, position 75).\nDML operation to table X failed on column ROWS_AFTER with error: Numeric value 'rows hidden "
+        "from the loader: 3, 1200 of 1203' is not recognized in SYSTEM$MULTISTMT"
+    )
+    snowflake.answer("SELECT ledger", [])
+    snowflake.refusal = SnowflakeStatementError(f"Snowflake: {said} (code 100132)")
+    with pytest.raises(RowsHiddenError) as caught:
+        publish.execute(publish_context(publish))  # type: ignore[arg-type]
+    assert "sees 1,200 row(s) in public.tides, where at least 1,203 must be, and does not find 3 of" in str(
+        caught.value
+    )
+    assert caught.value.code is FailureCode.ROWS_HIDDEN
     assert isinstance(caught.value, AirflowFailException), "another attempt would be refused too"
-    assert asset_events(context) == []
-    assert len(set(snowflake.request_ids)) == 3, "the second look must not be answered with the first"
 
 
 def test_a_transaction_without_a_trace_in_the_ledger_is_an_error_that_may_be_tried_again(

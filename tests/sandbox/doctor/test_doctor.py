@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import json
 import shutil
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import requests
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from data_share import doctor, share
 from data_share.datasets import DATASETS_FOLDER
@@ -20,6 +26,7 @@ from data_share.doctor_checks import airflow as airflow_checks
 from data_share.doctor_checks.deployment import State
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from tests.sandbox.databricks.conftest import TOKEN, WorkspaceServer
+from tests.sandbox.snowflake.conftest import KEY
 
 pytestmark = pytest.mark.sandbox
 
@@ -109,11 +116,6 @@ def test_a_snowflake_connection_that_lacks_something(
 ) -> None:
     change("snowflake_default", **change_to)
     assert f"lacks: {lacks}." in look("Snowflake").only_wrong("Snowflake connection")
-
-
-def test_a_key_file_that_is_not_there(look: Look, change: Change) -> None:
-    change("snowflake_default", extra={"private_key_content": None, "private_key_file": "/nowhere/loader.p8"})
-    assert "/nowhere/loader.p8, which is no file" in look("Snowflake").only_wrong("Snowflake connection")
 
 
 def test_a_databricks_connection_without_a_token(look: Look, change: Change) -> None:
@@ -230,11 +232,64 @@ def test_a_key_that_is_not_the_users(look: Look, change: Change, other_key: str)
     assert examined.findings["role"].state is State.UNKNOWN
 
 
-def test_a_key_that_is_none(look: Look, change: Change) -> None:
-    change("snowflake_default", extra={"private_key_content": "this-is-no-key-at-all"})
+@pytest.mark.parametrize(
+    ("change_to", "told"),
+    [
+        ({"extra": {"private_key_content": "this-is-no-key-at-all"}}, "has no line -----BEGIN PRIVATE KEY-----"),
+        ({"password": "left-over"}, "not encrypted, yet the connection has a password"),
+        ({"extra": {"private_key_content": None, "private_key_file": "/nowhere/a.p8"}}, "/nowhere/a.p8, is no file"),
+    ],
+    ids=["no key", "a password", "no file"],
+)
+def test_a_key_that_cannot_be_read(look: Look, change: Change, change_to: dict[str, Any], told: str) -> None:
+    """A check of its own, before the address, which can be reached all the same."""
+    change("snowflake_default", **change_to)
     examined = look("Snowflake")
-    assert "Check the private key" in examined.only_wrong("Snowflake sign-in")
-    assert "this-is-no-key-at-all" not in examined.told()
+    assert told in examined.only_wrong("Snowflake key")
+    assert list(examined.findings)[:3] == ["Snowflake connection", "Snowflake key", "Snowflake address"]
+    assert examined.findings["Snowflake address"].state is State.OK
+    assert examined.findings["Snowflake sign-in"].state is State.UNKNOWN
+    for secret in ("this-is-no-key-at-all", "left-over"):
+        assert secret not in examined.told()
+
+
+def test_the_key_is_told_as_snowflake_tells_it(look: Look) -> None:
+    der = KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    fingerprint = base64.b64encode(hashlib.sha256(der).digest()).decode()
+    assert f"RSA_PUBLIC_KEY_FP SHA256:{fingerprint}" in look("Snowflake").findings["Snowflake key"].text
+
+
+def test_a_sign_in_by_a_token_needs_no_key(look: Look, change: Change) -> None:
+    token = {"authenticator": "programmatic_access_token", "private_key_content": None}
+    change("snowflake_default", password="a-token-of-nobody", extra=token)
+    examined = look("Snowflake")
+    assert "HTTP 401" in examined.only_wrong("Snowflake sign-in")
+    assert examined.findings["Snowflake key"].state is State.OK
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        ({"host": None, "account": "my org"}, "'my org', which is no account identifier"),
+        ({"host": "proxy example"}, "'proxy example', which is no host name"),
+        ({"host": None, "account": "xy12345.eu-west-1", "region": "us-east-2"}, "has two regions"),
+    ],
+    ids=["account", "host", "region"],
+)
+def test_an_account_that_is_none(look: Look, change: Change, extra: dict[str, Any], told: str) -> None:
+    change("snowflake_default", extra=extra)
+    assert told in look("Snowflake").only_wrong("Snowflake address")
+
+
+@pytest.mark.parametrize("side", ["Databricks", "Snowflake"])
+def test_a_certificate_that_is_refused(look: Look, monkeypatch: pytest.MonkeyPatch, side: str) -> None:
+    told = "certificate verify failed: Hostname mismatch"
+    error = requests.exceptions.SSLError(ssl.SSLCertVerificationError(1, told))
+    monkeypatch.setattr(requests, "get", mock.Mock(side_effect=error))
+    said = look(side).only_wrong(f"{side} address")
+    assert said.startswith("The certificate at http")
+    assert told in said
+    assert "REQUESTS_CA_BUNDLE" in said
 
 
 @pytest.mark.parametrize("role", ["NOBODY", "SYSADMIN"])
@@ -322,6 +377,42 @@ BROKEN = {
         [f"GRANT OWNERSHIP ON SCHEMA staging TO {LOADER} REVOKE CURRENT GRANTS"],
         "write and read",
         "GRANT USAGE, CREATE TABLE ON SCHEMA staging",
+    ),
+    "a tag that masks what is staged": (
+        [
+            "CREATE MASKING POLICY texts AS (val VARCHAR) RETURNS VARCHAR -> '***'",
+            "CREATE MASKING POLICY dates AS (val DATE) RETURNS DATE -> NULL",
+            "CREATE TAG secret",
+            "ALTER TAG secret SET MASKING POLICY texts",
+            "ALTER TAG secret SET MASKING POLICY dates",
+            "ALTER SCHEMA staging SET TAG secret = 'yes'",
+        ],
+        [
+            "ALTER SCHEMA staging UNSET TAG secret",
+            "ALTER TAG secret UNSET MASKING POLICY texts",
+            "ALTER TAG secret UNSET MASKING POLICY dates",
+            *("DROP TAG secret", "DROP MASKING POLICY texts", "DROP MASKING POLICY dates"),
+        ],
+        "write and read",
+        "what role DATA_SHARE_LOADER reads of it, in columns of VARCHAR, DATE: a masking policy changes it",
+    ),
+    "a target with a masked column": (
+        [
+            "CREATE MASKING POLICY places AS (val DOUBLE) RETURNS DOUBLE -> NULL",
+            "ALTER TABLE shared_forecasts MODIFY COLUMN latitude SET MASKING POLICY places",
+        ],
+        ["ALTER TABLE shared_forecasts MODIFY COLUMN latitude UNSET MASKING POLICY", "DROP MASKING POLICY places"],
+        "policies",
+        "shared_forecasts column LATITUDE has the masking policy DATA_SHARE.PUBLIC.PLACES, which stops each sync",
+    ),
+    "a target with a row access policy": (
+        [
+            "CREATE ROW ACCESS POLICY north AS (latitude DOUBLE) RETURNS BOOLEAN -> latitude > 0",
+            "ALTER TABLE shared_forecasts ADD ROW ACCESS POLICY north ON (latitude)",
+        ],
+        ["ALTER TABLE shared_forecasts DROP ROW ACCESS POLICY north", "DROP ROW ACCESS POLICY north"],
+        "policies",
+        "shared_forecasts has a row access policy, which stops each sync of shared_forecasts.yaml",
     ),
     "no ledger": (
         ["ALTER TABLE sync_history RENAME TO old_history"],
@@ -439,15 +530,17 @@ def test_an_account_that_is_broken(look: Look, administer: Callable[..., object]
     assert words in examined.only_wrong(check)
 
 
-def test_an_integration_that_the_role_may_not_see_is_not_wrong(look: Look, administer: Callable[..., object]) -> None:
+def test_an_integration_that_the_role_may_not_use(look: Look, administer: Callable[..., object]) -> None:
     administer(f"REVOKE USAGE ON INTEGRATION s3_share_int FROM {LOADER}")
     try:
         examined = look("Snowflake")
     finally:
         administer(f"GRANT USAGE ON INTEGRATION s3_share_int TO {LOADER}")
-    assert examined.named(State.WRONG) == []
-    assert examined.named(State.UNKNOWN) == ["storage integration"]
-    assert "does not see the integration" in examined.findings["storage integration"].text
+    said = examined.only_wrong("storage integration")
+    assert "Integration 'S3_SHARE_INT' does not exist or not authorized" in said
+    assert "GRANT USAGE ON INTEGRATION s3_share_int TO ROLE DATA_SHARE_LOADER" in said
+    # The same fault is told once: LIST would fail for it too.
+    assert examined.named(State.UNKNOWN) == ["share"]
 
 
 def test_a_target_that_cannot_be_refreshed_is_not_wrong(look: Look, administer: Callable[..., object]) -> None:
@@ -468,8 +561,55 @@ def test_one_table_under_two_names(look: Look, tmp_path: Path) -> None:
     known = (DATASETS_FOLDER / "shared_forecasts.yaml").read_text()
     other = known.replace("target_table: shared_forecasts", "target_table: public.shared_forecasts")
     (tmp_path / "datasets" / "tides.yaml").write_text(other)
-    said = look("Snowflake", datasets_folder=tmp_path / "datasets").only_wrong("target tables")
-    assert "public.shared_forecasts is the target of shared_forecasts.yaml and of tides.yaml" in said
+    said = look("Airflow", datasets_folder=tmp_path / "datasets").only_wrong("dataset files")
+    assert "shared_forecasts may be the target of tides (public.shared_forecasts) too" in said
+
+
+def test_a_target_that_another_dataset_publishes_to(look: Look, administer: Callable[..., object]) -> None:
+    lock = share.lock_table("shared_forecasts")
+    columns = ("target_database", "target_schema", "target_name", "dataset", "run_key")
+    administer(
+        f"CREATE TABLE {lock} ({', '.join(f'{column} VARCHAR' for column in columns)})",
+        f"INSERT INTO {lock} SELECT 'DATA_SHARE', 'PUBLIC', 'SHARED_FORECASTS', 'of_another_airflow', 'key'",
+        # A target of the same name in another schema is another one.
+        f"INSERT INTO {lock} SELECT 'DATA_SHARE', 'ELSEWHERE', 'SHARED_FORECASTS', 'elsewhere', 'key'",
+        conn_id="snowflake_default",
+    )
+    try:
+        said = look("Snowflake").only_wrong("target tables")
+        assert "data_share.public.shared_forecasts is the target of the dataset of_another_airflow" in said
+        administer(said[said.index("UPDATE ") : said.index(";")], conn_id="snowflake_default")
+        assert look("Snowflake").named(State.WRONG) == []
+    finally:
+        administer(f"DROP TABLE {lock}", conn_id="snowflake_default")
+
+
+def test_policies_that_exempt_the_loader(look: Look, administer: Callable[..., object], tmp_path: Path) -> None:
+    shutil.copytree(DATASETS_FOLDER, tmp_path / "datasets")
+    file = tmp_path / "datasets" / "shared_forecasts.yaml"
+    file.write_text(f"{file.read_text()}policies: exempt\n")
+    administer(
+        "CREATE MASKING POLICY texts AS (val VARCHAR) RETURNS VARCHAR -> "
+        "CASE WHEN IS_ROLE_IN_SESSION('DATA_SHARE_LOADER') THEN val END",
+        "CREATE MASKING POLICY places AS (val DOUBLE) RETURNS DOUBLE -> "
+        "CASE WHEN IS_ROLE_IN_SESSION('DATA_SHARE_LOADER') THEN val END",
+        "ALTER TABLE shared_forecasts MODIFY COLUMN latitude SET MASKING POLICY places",
+        "CREATE TAG secret",
+        "ALTER TAG secret SET MASKING POLICY texts",
+        "ALTER DATABASE data_share SET TAG secret = 'yes'",
+    )
+    try:
+        examined = look("Snowflake", datasets_folder=tmp_path / "datasets")
+    finally:
+        administer(
+            "ALTER DATABASE data_share UNSET TAG secret",
+            "ALTER TABLE shared_forecasts MODIFY COLUMN latitude UNSET MASKING POLICY",
+            "ALTER TAG secret UNSET MASKING POLICY texts",
+            *("DROP TAG secret", "DROP MASKING POLICY texts", "DROP MASKING POLICY places"),
+        )
+    assert examined.named(State.WRONG) == [], examined.told()
+    said = examined.findings["policies"].text
+    assert "Said to be exempt, which each sync proves: shared_forecasts column LATITUDE has the masking policy" in said
 
 
 def test_a_bucket_that_snowflake_cannot_list(look: Look, administer: Callable[..., object]) -> None:

@@ -8,11 +8,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from unittest import mock
 
 import pytest
 import requests
-import tenacity.nap
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -93,12 +91,12 @@ def a_share(s3_url: str, stand_ins: tuple[int, str], sync_datasets: ModuleType) 
         # Reading the same key for each task takes longer than the task's statements.
         read_key = functools.cache(serialization.load_pem_private_key)
         patch.setattr(serialization, "load_pem_private_key", lambda data, **options: read_key(data, **options))
-        # The provider's hook waits a second before it repeats a call.
-        patch.setattr(tenacity.nap, "time", mock.Mock(spec_set=["sleep"]))
+        # The hook waits a second before it repeats a call.
+        patch.setattr(snowflake_hook, "_FIRST_BACKOFF_SECONDS", 0)
         wire = Wire(requests.Session.request)
         patch.setattr(requests.Session, "request", lambda session, **call: wire(session, **call))
         made = Share(s3_url, f"http://127.0.0.1:{port}", sync_datasets.sync_dag, wire)
-        made.set_up(list(_set_up_statements()))
+        made.set_up(list(set_up_statements("create_schemas.sql", "create_stage.sql", "create_ledger.sql")))
         yield made
 
 
@@ -109,8 +107,9 @@ def administer(a_share: Share) -> Callable[[str], object]:
     return lambda sql: hook.run_statement(sql).rows
 
 
-def _set_up_statements() -> Iterator[str]:
+def set_up_statements(*names: str) -> Iterator[str]:
+    """Return the statements of files that ``set_up_snowflake`` runs."""
     files = Environment(loader=FileSystemLoader(PROJECT / "include" / "sql" / "snowflake"))
-    for name in ("create_schemas.sql", "create_stage.sql", "create_ledger.sql"):
+    for name in names:
         sql = files.get_template(name).render(share=share)
         yield from snowflake_hook.DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True)

@@ -181,6 +181,11 @@ class Run(DagRun):
         return cast("str", export["export_path"])
 
     @property
+    def staging_table(self) -> str:
+        """The staging table that ``copy_into_staging`` has filled."""
+        return cast("str", self.xcoms["copy_into_staging", "return_value"]["staging_table"])
+
+    @property
     def ledger_row(self) -> Row:
         """What ``publish`` returned."""
         return cast("Row", self.xcoms["publish", "return_value"])
@@ -211,6 +216,10 @@ class Share:
     def query(self, sql: str) -> list[Row]:
         """Run one statement and return its rows."""
         return self._hook.run_statement(sql).rows
+
+    def transaction(self, statements: Sequence[str]) -> None:
+        """Run statements in one request."""
+        self._hook.run_transaction(statements)
 
     def set_up(self, statements: Sequence[str]) -> None:
         """Run statements as ``set_up_snowflake`` does."""
@@ -271,15 +280,16 @@ class Share:
         """Return the manifests of the dataset's published syncs."""
         return self.query(f"SELECT * FROM {share.MANIFEST_TABLE} WHERE dataset = '{dataset.name}' ORDER BY run_key")
 
-    def turns(self, dataset: Dataset) -> list[Row]:
-        """Return whose turn it was last; before the first copy, there is no table of it."""
-        schema, _, table = share.turn_table(dataset.name).partition(".")
+    def lock(self, dataset: Dataset) -> list[Row]:
+        """Return what decides on the target's publishes; before the first copy, there is no table of it."""
+        schema, _, table = share.lock_table(dataset.target_table).partition(".")
         there = self.query(f"SHOW TABLES LIKE '{table}' IN SCHEMA {schema}")
         return self.query(f"SELECT * FROM {schema}.{table}") if there else []
 
     def everything(self, dataset: Dataset) -> tuple[list[Row], ...]:
-        """Return all that a publish may change."""
-        return self.target(dataset), self.ledger(dataset), self.manifests(dataset), self.turns(dataset)
+        """Return all that a publish may change; a row of the lock is made by the copy, and says nothing before that."""
+        published = [row for row in self.lock(dataset) if row["RUN_KEY"]]
+        return self.target(dataset), self.ledger(dataset), self.manifests(dataset), published
 
     # ---- a sync
 
@@ -307,7 +317,7 @@ class Share:
                     "manifest_path": f"{path}manifest/",
                     "run_key": run.key,
                     "dataset": dataset.name,
-                    "proof": dataset.proof.value,
+                    "proof": dataset.proof_of_values.value,
                 },
             )
         finally:
@@ -337,9 +347,12 @@ class Share:
         self.hand_on(run, path)
 
     def hand_on(self, run: Run, path: str) -> None:
-        """Hand on an export's path as ``wait_for_export`` does."""
+        """Hand on an export's path as ``export_to_s3`` and ``wait_for_export`` do."""
+        run_id = 70_000 + run.export_attempt
+        run.states.update(dict.fromkeys(("export_to_s3", "wait_for_export"), "success"))
+        run.xcoms["export_to_s3", "export"] = {"run_id": run_id, "clear_number": run.clear_number}
         run.xcoms["wait_for_export", "return_value"] = {
-            "run_id": 70_000 + run.export_attempt,
+            "run_id": run_id,
             "run_page_url": "https://databricks.example/run",
             "export_path": path,
         }
@@ -432,7 +445,7 @@ class Reader:
             with httpx.Client(headers=self._hook.get_headers(), timeout=30) as client:
                 while not self._stop.is_set():
                     answer = client.post(self._url, json=body)
-                    answer.raise_for_status()
+                    assert answer.is_success, answer.text
                     [row] = answer.json()["data"]
                     with self._looked:
                         self.seen.append(tuple(None if value is None else int(value) for value in row))

@@ -26,7 +26,7 @@ KINDS: list[dict[str, Any]] = [
 ]
 COUNTS = ("rows_exported", "rows_loaded", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
 # A statement is two calls: one starts it, one takes its answer.
-CALLS = {"copy_into_staging": 14, "check_staging": 4, "publish": 6}
+CALLS = {"copy_into_staging": 20, "check_staging": 4, "publish": 6}
 
 NAMES = [None, "", "Ålesund", "東京", "O'Brien", "back\\slash", "two\nlines", "🌧", "NULL", "; DROP TABLE x"]
 AMOUNTS = [None, 0.0, -1.5, 1e300]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -45,6 +45,14 @@ def dataset(a_share: Share, mode: str) -> Dataset:
     a_share.write(made, generation(1))
     a_share.sync(made)
     return made
+
+
+@pytest.fixture
+def sees_late(administer: Callable[[str], object]) -> Iterator[None]:
+    """Let sessions see as little of what others commit after they began as Snowflake allows."""
+    administer("ALTER ACCOUNT SET READ_CONSISTENCY_MODE = 'SESSION'")
+    yield
+    administer("ALTER ACCOUNT SET READ_CONSISTENCY_MODE = 'GLOBAL'")
 
 
 def watch(share: Share, dataset: Dataset) -> Reader:
@@ -98,13 +106,18 @@ def assert_counted_once(share: Share, dataset: Dataset, *runs: Run) -> None:
     assert len(share.target(dataset)) == before
 
 
+def row_of(answer: dict[str, Any]) -> dict[str, Any]:
+    """What an answer says whichever attempt gave it."""
+    return {name: value for name, value in answer.items() if name not in ("task_instance_id", "clear_number")}
+
+
 def test_publishing_twice_changes_once(a_share: Share, dataset: Dataset, mode: str) -> None:
     a_share.write(dataset, generation(2))
     run = a_share.staged(dataset)
     with watch(a_share, dataset) as reader:
         first = a_share.step(run, "publish")
         left = a_share.everything(dataset)
-        assert a_share.step(run, "publish") == first
+        assert row_of(a_share.step(run, "publish")) == row_of(first)
     assert a_share.everything(dataset) == left
     assert_whole(reader, mode, 1, 2)
     assert_counted_once(a_share, dataset, run)
@@ -144,13 +157,32 @@ def test_two_processes_of_one_run(a_share: Share, dataset: Dataset, mode: str) -
     hold = at_the_same_place(2)
     with watch(a_share, dataset) as reader:
         first, second = together(*[lambda: a_share.step(run, "publish", before=hold)] * 2)
-    assert first.result() == second.result()
+    assert row_of(first.result()) == row_of(second.result())
     assert first.result()["run_key"] == run.key
     assert len(run.asset_events) == 2, "either may be the one that Airflow hears of"
     assert_whole(reader, mode, 1, 2)
     assert_counted_once(a_share, dataset, run)
 
 
+@pytest.mark.tier("full")
+def test_two_processes_of_one_run_that_see_each_others_commits_late(
+    a_share: Share, dataset: Dataset, mode: str, sees_late: None
+) -> None:
+    a_share.write(dataset, generation(2))
+    run = a_share.staged(dataset)
+    lock = share.lock_table(dataset.target_table)
+    # Until both wait for the lock: each session has begun before the other one commits.
+    held = f"BEGIN; UPDATE {lock} SET attempt = attempt; SELECT SYSTEM$WAIT(4); ROLLBACK".split("; ")
+    hold = at_the_same_place(2)
+    with watch(a_share, dataset) as reader:
+        *both, _ = together(*[lambda: a_share.step(run, "publish", before=hold)] * 2, lambda: a_share.transaction(held))
+    assert row_of(both[0].result()) == row_of(both[1].result())
+    assert both[0].result()["run_key"] == run.key
+    assert_whole(reader, mode, 1, 2)
+    assert_counted_once(a_share, dataset, run)
+
+
+@pytest.mark.tier("nightly")
 def test_two_runs_that_race(a_share: Share, dataset: Dataset, mode: str) -> None:
     a_share.write(dataset, generation(2))
     older = a_share.staged(dataset)
@@ -183,6 +215,7 @@ def test_a_zombie_of_an_older_run_is_refused(a_share: Share, dataset: Dataset, m
     assert_counted_once(a_share, dataset, newer)
 
 
+@pytest.mark.tier("nightly")
 def test_a_run_that_was_overtaken_may_stage_again(a_share: Share, dataset: Dataset, mode: str) -> None:
     a_share.write(dataset, generation(2))
     overtaken = a_share.staged(dataset)
@@ -194,21 +227,42 @@ def test_a_run_that_was_overtaken_may_stage_again(a_share: Share, dataset: Datas
     assert reader.seen[-1][0] == overtaken.ledger_row["rows_in_target"]
 
 
-@pytest.mark.parametrize("copied_again", [False, True], ids=["empty", "half"])
-def test_a_copy_thought_dead_that_empties_the_staging_table(
-    a_share: Share, dataset: Dataset, mode: str, copied_again: bool
-) -> None:
+@pytest.mark.tier("nightly")
+def test_a_copy_thought_dead_writes_to_a_table_of_its_own(a_share: Share, dataset: Dataset, mode: str) -> None:
     a_share.write(dataset, generation(2))
     run = a_share.run(dataset)
     a_share.export(dataset, run)
     thought_dead = run.prepared("copy_into_staging")
     for task_id in ("copy_into_staging", "check_staging"):
         a_share.step(run, task_id)
+    filled = run.xcoms["copy_into_staging", "return_value"]
+    # What it had sent is executed now; nobody hears of its end.
+    thought_dead[0].execute(thought_dead[1])
+    assert thought_dead[0].staging_table != filled["staging_table"]
+    with watch(a_share, dataset) as reader:
+        a_share.step(run, "publish")
+        a_share.step(run, "drop_staging")
+    assert_whole(reader, mode, 1, 2)
+    assert_counted_once(a_share, dataset, run)
+    left = [str(row["name"]) for row in a_share.query(f"SHOW TABLES IN SCHEMA {share.STAGING_SCHEMA}")]
+    assert [name for name in left if run.key.upper() in name] == []
+
+
+CHANGES = {
+    "emptied": "DELETE FROM {table}",
+    "half": "DELETE FROM {table} WHERE k % 2 = 0",
+    "without a manifest": "DELETE FROM {table}__manifest",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_staging_table_that_somebody_changes_is_not_published(
+    a_share: Share, dataset: Dataset, mode: str, change: str
+) -> None:
+    a_share.write(dataset, generation(2))
+    run = a_share.staged(dataset)
     before = a_share.everything(dataset)
-    # What it had sent is executed now.
-    after_staging_was_created = 6 if copied_again else 4
-    with a_share.wire.faulty(Fault(after_staging_was_created, "dead")), pytest.raises(ProcessDiedError):
-        run.execute(*thought_dead)
+    a_share.query(change.format(table=run.staging_table))
     with watch(a_share, dataset) as reader, pytest.raises(SupersededError, match="staging tables are not as they were"):
         a_share.step(run, "publish")
     assert a_share.everything(dataset) == before
@@ -222,9 +276,9 @@ def test_a_staging_table_that_is_made_anew_between_two_statements(
     a_share.write(dataset, generation(2))
     run = a_share.staged(dataset)
     before = a_share.everything(dataset)
-    emptied = f"DELETE FROM {share.staging_table(dataset.target_table, run.key)}"
-    # A copy that is slower than anybody thought: before it loads, it notes the time.
-    staged = f"UPDATE {share.staging_manifest(dataset.target_table, run.key)} SET staged_at = SYSDATE()"
+    emptied = f"DELETE FROM {run.staging_table}"
+    # Somebody who fills it again, and notes the time.
+    staged = f"UPDATE {share.staging_manifest(run.staging_table)} SET staged_at = SYSDATE()"
 
     def remake_staging(call: dict[str, Any]) -> None:
         # Snowflake locks only what a transaction writes, while the stand-in would hold back another session's DELETE.
@@ -242,6 +296,36 @@ def test_a_staging_table_that_is_made_anew_between_two_statements(
     assert_whole(reader, mode, 1)
 
 
+@pytest.mark.tier("nightly")
+def test_the_row_of_the_lock_says_what_was_published_last(a_share: Share, dataset: Dataset, mode: str) -> None:
+    a_share.write(dataset, generation(2))
+    run = a_share.sync(dataset)
+    [row] = a_share.lock(dataset)
+    assert (row["TARGET_DATABASE"], row["TARGET_SCHEMA"], row["TARGET_NAME"]) == (
+        *("DATA_SHARE", "PUBLIC"),
+        dataset.target_table.upper(),
+    )
+    assert (row["DATASET"], row["RUN_KEY"], row["EXPORT_PATH"]) == (dataset.name, run.key, run.export_path)
+    counts = ("ROWS_INSERTED", "ROWS_UPDATED", "ROWS_DELETED")
+    assert [row[name] for name in counts] == [run.ledger_row[name.lower()] for name in counts]
+
+
+@pytest.mark.tier("nightly")
+def test_without_the_row_of_the_lock_nothing_is_published(a_share: Share, dataset: Dataset, mode: str) -> None:
+    a_share.write(dataset, generation(2))
+    run = a_share.staged(dataset)
+    a_share.query(f"DELETE FROM {share.lock_table(dataset.target_table)}")
+    before = a_share.everything(dataset)
+    with watch(a_share, dataset) as reader:
+        with pytest.raises(SupersededError, match="deleted the target's row from its lock table"):
+            a_share.step(run, "publish")
+        assert a_share.everything(dataset) == before
+        # What follows has it again.
+        a_share.sync(dataset)
+    assert_whole(reader, mode, 1, 2)
+
+
+@pytest.mark.tier("nightly")
 def test_staging_that_is_dropped_is_not_published(a_share: Share, dataset: Dataset, mode: str) -> None:
     run = a_share.staged(dataset)
     before = a_share.everything(dataset)
@@ -253,6 +337,7 @@ def test_staging_that_is_dropped_is_not_published(a_share: Share, dataset: Datas
     assert_whole(reader, mode, 1)
 
 
+@pytest.mark.tier("full")
 def test_a_row_without_a_key_is_missing_from_any_source(a_share: Share) -> None:
     dataset = a_share.dataset(**MODES["merge"])
     a_share.write(dataset, generation(1))
@@ -264,6 +349,7 @@ def test_a_row_without_a_key_is_missing_from_any_source(a_share: Share) -> None:
     assert a_share.ledger(dataset)[-1]["ROWS_DELETED"] == 1
 
 
+@pytest.mark.tier("nightly")
 def test_an_append_counts_a_run_once(a_share: Share) -> None:
     dataset = a_share.dataset(load_mode="append")
     a_share.write(dataset, generation(1))
@@ -280,6 +366,21 @@ def test_an_append_of_an_export_that_another_run_appended_is_refused(a_share: Sh
     dataset = a_share.dataset(load_mode="append")
     a_share.write(dataset, generation(1))
     first = a_share.sync(dataset)
+    left = a_share.everything(dataset)
+    again = a_share.run(dataset, reload_run_key=first.key)
+    a_share.hand_on(again, first.export_path)
+    with pytest.raises(SupersededError, match="was appended before"):
+        a_share.sync(dataset, again)
+    assert a_share.everything(dataset) == left
+
+
+@pytest.mark.tier("full")
+def test_an_append_of_an_export_of_long_ago_is_refused(a_share: Share) -> None:
+    # The row of the lock knows the last publish alone; the ledger knows all.
+    dataset = a_share.dataset(load_mode="append")
+    a_share.write(dataset, generation(1))
+    first = a_share.sync(dataset)
+    a_share.sync(dataset)
     left = a_share.everything(dataset)
     again = a_share.run(dataset, reload_run_key=first.key)
     a_share.hand_on(again, first.export_path)

@@ -58,6 +58,25 @@ def test_the_least_rights_on_a_target(
     assert len(a_share.ledger(dataset)) == 2
 
 
+def test_the_loader_needs_the_right_to_use_the_integration_in_each_sync(
+    a_share: Share, administer: Callable[[str], object]
+) -> None:
+    dataset = a_share.dataset(load_mode="replace")
+    a_share.write(dataset, ROWS)
+    a_share.sync(dataset)
+    before = a_share.everything(dataset)
+    administer("REVOKE USAGE ON INTEGRATION s3_share_int FROM ROLE data_share_loader")
+    try:
+        with pytest.raises(SnowflakeStatementError) as caught:
+            a_share.sync(dataset)
+    finally:
+        administer("GRANT USAGE ON INTEGRATION s3_share_int TO ROLE data_share_loader")
+    assert "Insufficient privileges to operate on integration 'S3_SHARE_INT'" in str(caught.value)
+    assert a_share.everything(dataset) == before
+    a_share.sync(dataset)
+    assert len(a_share.ledger(dataset)) == 2
+
+
 def test_adding_columns_takes_ownership(a_share: Share, administer: Callable[[str], object]) -> None:
     dataset = of_others(a_share, administer, ["SELECT", "INSERT", "DELETE"], schema_drift="add_new")
     a_share.write(dataset, [{**ROWS[0], "note": "new"}], SCHEMA.append(pa.field("note", pa.string())))

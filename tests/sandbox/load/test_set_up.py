@@ -1,4 +1,4 @@
-"""The DAG that creates the targets."""
+"""The DAG that creates the targets, and syncs of targets that somebody else has made, or nobody."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from airflow.sdk import DAG
 
 from data_share import datasets
 from data_share.datasets import Dataset
+from data_share.failure_codes import FailureCode
 from data_share.snowflake_hook import SnowflakeStatementError
+from data_share.snowflake_operators import TargetMissingError
 from sandbox.settings import PROJECT
 from tests.airflow_double import DagRun
 from tests.sandbox.load.driver import Share
 
 pytestmark = pytest.mark.sandbox
+
+ROWS = [{"k": 1, "name": "one", "amount": 1.0}]
 
 
 def set_up_dag(*known: Dataset) -> DAG:
@@ -59,3 +63,22 @@ def test_each_target_is_told_by_its_name(a_share: Share) -> None:
     names = [task.render_template(task.map_index_template, context) for task, context in instances]
     assert names == ["targets/shared_forecasts.sql", dataset.name]
     assert f"CREATE TABLE IF NOT EXISTS {dataset.target} (" in instances[-1][0].sql
+
+
+def test_a_clustered_target_is_synced(a_share: Share) -> None:
+    dataset = a_share.dataset()
+    columns = "k NUMBER(38, 0), name VARCHAR, amount DOUBLE"
+    a_share.query(f"CREATE OR REPLACE TABLE {dataset.target} ({columns}) CLUSTER BY (k)")
+    a_share.write(dataset, ROWS)
+    a_share.sync(dataset)
+    assert a_share.target(dataset) == ROWS
+
+
+def test_a_target_that_nobody_has_created_says_what_to_run(a_share: Share) -> None:
+    dataset = a_share.dataset()
+    a_share.query(f"DROP TABLE {dataset.target}")
+    a_share.write(dataset, ROWS)
+    with pytest.raises(TargetMissingError) as caught:
+        a_share.sync(dataset)
+    assert caught.value.code is FailureCode.TARGET_MISSING
+    assert caught.value.what_to_do.startswith("Run the DAG set_up_snowflake")

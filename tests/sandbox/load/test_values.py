@@ -64,11 +64,7 @@ def copied(
     run = share.run(dataset)
     share.export(dataset, run)
     share.step(run, "copy_into_staging")
-    return run, staging(run)
-
-
-def staging(run: Run) -> str:
-    return str(run.dag.user_defined_macros["staging_table"](run))  # type: ignore[index, union-attr]
+    return run, run.staging_table
 
 
 def reported(share: Share, run: Run) -> list[str]:
@@ -185,7 +181,7 @@ def test_a_column_that_is_added_is_compared_too(a_share: Share) -> None:
     a_share.export(dataset, run)
     a_share.step(run, "copy_into_staging")
     assert reported(a_share, run) == []
-    a_share.query(f'UPDATE {staging(run)} SET "ADDED" = 1.24')
+    a_share.query(f'UPDATE {run.staging_table} SET "ADDED" = 1.24')
     assert reported(a_share, run) == ["ADDED"]
 
 

@@ -43,6 +43,32 @@ def test_list_takes_the_right_to_use_the_stage(api: Any, admin: Any) -> None:
     api.ok("LIST @looked_at/none/")
 
 
+def test_who_owns_a_stage_needs_the_right_to_use_its_integration_too(api: Any, admin: Any, tools: Any) -> None:
+    api.ok(f"CREATE STAGE own_stage URL = '{tools.URL}' STORAGE_INTEGRATION = S3_SHARE_INT")
+    api.ok("CREATE TABLE own_table (id NUMBER)")
+    statements = ("LIST @own_stage/none/", f"COPY INTO own_table FROM @own_stage/none/ {tools.COPY}")
+    admin.ok("REVOKE USAGE ON INTEGRATION s3_share_int FROM ROLE data_share_loader")
+    try:
+        said = [api.error(statement) for statement in statements]
+    finally:
+        admin.ok("GRANT USAGE ON INTEGRATION s3_share_int TO ROLE data_share_loader")
+    denied = "SQL access control error:\nInsufficient privileges to operate on integration 'S3_SHARE_INT'"
+    assert said == [("003001", denied)] * 2
+    for statement in statements:
+        api.ok(statement)
+
+
+def test_a_stage_whose_integration_is_gone(admin: Any) -> None:
+    admin.ok(
+        "CREATE STORAGE INTEGRATION gone_int TYPE = EXTERNAL_STAGE STORAGE_PROVIDER = 'S3' ENABLED = TRUE "
+        "STORAGE_AWS_ROLE_ARN = 'arn:aws:iam::1:role/r' STORAGE_ALLOWED_LOCATIONS = ('s3://gone/')"
+    )
+    admin.ok("CREATE STAGE orphan URL = 's3://gone/' STORAGE_INTEGRATION = gone_int")
+    admin.ok("DROP INTEGRATION gone_int")
+    code, message = admin.error("LIST @orphan")
+    assert (code, "Integration 'GONE_INT' does not exist or not authorized" in message) == ("002003", True)
+
+
 def test_list_of_a_bucket_that_is_not_there(admin: Any) -> None:
     admin.ok(
         "CREATE STORAGE INTEGRATION nowhere_int TYPE = EXTERNAL_STAGE STORAGE_PROVIDER = 'S3' ENABLED = TRUE "

@@ -115,7 +115,18 @@ NEEDED: list[tuple[str, dict[str, tuple[str, str]]]] = [
                 "002003",
                 f"{COMPILATION}Stage 'DATA_SHARE.WORK.FILES' does not exist or not authorized.",
             ),
+            "USAGE ON INTEGRATION s3_share_int": insufficient("integration", "S3_SHARE_INT"),
             WAREHOUSE: HIDDEN[WAREHOUSE],
+        },
+    ),
+    (
+        "LIST @data_share.work.files/none/",
+        {
+            "USAGE ON STAGE data_share.work.files": (
+                "002003",
+                f"{COMPILATION}Stage 'DATA_SHARE.WORK.FILES' does not exist or not authorized.",
+            ),
+            "USAGE ON INTEGRATION s3_share_int": insufficient("integration", "S3_SHARE_INT"),
         },
     ),
     (

@@ -40,6 +40,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from data_share.failure_codes import FailureCode
+from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeRefusedError
+
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
 HOST = "myorg-share.snowflakecomputing.com"
@@ -92,7 +95,8 @@ def the_way_to_snowflake(
 
     def stand_in(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
         name = host.decode() if isinstance(host, bytes) else host
-        if str(name).lower() == HOST:
+        # DNS knows an account's name with underscores too; its certificate does not.
+        if str(name).lower().replace("_", "-") == HOST:
             host, port = "127.0.0.1", secure_port
         return resolve(host, port, *args, **kwargs)
 
@@ -132,6 +136,27 @@ def context() -> dict[str, Any]:
 @pytest.fixture
 def observations(api: Any) -> None:
     api.ok(OBSERVATIONS)
+
+
+# ---- the address
+
+
+def test_a_certificate_has_no_underscores_and_the_address_of_the_package_neither(
+    monkeypatch: pytest.MonkeyPatch, tools: ModuleType
+) -> None:
+    """The stand-in is reached: it refuses the token, as its account has another name."""
+    with pytest.raises(requests.exceptions.SSLError, match="Hostname mismatch"):
+        requests.get(f"https://{HOST.replace('-', '_')}/healthz", timeout=20)
+    key = tools.private_der_pem(tools.KEY).decode()
+    use_connection(monkeypatch, account="MYORG_SHARE", private_key_content=key)
+    with pytest.raises(SnowflakeRefusedError) as refused:
+        DataShareSnowflakeHook("snowflake_default").run_statement("SELECT 1")
+    assert refused.value.code is FailureCode.SNOWFLAKE_SIGN_IN
+    # Given as a host, it is taken as it is.
+    use_connection(monkeypatch, host=HOST.replace("-", "_"), private_key_content=key)
+    with pytest.raises(SnowflakeRefusedError, match="Hostname mismatch") as refused:
+        DataShareSnowflakeHook("snowflake_default").run_statement("SELECT 1")
+    assert refused.value.code is FailureCode.CERTIFICATE_REFUSED
 
 
 # ---- the SQL API

@@ -85,13 +85,19 @@ def test_the_scripts_make_all_that_the_syncs_ask_for(engine: Engine, files_of: C
         for file in files_of("set_up_snowflake", task, "sql")
         for statement in statements(file)
     ]
-    staging = ("create_staging", "copy_manifest", "select_manifest", "describe_staging", "sql")
+    staging = (
+        *("describe_target", "explain_target", "create_staging", "count_visible", "copy_manifest", "select_manifest"),
+        "sql",
+    )
     loads = [
         statement
         for file in files_of("sync_shared_forecasts", "copy_into_staging", *staging, file="sync_datasets")
         for statement in statements(file)
     ]
-    for statement in [*set_up, *loads[:-1]]:
+    # As the step makes it, when it knows the columns.
+    staging_table = re.search(r"COPY INTO (\S+)", loads[-1])
+    assert staging_table
+    for statement in [*set_up, *loads[:-1], f"CREATE TABLE {staging_table[1]} (date DATE)"]:
         as_loader(engine, statement)
     # Nothing was exported, and so says the COPY, which has found the stage and the place that it is on.
     assert loads[-1].startswith("COPY INTO")

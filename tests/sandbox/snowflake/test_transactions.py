@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ def rows(api: Any, table: str = "target") -> list[list[str | None]]:
     return list(api.rows(f"SELECT * FROM {table} ORDER BY id, name"))
 
 
+SECONDS = itertools.count(100)
 OLD = [["1", "old"], ["2", "old"]]
 NEW = [["2", "new"], ["3", "new"]]
 MERGE = (
@@ -128,7 +132,7 @@ def test_readers_see_the_old_rows_until_the_commit(api: Any, tools: Any) -> None
     tools.until(lambda: any("SYSTEM$WAIT(60)" in s["sql"] for s in api.http.get("/_sandbox/statements").json()))
     assert rows(api) == OLD
     # A writer waits, at most for its timeout.
-    waiting = api.post("INSERT INTO target VALUES (7, 'x')", timeout=1)
+    waiting = api.post("UPDATE target SET name = 'x'", timeout=1)
     assert (waiting.status_code, waiting.json()["code"]) == (408, "000630")
     api.http.post(f"/api/v2/statements/{handle}/cancel")
     answer = api.finished(handle)
@@ -165,6 +169,107 @@ def test_writers_of_several_connections(api: Any, url: str, tools: Any) -> None:
         thread.join(20)
     assert errors == []
     assert len(rows(api)) == 12
+
+
+@contextlib.contextmanager
+def held(api: Any, tools: Any, *statements: str) -> Iterator[None]:
+    """Hold what statements lock, in a transaction that is rolled back."""
+    marker = f"SELECT SYSTEM$WAIT({next(SECONDS)})"
+    sql = "; ".join(("BEGIN", *statements, marker))
+    holder = api.post(sql, count=2 + len(statements), query={"async": "true"}).json()["statementHandle"]
+    tools.until(lambda: any(marker in s["sql"] for s in api.http.get("/_sandbox/statements").json()))
+    yield
+    api.http.post(f"/api/v2/statements/{holder}/cancel")
+    api.finished(holder)
+
+
+WAITS = {
+    "DELETE FROM target": ("UPDATE target SET id = 0", True),
+    "UPDATE target SET name = 'u'": (MERGE, True),
+    MERGE: ("TRUNCATE TABLE target", True),
+    "TRUNCATE TABLE target": ("INSERT OVERWRITE INTO target SELECT * FROM staging", True),
+    "INSERT OVERWRITE INTO target SELECT * FROM staging": ("DELETE FROM target", True),
+    "DELETE FROM target WHERE id = 1": ("INSERT INTO target VALUES (7, 'x')", False),
+    "INSERT INTO target VALUES (8, 'x')": ("INSERT INTO target VALUES (7, 'x')", False),
+    "INSERT INTO target VALUES (9, 'x')": ("DELETE FROM target", False),
+    "DELETE FROM staging": ("DELETE FROM target", False),
+    "DELETE FROM target WHERE id = 2": ("SELECT * FROM target", False),
+}
+"""By statement in a transaction: another session's statement, and whether it waits for the transaction's end."""
+
+
+@pytest.mark.parametrize(("first", "second", "waits"), [(first, *rest) for first, rest in WAITS.items()], ids=WAITS)
+def test_locks_are_by_table(api: Any, tools: Any, first: str, second: str, waits: bool) -> None:
+    with held(api, tools, first):
+        answer = api.post(second, timeout=1)
+    assert answer.json()["code"] == ("000630" if waits else "090001")
+
+
+def test_a_wait_for_a_lock_ends_at_lock_timeout(api: Any, tools: Any) -> None:
+    with held(api, tools, "DELETE FROM target"):
+        answer = api.post("ALTER SESSION SET LOCK_TIMEOUT = 1; DELETE FROM target", count=2)
+    assert (answer.status_code, answer.json()["code"]) == (422, "100132")
+    assert "has locked table 'TARGET' in transaction" in answer.json()["message"]
+    assert "this lock has not yet been released" in answer.json()["message"]
+
+
+def test_a_deadlock_ends_the_statement_that_closes_it(api: Any, tools: Any) -> None:
+    crossing = "BEGIN; DELETE FROM staging; SELECT SYSTEM$WAIT(2); DELETE FROM target; COMMIT"
+    other = api.post(crossing, count=5, query={"async": "true"}).json()["statementHandle"]
+    tools.until(lambda: any("SYSTEM$WAIT(2)" in s["sql"] for s in api.http.get("/_sandbox/statements").json()))
+    mine = api.post("BEGIN; DELETE FROM target; SELECT SYSTEM$WAIT(4); DELETE FROM staging; COMMIT", count=5)
+    assert "it is part of a deadlock" in mine.json()["message"]
+    assert api.finished(other).status_code == 200
+    assert rows(api) == rows(api, "staging") == []
+
+
+def test_sessions_that_wait_in_one_order_are_no_deadlock(api: Any, url: str, tools: Any) -> None:
+    sql = "BEGIN; UPDATE target SET name = 'u'; DELETE FROM staging WHERE id = 2; COMMIT"
+    answers: list[int] = []
+
+    def change() -> None:
+        client = tools.Api(url)
+        answers.extend(client.post(sql, count=4).status_code for _ in range(5))
+
+    threads = [threading.Thread(target=change) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert answers == [200] * 25
+
+
+def test_a_transaction_sees_what_was_committed_before_each_statement(api: Any, connect: Any) -> None:
+    with connect() as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("DELETE FROM staging WHERE id = 2")
+        api.ok("INSERT INTO target VALUES (3, 'other')")
+        assert cursor.execute("SELECT COUNT(*) FROM target AS t WHERE t.id > 0").fetchall() == [(3,)]
+        # It changes what another session has committed in the meantime, and keeps what it has done.
+        cursor.execute("UPDATE target SET name = 'mine' WHERE id = 3")
+        cursor.execute("COMMIT")
+    assert rows(api) == [*OLD, ["3", "mine"]]
+    assert rows(api, "staging") == [["3", "new"]]
+
+
+def test_in_the_mode_session_others_commits_are_seen_late(api: Any, admin: Any, connect: Any) -> None:
+    assert "Insufficient privileges" in api.error("ALTER ACCOUNT SET READ_CONSISTENCY_MODE = 'SESSION'")[1]
+    admin.ok("ALTER ACCOUNT SET READ_CONSISTENCY_MODE = 'SESSION'")
+    try:
+        with connect() as connection, connection.cursor() as cursor:
+            counts = "SELECT (SELECT COUNT(*) FROM target), (SELECT COUNT(*) FROM staging)"
+            assert cursor.execute(counts).fetchall() == [(2, 2)]
+            api.ok("DELETE FROM staging; DELETE FROM target WHERE id = 1", count=2)
+            assert cursor.execute(counts).fetchall() == [(2, 2)], "the session began before"
+            cursor.execute("BEGIN")
+            cursor.execute("UPDATE target SET name = 'u'")
+            assert cursor.rowcount == 1, "what it locks, it changes as it is"
+            assert cursor.execute(counts).fetchall() == [(1, 2)]
+            cursor.execute("COMMIT")
+            assert cursor.execute(counts).fetchall() == [(1, 2)], "it sees what it has committed itself"
+        assert api.rows(counts) == [["1", "0"]], "a session that begins now sees all"
+    finally:
+        admin.ok("ALTER ACCOUNT SET READ_CONSISTENCY_MODE = 'GLOBAL'")
 
 
 def test_statements_about_the_account(admin: Any) -> None:

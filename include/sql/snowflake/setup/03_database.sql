@@ -13,4 +13,4 @@ CREATE SCHEMA IF NOT EXISTS data_share.public;
 -- drops its staging tables, and nobody wants them back.
 CREATE TRANSIENT SCHEMA IF NOT EXISTS data_share.staging
 DATA_RETENTION_TIME_IN_DAYS = 0
-COMMENT = 'Staging tables of the syncs: one pair for each run; one turn for each dataset';
+COMMENT = 'Staging tables of the syncs: a pair for each copy; a lock for each target';

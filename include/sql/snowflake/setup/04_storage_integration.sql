@@ -11,7 +11,7 @@ USE ROLE accountadmin;
 -- The one allowed location: whoever may use this integration can read nothing else of your AWS account with it.
 CREATE STORAGE INTEGRATION IF NOT EXISTS s3_share_int
 TYPE = EXTERNAL_STAGE
-STORAGE_PROVIDER = S3
+STORAGE_PROVIDER = 'S3'
 ENABLED = TRUE
 STORAGE_AWS_ROLE_ARN = 'arn:aws:iam::<AWS_ACCOUNT_ID>:role/data-share-snowflake'
 STORAGE_ALLOWED_LOCATIONS = ('s3://databricks-snowflake-share/dataset/')

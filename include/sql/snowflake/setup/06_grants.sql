@@ -17,8 +17,13 @@ GRANT USAGE ON SCHEMA data_share.public TO ROLE data_share_loader;
 
 GRANT USAGE ON SCHEMA data_share.staging TO ROLE data_share_loader;
 
--- create_staging_tables.sql: the staging tables of each run. The run drops them again.
+-- copy_into_staging: the staging tables of each attempt. The run drops them again. create_lock.sql: the lock table
+-- of a target, which stays.
 GRANT CREATE TABLE ON SCHEMA data_share.staging TO ROLE data_share_loader;
+
+-- copy_into_staging.sql and copy_manifest.sql read the stage through the integration, and each COPY INTO asks for this
+-- right, as LIST and CREATE STAGE do. It has to stay: without it, no sync loads anything.
+GRANT USAGE ON INTEGRATION s3_share_int TO ROLE data_share_loader;
 
 -- For the DAG set_up_snowflake only. Snowflake asks for the right to create also when the object exists and there is
 -- nothing to create. They may be revoked when the DAG has run, and granted again before it runs for a new dataset.
@@ -30,9 +35,6 @@ GRANT CREATE TABLE ON SCHEMA data_share.public TO ROLE data_share_loader;
 
 -- create_stage.sql
 GRANT CREATE STAGE ON SCHEMA data_share.public TO ROLE data_share_loader;
-
--- A stage is created with the integration. A COPY INTO from the stage does not ask for this any more.
-GRANT USAGE ON INTEGRATION s3_share_int TO ROLE data_share_loader;
 
 -- The readers: the targets and the ledger, those that exist and those to come. A publish keeps the grants of its
 -- target. Readers bring a warehouse of their own.

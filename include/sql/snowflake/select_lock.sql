@@ -1,0 +1,12 @@
+-- Reads the target's row in its lock table: whose target it is, and what was published to it last.
+
+SELECT
+  target_database,
+  target_schema,
+  target_name,
+  dataset,
+  run_key,
+  export_path,
+  staged_at
+FROM {{ lock_table }}
+WHERE {{ is_target }};
