@@ -164,6 +164,16 @@ def test_a_tag_masks_the_columns_of_its_types_in_all_tables(
         admin.ok(f"ALTER {of} {thing} UNSET TAG {tag}")
 
 
+def test_a_copy_of_a_table_has_its_tags(api: Any, admin: Any, table: str, policy: Callable[..., str]) -> None:
+    tag = f"data_share.public.tag_{uuid.uuid4().hex}"
+    admin.ok(f"CREATE TAG {tag}")
+    admin.ok(f"ALTER TAG {tag} SET MASKING POLICY {policy(MASK.format(who=NOBODY))}")
+    admin.ok(f"ALTER TABLE {table} SET TAG {tag} = 'secret'")
+    api.ok(f"CREATE TABLE {table}_tagged LIKE {table}")
+    api.ok(f"INSERT INTO {table}_tagged VALUES (5, 'x', 'EU')")
+    assert api.rows(f"SELECT name FROM {table}_tagged") == [["***"]]
+
+
 def test_a_copy_of_a_table_has_its_masking_policies_and_not_its_row_access_policy(
     api: Any, admin: Any, table: str, policy: Callable[..., str]
 ) -> None:
