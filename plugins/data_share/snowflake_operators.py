@@ -129,13 +129,13 @@ class _SnowflakeStep:
 
 class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
     """
-    Runs SQL files statement by statement and waits for each.
+    Runs a SQL file statement by statement and waits for each.
 
     Closes three gaps of ``SnowflakeSqlApiOperator`` (provider 6.20.0): it throws away the rows that statements return,
     its ``durable`` default takes up the statements of an earlier attempt, where a new attempt has to start over, and a
     step that is killed goes on with its next statement.
 
-    :param sql: SQL file, or a list of them; a template
+    :param sql: SQL file; a template
     :param snowflake_conn_id: Airflow connection
     :param statement_timeout: seconds that a statement may take
     """
@@ -146,7 +146,7 @@ class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
     def __init__(
         self,
         *,
-        sql: str | list[str],
+        sql: str,
         snowflake_conn_id: str = "snowflake_default",
         statement_timeout: int = STATEMENT_TIMEOUT_SECONDS,
         **kwargs: Any,
@@ -155,10 +155,9 @@ class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
         self.statement_timeout = statement_timeout
 
     def execute(self, context: Context) -> Any:
-        """Run the statements of all files in their order."""
+        """Run the statements in their order."""
         self._context = context
-        for number, file in enumerate([self.sql] if isinstance(self.sql, str) else self.sql):
-            self._run_file(file, f"sql {number}")
+        self._run_file(str(self.sql), "sql")
 
     def _run_file(self, file: str, place: str, bindings: Sequence[str] = ()) -> list[StatementResult]:
         """Run each statement of a rendered file in a request of its own; `place` tells the requests of a task apart."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -185,6 +187,20 @@ class Fault:
 
     def has_begun(self) -> bool:
         return any(fault["hits"] for fault in httpx.get(self._url, timeout=30).raise_for_status().json())
+
+
+@contextmanager
+def stopped(share: RunningShare, part: str) -> Iterator[None]:
+    """Let a part of Airflow do nothing meanwhile, and answer nobody."""
+    processes = share.stack.processes_of(part)
+    assert processes
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
 
 
 def as_rows(table: pa.Table) -> list[tuple[Any, ...]]:

@@ -8,7 +8,6 @@ How long the outages are, an environment variable says: a deployment must bear m
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ import pytest
 
 from sandbox.airflow_client import AirflowError
 from sandbox.settings import HOST
-from tests.e2e.share import SUBMITS, RunningShare, wait_for
+from tests.e2e.share import SUBMITS, RunningShare, stopped, wait_for
 
 pytestmark = pytest.mark.tier("nightly")
 
@@ -66,20 +65,6 @@ def nothing_is_left(share: RunningShare) -> Iterator[None]:
 
 
 @contextmanager
-def stopped(share: RunningShare) -> Iterator[None]:
-    """Let the api-server take calls and answer none."""
-    processes = share.stack.processes_of("api-server")
-    assert processes
-    for process in processes:
-        process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.send_signal(signal.SIGCONT)
-
-
-@contextmanager
 def killed(share: RunningShare) -> Iterator[None]:
     """Let no api-server be there; another one is started in the end."""
     processes = share.stack.processes_of("api-server")
@@ -110,7 +95,7 @@ def answers(share: RunningShare) -> bool:
         return False
 
 
-OUTAGES = {"stopped": stopped, "killed": killed}
+OUTAGES = {"stopped": lambda share: stopped(share, "api-server"), "killed": killed}
 
 
 def held_at(share: RunningShare, steps: dict[str, str]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import pytest
 import snowflake.connector
 
 from data_share.share import lock_table
-from tests.e2e.share import DAG_ID, SUBMITS, TARGET, Fault, RunningShare, wait_for
+from tests.e2e.share import DAG_ID, SUBMITS, TARGET, Fault, RunningShare, stopped, wait_for
 
 pytestmark = pytest.mark.tier("full")
 
@@ -65,20 +64,6 @@ def cancelled(share: RunningShare, run_id: str, *codes: str) -> None:
     assert time.monotonic() - since < CANCEL_SECONDS
     assert share.xcom(run_id, "publish") is None
     assert share.xcom(run_id, "drop_staging", "failure")["code"] in (codes or ("CANCELLED",))
-
-
-@contextmanager
-def paused_triggerer(share: RunningShare) -> Iterator[None]:
-    """Let no trigger begin meanwhile."""
-    processes = [process for process in share.stack.processes() if "triggerer" in " ".join(process.cmdline())]
-    assert processes
-    for process in processes:
-        process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.send_signal(signal.SIGCONT)
 
 
 LOCK = lock_table(TARGET)
@@ -146,7 +131,7 @@ def test_while_an_export_is_followed(share: RunningShare) -> None:
 
 def test_before_the_triggerer_follows_the_export(share: RunningShare) -> None:
     share.hold_export("start")
-    with paused_triggerer(share):
+    with stopped(share, "triggerer"):
         run_id = share.start_sync()
         wait_for(lambda: share.task_states(run_id)["wait_for_export"] == "deferred", "the export is to be followed")
 

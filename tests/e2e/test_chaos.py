@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pyarrow as pa
 import pytest
 import snowflake.connector
 
 from sandbox.airflow_client import AirflowClient, AirflowError
-from tests.e2e.share import RunningShare, wait_for
+from tests.e2e.share import RunningShare, stopped, wait_for
 
 pytestmark = pytest.mark.tier("nightly")
 
@@ -160,16 +159,10 @@ def clear_and_mark(line: Line, run_id: str) -> str:
     return f"{step} cleared, {marked} marked as {state}"
 
 
-def freeze(line: Line, name: str, seconds: float) -> str:
-    for process in line.share.stack.processes():
-        with contextlib.suppress(psutil.Error):
-            if name in " ".join(process.cmdline()):
-                process.send_signal(signal.SIGSTOP)
-    time.sleep(seconds)
-    for process in line.share.stack.processes():
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(signal.SIGCONT)
-    return f"the {name} stood still for {seconds:.0f} s"
+def freeze(line: Line, part: str, seconds: float) -> str:
+    with stopped(line.share, part):
+        time.sleep(seconds)
+    return f"the {part} stood still for {seconds:.0f} s"
 
 
 def freeze_a_part(line: Line, run_id: str) -> str:

@@ -100,8 +100,8 @@ def tides(**changes: Any) -> Dataset:
 # ---- statements
 
 
-def test_statements_of_all_files_run_one_by_one_in_their_order(snowflake: Snowflake, task_context: MakeContext) -> None:
-    task = SnowflakeStatementsOperator(task_id="set_up", sql=["-- why\nCREATE a;\n\nCREATE b;", "CREATE c;"])
+def test_statements_run_one_by_one_in_their_order(snowflake: Snowflake, task_context: MakeContext) -> None:
+    task = SnowflakeStatementsOperator(task_id="set_up", sql="-- why\nCREATE a;\n\nCREATE b;\nCREATE c;")
     task.execute(task_context(task))  # type: ignore[arg-type]
     assert snowflake.statements == ["CREATE a", "CREATE b", "CREATE c"]
 
@@ -109,7 +109,7 @@ def test_statements_of_all_files_run_one_by_one_in_their_order(snowflake: Snowfl
 def request_ids(snowflake: Snowflake, context: dict[str, Any]) -> list[Any]:
     """Run a step with the same statement at three places; return its request ids."""
     snowflake.request_ids.clear()
-    task = SnowflakeStatementsOperator(task_id="set_up", sql=["CREATE a; CREATE a;", "CREATE a;"])
+    task = SnowflakeStatementsOperator(task_id="set_up", sql="CREATE a; CREATE a;\nCREATE a;")
     task.execute(context)  # type: ignore[arg-type]
     return list(snowflake.request_ids)
 
