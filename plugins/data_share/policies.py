@@ -13,7 +13,7 @@ what it does not see. What the loader can know of them, by Snowflake's pages:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -181,16 +181,12 @@ def way_out(role: str, dataset: Dataset) -> str:
     )
 
 
-def told(policies: Mapping[str, Mapping[str, str]], filtered: Sequence[str]) -> str:
+def told(table: str, masked: Mapping[str, str], *, is_filtered: bool) -> str:
     """
-    Return the policies that were found, by table, for people.
+    Return the policies that were found on a table, for people; nothing when there are none.
 
-    :param policies: table -> column -> masking policy
-    :param filtered: the tables with a row access policy
+    :param masked: masking policies by column
+    :param is_filtered: whether there is a row access policy
     """
-    masked = [
-        f"{table} column {column} has the masking policy {policy}"
-        for table, columns in policies.items()
-        for column, policy in columns.items()
-    ]
-    return "; ".join([*masked, *(f"{table} has a row access policy" for table in filtered)])
+    found = [f"{table} column {column} has the masking policy {policy}" for column, policy in masked.items()]
+    return "; ".join([*found, *([f"{table} has a row access policy"] if is_filtered else [])])

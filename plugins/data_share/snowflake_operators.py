@@ -398,7 +398,7 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         """Return the columns with a masking policy; refuse policies that the role is not said to be exempt from."""
         masked = masking_policies(target)
         is_filtered = has_row_access_policy(self._run_file(self.explain_target, "explain target")[-1].rows)
-        found = told({self.dataset.target_table: masked}, [self.dataset.target_table] if is_filtered else [])
+        found = told(self.dataset.target_table, masked, is_filtered=is_filtered)
         if found and self.dataset.policies != "exempt":
             raise PolicyFoundError(
                 f"{found}. With a policy, the role of the syncs may read other values than there are, or not all rows, "

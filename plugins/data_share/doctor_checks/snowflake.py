@@ -344,8 +344,7 @@ def target_policies(deployment: Deployment) -> Answer:
             plan = deployment.rows(f"EXPLAIN SELECT * FROM {dataset.target}")  # noqa: S608
         except SnowflakeStatementError:
             continue  # a target that cannot be read is told elsewhere
-        filtered = [dataset.target_table] if has_row_access_policy(plan) else []
-        found = told({dataset.target_table: masking_policies(described)}, filtered)
+        found = told(dataset.target_table, masking_policies(described), is_filtered=has_row_access_policy(plan))
         if found and dataset.policies == "exempt":
             exempt.append(found)
         elif found:

@@ -70,9 +70,12 @@ def test_policies_are_read_from_what_snowflake_describes() -> None:
     # The column has this name in the documentation of the command, and the other one in that of the policies.
     for column in ("objects", "object"):
         assert has_row_access_policy([*plain, {"operation": "DynamicSecureView", column: "T (+ RowAccessPolicy)"}])
-    assert told({"t": {"NAME": "DB.S.MASK"}, "u": {}}, ["t"]) == (
+    masked = {"NAME": "DB.S.MASK"}
+    assert told("t", masked, is_filtered=True) == (
         "t column NAME has the masking policy DB.S.MASK; t has a row access policy"
     )
+    assert told("t", masked, is_filtered=False) == "t column NAME has the masking policy DB.S.MASK"
+    assert told("t", {}, is_filtered=False) == ""
 
 
 def test_what_a_publish_has_counted_is_read_from_its_refusal() -> None:
