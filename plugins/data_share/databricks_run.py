@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ _TRIES_OF_A_LOOK = 3
 
 # Airflow's own time-out of the trigger. It cancels nothing on Databricks, so it must come after ours.
 _TRIGGER_TIMEOUT_MARGIN = timedelta(minutes=10)
+
+_log = logging.getLogger(__name__)
 
 _PERMANENT_STATUS_CODES = frozenset({400, 401, 403, 404})
 _SIGN_IN_STATUS_CODES = frozenset({401, 403})
@@ -212,8 +215,10 @@ def cancel_exports_of(hook: DatabricksHook, job_id: str, run_key: str) -> list[i
     :param hook: the workspace
     :param job_id: the export job
     :param run_key: names the sync; a job parameter of its runs
+    :raises Exception: the first of the errors with which runs were not cancelled; all were tried
     """
-    cancelled = []
+    cancelled: list[int] = []
+    errors: list[Exception] = []
     page: dict[str, str] = {}
     for _ in range(_MOST_PAGES):
         # The provider's hook has no method for it.
@@ -221,9 +226,15 @@ def cancel_exports_of(hook: DatabricksHook, job_id: str, run_key: str) -> list[i
         for run in listed.get("runs", []):
             parameters = {parameter["name"]: parameter.get("value") for parameter in run.get("job_parameters", [])}
             if parameters.get("run_key") == run_key and run["state"]["life_cycle_state"] != "TERMINATING":
-                hook.cancel_run(run["run_id"])
-                cancelled.append(run["run_id"])
+                try:
+                    hook.cancel_run(run["run_id"])
+                    cancelled.append(run["run_id"])
+                except Exception as error:
+                    _log.warning("The Databricks run %s could not be cancelled: %s", run["run_id"], error)
+                    errors.append(error)
         if not listed.get("next_page_token"):
+            if errors:
+                raise errors[0]
             return cancelled
         page = {"page_token": listed["next_page_token"]}
     raise TooManyRunsError(f"Job {job_id} has more active runs than the {_MOST_PAGES} pages that were looked at.")

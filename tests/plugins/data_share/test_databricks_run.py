@@ -394,6 +394,14 @@ def test_a_list_of_runs_without_end_is_left(hook: mock.Mock) -> None:
     assert hook._do_api_call.call_count == 50
 
 
+def test_a_run_that_cannot_be_cancelled_keeps_no_other_one_running(hook: mock.Mock) -> None:
+    hook._do_api_call.return_value = {"runs": [export_run(1, "mine"), export_run(2, "mine")]}
+    hook.cancel_run.side_effect = [DatabricksApiError("gone"), None]
+    with pytest.raises(DatabricksApiError, match="gone"):
+        cancel_exports_of(hook, "4711", "mine")
+    assert [call.args for call in hook.cancel_run.call_args_list] == [(1,), (2,)]
+
+
 def test_leaving_the_triggerer_cancels_nothing(hook: mock.Mock) -> None:
     asyncio.run(trigger().cleanup())
     assert hook.mock_calls == []
