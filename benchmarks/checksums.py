@@ -21,13 +21,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import duckdb
-from jinja2 import Environment, FileSystemLoader
 from moto.server import ThreadedMotoServer
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "plugins")]
 
-from data_share.share import identifier  # noqa: E402
+from data_share.sql_files import render_sql  # noqa: E402
 from sandbox.databricks.export import Session as ExportSession  # noqa: E402
 from sandbox.s3 import s3_filesystem  # noqa: E402
 from sandbox.snowflake.engine import Engine, Session  # noqa: E402
@@ -64,10 +63,8 @@ def check_query() -> str:
     proofs = [
         {"column": name.upper(), "form": form, "scale": 4 if name == "price" else 0} for name, form in FORMS.items()
     ]
-    templates = Environment(loader=FileSystemLoader(SQL / "snowflake"))  # noqa: S701 - it renders SQL
-    templates.globals["identifier"] = identifier
-    sql = templates.get_template("check_values.sql")
-    return sql.render(copied=lambda _: {"proofs": proofs}, ti=None, task=SimpleNamespace(table="staged")).rstrip(";\n")
+    sync = SimpleNamespace(loaded={"proofs": proofs}, staging_table="staged")
+    return render_sql("check_values", sync=sync).rstrip(";\n")
 
 
 def main() -> None:

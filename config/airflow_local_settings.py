@@ -15,7 +15,6 @@ _MODULES = (
     "airflow.providers.databricks.operators.databricks",
     "data_share.databricks_run",
     "data_share.snowflake_operators",
-    "data_share.templates",
 )
 
 if _FORKING_COMMANDS & set(sys.argv[1:2]):

@@ -20,8 +20,9 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param
 
 from data_share import share
-from data_share.dag_defaults import DEFAULT_ARGS, SQL_FOLDER, START_DATE
+from data_share.dag_defaults import DEFAULT_ARGS, START_DATE
 from data_share.snowflake_operators import SnowflakeCleanUpOperator
+from data_share.sql_files import SQL_FOLDER
 
 with DAG(
     dag_id="clean_up_share",
@@ -52,5 +53,4 @@ with DAG(
         task_id="clean_up",
         sql="show_staging_tables.sql",
         select_old_exports="select_old_exports.sql",
-        keep_days="{{ params.keep_days }}",
     )

@@ -22,13 +22,14 @@ from datetime import timedelta
 from airflow.sdk import DAG, chain, task
 
 from data_share import share
-from data_share.dag_defaults import DEFAULT_ARGS, SQL_FOLDER, START_DATE
+from data_share.dag_defaults import DEFAULT_ARGS, START_DATE
 from data_share.datasets import read_datasets
 from data_share.snowflake_operators import (
     SnowflakeCreateTargetOperator,
     SnowflakeStatementsOperator,
     SnowflakeTargetsCheckOperator,
 )
+from data_share.sql_files import SQL_FOLDER
 
 DATASETS = {dataset.name: dataset for dataset in read_datasets()[0]}
 

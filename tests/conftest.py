@@ -124,10 +124,6 @@ def task_context() -> Callable[..., dict[str, Any]]:
     def make(
         task: Any = None, *, try_number: int = 1, requested_by: str | None = None, conf: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        from data_share import templates
-
-        # One attempt reads the same all its life; a test may give one several pasts.
-        templates._found.clear()
         export = {
             "run_id": 77,
             "run_page_url": "https://databricks.example/run/77",

@@ -78,9 +78,9 @@ BREAKS = {
         "tests/sandbox/load/test_reconciliation.py::test_an_empty_export_with_leave_empties_the_target",
     ),
     "rows are not counted against the manifest": Break(
-        "dags/sync_datasets.py",
-        '"COUNT(*) = {{ copied(ti).rows_exported }}"',
-        '"COUNT(*) >= 0"',
+        f"{SQL}/check_staging.sql",
+        "'COUNT(*) = ' ~ loaded.rows_exported, files_changed",
+        "'COUNT(*) >= 0', files_changed",
         "tests/sandbox/load/test_reconciliation.py::test_another_row_count_than_the_manifests",
     ),
     "a replace keeps the rows that were there": Break(
@@ -91,7 +91,7 @@ BREAKS = {
     ),
     "a merge deletes no row that the source has no more": Break(
         f"{SQL}/change_merge.sql",
-        "{% if dataset.delete_missing -%}",
+        "{% if sync.dataset.delete_missing -%}",
         "{% if false -%}",
         "tests/sandbox/load/test_publish_races.py::test_a_row_without_a_key_is_missing_from_any_source",
         "full",
@@ -111,7 +111,7 @@ BREAKS = {
     ),
     "a dataset overwrites what another one has published to its target": Break(
         f"{SQL}/publish.sql",
-        "locked.dataset IN ('{{ dataset.name }}', '')",
+        "locked.dataset IN ('{{ sync.dataset.name }}', '')",
         "TRUE",
         "tests/sandbox/load/test_targets.py::test_of_two_datasets_that_are_staged_the_second_to_publish_is_refused",
         "full",
@@ -125,8 +125,8 @@ BREAKS = {
     ),
     "a staging table that was made anew while it was published is published": Break(
         f"{SQL}/publish.sql",
-        "      (SELECT COUNT(*) FROM {{ staging_table(ti) }}) = {{ copied(ti).rows_loaded }}\n      AND (",
-        "      (",
+        "      (SELECT COUNT(*) FROM {{ sync.staging_table }}) = {{ sync.loaded.rows_loaded }}\n      AND (\n",
+        "      (\n",
         "tests/include/test_sql.py::test_the_ledger_refuses_what_was_published_long_ago",
     ),
     "a second attempt replaces the staging table of the first": Break(
@@ -143,7 +143,7 @@ BREAKS = {
     ),
     "a dry run publishes": Break(
         f"{PACKAGE}/snowflake_operators.py",
-        'if self.preview == "True":',
+        "if self.sync.is_dry_run:",
         "if False:",
         "tests/sandbox/load/test_reload_and_preview.py::test_a_dry_run_changes_nothing_and_says_what_would_change",
         "full",
@@ -171,7 +171,7 @@ BREAKS = {
     ),
     "the manifest of another run is taken": Break(
         f"{PACKAGE}/snowflake_operators.py",
-        'if (manifest["DATASET"], manifest["RUN_KEY"]) != (self.dataset.name, self.run_key):',
+        'if (manifest["DATASET"], manifest["RUN_KEY"]) != (self.dataset.name, self.sync.manifest_run_key):',
         "if False:",
         "tests/sandbox/load/test_reconciliation.py::test_a_manifest_of_another_run_or_dataset",
     ),
@@ -196,8 +196,8 @@ BREAKS = {
     ),
     "a sync that was not published ends as a success": Break(
         f"{PACKAGE}/finish.py",
-        "            raise NotPublishedError(failure_of_sync(ti, self.steps, states, reports, in_ledger=in_ledger))\n",
-        "            failure_of_sync(ti, self.steps, states, reports, in_ledger=in_ledger)\n",
+        "        raise NotPublishedError(failure)\n",
+        "",
         "tests/plugins/data_share/test_finish.py::test_an_unknown_job_hides_no_reason",
     ),
     "an alert can be sent again by whoever recorded it": Break(

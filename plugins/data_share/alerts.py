@@ -18,20 +18,28 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
-from airflow.sdk import BaseHook, BaseNotifier, Context
+from airflow.sdk import (  # type: ignore[attr-defined]  # its stub lacks the names of deadlines
+    AsyncCallback,
+    BaseHook,
+    BaseNotifier,
+    Context,
+    DeadlineAlert,
+    DeadlineReference,
+)
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.execution_time.xcom import XCom
 from asgiref.sync import sync_to_async
 
 from data_share.attempts import is_of_this_time
+from data_share.datasets import Dataset
 from data_share.failures import FAILURE_KEY, failure_without_report
 from data_share.share import run_key
 
@@ -214,6 +222,14 @@ class WebhookNotifier(BaseNotifier):
             return
         attempts = Webhook.of_connection(connection).deliver(event["event_id"], event, total_seconds)
         self.log.info("%s %s was sent in %s attempt(s)", event["event"], event["event_id"], attempts)
+
+
+def deadline_alerts(dataset: Dataset, callbacks: Sequence[AsyncCallback]) -> list[DeadlineAlert]:
+    """Return the alerts on a sync that takes too long, the time in the queue included; without a deadline, none."""
+    if dataset.sync_deadline_minutes is None:
+        return []
+    interval = timedelta(minutes=dataset.sync_deadline_minutes)
+    return [DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, interval, callback) for callback in callbacks]
 
 
 def event_of(context: Mapping[str, Any]) -> dict[str, Any] | None:

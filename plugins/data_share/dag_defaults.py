@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pendulum
 
 from data_share.failures import RetryTransientErrors, report_failure
-
-SQL_FOLDER = Path(__file__).resolve().parents[2] / "include" / "sql" / "snowflake"
 
 START_DATE = pendulum.datetime(2026, 1, 1, tz="UTC")
 

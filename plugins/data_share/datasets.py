@@ -43,6 +43,7 @@ from data_share.names import (
     written,
 )
 from data_share.share import LEDGER_TABLE, MANIFEST_TABLE
+from data_share.sql_files import SQL_FOLDER
 
 DATASETS_FOLDER = Path(__file__).resolve().parents[2] / "include" / "datasets"
 
@@ -58,15 +59,11 @@ _CONDITION = (
 
 CHECKS_OF_EVERY_SYNC = frozenset(
     {
-        "files_match_manifest",
-        "row_change_acceptable",
-        "rows_loaded_match_manifest",
-        "rows_match_manifest",
-        "rows_parsed_match_manifest",
         "values_match_manifest",
+        *re.findall(r"^ +\('(\w+)', ", (SQL_FOLDER / "check_staging.sql").read_text("utf-8"), re.MULTILINE),
     }
 )
-"""Names of the checks that the DAG of a sync adds. A check of a dataset never takes the place of one of them."""
+"""Names of the checks in ``check_staging.sql``, and of that of the values. No check of a dataset has one of them."""
 
 # It goes into SQL, paths and DAG ids without quotes, so it is held to what is safe in all of them.
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
@@ -108,11 +105,27 @@ _LONGEST_TARGET = 200
 class LoadMode(StrEnum):
     """How a sync changes the target table."""
 
-    REPLACE = "replace"
+    sql_file: str
+    """The file that changes the target; a part of ``publish.sql``."""
+    rights: tuple[str, ...]
+    """What this takes on the target, beside SELECT."""
+    is_repeatable: bool
+    """Whether the target is the same when an export is published again."""
+
+    def __new__(cls, value: str, rights: tuple[str, ...], is_repeatable: bool) -> LoadMode:
+        """Make a member: its value is what a dataset file says."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.sql_file = f"change_{value}.sql"
+        member.rights = rights
+        member.is_repeatable = is_repeatable
+        return member
+
+    REPLACE = "replace", ("INSERT", "DELETE"), True
     """The target holds exactly what was exported."""
-    APPEND = "append"
+    APPEND = "append", ("INSERT",), False
     """What was exported is added, once for each sync."""
-    MERGE = "merge"
+    MERGE = "merge", ("INSERT", "UPDATE"), True
     """Rows with a known key are updated, the others are inserted."""
 
 
@@ -358,9 +371,33 @@ class Dataset(BaseModel):
         return Proof.CHECKSUMS if self.policies == "exempt" else self.proof
 
     @property
+    def rights_on_target(self) -> tuple[str, ...]:
+        """What the role of the syncs must be granted on the target, beside SELECT."""
+        return (*self.load_mode.rights, *(("DELETE",) if self.delete_missing else ()))
+
+    @property
     def all_checks(self) -> dict[str, str]:
         """Conditions of the dataset by name: its own, and those that follow from its columns and keys."""
         return {**self._implied_checks, **self.checks}
+
+    @property
+    def checks_with_advice(self) -> list[tuple[str, str, str | None]]:
+        """Name and condition of each check, and what helps when it fails: nothing for those of the file."""
+        return [(name, condition, self._advice.get(name)) for name, condition in self.all_checks.items()]
+
+    @property
+    def _advice(self) -> dict[str, str]:
+        return {
+            **{
+                f"{shown(column)}_not_null": f"Correct the source, or take {written(column)} out of required_columns "
+                "in the dataset file; then start the sync again."
+                for column in self.required_columns
+            },
+            **dict.fromkeys(
+                ("merge_keys_unique", *(f"{shown(key)}_not_null" for key in self.merge_keys)),
+                "Correct the source, or the merge_keys in the dataset file; then start the sync again.",
+            ),
+        }
 
     @property
     def _implied_checks(self) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.providers.databricks.operators.databricks import DatabricksJobRunLink, DatabricksRunNowOperator
@@ -12,10 +12,11 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from data_share.attempts import made_by
 from data_share.databricks_hook import DataShareDatabricksHook
 from data_share.databricks_run import cancel_exports_of
+from data_share.datasets import Dataset
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
-from data_share.share import run_key_of
 from data_share.snowflake_hook import DataShareSnowflakeHook
+from data_share.sync import SyncStep
 
 
 class UnknownRunKeyError(ShareError, AirflowFailException):
@@ -44,7 +45,7 @@ class ExportRunLink(DatabricksJobRunLink):
         return super().get_link(operator, ti_key=ti_key) or ""
 
 
-class DatabricksExportOperator(DatabricksRunNowOperator):
+class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
     """
     Starts the export job; with a run key of an earlier sync, finds that sync's export instead and skips itself.
 
@@ -54,34 +55,29 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
     the run to itself that it had started. And it gives Databricks three seconds to come back. And Airflow (3.3) takes
     any conf: of a misspelt ``dry_run`` it would make a sync that publishes.
 
-    :param reload_run_key: earlier sync whose export is loaded again, or nothing; a template
+    :param dataset: what is exported
     :param known_conf: keys that the conf of a run may have
-    :param select_ledger_row: file that selects a sync's ledger row; its one ``?`` is the run key
+    :param sql: SQL files by their names; templates, which find the sync in ``sync``
     :param snowflake_conn_id: Airflow connection of the ledger
     """
 
-    template_fields: Sequence[str] = (
-        *DatabricksRunNowOperator.template_fields,
-        "reload_run_key",
-        "select_ledger_row",
-        "snowflake_conn_id",
-    )
+    template_fields: Sequence[str] = (*DatabricksRunNowOperator.template_fields, "sql", "snowflake_conn_id")
     template_ext: Sequence[str] = (".sql",)
     operator_extra_links = (ExportRunLink(),)
 
     def __init__(
         self,
         *,
-        reload_run_key: str,
-        select_ledger_row: str,
+        dataset: Dataset,
         known_conf: Sequence[str],
+        sql: Mapping[str, str],
         snowflake_conn_id: str = "snowflake_default",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.reload_run_key = reload_run_key
-        self.select_ledger_row = select_ledger_row
+        self.dataset = dataset
         self.known_conf = known_conf
+        self.sql = dict(sql)
         self.snowflake_conn_id = snowflake_conn_id
         self._asked_in: Context | None = None
         self._is_killed = False
@@ -93,18 +89,19 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
                 f"The conf has {', '.join(map(repr, unknown))}; a sync knows {', '.join(self.known_conf)}. Nothing was "
                 "started."
             )
-        if not self.reload_run_key:
-            if context["ti"].try_number > 1:
-                self._cancel_earlier_exports(context)
+        if not self.sync.is_reload:
+            if self.sync.attempt > 1:
+                self._cancel_earlier_exports()
             result = super().execute(context)
             self._hand_on(context, {"run_id": self.run_id})
             return result
         hook = DataShareSnowflakeHook(self.snowflake_conn_id)
-        (statement,) = hook.split_sql_string(self.select_ledger_row, strip_semicolon=True)
-        rows = hook.run_statement(statement, bindings=[self.reload_run_key]).rows
+        (statement,) = hook.split_sql_string(self.sql["select_ledger_row"], strip_semicolon=True)
+        reload_run_key = self.sync.params["reload_run_key"]
+        rows = hook.run_statement(statement, bindings=[reload_run_key]).rows
         if not rows:
             raise UnknownRunKeyError(
-                f"The ledger has no sync {self.reload_run_key} of this dataset, so there is no export to load again."
+                f"The ledger has no sync {reload_run_key} of this dataset, so there is no export to load again."
             )
         row = rows[0]
         self._hand_on(context, {"run_id": row["DATABRICKS_RUN_ID"], "export_path": row["EXPORT_PATH"]})
@@ -115,9 +112,9 @@ class DatabricksExportOperator(DatabricksRunNowOperator):
         """Leave the export of this attempt; its path is known before it is made only when an earlier one is loaded."""
         context["ti"].xcom_push(key="export", value=made_by(context, export))
 
-    def _cancel_earlier_exports(self, context: Context) -> None:
+    def _cancel_earlier_exports(self) -> None:
         try:
-            for run_id in cancel_exports_of(self._hook, str(self.job_id), run_key_of(context["dag_run"])):
+            for run_id in cancel_exports_of(self._hook, str(self.job_id), self.sync.key):
                 self.log.info("Cancelled the Databricks run %s of an earlier attempt", run_id)
         except Exception:
             # It costs money, and changes nothing: what it writes is at a path of its own.

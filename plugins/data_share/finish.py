@@ -16,9 +16,8 @@ from data_share.dag_defaults import START_DATE
 from data_share.databricks_hook import DataShareDatabricksHook
 from data_share.databricks_run import cancel_exports_of
 from data_share.failures import FAILURE_KEY, NotPublishedError, failure_of_sync, reports_of
-from data_share.share import EXPORT_JOB_VARIABLE, STAGING_SCHEMA, is_staging_of_run, run_key_of
-from data_share.snowflake_operators import SnowflakeStatementsOperator
-from data_share.templates import find_export
+from data_share.share import EXPORT_JOB_VARIABLE, is_staging_of_run
+from data_share.snowflake_operators import SnowflakeSyncOperator
 
 _DATABRICKS_TIMEOUT_SECONDS = 30
 _EXPORT = "export_to_s3"
@@ -28,7 +27,7 @@ _KILLED_WITHIN_SECONDS = 7
 _KILLED_POLL_SECONDS = 0.2
 
 
-class FinishSyncOperator(SnowflakeStatementsOperator):
+class FinishSyncOperator(SnowflakeSyncOperator):
     """
     Tidies up on both sides, and fails when the sync was not published, with the reason that another step left.
 
@@ -44,32 +43,14 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
     that. A publish that was killed, or that waited for another attempt, may have committed without an answer: then the
     ledger knows, and the report says so.
 
-    :param sql: file that lists the staging tables of this run, those of all attempts; there may be others among them
-    :param target_table: the target, which staging tables are named after
-    :param select_ledger_row: file that selects a sync's ledger row; its one ``?`` is the run key; a template
     :param steps: tasks that may have failed, in their order; the last one publishes
     :param databricks_conn_id: Airflow connection of the workspace
     """
 
-    template_fields: Sequence[str] = (
-        *SnowflakeStatementsOperator.template_fields,
-        "select_ledger_row",
-        "databricks_conn_id",
-    )
+    template_fields: Sequence[str] = (*SnowflakeSyncOperator.template_fields, "databricks_conn_id")
 
-    def __init__(
-        self,
-        *,
-        sql: str,
-        target_table: str,
-        select_ledger_row: str,
-        steps: Sequence[str],
-        databricks_conn_id: str = "databricks_default",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(sql=sql, **kwargs)
-        self.target_table = target_table
-        self.select_ledger_row = select_ledger_row
+    def __init__(self, *, steps: Sequence[str], databricks_conn_id: str = "databricks_default", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.steps = steps
         self.databricks_conn_id = databricks_conn_id
 
@@ -91,9 +72,9 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
             self._drop_staging(context, "after the steps")
             answer = ti.xcom_pull(task_ids=publish)
         # A sync that loads an earlier export has none.
-        if not context["params"].get("reload_run_key"):
+        if not self.sync.is_reload:
             try:
-                self._cancel_exports(run_key_of(dag_run))
+                self._cancel_exports()
             except Exception:
                 self.log.exception("An export of this run may still be running on Databricks")
         is_published, in_ledger = self._ask_ledger(context, states, answer)
@@ -113,8 +94,8 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
         """
         dag_run = context["dag_run"]
         # An export step that did not end well has left the export of an earlier attempt, if any.
-        export = find_export(context["ti"]) if states.get(_EXPORT) in ("success", "skipped") else None
-        if states.get(_EXPORT) == "skipped" and not context["params"].get("reload_run_key"):
+        export = self.sync.found_export if states.get(_EXPORT) in ("success", "skipped") else None
+        if states.get(_EXPORT) == "skipped" and not self.sync.is_reload:
             export = None
         is_success = states.get(self.steps[-1]) == "success"
         is_answer = is_of_this_time(answer, dag_run) or (
@@ -127,7 +108,7 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
         if path is None:
             return False, False
         try:
-            rows = self._run_file(self.select_ledger_row, "ledger", bindings=[run_key_of(dag_run)])[-1].rows
+            rows = self._run("select_ledger_row", bindings=[self.sync.key])[-1].rows
         except Exception:
             self.log.exception("It is not known whether this sync was published")
             return False, None
@@ -143,19 +124,19 @@ class FinishSyncOperator(SnowflakeStatementsOperator):
     def _drop_staging(self, context: Context, place: str) -> None:
         self._context = context
         try:
-            listed = [str(row["name"]) for row in self._run_file(str(self.sql), f"list {place}")[-1].rows]
-            run_key = run_key_of(context["dag_run"])
-            for table in [name for name in listed if is_staging_of_run(name, self.target_table, run_key)]:
-                self._run_file(f'DROP TABLE IF EXISTS {STAGING_SCHEMA}."{table}"', f"drop {table} {place}")
+            rows = self._run("show_staging_tables_of_run", f"list {place}")[-1].rows
+            for table in [str(row["name"]) for row in rows]:
+                if is_staging_of_run(table, self.dataset.target_table, self.sync.key):
+                    self._run_with("drop_staging_table", f"drop {table} {place}", table=table)
         except Exception:
             # The sync ended as it did; what is left behind is dropped by clean_up_share.
             self.log.exception("The staging tables of this run are left behind")
 
-    def _cancel_exports(self, run_key: str) -> None:
+    def _cancel_exports(self) -> None:
         hook = DataShareDatabricksHook(
             self.databricks_conn_id, timeout_seconds=_DATABRICKS_TIMEOUT_SECONDS, caller="FinishSync"
         )
-        for run_id in cancel_exports_of(hook, Variable.get(EXPORT_JOB_VARIABLE), run_key):
+        for run_id in cancel_exports_of(hook, Variable.get(EXPORT_JOB_VARIABLE), self.sync.key):
             self.log.info("Cancelled the Databricks run %s, which nobody follows", run_id)
 
 

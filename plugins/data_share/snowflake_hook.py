@@ -307,12 +307,6 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         if handle:
             self._insist(lambda: self._cancel(handle))
 
-    def get_records(self, sql: str | list[str], parameters: Any = None) -> list[tuple[Any, ...]]:
-        """Return the rows of one query as tuples: what the SQL check operators ask a hook for."""
-        if not isinstance(sql, str) or parameters:
-            raise TypeError("get_records takes one statement without parameters here")
-        return [tuple(row.values()) for row in self.run_statement(sql).rows]
-
     def get_request_url_header_params(
         self, query_id: str, url_suffix: str | None = None
     ) -> tuple[dict[str, Any], dict[str, Any], str]:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any
 
-from airflow.providers.common.sql.operators.sql import SQLTableCheckOperator
 from airflow.providers.snowflake.operators.snowflake import SnowflakeSqlApiOperator
 from airflow.sdk import Asset, AssetAlias, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from data_share.attempts import made_by
-from data_share.datasets import Dataset, LoadMode
+from data_share.datasets import Dataset
 from data_share.exported_schema import exported_columns
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 from data_share.links import SnowflakeQueryLink
-from data_share.names import quoted
 from data_share.policies import (
     PolicyFoundError,
     RowsHiddenError,
@@ -43,6 +40,8 @@ from data_share.snowflake_hook import (
     StatementResult,
     request_id,
 )
+from data_share.sql_files import render_sql
+from data_share.sync import SyncStep
 from data_share.target_lock import TargetTakenError, refuse_target_of_another, select_lock
 from data_share.value_proofs import differences, proven_columns
 
@@ -52,6 +51,12 @@ _SHOWN_ROWS = 5
 _SHOWN_COLUMNS = 20
 _ROWS_CHECK = "rows_match_manifest"
 _VALUES_CHECK = "values_match_manifest"
+_VALUES_ADVICE = (
+    "Other values were loaded than exported, or the staging table was changed: start the sync again. If it comes "
+    "again, give the target's column a type that holds the source's values (docs/datasets.md, Types), or list the "
+    "column in casts of the dataset file if the change is wanted. If a masking policy changes it, exempt the role of "
+    "the syncs (docs/datasets.md, Policies)."
+)
 _ASSET_EVENT_FIELDS = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
 # In an answer to several statements, the code is 100132 whatever the reason is, and the reason is in the message.
 _NOT_THERE = "does not exist or not authorized"
@@ -219,7 +224,32 @@ class SnowflakeTargetsCheckOperator(SnowflakeStatementsOperator):
             )
 
 
-class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
+class SnowflakeSyncOperator(SyncStep, SnowflakeStatementsOperator):
+    """
+    Base of the steps of a sync that work in Snowflake.
+
+    :param dataset: what is synced
+    :param sql: SQL files by their names; templates, which find the sync in ``sync``
+    """
+
+    sql: dict[str, str]  # type: ignore[assignment]
+    template_fields_renderers = {"sql": "json"}  # noqa: RUF012 - as Airflow declares it
+
+    def __init__(self, *, dataset: Dataset, sql: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(sql="", **kwargs)
+        self.dataset = dataset
+        self.sql = dict(sql)
+
+    def _run(self, name: str, place: str = "", bindings: Sequence[str] = ()) -> list[StatementResult]:
+        """Run a file that Airflow has rendered; `place` tells apart the requests of one that is run twice."""
+        return self._run_file(self.sql[name], place or name, bindings)
+
+    def _run_with(self, name: str, place: str = "", **values: Any) -> list[StatementResult]:
+        """Run a file with values that are known only now."""
+        return self._run_file(render_sql(name, sync=self.sync, **values), place or name)
+
+
+class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
     """
     Creates staging tables, looks for policies, compares the columns, copies manifest and data into them, and counts.
 
@@ -230,78 +260,12 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
     Takes the place of ``SnowflakeOperator``, which left the provider with version 6. The provider's own
     ``CopyFromExternalStageToSnowflakeOperator`` (6.20.0) signs in with the connector and does not return the counts.
 
-    Returns ``export_path``, ``files``, ``files_exported``, ``rows_exported`` (both from the manifest), ``rows_parsed``,
-    ``rows_loaded``, ``staging_table``, ``staged_at``, ``columns`` (of the staging table), ``new_columns`` (to add to
-    the target, with their types), ``created_columns`` (of a target that the first sync creates; else none), ``proofs``
-    and ``unproven`` (see :func:`~data_share.value_proofs.proven_columns`), ``query_ids``, and which attempt it was (see
-    :mod:`data_share.attempts`).
-
-    :param select_lock: file that selects the target's row in its lock table
-    :param create_lock: file that creates table and row, where they are missing
-    :param describe_target: file that describes the target
-    :param explain_target: file with the plan of a query of the target
-    :param create_staging: file that creates the staging table of the manifest
-    :param copy_manifest: file with the COPY INTO of the manifest
-    :param select_manifest: file that selects the manifest
-    :param count_visible: file that shows the target in the list of tables, and then counts its rows
-    :param sql: file with the COPY INTO of the data; its answer is counted
-    :param dataset: what is loaded
-    :param run_key: run key that the manifest must be of; a template
-    :param export_path: the export that is loaded; a template
-    :param staging_table: the staging table; a template
-    :param staging_manifest: the staging table of the manifest; a template
+    Returns ``export_path``, ``databricks_run_id``, ``files``, ``files_exported``, ``rows_exported`` (both from the
+    manifest), ``rows_parsed``, ``rows_loaded``, ``staging_table``, ``staged_at``, ``columns`` (of the staging table),
+    ``new_columns`` (to add to the target, with their types), ``created_columns`` (of a target that the first sync
+    creates; else none), ``proofs`` and ``unproven`` (see :func:`~data_share.value_proofs.proven_columns`),
+    ``query_ids``, and which attempt it was (see :mod:`data_share.attempts`).
     """
-
-    template_fields: Sequence[str] = (
-        "select_lock",
-        "create_lock",
-        "create_staging",
-        "copy_manifest",
-        "select_manifest",
-        "describe_target",
-        "explain_target",
-        "count_visible",
-        "sql",
-        "run_key",
-        "export_path",
-        "staging_table",
-        "staging_manifest",
-        "snowflake_conn_id",
-    )
-
-    def __init__(
-        self,
-        *,
-        select_lock: str,
-        create_lock: str,
-        create_staging: str,
-        copy_manifest: str,
-        select_manifest: str,
-        describe_target: str,
-        explain_target: str,
-        count_visible: str,
-        sql: str,
-        dataset: Dataset,
-        run_key: str,
-        export_path: str,
-        staging_table: str,
-        staging_manifest: str,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(sql=sql, **kwargs)
-        self.select_lock = select_lock
-        self.create_lock = create_lock
-        self.create_staging = create_staging
-        self.copy_manifest = copy_manifest
-        self.select_manifest = select_manifest
-        self.describe_target = describe_target
-        self.explain_target = explain_target
-        self.count_visible = count_visible
-        self.dataset = dataset
-        self.run_key = run_key
-        self.export_path = export_path
-        self.staging_table = staging_table
-        self.staging_manifest = staging_manifest
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Load the staging tables of this attempt."""
@@ -309,32 +273,30 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         self._look_at_lock()
         target = self._described_target()
         policed = self._policed_columns(target) if target is not None else set()
-        self._run_file(self.create_staging, "create staging")
+        self._run("create_staging_manifest")
         # Before anything is read of these tables: a policy by a tag masks the manifest too.
         if target is not None:
             self._create_data(_definitions(target))
-            self._read_samples("first", self.staging_table, _types(target), target)
+            self._read_samples("first", self.sync.new_staging_table, _types(target), target)
         else:
-            described = self._run_file(f"DESCRIBE TABLE {self.staging_manifest}", "manifest")[-1].rows
-            self._read_samples("first", self.staging_manifest, _types(described), described)
-        manifest_copy = self._run_file(self.copy_manifest, "copy manifest")[-1]
-        manifest = self._checked_manifest(self._run_file(self.select_manifest, "select manifest")[-1].rows)
+            described = self._run("describe_staging_manifest")[-1].rows
+            self._read_samples("first", self.sync.new_staging_manifest, _types(described), described)
+        manifest_copy = self._run("copy_manifest")[-1]
+        manifest = self._checked_manifest(self._run("select_manifest")[-1].rows)
         if target is not None:
             created: dict[str, str] = {}
             # Without a row, there is no value to change, and no column to fill.
-            columns, new_columns = self._compare(
-                target, manifest["COLUMN_TYPES"] if manifest["ROW_COUNT"] else None, _is_reload(context)
-            )
+            columns, new_columns = self._compare(target, manifest["COLUMN_TYPES"] if manifest["ROW_COUNT"] else None)
         else:
-            created, new_columns = self._created_columns(manifest["COLUMN_TYPES"], _is_reload(context)), {}
+            created, new_columns = self._created_columns(manifest["COLUMN_TYPES"]), {}
             columns = created
             self._create_data(created)
         if created or new_columns:
-            self._read_samples("second", self.staging_table, columns | new_columns, target or [])
+            self._read_samples("second", self.sync.new_staging_table, columns | new_columns, target or [])
         proofs, unproven = proven_columns(manifest["COLUMN_TYPES"], columns | new_columns, self.dataset)
         if manifest["ROW_COUNT"]:
             self._refuse_without_proof({name: reason for name, reason in unproven.items() if name in policed})
-        copy = self._run_file(str(self.sql), "copy data")[-1]
+        copy = self._run("copy_into_staging")[-1]
         # Without a file to load, the answer is one row with one column, `status`.
         files = [row for row in copy.rows if "rows_loaded" in row]
         counts = {name: sum(row[name] for row in files) for name in ("rows_parsed", "rows_loaded")}
@@ -346,12 +308,13 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
                 **self._empty_advice() if manifest["ROW_COUNT"] == 0 else self._advice_for_a_broken_export(),
             )
         result = {
-            "export_path": self.export_path,
+            "export_path": self.sync.export_path,
+            "databricks_run_id": self.sync.export["run_id"],
             "files": sum(1 for row in files if row["rows_loaded"]),
             "files_exported": manifest["FILE_COUNT"],
             "rows_exported": manifest["ROW_COUNT"],
             **counts,
-            "staging_table": self.staging_table,
+            "staging_table": self.sync.new_staging_table,
             "staged_at": manifest["STAGED_AT"].isoformat(),
             "columns": [*columns, *new_columns],
             "new_columns": new_columns,
@@ -365,19 +328,19 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
     def _look_at_lock(self) -> None:
         """Refuse another dataset's target; see to it that the target has a lock."""
         try:
-            rows = self._run_file(self.select_lock, "select lock")[-1].rows
+            rows = self._run("select_lock")[-1].rows
         except SnowflakeStatementError as error:
             if _NOT_THERE not in str(error):
                 raise
             rows = []
         refuse_target_of_another(self.dataset, rows, unchanged=TARGET_UNCHANGED)
         if not rows:
-            self._run_file(self.create_lock, "create lock")
+            self._run("create_lock")
 
     def _described_target(self) -> list[dict[str, Any]] | None:
         """Return the columns of the target; None if the first sync is to create it, and there is none yet."""
         try:
-            return self._run_file(self.describe_target, "describe target")[-1].rows
+            return self._run("describe_target")[-1].rows
         except SnowflakeStatementError as error:
             if _NOT_THERE not in str(error):
                 raise
@@ -392,12 +355,12 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
     def _create_data(self, columns: Mapping[str, str]) -> None:
         # Not LIKE the target: that would copy its clustering key, and cluster what lives for minutes; and nobody says
         # whether it copies policies.
-        self._run_file(f"CREATE OR REPLACE TABLE {column_list(self.staging_table, columns)}", "create data")
+        self._run_with("create_staging", columns=columns)
 
     def _policed_columns(self, target: list[dict[str, Any]]) -> set[str]:
         """Return the columns with a masking policy; refuse policies that the role is not said to be exempt from."""
         masked = masking_policies(target)
-        is_filtered = has_row_access_policy(self._run_file(self.explain_target, "explain target")[-1].rows)
+        is_filtered = has_row_access_policy(self._run("explain_target")[-1].rows)
         found = told(self.dataset.target_table, masked, is_filtered=is_filtered)
         if found and self.dataset.policies != "exempt":
             raise PolicyFoundError(
@@ -413,7 +376,7 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
 
     def _refuse_hidden_rows(self) -> None:
         """Refuse a target of which Snowflake's list of tables knows more rows than the role sees."""
-        shown, counted = (result.rows for result in self._run_file(self.count_visible, "count visible"))
+        shown, counted = (result.rows for result in self._run("count_visible"))
         there = [row["rows"] for row in shown if row["name"] == self.dataset.target_shown_as]
         seen = counted[0]["VISIBLE"]
         if there and there[0] is not None and seen < int(there[0]):
@@ -462,30 +425,28 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
                 f"policy are not compared with those of the export: {reasons}. {TARGET_UNCHANGED}",
                 what_to_do="Take the policy off these columns, e.g. by setting it on a view, or give them a type that "
                 "is compared, without casts (docs/datasets.md, Proof). Then start "
-                + ("a sync without reload_run_key." if _is_reload(_running(self._context)) else "the sync again."),
+                + ("a sync without reload_run_key." if self.sync.is_reload else "the sync again."),
             )
 
     def _compare(
-        self, described: list[dict[str, Any]], column_types: str | None, is_reload: bool
+        self, described: list[dict[str, Any]], column_types: str | None
     ) -> tuple[dict[str, str], dict[str, str]]:
         """Fit the staging table to the export; return its columns and those to add to the target, with their types."""
-        compared = compare_columns(column_types, described, self.dataset, is_reload=is_reload)
-        if compared.new_columns:
-            self._run_file(add_columns(self.staging_table, compared.new_columns), "add columns")
+        compared = compare_columns(column_types, described, self.dataset, is_reload=self.sync.is_reload)
+        self._run_with("add_columns", table=self.sync.new_staging_table, columns=compared.new_columns)
         # In the staging table, COPY would make them NULL, or fail where they take none.
-        for name in compared.defaults:
-            self._run_file(f"ALTER TABLE {self.staging_table} DROP COLUMN {quoted(name)}", f"drop column {name}")
+        self._run_with("drop_columns", table=self.sync.new_staging_table, columns=compared.defaults)
         columns = _types(described)
         kept = {name: kind for name, kind in columns.items() if name not in compared.defaults}
         return kept, compared.new_columns
 
-    def _created_columns(self, column_types: str | None, is_reload: bool) -> dict[str, str]:
+    def _created_columns(self, column_types: str | None) -> dict[str, str]:
         if column_types is None:
             raise ManifestError(
                 f"The manifest names no columns to create the target from. {TARGET_UNCHANGED}",
                 what_to_do="Deploy the asset bundle again: its SQL writes them. Then sync without reload_run_key.",
             )
-        return types_of_new_columns(exported_columns(column_types), self.dataset, is_reload=is_reload)
+        return types_of_new_columns(exported_columns(column_types), self.dataset, is_reload=self.sync.is_reload)
 
     def _checked_manifest(self, manifests: list[dict[str, Any]]) -> dict[str, Any]:
         if len(manifests) != 1:
@@ -496,10 +457,10 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
                 **self._advice_for_a_broken_export(),
             )
         manifest = manifests[0]
-        if (manifest["DATASET"], manifest["RUN_KEY"]) != (self.dataset.name, self.run_key):
+        if (manifest["DATASET"], manifest["RUN_KEY"]) != (self.dataset.name, self.sync.manifest_run_key):
             raise ManifestError(
                 f"The manifest is of dataset {manifest['DATASET']!r} and run key {manifest['RUN_KEY']!r} instead of "
-                f"{self.dataset.name!r} and {self.run_key!r}. {TARGET_UNCHANGED}"
+                f"{self.dataset.name!r} and {self.sync.manifest_run_key!r}. {TARGET_UNCHANGED}"
             )
         return manifest
 
@@ -513,14 +474,14 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         )
         filled = (
             "Start a sync without reload_run_key, as this export stays empty."
-            if _is_reload(_running(self._context))
+            if self.sync.is_reload
             else "Fill the source, and start the sync again."
         )
         return {"what_to_do": f"{filled} If it may be empty, say allow_empty: true in the dataset file{also}."}
 
     def _advice_for_a_broken_export(self) -> dict[str, Any]:
         """What helps when files of the export are not as the export job left them."""
-        if _is_reload(_running(self._context)):
+        if self.sync.is_reload:
             return {"what_to_do": "Start a sync without reload_run_key: it exports anew.", "retriable": False}
         return {
             "what_to_do": "Start the sync again: it exports to a new path. If it fails in the same way, see the run on "
@@ -529,128 +490,72 @@ class SnowflakeCopyIntoOperator(SnowflakeStatementsOperator):
         }
 
 
-class SnowflakeTableCheckOperator(_SnowflakeStep, SQLTableCheckOperator):
+class SnowflakeCheckOperator(SnowflakeSyncOperator):
     """
-    Checks a staging table with named conditions, all in one query, and compares its values with those of the export.
+    Checks the staging table with named conditions, all in one query, and compares its values with those of the export.
 
-    Closes three gaps of ``SQLTableCheckOperator`` (common-sql 2.4.0): its hook would be the connector's, its failure
-    shows the whole query in place of the failed checks, and it does not cancel its query when it is killed.
-
-    :param table: table to check; a template
-    :param checks: condition by name; a template
-    :param what_to_do: what helps when the check of a name fails, in whole sentences; for the others, what the failure
-        code says
-    :param sql: file with the query; it finds the conditions in ``task.checks``; a template
-    :param values_sql: file with the query that sums up the values; a template
-    :param proofs: what the values of the exported columns sum up to, as JSON; none for a sync that compares none; a
-        template
-    :param unproven: why the other columns are not compared, as JSON; a template
-    :param snowflake_conn_id: Airflow connection
-    :param statement_timeout: seconds that the query may take
+    The provider's ``SQLTableCheckOperator`` (common-sql 2.4.0) makes its own query of conditions in Python, signs in
+    with the connector, shows the whole query in place of the failed checks, and does not cancel it when it is killed.
     """
-
-    conn_id_field = "snowflake_conn_id"
-    operator_extra_links = (SnowflakeQueryLink(),)
-    # The queries come last: they are made of the others.
-    template_fields: Sequence[str] = (
-        "table",
-        "checks",
-        "proofs",
-        "unproven",
-        "snowflake_conn_id",
-        "sql",
-        "values_sql",
-    )
-    template_ext: Sequence[str] = (".sql",)
-
-    def __init__(
-        self,
-        *,
-        table: str,
-        checks: dict[str, str],
-        sql: str,
-        values_sql: str = "",
-        proofs: str = "[]",
-        unproven: str = "{}",
-        what_to_do: Mapping[str, str] | None = None,
-        snowflake_conn_id: str = "snowflake_default",
-        statement_timeout: int = STATEMENT_TIMEOUT_SECONDS,
-        **kwargs: Any,
-    ) -> None:
-        conditions = {name: {"check_statement": condition} for name, condition in checks.items()}
-        super().__init__(table=table, checks=conditions, retry_on_failure=False, **kwargs)
-        self.sql = sql
-        self.what_to_do = what_to_do or {}
-        self.values_sql = values_sql
-        self.proofs = proofs
-        self.unproven = unproven
-        self.snowflake_conn_id = snowflake_conn_id
-        self.statement_timeout = statement_timeout
-        self._differences: list[str] = []
 
     def execute(self, context: Context) -> None:
-        """Compare the values, and run the checks; see the provider's operator."""
+        """Compare the values, and run the checks."""
         self._context = context
-        self._differences = self._compare_values()
-        super().execute(context)
-        if self._differences:
-            self._raise_exception("")
+        differing = self._compare_values()
+        checks = self._run("check_staging")[-1]
+        failed = [check for check in checks.rows if check["CHECK_RESULT"] != 1]
+        if failed or not checks.rows:
+            # The queries that follow look for rows to show.
+            self.shown_query_id = checks.query_id
+        if not checks.rows:
+            raise self._failure("The query of the checks has no answer")
+        if any(check["CHECK_NAME"] == _ROWS_CHECK for check in failed):
+            differing = []  # other rows have other sums: it says nothing more
+        if failed or differing:
+            told = [f"- {check['CHECK_NAME']}: {self._described(str(check['CONDITION']))}" for check in failed]
+            told += [f"- {_VALUES_CHECK}: {sentence}" for sentence in differing[:_SHOWN_COLUMNS]]
+            if (more := len(differing) - _SHOWN_COLUMNS) > 0:
+                told.append(f"- {_VALUES_CHECK}: {more} more column(s)")
+            failures, number = len(failed) + bool(differing), len(checks.rows) + bool(self.sync.loaded["proofs"])
+            ways_out = [check["WHAT_TO_DO"] for check in failed] + ([_VALUES_ADVICE] if differing else [])
+            raise self._failure(f"{failures} of {number} checks failed", told, ways_out)
 
     def _compare_values(self) -> list[str]:
         """Return a sentence for each column whose values are not those of the export."""
-        for column, reason in json.loads(self.unproven).items():
+        for column, reason in self.sync.loaded["unproven"].items():
             self.log.info("The values of column %s are not compared: %s", column, reason)
-        if not self._proven:
+        proofs = self.sync.loaded["proofs"]
+        if not proofs:
             return []
-        [row] = self._hook.run_statement(self.values_sql.rstrip().rstrip(";")).rows
+        sums = self._run("check_values")[-1]
         # Of a failure, this query is shown, unless the checks fail too.
-        self.shown_query_id = next(iter(self._hook.query_ids), "")
-        self.log.info("The values of %s column(s) sum up to %s", len(self._proven), row)
-        return differences(self._proven, row)
+        self.shown_query_id = sums.query_id
+        return differences(proofs, sums.rows[0])
 
-    @property
-    def _proven(self) -> list[dict[str, Any]]:
-        return list(json.loads(self.proofs))
-
-    def _raise_exception(self, exception_string: str) -> NoReturn:
-        failed = [name for name, check in self.checks.items() if not check.get("success")]
-        if _ROWS_CHECK in failed:
-            self._differences = []  # other rows have other sums: it says nothing more
-        if failed:
-            # The queries that follow look for rows to show.
-            self.shown_query_id = next(iter(self._hook.query_ids), "")
-        told = [f"- {name}: {self._described(str(self.checks[name]['check_statement']))}" for name in failed]
-        told += [f"- {_VALUES_CHECK}: {sentence}" for sentence in self._differences[:_SHOWN_COLUMNS]]
-        if (more := len(self._differences) - _SHOWN_COLUMNS) > 0:
-            told.append(f"- {_VALUES_CHECK}: {more} more column(s)")
-        failures, checks = len(failed) + bool(self._differences), len(self.checks) + bool(self._proven)
-        raise CheckFailedError(
-            f"{failures} of {checks} checks failed on {self.table}. {TARGET_UNCHANGED}\n" + "\n".join(told),
+    def _failure(self, found: str, told: Sequence[str] = (), ways_out: Sequence[str | None] = ()) -> CheckFailedError:
+        # A check of the dataset's own has no advice but that of the code.
+        advice = dict.fromkeys(way or CheckFailedError.code.what_to_do for way in ways_out)
+        return CheckFailedError(
+            "\n".join((f"{found} on {self.sync.staging_table}. {TARGET_UNCHANGED}", *told)),
             snowflake_query_id=self.shown_query_id or None,
-            what_to_do=" ".join(
-                dict.fromkeys(
-                    self.what_to_do.get(name, CheckFailedError.code.what_to_do)
-                    for name in (*failed, *([_VALUES_CHECK] if self._differences else []))
-                )
-            ),
+            what_to_do=" ".join(advice) or None,
         )
 
     def _described(self, condition: str) -> str:
         """Return a failed condition with the rows for which it is not true, as far as it is one that rows have."""
-        offending = f"FROM {self.table} WHERE NOT COALESCE(({condition}), FALSE)"
         try:
-            count = self._hook.run_statement(f"SELECT COUNT(*) AS total {offending}").rows[0]["TOTAL"]
-            rows = self._hook.run_statement(f"SELECT * {offending} LIMIT {_SHOWN_ROWS}").rows
+            counted, found = self._run_with("show_failing_rows", condition, condition=condition, limit=_SHOWN_ROWS)
+            count = counted.rows[0]["TOTAL"]
         except Exception as error:
             # Mostly an aggregate, which has no place in WHERE: the condition is about the whole table. Whatever it is,
             # it must not hide which check failed.
             self.log.info("No rows to show for %s: %s", condition, error)
             return condition
-        shown = "; ".join(", ".join(f"{name}={value}" for name, value in row.items())[:300] for row in rows)
+        shown = "; ".join(", ".join(f"{name}={value}" for name, value in row.items())[:300] for row in found.rows)
         return f"{condition}. Not so for {count:,} row(s), e.g. {shown}"
 
 
-class SnowflakePublishOperator(SnowflakeStatementsOperator):
+class SnowflakePublishOperator(SnowflakeSyncOperator):
     """
     Changes the target and writes the ledger row in one transaction; returns the row, and tells it as an asset event.
 
@@ -658,74 +563,18 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
     returns what would change. What it returns says which attempt did so: see :mod:`data_share.attempts`. What the
     ledger says before the transaction only spares it: what decides is the target's row in its lock table, in the
     transaction.
-
-    :param sql: file with the transaction, from BEGIN to COMMIT
-    :param select_lock: file that selects the target's row in its lock table
-    :param select_ledger_row: file that selects the ledger row; its one ``?`` is the run key
-    :param count_changes: file that counts what would change, for a preview
-    :param dataset: what is published
-    :param run_key: run key of this sync; a template
-    :param export_path: the export that is published; a template
-    :param load_mode: load mode of this sync; a template
-    :param staged_at: when the rows were staged, in ISO 8601; a template
-    :param new_columns: columns to add to the target, with their types, as JSON; a template
-    :param created_columns: columns to create the target with, with their types, as JSON; none when it is there; a
-        template
-    :param preview: ``True`` to count what would change and do nothing; a template
     """
 
-    template_fields: Sequence[str] = (
-        "sql",
-        "select_lock",
-        "select_ledger_row",
-        "count_changes",
-        "run_key",
-        "export_path",
-        "load_mode",
-        "staged_at",
-        "new_columns",
-        "created_columns",
-        "preview",
-        "snowflake_conn_id",
-    )
-
-    def __init__(
-        self,
-        *,
-        sql: str,
-        select_lock: str,
-        select_ledger_row: str,
-        count_changes: str,
-        dataset: Dataset,
-        run_key: str,
-        export_path: str,
-        load_mode: str,
-        staged_at: str,
-        new_columns: str,
-        created_columns: str,
-        preview: str,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(sql=sql, outlets=[AssetAlias(dataset.name)], **kwargs)
-        self.select_lock = select_lock
-        self.select_ledger_row = select_ledger_row
-        self.count_changes = count_changes
-        self.dataset = dataset
-        self.run_key = run_key
-        self.export_path = export_path
-        self.load_mode = load_mode
-        self.staged_at = staged_at
-        self.new_columns = new_columns
-        self.created_columns = created_columns
-        self.preview = preview
+    def __init__(self, *, dataset: Dataset, **kwargs: Any) -> None:
+        super().__init__(dataset=dataset, outlets=[AssetAlias(dataset.name)], **kwargs)
         self._is_committed = False
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Publish, unless it has been done."""
         self._context = context
-        if self.preview == "True":
-            changes = self._run_file(self.count_changes, "count changes")[-1].rows[0]
-            answer = {"dry_run": True, "load_mode": self.load_mode, "export_path": self.export_path}
+        if self.sync.is_dry_run:
+            changes = self._run("count_changes")[-1].rows[0]
+            answer = {"dry_run": True, "load_mode": self.sync.load_mode.value, "export_path": self._export_path}
             return made_by(context, answer | _json_row(changes))
         row = self._ledger_row("ledger before")
         if row is not None and self._is_published(row):
@@ -734,12 +583,10 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
             self._tell_asset(context, row)
             return made_by(context, row)
         # DDL, hence before the transaction. What has no values yet does no harm when the publish then fails.
-        if created_columns := json.loads(self.created_columns):
-            columns = column_list(self.dataset.target, created_columns)
-            self._run_file(f"CREATE TABLE IF NOT EXISTS {columns}", "create target")
-        if new_columns := json.loads(self.new_columns):
-            self._run_file(add_columns(self.dataset.target, new_columns), "add columns")
-        statements = self._hook.split_sql_string(str(self.sql), strip_semicolon=True)
+        if created_columns := self.sync.loaded["created_columns"]:
+            self._run_with("create_target_from_source", columns=created_columns)
+        self._run_with("add_columns", table=self.dataset.target, columns=self.sync.loaded["new_columns"])
+        statements = self._hook.split_sql_string(self.sql["publish"], strip_semicolon=True)
         try:
             try:
                 self._hook.run_transaction(statements, request_id=self._request_id("publish"))
@@ -751,7 +598,7 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
                 raise self._rows_hidden(error, *hidden) from error
             if _REFUSED not in str(error):
                 raise
-            row = self._row_after_refusal(context, error)
+            row = self._row_after_refusal(error)
         else:
             self._is_committed = True
             # A kill that came too late to undo it must not keep anybody from hearing of it.
@@ -759,7 +606,7 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
             row = self._ledger_row("ledger after")
         if row is None:
             raise PublishError(
-                f"{self.export_path} of run key {self.run_key} is published, but the ledger has no row of it.",
+                f"{self._export_path} of run key {self.sync.key} is published, but the ledger has no row of it.",
                 snowflake_query_id=self.shown_query_id,
             )
         self._tell_asset(context, row)
@@ -780,40 +627,41 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
             what_to_do=f"{way_out(role, self.dataset)} Start the sync again after that.",
         )
 
-    def _row_after_refusal(self, context: Context, error: SnowflakeStatementError) -> dict[str, Any] | None:
+    def _row_after_refusal(self, error: SnowflakeStatementError) -> dict[str, Any] | None:
         """
         Return the ledger row when another process of this sync was faster; else say why this one may not publish.
 
         The requests are sessions that began after the refusal: they see what it was refused for.
         """
-        locked = self._run_file(self.select_lock, "lock after refusal")[-1].rows
+        locked = self._run("select_lock")[-1].rows
         row = self._ledger_row("ledger after refusal")
         if row is not None and self._is_published(row):
             return row
         refuse_target_of_another(self.dataset, locked, unchanged="This attempt changed nothing.")
-        if any((last["RUN_KEY"], last["EXPORT_PATH"]) == (self.run_key, self.export_path) for last in locked):
+        if any((last["RUN_KEY"], last["EXPORT_PATH"]) == (self.sync.key, self._export_path) for last in locked):
             return None  # it is published, and somebody has deleted its row from the ledger
         raise SupersededError(
-            f"{self.export_path} is not published: {self._why_refused(locked)}. This attempt changed nothing.",
+            f"{self._export_path} is not published: {self._why_refused(locked)}. This attempt changed nothing.",
             snowflake_query_id=error.snowflake_query_id,
-            **self._advice_for_a_refusal(context),
+            **self._advice_for_a_refusal(),
         ) from error
 
     def _why_refused(self, locked: Sequence[Mapping[str, Any]]) -> str:
         if not locked:
             return "somebody has deleted the target's row from its lock table, which the next sync makes anew"
         last = locked[0]
-        if last["STAGED_AT"] > datetime.fromisoformat(self.staged_at):
+        if last["STAGED_AT"] > self.sync.staged_at:
             return (
                 f"a sync of {self.dataset.name} that was staged later is published already (run key {last['RUN_KEY']})"
             )
-        if self.load_mode == LoadMode.APPEND and last["EXPORT_PATH"] == self.export_path:
+        counts_once = not self.sync.load_mode.is_repeatable
+        if counts_once and last["EXPORT_PATH"] == self._export_path:
             return f"this export was appended before (run key {last['RUN_KEY']})"
         changed = "its staging tables are not as they were when they were checked"
-        return f"this export was appended before, or {changed}" if self.load_mode == LoadMode.APPEND else changed
+        return f"this export was appended before, or {changed}" if counts_once else changed
 
-    def _advice_for_a_refusal(self, context: Context) -> dict[str, Any]:
-        if self.load_mode != LoadMode.APPEND or not _is_reload(context):
+    def _advice_for_a_refusal(self) -> dict[str, Any]:
+        if self.sync.load_mode.is_repeatable or not self.sync.is_reload:
             return {}
         return {
             "what_to_do": "An append counts an export once. To have this one in the place of everything in the target, "
@@ -821,12 +669,16 @@ class SnowflakePublishOperator(SnowflakeStatementsOperator):
             "retriable": False,
         }
 
+    @property
+    def _export_path(self) -> str:
+        return str(self.sync.loaded["export_path"])
+
     def _is_published(self, row: dict[str, Any]) -> bool:
-        # An append counts a run key once, ever; otherwise an export that was made again takes the place of the first.
-        return self.load_mode == LoadMode.APPEND or row["export_path"] == self.export_path
+        # An append counts a run key once, ever; else, an export that was made again takes the place of the first.
+        return not self.sync.load_mode.is_repeatable or row["export_path"] == self._export_path
 
     def _ledger_row(self, place: str) -> dict[str, Any] | None:
-        rows = self._run_file(self.select_ledger_row, place, bindings=[self.run_key])[-1].rows
+        rows = self._run("select_ledger_row", place, bindings=[self.sync.key])[-1].rows
         return _json_row(rows[0]) if rows else None
 
     def _tell_asset(self, context: Context, row: dict[str, Any]) -> None:
@@ -841,21 +693,21 @@ class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):
 
     :param sql: file that lists the staging tables
     :param select_old_exports: file that lists the old exports
-    :param keep_days: age in days from which they count as old; a template. A table has that of its run or, when an old
-        run was cleared, its own.
+
+    The param ``keep_days`` is the age in days from which they count as old. A table has that of its run or, when an old
+    run was cleared, its own.
     """
 
-    template_fields: Sequence[str] = ("sql", "select_old_exports", "keep_days", "snowflake_conn_id")
+    template_fields: Sequence[str] = ("sql", "select_old_exports", "snowflake_conn_id")
 
-    def __init__(self, *, sql: str, select_old_exports: str, keep_days: str, **kwargs: Any) -> None:
+    def __init__(self, *, sql: str, select_old_exports: str, **kwargs: Any) -> None:
         super().__init__(sql=sql, **kwargs)
         self.select_old_exports = select_old_exports
-        self.keep_days = keep_days
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Clean up."""
         self._context = context
-        oldest = datetime.now(UTC) - timedelta(days=int(self.keep_days))
+        oldest = datetime.now(UTC) - timedelta(days=context["params"]["keep_days"])
         try:
             found = self._run_file(str(self.sql), "list staging")[-1].rows
             exports = [_json_row(row) for row in self._run_file(self.select_old_exports, "old exports")[-1].rows]
@@ -873,22 +725,9 @@ class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):
             if (began := staged_by_run_of(table)) and max(began, created) < oldest
         ]
         for table in dropped:
-            self._run_file(f'DROP TABLE IF EXISTS {STAGING_SCHEMA}."{table}"', f"drop {table}")
+            self._run_file(render_sql("drop_staging_table", table=table), f"drop {table}")
         self.log.info("Dropped %s staging table(s); %s export(s) are old", len(dropped), len(exports))
         return {"dropped_tables": dropped, "old_exports": exports}
-
-
-def add_columns(table: str, columns: Mapping[str, str]) -> str:
-    """Return the statements that add columns which are not there yet; the types must be safe."""
-    return ";\n".join(
-        f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {quoted(name)} {kind}" for name, kind in columns.items()
-    )
-
-
-def column_list(table: str, columns: Mapping[str, str]) -> str:
-    """Return a table with its columns for CREATE TABLE; the types must be safe."""
-    listed = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
-    return f"{table} ({listed})"
 
 
 def _types(described: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -904,11 +743,6 @@ def _running(context: Context | None) -> Context:
     if context is None:
         raise RuntimeError("This operator has to be executed first")
     return context
-
-
-def _is_reload(context: Context) -> bool:
-    """Whether the sync loads the export of an earlier one: no change of the source, and no new export, helps it."""
-    return bool(context["params"].get("reload_run_key"))
 
 
 def _query_tag(context: Context | None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import sqlite3
 from collections.abc import Callable
@@ -25,23 +24,15 @@ from data_share.snowflake_hook import DataShareSnowflakeHook
 
 PROJECT = Path(__file__).resolve().parents[2]
 SQL = PROJECT / "include" / "sql"
-SYNC_FIELDS = {
-    "export_to_s3": ("select_ledger_row",),
-    "copy_into_staging": (
-        *("select_lock", "create_lock", "create_staging", "copy_manifest", "select_manifest", "describe_target"),
-        *("explain_target", "count_visible"),
-        "sql",
-    ),
-    "check_staging": ("sql",),
-    "publish": ("sql", "select_lock", "select_ledger_row", "count_changes"),
-    "drop_staging": ("sql",),
-}
+SYNC_STEPS = ("export_to_s3", "copy_into_staging", "check_staging", "publish", "drop_staging")
 EXPORT_PATH = "s3://databricks-snowflake-share/dataset/shared_forecasts/20260102T030405_0a1b2c3d/1-0a1b2c3d/"
 EARLIER: dict[str, Any] = {
     "run_id": 66,
     "export_path": EXPORT_PATH.replace("20260102T030405_0a1b2c3d/1", "20250102T030405_ffffffff/2"),
 }
 COPIED = {
+    "export_path": EXPORT_PATH,
+    "databricks_run_id": 77,
     "files": 2,
     "files_exported": 2,
     "rows_exported": 2,
@@ -51,6 +42,7 @@ COPIED = {
     "staged_at": "2026-01-02T03:04:30",
     "columns": ["PLACE", "DATE", "DEGREES"],
     "new_columns": {},
+    "created_columns": {},
     "proofs": [
         {"column": "PLACE", "form": "text", "scale": 0},
         {"column": 'Net "price"', "form": "number", "scale": 2},
@@ -58,6 +50,7 @@ COPIED = {
     ],
     "unproven": {"TAGS": "no checksum is known for array<int> in VARIANT"},
     "query_ids": ["query 1", "query 2"],
+    "clear_number": 0,
 }
 MERGE: dict[str, Any] = {"load_mode": "merge", "merge_keys": ("place", "date")}
 TARGET = '"SHARE_DB"."PUBLIC"."SHARED_FORECASTS"'
@@ -91,6 +84,10 @@ def task_context(task_context: Callable[..., dict[str, Any]]) -> Callable[..., d
         if context["params"].get("reload_run_key"):
             del xcoms["wait_for_export", "return_value"]
             xcoms["export_to_s3", "export"] = EARLIER
+            xcoms["copy_into_staging", "return_value"] |= {
+                "export_path": EARLIER["export_path"],
+                "databricks_run_id": EARLIER["run_id"],
+            }
         return context
 
     return make
@@ -137,11 +134,9 @@ def test_a_rendered_file_is_complete_and_holds_statements_of_snowflake(rendered:
     wrong = []
     for way, (changes, conf) in WAYS_TO_LOAD.items():
         dag = make_dag(**changes)
-        for task_id, fields in SYNC_FIELDS.items():
-            task = rendered(dag, task_id, conf=conf)
-            for field in fields:
-                place = f"{way}: {field} of {task_id}"
-                sql = getattr(task, field)
+        for task_id in SYNC_STEPS:
+            for name, sql in rendered(dag, task_id, conf=conf).sql.items():
+                place = f"{way}: {name} of {task_id}"
                 sent = statements(sql)
                 wrong += [f"{place} is empty"] if not sent else []
                 wrong += [f"{place} holds {left_over}" for left_over in LEFT_OVER if left_over in sql]
@@ -172,12 +167,18 @@ def test_every_file_is_used(dag: DAG) -> None:
             continue
         for field in task.template_fields:
             value = getattr(task, field)
-            used.update(value if isinstance(value, list) else [str(value)])
-    included = {*(f"change_{mode}.sql" for mode in LoadMode), "count_before.sql", "check_visible.sql"}
+            if field == "sql" and isinstance(value, dict):
+                used.update((SQL / "snowflake" / name).read_text() for name in value.values())
+            else:
+                used.update(value if isinstance(value, list) else [str(value)])
+    included = {*(mode.sql_file for mode in LoadMode), "count_before.sql", "check_visible.sql"}
+    code = "".join(path.read_text() for path in (PROJECT / "plugins" / "data_share").glob("*.py"))
+    rendered_by_steps = {f"{name}.sql" for name in re.findall(r'(?:_run_with|render_sql)\(\s*"(\w+)"', code)}
+    assert len(rendered_by_steps) == 6
     unused = {path.name for path in (SQL / "snowflake").rglob("*.sql") if path.read_text() not in used}
     # An account administrator runs those of the set-up: test_setup_snowflake.py. All files of targets are run.
     elsewhere = {path.name for folder in ("setup", "targets") for path in (SQL / "snowflake" / folder).iterdir()}
-    assert unused - elsewhere == included
+    assert unused - elsewhere == included | rendered_by_steps
 
 
 def test_each_file_begins_with_what_it_is_for() -> None:
@@ -187,7 +188,7 @@ def test_each_file_begins_with_what_it_is_for() -> None:
 
 
 def test_a_name_that_nobody_defines_is_an_error(rendered: Render, dag: DAG) -> None:
-    dag.get_task("drop_staging").sql = "DROP TABLE {{ stagin_table(dag_run) }}"
+    dag.get_task("drop_staging").sql = {"drop": "DROP TABLE {{ sync.stagin_table }}"}
     with pytest.raises(jinja2.UndefinedError, match="stagin_table"):
         rendered(dag, "drop_staging")
 
@@ -200,8 +201,8 @@ STAGED = COPIED["staging_table"]
 
 def new_staging_table(copy: Any, key: str) -> str:
     """Return the staging table of an attempt of the copy step; fail unless it is one of the run's."""
-    assert share.is_staging_of_run(copy.staging_table, "shared_forecasts", key)
-    return str(copy.staging_table)
+    assert share.is_staging_of_run(copy.sync.new_staging_table, "shared_forecasts", key)
+    return str(copy.sync.new_staging_table)
 
 
 def test_the_staging_table_of_the_manifest_is_made_like_that_of_all_manifests(
@@ -210,7 +211,7 @@ def test_the_staging_table_of_the_manifest_is_made_like_that_of_all_manifests(
     copy = rendered(dag, "copy_into_staging")
     table = new_staging_table(copy, key)
     # They are transient, and cost no fail-safe storage, because their schema is.
-    assert statements(copy.create_staging) == [
+    assert statements(copy.sql["create_staging_manifest"]) == [
         f"CREATE OR REPLACE TABLE {table}__manifest LIKE {share.MANIFEST_TABLE}",
     ]
     schema = (SQL / "snowflake" / "create_schemas.sql").read_text()
@@ -223,9 +224,10 @@ def test_another_attempt_replaces_nothing_that_the_first_one_writes_to(rendered:
     written: list[set[str]] = []
     for attempt in (1, 2):
         copy = rendered(dag, "copy_into_staging", try_number=attempt)
-        sent = statements("\n".join((copy.create_staging, copy.copy_manifest, copy.select_manifest, copy.sql)))
+        made = ("create_staging_manifest", "copy_manifest", "select_manifest", "copy_into_staging")
+        sent = statements("\n".join(copy.sql[name] for name in made))
         written.append({word for one in sent for word in one.split() if word.startswith("staging.")})
-        assert copy.staging_table in written[-1]
+        assert copy.sync.new_staging_table in written[-1]
     assert [len(tables) for tables in written] == [2, 2]
     assert written[0].isdisjoint(written[1])
 
@@ -239,11 +241,11 @@ def test_the_row_of_the_lock_is_that_of_the_completed_target(rendered: Render, m
     for spelling, row in spellings.items():
         copy = rendered(make_dag(target_table=spelling), "copy_into_staging")
         database, schema, name = row.split()
-        [select] = statements(copy.select_lock)
+        [select] = statements(copy.sql["select_lock"])
         assert select.endswith(
             f"FROM {LOCK} WHERE target_database = {database} AND target_schema = {schema} AND target_name = {name}"
         )
-        create, insert = statements(copy.create_lock)
+        create, insert = statements(copy.sql["create_lock"])
         assert create.startswith(f"CREATE TABLE IF NOT EXISTS {LOCK} ( target_database VARCHAR NOT NULL, ")
         mine = f"SELECT {database} AS target_database, {schema} AS target_schema, {name} AS target_name"
         assert insert.startswith(f"MERGE INTO {LOCK} AS locked USING ( {mine} ) AS mine ")
@@ -259,7 +261,10 @@ def test_a_copy_states_everything(rendered: Render, dag: DAG, key: str) -> None:
         ({"reload_run_key": "20250102T030405_ffffffff"}, "shared_forecasts/20250102T030405_ffffffff/2-0a1b2c3d"),
     ):
         task = rendered(dag, "copy_into_staging", conf=conf)
-        for sql, suffix, folder in ((task.sql, "", "data"), (task.copy_manifest, "__manifest", "manifest")):
+        for sql, suffix, folder in (
+            (task.sql["copy_into_staging"], "", "data"),
+            (task.sql["copy_manifest"], "__manifest", "manifest"),
+        ):
             assert statements(sql) == [
                 (
                     f"COPY INTO {new_staging_table(task, key)}{suffix} "
@@ -299,7 +304,7 @@ def test_a_copy_from_outside_of_the_dataset_cannot_be_rendered(make_dag: MakeDag
 def test_the_manifest_is_dated_and_read_from_the_table_of_this_run(rendered: Render, dag: DAG, key: str) -> None:
     copy = rendered(dag, "copy_into_staging")
     table = f"{new_staging_table(copy, key)}__manifest"
-    assert statements(copy.select_manifest) == [
+    assert statements(copy.sql["select_manifest"]) == [
         f"UPDATE {table} SET staged_at = SYSDATE()",
         f"SELECT dataset, run_key, row_count, file_count, column_types, staged_at FROM {table}",
     ]
@@ -307,14 +312,14 @@ def test_the_manifest_is_dated_and_read_from_the_table_of_this_run(rendered: Ren
 
 def test_the_columns_are_read_from_the_target(rendered: Render, dag: DAG) -> None:
     copy = rendered(dag, "copy_into_staging")
-    assert statements(copy.describe_target) == [f"DESCRIBE TABLE {TARGET}"]
-    assert statements(copy.explain_target) == [f"EXPLAIN SELECT * FROM {TARGET}"]
+    assert statements(copy.sql["describe_target"]) == [f"DESCRIBE TABLE {TARGET}"]
+    assert statements(copy.sql["explain_target"]) == [f"EXPLAIN SELECT * FROM {TARGET}"]
 
 
 def test_the_manifest_must_be_of_the_export_that_is_loaded(rendered: Render, dag: DAG, key: str) -> None:
-    assert rendered(dag, "copy_into_staging").run_key == key
+    assert rendered(dag, "copy_into_staging").sync.manifest_run_key == key
     reload = rendered(dag, "copy_into_staging", conf={"reload_run_key": "20260101T000000_eeeeeeee"})
-    assert reload.run_key == "20250102T030405_ffffffff"
+    assert reload.sync.manifest_run_key == "20250102T030405_ffffffff"
 
 
 # ---- check
@@ -328,7 +333,7 @@ RECONCILIATION = [
 
 
 def test_checks_are_one_query_that_names_each(rendered: Render, dag: DAG) -> None:
-    [query] = statements(rendered(dag, "check_staging").sql)
+    [query] = statements(rendered(dag, "check_staging").sql["check_staging"])
     assert re.findall(r"'(\w+)' AS check_name", query) == [
         *RECONCILIATION,
         "place_not_null",
@@ -340,14 +345,14 @@ def test_checks_are_one_query_that_names_each(rendered: Render, dag: DAG) -> Non
 
 
 def test_the_keys_of_a_merge_are_checked(rendered: Render, make_dag: MakeDag) -> None:
-    [query] = statements(rendered(make_dag(**MERGE), "check_staging").sql)
+    [query] = statements(rendered(make_dag(**MERGE), "check_staging").sql["check_staging"])
     assert 'COUNT(*) = COUNT(DISTINCT "PLACE", "DATE")' in query
     assert {"place_not_null", "date_not_null"} <= set(re.findall(r"'(\w+)' AS check_name", query))
 
 
 def test_a_check_of_a_dataset_is_sql_and_no_template(rendered: Render, make_dag: MakeDag) -> None:
     checks = {"is_json": "payload LIKE '{%'", "is_text": "payload <> '{{ conn.snowflake_default.password }}'"}
-    [query] = statements(rendered(make_dag(checks=checks), "check_staging").sql)
+    [query] = statements(rendered(make_dag(checks=checks), "check_staging").sql["check_staging"])
     for condition in checks.values():
         assert condition in query
 
@@ -388,7 +393,7 @@ def failed_checks(query: str, rows: int, ledger: list[tuple[str, int, int]]) -> 
         database.execute(f"CREATE TABLE {share.LEDGER_TABLE} (dataset, rows_exported, published_at)")
         database.executemany(f"INSERT INTO {STAGED} VALUES (?, ?)", [("Oslo", 20)] * rows)
         database.executemany(f"INSERT INTO {share.LEDGER_TABLE} VALUES (?, ?, ?)", ledger)
-        return {name for name, result in database.execute(query) if result != 1}
+        return {name for name, _, _, result in database.execute(query) if result != 1}
 
 
 def test_the_row_count_is_held_against_that_of_the_last_sync(rendered: Render, make_dag: MakeDag) -> None:
@@ -398,9 +403,9 @@ def test_the_row_count_is_held_against_that_of_the_last_sync(rendered: Render, m
     for case, (before, now, _) in BEFORE_AND_NOW.items():
         ledger = [of_another, *(("shared_forecasts", count, at) for at, count in enumerate(before))]
         copied = dict.fromkeys(("rows_exported", "rows_parsed", "rows_loaded"), now)
-        query = rendered(dag, "check_staging", copied=copied).sql
+        query = rendered(dag, "check_staging", copied=copied).sql["check_staging"]
         failed[case] = failed_checks(query, now, ledger)
-        accepted = rendered(dag, "check_staging", copied=copied, conf={"accept_row_change": True}).sql
+        accepted = rendered(dag, "check_staging", copied=copied, conf={"accept_row_change": True}).sql["check_staging"]
         assert failed_checks(accepted, now, ledger) == set(), case
     assert failed == {
         case: set() if passes else {"row_change_acceptable"} for case, (_, _, passes) in BEFORE_AND_NOW.items()
@@ -414,7 +419,7 @@ COLUMNS = '"PLACE", "DATE", "DEGREES"'
 
 def transaction(publish: Any) -> list[str]:
     """Return the statements of the transaction as the operator counts and sends them, without the comments in them."""
-    sent = statements(publish.sql)
+    sent = statements(publish.sql["publish"])
     return [" ".join(sqlparse.format(one, strip_comments=True).split()) for one in sent]
 
 
@@ -589,13 +594,13 @@ def test_new_columns_are_published_with_the_others(rendered: Render, dag: DAG) -
     publish = rendered(dag, "publish", copied=copied)
     [insert] = changes_of_target(publish)
     assert insert.count('"PLACE", "WIND"') == 2
-    assert json.loads(publish.new_columns) == {"WIND": "DOUBLE"}
+    assert publish.sync.loaded["new_columns"] == {"WIND": "DOUBLE"}
 
 
 def test_the_ledger_counts_the_changes_as_a_preview_does(rendered: Render, make_dag: MakeDag) -> None:
     for way, (changes, conf) in WAYS_TO_LOAD.items():
         publish = rendered(make_dag(**changes), "publish", conf=conf)
-        [query] = statements(publish.count_changes)
+        [query] = statements(publish.sql["count_changes"])
         counted = sqlglot.parse_one(query, dialect="snowflake").sql(comments=False)
         published = sqlglot.parse_one(count_in_lock(publish), dialect="snowflake")
         assert counted in {part.sql(comments=False) for part in published.find_all(exp.Select)}, way
@@ -645,7 +650,7 @@ def test_the_ledger_row_holds_values_as_literals(rendered: Render, dag: DAG) -> 
         "\\'); DROP TABLE x; --": "'' || CHR(92) || '''); DROP TABLE x; --'",
     }
     for requested_by, literal in literals.items():
-        values = rendered(dag, "publish", requested_by=requested_by).sql
+        values = rendered(dag, "publish", requested_by=requested_by).sql["publish"]
         assert literal in values
         assert "'manual__o''clock--1'" in values
         assert "'2026-01-02 03:04:06.789000'::TIMESTAMP_NTZ" in values
@@ -683,25 +688,25 @@ def test_the_ledger_has_the_columns_that_are_written() -> None:
 
 def test_the_ledger_is_asked_for_a_sync_of_this_dataset_with_the_run_key_bound(rendered: Render, dag: DAG) -> None:
     for task_id in ("export_to_s3", "publish"):
-        assert statements(rendered(dag, task_id).select_ledger_row) == [
+        assert statements(rendered(dag, task_id).sql["select_ledger_row"]) == [
             f"SELECT * FROM {share.LEDGER_TABLE} WHERE dataset = 'shared_forecasts' AND run_key = ?"
         ]
 
 
-CONFS: list[tuple[dict[str, Any], str, str, str]] = [
-    ({}, EXPORT_PATH, "append", "False"),
-    ({"dry_run": True}, EXPORT_PATH, "append", "True"),
-    ({"full_refresh": True}, EXPORT_PATH, "replace", "False"),
-    ({"reload_run_key": "20250102T030405_ffffffff"}, EARLIER["export_path"], "append", "False"),
+CONFS: list[tuple[dict[str, Any], str, str, bool]] = [
+    ({}, EXPORT_PATH, "append", False),
+    ({"dry_run": True}, EXPORT_PATH, "append", True),
+    ({"full_refresh": True}, EXPORT_PATH, "replace", False),
+    ({"reload_run_key": "20250102T030405_ffffffff"}, EARLIER["export_path"], "append", False),
 ]
 
 
 def test_the_conf_reaches_the_publish_step(rendered: Render, make_dag: MakeDag, key: str) -> None:
     for conf, *expected in CONFS:
-        publish = rendered(make_dag(load_mode="append"), "publish", conf=conf)
-        assert publish.run_key == key, "a reload is a sync of its own"
-        assert [publish.export_path, publish.load_mode, publish.preview] == expected, conf
-        assert json.loads(publish.new_columns) == {}
+        sync = rendered(make_dag(load_mode="append"), "publish", conf=conf).sync
+        assert sync.key == key, "a reload is a sync of its own"
+        assert [sync.loaded["export_path"], sync.load_mode, sync.is_dry_run] == expected, conf
+        assert sync.export_path == expected[0], conf
 
 
 # ---- drop
@@ -709,8 +714,8 @@ def test_the_conf_reaches_the_publish_step(rendered: Render, make_dag: MakeDag, 
 
 def test_the_staging_tables_of_this_run_are_listed(rendered: Render, dag: DAG, key: str) -> None:
     drop = rendered(dag, "drop_staging")
-    assert statements(drop.sql) == [f"SHOW TABLES LIKE '%{key}%' IN SCHEMA staging"]
-    assert drop.target_table == "share_db.public.shared_forecasts"
+    assert statements(drop.sql["show_staging_tables_of_run"]) == [f"SHOW TABLES LIKE '%{key}%' IN SCHEMA staging"]
+    assert drop.dataset.target_table == "share_db.public.shared_forecasts"
 
 
 # ---- clean up
@@ -724,7 +729,6 @@ def test_the_clean_up_lists_staging_tables_and_old_exports(rendered: Render) -> 
     assert statements(task.sql) == [f"SHOW TABLES IN SCHEMA {share.STAGING_SCHEMA}"]
     [old_exports] = statements(task.select_old_exports)
     assert f"FROM {share.LEDGER_TABLE} WHERE published_at < DATEADD(DAY, -30, SYSDATE())" in old_exports
-    assert task.keep_days == "30"
 
 
 # ---- export

@@ -2,5 +2,5 @@
 
 {% include 'count_before.sql' %}
 
-INSERT INTO {{ dataset.target }} ({{ columns(ti) }})
-SELECT {{ columns(ti) }} FROM {{ staging_table(ti) }};
+INSERT INTO {{ sync.dataset.target }} ({{ sync.columns() }})
+SELECT {{ sync.columns() }} FROM {{ sync.staging_table }};

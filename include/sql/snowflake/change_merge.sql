@@ -1,25 +1,25 @@
 -- Load mode merge: rows with a known key are updated, the others inserted and, if the dataset says so, target rows
 -- without a staged one deleted. Part of publish.sql.
 
-{% if not dataset.delete_missing -%}
+{% if not sync.dataset.delete_missing -%}
 {% include 'count_before.sql' %}
 
 {% endif -%}
-MERGE INTO {{ dataset.target }} AS target
-USING {{ staging_table(ti) }} AS staging
-  ON {{ same_keys('target', 'staging') }}
-{%- if assignments(ti, 'staging') %}
-WHEN MATCHED THEN UPDATE SET {{ assignments(ti, 'staging') }}
+MERGE INTO {{ sync.dataset.target }} AS target
+USING {{ sync.staging_table }} AS staging
+  ON {{ sync.same_keys('target', 'staging') }}
+{%- if sync.assignments('staging') %}
+WHEN MATCHED THEN UPDATE SET {{ sync.assignments('staging') }}
 {%- endif %}
-WHEN NOT MATCHED THEN INSERT ({{ columns(ti) }}) VALUES ({{ columns(ti, 'staging') }});
+WHEN NOT MATCHED THEN INSERT ({{ sync.columns() }}) VALUES ({{ sync.columns('staging') }});
 
-{% if dataset.delete_missing -%}
-DELETE FROM {{ dataset.target }}
+{% if sync.dataset.delete_missing -%}
+DELETE FROM {{ sync.dataset.target }}
 WHERE
   -- A row without a key equals no staged one, and is deleted too. With NOT IN, it would not be.
   NOT EXISTS (
     SELECT 1
-    FROM {{ staging_table(ti) }}
-    WHERE {{ same_keys(dataset.target_name, staging_table(ti).split('.') | last) }}
+    FROM {{ sync.staging_table }}
+    WHERE {{ sync.same_keys(sync.dataset.target_name, sync.staging_table.split('.') | last) }}
   );
 {%- endif %}

@@ -1,11 +1,40 @@
--- Checks the staged rows: one row per check with 1 for passed and 0 for failed.
+-- Checks the staged rows: a row for each check, with its name, its condition, what helps when it fails, and 1 for
+-- passed or 0 for failed.
 -- A condition holds for each row or, with aggregates, for the whole table. NULL is not true: it fails the check.
+--
+-- The checks of every sync stand here, and no check of a dataset may have one of their names. What was exported is
+-- what was loaded: the manifest, the answer of COPY INTO and the staging table agree. What COPY INTO has answered is
+-- compared beside the rows, so that one failed step names all that differs; with COUNT(*), a condition is about the
+-- table, also when it is empty. The row count of the last sync limits the change, if the dataset says so; without such
+-- a sync, or when it had no rows, any number is right: no percentage leads away from nothing.
 
-{% for name, check in task.checks.items() -%}
+{% set loaded = sync.loaded -%}
+{% set limit = sync.dataset.max_row_change_percent -%}
+{% set last =
+  '(SELECT NULLIF(MAX_BY(rows_exported, published_at), 0) FROM ' ~ share.LEDGER_TABLE ~
+  " WHERE dataset = '" ~ sync.dataset.name ~ "')" -%}
+{% set change = 'COALESCE(ABS(COUNT(*) - ' ~ last ~ ') * 100 <= ' ~ limit ~ ' * ' ~ last ~ ', TRUE)' -%}
+{% set files_changed = 'Files of the export were lost, added or changed on the share: find out who else writes to ' ~
+  'the bucket, and start a new sync, without reload_run_key.' -%}
+{% set accept = 'If the source is right, start the sync again with accept_row_change: true.' -%}
+
+{% set reconciliation = [
+  ('rows_match_manifest', 'COUNT(*) = ' ~ loaded.rows_exported, files_changed),
+  ('rows_parsed_match_manifest', 'COUNT(*) >= 0 AND ' ~ loaded.rows_parsed ~ ' = ' ~ loaded.rows_exported, files_changed),
+  ('rows_loaded_match_manifest', 'COUNT(*) >= 0 AND ' ~ loaded.rows_loaded ~ ' = ' ~ loaded.rows_exported, files_changed),
+  ('files_match_manifest', 'COUNT(*) >= 0 AND ' ~ loaded.files ~ ' = ' ~ loaded.files_exported, files_changed),
+] -%}
+{% set row_change = [
+  ('row_change_acceptable', 'COUNT(*) >= 0' if sync.params.accept_row_change else change, accept),
+] if limit is not none else [] -%}
+
+{% for name, condition, what_to_do in reconciliation + row_change + sync.dataset.checks_with_advice -%}
 SELECT
   {{ name | sql_string }} AS check_name,
+  {{ condition | sql_string }} AS condition,
+  {{ what_to_do | sql_string }} AS what_to_do,
   COALESCE(MIN(check_result), 1) AS check_result
-FROM (SELECT CASE WHEN {{ check.check_statement }} THEN 1 ELSE 0 END AS check_result FROM {{ task.table }})
+FROM (SELECT CASE WHEN {{ condition }} THEN 1 ELSE 0 END AS check_result FROM {{ sync.staging_table }})
 {%- if not loop.last %}
 UNION ALL
 {% endif %}

@@ -4,7 +4,7 @@
 -- A timestamp without a zone counts as one in UTC, which is the session's zone too.
 
 SELECT
-{%- for column in copied(ti).proofs %}
+{%- for column in sync.loaded.proofs %}
   {%- set it = identifier(column.column) %}
   {%- set finite = "ABS(" ~ it ~ ") < 'inf'::FLOAT" %}
   {%- set text %}
@@ -39,4 +39,4 @@ SELECT
   {{- ',' if not loop.last }}
   {%- endif %}
 {%- endfor %}
-FROM {{ task.table }};
+FROM {{ sync.staging_table }};

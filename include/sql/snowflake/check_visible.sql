@@ -8,42 +8,42 @@
 -- policies, Snowflake may redact the words of the error. The words are a text that is no number. Without a count, the
 -- staging tables are not as they were: that is the ledger's to refuse.
 
-UPDATE {{ lock_table }}
+UPDATE {{ sync.lock_table }}
 SET
   rows_after = CASE
     WHEN
-      staged_at = (SELECT MAX(manifest.staged_at) FROM {{ staging_manifest(ti) }} AS manifest)
-      AND (SELECT COUNT(*) FROM {{ staging_table(ti) }}) = {{ copied(ti).rows_loaded }}
-      THEN (SELECT COUNT(*) FROM {{ dataset.target }})
+      staged_at = (SELECT MAX(manifest.staged_at) FROM {{ sync.staging_manifest }} AS manifest)
+      AND (SELECT COUNT(*) FROM {{ sync.staging_table }}) = {{ sync.loaded.rows_loaded }}
+      THEN (SELECT COUNT(*) FROM {{ sync.dataset.target }})
   END,
   keys_missing = (
     SELECT COUNT(*)
-    FROM {{ staging_table(ti) }}
+    FROM {{ sync.staging_table }}
     WHERE
-      {{ '' if load_mode(params) == 'merge' else 'FALSE AND ' -}}
+      {{ '' if sync.load_mode == 'merge' else 'FALSE AND ' -}}
       NOT EXISTS (
         SELECT 1
-        FROM {{ dataset.target }}
-        WHERE {{ same_keys(dataset.target_name, staging_table(ti).split('.') | last) or 'FALSE' }}
+        FROM {{ sync.dataset.target }}
+        WHERE {{ sync.same_keys(sync.dataset.target_name, sync.staging_table.split('.') | last) or 'FALSE' }}
       )
   )
-WHERE {{ is_target }};
+WHERE {{ sync.is_target }};
 
 {% set kept = 'rows_before + ' -%}
-{% if load_mode(params) == 'replace' -%}
+{% if sync.load_mode == 'replace' -%}
 {% set kept = '' -%}
-{% elif load_mode(params) == 'merge' and dataset.delete_missing -%}
+{% elif sync.load_mode == 'merge' and sync.dataset.delete_missing -%}
 {% set kept = 'rows_updated + ' -%}
 {% endif -%}
 {% set needed = kept ~ 'rows_inserted' -%}
 
-UPDATE {{ lock_table }}
+UPDATE {{ sync.lock_table }}
 SET
   rows_after = rows_after + TO_NUMBER(
     CASE
       WHEN rows_after IS NULL THEN '0'
       WHEN keys_missing = 0 AND rows_after >= {{ needed }} THEN '0'
-      ELSE {{ ROWS_HIDDEN | sql_string }} || keys_missing || ', ' || rows_after || ' of ' || ({{ needed }})
+      ELSE {{ sync.rows_hidden | sql_string }} || keys_missing || ', ' || rows_after || ' of ' || ({{ needed }})
     END
   )
-WHERE {{ is_target }};
+WHERE {{ sync.is_target }};

@@ -33,8 +33,8 @@
 --   LOAD_MODE is for Iceberg tables.
 --   CLUSTER_AT_INGEST_TIME is for Snowpipe Streaming.
 
-COPY INTO {{ new_staging_table(dag_run, ti) }}
-FROM @{{ share.STAGE }}/{{ path_in_stage(ti) }}data/
+COPY INTO {{ sync.new_staging_table }}
+FROM @{{ share.STAGE }}/{{ sync.path_in_stage }}data/
 PATTERN = '.*[.]parquet'
 FILE_FORMAT = ( -- noqa: PRS
     TYPE = PARQUET

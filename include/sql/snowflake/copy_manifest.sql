@@ -2,8 +2,8 @@
 -- Effect: one row in this attempt's manifest table, when the export has finished.
 -- The options are those of copy_into_staging.sql, which gives the reason of each.
 
-COPY INTO {{ new_staging_manifest(dag_run, ti) }}
-FROM @{{ share.STAGE }}/{{ path_in_stage(ti) }}manifest/
+COPY INTO {{ sync.new_staging_manifest }}
+FROM @{{ share.STAGE }}/{{ sync.path_in_stage }}manifest/
 PATTERN = '.*[.]parquet'
 FILE_FORMAT = ( -- noqa: PRS
     TYPE = PARQUET

@@ -5,7 +5,7 @@
 -- Effect: creates what is missing, changes nothing that exists. The row is there before the first publish, so that each
 -- publish updates a row, and none inserts one beside another's.
 
-CREATE TABLE IF NOT EXISTS {{ lock_table }} (
+CREATE TABLE IF NOT EXISTS {{ sync.lock_table }} (
   target_database VARCHAR NOT NULL,
   target_schema VARCHAR NOT NULL,
   target_name VARCHAR NOT NULL,
@@ -22,12 +22,12 @@ CREATE TABLE IF NOT EXISTS {{ lock_table }} (
   keys_missing NUMBER(38, 0)
 );
 
-MERGE INTO {{ lock_table }} AS locked
+MERGE INTO {{ sync.lock_table }} AS locked
 USING (
   SELECT
-    {{ target_key.target_database }} AS target_database,
-    {{ target_key.target_schema }} AS target_schema,
-    {{ target_key.target_name }} AS target_name
+    {{ sync.target_key.target_database }} AS target_database,
+    {{ sync.target_key.target_schema }} AS target_schema,
+    {{ sync.target_key.target_name }} AS target_name
 ) AS mine
   ON
     locked.target_database = mine.target_database

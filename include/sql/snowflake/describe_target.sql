@@ -1,3 +1,3 @@
 -- Reads the columns of the target, with their types and masking policies.
 
-DESCRIBE TABLE {{ dataset.target }};
+DESCRIBE TABLE {{ sync.dataset.target }};

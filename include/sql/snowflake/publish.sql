@@ -14,21 +14,21 @@
 -- statement refuses exports of long ago, by the ledger, and a staging table that is not as the copy left it. That is
 -- looked at again in the end: somebody may have changed the table in between, or filled it at another time.
 
-{% set run = run_key(dag_run) -%}
-{% set path = export(ti).export_path -%}
-{% set or_and = 'OR' if load_mode(params) == 'append' else 'AND' -%}
+{% set run = sync.key -%}
+{% set path = sync.loaded.export_path -%}
+{% set or_and = 'AND' if sync.load_mode.is_repeatable else 'OR' -%}
 
 BEGIN TRANSACTION;
 
-MERGE INTO {{ lock_table }} AS locked
+MERGE INTO {{ sync.lock_table }} AS locked
 USING (
   -- One row in any case: without a manifest, its NULL is refused.
   SELECT
-    {{ target_key.target_database }} AS target_database,
-    {{ target_key.target_schema }} AS target_schema,
-    {{ target_key.target_name }} AS target_name,
+    {{ sync.target_key.target_database }} AS target_database,
+    {{ sync.target_key.target_schema }} AS target_schema,
+    {{ sync.target_key.target_name }} AS target_name,
     MAX(staged_at) AS staged_at
-  FROM {{ staging_manifest(ti) }}
+  FROM {{ sync.staging_manifest }}
 ) AS mine
   ON
     locked.target_database = mine.target_database
@@ -38,26 +38,26 @@ WHEN MATCHED THEN
   UPDATE SET
     locked.run_key = CASE
       WHEN
-        locked.dataset IN ('{{ dataset.name }}', '')
+        locked.dataset IN ('{{ sync.dataset.name }}', '')
         AND locked.staged_at <= mine.staged_at
         AND NOT (locked.run_key = '{{ run }}' {{ or_and }} locked.export_path = {{ path | sql_string }})
         THEN '{{ run }}'
     END,
-    locked.dataset = '{{ dataset.name }}',
+    locked.dataset = '{{ sync.dataset.name }}',
     locked.export_path = {{ path | sql_string }},
-    locked.attempt = {{ export_attempt(ti) }},
+    locked.attempt = {{ sync.export_attempt }},
     locked.staged_at = mine.staged_at;
 
-UPDATE {{ lock_table }}
+UPDATE {{ sync.lock_table }}
 SET
   run_key = CASE
     WHEN
-      (SELECT COUNT(*) FROM {{ staging_table(ti) }}) = {{ copied(ti).rows_loaded }}
+      (SELECT COUNT(*) FROM {{ sync.staging_table }}) = {{ sync.loaded.rows_loaded }}
       AND (
         SELECT COUNT(*)
         FROM {{ share.LEDGER_TABLE }} AS earlier
         WHERE
-          earlier.dataset = '{{ dataset.name }}'
+          earlier.dataset = '{{ sync.dataset.name }}'
           AND (earlier.run_key = '{{ run }}' {{ or_and }} earlier.export_path = {{ path | sql_string }})
       ) = 0
       THEN run_key
@@ -68,13 +68,13 @@ SET
 FROM (
   {% include 'count_changes.sql' %}
 ) AS changes
-WHERE {{ is_target }};
+WHERE {{ sync.is_target }};
 
-{% include 'change_' ~ load_mode(params) ~ '.sql' %}
+{% include sync.load_mode.sql_file %}
 
 {% include 'check_visible.sql' %}
 
-{% if load_mode(params) != 'append' -%}
+{% if sync.load_mode.is_repeatable -%}
 -- An export that was made again takes the place of the first.
 DELETE FROM {{ share.LEDGER_TABLE }}
 WHERE run_key = '{{ run }}';
@@ -89,26 +89,26 @@ SELECT
   CASE
     WHEN
       locked.staged_at = manifest.staged_at
-      AND (SELECT COUNT(*) FROM {{ staging_table(ti) }}) = {{ copied(ti).rows_loaded }}
+      AND (SELECT COUNT(*) FROM {{ sync.staging_table }}) = {{ sync.loaded.rows_loaded }}
       THEN locked.run_key
   END AS run_key,
-  '{{ dataset.name }}' AS dataset,
-  {{ dag_run.run_id | sql_string }} AS dag_run_id,
-  {{ export_attempt(ti) }} AS attempt,
-  '{{ load_mode(params) }}' AS load_mode,
+  '{{ sync.dataset.name }}' AS dataset,
+  {{ sync.run_id | sql_string }} AS dag_run_id,
+  {{ sync.export_attempt }} AS attempt,
+  '{{ sync.load_mode }}' AS load_mode,
   manifest.source_table,
-  {{ dataset.target_table | sql_string }} AS target_table,
+  {{ sync.dataset.target_table | sql_string }} AS target_table,
   manifest.row_count AS rows_exported,
-  {{ copied(ti).rows_loaded }} AS rows_loaded,
+  {{ sync.loaded.rows_loaded }} AS rows_loaded,
   locked.rows_inserted,
   locked.rows_updated,
   locked.rows_deleted,
   locked.rows_after AS rows_in_target,
   {{ path | sql_string }} AS export_path,
-  {{ export(ti).run_id | int }} AS databricks_run_id,
-  {{ copied(ti).query_ids | tojson | sql_string }} AS query_ids,
-  {{ (params.requested_by or dag_run.triggering_user_name) | sql_string }} AS requested_by,
-  {{ dag_run.start_date.strftime('%Y-%m-%d %H:%M:%S.%f') | sql_string }}::TIMESTAMP_NTZ AS started_at,
+  {{ sync.loaded.databricks_run_id | int }} AS databricks_run_id,
+  {{ sync.loaded.query_ids | tojson | sql_string }} AS query_ids,
+  {{ sync.requested_by | sql_string }} AS requested_by,
+  {{ sync.started_at | sql_string }}::TIMESTAMP_NTZ AS started_at,
   SYSDATE() AS published_at
 FROM (
   -- One row in any case: without a manifest, its NULLs are refused.
@@ -116,7 +116,7 @@ FROM (
     MAX(source_table) AS source_table,
     MAX(row_count) AS row_count,
     MAX(staged_at) AS staged_at
-  FROM {{ staging_manifest(ti) }}
+  FROM {{ sync.staging_manifest }}
 ) AS manifest
 CROSS JOIN (
   -- One row too: NULLs when somebody has deleted the target's row, and nothing is known of the target any more.
@@ -127,14 +127,14 @@ CROSS JOIN (
     MAX(rows_updated) AS rows_updated,
     MAX(rows_deleted) AS rows_deleted,
     MAX(rows_after) AS rows_after
-  FROM {{ lock_table }}
-  WHERE {{ is_target }}
+  FROM {{ sync.lock_table }}
+  WHERE {{ sync.is_target }}
 ) AS locked;
 
 DELETE FROM {{ share.MANIFEST_TABLE }}
-WHERE run_key IN (SELECT manifest.run_key FROM {{ staging_manifest(ti) }} AS manifest);
+WHERE run_key IN (SELECT manifest.run_key FROM {{ sync.staging_manifest }} AS manifest);
 
 INSERT INTO {{ share.MANIFEST_TABLE }}
-SELECT * FROM {{ staging_manifest(ti) }};
+SELECT * FROM {{ sync.staging_manifest }};
 
 COMMIT;

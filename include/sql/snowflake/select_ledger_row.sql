@@ -4,4 +4,4 @@
 
 SELECT *
 FROM {{ share.LEDGER_TABLE }}
-WHERE dataset = '{{ dataset.name }}' AND run_key = ?;
+WHERE dataset = '{{ sync.dataset.name }}' AND run_key = ?;

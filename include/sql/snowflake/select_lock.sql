@@ -8,5 +8,5 @@ SELECT
   run_key,
   export_path,
   staged_at
-FROM {{ lock_table }}
-WHERE {{ is_target }};
+FROM {{ sync.lock_table }}
+WHERE {{ sync.is_target }};

@@ -1,6 +1,6 @@
 -- Reads the manifest of this run, after noting when it was staged: publishes to a target keep to this order.
 
-UPDATE {{ new_staging_manifest(dag_run, ti) }}
+UPDATE {{ sync.new_staging_manifest }}
 SET staged_at = SYSDATE();
 
 SELECT
@@ -10,4 +10,4 @@ SELECT
   file_count,
   column_types,
   staged_at
-FROM {{ new_staging_manifest(dag_run, ti) }};
+FROM {{ sync.new_staging_manifest }};

@@ -311,17 +311,14 @@ def target_rights(deployment: Deployment) -> Answer:
     """The role may do to each target what its load mode does."""
     problems, owned, not_refreshed = [], [], []
     for dataset in deployment.datasets[0]:
-        rights = {
-            LoadMode.APPEND: ("INSERT",),
-            LoadMode.REPLACE: ("INSERT", "DELETE"),
-            LoadMode.MERGE: ("INSERT", "UPDATE", *(("DELETE",) if dataset.delete_missing else ())),
-        }[dataset.load_mode]
+        rights = dataset.rights_on_target
         if dataset.create_table == "from_source" and isinstance(_columns(deployment, dataset.target), str):
             problems += _missing_right_to_create(deployment, dataset)
             continue
         missing = _missing_rights(deployment, dataset.target, rights, dataset.target_table)
         problems += [f"{problem} Load mode {dataset.load_mode} of {dataset.name}.yaml needs it." for problem in missing]
-        if "DELETE" not in rights and not missing and _missing_rights(deployment, dataset.target, ("DELETE",)):
+        refresh = [right for right in LoadMode.REPLACE.rights if right not in rights]
+        if refresh and not missing and _missing_rights(deployment, dataset.target, refresh):
             not_refreshed.append(dataset.name)
         if dataset.schema_drift is SchemaDrift.ADD_NEW:
             owned.append(dataset.target_table)

@@ -10,11 +10,24 @@ from unittest import mock
 import pytest
 
 from data_share import snowflake_operators
+from data_share.datasets import Dataset
 from data_share.snowflake_hook import DataShareSnowflakeHook, StatementResult
+from data_share.sync import Sync
+
+
+def known_sync(dataset: Dataset, *, conf: dict[str, Any] | None = None, **known: Any) -> Sync:
+    """
+    Make a sync that asks nobody.
+
+    :param conf: what differs from the conf of a sync for which nothing is said
+    :param known: its values, by their names
+    """
+    params = dict.fromkeys(("full_refresh", "accept_row_change", "dry_run"), False) | {"reload_run_key": None}
+    return type("KnownSync", (Sync,), known)(dataset, dag_run=None, ti=None, params={**params, **(conf or {})})
 
 
 class Snowflake:
-    """Stands in for the hook: answers statements by their text, and remembers them."""
+    """Stands in for the hook: answers statements by their text, in one line, and remembers them."""
 
     def __init__(self, hook_class: mock.Mock) -> None:
         self.hook_class = hook_class
@@ -36,6 +49,7 @@ class Snowflake:
         self.answers[statement] = list(rows)
 
     def _run_statement(self, sql: str, *, request_id: Any = None, **_: Any) -> StatementResult:
+        sql = " ".join(sql.split()).replace("( ", "(").replace(" )", ")")
         self._note(sql, request_id)
         # Samples are read as they were written, unless a test says something else.
         samples = {name.upper(): 1 for name in re.findall(r"AS (sample_\d+_\d)", sql)}

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,6 +27,9 @@ from data_share.datasets import (
     read_dataset,
     read_datasets,
 )
+from data_share.sql_files import SQL_FOLDER, render_sql
+from data_share.sync import Sync
+from tests.plugins.data_share.conftest import known_sync
 
 PROJECT = Path(__file__).resolve().parents[3]
 VALID = {
@@ -222,11 +224,31 @@ def test_a_source_is_in_backticks_where_it_needs_them(tmp_path: Path) -> None:
     assert found == sources
 
 
-def test_a_dataset_takes_the_place_of_no_check_of_the_dag(sync_datasets: ModuleType, tmp_path: Path) -> None:
+def test_a_dataset_takes_the_place_of_no_check_of_every_sync(tmp_path: Path) -> None:
     dataset = read_dataset(write(tmp_path, max_row_change_percent=10, checks={"deep": "depth > 0"}))
-    checks = sync_datasets.sync_dag(dataset).get_task("check_staging").checks
+    sync = known_sync(dataset, staging_table="t", loaded=Sync.example().loaded)
+    names = re.findall(r"'(\w+)' AS check_name", render_sql("check_staging", sync=sync))
     # The values are compared beside the conditions.
-    assert {*checks, "values_match_manifest"} - set(dataset.all_checks) == CHECKS_OF_EVERY_SYNC
+    assert {*names, "values_match_manifest"} - set(dataset.all_checks) == CHECKS_OF_EVERY_SYNC
+    assert len(CHECKS_OF_EVERY_SYNC) == 6
+
+
+def test_what_a_load_mode_takes_on_the_target_follows_from_the_dataset(tmp_path: Path) -> None:
+    rights = {
+        "replace": ("INSERT", "DELETE"),
+        "append": ("INSERT",),
+        "merge": ("INSERT", "UPDATE"),
+        "merge that deletes": ("INSERT", "UPDATE", "DELETE"),
+    }
+    fields: dict[str, dict[str, Any]] = {
+        "replace": {},
+        "append": {"load_mode": "append"},
+        "merge": MERGE,
+        "merge that deletes": {**MERGE, "delete_missing": True},
+    }
+    assert {name: read_dataset(write(tmp_path, **more)).rights_on_target for name, more in fields.items()} == rights
+    assert [mode for mode in LoadMode if not mode.is_repeatable] == ["append"]
+    assert [mode for mode in LoadMode if not (SQL_FOLDER / mode.sql_file).is_file()] == []
 
 
 def test_a_dataset_is_frozen(tmp_path: Path) -> None:

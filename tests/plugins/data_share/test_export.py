@@ -13,9 +13,11 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from data_share import export as export_module
 from data_share.databricks_run import cancel_exports_of
+from data_share.datasets import Dataset
 from data_share.export import DatabricksExportOperator, ExportStoppedError, UnknownConfError, UnknownRunKeyError
 from data_share.share import run_key_of
 from data_share.snowflake_hook import DataShareSnowflakeHook, StatementResult
+from data_share.sync import Sync
 
 KEY = "20260102T030405_0a1b2c3d"
 PATH = f"s3://databricks-snowflake-share/dataset/tides/{KEY}/1-0a1b2c3d/"
@@ -45,19 +47,31 @@ def handed_on(context: Any) -> Any:
     return context["dag_run"].xcoms.get((context["ti"].task_id, "export"))
 
 
-def export(reload_run_key: str) -> DatabricksExportOperator:
-    return DatabricksExportOperator(
+TIDES = Dataset(
+    name="tides",
+    description="Tides by harbour.",
+    source_table="main.sea.tides",
+    target_table="tides",
+    load_mode="replace",
+    required_columns=("harbour",),
+)
+
+
+def export(context: Any, reload_run_key: str | None = None) -> DatabricksExportOperator:
+    task = DatabricksExportOperator(
         task_id="export_to_s3",
+        dataset=TIDES,
         job_id=1,
-        reload_run_key=reload_run_key,
-        select_ledger_row="-- why\nSELECT * FROM ledger WHERE run_key = ?;",
+        sql={"select_ledger_row": "-- why\nSELECT * FROM ledger WHERE run_key = ?;"},
         known_conf=("dry_run", "requested_by"),
         snowflake_conn_id="other",
     )
+    task.sync = Sync.of({**context, "params": {"reload_run_key": reload_run_key}}, TIDES)
+    return task
 
 
 def test_a_sync_starts_the_job_and_asks_no_ledger(start_job: mock.Mock, ask_ledger: mock.Mock, context: Any) -> None:
-    task = export(reload_run_key="")
+    task = export(context)
     assert task.execute(context) == "started"
     start_job.assert_called_once_with(task, context)
     ask_ledger.assert_not_called()
@@ -68,7 +82,7 @@ def test_what_was_started_is_handed_on_with_the_attempt_that_started_it(
 ) -> None:
     context = task_context(try_number=2)
     context["dag_run"].clear_number = 1
-    task = starting()
+    task = starting(context)
     task.execute(context)  # type: ignore[arg-type]
     assert handed_on(context) == {
         "run_id": task.run_id,
@@ -83,7 +97,7 @@ def test_a_reload_hands_the_earlier_export_on_with_the_attempt_that_found_it(
     row = {"DATABRICKS_RUN_ID": 66, "EXPORT_PATH": PATH}
     ask_ledger.return_value = StatementResult(query_id="query", rows=[row])
     with pytest.raises(AirflowSkipException):
-        export(KEY).execute(context)
+        export(context, KEY).execute(context)
     by = {"task_instance_id": str(context["ti"].id), "clear_number": 0}
     assert handed_on(context) == {"run_id": 66, "export_path": PATH, **by}
 
@@ -106,7 +120,7 @@ def test_another_attempt_cancels_what_an_earlier_one_has_started(
     started = []
     for number in (1, 2):
         context = task_context(try_number=number)
-        task = starting()
+        task = starting(context)
         task.execute(context)
         started.append(task.run_id)
         assert [call.args for call in cancel_exports.call_args_list] == (
@@ -119,16 +133,16 @@ def test_a_conf_that_is_misspelt_starts_nothing(start_job: mock.Mock, ask_ledger
     # Airflow takes it, and the sync would publish.
     context["dag_run"].conf = {"requested_by": "ada", "dryrun": True, "all": 1}
     with pytest.raises(UnknownConfError, match="The conf has 'all', 'dryrun'; a sync knows dry_run, requested_by"):
-        export("").execute(context)
+        export(context).execute(context)
     start_job.assert_not_called()
     context["dag_run"].conf = {"dry_run": True}
-    export("").execute(context)
+    export(context).execute(context)
     start_job.assert_called_once()
 
 
 def test_the_ledger_is_asked_for_the_run_key_as_a_bound_value(ask_ledger: mock.Mock, context: Any) -> None:
     with pytest.raises(UnknownRunKeyError) as caught:
-        export("x' OR 1 = 1").execute(context)
+        export(context, "x' OR 1 = 1").execute(context)
     assert isinstance(caught.value, AirflowFailException), "another attempt would not find it either"
     [call] = ask_ledger.call_args_list
     hook, statement = call.args
@@ -148,24 +162,26 @@ def databricks(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
     return hook
 
 
-def starting() -> DatabricksExportOperator:
-    return DatabricksExportOperator(
+def starting(context: Any) -> DatabricksExportOperator:
+    task = DatabricksExportOperator(
         task_id="export_to_s3",
+        dataset=TIDES,
         job_id=1,
-        reload_run_key="",
-        select_ledger_row="",
+        sql={},
         known_conf=(),
         idempotency_token="the attempt",
         wait_for_termination=False,
         durable=False,
         forward_dag_params=False,
     )
+    task.sync = Sync.of({**context, "params": {"reload_run_key": None}}, TIDES)
+    return task
 
 
 def test_a_killed_step_cancels_the_run_that_it_has_asked_for_also_without_an_answer(
     databricks: mock.Mock, context: Any
 ) -> None:
-    task = starting()
+    task = starting(context)
     start = databricks.run_now.side_effect
 
     def interrupted(json: dict[str, Any]) -> int:
@@ -182,7 +198,7 @@ def test_a_killed_step_cancels_the_run_that_it_has_asked_for_also_without_an_ans
 
 
 def test_a_killed_step_cancels_the_run_that_it_knows(databricks: mock.Mock, context: Any) -> None:
-    task = starting()
+    task = starting(context)
     task.execute(context)
     task.on_kill()
     assert databricks.run_now.call_count == 1
@@ -190,7 +206,7 @@ def test_a_killed_step_cancels_the_run_that_it_knows(databricks: mock.Mock, cont
 
 
 def test_a_step_that_is_killed_before_it_begins_starts_no_run(databricks: mock.Mock, context: Any) -> None:
-    task = starting()
+    task = starting(context)
     task.on_kill()
     with pytest.raises(ExportStoppedError):
         task.execute(context)
@@ -198,6 +214,6 @@ def test_a_step_that_is_killed_before_it_begins_starts_no_run(databricks: mock.M
 
 
 def test_the_fields_of_the_provider_stay_templates() -> None:
-    own = {"reload_run_key", "select_ledger_row", "snowflake_conn_id"}
+    own = {"sql", "snowflake_conn_id"}
     assert set(DatabricksExportOperator.template_fields) == {*DatabricksRunNowOperator.template_fields, *own}
     assert ".sql" in DatabricksExportOperator.template_ext

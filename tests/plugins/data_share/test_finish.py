@@ -13,10 +13,12 @@ import pytest
 from data_share import finish as finish_module
 from data_share import share
 from data_share.databricks_run import cancel_exports_of
+from data_share.datasets import Dataset
 from data_share.failure_codes import FailureCode
 from data_share.failures import Failure, NotPublishedError
 from data_share.finish import FinishSyncOperator
 from data_share.share import run_key_of
+from data_share.sync import Sync
 from tests.airflow_double import TaskInstance
 from tests.plugins.data_share.conftest import Snowflake
 
@@ -52,6 +54,14 @@ def report(step: str, made: dict[str, Any] = NOW, code: FailureCode = FailureCod
 
 STEPS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish")
 ALL_WELL = dict.fromkeys(STEPS, "success")
+TIDES = Dataset(
+    name="tides",
+    description="Tides by harbour.",
+    source_table="main.sea.tides",
+    target_table="public.tides",
+    load_mode="replace",
+    required_columns=("harbour",),
+)
 
 
 @pytest.fixture
@@ -59,9 +69,8 @@ def finish(snowflake: Snowflake, task_context: MakeContext) -> MakeFinish:
     """Make the last step of a sync whose steps have left these XComs, and ended in these states."""
     task = FinishSyncOperator(
         task_id="drop_staging",
-        sql="SHOW a;",
-        target_table="public.tides",
-        select_ledger_row="SELECT row;",
+        dataset=TIDES,
+        sql={"show_staging_tables_of_run": "SHOW a;", "select_ledger_row": "SELECT row;"},
         steps=list(STEPS),
     )
     attempts = itertools.count(1)
@@ -71,6 +80,7 @@ def finish(snowflake: Snowflake, task_context: MakeContext) -> MakeFinish:
         context["dag_run"].clear_number = 1
         context["dag_run"].xcoms = xcoms
         context["dag_run"].states = states
+        task.sync = Sync.of(context, TIDES)
         return task, context
 
     return make

@@ -16,10 +16,11 @@ from data_share.links import DatabricksRunLink, SnowflakeQueryLink, snowsight_ur
 from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStatementError, _Answer
 from data_share.snowflake_operators import (
     CheckFailedError,
+    SnowflakeCheckOperator,
     SnowflakePublishOperator,
     SnowflakeStatementsOperator,
-    SnowflakeTableCheckOperator,
 )
+from tests.plugins.data_share.conftest import known_sync
 
 TIDES = Dataset(
     name="tides",
@@ -29,6 +30,7 @@ TIDES = Dataset(
     load_mode="replace",
     required_columns=("harbour",),
 )
+FAILED = {"CHECK_NAME": "deep", "CONDITION": "depth > 0", "WHAT_TO_DO": "", "CHECK_RESULT": "0"}
 PAGE = "https://app.snowflake.com/myorg/share/#/compute/history/queries/{}/detail"
 
 
@@ -71,7 +73,7 @@ class Snowflake:
     ) -> _Answer:
         if body is None:
             statement = self.statements[int(url.rpartition("/q")[2]) - 1]
-            rows = self.ledger if "ledger" in statement else [{"NAME": "deep", "HOLDS": "no"}]
+            rows = self.ledger if "ledger" in statement else [FAILED]
             columns = [{"name": name, "type": "text"} for row in rows[:1] for name in row]
             data = [list(row.values()) for row in rows]
             return _Answer(200, {"resultSetMetaData": {"rowType": columns}, "data": data})
@@ -122,21 +124,10 @@ def test_a_step_that_failed_before_its_first_statement_has_no_link() -> None:
 def test_publishing_links_to_the_transaction_and_not_to_the_looks_into_the_ledger(
     task_context: Any, snowflake: Snowflake, change: str
 ) -> None:
-    step = SnowflakePublishOperator(
-        task_id="publish",
-        sql=f"BEGIN; {change}; COMMIT;",
-        select_lock="SELECT lock",
-        select_ledger_row="SELECT ledger",
-        count_changes="",
-        dataset=TIDES,
-        run_key="key",
-        export_path="path",
-        load_mode="replace",
-        staged_at="2026-01-02T03:04:30",
-        new_columns="{}",
-        created_columns="{}",
-        preview="False",
-    )
+    sql = {"publish": f"BEGIN; {change}; COMMIT;", "select_ledger_row": "SELECT ledger"}
+    step = SnowflakePublishOperator(task_id="publish", dataset=TIDES, sql=sql)
+    loaded: dict[str, Any] = {"export_path": "path", "new_columns": {}, "created_columns": {}}
+    step.sync = known_sync(TIDES, key="key", loaded=loaded)
     with contextlib.suppress(SnowflakeStatementError):
         step.execute(task_context(step))
     looks_after = 1 if change == "INSERT" else 0
@@ -145,9 +136,8 @@ def test_publishing_links_to_the_transaction_and_not_to_the_looks_into_the_ledge
 
 
 def test_failed_checks_link_to_the_checks_and_not_to_the_look_for_rows(task_context: Any, snowflake: Snowflake) -> None:
-    step = SnowflakeTableCheckOperator(
-        task_id="step", table="t", checks={"deep": "depth > 0"}, sql="SELECT 'deep', FALSE"
-    )
+    step = SnowflakeCheckOperator(task_id="step", dataset=TIDES, sql={"check_staging": "SELECT 'deep', FALSE"})
+    step.sync = known_sync(TIDES, staging_table="t", loaded={"proofs": [], "unproven": {}})
     with pytest.raises(CheckFailedError):
         step.execute(task_context(step))
     assert len(snowflake.statements) > 1
@@ -164,7 +154,7 @@ def test_the_api_server_knows_where_each_link_stands() -> None:
     with DAG("links", schedule=None) as dag:
         DatabricksRunSensor(task_id="wait", run_id="1", timeout_seconds=1)
         statements("SELECT 1")
-        SnowflakeTableCheckOperator(task_id="check", table="t", checks={"a": "b"}, sql="SELECT 1")
+        SnowflakeCheckOperator(task_id="check", dataset=TIDES, sql={"check_staging": "SELECT 1"})
     stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
     links = {task.task_id: {link.name: link.xcom_key for link in task.operator_extra_links} for task in stored.tasks}
     snowflake = {SnowflakeQueryLink.name: SnowflakeQueryLink.xcom_key}

@@ -864,21 +864,6 @@ def test_a_row_with_other_columns_than_announced_is_an_error(
         hook.run_statement("SELECT a, b FROM t")
 
 
-def test_check_operators_get_tuples(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
-    columns = [column("CHECK_NAME", "text"), column("CHECK_RESULT", "fixed", 0)]
-    snowflake.will(STARTED, rows(columns, [["a", "1"], ["b", "0"]]))
-    assert hook.get_records("SELECT * FROM checks") == [("a", 1), ("b", 0)]
-
-
-@pytest.mark.parametrize(("sql", "parameters"), [(["SELECT 1", "SELECT 2"], None), ("SELECT ?", ["x"])])
-def test_check_operators_cannot_ask_for_more_than_one_plain_statement(
-    snowflake: Snowflake, hook: DataShareSnowflakeHook, sql: Any, parameters: Any
-) -> None:
-    with pytest.raises(TypeError, match="one statement without parameters"):
-        hook.get_records(sql, parameters)
-    assert snowflake.calls == []
-
-
 # ---- the statements of a file
 
 

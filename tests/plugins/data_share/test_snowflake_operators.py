@@ -28,17 +28,17 @@ from data_share.snowflake_operators import (
     ManifestError,
     NothingLoadedError,
     PublishError,
+    SnowflakeCheckOperator,
     SnowflakeCleanUpOperator,
     SnowflakeCopyIntoOperator,
     SnowflakePublishOperator,
     SnowflakeStatementsOperator,
-    SnowflakeTableCheckOperator,
     SnowflakeTargetsCheckOperator,
     SupersededError,
     TargetMissingError,
 )
 from data_share.target_lock import TargetTakenError, select_lock
-from tests.plugins.data_share.conftest import Snowflake
+from tests.plugins.data_share.conftest import Snowflake, known_sync
 
 KEY = "20260102T030405_0a1b2c3d"
 MANIFEST = {
@@ -158,7 +158,7 @@ def test_killing_a_step_cancels_the_query_that_runs(snowflake: Snowflake, task_c
 
 
 def test_a_step_that_is_killed_before_it_begins_submits_nothing(
-    snowflake: Snowflake, check: SnowflakeTableCheckOperator, task_context: MakeContext
+    snowflake: Snowflake, check: SnowflakeCheckOperator, task_context: MakeContext
 ) -> None:
     snowflake.hook.stop.side_effect = KeyboardInterrupt
     for task in (SnowflakeStatementsOperator(task_id="set_up", sql="CREATE a"), check):
@@ -167,7 +167,6 @@ def test_a_step_that_is_killed_before_it_begins_submits_nothing(
             task.execute(task_context(task))  # type: ignore[arg-type]
     assert snowflake.hook.stop.call_count == 2
     assert snowflake.statements == []
-    snowflake.hook.get_records.assert_not_called()
 
 
 def test_a_step_never_takes_up_the_statements_of_an_earlier_attempt() -> None:
@@ -175,26 +174,11 @@ def test_a_step_never_takes_up_the_statements_of_an_earlier_attempt() -> None:
 
 
 def test_rendered_fields_name_the_connection_and_hold_nothing_secret() -> None:
-    shown_to_users = {
-        *("sql", "create_staging", "copy_manifest", "select_manifest", "select_ledger_row", "table", "checks"),
-        *(
-            "run_key",
-            "export_path",
-            "snowflake_conn_id",
-            "describe_target",
-            "explain_target",
-            "count_visible",
-            "staging_table",
-            "staging_manifest",
-            "count_changes",
-        ),
-        *("load_mode", "new_columns", "created_columns", "preview", "select_old_exports", "keep_days"),
-        *("proofs", "unproven", "values_sql", "select_lock", "create_lock", "staged_at"),
-    }
+    shown_to_users = {"sql", "snowflake_conn_id", "select_old_exports"}
     for operator in (
         SnowflakeStatementsOperator,
         SnowflakeCopyIntoOperator,
-        SnowflakeTableCheckOperator,
+        SnowflakeCheckOperator,
         SnowflakePublishOperator,
         SnowflakeCleanUpOperator,
     ):
@@ -211,23 +195,25 @@ def copy(snowflake: Snowflake) -> SnowflakeCopyIntoOperator:
     snowflake.answer("SELECT manifest", [MANIFEST])
     snowflake.answer("DESCRIBE target", COLUMNS)
     snowflake.answer("COPY data", FILES)
-    return SnowflakeCopyIntoOperator(
+    task = SnowflakeCopyIntoOperator(
         task_id="copy_into_staging",
-        select_lock="SELECT lock;",
-        create_lock="CREATE lock; MERGE lock;",
-        create_staging="CREATE staging_manifest;",
-        copy_manifest="COPY manifest;",
-        select_manifest="UPDATE manifest;\nSELECT manifest;",
-        describe_target="DESCRIBE target;",
-        explain_target="EXPLAIN target;",
-        count_visible="SHOW target; COUNT target;",
-        sql="COPY data;",
         dataset=tides(),
-        run_key=KEY,
-        export_path=EXPORT_PATH,
-        staging_table="staging.tides",
-        staging_manifest="staging.tides__manifest",
+        sql={
+            "select_lock": "SELECT lock;",
+            "create_lock": "CREATE lock; MERGE lock;",
+            "create_staging_manifest": "CREATE staging_manifest;",
+            "describe_staging_manifest": "DESCRIBE manifest;",
+            "copy_manifest": "COPY manifest;",
+            "select_manifest": "UPDATE manifest;\nSELECT manifest;",
+            "describe_target": "DESCRIBE target;",
+            "explain_target": "EXPLAIN target;",
+            "count_visible": "SHOW target; COUNT target;",
+            "copy_into_staging": "COPY data;",
+        },
     )
+    export = {"run_id": 77, "export_path": EXPORT_PATH}
+    task.sync = known_sync(task.dataset, key=KEY, found_export=export, new_staging_table="staging.tides")
+    return task
 
 
 SAMPLES = sample_statements("staging.tides", {"HARBOUR": "VARCHAR(80)", "DEPTH": "FLOAT"})
@@ -240,6 +226,7 @@ def test_copying_creates_reads_the_manifest_compares_loads_and_counts(
     context["dag_run"].clear_number = 2
     assert copy.execute(context) == {  # type: ignore[arg-type]
         "export_path": EXPORT_PATH,
+        "databricks_run_id": 77,
         "files": 2,
         "files_exported": 2,
         "rows_exported": 5,
@@ -490,29 +477,39 @@ def test_targets_that_nobody_else_publishes_to_are_right(snowflake: Snowflake, t
 
 
 @pytest.fixture
-def check() -> SnowflakeTableCheckOperator:
-    checks = {"rows_match": "COUNT(*) = 5", "depth_known": "depth IS NOT NULL", "depth_possible": "depth > -12000"}
-    return SnowflakeTableCheckOperator(task_id="check", table="staging.tides", checks=checks, sql="SELECT checks")
+def check() -> SnowflakeCheckOperator:
+    task = SnowflakeCheckOperator(
+        task_id="check", dataset=tides(), sql={"check_staging": "SELECT checks", "check_values": "SELECT sums"}
+    )
+    loaded = {"proofs": [], "unproven": {"TAGS": "no checksum is known"}}
+    task.sync = known_sync(task.dataset, staging_table="staging.tides", loaded=loaded)
+    return task
 
 
-def answered(*results: int) -> list[tuple[str, int]]:
-    return list(zip(["rows_match", "depth_known", "depth_possible"], results, strict=True))
+CHECKS = {"rows_match": "COUNT(*) = 5", "depth_known": "depth IS NOT NULL", "depth_possible": "depth > -12000"}
+
+
+def answered(*results: int | None) -> list[dict[str, Any]]:
+    return [
+        {"CHECK_NAME": name, "CONDITION": condition, "WHAT_TO_DO": None, "CHECK_RESULT": result}
+        for (name, condition), result in zip(CHECKS.items(), results, strict=True)
+    ]
 
 
 NOT_DEEP = "FROM staging.tides WHERE NOT COALESCE((depth > -12000), FALSE)"
 NO_AGGREGATE_IN_WHERE = SnowflakeStatementError("Invalid aggregate function in where clause [COUNT(*)]")
 
 
-def failure_of(check: SnowflakeTableCheckOperator, task_context: MakeContext) -> str:
+def failure_of(check: SnowflakeCheckOperator, task_context: MakeContext) -> str:
     with pytest.raises(CheckFailedError) as caught:
         check.execute(task_context(check))  # type: ignore[arg-type]
     return caught.value.message
 
 
 def test_a_failed_check_is_told_with_its_condition_and_rows_that_break_it(
-    snowflake: Snowflake, check: SnowflakeTableCheckOperator, task_context: MakeContext
+    snowflake: Snowflake, check: SnowflakeCheckOperator, task_context: MakeContext
 ) -> None:
-    snowflake.hook.get_records.return_value = answered(1, 1, 0)
+    snowflake.answer("SELECT checks", answered(1, 1, 0))
     snowflake.answer(f"SELECT COUNT(*) AS total {NOT_DEEP}", [{"TOTAL": 1234}])
     rows = [{"HARBOUR": "Oslo", "DEPTH": -13000.0}, {"HARBOUR": None, "DEPTH": None}]
     snowflake.answer(f"SELECT * {NOT_DEEP} LIMIT 5", rows)
@@ -528,9 +525,9 @@ def test_a_failed_check_is_told_with_its_condition_and_rows_that_break_it(
 
 
 def test_at_most_five_rows_are_asked_for_and_none_is_shown_at_length(
-    snowflake: Snowflake, check: SnowflakeTableCheckOperator, task_context: MakeContext
+    snowflake: Snowflake, check: SnowflakeCheckOperator, task_context: MakeContext
 ) -> None:
-    snowflake.hook.get_records.return_value = answered(1, 1, 0)
+    snowflake.answer("SELECT checks", answered(1, 1, 0))
     snowflake.answer(f"SELECT COUNT(*) AS total {NOT_DEEP}", [{"TOTAL": 5}])
     snowflake.answer(f"SELECT * {NOT_DEEP} LIMIT 5", [{"NOTE": "x" * 10_000}] * 5)
     message = failure_of(check, task_context)
@@ -540,20 +537,25 @@ def test_at_most_five_rows_are_asked_for_and_none_is_shown_at_length(
 
 
 def test_checks_without_an_answer_have_failed(
-    snowflake: Snowflake, check: SnowflakeTableCheckOperator, task_context: MakeContext
+    snowflake: Snowflake, check: SnowflakeCheckOperator, task_context: MakeContext
 ) -> None:
-    snowflake.hook.run_statement.side_effect = NO_AGGREGATE_IN_WHERE
-    for records in ([], None):
-        snowflake.hook.get_records.return_value = records
-        assert "3 of 3 checks failed" in failure_of(check, task_context)
+    snowflake.answer("SELECT checks", [])
+    assert failure_of(check, task_context) == (
+        f"The query of the checks has no answer on staging.tides. {TARGET_UNCHANGED}"
+    )
+    snowflake.answer("SELECT checks", answered(None, None, None))
+    for condition in CHECKS.values():
+        count = f"SELECT COUNT(*) AS total FROM staging.tides WHERE NOT COALESCE(({condition}), FALSE)"
+        snowflake.answer(count, NO_AGGREGATE_IN_WHERE)
+    assert "3 of 3 checks failed" in failure_of(check, task_context)
 
 
 def test_killing_the_checks_cancels_their_query(
     snowflake: Snowflake,
-    check: SnowflakeTableCheckOperator,
+    check: SnowflakeCheckOperator,
     task_context: MakeContext,
 ) -> None:
-    snowflake.hook.get_records.side_effect = KeyboardInterrupt
+    snowflake.answer("SELECT checks", KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         check.execute(task_context(check))  # type: ignore[arg-type]
     check.on_kill()
@@ -570,23 +572,23 @@ def test_data_that_is_not_fit_is_not_tried_again() -> None:
 TRANSACTION = "BEGIN TRANSACTION;\nINSERT OVERWRITE INTO tides\nSELECT * FROM staging.tides;\nCOMMIT;"
 
 
-def publish_step(**changes: Any) -> SnowflakePublishOperator:
-    """Make the publish step as it is after its templates are rendered: every field is text."""
-    fields = {
-        "sql": f"-- why\n{TRANSACTION}",
-        "select_lock": "SELECT lock;",
-        "select_ledger_row": "SELECT ledger;",
-        "count_changes": "-- why\nSELECT changes",
-        "dataset": tides(),
-        "run_key": KEY,
-        "export_path": EXPORT_PATH,
-        "load_mode": "replace",
-        "staged_at": "2026-01-02T03:04:30",
-        "new_columns": "{}",
-        "created_columns": "{}",
-        "preview": "False",
-    }
-    return SnowflakePublishOperator(task_id="publish", **{**fields, **changes})
+def publish_step(
+    load_mode: str = "replace", *, conf: dict[str, Any] | None = None, **loaded: Any
+) -> SnowflakePublishOperator:
+    """Make the publish step as it is after its templates are rendered, for what the steps before have loaded."""
+    task = SnowflakePublishOperator(
+        task_id="publish",
+        dataset=tides(load_mode=load_mode),
+        sql={
+            "publish": f"-- why\n{TRANSACTION}",
+            "select_lock": "SELECT lock;",
+            "select_ledger_row": "SELECT ledger;",
+            "count_changes": "-- why\nSELECT changes",
+        },
+    )
+    known = {"export_path": EXPORT_PATH, "staged_at": "2026-01-02T03:04:30", "new_columns": {}, "created_columns": {}}
+    task.sync = known_sync(task.dataset, conf=conf, key=KEY, loaded={**known, **loaded})
+    return task
 
 
 @pytest.fixture
@@ -647,7 +649,7 @@ def test_an_export_that_is_in_the_ledger_is_told_and_not_published_again(
     snowflake: Snowflake, publish_context: MakeContext
 ) -> None:
     snowflake.answer("SELECT ledger", [LEDGER_ROW])
-    publish = publish_step(new_columns='{"SALINITY": "NUMBER(5, 2)"}')
+    publish = publish_step(new_columns={"SALINITY": "NUMBER(5, 2)"})
     context = publish_context(publish, try_number=2)
     assert publish.execute(context)["rows_loaded"] == 5  # type: ignore[arg-type]
     assert snowflake.statements == ["SELECT ledger"]
@@ -656,22 +658,22 @@ def test_an_export_that_is_in_the_ledger_is_told_and_not_published_again(
 
 
 @pytest.mark.parametrize(
-    ("looks", "refusal", "preview"),
+    ("looks", "refusal", "dry_run"),
     [
-        ([[], [LEDGER_ROW]], None, "False"),
-        ([[LEDGER_ROW]], None, "False"),
-        ([[], [LEDGER_ROW]], REFUSED_BY_LEDGER, "False"),
-        ([[]], None, "True"),
+        ([[], [LEDGER_ROW]], None, False),
+        ([[LEDGER_ROW]], None, False),
+        ([[], [LEDGER_ROW]], REFUSED_BY_LEDGER, False),
+        ([[]], None, True),
     ],
     ids=["published", "published before", "published by another process", "dry run"],
 )
 def test_an_answer_says_which_attempt_gave_it(
-    snowflake: Snowflake, publish_context: MakeContext, looks: Any, refusal: Exception | None, preview: str
+    snowflake: Snowflake, publish_context: MakeContext, looks: Any, refusal: Exception | None, dry_run: bool
 ) -> None:
     snowflake.answer("SELECT ledger", *looks)
     snowflake.answer("SELECT changes", [{"ROWS_INSERTED": 3}])
     snowflake.refusal = refusal
-    publish = publish_step(preview=preview)
+    publish = publish_step(conf={"dry_run": dry_run})
     context = publish_context(publish, try_number=3)
     context["dag_run"].clear_number = 2
     answer = publish.execute(context)  # type: ignore[arg-type]
@@ -686,7 +688,7 @@ def test_a_target_is_created_before_the_transaction_and_not_in_it(
     snowflake: Snowflake, publish_context: MakeContext
 ) -> None:
     snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
-    publish = publish_step(created_columns='{"HARBOUR": "VARCHAR", "DEPTH": "FLOAT"}')
+    publish = publish_step(created_columns={"HARBOUR": "VARCHAR", "DEPTH": "FLOAT"})
     publish.execute(publish_context(publish))  # type: ignore[arg-type]
     create = 'CREATE TABLE IF NOT EXISTS "PUBLIC"."TIDES" ("HARBOUR" VARCHAR, "DEPTH" FLOAT)'
     assert snowflake.statements == ["SELECT ledger", create, TRANSACTION, "SELECT ledger"]
@@ -853,10 +855,8 @@ def clean_up(
     created = datetime.now(UTC) - timedelta(days=created_days_ago)
     if answer_tables:
         snowflake.answer("SHOW tables", [{"name": name, "rows": 1, "created_on": created} for name in tables])
-    task = SnowflakeCleanUpOperator(
-        task_id="clean_up", sql="SHOW tables;", select_old_exports="SELECT exports;", keep_days="7"
-    )
-    return task.execute(task_context(task))  # type: ignore[arg-type]
+    task = SnowflakeCleanUpOperator(task_id="clean_up", sql="SHOW tables;", select_old_exports="SELECT exports;")
+    return task.execute(task_context(task, conf={"keep_days": 7}))  # type: ignore[arg-type]
 
 
 def dropped(snowflake: Snowflake) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from data_share.datasets import Dataset
 from data_share.failure_codes import FailureCode
 from data_share.failures import NotPublishedError
-from data_share.templates import ResultMissingError
+from data_share.sync import ResultMissingError
 from tests.sandbox.load.driver import STEPS, Row, Run, Share
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]

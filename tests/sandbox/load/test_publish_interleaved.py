@@ -139,9 +139,10 @@ class Target:
         run.xcoms["export_to_s3", "export"] = {"run_id": 1, "clear_number": 0}
         run.xcoms["wait_for_export", "return_value"] = {"run_id": 1, "run_page_url": "", "export_path": path}
         copy, _ = run.prepared("copy_into_staging")
-        for sql in (*statements(copy.create_lock), *statements(copy.create_staging)):
-            self.query(sql)
-        table = copy.staging_table
+        for name in ("create_lock", "create_staging_manifest"):
+            for sql in statements(copy.sql[name]):
+                self.query(sql)
+        table = copy.sync.new_staging_table
         self.query(f"CREATE TABLE {table} (k NUMBER(38, 0), name VARCHAR)")
         self.query(f"INSERT INTO {table} VALUES {', '.join(map(str, rows))}")
         self.query(
@@ -149,14 +150,18 @@ class Target:
             f"SELECT '{run.key}', '{self.dataset.name}', 'main.load.tides', {len(rows)}, 1, NULL, SYSDATE(), SYSDATE()"
         )
         run.xcoms["copy_into_staging", "return_value"] = {
+            "export_path": path,
+            "databricks_run_id": 1,
             "rows_loaded": len(rows),
             "staging_table": table,
             "staged_at": "2026-01-01T00:00:00",
             "columns": ["K", "NAME"],
             "new_columns": {},
+            "created_columns": {},
             "query_ids": [],
+            "clear_number": 0,
         }
-        return statements(run.prepared("publish")[0].sql)
+        return statements(run.prepared("publish")[0].sql["publish"])
 
     def reset(self) -> None:
         """Let the target be as it was before the first publish."""

@@ -1,0 +1,5 @@
+-- Takes columns out of a staging table.
+
+{% for name in columns -%}
+ALTER TABLE {{ table }} DROP COLUMN {{ identifier(name) }};
+{% endfor %}

@@ -1,0 +1,10 @@
+-- Counts the staged rows for which a condition is not true, and shows some of them: for the report of a failed check.
+
+SELECT COUNT(*) AS total
+FROM {{ sync.staging_table }}
+WHERE NOT COALESCE(({{ condition }}), FALSE);
+
+SELECT *
+FROM {{ sync.staging_table }}
+WHERE NOT COALESCE(({{ condition }}), FALSE)
+LIMIT {{ limit }};

@@ -1,0 +1,316 @@
+"""One sync, as a step of it sees it: its names, what the steps before handed on, and lists of columns for SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from data_share import share
+from data_share.attempts import CLEAR_NUMBER_KEY, is_of_this_time
+from data_share.datasets import Dataset, LoadMode
+from data_share.failure_codes import FailureCode
+from data_share.failures import ShareError
+from data_share.names import quoted
+from data_share.policies import ROWS_HIDDEN
+from data_share.target_lock import is_target, target_key
+
+
+class ResultMissingError(ShareError, AirflowFailException):
+    """A step before has left nothing: a person marked it as a success, or its XComs were deleted."""
+
+    code = FailureCode.RESULT_MISSING
+
+
+class Sync:
+    """
+    A sync, made once for each attempt of a step: SQL files and operators read all that they need of a sync here.
+
+    Values are found when they are first asked for, and kept: each XCom is pulled at most once.
+
+    :param dataset: what is synced
+    :param dag_run: the run, as a task's context holds it
+    :param ti: the attempt of the step
+    :param params: the conf of the run, with the defaults of the DAG
+    """
+
+    rows_hidden = ROWS_HIDDEN
+
+    def __init__(self, dataset: Dataset, *, dag_run: Any, ti: Any, params: Mapping[str, Any]) -> None:
+        self.dataset = dataset
+        self.dag_run = dag_run
+        self.params = params
+        self._ti = ti
+
+    @classmethod
+    def of(cls, context: Mapping[str, Any], dataset: Dataset) -> Sync:
+        """Return the sync of a task's context."""
+        return cls(dataset, dag_run=context["dag_run"], ti=context["ti"], params=context["params"])
+
+    # ---- the run
+
+    @cached_property
+    def key(self) -> str:
+        """The run key."""
+        return share.run_key_of(self.dag_run)
+
+    @property
+    def run_id(self) -> str:
+        """The run, as Airflow names it."""
+        return str(self.dag_run.run_id)
+
+    @property
+    def started_at(self) -> str:
+        """When the run started, in UTC, as Snowflake reads it."""
+        return str(self.dag_run.start_date.strftime("%Y-%m-%d %H:%M:%S.%f"))
+
+    @property
+    def requested_by(self) -> str | None:
+        """Who wants this sync: the person in the conf, or the user of Airflow who started it."""
+        person: str | None = self.params["requested_by"] or self.dag_run.triggering_user_name
+        return person
+
+    @property
+    def load_mode(self) -> LoadMode:
+        """How this sync changes the target: as the dataset says, unless its conf asks for a full refresh."""
+        return LoadMode.REPLACE if self.params["full_refresh"] else self.dataset.load_mode
+
+    @property
+    def is_dry_run(self) -> bool:
+        """Whether nothing is published."""
+        return bool(self.params["dry_run"])
+
+    @property
+    def is_reload(self) -> bool:
+        """Whether it loads the export of an earlier sync: no change of the source, and no new export, helps it."""
+        return bool(self.params["reload_run_key"])
+
+    # ---- what this attempt makes
+
+    @property
+    def attempt(self) -> int:
+        """Number of this attempt of the step, counted from 1."""
+        return int(self._ti.try_number)
+
+    @property
+    def new_export_path(self) -> str:
+        """Where this attempt of ``export_to_s3`` lets Databricks write."""
+        return share.export_path(self.dataset.name, self.key, self.attempt, self._ti.id)
+
+    @property
+    def new_staging_table(self) -> str:
+        """The staging table that this attempt of ``copy_into_staging`` makes."""
+        return share.staging_table(self.dataset.target_table, self.key, self.attempt, self._ti.id)
+
+    @property
+    def new_staging_manifest(self) -> str:
+        """The table that this attempt of ``copy_into_staging`` loads the manifest into."""
+        return share.staging_manifest(self.new_staging_table)
+
+    # ---- the export that it loads
+
+    @cached_property
+    def found_export(self) -> dict[str, Any] | None:
+        """
+        The export that this sync loads, or None if there is none.
+
+        Airflow never clears the XComs of ``wait_for_export``, as it starts in the triggerer: what it has left counts
+        only for the run that ``export_to_s3`` has started.
+        """
+        started = self._pull("export_to_s3", "export")
+        if started is None:
+            # A step that was killed has left the id of the run that it had started, and nothing more.
+            started = {"run_id": self._pull("export_to_s3", "run_id")}
+        if "export_path" in started:
+            return dict(started)
+        waited = self._pull("wait_for_export")
+        return {**waited, **started} if waited and waited["run_id"] == started["run_id"] else None
+
+    @property
+    def export(self) -> dict[str, Any]:
+        """
+        The export that this sync loads: the one it waited for, or the earlier one that its conf names.
+
+        :raises ResultMissingError: there is none
+        """
+        if self.found_export is None:
+            raise ResultMissingError("The step wait_for_export has left no export to load. The target is as it was.")
+        return self.found_export
+
+    @property
+    def export_path(self) -> str:
+        """Where the export is that this sync loads."""
+        return str(self.export["export_path"])
+
+    @property
+    def path_in_stage(self) -> str:
+        """
+        The export path relative to the stage.
+
+        :raises InvalidExportPathError: the export is not where exports of this dataset are
+        """
+        try:
+            return share.path_in_stage(self.export_path, self.dataset.name)
+        except share.InvalidExportPathError as error:
+            if not self.is_reload:
+                raise
+            # No deployment changes an export that was written long ago.
+            raise share.InvalidExportPathError(
+                error.message,
+                what_to_do="This is the export of an earlier sync, whose place is not that of the share any more: "
+                "start a sync without reload_run_key.",
+            ) from None
+
+    @property
+    def manifest_run_key(self) -> str:
+        """The run key in the manifest: that of this sync, or that of the sync that made the export loaded again."""
+        # Not the key in the conf: the sync that it names may itself have loaded an earlier export again.
+        return self.export_path.split("/")[-3] if self.is_reload else self.key
+
+    # ---- what was loaded
+
+    @cached_property
+    def loaded(self) -> dict[str, Any]:
+        """
+        What ``copy_into_staging`` has left: see :class:`~data_share.snowflake_operators.SnowflakeCopyIntoOperator`.
+
+        :raises ResultMissingError: it has left nothing, or has loaded another export than that of this sync
+        """
+        result: dict[str, Any] | None = self._pull("copy_into_staging")
+        if result is None:
+            raise ResultMissingError("The step copy_into_staging has left no counts. The target is as it was.")
+        # A copy of this time has loaded the export of this time. What is older may be of an export that was made again.
+        if not is_of_this_time(result, self.dag_run) and result["export_path"] != self.export_path:
+            raise ResultMissingError(
+                f"The step copy_into_staging has loaded {result['export_path']}, and the export of this sync is "
+                f"{self.export_path}. The target is as it was."
+            )
+        return result
+
+    @property
+    def staging_table(self) -> str:
+        """The staging table that ``copy_into_staging`` has filled."""
+        return str(self.loaded["staging_table"])
+
+    @property
+    def staging_manifest(self) -> str:
+        """The table that ``copy_into_staging`` has loaded the manifest into."""
+        return share.staging_manifest(self.staging_table)
+
+    @property
+    def export_attempt(self) -> int:
+        """Number of the attempt that wrote the loaded export."""
+        return share.attempt_of(self.loaded["export_path"])
+
+    @property
+    def staged_at(self) -> datetime:
+        """When the rows were staged, by Snowflake's clock in UTC, without a zone."""
+        return datetime.fromisoformat(self.loaded["staged_at"])
+
+    # ---- the target's lock
+
+    @property
+    def lock_table(self) -> str:
+        """The table whose row of the target decides what is published."""
+        return share.lock_table(self.dataset.target_table)
+
+    @property
+    def target_key(self) -> dict[str, str]:
+        """The SQL of the columns that name the target in its lock table, by their names."""
+        return target_key(self.dataset.target_table)
+
+    @property
+    def is_target(self) -> str:
+        """The condition that finds the target's row in its lock table."""
+        return is_target(self.dataset.target_table)
+
+    # ---- lists of columns
+
+    def columns(self, table: str | None = None) -> str:
+        """Return the columns of the staging table."""
+        return ", ".join(_qualified(column, table) for column in self.loaded["columns"])
+
+    def keys(self, table: str | None = None) -> str:
+        """Return the merge keys."""
+        return ", ".join(_qualified(key, table) for key in self.dataset.merge_keys)
+
+    def same_keys(self, left: str, right: str) -> str:
+        """Return the condition that rows of two tables have the same merge keys; nothing without keys."""
+        return " AND ".join(f"{_qualified(key, left)} = {_qualified(key, right)}" for key in self.dataset.merge_keys)
+
+    def assignments(self, table: str) -> str:
+        """Return what an update assigns: each column but the merge keys, from a table."""
+        return ", ".join(
+            f"{_qualified(column)} = {_qualified(column, table)}"
+            for column in self.loaded["columns"]
+            if column not in self.dataset.merge_keys
+        )
+
+    def _pull(self, task_id: str, key: str = "return_value") -> Any:
+        return self._ti.xcom_pull(task_ids=task_id, key=key)
+
+    @classmethod
+    def example(cls) -> Sync:
+        """Return a sync with all values at hand, for what only looks at the SQL: sqlfluff renders with it."""
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        dag_run = SimpleNamespace(
+            dag_id="sync_d", run_id="run", run_after=now, start_date=now, triggering_user_name=None, clear_number=0
+        )
+        # Merge has the most SQL; of the other load modes, sqlfluff renders the branches too.
+        dataset = Dataset(
+            name="d",
+            description="An example.",
+            source_table="c.s.d",
+            target_table="s.d",
+            load_mode=LoadMode.MERGE,
+            merge_keys=("a",),
+            delete_missing=True,
+            required_columns=("b",),
+            max_row_change_percent=50,
+        )
+        path = share.export_path(dataset.name, share.run_key_of(dag_run), 1, "attempt")
+        forms = ("number", "number", "text", "boolean", "date", "timestamp", "binary", "fraction")
+        left: dict[str, dict[str, Any]] = {
+            "export_to_s3": {"run_id": 1},
+            "wait_for_export": {"run_id": 1, "run_page_url": "https://databricks/1", "export_path": path},
+            "copy_into_staging": {
+                "export_path": path,
+                "databricks_run_id": 1,
+                **dict.fromkeys(("files", "files_exported", "rows_exported", "rows_parsed", "rows_loaded"), 1),
+                "staging_table": "staging.d",
+                "staged_at": "2026-01-01T00:00:00",
+                "columns": ["A", "B"],
+                "new_columns": {},
+                "created_columns": {},
+                "proofs": [{"column": form, "form": form, "scale": scale} for scale, form in enumerate(forms)],
+                "unproven": {},
+                "query_ids": ["query"],
+                CLEAR_NUMBER_KEY: 0,
+            },
+        }
+        params = {
+            **dict.fromkeys(("requested_by", "reload_run_key")),
+            **dict.fromkeys(("full_refresh", "accept_row_change", "dry_run"), False),
+        }
+        ti = SimpleNamespace(id="attempt", try_number=1, xcom_pull=lambda task_ids, key: left[task_ids])
+        return cls(dataset, dag_run=dag_run, ti=ti, params=params)
+
+
+class SyncStep:
+    """What each step of a sync has that Airflow starts in a process: its dataset, and its sync."""
+
+    dataset: Dataset
+    sync: Sync
+
+    def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
+        """Make the sync of this attempt, and render the template fields with it as ``sync``."""
+        self.sync = Sync.of(context, self.dataset)
+        super().render_template_fields({**context, "sync": self.sync}, jinja_env)  # type: ignore[misc]
+
+
+def _qualified(column: str, table: str | None = None) -> str:
+    return f"{table}.{quoted(column)}" if table else quoted(column)
