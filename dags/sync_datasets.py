@@ -10,7 +10,7 @@ to the run on Databricks and to the query in Snowflake.
 
 **How did it end?** The note of the run says so in one line: "1,461 rows from main.weather.forecasts in 6.2 s", or the
 step that failed, and why. All numbers are in the XCom `return_value` of `publish`, the row of the ledger
-`sync_history`; a failure in full is the XCom `failure` of `drop_staging`.
+`sync_history`; a failure in full is the XCom `failure` of `finish_sync`.
 
 **It failed.** Mend what the note names, then press *Trigger* again, or clear the failed step: clearing `export_to_s3`
 exports again, to a new path; clearing `copy_into_staging` loads the same export again; clearing `publish` of an export
@@ -51,12 +51,9 @@ from data_share.datasets import Dataset, InvalidDatasetDag, read_datasets
 from data_share.export import DatabricksExportOperator
 from data_share.finish import FinishSyncOperator
 from data_share.share import EXPORT_JOB_VARIABLE
-from data_share.snowflake_operators import (
-    SnowflakeCheckOperator,
-    SnowflakeCopyIntoOperator,
-    SnowflakePublishOperator,
-)
-from data_share.sql_files import SQL_FILTERS, SQL_FOLDER, SQL_MACROS, sql_files
+from data_share.snowflake_operators import SnowflakeCheckOperator, SnowflakeCopyIntoOperator, SnowflakePublishOperator
+from data_share.sql_files import SQL_TEMPLATES, sql_files
+from data_share.steps import CHECK_STAGING, COPY_INTO_STAGING, EXPORT_TO_S3, FINISH_SYNC, PUBLISH, WAIT_FOR_EXPORT
 from data_share.sync_conf import PARAMS
 
 # Who is told: any notifiers of Airflow, see docs/alerts.md. This one does nothing without its connection.
@@ -71,6 +68,7 @@ def sync_dag(dataset: Dataset) -> DAG:
     load_timeout = timedelta(minutes=dataset.load_timeout_minutes)
     # A step has one long statement, and several short ones.
     loading: dict[str, Any] = {
+        "dataset": dataset,
         "statement_timeout": int(load_timeout.total_seconds()),
         "execution_timeout": load_timeout + timedelta(hours=1),
     }
@@ -90,13 +88,11 @@ def sync_dag(dataset: Dataset) -> DAG:
         on_failure_callback=copy.deepcopy(ON_FAILURE),
         deadline=deadline_alerts(dataset, ON_MISSED_DEADLINE) or None,
         default_args=DEFAULT_ARGS,
-        template_searchpath=[str(SQL_FOLDER)],
-        user_defined_macros=SQL_MACROS,
-        user_defined_filters=SQL_FILTERS,
         tags=["data-share", "sync"],
+        **SQL_TEMPLATES,
     ) as dag:
         export_to_s3 = DatabricksExportOperator(
-            task_id="export_to_s3",
+            task_id=EXPORT_TO_S3.id,
             dataset=dataset,
             sql=sql_files("select_ledger_row"),
             known_conf=tuple(PARAMS),
@@ -111,25 +107,18 @@ def sync_dag(dataset: Dataset) -> DAG:
             # Airflow's id of the attempt: a repeated call starts nothing twice, and a new attempt starts a new export,
             # also that of a run which was deleted and made again.
             idempotency_token="{{ sync.key }}-{{ ti.id }}",  # noqa: S106
-            wait_for_termination=False,
-            # Whatever Airflow's default is: the start is one request.
-            deferrable=False,
-            # The default would take up the run of an earlier attempt, with its old data.
-            durable=False,
-            forward_dag_params=False,
         )
         wait_for_export = DatabricksRunSensor(
-            task_id="wait_for_export",
+            task_id=WAIT_FOR_EXPORT.id,
             # map_indexes must be given: without it, the pull never returns in the triggerer.
-            run_id="{{ ti.xcom_pull(task_ids='export_to_s3', key='run_id', map_indexes=-1) }}",
+            run_id=f"{{{{ ti.xcom_pull(task_ids='{EXPORT_TO_S3.id}', key='run_id', map_indexes=-1) }}}}",
             timeout_seconds=export_timeout.total_seconds(),
             # Another look at an export that failed would find it failed: a new export is a new attempt of export_to_s3.
             retries=0,
             execution_timeout=None,
         )
         copy_into_staging = SnowflakeCopyIntoOperator(
-            task_id="copy_into_staging",
-            dataset=dataset,
+            task_id=COPY_INTO_STAGING.id,
             sql=sql_files(
                 *("select_lock", "create_lock", "describe_target", "explain_target", "count_visible"),
                 *("create_staging_manifest", "describe_staging_manifest", "copy_manifest", "select_manifest"),
@@ -140,28 +129,24 @@ def sync_dag(dataset: Dataset) -> DAG:
             **loading,
         )
         check_staging = SnowflakeCheckOperator(
-            task_id="check_staging", dataset=dataset, sql=sql_files("check_staging", "check_values"), **loading
+            task_id=CHECK_STAGING.id, sql=sql_files("check_staging", "check_values"), **loading
         )
         publish = SnowflakePublishOperator(
-            task_id="publish",
-            dataset=dataset,
-            sql=sql_files("publish", "select_lock", "select_ledger_row", "count_changes"),
-            **loading,
+            task_id=PUBLISH.id, sql=sql_files("publish", "select_lock", "select_ledger_row", "count_changes"), **loading
         )
 
         steps = [export_to_s3, wait_for_export, copy_into_staging, check_staging, publish]
-        drop_staging = FinishSyncOperator(
-            task_id="drop_staging",
+        finish_sync = FinishSyncOperator(
+            task_id=FINISH_SYNC.id,
             dataset=dataset,
             sql=sql_files("show_staging_tables_of_run", "select_ledger_row"),
-            steps=[step.task_id for step in steps],
             # Ten seconds, twenty, ...: for five minutes, also where a process gives an api-server up that is away.
             retries=5,
         ).as_teardown(on_failure_fail_dagrun=True)
 
         chain(*steps)
         # After each of them, not the last alone: a person may mark a later step while an earlier one works.
-        chain(steps, drop_staging)
+        chain(steps, finish_sync)
 
     # Last, because Airflow would copy and validate them anew for each task: half of the time to parse the DAG.
     dag.params.update(copy.deepcopy(PARAMS))

@@ -2,7 +2,7 @@
 Generates documents from the code, so that they say what it does.
 
 ``docs/datasets.md`` and ``include/datasets/dataset.schema.json`` come from the model of a dataset, ``docs/failures.md``
-from the codes of failures.
+from the codes of failures. The steps of a sync are ``steps.json`` for the status page and for the example backend.
 
 With ``--check`` it writes nothing, names each file that is out of date, and then ends with exit code 1.
 """
@@ -19,6 +19,7 @@ from data_share.column_types import MOST_VARIANT_DIGITS, NEW_COLUMN, PAIRS, SYNO
 from data_share.datasets import CHECKS_OF_EVERY_SYNC, Dataset, LoadMode
 from data_share.failure_codes import FailureCode
 from data_share.failures import Failure, failure_without_report
+from data_share.steps import as_json
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -358,7 +359,7 @@ FAILURES = """\
 
 # Failures
 
-Each sync that fails leaves one report, the same in the XCom `failure` of its last task `drop_staging`, in the task's
+Each sync that fails leaves one report, the same in the XCom `failure` of its last task `finish_sync`, in the task's
 log and in whatever tells others of it. The step that failed has it too.
 
 ```json
@@ -559,7 +560,12 @@ def _default(name: str, field: dict[str, Any], schema: dict[str, Any]) -> str:
     return "`{}`".format(json.dumps(field["default"]).strip('"'))
 
 
-def _json(content: dict[str, Any]) -> str:
+def steps_list() -> str:
+    """Return the steps of a sync as the pages read them."""
+    return _json(as_json())
+
+
+def _json(content: Any) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -569,6 +575,8 @@ def generated() -> dict[str, str]:
         "include/datasets/dataset.schema.json": dataset_schema(),
         "docs/datasets.md": dataset_docs(),
         "docs/failures.md": failures(),
+        "plugins/data_share/status_page/steps.json": steps_list(),
+        "examples/backend/steps.json": steps_list(),
     }
 
 

@@ -118,8 +118,8 @@ class AirflowClient:
     def failures(self, dag_id: str, run_id: str) -> dict[str, str]:
         """Return in words why tasks of a run failed, by task id; the last task tells it only when no other does."""
         failed = [name for name, task in self.tasks(dag_id, run_id).items() if task["state"] == "failed"]
-        if len(failed) > 1 and "drop_staging" in failed:
-            failed.remove("drop_staging")
+        if len(failed) > 1 and "finish_sync" in failed:
+            failed.remove("finish_sync")
         reports = {name: self.xcom(dag_id, run_id, name, "failure") for name in failed}
         return {
             name: f"{report['message']} {report['what_to_do']}" if report else "see the task's log"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
     from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-SYNC = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging")
+SYNC = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "finish_sync")
 
 _seconds = itertools.count(1)
 

@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 import httpx
 
-STEPS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging")
+STEPS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "finish_sync")
 
 
 class SyncError(Exception):
@@ -306,7 +306,7 @@ class AirflowClient:
             failure = Failure(STEPS[0], "CANCELLED", "The sync was cancelled before it began.", retriable=True)
         elif state == "failed":
             step = next((step.name for step in steps if step.state == "failed"), "sync")
-            failure = _failure(step, of_this_time("drop_staging", await xcom("drop_staging", "failure")))
+            failure = _failure(step, of_this_time(STEPS[-1], await xcom(STEPS[-1], "failure")))
         elif state == "success" and result is None:
             told = "Airflow says success, but nothing was published this time: marked by hand, or cleaned up?"
             failure = _failure("publish", told)

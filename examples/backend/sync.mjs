@@ -18,7 +18,7 @@ import { realpathSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
-const STEPS = ["export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging"];
+const STEPS = ["export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "finish_sync"];
 
 /** Base of all errors of this client. The message is for people and holds no secret. */
 export class SyncError extends Error {
@@ -242,7 +242,7 @@ export class AirflowClient {
       failure = toFailure(STEPS[0], { code: "CANCELLED", message, retriable: true });
     } else if (state === "failed") {
       const step = steps.find((one) => one.state === "failed")?.name ?? "sync";
-      failure = toFailure(step, ofThisTime("drop_staging", await xcom("drop_staging", "failure")));
+      failure = toFailure(step, ofThisTime(STEPS.at(-1), await xcom(STEPS.at(-1), "failure")));
     } else if (state === "success" && result === null) {
       const told = "Airflow says success, but nothing was published this time: marked by hand, or cleaned up?";
       failure = toFailure("publish", told);

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,15 +16,11 @@ from examples.backend.airflow_client import Step, Sync
 
 PAGE = Path(__file__).with_name("page")
 
-# Each step: its task in Airflow, its name, and what happens in it.
-STEPS = (
-    ("export_to_s3", "Export", "Starting the export"),
-    ("wait_for_export", "Wait", "Waiting for Databricks to export"),
-    ("copy_into_staging", "Load", "Loading into Snowflake"),
-    ("check_staging", "Check", "Checking the rows"),
-    ("publish", "Publish", "Publishing"),
-)
-STEP_NAMES = {task: name for task, name, _ in STEPS} | {"drop_staging": "Clean up"}
+# The steps of a sync in their order: the task in Airflow, its title, and what happens in it. Steps of one title are one
+# step for people.
+STEPS: list[dict[str, str]] = json.loads(Path(__file__).with_name("steps.json").read_text(encoding="utf-8"))
+TITLES = {step["id"]: step["title"] for step in STEPS}
+FINISH = STEPS[-1]["id"]
 STEP_STATES = {
     "success": "done",
     "skipped": "skipped",
@@ -72,7 +71,13 @@ def step_state(step: Step | None) -> str:
 def progress_of(sync: Sync) -> list[dict[str, str]]:
     """Return the steps of a sync in the page's words, in their order."""
     known = {step.name: step for step in sync.steps}
-    steps = [{"name": name, "doing": doing, "state": step_state(known.get(task))} for task, name, doing in STEPS]
+    steps = []
+    for title, tasks in itertools.groupby(STEPS, key=itemgetter("title")):
+        doing = {task["doing"]: step_state(known.get(task["id"])) for task in tasks}
+        steps.append({"name": title, "doing": doing_in(doing), "state": state_of(list(doing.values()))})
+    if steps[-1]["state"] == "failed" and sync.failure and sync.failure.step != FINISH:
+        # The last task fails in each sync that was not published: so it ends as it should.
+        steps[-1]["state"] = "done"
     states = [step["state"] for step in steps]
     if sync.state == "running" and not {"now", "retry", "failed"} & set(states) and "todo" in states:
         # Between two steps, the next one is what people wait for.
@@ -80,6 +85,19 @@ def progress_of(sync: Sync) -> list[dict[str, str]]:
     for step in steps:
         step["words"] = STEP_WORDS[step["state"]]
     return steps
+
+
+def state_of(states: list[str]) -> str:
+    """Return the state of a step that consists of tasks in these states."""
+    for state in ("failed", "retry", "now", "todo"):
+        if state in states:
+            return state
+    return states[-1]
+
+
+def doing_in(doing: dict[str, str]) -> str:
+    """Return what happens in a step, from what its tasks do and their states: that of the first that is not over."""
+    return next((words for words, state in doing.items() if state not in ("done", "skipped")), [*doing][-1])
 
 
 @dataclass
@@ -138,7 +156,7 @@ def view_of(sync: Sync) -> View:
             # No step is at fault.
             view.headline, view.tone = "Sync cancelled", "cancelled"
         else:
-            view.step = STEP_NAMES.get(failure.step, failure.step)
+            view.step = TITLES.get(failure.step, failure.step)
         view.reason, view.what_to_do, view.query_id = failure.message, failure.what_to_do, failure.snowflake_query_id
     else:
         view.reason, view.what_to_do = "Airflow does not say why.", "Look at the run in Airflow."
@@ -153,7 +171,7 @@ def doing_of(steps: list[dict[str, str]]) -> str:
         if step["state"] in ("now", "retry"):
             again = " (trying again)" if step["state"] == "retry" else ""
             return f"Step {number} of {len(steps)}: {step['doing']}{again}"
-    return "Cleaning up"
+    return ENDING
 
 
 TEMPLATES = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True)

@@ -42,6 +42,7 @@ from data_share.attempts import is_of_this_time
 from data_share.datasets import Dataset
 from data_share.failures import FAILURE_KEY, failure_without_report
 from data_share.share import run_key
+from data_share.steps import FINISH_SYNC, PUBLISH
 
 SYNC_SUCCEEDED = "sync_succeeded"
 SYNC_FAILED = "sync_failed"
@@ -258,7 +259,7 @@ def event_of(context: Mapping[str, Any]) -> dict[str, Any] | None:
         "run_key": run_key(run.dag_id, run.run_id, run.after) if run.after else None,
         "state": run.state or ("success" if kind == SYNC_SUCCEEDED else "failed"),
         "requested_by": run.requested_by,
-        "result": _left(run, "publish", XCom.XCOM_RETURN_KEY) if kind == SYNC_SUCCEEDED else None,
+        "result": _left(run, PUBLISH.id, XCom.XCOM_RETURN_KEY) if kind == SYNC_SUCCEEDED else None,
         "failure": _failure(run, str(context.get("reason"))) if kind == SYNC_FAILED else None,
         "deadline": _time(missed["deadline_time"]).isoformat() if missed else None,
         "airflow_run_url": url,
@@ -297,7 +298,7 @@ class _Run:
 
 
 def _failure(run: _Run, reason: str) -> dict[str, Any]:
-    report: dict[str, Any] | None = _left(run, "drop_staging", FAILURE_KEY)
+    report: dict[str, Any] | None = _left(run, FINISH_SYNC.id, FAILURE_KEY)
     return report or failure_without_report(reason).to_xcom()
 
 

@@ -74,7 +74,15 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         snowflake_conn_id: str = "snowflake_default",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            wait_for_termination=False,
+            # Whatever Airflow's default is: the start is one request.
+            deferrable=False,
+            # The default would take up the run of an earlier attempt, with its old data.
+            durable=False,
+            forward_dag_params=False,
+            **kwargs,
+        )
         self.dataset = dataset
         self.known_conf = known_conf
         self.sql = dict(sql)

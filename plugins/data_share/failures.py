@@ -33,6 +33,7 @@ from tenacity import RetryError
 
 from data_share.attempts import is_of_this_time, made_by
 from data_share.failure_codes import FailureCode
+from data_share.steps import FINISH_SYNC
 
 FAILURE_KEY = "failure"
 """XCom key of the report."""
@@ -333,7 +334,7 @@ def failure_without_report(reason: str) -> Failure:
     if reason == "timed_out":
         message = "The sync took longer than a sync may (dagrun_timeout), and Airflow ended it."
         return Failure("sync", FailureCode.TIMED_OUT, f"{message} Whether it was published is in sync_history.")
-    return Failure("drop_staging", FailureCode.STEP_DIED, FailureCode.STEP_DIED.cause)
+    return Failure(FINISH_SYNC.id, FailureCode.STEP_DIED, FailureCode.STEP_DIED.cause)
 
 
 def _first_that_did_not_succeed(steps: Sequence[str], states: Mapping[str, str | None]) -> str:

@@ -18,10 +18,9 @@ from data_share.databricks_run import cancel_exports_of
 from data_share.failures import FAILURE_KEY, NotPublishedError, failure_of_sync, reports_of
 from data_share.share import EXPORT_JOB_VARIABLE, is_staging_of_run
 from data_share.snowflake_operators import SnowflakeSyncOperator
+from data_share.steps import BEFORE_FINISH, EXPORT_TO_S3, PUBLISH, WAIT_FOR_EXPORT
 
 _DATABRICKS_TIMEOUT_SECONDS = 30
-_EXPORT = "export_to_s3"
-_WAIT_FOR_EXPORT = "wait_for_export"
 # Airflow sends SIGTERM, and after five seconds SIGKILL.
 _KILLED_WITHIN_SECONDS = 7
 _KILLED_POLL_SECONDS = 0.2
@@ -43,34 +42,31 @@ class FinishSyncOperator(SnowflakeSyncOperator):
     that. A publish that was killed, or that waited for another attempt, may have committed without an answer: then the
     ledger knows, and the report says so.
 
-    :param steps: tasks that may have failed, in their order; the last one publishes
     :param databricks_conn_id: Airflow connection of the workspace
     """
 
     template_fields: Sequence[str] = (*SnowflakeSyncOperator.template_fields, "databricks_conn_id")
 
-    def __init__(self, *, steps: Sequence[str], databricks_conn_id: str = "databricks_default", **kwargs: Any) -> None:
+    def __init__(self, *, databricks_conn_id: str = "databricks_default", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.steps = steps
         self.databricks_conn_id = databricks_conn_id
 
     def execute(self, context: Context) -> None:
         """Tidy up, then say how the sync ended."""
         ti, dag_run = context["ti"], context["dag_run"]
-        publish = self.steps[-1]
         # Not without the states: when they cannot be asked for, this step is tried again.
-        states = states_of(ti, self.steps)
-        answer = ti.xcom_pull(task_ids=publish)
-        if states.get(publish) == "success" and is_of_this_time(answer, dag_run):
+        states = states_of(ti, BEFORE_FINISH)
+        answer = ti.xcom_pull(task_ids=PUBLISH.id)
+        if states.get(PUBLISH.id) == "success" and is_of_this_time(answer, dag_run):
             self._drop_staging(context, "at once")
             return
-        started = ti.xcom_pull(task_ids=_EXPORT, key="export")
-        reports = reports_of(ti, dag_run, self.steps, started)
+        started = ti.xcom_pull(task_ids=EXPORT_TO_S3.id, key="export")
+        reports = reports_of(ti, dag_run, BEFORE_FINISH, started)
         # At once: a step that has not begun yet fails without its staging tables.
         self._drop_staging(context, "at once")
-        if wait_for_killed_steps(context, self.steps, states):
+        if wait_for_killed_steps(context, BEFORE_FINISH, states):
             self._drop_staging(context, "after the steps")
-            answer = ti.xcom_pull(task_ids=publish)
+            answer = ti.xcom_pull(task_ids=PUBLISH.id)
         # A sync that loads an earlier export has none.
         if not self.sync.is_reload:
             try:
@@ -80,10 +76,10 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         is_published, in_ledger = self._ask_ledger(context, states, answer)
         if is_published:
             return
-        later_reports = reports_of(ti, dag_run, self.steps, started)
-        failure = failure_of_sync(self.steps, states, reports, later_reports, in_ledger=in_ledger)
-        if failure.databricks_run_url is None and states.get(_EXPORT) == "success":
-            failure = replace(failure, databricks_run_url=ti.xcom_pull(task_ids=_EXPORT, key="run_page_url"))
+        later_reports = reports_of(ti, dag_run, BEFORE_FINISH, started)
+        failure = failure_of_sync(BEFORE_FINISH, states, reports, later_reports, in_ledger=in_ledger)
+        if failure.databricks_run_url is None and states.get(EXPORT_TO_S3.id) == "success":
+            failure = replace(failure, databricks_run_url=ti.xcom_pull(task_ids=EXPORT_TO_S3.id, key="run_page_url"))
         raise NotPublishedError(failure)
 
     def _ask_ledger(self, context: Context, states: Mapping[str, str | None], answer: Any) -> tuple[bool, bool | None]:
@@ -94,10 +90,10 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         """
         dag_run = context["dag_run"]
         # An export step that did not end well has left the export of an earlier attempt, if any.
-        export = self.sync.found_export if states.get(_EXPORT) in ("success", "skipped") else None
-        if states.get(_EXPORT) == "skipped" and not self.sync.is_reload:
+        export = self.sync.found_export if states.get(EXPORT_TO_S3.id) in ("success", "skipped") else None
+        if states.get(EXPORT_TO_S3.id) == "skipped" and not self.sync.is_reload:
             export = None
-        is_success = states.get(self.steps[-1]) == "success"
+        is_success = states.get(PUBLISH.id) == "success"
         is_answer = is_of_this_time(answer, dag_run) or (
             is_success and answer and export and answer.get("export_path") == export["export_path"]
         )
@@ -167,7 +163,7 @@ def wait_for_killed_steps(context: Context, steps: Sequence[str], states: Mappin
     ti, dag_run = context["ti"], context["dag_run"]
     deadline = time.monotonic() + conf.getint("workers", "min_heartbeat_interval") + _KILLED_WITHIN_SECONDS
     # The step that waits for the export has no process.
-    alive = [step for step in steps if states.get(step) == "failed" and step != _WAIT_FOR_EXPORT]
+    alive = [step for step in steps if states.get(step) == "failed" and step != WAIT_FOR_EXPORT.id]
     waited = False
     while True:
         # A step leaves a reason or a result when it comes to its end; what an earlier attempt has left is no end.

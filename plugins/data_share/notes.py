@@ -72,12 +72,14 @@ def failure_line(report: dict[str, Any] | None, reason: str) -> str:
 def _write(dag_run: DagRun, reason: str) -> None:
     # Airflow runs this inside its own transaction: whatever goes wrong here must not reach it.
     try:
+        from data_share.steps import FINISH_SYNC, PUBLISH
+
         if not set(getattr(dag_run.dag, "tags", None) or ()) >= TAGS_OF_A_SYNC:
             return
         if dag_run.state == "success":
-            line = success_line(_left(dag_run, "publish", "return_value"), _seconds(dag_run))
+            line = success_line(_left(dag_run, PUBLISH.id, "return_value"), _seconds(dag_run))
         elif dag_run.state == "failed":
-            line = failure_line(_left(dag_run, "drop_staging", "failure"), reason)
+            line = failure_line(_left(dag_run, FINISH_SYNC.id, "failure"), reason)
         else:
             # A person has cancelled the run, and its last task is still to come: then the scheduler calls again.
             return

@@ -20,6 +20,13 @@ SQL_MACROS: dict[str, Any] = {"share": share, "identifier": quoted}
 SQL_FILTERS: dict[str, Callable[[object], str]] = {"sql_string": share.sql_string}
 """Filters for values in SQL; see :func:`data_share.share.sql_string`."""
 
+SQL_TEMPLATES: dict[str, Any] = {
+    "template_searchpath": [str(SQL_FOLDER)],
+    "user_defined_macros": SQL_MACROS,
+    "user_defined_filters": SQL_FILTERS,
+}
+"""Arguments of a DAG whose steps have SQL files."""
+
 
 def sql_files(*names: str) -> dict[str, str]:
     """Return files by their names without ``.sql``, as the parameter ``sql`` of a step takes them."""

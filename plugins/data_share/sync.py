@@ -17,6 +17,7 @@ from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 from data_share.names import quoted
 from data_share.policies import ROWS_HIDDEN
+from data_share.steps import COPY_INTO_STAGING, EXPORT_TO_S3, WAIT_FOR_EXPORT, Step
 from data_share.target_lock import is_target, target_key
 
 
@@ -121,13 +122,13 @@ class Sync:
         Airflow never clears the XComs of ``wait_for_export``, as it starts in the triggerer: what it has left counts
         only for the run that ``export_to_s3`` has started.
         """
-        started = self._pull("export_to_s3", "export")
+        started = self._pull(EXPORT_TO_S3, "export")
         if started is None:
             # A step that was killed has left the id of the run that it had started, and nothing more.
-            started = {"run_id": self._pull("export_to_s3", "run_id")}
+            started = {"run_id": self._pull(EXPORT_TO_S3, "run_id")}
         if "export_path" in started:
             return dict(started)
-        waited = self._pull("wait_for_export")
+        waited = self._pull(WAIT_FOR_EXPORT)
         return {**waited, **started} if waited and waited["run_id"] == started["run_id"] else None
 
     @property
@@ -180,7 +181,7 @@ class Sync:
 
         :raises ResultMissingError: it has left nothing, or has loaded another export than that of this sync
         """
-        result: dict[str, Any] | None = self._pull("copy_into_staging")
+        result: dict[str, Any] | None = self._pull(COPY_INTO_STAGING)
         if result is None:
             raise ResultMissingError("The step copy_into_staging has left no counts. The target is as it was.")
         # A copy of this time has loaded the export of this time. What is older may be of an export that was made again.
@@ -250,8 +251,8 @@ class Sync:
             if column not in self.dataset.merge_keys
         )
 
-    def _pull(self, task_id: str, key: str = "return_value") -> Any:
-        return self._ti.xcom_pull(task_ids=task_id, key=key)
+    def _pull(self, step: Step, key: str = "return_value") -> Any:
+        return self._ti.xcom_pull(task_ids=step.id, key=key)
 
     @classmethod
     def example(cls) -> Sync:
@@ -275,9 +276,9 @@ class Sync:
         path = share.export_path(dataset.name, share.run_key_of(dag_run), 1, "attempt")
         forms = ("number", "number", "text", "boolean", "date", "timestamp", "binary", "fraction")
         left: dict[str, dict[str, Any]] = {
-            "export_to_s3": {"run_id": 1},
-            "wait_for_export": {"run_id": 1, "run_page_url": "https://databricks/1", "export_path": path},
-            "copy_into_staging": {
+            EXPORT_TO_S3.id: {"run_id": 1},
+            WAIT_FOR_EXPORT.id: {"run_id": 1, "run_page_url": "https://databricks/1", "export_path": path},
+            COPY_INTO_STAGING.id: {
                 "export_path": path,
                 "databricks_run_id": 1,
                 **dict.fromkeys(("files", "files_exported", "rows_exported", "rows_parsed", "rows_loaded"), 1),

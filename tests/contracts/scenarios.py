@@ -44,7 +44,7 @@ from tests.airflow_double import SYNC, DagRun, TriggerFailedError, events_of
 from tests.contracts.conftest import SIGNED, Accounts, until
 
 EXPORT = ("export_to_s3", "wait_for_export")
-LOAD = ("copy_into_staging", "check_staging", "publish", "drop_staging")
+LOAD = ("copy_into_staging", "check_staging", "publish", "finish_sync")
 COLUMNS = {"k": "NUMBER(38, 0)", "name": "VARCHAR", "amount": "DOUBLE"}
 SCHEMA = pa.schema({"k": pa.int64(), "name": pa.string(), "amount": pa.float64()})
 FIRST = [{"k": 1, "name": "one", "amount": 1.5}, {"k": 2, "name": "", "amount": None}]
@@ -385,7 +385,7 @@ def a_sync_ends_before_its_export_is_followed(accounts: Accounts) -> None:
         for each in (run, *others):
             each.run("export_to_s3")
         with pytest.raises(NotPublishedError):
-            run.run("drop_staging")
+            run.run("finish_sync")
     finally:
         accounts.order("release")
     for each, end in ((run, "ended as CANCELED"), (others[0], "Not cancelled."), (others[-1], "Not cancelled.")):
@@ -714,7 +714,7 @@ def a_statement_fails(accounts: Accounts) -> None:
 
 def a_statement_is_cancelled(accounts: Accounts) -> None:
     run = accounts.begin(a_dataset(accounts))
-    _, context = run.prepared("drop_staging")
+    _, context = run.prepared("finish_sync")
     task = SnowflakeStatementsOperator(task_id="long", sql="SELECT SYSTEM$WAIT(5)", dag=run.dag)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         executed = pool.submit(task.execute, context)

@@ -66,7 +66,7 @@ def preview_and_reload(accounts: Accounts) -> None:
     published = accounts.begin(full_refresh=True)
     published.run(*SYNC)
     again = accounts.begin(reload_run_key=published.key, full_refresh=True)
-    again.run("export_to_s3", "copy_into_staging", "check_staging", "publish", "drop_staging")
+    again.run("export_to_s3", "copy_into_staging", "check_staging", "publish", "finish_sync")
     assert again.xcoms["publish", "return_value"]["rows_in_target"] == 365
 
 
@@ -155,7 +155,7 @@ def checks_fail(accounts: Accounts) -> None:
     with pytest.raises(CheckFailedError, match="no: temp_min_f > 1000"):
         run.run("check_staging")
     with pytest.raises(NotPublishedError):
-        run.run("drop_staging")
+        run.run("finish_sync")
 
 
 def results_come_in_partitions(accounts: Accounts) -> None:
@@ -175,7 +175,7 @@ def statements_fail(accounts: Accounts) -> None:
 
 def statements_are_cancelled(accounts: Accounts) -> None:
     run = accounts.begin()
-    _, context = run.prepared("drop_staging")
+    _, context = run.prepared("finish_sync")
     task = SnowflakeStatementsOperator(task_id="long", sql=LONG, dag=run.dag)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         executed = pool.submit(task.execute, context)

@@ -30,6 +30,7 @@ from data_share.failures import RetryTransientErrors, report_failure
 from data_share.share import EXPORT_JOB_VARIABLE, attempt_of
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from data_share.snowflake_operators import SnowflakeCleanUpOperator
+from data_share.steps import BEFORE_FINISH
 from tests.airflow_double import DagRun
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
@@ -121,7 +122,7 @@ def test_a_dag_is_tagged_dated_and_bounded(dags: dict[str, DAG]) -> None:
 
 SHORT_WAITS = (timedelta(seconds=10), timedelta(minutes=5))
 # The reason to deviate stands beside the task: a finished run stays as it is, and what tidies up must come to it.
-RETRIES = {"wait_for_export": 0, "drop_staging": 5}
+RETRIES = {"wait_for_export": 0, "finish_sync": 5}
 
 
 def test_a_task_has_an_owner_retries_and_leaves_the_reason_of_its_failure(dags: dict[str, DAG]) -> None:
@@ -135,7 +136,7 @@ def test_a_task_has_an_owner_retries_and_leaves_the_reason_of_its_failure(dags: 
 
 def test_the_last_step_is_tried_for_five_minutes(syncs: list[DAG]) -> None:
     for sync in syncs:
-        drop = sync.get_task("drop_staging")
+        drop = sync.get_task("finish_sync")
         # Airflow's waits are these, and up to twice as long.
         waits = [min(drop.retry_delay * 2**number, drop.max_retry_delay) for number in range(drop.retries)]
         assert sum(waits, timedelta()) >= timedelta(minutes=5)
@@ -302,14 +303,14 @@ def test_a_step_runs_only_when_the_one_before_has_succeeded(syncs: list[DAG]) ->
 
 def test_staging_is_dropped_last_and_whatever_happened(syncs: list[DAG]) -> None:
     for sync in syncs:
-        drop = sync.get_task("drop_staging")
+        drop = sync.get_task("finish_sync")
         assert drop.is_teardown
         # Each step, not the last alone: a person may mark a later step while an earlier one works.
-        assert drop.upstream_task_ids == {task.task_id for task in sync.tasks} - {"drop_staging"}
+        assert drop.upstream_task_ids == {task.task_id for task in sync.tasks} - {"finish_sync"}
         assert drop.downstream_task_ids == set()
         # It fails when the sync was not published, also when a person ended it, and the run with it.
         assert drop.on_failure_fail_dagrun
-        assert drop.steps == [task.task_id for task in sync.topological_sort() if task is not drop]
+        assert list(BEFORE_FINISH) == [task.task_id for task in sync.topological_sort() if task is not drop]
 
 
 def test_the_export_starts_anew_with_each_attempt_and_holds_no_worker(syncs: list[DAG]) -> None:

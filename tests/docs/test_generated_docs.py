@@ -93,8 +93,8 @@ def test_check_names_stale_files_and_leaves_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(script, "PROJECT", tmp_path)
-    for folder in ("docs", "include/datasets"):
-        (tmp_path / folder).mkdir(parents=True)
+    for path in script.generated():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     run_script()
     assert run_script("--check") == (0, "")
     for path in script.generated():

@@ -262,7 +262,8 @@ def check_curl(arguments: list[str]) -> None:
     options, (address,) = getopt.gnu_getopt(arguments, "sSX:d:H:")
     given = dict(options)
     method, path = given.get("-X", "POST" if "-d" in given else "GET"), urlsplit(address).path
-    dags = "".join(file.read_text() for file in (PROJECT / "dags").glob("*.py"))
+    of_a_sync = PROJECT / "plugins" / "data_share" / "sync_conf.py"
+    dags = "".join(file.read_text() for file in [*(PROJECT / "dags").glob("*.py"), of_a_sync])
     for key in json.loads(given.get("-d", "{}")).get("conf", {}):
         if f'"{key}": Param(' not in dags:
             raise ValueError(f"no DAG has the conf key {key}")

@@ -152,7 +152,7 @@ def test_a_failure_in_the_triggerer(share: RunningShare, receiver: Receiver) -> 
     assert "Out of memory in stage 3" in written
     event = receiver.event(run_id, "sync_failed")
     assert "Out of memory in stage 3" in event["failure"]["message"]
-    assert event["failure"] == share.xcom(run_id, "drop_staging", "failure")
+    assert event["failure"] == share.xcom(run_id, "finish_sync", "failure")
     assert (event["state"], event["result"]) == ("failed", None)
 
 
@@ -169,7 +169,7 @@ def test_a_failure_in_a_worker(share: RunningShare, receiver: Receiver) -> None:
     query = links(share, f"sync_{TARGET}", run_id)["copy_into_staging"] or ""
     assert query.startswith(query_page("").removesuffix("/detail"))
     assert (note(share, f"sync_{TARGET}", run_id) or "").startswith("copy_into_staging: ")
-    assert receiver.event(run_id, "sync_failed")["failure"] == share.xcom(run_id, "drop_staging", "failure")
+    assert receiver.event(run_id, "sync_failed")["failure"] == share.xcom(run_id, "finish_sync", "failure")
 
 
 def test_a_missed_deadline_and_a_cancel(

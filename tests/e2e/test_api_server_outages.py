@@ -48,7 +48,7 @@ STEPS = {
     "copy_into_staging": hold(SUBMITS, "(?is)COPY INTO[^@]*{}[^@]*@[^ ]*/data/"),
     "check_staging": hold(SUBMITS, "(?is)(?=.*check_name).*staging[.]{}"),
     "publish": hold(SUBMITS, "(?is)BEGIN TRANSACTION.*{}"),
-    "drop_staging": hold(SUBMITS, "(?is)DROP TABLE IF EXISTS[^;]*{}__"),
+    "finish_sync": hold(SUBMITS, "(?is)DROP TABLE IF EXISTS[^;]*{}__"),
 }
 
 
@@ -152,7 +152,7 @@ def rows_of(share: RunningShare, dataset: str) -> int:
 @pytest.mark.parametrize("outage", OUTAGES)
 @pytest.mark.parametrize(
     "steps",
-    [("export_to_s3", "wait_for_export", "copy_into_staging"), ("check_staging", "publish", "drop_staging")],
+    [("export_to_s3", "wait_for_export", "copy_into_staging"), ("check_staging", "publish", "finish_sync")],
     ids=["until it is loaded", "until it has ended"],
 )
 def test_syncs_wait_for_an_api_server_that_is_away(share: RunningShare, outage: str, steps: tuple[str, ...]) -> None:

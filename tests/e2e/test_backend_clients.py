@@ -151,7 +151,7 @@ def test_a_sync_that_fails(client: Client, share: RunningShare) -> None:
 
     assert (sync["state"], sync["complete"], sync["result"]) == ("failed", False, None)
     failure = sync["failure"]
-    report = share.airflow.xcom(DAG_ID, run_id, "drop_staging", "failure")
+    report = share.airflow.xcom(DAG_ID, run_id, "finish_sync", "failure")
     # Which attempt has made the report is for the client to compare.
     told = {name: value for name, value in report.items() if name not in ("task_instance_id", "clear_number")}
     assert failure == told | {"sentence": failure["sentence"]}

@@ -63,7 +63,7 @@ def cancelled(share: RunningShare, run_id: str, *codes: str) -> None:
     assert share.end_of(run_id)["state"] == "failed"
     assert time.monotonic() - since < CANCEL_SECONDS
     assert share.xcom(run_id, "publish") is None
-    assert share.xcom(run_id, "drop_staging", "failure")["code"] in (codes or ("CANCELLED",))
+    assert share.xcom(run_id, "finish_sync", "failure")["code"] in (codes or ("CANCELLED",))
 
 
 LOCK = lock_table(TARGET)

@@ -270,7 +270,7 @@ def sync_with_trouble(line: Line, version: int) -> None:
     for look in looks:
         assert look in (before, after), told
     if state == "failed":
-        assert line.airflow.xcom(line.dag_id, run_id, "drop_staging", "failure") is not None, told
+        assert line.airflow.xcom(line.dag_id, run_id, "finish_sync", "failure") is not None, told
     line.target = now
 
 

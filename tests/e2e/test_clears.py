@@ -25,7 +25,7 @@ def test_a_publish_that_is_marked_while_an_earlier_step_works_has_published_noth
     wait_for(lambda: share.task_states(run_id)["publish"] == "success", "publish is marked")
     # The scheduler would have begun the last step within a second.
     time.sleep(5)
-    assert share.task_states(run_id)["drop_staging"] is None, "it would tidy up while the export goes on"
+    assert share.task_states(run_id)["finish_sync"] is None, "it would tidy up while the export goes on"
     share.release_export()
 
     assert share.end_of(run_id)["state"] == "failed"
@@ -35,15 +35,15 @@ def test_a_publish_that_is_marked_while_an_earlier_step_works_has_published_noth
     left = share.xcom(run_id, "publish")
     assert left == published
     assert left["task_instance_id"] != tasks["publish"]["id"]
-    failure = share.xcom(run_id, "drop_staging", "failure")
+    failure = share.xcom(run_id, "finish_sync", "failure")
     assert (failure["step"], failure["code"]) == ("publish", "RESULT_MISSING")
-    assert failure["task_instance_id"] == tasks["drop_staging"]["id"]
+    assert failure["task_instance_id"] == tasks["finish_sync"]["id"]
     assert share.airflow.run(DAG_ID, run_id)["note"].startswith("publish: The step publish has published nothing")
     assert (share.target(), share.ledger()) == before
     assert [table for table in share.staging_tables() if table.startswith(TARGET.upper())] == []
 
 
-@pytest.mark.parametrize("task_id", ["copy_into_staging", "publish", "drop_staging"])
+@pytest.mark.parametrize("task_id", ["copy_into_staging", "publish", "finish_sync"])
 def test_a_run_that_is_cleared_from_a_later_step_is_a_success_again(share: RunningShare, task_id: str) -> None:
     run_id = share.start_sync()
     assert share.end_of(run_id)["state"] == "success"

@@ -84,7 +84,7 @@ def test_sync_shows_the_steps_and_ends_with_one_line_of_json(share: RunningShare
 
     assert code == 0, output
     assert "Sync Complete: 1,461 rows exported, 1,461 loaded, 1,461 in shared_forecasts" in output
-    for step in ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging"):
+    for step in ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "finish_sync"):
         assert f"{step:18} done" in output
     answer = json.loads(output.splitlines()[-1])
     assert answer | {"run_key": "", "dag_run_id": "", "seconds": 0} == {

@@ -22,7 +22,7 @@ def assert_failed(share: RunningShare, run_id: str, step: str, code: str, *words
     """Assert that a run ended as failed, at one step, with one report in two places, whose message holds the words."""
     assert share.end_of(run_id)["state"] == "failed"
     assert list(share.failures(run_id)) == [step]
-    report = share.xcom(run_id, "drop_staging", "failure")
+    report = share.xcom(run_id, "finish_sync", "failure")
     of_step = share.xcom(run_id, step, "failure")
     # Beside that, both say who has made them.
     told = [field.name for field in dataclasses.fields(Failure) if field.name != "databricks_run_url"]
@@ -92,7 +92,7 @@ def test_a_sync_that_is_ended_before_its_first_step_is_no_success(share: Running
     share.airflow.ask("PATCH", f"/dags/{DAG_ID}/dagRuns/{run_id}", json={"state": "failed"})
 
     assert share.end_of(run_id)["state"] == "failed"
-    assert share.xcom(run_id, "drop_staging", "failure")["code"] == "CANCELLED"
+    assert share.xcom(run_id, "finish_sync", "failure")["code"] == "CANCELLED"
 
 
 def test_conf_that_is_not_as_described_is_refused(share: RunningShare) -> None:

@@ -33,7 +33,7 @@ def test_an_unknown_run_key_fails_before_anything_runs(share: RunningShare) -> N
 
     assert share.end_of(run_id)["state"] == "failed"
     assert list(share.failures(run_id)) == ["export_to_s3"]
-    report = share.xcom(run_id, "drop_staging", "failure")
+    report = share.xcom(run_id, "finish_sync", "failure")
     assert report["code"] == "RUN_KEY_UNKNOWN"
     assert "no sync 20200101T000000_00000000" in report["message"]
     assert share.task_states(run_id)["copy_into_staging"] == "upstream_failed"

@@ -113,7 +113,7 @@ def test_a_press_of_sync_is_followed_to_its_rows(
 
     one.get_by_role("button", name=f"Sync {TARGET}").dblclick()
 
-    expect(one).to_contain_text("Step 2 of 5: waiting for Databricks", timeout=SYNC_MILLISECONDS)
+    expect(one).to_contain_text("Step 1 of 5: Waiting for Databricks", timeout=SYNC_MILLISECONDS)
     expect(one.locator("header")).to_contain_text("Running")
     runs = runs_of(share)
     assert runs["total_entries"] == before + 1
@@ -278,7 +278,7 @@ class FakeAirflow:
             return {"asset_events": events, "total_entries": len(events)}
         if path.endswith("taskInstances/list"):
             return {"task_instances": [], "total_entries": 0}
-        if path.endswith("/drop_staging"):
+        if path.endswith("/finish_sync"):
             return {"id": "this attempt"}
         return {"value": self.xcoms[path]} if path in self.xcoms else None
 
@@ -315,7 +315,7 @@ def test_each_state_says_what_it_means(fake: FakeAirflow, open_page: OpenPage) -
     tomorrow = datetime.now(UTC) + timedelta(hours=23.5)
     fake.add("tides", "failed", "success", next_dagrun_run_after=tomorrow.isoformat(), timetable_summary="0 3 * * *")
     runs = "dags/sync_cities/dagRuns/cities-1/taskInstances"
-    fake.xcoms[f"{runs}/drop_staging/xcomEntries/failure"] = {
+    fake.xcoms[f"{runs}/finish_sync/xcomEntries/failure"] = {
         "step": "check_staging",
         "message": "1 of 9 checks failed. The target is as it was.",
         "what_to_do": "Correct the source.",
@@ -384,9 +384,9 @@ def test_a_success_is_as_old_as_what_it_has_published(fake: FakeAirflow, open_pa
 
 def test_the_reason_of_an_earlier_attempt_is_not_shown(fake: FakeAirflow, open_page: OpenPage) -> None:
     fake.add("tides", "failed")
-    fake.runs[0]["note"] = "drop_staging: A step ended without a word"
+    fake.runs[0]["note"] = "finish_sync: A step ended without a word"
     runs = "dags/sync_tides/dagRuns/tides-0/taskInstances"
-    fake.xcoms[f"{runs}/drop_staging/xcomEntries/failure"] = {
+    fake.xcoms[f"{runs}/finish_sync/xcomEntries/failure"] = {
         "step": "check_staging",
         "message": "1 of 9 checks failed.",
         "what_to_do": "Correct the source.",
@@ -395,7 +395,7 @@ def test_the_reason_of_an_earlier_attempt_is_not_shown(fake: FakeAirflow, open_p
 
     one = card(open_page(), "tides")
 
-    expect(one).to_contain_text("drop_staging: A step ended without a word")
+    expect(one).to_contain_text("finish_sync: A step ended without a word")
     expect(one).not_to_contain_text("Correct the source.")
 
 

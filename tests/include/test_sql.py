@@ -24,7 +24,7 @@ from data_share.snowflake_hook import DataShareSnowflakeHook
 
 PROJECT = Path(__file__).resolve().parents[2]
 SQL = PROJECT / "include" / "sql"
-SYNC_STEPS = ("export_to_s3", "copy_into_staging", "check_staging", "publish", "drop_staging")
+SYNC_STEPS = ("export_to_s3", "copy_into_staging", "check_staging", "publish", "finish_sync")
 EXPORT_PATH = "s3://databricks-snowflake-share/dataset/shared_forecasts/20260102T030405_0a1b2c3d/1-0a1b2c3d/"
 EARLIER: dict[str, Any] = {
     "run_id": 66,
@@ -188,9 +188,9 @@ def test_each_file_begins_with_what_it_is_for() -> None:
 
 
 def test_a_name_that_nobody_defines_is_an_error(rendered: Render, dag: DAG) -> None:
-    dag.get_task("drop_staging").sql = {"drop": "DROP TABLE {{ sync.stagin_table }}"}
+    dag.get_task("finish_sync").sql = {"drop": "DROP TABLE {{ sync.stagin_table }}"}
     with pytest.raises(jinja2.UndefinedError, match="stagin_table"):
-        rendered(dag, "drop_staging")
+        rendered(dag, "finish_sync")
 
 
 # ---- copy
@@ -713,7 +713,7 @@ def test_the_conf_reaches_the_publish_step(rendered: Render, make_dag: MakeDag, 
 
 
 def test_the_staging_tables_of_this_run_are_listed(rendered: Render, dag: DAG, key: str) -> None:
-    drop = rendered(dag, "drop_staging")
+    drop = rendered(dag, "finish_sync")
     assert statements(drop.sql["show_staging_tables_of_run"]) == [f"SHOW TABLES LIKE '%{key}%' IN SCHEMA staging"]
     assert drop.dataset.target_table == "share_db.public.shared_forecasts"
 

@@ -38,5 +38,5 @@ def test_what_was_exported_is_what_is_in_the_target(
     assert left == [], "staging tables"
 
     again = begin(reload_run_key=run.key, full_refresh=True)
-    again.run("export_to_s3", "copy_into_staging", "check_staging", "publish", "drop_staging")
+    again.run("export_to_s3", "copy_into_staging", "check_staging", "publish", "finish_sync")
     assert again.xcoms["publish", "return_value"]["rows_in_target"] == row["rows_exported"]

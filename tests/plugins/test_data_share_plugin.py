@@ -155,7 +155,7 @@ def test_all_that_the_page_needs_is_served_with_it(page: Served) -> None:
     scripts = [page.get(name).text for name in resources.found if name.endswith(".js")]
     imported: set[str] = set()
     for text in scripts:
-        for name in set(re.findall(r'from "\./([\w.]+)"', text)) - imported:
+        for name in set(re.findall(r'(?:from "\./|new URL\(")([\w.]+)"', text)) - imported:
             imported.add(name)
             scripts.append(page.get(name).text)
 

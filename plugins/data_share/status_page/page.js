@@ -3,7 +3,7 @@
 import { AirflowError, FORBIDDEN, SIGNED_OUT, now, uiAddress } from "./airflow.js";
 import { chart } from "./chart.js";
 import { letLinksLeaveTheFrame } from "./links.js";
-import { STEPS, Shares, stepOf } from "./shares.js";
+import { Shares, inWords } from "./shares.js";
 import { clockTime, distance, duration, exactly, moment, number, rows } from "./words.js";
 
 const IDLE_MILLISECONDS = 15_000;
@@ -18,15 +18,6 @@ const STATES = {
   never: "Never ran",
   paused: "Paused",
   invalid: "Invalid file",
-};
-
-const DOING = {
-  export_to_s3: "starting the export on Databricks",
-  wait_for_export: "waiting for Databricks",
-  copy_into_staging: "loading into staging on Snowflake",
-  check_staging: "checking the rows",
-  publish: "publishing the rows",
-  drop_staging: "cleaning up",
 };
 
 const byId = (id) => document.getElementById(id);
@@ -155,18 +146,15 @@ class Card {
     const { running, queued, task, dag } = this.dataset;
     const words = [];
     if (running) {
-      const step = task ? stepOf(task) : 0;
-      const place = step > 0 && step <= STEPS ? `Step ${step} of ${STEPS}: ` : "";
-      const doing = task ? (DOING[task.task_id] ?? task.task_id) : "starting";
+      const doing = task ? inWords(task) : "Starting";
       const again = task?.state === "up_for_retry" ? "; an attempt failed, another follows" : "";
-      words.push(`${place}${doing}${again}. Running for ${duration(seconds(running))}.`);
+      words.push(`${doing}${again}. Running for ${duration(seconds(running))}.`);
     }
     if (queued && dag.is_paused) words.push("A sync is queued, and starts only when the DAG is no longer paused.");
     else if (queued && running) words.push("Another sync is queued; it starts when this one has ended.");
     else if (queued) words.push("A sync is queued; it starts in a moment.");
     else if (dag.is_paused) words.push("The DAG is paused: no sync starts. Unpause it on its page in Airflow.");
-    const text = words.join(" ");
-    setText(this.activity, text && text[0].toUpperCase() + text.slice(1));
+    setText(this.activity, words.join(" "));
     this.activity.hidden = words.length === 0;
   }
 

@@ -17,7 +17,10 @@ const OVERLAP_MILLISECONDS = 15_000;
 
 const ACTIVE_STATES = ["queued", "running"];
 const TASK_STATES = ["scheduled", "queued", "running", "deferred", "restarting", "up_for_retry", "up_for_reschedule"];
-const TASKS = ["export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging"];
+// The steps of a sync in their order, each with its task (id), its title, and what happens in it (doing).
+const STEPS = await (await fetch(new URL("steps.json", import.meta.url))).json();
+const TITLES = [...new Set(STEPS.map((step) => step.title))];
+const LAST_TASK = STEPS.at(-1).id;
 
 const isActive = (run) => ACTIVE_STATES.includes(run.state);
 const isDryRun = (run) => run.conf?.dry_run === true;
@@ -152,8 +155,8 @@ class Dataset {
     const run = this.lastEnded?.state === "failed" ? this.lastEnded : null;
     await this.#once("failure", run && key(run), async () => {
       const [value, task] = await Promise.all([
-        this.#xcom(run, "drop_staging", "failure"),
-        optional(ask(["dags", this.dagId, "dagRuns", run.dag_run_id, "taskInstances", "drop_staging"])),
+        this.#xcom(run, LAST_TASK, "failure"),
+        optional(ask(["dags", this.dagId, "dagRuns", run.dag_run_id, "taskInstances", LAST_TASK])),
       ]);
       // A step that was cleared and did not begin keeps what an earlier attempt has left: it says whose it is.
       const report = value?.task_instance_id && value.task_instance_id === task?.id ? value : {};
@@ -332,6 +335,8 @@ function problemsIn(stackTrace) {
   return afterHeading === undefined ? lines.slice(-1) : lines;
 }
 
-/** Which step a task is, counted from one; the clean-up is none. */
-export const stepOf = (task) => TASKS.indexOf(task.task_id) + 1;
-export const STEPS = TASKS.length - 1;
+/** What a task is for people: "Step 2 of 5: Loading into Snowflake". Steps of one title are one step for them. */
+export function inWords(task) {
+  const step = STEPS.find((one) => one.id === task.task_id);
+  return step ? `Step ${TITLES.indexOf(step.title) + 1} of ${TITLES.length}: ${step.doing}` : task.task_id;
+}

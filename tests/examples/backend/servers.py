@@ -18,7 +18,7 @@ from starlette.routing import Route
 from sandbox.faults import FaultInjection
 
 METHODS = ["GET", "POST", "PATCH", "DELETE"]
-STEPS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging")
+STEPS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "finish_sync")
 
 
 @contextmanager
@@ -130,7 +130,7 @@ class SmallAirflow(Calls):
     def end(self, run_id: str, state: str, *, result: Any = None, failure: Any = None) -> None:
         self.add_run(run_id, state, conf=self.runs[run_id]["conf"], steps_done=6 if state == "success" else 1)
         self.xcoms |= {(run_id, "export_to_s3", "run_page_url"): "https://dbc.example.com/#job/1/run/2"}
-        left = {("publish", "return_value"): result, ("drop_staging", "failure"): failure}
+        left = {("publish", "return_value"): result, ("finish_sync", "failure"): failure}
         for (task_id, key), value in left.items():
             if value is not None:
                 by = {"task_instance_id": self.attempt(run_id, task_id)} if isinstance(value, dict) else {}

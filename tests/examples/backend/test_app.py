@@ -34,7 +34,7 @@ from examples.backend.view import view_of
 pytestmark = pytest.mark.tier("full")
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-TASKS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "drop_staging")
+TASKS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "finish_sync")
 ROW = {"rows_loaded": 1461, "rows_inserted": 1461, "rows_updated": 0, "rows_deleted": 12, "rows_in_target": 1461}
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 HTML = "<script>alert(1)</script>"
@@ -318,13 +318,14 @@ def headline(shown: Sync) -> str:
     [
         ([], "Step 1 of 5: Starting the export", 0),
         (["running"], "Step 1 of 5: Starting the export", 0),
-        (["success", "deferred"], "Step 2 of 5: Waiting for Databricks to export", 1),
-        (["success", "success"], "Step 3 of 5: Loading into Snowflake", 2),
-        (["success", "success", "up_for_retry"], "Step 3 of 5: Loading into Snowflake (trying again)", 2),
-        (["success", "success", "success", "running"], "Step 4 of 5: Checking the rows", 3),
-        (["success", "success", "success", "success", "queued"], "Step 5 of 5: Publishing", 4),
-        (["success"] * 5 + ["running"], "Cleaning up", 5),
-        (["success", "failed", "upstream_failed", "upstream_failed", "upstream_failed", "running"], "Ending", 4),
+        (["success"], "Step 1 of 5: Waiting for Databricks to export", 0),
+        (["success", "deferred"], "Step 1 of 5: Waiting for Databricks to export", 0),
+        (["success", "success"], "Step 2 of 5: Loading into Snowflake", 1),
+        (["success", "success", "up_for_retry"], "Step 2 of 5: Loading into Snowflake (trying again)", 1),
+        (["success", "success", "success", "running"], "Step 3 of 5: Checking the rows", 2),
+        (["success", "success", "success", "success", "queued"], "Step 4 of 5: Publishing", 3),
+        (["success"] * 5 + ["running"], "Step 5 of 5: Finishing", 4),
+        (["success", "failed", "upstream_failed", "upstream_failed", "upstream_failed", "running"], "Ending", 3),
     ],
 )
 def test_the_steps_of_a_running_sync(states: list[str], words: str, done: int) -> None:
@@ -332,12 +333,30 @@ def test_the_steps_of_a_running_sync(states: list[str], words: str, done: int) -
 
     assert view.headline == words
     assert view.done == done
-    for step, state in zip(view.steps, states, strict=False):
-        assert (step["state"] == "done") == (state == "success")
+    assert [step["name"] for step in view.steps] == ["Export", "Load", "Check", "Publish", "Finish"]
+    # The first two tasks are one step for people.
+    both, *rest = [states[:2], *([state] for state in states[2:])]
+    for step, tasks in zip(view.steps, [both, *rest], strict=False):
+        is_done = tasks == (["success"] * 2 if step["name"] == "Export" else ["success"])
+        assert (step["state"] == "done") == is_done
+
+
+def test_the_last_step_is_not_shown_as_failed_where_another_one_is_the_reason() -> None:
+    failed = ("success", "success", "success", "failed", "upstream_failed", "failed")
+    steps = view_of(sync("failed", *failed, failure=FAILURE)).steps
+    assert [step["state"] for step in steps] == ["done", "done", "failed", "skipped", "done"]
+    own = Failure("finish_sync", "STEP_DIED", "It died.")
+    steps = view_of(sync("failed", *["success"] * 5, "failed", failure=own)).steps
+    assert [step["state"] for step in steps] == ["done", "done", "done", "done", "failed"]
+
+
+def test_a_reload_shows_no_export() -> None:
+    steps = view_of(sync("running", "skipped", "skipped", "running")).steps
+    assert [step["state"] for step in steps] == ["skipped", "now", "todo", "todo", "todo"]
 
 
 def test_one_step_at_a_time_is_under_way() -> None:
-    assert [step["state"] for step in view_of(sync("running", "success")).steps] == [
+    assert [step["state"] for step in view_of(sync("running", "success", "success")).steps] == [
         *("done", "now", "todo", "todo", "todo")
     ]
 
@@ -387,7 +406,7 @@ def test_a_failed_sync_says_which_step_why_and_what_to_do(page: Page, airflow: F
 
 
 def test_a_cancelled_sync_is_called_so_and_blames_no_step() -> None:
-    view = view_of(sync("failed", failure=Failure("drop_staging", "CANCELLED", "It was cancelled.")))
+    view = view_of(sync("failed", failure=Failure("finish_sync", "CANCELLED", "It was cancelled.")))
 
     assert (view.headline, view.step, view.reason) == ("Sync cancelled", "", "It was cancelled.")
 
@@ -434,7 +453,7 @@ def test_a_stream_ends_with_the_sync(page: Page, airflow: FakeAirflow) -> None:
     events = events_of(answer.text)
     assert [name for name, _ in events] == ["sync", "sync", "sync", "end"]
     assert [re.search(r'headline">([^<]*)', data["html"])[1] for _, data in events[:-1]] == [  # type: ignore[index]
-        *("Queued", "Step 2 of 5: Waiting for Databricks to export", "Sync Complete")
+        *("Queued", "Step 1 of 5: Waiting for Databricks to export", "Sync Complete")
     ]
 
 

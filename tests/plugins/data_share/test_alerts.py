@@ -250,7 +250,7 @@ def test_a_success_is_told_with_the_ledger_row(xcoms: dict[tuple[str, str], Any]
 
 
 def test_a_failure_is_told_as_the_failure_report_has_it(xcoms: dict[tuple[str, str], Any]) -> None:
-    xcoms["drop_staging", "failure"] = FAILURE
+    xcoms["finish_sync", "failure"] = FAILURE
     told = event("task_failure", dag_run=dag_run())
     assert (told["event"], told["state"], told["result"]) == ("sync_failed", "failed", None)
     assert told["failure"] == FAILURE
@@ -258,13 +258,13 @@ def test_a_failure_is_told_as_the_failure_report_has_it(xcoms: dict[tuple[str, s
 
 def test_what_was_left_before_the_run_was_cleared_is_not_told(xcoms: dict[tuple[str, str], Any]) -> None:
     xcoms["publish", "return_value"] = ROW
-    xcoms["drop_staging", "failure"] = FAILURE
+    xcoms["finish_sync", "failure"] = FAILURE
     cleared = dag_run(clear_number=1, state=DagRunState.SUCCESS)
     told = event("success", dag_run=cleared)
     assert (told["event"], told["result"]) == ("sync_succeeded", None)
     assert event("task_failure", dag_run=cleared)["failure"]["code"] == "STEP_DIED"
     xcoms["publish", "return_value"] = {**ROW, "clear_number": 1}
-    xcoms["drop_staging", "failure"] = {**FAILURE, "clear_number": 1}
+    xcoms["finish_sync", "failure"] = {**FAILURE, "clear_number": 1}
     assert event("success", dag_run=cleared)["result"] == {**ROW, "clear_number": 1}
     assert event("task_failure", dag_run=cleared)["failure"]["code"] == FAILURE["code"]
 
@@ -349,7 +349,7 @@ def webhook(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("webhook")
 def test_the_notifier_sends_the_event_under_its_id(receiver: Receiver, xcoms: dict[tuple[str, str], Any]) -> None:
-    xcoms["drop_staging", "failure"] = FAILURE
+    xcoms["finish_sync", "failure"] = FAILURE
     WebhookNotifier()({"reason": "task_failure", "dag_run": dag_run()})
     (post,) = receiver.posts
     body = json.loads(post["data"])

@@ -170,9 +170,6 @@ def starting(context: Any) -> DatabricksExportOperator:
         sql={},
         known_conf=(),
         idempotency_token="the attempt",
-        wait_for_termination=False,
-        durable=False,
-        forward_dag_params=False,
     )
     task.sync = Sync.of({**context, "params": {"reload_run_key": None}}, TIDES)
     return task

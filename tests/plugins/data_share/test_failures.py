@@ -265,17 +265,17 @@ def test_only_a_report_of_this_time_counts(report: dict[str, Any] | None, counts
     # The one that waits for the export names the run that it is about.
     run = DagRun(dag_id="sync_tides", clear_number=1, xcoms={("copy_into_staging", "failure"): report})
     started = {"run_id": 77}
-    found = reports_of(TaskInstance(run, "drop_staging"), run, STEPS, started)
+    found = reports_of(TaskInstance(run, "finish_sync"), run, STEPS, started)
     assert found == ({"copy_into_staging": report} if counts else {})
 
 
 def test_the_report_of_a_wait_for_nothing_counts_while_nothing_was_started() -> None:
     run = DagRun(dag_id="sync_tides", xcoms={("wait_for_export", "failure"): {"run_id": "None"}})
-    assert set(reports_of(TaskInstance(run, "drop_staging"), run, STEPS, None)) == {"wait_for_export"}
+    assert set(reports_of(TaskInstance(run, "finish_sync"), run, STEPS, None)) == {"wait_for_export"}
 
 
 def test_the_last_task_tells_what_the_sync_failed_of() -> None:
     failure = Failure("check_staging", FailureCode.CHECKS_FAILED, "1 of 9 checks failed.")
     error = NotPublishedError(failure)
     assert str(error).startswith("check_staging: 1 of 9 checks failed.")
-    assert failure_of(error, "drop_staging") is failure
+    assert failure_of(error, "finish_sync") is failure

@@ -18,6 +18,7 @@ from data_share.failure_codes import FailureCode
 from data_share.failures import Failure, NotPublishedError
 from data_share.finish import FinishSyncOperator
 from data_share.share import run_key_of
+from data_share.steps import BEFORE_FINISH
 from data_share.sync import Sync
 from tests.airflow_double import TaskInstance
 from tests.plugins.data_share.conftest import Snowflake
@@ -52,7 +53,7 @@ def report(step: str, made: dict[str, Any] = NOW, code: FailureCode = FailureCod
     return {**Failure(step, code, f"{step} said so.").to_xcom(), **made}
 
 
-STEPS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish")
+STEPS = BEFORE_FINISH
 ALL_WELL = dict.fromkeys(STEPS, "success")
 TIDES = Dataset(
     name="tides",
@@ -68,10 +69,9 @@ TIDES = Dataset(
 def finish(snowflake: Snowflake, task_context: MakeContext) -> MakeFinish:
     """Make the last step of a sync whose steps have left these XComs, and ended in these states."""
     task = FinishSyncOperator(
-        task_id="drop_staging",
+        task_id="finish_sync",
         dataset=TIDES,
         sql={"show_staging_tables_of_run": "SHOW a;", "select_ledger_row": "SELECT row;"},
-        steps=list(STEPS),
     )
     attempts = itertools.count(1)
 

@@ -79,7 +79,7 @@ def test_the_line_of_a_success(answer: Any, seconds: float, line: str) -> None:
     [
         (FAILURE, "task_failure", "check_staging: 2 of 9 checks failed.\n- deep: depth > 0"),
         (None, "timed_out", "sync: The sync took longer than a sync may"),
-        (None, "task_failure", "drop_staging: A step ended without a word"),
+        (None, "task_failure", "finish_sync: A step ended without a word"),
     ],
 )
 def test_the_line_of_a_failure(failure: Any, reason: str, sentence: str) -> None:
@@ -92,12 +92,12 @@ def test_a_success_is_noted(xcoms: dict[tuple[str, str], Any]) -> None:
 
 
 def test_a_failure_is_noted_in_one_line(xcoms: dict[tuple[str, str], Any]) -> None:
-    xcoms["drop_staging", "failure"] = FAILURE
+    xcoms["finish_sync", "failure"] = FAILURE
     assert ended("failed", xcoms).note == SENTENCE
 
 
 def test_a_note_fits_into_its_column(xcoms: dict[tuple[str, str], Any]) -> None:
-    xcoms["drop_staging", "failure"] = {**FAILURE, "message": "word " * 1000}
+    xcoms["finish_sync", "failure"] = {**FAILURE, "message": "word " * 1000}
     note = ended("failed", xcoms).note
     assert note is not None
     assert 300 < len(note) < 1000
@@ -123,7 +123,7 @@ def test_the_note_of_an_earlier_end_makes_room(xcoms: dict[tuple[str, str], Any]
 
 
 def test_what_a_person_wrote_stays_above_the_line(xcoms: dict[tuple[str, str], Any]) -> None:
-    xcoms["drop_staging", "failure"] = {**FAILURE, "step": "publish", "message": "overtaken"}
+    xcoms["finish_sync", "failure"] = {**FAILURE, "step": "publish", "message": "overtaken"}
     written = note("For the board.", "ada")
     first = ended("failed", xcoms, note=written)
     assert first.note == "For the board.\n\n---\n\npublish: overtaken"
@@ -135,7 +135,7 @@ def test_what_a_person_wrote_stays_above_the_line(xcoms: dict[tuple[str, str], A
 
 
 def test_a_long_note_of_a_person_is_not_touched(xcoms: dict[tuple[str, str], Any]) -> None:
-    xcoms["drop_staging", "failure"] = {**FAILURE, "step": "publish", "message": "overtaken"}
+    xcoms["finish_sync", "failure"] = {**FAILURE, "step": "publish", "message": "overtaken"}
     written = note("x" * 990, "ada")
     assert ended("failed", xcoms, note=written).note == "x" * 990
 

@@ -380,7 +380,7 @@ class Share:
         if run.params["reload_run_key"] is None:
             self.export(dataset, run)
         self.steps(run)
-        self.step(run, "drop_staging")
+        self.step(run, "finish_sync")
         return run
 
     def steps(self, run: Run) -> None:

@@ -21,7 +21,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 FIRST: list[Row] = [{"k": 1, "name": "one", "amount": 1.0}]
 SECOND: list[Row] = [{"k": 1, "name": "ONE", "amount": 2.0}, {"k": 2, "name": "two", "amount": 2.0}]
-ALL = ("export_to_s3", "wait_for_export", *STEPS, "drop_staging")
+ALL = ("export_to_s3", "wait_for_export", *STEPS, "finish_sync")
 
 
 @pytest.fixture(params=MODES)
@@ -61,7 +61,7 @@ def test_a_publish_that_is_marked_has_published_nothing(a_share: Share, dataset:
         a_share.step(first, task_id)
     mark(first, "publish")
     with pytest.raises(NotPublishedError, match="not published; the target is as it was") as caught:
-        a_share.step(first, "drop_staging")
+        a_share.step(first, "finish_sync")
     assert (caught.value.failure.step, caught.value.failure.code) == ("publish", FailureCode.RESULT_MISSING)
     assert a_share.everything(dataset)[:3] == before[:3]
 
@@ -77,7 +77,7 @@ def test_a_copy_that_is_marked_has_loaded_nothing(a_share: Share, dataset: Datas
     with pytest.raises(ResultMissingError, match="copy_into_staging has loaded"):
         a_share.step(first, "publish")
     with pytest.raises(NotPublishedError, match="copy_into_staging has loaded"):
-        a_share.step(first, "drop_staging")
+        a_share.step(first, "finish_sync")
     assert a_share.everything(dataset)[:3] == before[:3]
 
 

@@ -177,7 +177,7 @@ def play(share: Share, model: Model, one: Round) -> None:
             tasks.pop(0)
         trouble = None if here else trouble
     with contextlib.suppress(NotPublishedError):  # a sync that was given up
-        share.step(run, "drop_staging")
+        share.step(run, "finish_sync")
     assert found(share, dataset) == (in_order(model.target), model.ledger)
 
 

@@ -241,7 +241,7 @@ def test_a_copy_thought_dead_writes_to_a_table_of_its_own(a_share: Share, datase
     assert thought_dead[0].staging_table != filled["staging_table"]
     with watch(a_share, dataset) as reader:
         a_share.step(run, "publish")
-        a_share.step(run, "drop_staging")
+        a_share.step(run, "finish_sync")
     assert_whole(reader, mode, 1, 2)
     assert_counted_once(a_share, dataset, run)
     left = [str(row["name"]) for row in a_share.query(f"SHOW TABLES IN SCHEMA {share.STAGING_SCHEMA}")]
@@ -330,7 +330,7 @@ def test_staging_that_is_dropped_is_not_published(a_share: Share, dataset: Datas
     run = a_share.staged(dataset)
     before = a_share.everything(dataset)
     with pytest.raises(NotPublishedError):
-        a_share.step(run, "drop_staging")
+        a_share.step(run, "finish_sync")
     with watch(a_share, dataset) as reader, pytest.raises(Exception, match="does not exist"):
         a_share.step(run, "publish")
     assert a_share.everything(dataset) == before

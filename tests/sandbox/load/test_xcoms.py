@@ -16,7 +16,7 @@ from tests.sandbox.load.driver import STEPS, Share
 pytestmark = pytest.mark.sandbox
 
 ROWS = [{"k": 1, "name": "a", "amount": 1.0}]
-LAST = "drop_staging"
+LAST = "finish_sync"
 Pulls = Counter[tuple[str, str, str]]
 
 
@@ -63,7 +63,7 @@ def test_the_reports_are_read_after_a_failure(a_share: Share, pulls: Pulls) -> N
     a_share.step(run, "copy_into_staging")
     with pytest.raises(CheckFailedError):
         a_share.step(run, "check_staging")
-    with pytest.raises(NotPublishedError, match="check_staging: 1 of 6 checks failed"):
+    with pytest.raises(NotPublishedError, match="check_staging: 1 of 7 checks failed"):
         a_share.step(run, LAST)
     read = {from_task for task, from_task, key in pulls if (task, key) == (LAST, FAILURE_KEY)}
     assert read == {"export_to_s3", "wait_for_export", *STEPS}

@@ -46,7 +46,7 @@ def export_on_spark(share: Share, engines: Engines, dataset: Dataset, run: Run) 
 
 def load(share: Share, run: Run) -> None:
     share.steps(run)
-    share.step(run, "drop_staging")
+    share.step(run, "finish_sync")
 
 
 @pytest.mark.parametrize("mode", ["replace", "append", "merge"])

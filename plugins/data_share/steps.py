@@ -1,0 +1,39 @@
+"""The steps of a sync, in their order: the one list that the DAG, the reports, the page and the clients read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    A step.
+
+    :param id: task id in Airflow
+    :param title: what people read; steps of one title are one step for them
+    :param doing: what happens in it, for people who watch a sync
+    """
+
+    id: str
+    title: str
+    doing: str
+
+
+EXPORT_TO_S3 = Step("export_to_s3", "Export", "Starting the export")
+WAIT_FOR_EXPORT = Step("wait_for_export", "Export", "Waiting for Databricks to export")
+COPY_INTO_STAGING = Step("copy_into_staging", "Load", "Loading into Snowflake")
+CHECK_STAGING = Step("check_staging", "Check", "Checking the rows")
+PUBLISH = Step("publish", "Publish", "Publishing")
+FINISH_SYNC = Step("finish_sync", "Finish", "Finishing")
+
+STEPS = (EXPORT_TO_S3, WAIT_FOR_EXPORT, COPY_INTO_STAGING, CHECK_STAGING, PUBLISH, FINISH_SYNC)
+
+BEFORE_FINISH = tuple(step.id for step in STEPS[:-1])
+"""Task ids of the steps that the last one follows; the last of these publishes."""
+
+
+def as_json() -> list[dict[str, Any]]:
+    """Return the steps as pages and clients read them."""
+    return [asdict(step) for step in STEPS]
