@@ -196,8 +196,8 @@ BREAKS = {
     ),
     "a sync that was not published ends as a success": Break(
         f"{PACKAGE}/finish.py",
-        "            raise NotPublishedError(failure_of_sync(ti, self.steps, states, reports, in_ledger=in_ledger))\n",
-        "            failure_of_sync(ti, self.steps, states, reports, in_ledger=in_ledger)\n",
+        "        raise NotPublishedError(failure)\n",
+        "        str(failure)\n",
         "tests/plugins/data_share/test_finish.py::test_an_unknown_job_hides_no_reason",
     ),
     "an alert can be sent again by whoever recorded it": Break(
