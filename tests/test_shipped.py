@@ -39,15 +39,15 @@ required_columns: [harbour]
     "sql/snowflake/targets/a_users_own.sql": "CREATE TABLE IF NOT EXISTS {{ nobody.defines.it }} (a DATE);",
 }
 # What failed beside such files: the readers of the folders, one by one.
+DATASETS = "tests/plugins/data_share/test_datasets.py"
 READERS = [
     "tests/dags/test_dag_integrity.py::test_the_dags_are_the_ones_of_the_datasets_the_set_up_and_the_clean_up",
     "tests/dags/test_dag_integrity.py::test_the_set_up_creates_the_target_of_each_dataset",
     "tests/dags/test_dag_integrity.py::test_the_set_up_only_creates_what_is_missing",
     "tests/docs/test_generated_docs.py::test_the_schema_accepts_the_datasets_of_this_project",
     "tests/include/test_sql.py::test_each_file_begins_with_what_it_is_for",
-    "tests/plugins/data_share/test_datasets.py::test_the_datasets_of_this_project_are_valid",
-    "tests/plugins/data_share/test_datasets.py::"
-    "test_airflow_shows_each_invalid_dataset_as_one_import_error_and_keeps_the_others",
+    f"{DATASETS}::test_the_datasets_of_this_project_are_valid",
+    f"{DATASETS}::test_airflow_shows_each_invalid_dataset_as_one_import_error_and_keeps_the_others",
     "tests/sandbox/doctor/test_doctor.py::test_all_is_well",
     "tests/sandbox/doctor/test_doctor.py::test_a_dataset_file_that_is_not_valid",
     "tests/sandbox/load/test_set_up.py::test_each_target_is_told_by_its_name",
