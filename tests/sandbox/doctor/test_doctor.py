@@ -668,7 +668,7 @@ def test_the_findings_for_programs(
     checks = (
         *CHECKS[:2],
         Check("Databricks", "chatty", "a library", chatty),
-        Check("x", "y", "z", chatty, ("chatty",)),
+        Check("Databricks", "next", "the same", chatty, needs=("chatty",)),
     )
     monkeypatch.setattr(doctor, "CHECKS", checks)
     assert doctor.main(["--json"]) == 1
