@@ -36,6 +36,8 @@ pytestmark = pytest.mark.tier("full")
 
 # Datasets that documents make up or walk through, and that are not in include/datasets/.
 EXAMPLE_DATASETS = {"tides", "airports"}
+# What is named though its name begins with a dot.
+HIDDEN = {".ci", ".github", ".pre-commit-config.yaml"}
 # What a script may call: programs that a reader has or installs, and make.
 PROGRAMS = {
     *("airflow", "astro", "aws", "cp", "curl", "databricks", "date", "docker", "helm", "make", "mkdir", "openssl"),
@@ -74,7 +76,7 @@ def wrong_links(page: Page) -> Iterator[str]:
 
 @cache
 def files() -> list[Path]:
-    folders = [entry for entry in PROJECT.iterdir() if entry.name in (".ci", ".github") or entry.name[0] != "."]
+    folders = [entry for entry in PROJECT.iterdir() if entry.name in HIDDEN or entry.name[0] != "."]
     found = [path for entry in folders for path in [entry, *entry.rglob("*")]]
     return [path.relative_to(PROJECT) for path in found if "__pycache__" not in path.parts]
 
