@@ -262,7 +262,7 @@ def test_each_source_of_a_dataset_file_is_asked_for_by_its_name(engines: Engines
     for name in sorted(set(map(source_name, SOURCES))):
         engines.on_spark(CHECK_OF_THE_SOURCE, values | {"source_table": name})
         part = name.removeprefix("main.sea.")
-        if part == name or len(part) > 3 and part not in KEY_WORDS:  # each character once
+        if part == name or (len(part) > 3 and part not in KEY_WORDS):  # each character once
             continue
         asked = f"spark_catalog.`lo-ad`.{part}"
         with pytest.raises(PySparkException) as caught:
