@@ -1,6 +1,6 @@
 # Each command sets up what it needs. Nothing outside this folder is touched.
 .DEFAULT_GOAL := help
-.PHONY: help demo up sync backend down status logs env doctor test test-all test-nightly test-deploy test-times check docs lock keys env-file clean
+.PHONY: help demo up sync backend down status logs env doctor test test-all test-nightly test-deploy test-live test-times contracts check docs lock keys env-file clean
 
 PYTHON ?= python3
 DATASET ?= shared_forecasts
@@ -70,6 +70,9 @@ test-nightly: .venv/.installed ## Run what takes long: broken stand-ins, Spark, 
 
 test-deploy: ## Rehearse other ways to run it; as root, with PostgreSQL and Redis installed
 	@$(MAKE) --no-print-directory test TIER=nightly PYTEST_ARGS="-m deploy --numprocesses 0 $(PYTEST_ARGS)"
+
+contracts: .venv/.installed ## Show where the contract of Databricks' API and the SDK of this environment differ
+	@$(BIN)/python -m tests.contracts.drift
 
 test-times: .venv/.installed ## Measure what the tests of each tier cost
 	@$(BIN)/python -m tests.measure_tiers
