@@ -71,6 +71,9 @@ test-nightly: .venv/.installed ## Run what takes long: broken stand-ins, Spark, 
 test-deploy: ## Rehearse other ways to run it; as root, with PostgreSQL and Redis installed
 	@$(MAKE) --no-print-directory test TIER=nightly PYTEST_ARGS="-m deploy --numprocesses 0 $(PYTEST_ARGS)"
 
+test-live: .venv/.installed ## Try on real accounts what the package relies on: docs/live-tests.md
+	@DATA_SHARE_LIVE=1 $(BIN)/python -m pytest -p no:xdist --tier quick,full,nightly tests/live $(PYTEST_ARGS)
+
 contracts: .venv/.installed ## Show where the contract of Databricks' API and the SDK of this environment differ
 	@$(BIN)/python -m tests.contracts.drift
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 
+from data_share.doctor import Finding
+from data_share.doctor_checks.deployment import State
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from sandbox.s3 import s3_filesystem
 from sandbox.sources import SHARE_BUCKET
@@ -23,6 +25,7 @@ from tests.live.accounts import (
     scratch_place,
     settings_or_failure,
 )
+from tests.live.preflight import CHECKS, preflight
 
 pytestmark = pytest.mark.tier("full")
 
@@ -74,6 +77,7 @@ def live_settings(**changed: str) -> LiveSettings:
         "DATA_SHARE_LIVE_JOB_ID": "7",
         "DATA_SHARE_LIVE_S3_PREFIX": "s3://bucket/scratch/",
         "DATA_SHARE_LIVE_STORAGE_INTEGRATION": "integration",
+        "DATA_SHARE_LIVE_SOURCE_SCHEMA": "main.live",
     }
     return LiveSettings.read({**given, **changed})
 
@@ -103,7 +107,7 @@ def test_a_whole_bucket_is_no_scratch_prefix(prefix: str) -> None:
     ("name", "value"), [("SNOWFLAKE", "snowflake://user@account"), ("DATABRICKS", "no"), ("JOB_ID", "export")]
 )
 def test_a_setting_of_the_wrong_form_is_told(name: str, value: str) -> None:
-    with pytest.raises(LiveSettingsError, match="not JSON, or the job id no number"):
+    with pytest.raises(LiveSettingsError, match="not JSON, or the job id or"):
         live_settings(**{f"DATA_SHARE_LIVE_{name}": value})
 
 
@@ -180,3 +184,19 @@ def test_runs_of_other_jobs_or_to_other_places_are_not_started(scratch: Scratch,
 def test_other_ways_out_are_closed(scratch: Scratch, call: Callable[[Scratch], None]) -> None:
     with pytest.raises(OutsideScratchError):
         call(scratch)
+
+
+# ---- its preflight
+
+
+def found(settings: LiveSettings) -> list[Finding]:
+    return list(preflight(settings, {}))
+
+
+@pytest.mark.sandbox
+def test_with_all_rights_nothing_is_missing_and_nothing_is_left(stand_ins: Accounts, settings: LiveSettings) -> None:
+    before = left(stand_ins)
+    findings = found(settings)
+    assert [finding.line() for finding in findings if finding.state is not State.OK] == []
+    assert [finding.name for finding in findings][: len(CHECKS)] == [check.right for check in CHECKS]
+    assert left(stand_ins) == before
