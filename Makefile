@@ -84,7 +84,7 @@ check: .venv/.installed ## Check style, types, SQL and the lock; changes nothing
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/sqlfluff lint --disable-progress-bar include/sql
+	@$(BIN)/sqlfluff lint --disable-progress-bar include/sql tests/live
 	@$(WITH_PACKAGE) $(BIN)/python docs/generate_docs.py --check
 	@cd include/sql/databricks && ../../../$(BIN)/sqlfluff lint --disable-progress-bar .
 	@cp requirements.lock .venv/requirements.lock

@@ -23,7 +23,6 @@ DBSQL_VERSION = "2026.30"
 
 _CREATE_TABLE = re.compile(r"CREATE\s+TABLE\s+(\S+)\s+AS\s+(.*)", re.IGNORECASE | re.DOTALL)
 _DROP_TABLE = re.compile(r"DROP\s+TABLE\s+(IF\s+EXISTS\s+)?(\S+)", re.IGNORECASE)
-_ERROR_CLASS = re.compile(r"\[(\w+)")
 
 
 class SqlStatements:
@@ -66,9 +65,7 @@ class SqlStatements:
             answer["manifest"]["total_row_count"] = len(rows)
             answer["result"] = {"row_count": len(rows), **({"data_array": rows} if rows else {})}
         except StatementError as error:
-            named = _ERROR_CLASS.match(str(error))
-            code = "PERMISSION_DENIED" if named and named[1] == "UNAUTHORIZED_ACCESS" else "BAD_REQUEST"
-            answer["status"] = {"state": "FAILED", "error": {"error_code": code, "message": str(error)}}
+            answer["status"] = {"state": "FAILED", "error": {"error_code": "BAD_REQUEST", "message": str(error)}}
         self._answers[answer["statement_id"]] = answer
         return answer
 

@@ -27,6 +27,7 @@ from data_share.snowflake_hook import DataShareSnowflakeHook
 from sandbox.databricks.jobs import Workspace
 from sandbox.databricks.records import Run
 from sandbox.s3 import s3_filesystem
+from sandbox.snowflake.server import INTEGRATION
 from sandbox.sources import SHARE_BUCKET, write_source
 from tests.airflow_double import DagRun, export_job, with_templates_compiled_once
 from tests.contracts.conftest import USER, Accounts, serve_accounts
@@ -138,7 +139,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     report.seconds += time.monotonic()
     if on_real_accounts():
         report.versions = versions_here() | report.versions
-        report.write()
+        report.write(Path(os.environ.get("DATA_SHARE_LIVE_REPORT", PROJECT)))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -191,22 +192,25 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleTyp
         yield accounts
 
 
+def live_environment(stand_ins: Accounts) -> dict[str, str]:
+    """Return the settings by which the suite takes the stand-ins for real accounts."""
+    return {
+        "DATA_SHARE_LIVE_SNOWFLAKE": os.environ["AIRFLOW_CONN_SNOWFLAKE_DEFAULT"],
+        "DATA_SHARE_LIVE_DATABRICKS": os.environ["AIRFLOW_CONN_DATABRICKS_DEFAULT"],
+        "DATA_SHARE_LIVE_JOB_ID": stand_ins.job_id,
+        "DATA_SHARE_LIVE_S3_PREFIX": PREFIX,
+        "DATA_SHARE_LIVE_STORAGE_INTEGRATION": INTEGRATION,
+        "DATA_SHARE_LIVE_SOURCE_SCHEMA": "main.live",
+        "DATA_SHARE_LIVE_S3_ENDPOINT": stand_ins.s3_url,
+        "DATA_SHARE_LIVE_OTHER_ROLE": "LIVE_OTHER",
+        "DATA_SHARE_LIVE_RETRY_AFTER": "0.2",
+    }
+
+
 @pytest.fixture(scope="package")
 def settings(stand_ins: Accounts) -> LiveSettings:
-    """The settings by which the suite takes the stand-ins for real accounts."""
-    return LiveSettings.read(
-        {
-            "DATA_SHARE_LIVE_SNOWFLAKE": os.environ["AIRFLOW_CONN_SNOWFLAKE_DEFAULT"],
-            "DATA_SHARE_LIVE_DATABRICKS": os.environ["AIRFLOW_CONN_DATABRICKS_DEFAULT"],
-            "DATA_SHARE_LIVE_JOB_ID": stand_ins.job_id,
-            "DATA_SHARE_LIVE_S3_PREFIX": PREFIX,
-            "DATA_SHARE_LIVE_STORAGE_INTEGRATION": share.STORAGE_INTEGRATION,
-            "DATA_SHARE_LIVE_SOURCE_SCHEMA": "main.live",
-            "DATA_SHARE_LIVE_S3_ENDPOINT": stand_ins.s3_url,
-            "DATA_SHARE_LIVE_OTHER_ROLE": "LIVE_OTHER",
-            "DATA_SHARE_LIVE_RETRY_AFTER": "0.2",
-        }
-    )
+    """The settings of the suite, read."""
+    return LiveSettings.read(live_environment(stand_ins))
 
 
 @pytest.fixture(autouse=True)

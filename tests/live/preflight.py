@@ -53,12 +53,14 @@ class Check:
 
     :param right: what is needed; the name of the check
     :param look: what it does to find out
+    :param is_ground: whether later looks of its side find nothing without it
     """
 
     side: str
     right: str
     look: str
     answer: Callable[[Place], Answer]
+    is_ground: bool = False
 
 
 # ---- looks
@@ -120,8 +122,10 @@ def _file(place: Place) -> Answer:
 
 
 def _list(place: Place) -> Answer:
-    scratch = place.scratch
-    return ok(f"{len(scratch.files().ls(scratch.settings.s3_prefix, refresh=True))} file(s) and folder(s).")
+    bucket, _, prefix = place.scratch.settings.s3_prefix.removeprefix("s3://").partition("/")
+    # Of a prefix where nothing lies yet, it is an empty list.
+    listed = place.scratch.files().call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    return ok(f"{listed.get('KeyCount', 0)} of its files was asked for.")
 
 
 LOOKS = (
@@ -136,9 +140,22 @@ LOOKS = (
             snowflake.snowflake_sign_in,
             snowflake.snowflake_clock,
         ),
+        is_ground=True,
     ),
-    Check("Snowflake", "the role, granted to the user", "CURRENT_ROLE()", snowflake.snowflake_role),
-    Check("Snowflake", "USAGE on the database", "CURRENT_DATABASE()", _database),
+    Check(
+        "Snowflake",
+        "the role, granted to the user",
+        "CURRENT_ROLE()",
+        snowflake.snowflake_role,
+        is_ground=True,
+    ),
+    Check(
+        "Snowflake",
+        "USAGE on the database",
+        "CURRENT_DATABASE()",
+        _database,
+        is_ground=True,
+    ),
     Check("Snowflake", "USAGE on the warehouse", "a query", snowflake.snowflake_warehouse),
     Check(
         "Snowflake",
@@ -156,14 +173,22 @@ LOOKS = (
             databricks.databricks_sign_in,
             databricks.databricks_clock,
         ),
+        is_ground=True,
     ),
-    Check("Databricks", "CAN VIEW on the export job", "jobs/get", _job),
+    Check(
+        "Databricks",
+        "CAN VIEW on the export job",
+        "jobs/get",
+        _job,
+        is_ground=True,
+    ),
     Check("Databricks", "a SQL warehouse of the job that is pro or serverless", "warehouses/get", _warehouse_type),
     Check(
         "Databricks",
         "CAN USE on the job's SQL warehouse, with the entitlement Databricks SQL access",
         "SELECT 1",
         partial(_statement, lambda scratch: "SELECT 1 AS n"),
+        is_ground=True,
     ),
     Check(
         "Databricks",
@@ -285,15 +310,22 @@ def preflight(settings: LiveSettings, versions: dict[str, str]) -> Iterator[Find
     scratch = Scratch(settings)
     with signed_in(scratch):
         place = Place(scratch, versions)
-        looks = [_finding(check, place) for check in LOOKS]
-        yield from looks
-        missing = [finding.name for finding in looks if finding.state is State.WRONG]
+        missing: list[str] = []
+        without: dict[str, str] = {}
+        for check in LOOKS:
+            if check.side in without:
+                yield _not_made(check, [without[check.side]])
+                continue
+            found = _finding(check, place)
+            if found.state is State.WRONG:
+                missing.append(check.right)
+                without |= {check.side: check.right} if check.is_ground else {}
+            yield found
         trials = []
         try:
             for check in TRIALS:
                 if missing:
-                    reason = f"because this is missing: {'; '.join(missing)}."
-                    trials.append(Finding(check.side, check.right, check.look, State.UNKNOWN, reason))
+                    trials.append(_not_made(check, missing))
                     continue
                 with confined(scratch):
                     trials.append(_finding(check, place))
@@ -304,6 +336,11 @@ def preflight(settings: LiveSettings, versions: dict[str, str]) -> Iterator[Find
                     _finding(Check("", "what the trials made is removed", "", partial(_remove, scratch)), place)
                 )
         yield from trials
+
+
+def _not_made(check: Check, missing: list[str]) -> Finding:
+    reason = f"because this is missing: {'; '.join(missing)}."
+    return Finding(check.side, check.right, check.look, State.UNKNOWN, reason)
 
 
 def _remove(scratch: Scratch, _: Place) -> Answer:

@@ -132,8 +132,8 @@ class LiveReport:
             return [self._cleaned(part) for part in value]
         return self.without_secrets(value) if isinstance(value, str) else value
 
-    def write(self, folder: Path = PROJECT) -> None:
-        """Write both files."""
+    def write(self, folder: Path) -> None:
+        """Write both files into a folder."""
         told = self.as_json()
         (folder / FILES[0]).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / FILES[1]).write_text(_page(told), encoding="utf-8")

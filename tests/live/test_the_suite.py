@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,9 @@ from tests.live.accounts import (
     scratch_place,
     settings_or_failure,
 )
+from tests.live.assumptions import as_table as assumptions_table
 from tests.live.preflight import CHECKS, preflight
+from tests.live.preflight import as_table as preflight_table
 
 pytestmark = pytest.mark.tier("full")
 
@@ -200,3 +203,12 @@ def test_with_all_rights_nothing_is_missing_and_nothing_is_left(stand_ins: Accou
     assert [finding.line() for finding in findings if finding.state is not State.OK] == []
     assert [finding.name for finding in findings][: len(CHECKS)] == [check.right for check in CHECKS]
     assert left(stand_ins) == before
+
+
+# ---- its page
+
+
+def test_the_page_has_the_rights_and_the_assumptions_as_they_are() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "live-tests.md").read_text(encoding="utf-8")
+    assert preflight_table() in page
+    assert assumptions_table() in page
