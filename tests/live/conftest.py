@@ -113,12 +113,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if (call.when == "call" or (call.when == "setup" and call.excinfo)) and (
         marker := item.get_closest_marker("assumption")
     ):
-        result, answers = _result(call, item.stash.get(ANSWERS, []))
+        result, answers = result_of(call, item.stash.get(ANSWERS, []))
         report.note(marker.args[0], item.nodeid, result, answers, call.duration)
     return told
 
 
-def _result(call: pytest.CallInfo[None], answers: list[str]) -> tuple[Result, list[str]]:
+def result_of(call: pytest.CallInfo[None], answers: list[str]) -> tuple[Result, list[str]]:
     """What a test has found of its assumption."""
     if call.excinfo is None:
         return Result.HOLDS, answers

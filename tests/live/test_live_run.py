@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import s3fs
+import sqlparse
 
 from data_share.doctor_checks.deployment import State
 from data_share.snowflake_hook import DataShareSnowflakeHook
@@ -315,6 +316,34 @@ def test_without_a_right_the_command_names_it_and_makes_nothing(stand_ins: Accou
     assert "GRANT USAGE ON INTEGRATION" in wrong["text"]
     assert ran.report["tests"] == {}
     assert {one["result"] for one in ran.report["assumptions"].values()} == {"not tried"}
+
+
+# ---- its scripts
+
+
+def script(name: str) -> list[str]:
+    text = sqlparse.format((Path(__file__).parent / name).read_text(encoding="utf-8"), strip_comments=True)
+    return [statement.rstrip(";") for statement in sqlparse.split(text) if statement.strip(" ;\n")]
+
+
+def test_the_script_makes_all_that_the_suite_takes(stand_ins: Accounts, settings: LiveSettings) -> None:
+    administrator = DataShareSnowflakeHook("snowflake_administrator")
+    # What the stand-in does not have: other users, a role from one request to the next, the end of a database.
+    unknown = re.compile(r"(CREATE|DROP) USER |USE ROLE |DROP (DATABASE|WAREHOUSE) ")
+    before = left(stand_ins)
+    try:
+        for statement in script("setup_live.sql"):
+            if not unknown.match(statement):
+                administrator.run_statement(re.sub(r"TO USER \w+", f"TO USER {USER}", statement))
+        names = {"database": "DATA_SHARE_LIVE", "role": "DATA_SHARE_LIVE", "warehouse": "LIVE_WH"}
+        snowflake = {**settings.snowflake, "extra": {**settings.snowflake["extra"], **names}}
+        findings = list(preflight(dataclasses.replace(settings, snowflake=snowflake), {}))
+        assert [finding.line() for finding in findings if finding.state is not State.OK] == []
+    finally:
+        for statement in script("remove_live.sql"):
+            if not unknown.match(statement):
+                administrator.run_statement(statement)
+    assert left(stand_ins) == before
 
 
 def test_a_setting_that_is_missing_is_named(run: Callable[..., Ran]) -> None:
