@@ -225,11 +225,14 @@ def accounts_of_tests(request: pytest.FixtureRequest) -> LiveSettings:
         return request.getfixturevalue("settings")  # type: ignore[no-any-return]
     settings, report = settings_or_failure(os.environ), request.config.stash[REPORT]
     report.hide({"snowflake": settings.snowflake, "databricks": settings.databricks}, settings.s3_prefix)
-    terminal = request.config.pluginmanager.getplugin("terminalreporter")
-    terminal.write_line("")
-    for finding in preflight(settings, report.versions):
-        report.preflight.append(finding)
-        terminal.write_line(report.without_secrets(finding.line()))
+    plugins = request.config.pluginmanager
+    terminal = plugins.getplugin("terminalreporter")
+    # What is written in a fixture would be captured.
+    with plugins.getplugin("capturemanager").global_and_fixture_disabled():
+        terminal.write_line("")
+        for finding in preflight(settings, report.versions):
+            report.preflight.append(finding)
+            terminal.write_line(report.without_secrets(finding.line()))
     if missing := [finding for finding in report.preflight if finding.state is State.WRONG]:
         pytest.exit(f"The preflight: {len(missing)} of {len(report.preflight)} are missing. Nothing was made.", 1)
     return settings
