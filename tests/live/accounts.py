@@ -378,6 +378,7 @@ class Scratch:
         name = rf"{self.schema}\.\w+"
         role = re.escape(str(self.settings.other_role))
         forms = (
+            rf"DESCRIBE INTEGRATION {re.escape(self.settings.storage_integration)}",
             rf"LIST @({self.schema}\.)?\w+/[\w/-]*",
             rf"GRANT USAGE ON SCHEMA {self.schema} TO ROLE {role}",
             rf"GRANT (USAGE ON STAGE|SELECT, INSERT ON TABLE) {name} TO ROLE {role}",

@@ -149,6 +149,15 @@ def test_an_assumption_that_is_not_true_is_told(
     assert left(stand_ins) == before
 
 
+def test_an_account_that_lacks_what_a_trial_takes_fails_nothing(run: Callable[..., Ran]) -> None:
+    [test] = test_of("integration_usage")
+    ran = run("-k", test, DATA_SHARE_LIVE_OTHER_ROLE="")
+    assert ran.code == 0, ran.printed
+    assert ran.result("integration_usage") == "not tried"
+    assert ran.report["assumptions"]["integration_usage"]["answers"] == ["DATA_SHARE_LIVE_OTHER_ROLE is not set"]
+    assert [name.rpartition("::")[2].partition(":")[0] for name in ran.report["tests"]["not tried"]] == [test]
+
+
 # ---- each right, taken away
 
 

@@ -326,6 +326,9 @@ def test_who_reads_a_stage_needs_the_right_to_use_its_integration(
     hook.run_statement(f"GRANT USAGE ON STAGE {scratch.schema}.{stage} TO ROLE {role}")
     hook.run_statement(f"GRANT SELECT, INSERT ON TABLE {scratch.schema}.{table} TO ROLE {role}")
     other = DataShareSnowflakeHook(SNOWFLAKE_CONN, role=role.upper())
+    with contextlib.suppress(SnowflakeStatementError):
+        other.run_statement(f"DESCRIBE INTEGRATION {scratch.settings.storage_integration}")
+        raise NotTriedError(f"{role}, or a secondary role of the user, has a right on the integration")
     # What it may read and write but for the stage: so a refusal is about the stage.
     assert other.run_statement(f"SELECT * FROM {table}").rows == []
     refused = []
