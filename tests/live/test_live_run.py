@@ -118,18 +118,15 @@ def test_a_field_that_is_new_is_told_and_fails_nothing(
 # ---- each assumption, not true
 
 
-def test_of(name: str) -> list[str]:
+def trying(name: str) -> list[str]:
     """Return the tests that try an assumption."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("test_*.py"))]
     found = re.compile(rf'@pytest\.mark\.assumption\("{name}"\)\n(?:@.*\n)*def (test_\w+)')
     return [test for text in texts for test in found.findall(text)]
 
 
-test_of.__test__ = False  # type: ignore[attr-defined]
-
-
 def test_each_assumption_has_a_test_and_a_break() -> None:
-    assert [name for name in ASSUMPTIONS if not test_of(name)] == []
+    assert [name for name in ASSUMPTIONS if not trying(name)] == []
     assert set(BREAKS) == set(ASSUMPTIONS)
 
 
@@ -139,18 +136,18 @@ def test_an_assumption_that_is_not_true_is_told(
 ) -> None:
     before = left(stand_ins)
     BREAKS[name](monkeypatch)
-    ran = run("-k", f"'{' or '.join(test_of(name))}'")
+    ran = run("-k", f"'{' or '.join(trying(name))}'")
     assert ran.result(name) == "does not hold", ran.printed[-3000:]
     assert ran.report["assumptions"][name]["answers"]
     assert ran.code == FAILED
-    others = [other for other in ASSUMPTIONS if other != name and not set(test_of(other)) & set(test_of(name))]
+    others = [other for other in ASSUMPTIONS if other != name and not set(trying(other)) & set(trying(name))]
     assert {ran.result(other) for other in others} == {"not tried"}
     monkeypatch.undo()
     assert left(stand_ins) == before
 
 
 def test_an_account_that_lacks_what_a_trial_takes_fails_nothing(run: Callable[..., Ran]) -> None:
-    [test] = test_of("integration_usage")
+    [test] = trying("integration_usage")
     ran = run("-k", test, DATA_SHARE_LIVE_OTHER_ROLE="")
     assert ran.code == 0, ran.printed
     assert ran.result("integration_usage") == "not tried"
