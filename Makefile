@@ -1,7 +1,7 @@
 # Each command sets up what it needs. Nothing outside this folder is touched.
 .DEFAULT_GOAL := help
-.PHONY: FORCE help demo up set-up sync backend down status logs env doctor test test-all test-nightly test-deploy test-times \
-  check check-style check-types check-sql check-docs check-lock hooks docs lock keys env-file clean
+.PHONY: FORCE help demo up set-up sync backend down status logs env doctor test test-all test-nightly test-deploy test-live \
+  test-times contracts check check-style check-types check-sql check-docs check-lock hooks docs lock keys env-file clean
 
 PYTHON ?= python3
 DATASET ?= shared_forecasts
@@ -73,6 +73,12 @@ test-nightly: .venv/.installed ## Run what takes long: broken stand-ins, Spark, 
 test-deploy: .venv/.installed ## Rehearse other ways to run it; as root, with PostgreSQL and Redis installed
 	@$(MAKE) --no-print-directory test TIER=nightly PYTEST_ARGS="-m deploy --numprocesses 0 $(PYTEST_ARGS)"
 
+test-live: .venv/.installed ## Try on real accounts what the package relies on: docs/live-tests.md
+	@DATA_SHARE_LIVE=1 $(BIN)/python -m pytest -p no:xdist --tier quick,full,nightly tests/live $(PYTEST_ARGS)
+
+contracts: .venv/.installed ## Show where the contract of Databricks' API and the SDK of this environment differ
+	@$(BIN)/python -m tests.contracts.drift
+
 test-times: .venv/.installed ## Measure what the tests of each tier cost
 	@$(BIN)/python -m tests.measure_tiers
 
@@ -87,7 +93,7 @@ check-types: .venv/.installed
 	@$(BIN)/mypy
 
 check-sql: .venv/.installed
-	@$(BIN)/sqlfluff lint --disable-progress-bar include/sql
+	@$(BIN)/sqlfluff lint --disable-progress-bar include/sql tests/live
 	@cd include/sql/databricks && ../../../$(BIN)/sqlfluff lint --disable-progress-bar .
 
 check-docs: .venv/.installed

@@ -12,6 +12,7 @@ Spark that DuckDB lacks are in ``sandbox/databricks/functions.py``.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -92,10 +93,25 @@ class Session:
         :raises StatementError: a statement is wrong, or it failed. Statements after it were not executed.
         :raises InterruptedStatementError: somebody called :meth:`interrupt`.
         """
-        try:
+        with self._as_statement_errors():
             for statement in _statements(sql):
                 self._stop_if_interrupted()
                 self._run(statement, parameters)
+
+    def table(self, sql: str) -> pa.Table:
+        """
+        Execute one query, and return its rows.
+
+        :raises StatementError: the query is wrong, or it failed.
+        """
+        with self._as_statement_errors():
+            translated = self._translate(sqlglot.parse_one(sql, read="databricks"), {})
+            return self._connection.sql(translated.sql("duckdb")).to_arrow_table()
+
+    @contextlib.contextmanager
+    def _as_statement_errors(self) -> Iterator[None]:
+        try:
+            yield
         except SqlglotError as error:
             raise StatementError(f"[PARSE_SYNTAX_ERROR] {error} SQLSTATE: 42601") from error
         except UnsupportedTypeError as error:

@@ -45,7 +45,15 @@ PROGRAMS = {
 }
 # Names of other systems, and names that code puts together.
 NAMES_ELSEWHERE = {
-    *("external_id", "unity_catalog_iam_arn", "FORWARDED_ALLOW_IPS", "SYNC_INTERVAL_SECONDS", "values.schema.json"),
+    *(
+        "live-report.json",
+        "live-report.md",
+        "external_id",
+        "unity_catalog_iam_arn",
+        "FORWARDED_ALLOW_IPS",
+        "SYNC_INTERVAL_SECONDS",
+        "values.schema.json",
+    ),
     *("AIRFLOW_VAR_DATA_SHARE_EXPORT_JOB_ID", "SANDBOX_DATABRICKS_PORT", "SANDBOX_S3_PORT", "SANDBOX_SNOWFLAKE_PORT"),
 }
 # What the shell runs, what other tests hold to the truth, and what shows what a person sees.
