@@ -1,6 +1,7 @@
 # Each command sets up what it needs. Nothing outside this folder is touched.
 .DEFAULT_GOAL := help
-.PHONY: help demo up sync backend down status logs env doctor test test-all test-nightly test-deploy test-times check docs lock keys env-file clean
+.PHONY: FORCE help demo up set-up sync backend down status logs env doctor test test-all test-nightly test-deploy test-live \
+  test-times contracts check check-style check-types check-sql check-docs check-lock hooks docs lock keys env-file clean
 
 PYTHON ?= python3
 DATASET ?= shared_forecasts
@@ -8,18 +9,16 @@ BIN := .venv/bin
 SANDBOX := $(BIN)/python -m sandbox
 # Airflow makes a folder where it is imported.
 WITH_PACKAGE := AIRFLOW_HOME=$(CURDIR)/.venv/airflow PYTHONPATH=plugins
+# $(call switch,NAME,--option): the option when NAME is 1. FULL_REFRESH=no must not be a full refresh.
+switch = $(if $(filter-out 0 1,$($1)),$(error $1=$($1) is neither 0 nor 1),$(if $(filter 1,$($1)),$2))
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --custom-compile-command 'make lock' requirements-dev.txt
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# The environment, exactly as locked. It is made anew when the lock changes.
-.venv/.installed: requirements.lock
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "- Installing the locked packages into .venv"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^uv==' requirements.lock)
-	@$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
-	@touch $@
+# The environment, exactly as locked. The script looks at each command whether it has the right Python and packages.
+.venv/.installed: FORCE
+	@.ci/make_venv '$(PYTHON)' '$(origin PYTHON)' 'make $(or $(firstword $(MAKECMDGOALS)),$@)'
 
 # Spark, for the nightly tests of that mark. A new lock removes it, and it is installed again.
 .venv/.spark: requirements-spark.txt .venv/.installed
@@ -33,8 +32,11 @@ demo: .venv/.installed ## Run one whole sync and show it; stops what it starts
 up: .venv/.installed ## Start the sandbox and Airflow, and leave them running
 	@$(SANDBOX) up
 
-sync: .venv/.installed ## Sync a dataset on the running stack: make sync DATASET=shared_forecasts
-	@$(SANDBOX) sync '$(DATASET)'
+set-up: .venv/.installed ## Create on the running stack what new datasets need in Snowflake
+	@$(SANDBOX) set-up
+
+sync: .venv/.installed ## Sync on the running stack: make sync DATASET=shared_forecasts [DRY_RUN=1] [FULL_REFRESH=1]
+	@$(SANDBOX) sync '$(DATASET)' $(call switch,DRY_RUN,--dry-run) $(call switch,FULL_REFRESH,--full-refresh)
 
 backend: .venv/.installed ## Start the example backend beside a running stack: make backend [PORT=8000]
 	@environment=$$($(SANDBOX) env) && eval "$$environment" && exec $(BIN)/python -m examples.backend.app $(if $(PORT),--port $(PORT))
@@ -42,14 +44,14 @@ backend: .venv/.installed ## Start the example backend beside a running stack: m
 down: .venv/.installed ## Stop everything that make up started
 	@$(SANDBOX) down
 
-status: .venv/.installed ## Say what is running
-	@$(SANDBOX) status
+status: .venv/.installed ## Say what is running; for programs: make status JSON=1
+	@$(SANDBOX) status $(call switch,JSON,--json)
 
 logs: ## Show the last lines of the processes' logs
 	@tail -n 20 $${SANDBOX_HOME:-.sandbox}/logs/*.log
 
-doctor: .venv/.installed ## Check the running stack, or the deployment of AIRFLOW_CONN_...: what is wrong, how to mend it
-	@$(SANDBOX) doctor
+doctor: .venv/.installed ## Check the running stack, or the deployment of AIRFLOW_CONN_...: what is wrong, how to mend it [JSON=1]
+	@$(SANDBOX) doctor $(call switch,JSON,--json)
 
 env: .venv/.installed ## Print export lines with the addresses and sign-ins of the running stack
 	@$(SANDBOX) env
@@ -60,7 +62,7 @@ TIER ?= quick
 test: .venv/.installed ## Run the tests that answer in minutes
 	@$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder --tier $(TIER) $(PYTEST_ARGS)
 
-test-all: ## Run all tests that a change needs: those of make test too
+test-all: .venv/.installed ## Run all tests that a change needs: those of make test too
 	@$(MAKE) --no-print-directory test TIER=quick,full
 
 test-nightly: .venv/.installed ## Run what takes long: broken stand-ins, Spark, random syncs, other ways to run it
@@ -68,22 +70,42 @@ test-nightly: .venv/.installed ## Run what takes long: broken stand-ins, Spark, 
 	  test -z "$$CI" && echo "- Spark cannot be installed: the tests of it are skipped"; }
 	@$(MAKE) --no-print-directory test TIER=nightly
 
-test-deploy: ## Rehearse other ways to run it; as root, with PostgreSQL and Redis installed
+test-deploy: .venv/.installed ## Rehearse other ways to run it; as root, with PostgreSQL and Redis installed
 	@$(MAKE) --no-print-directory test TIER=nightly PYTEST_ARGS="-m deploy --numprocesses 0 $(PYTEST_ARGS)"
+
+test-live: .venv/.installed ## Try on real accounts what the package relies on: docs/live-tests.md
+	@DATA_SHARE_LIVE=1 $(BIN)/python -m pytest -p no:xdist --tier quick,full,nightly tests/live $(PYTEST_ARGS)
+
+contracts: .venv/.installed ## Show where the contract of Databricks' API and the SDK of this environment differ
+	@$(BIN)/python -m tests.contracts.drift
 
 test-times: .venv/.installed ## Measure what the tests of each tier cost
 	@$(BIN)/python -m tests.measure_tiers
 
-check: .venv/.installed ## Check style, types, SQL and the lock; changes nothing
+# The hooks of .pre-commit-config.yaml run these parts one by one.
+check: check-style check-types check-sql check-docs check-lock ## Check style, types, SQL and the lock; changes nothing
+
+check-style: .venv/.installed
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+
+check-types: .venv/.installed
 	@$(BIN)/mypy
-	@$(WITH_PACKAGE) $(BIN)/sqlfluff lint --disable-progress-bar include/sql
-	@$(WITH_PACKAGE) $(BIN)/python docs/generate_docs.py --check
+
+check-sql: .venv/.installed
+	@$(WITH_PACKAGE) $(BIN)/sqlfluff lint --disable-progress-bar include/sql tests/live
 	@cd include/sql/databricks && ../../../$(BIN)/sqlfluff lint --disable-progress-bar .
+
+check-docs: .venv/.installed
+	@$(WITH_PACKAGE) $(BIN)/python docs/generate_docs.py --check
+
+check-lock: .venv/.installed
 	@cp requirements.lock .venv/requirements.lock
 	@$(COMPILE) --output-file .venv/requirements.lock
 	@diff requirements.lock .venv/requirements.lock || { echo "requirements.lock is out of date: make lock"; exit 1; }
+
+hooks: .venv/.installed ## Let git run the checks of make check before each commit
+	@$(BIN)/pre-commit install
 
 docs: .venv/.installed ## Generate docs/datasets.md and the JSON Schema of dataset files
 	@$(WITH_PACKAGE) $(BIN)/python docs/generate_docs.py

@@ -173,7 +173,8 @@ with their schemas. That another Airflow publishes to the target, or a dataset d
 in Snowflake only: the sync is refused before it loads anything, and says how to go on.
 
 A source is named by catalog, schema and table of Unity Catalog. What needs backticks in SQL gets them:
-`prod-eu.sales.orders` is `` `prod-eu`.sales.orders ``, which may be written so too.
+`prod-eu.sales.orders` is `` `prod-eu`.sales.orders ``, which may be written so too. A column of the source with `${` in
+its name cannot be exported: Spark would put a setting there.
 
 ```yaml
 description: Orders of the shop, whose tables were made by a program that keeps the case of names.

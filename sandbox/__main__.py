@@ -13,11 +13,12 @@ import time
 from dataclasses import fields
 from typing import Any
 
-from sandbox.airflow_client import AirflowClient, AirflowError
+from sandbox.airflow_client import AirflowClient, AirflowError, task_name
 from sandbox.settings import PREFERRED_PORTS, PROJECT, Settings, SettingsError
 from sandbox.stack import STOPPED_BY_ANOTHER, Endpoints, Stack, StackError
 
 _SYNC_SECONDS = 900
+_SET_UP_SECONDS = 900
 _DAG_SECONDS = 120
 _SHOWN_STATES = {
     "queued": "queued",
@@ -40,14 +41,22 @@ def main() -> int:
         "demo": "one whole sync, on a stack of its own if none is running",
         "up": "start a stack and leave it running",
         "down": "stop the stack",
-        "status": "what is running",
         "env": "print export lines for the running stack",
-        "doctor": "check the running stack, or the deployment whose connections are in the environment",
+        "set-up": "run the DAG set_up_snowflake on the running stack",
+        "first-sync": "make the Airflow of the compose file ready, and sync once",
     }.items():
         commands.add_parser(name, help=text)
+    for name, text in {
+        "status": "what is running",
+        "doctor": "check the running stack, or the deployment whose connections are in the environment",
+    }.items():
+        commands.add_parser(name, help=text).add_argument(
+            "--json", action="store_true", help="one object, for programs"
+        )
     sync = commands.add_parser("sync", help="sync a dataset on the running stack")
     sync.add_argument("dataset")
-    commands.add_parser("set-up", help="make the Airflow of the compose file ready, and sync once")
+    sync.add_argument("--dry-run", action="store_true", help="everything but publish")
+    sync.add_argument("--full-refresh", action="store_true", help="replace everything in the target")
     serve = commands.add_parser("serve", help="be the process of the stand-ins")
     serve.add_argument("ports", type=json.loads, nargs="?")
     arguments = parser.parse_args()
@@ -56,8 +65,9 @@ def main() -> int:
     try:
         stack = Stack(Settings.from_environment())
         given = dict(os.environ)
-        # Importing the package imports Airflow, which makes its home folder where it is imported.
-        os.environ["AIRFLOW_HOME"] = str(stack.airflow_home)
+        # Importing the package imports Airflow, which makes its home folder where it is imported, and logs to where the
+        # command prints.
+        os.environ |= {"AIRFLOW_HOME": str(stack.airflow_home), "AIRFLOW__LOGGING__LOGGING_LEVEL": "CRITICAL"}
         if arguments.command == "demo":
             return demo(stack)
         if arguments.command == "up":
@@ -65,25 +75,31 @@ def main() -> int:
         if arguments.command == "down":
             return down(stack)
         if arguments.command == "status":
-            return status(stack)
+            return status(stack, arguments.json)
         if arguments.command == "env":
             for name, value in stack.endpoints().as_environment().items():
                 print(f"export {name}={shlex.quote(value)}")
             return 0
         if arguments.command == "doctor":
-            return stack.check(given)
+            return stack.check(given, *(["--json"] if arguments.json else []))
         if arguments.command == "serve":
             stack.serve(arguments.ports or {**PREFERRED_PORTS, **stack.options.ports})
             return 0
         if arguments.command == "set-up":
+            return set_up(stack)
+        if arguments.command == "first-sync":
             return set_up_elsewhere()
-        return show_sync(stack, arguments.dataset)
+        conf = {"dry_run": arguments.dry_run, "full_refresh": arguments.full_refresh}
+        return show_sync(stack, arguments.dataset, {key: True for key, is_on in conf.items() if is_on})
     except (StackError, SettingsError, AirflowError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        followed = arguments.command == "sync"
-        print("The sync goes on; make status shows its state." if followed else "Stopped.", file=sys.stderr)
+        goes_on = {
+            "sync": "The sync goes on; make status shows its state.",
+            "set-up": "The DAG set_up_snowflake goes on; Airflow shows its state.",
+        }
+        print(goes_on.get(arguments.command, "Stopped."), file=sys.stderr)
         return 130
 
 
@@ -124,6 +140,24 @@ def up(stack: Stack) -> int:
     return 0
 
 
+def set_up(stack: Stack) -> int:
+    """Let ``set_up_snowflake`` create what the datasets need, and show each step; exit code 0 only on success."""
+    client = stack.client()
+    dag_id = "set_up_snowflake"
+    try:
+        run_id = client.trigger(dag_id)
+        print(f"\nSet-up: POST /api/v2/dags/{dag_id}/dagRuns -> {run_id}\n")
+        run = _show_run(client, dag_id, run_id, _SET_UP_SECONDS)
+        if run["state"] == "success":
+            print("\nSet-up Complete: what was missing is created, what was there is as it was.")
+            return 0
+        print("\nThe set-up failed. What it has created stays, and a new one goes on from there.")
+        _show_failures(client, dag_id, run_id)
+        return 1
+    finally:
+        client.close()
+
+
 def set_up_elsewhere() -> int:
     """
     Make an Airflow ready that others started, and show one sync on it.
@@ -145,36 +179,70 @@ def set_up_elsewhere() -> int:
             time.sleep(1)
         _say("Setting up: the export job's id, the Snowflake tables")
         Stack.set_up(endpoints)
-        return _show_sync(client, endpoints, "shared_forecasts")
+        return _show_sync(client, endpoints, "shared_forecasts", {})
     finally:
         client.close()
 
 
-def status(stack: Stack) -> int:
+def status(stack: Stack, as_json: bool) -> int:
     """Print what is running; exit code 0 when a sync can be started."""
-    processes = stack.processes()
-    if not processes:
+    found = _status_of(stack)
+    if as_json:
+        print(json.dumps(found))
+    elif found["state"] == "stopped":
         print("No stack is running.")
-        return 1
-    client = stack.client()
-    parts = stack.health()
-    try:
-        print(f"Airflow at {client.url}, {len(processes)} processes, state in {stack.state}")
-        for name, state in parts.items():
+    elif found["state"] == "starting":
+        print("A stack is starting. Wait for it, or stop it: make down")
+    else:
+        print(f"Airflow at {found['airflow_url']}, {found['processes']} processes, state in {found['state_folder']}")
+        for name, state in found["parts"].items():
             print(f"  {name:15} {state}")
-        for dag in client.ask("GET", "/dags", params={"tags": ["sync"]})["dags"]:
-            runs = client.ask("GET", f"/dags/{dag['dag_id']}/dagRuns", params={"order_by": "-run_after", "limit": 1})
-            last = runs["dag_runs"][0] if runs["dag_runs"] else None
-            print(f"  {dag['dag_id']:30} last run: {last['state'] + ' ' + last['run_after'] if last else 'none'}")
+        for sync in found["datasets"]:
+            last = sync["last_run"]
+            print(f"  {sync['dag_id']:30} last run: {last['state'] + ' ' + last['run_after'] if last else 'none'}")
+        if found["state"] == "broken":
+            print("No sync can run like this. Start everything again: make down, then make up.")
+    return 0 if found["state"] == "ready" else 1
+
+
+def _status_of(stack: Stack) -> dict[str, Any]:
+    """Return what is running; sandbox/README.md explains the keys to those who read them by a program."""
+    found: dict[str, Any] = {
+        "state": "stopped",
+        "airflow_url": None,
+        "state_folder": str(stack.state),
+        "processes": len(stack.processes()),
+        "parts": {},
+        "datasets": [],
+    }
+    if not found["processes"]:
+        return found
+    if not stack.is_started():
+        return found | {"state": "starting"}
+    parts = stack.health()
+    is_well = all(state == "healthy" for state in parts.values())
+    client = stack.client()
+    found |= {"state": "ready" if is_well else "broken", "airflow_url": client.url, "parts": parts}
+    try:
+        # An Airflow that does not answer has been waited for once.
+        syncs = client.syncs() if "api_server" not in parts else []
+        last = client.last_runs(dag["dag_id"] for dag in syncs)
     finally:
         client.close()
-    if any(state != "healthy" for state in parts.values()):
-        print("No sync can run like this. Start everything again: make down, then make up.")
-        return 1
-    return 0
+    for dag in syncs:
+        run = last.get(dag["dag_id"])
+        found["datasets"].append(
+            {
+                "dataset": dag["dag_id"].removeprefix("sync_"),
+                "dag_id": dag["dag_id"],
+                "is_paused": dag["is_paused"],
+                "last_run": run and {key: run[key] for key in ("dag_run_id", "state", "run_after")},
+            }
+        )
+    return found
 
 
-def show_sync(stack: Stack, dataset: str) -> int:
+def show_sync(stack: Stack, dataset: str, conf: dict[str, bool] | None = None) -> int:
     """Sync a dataset through the REST API and show each step; exit code 0 only on success."""
     endpoints = stack.endpoints()
     # The connector takes seconds to import; the sync goes on meanwhile.
@@ -182,50 +250,67 @@ def show_sync(stack: Stack, dataset: str) -> int:
     importing.start()
     client = stack.client()
     try:
-        return _show_sync(client, endpoints, dataset)
+        return _show_sync(client, endpoints, dataset, conf or {})
     finally:
         client.close()
 
 
-def _show_sync(client: AirflowClient, endpoints: Endpoints, dataset: str) -> int:
+def _show_sync(client: AirflowClient, endpoints: Endpoints, dataset: str, conf: dict[str, bool]) -> int:
+    client.check_dataset(dataset)
     dag_id = f"sync_{dataset}"
     began = time.monotonic()
-    run_id = client.trigger(dag_id, conf={"requested_by": "sandbox"})
+    run_id = client.trigger(dag_id, conf={"requested_by": "sandbox", **conf})
     print(f"\nSync of {dataset}: POST /api/v2/dags/{dag_id}/dagRuns -> {run_id}\n")
 
-    def show(task: dict[str, Any]) -> None:
-        if task["state"] in _SHOWN_STATES:
-            print(
-                f"  {time.monotonic() - began:6.1f} s  {task['task_id']:18} {_SHOWN_STATES[task['state']]}", flush=True
-            )
-
-    run = client.wait(dag_id, run_id, _SYNC_SECONDS, show)
+    run = _show_run(client, dag_id, run_id, _SYNC_SECONDS)
     seconds = round(time.monotonic() - began, 1)
-    ledger = client.xcom(dag_id, run_id, "publish") if run["state"] == "success" else None
-    if ledger:
-        _show_summary(client, endpoints, run, ledger)
+    answer = client.xcom(dag_id, run_id, "publish") if run["state"] == "success" else None
+    if answer and conf.get("dry_run"):
+        print(
+            f"\nDry run complete: nothing was published. A sync would insert {answer['rows_inserted']:,} rows into "
+            f"{dataset}, update {answer['rows_updated']:,} and delete {answer['rows_deleted']:,}.\n"
+        )
+    elif answer:
+        _show_summary(client, endpoints, run, answer)
     else:
         print("\nThe sync failed. The target is as it was.")
-        for step, reason in client.failures(dag_id, run_id).items():
-            print(f"  {step}: {reason}")
+        _show_failures(client, dag_id, run_id)
         print(f"  {endpoints.airflow_url}/dags/{dag_id}/runs/{run_id}")
-    ledger = ledger or {}
+    counts = ("rows_exported", "rows_loaded", "rows_in_target", "rows_inserted", "rows_updated", "rows_deleted")
     print(
         json.dumps(
             {
                 "dataset": dataset,
                 "state": run["state"],
-                "run_key": ledger.get("run_key"),
+                "dry_run": conf.get("dry_run", False),
+                "full_refresh": conf.get("full_refresh", False),
+                "run_key": (answer or {}).get("run_key"),
                 "dag_run_id": run_id,
-                "rows_exported": ledger.get("rows_exported"),
-                "rows_loaded": ledger.get("rows_loaded"),
-                "rows_in_target": ledger.get("rows_in_target"),
+                **{name: (answer or {}).get(name) for name in counts},
                 "seconds": seconds,
             }
         ),
         flush=True,
     )
     return 0 if run["state"] == "success" else 1
+
+
+def _show_run(client: AirflowClient, dag_id: str, run_id: str, timeout_seconds: float) -> dict[str, Any]:
+    """Show each change of a task's state until the run ends, and return the run."""
+    began = time.monotonic()
+
+    def show(task: dict[str, Any]) -> None:
+        # A mapped task gets its name while it runs. Before, it has a number that says nothing.
+        is_unnamed = task["map_index"] >= 0 and task["state"] in ("queued", "running")
+        if (state := _SHOWN_STATES.get(task["state"])) and not is_unnamed:
+            print(f"  {time.monotonic() - began:6.1f} s  {task_name(task):18} {state}", flush=True)
+
+    return client.wait(dag_id, run_id, timeout_seconds, show)
+
+
+def _show_failures(client: AirflowClient, dag_id: str, run_id: str) -> None:
+    for step, reason in client.failures(dag_id, run_id).items():
+        print(f"  {step}: {reason}")
 
 
 def _show_summary(client: AirflowClient, endpoints: Endpoints, run: dict[str, Any], ledger: dict[str, Any]) -> None:

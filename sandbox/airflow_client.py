@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,12 +11,22 @@ import httpx
 
 FINISHED = frozenset({"success", "failed"})
 
+# Airflow's own limit.
+_PAGE = 100
+
 # Airflow on SQLite answers 500 when another process has held the database for too long.
 _PAUSES_SECONDS = (0.5, 1, 2, 4)
 
 
 class AirflowError(RuntimeError):
     """Airflow does not answer or refuses a call, or a run does not end in time."""
+
+
+def task_name(task: dict[str, Any]) -> str:
+    """Return a task instance's name: the task id, of a mapped task with what it is for."""
+    if task["map_index"] < 0:
+        return str(task["task_id"])
+    return f"{task['task_id']} {task['rendered_map_index'] or task['map_index']}"
 
 
 class AirflowClient:
@@ -100,27 +110,74 @@ class AirflowClient:
             self._answer(started)
         return own_id
 
+    def syncs(self) -> list[dict[str, Any]]:
+        """Return the DAGs of the datasets, in the order of their names."""
+        found: list[dict[str, Any]] = []
+        while True:
+            params = {"tags": ["data-share", "sync"], "tags_match_mode": "all", "limit": _PAGE, "offset": len(found)}
+            page = self.ask("GET", "/dags", params=params)
+            found += page["dags"]
+            if not page["dags"] or len(found) >= page["total_entries"]:
+                return sorted(found, key=lambda dag: str(dag["dag_id"]))
+
+    def check_dataset(self, dataset: str) -> None:
+        """
+        Make sure that Airflow has a dataset.
+
+        :raises AirflowError: otherwise; it names the datasets that there are, and what is wrong with the file, if that
+            is why
+        """
+        known = [dag["dag_id"].removeprefix("sync_") for dag in self.syncs()]
+        if dataset in known:
+            return
+        why = ""
+        for error in self.ask("GET", "/importErrors", params={"limit": _PAGE})["import_errors"]:
+            if error["filename"].endswith(f"datasets/{dataset}.yaml"):
+                # The trace ends with what is wrong, after the file's name.
+                _, _, said = error["stack_trace"].rpartition(f"{dataset}.yaml")
+                why = f" {dataset}.yaml{said}".rstrip()
+        raise AirflowError(f"Airflow has no dataset {dataset}; it has {', '.join(known) or 'none'}.{why}")
+
+    def last_runs(self, dag_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return the last run of each DAG that has one; some calls, however many DAGs there are."""
+        found: dict[str, dict[str, Any]] = {}
+        missing = set(dag_ids)
+        while missing:
+            body = {"dag_ids": sorted(missing), "order_by": "-run_after", "page_limit": _PAGE}
+            page = self.ask("POST", "/dags/~/dagRuns/list", json=body)
+            for run in page["dag_runs"]:
+                found.setdefault(run["dag_id"], run)
+            # Each page that is not the last one has the run of at least one more.
+            missing -= found.keys()
+            if len(page["dag_runs"]) >= page["total_entries"]:
+                break
+        return found
+
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """Return a DAG run."""
         return self.ask("GET", f"/dags/{dag_id}/dagRuns/{run_id}")
 
     def tasks(self, dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
-        """Return the task instances of a run by task id."""
+        """Return the task instances of a run by their names: the task id, of a mapped task with what it is for."""
         answer = self.ask("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances")
-        return {task["task_id"]: task for task in answer["task_instances"]}
+        return {task_name(task): task for task in answer["task_instances"]}
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
         """Return an XCom's value, or None when there is none."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
-        response = self.call("GET", path, params={"deserialize": "false", "stringify": "false"})
+        params: dict[str, Any] = {"deserialize": "false", "stringify": "false", "map_index": map_index}
+        response = self.call("GET", path, params=params)
         return None if response.status_code == httpx.codes.NOT_FOUND else self._answer(response)["value"]
 
     def failures(self, dag_id: str, run_id: str) -> dict[str, str]:
-        """Return in words why tasks of a run failed, by task id; the last task tells it only when no other does."""
-        failed = [name for name, task in self.tasks(dag_id, run_id).items() if task["state"] == "failed"]
-        if len(failed) > 1 and "finish_sync" in failed:
-            failed.remove("finish_sync")
-        reports = {name: self.xcom(dag_id, run_id, name, "failure") for name in failed}
+        """Return in words why tasks of a run failed, by name; the last task tells it only when no other does."""
+        failed = {name: task for name, task in self.tasks(dag_id, run_id).items() if task["state"] == "failed"}
+        if len(failed) > 1:
+            failed.pop("finish_sync", None)
+        reports = {
+            name: self.xcom(dag_id, run_id, task["task_id"], "failure", task["map_index"])
+            for name, task in failed.items()
+        }
         return {
             name: f"{report['message']} {report['what_to_do']}" if report else "see the task's log"
             for name, report in reports.items()

@@ -20,9 +20,6 @@ from typing import Any
 
 import httpx
 import psutil
-from cryptography.fernet import Fernet
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from sandbox import settings
 from sandbox.airflow_client import AirflowClient, AirflowError
@@ -38,6 +35,7 @@ _AIRFLOW_PROCESSES = {
 _CONNECTION = "AIRFLOW_CONN_"
 _CONNECTIONS_OF_THE_SHARE = ("DATABRICKS_DEFAULT", "SNOWFLAKE_DEFAULT")
 _START_SECONDS = 300
+_HEALTH_SECONDS = 15
 _STOP_SECONDS = 15
 
 STOPPED_BY_ANOTHER = "The stack was stopped by another command, as make down is one."
@@ -128,6 +126,10 @@ class Stack:
         except FileNotFoundError:
             raise StackError("A stack is starting. Wait for it, or stop it: make down") from None
 
+    def is_started(self) -> bool:
+        """Return whether the stack has come up, so that a sync can be started on it."""
+        return self._endpoints_file.exists()
+
     def client(self, timeout_seconds: float = 120) -> AirflowClient:
         """Return a client of the running stack's Airflow, which waits so long for an answer."""
         endpoints = self.endpoints()
@@ -165,7 +167,7 @@ class Stack:
     def health(self) -> dict[str, str]:
         """Return what each part of the running stack says of itself; a process that is gone has ended."""
         endpoints = self.endpoints()
-        client = self.client()
+        client = self.client(_HEALTH_SECONDS)
         services = {"databricks": endpoints.databricks_url, "snowflake": endpoints.snowflake_url}
         try:
             parts = {name: str(part["status"]) for name, part in client.health().items()}
@@ -307,12 +309,13 @@ class Stack:
         self._starter_file.unlink(missing_ok=True)
         return count
 
-    def check(self, given: Mapping[str, str]) -> int:
+    def check(self, given: Mapping[str, str], *options: str) -> int:
         """
         Let :mod:`data_share.doctor` check a deployment, and return its exit code.
 
         :param given: the environment; it names a deployment by the connections of the share, or else the running stack
             is meant
+        :param options: of :mod:`data_share.doctor`
         :raises StackError: without either
         """
         environment = dict(given)
@@ -320,9 +323,11 @@ class Stack:
             environment = self._airflow_environment(self.endpoints(), self._secrets()) | self._job_variable()
         path = [str(self.project / "plugins"), *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(path)
-        # Airflow logs to where the list is printed.
-        environment.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "CRITICAL")
-        return subprocess.run([sys.executable, "-m", "data_share.doctor"], env=environment, check=False).returncode
+        # Airflow logs to where the list is printed. Who reads a list may want its log, a program may not.
+        level = given.get("AIRFLOW__LOGGING__LOGGING_LEVEL", "CRITICAL")
+        environment["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "CRITICAL" if "--json" in options else level
+        command = [sys.executable, "-m", "data_share.doctor", *options]
+        return subprocess.run(command, env=environment, check=False).returncode
 
     def serve(self, ports: dict[str, int]) -> None:
         """
@@ -387,6 +392,11 @@ class Stack:
         """Return the secrets of this state folder, made at its first use."""
         file = self.state / "keys" / "secrets.json"
         if not file.exists():
+            # Only the first start of a state folder needs it, and each command would wait for it.
+            from cryptography.fernet import Fernet
+            from cryptography.hazmat.primitives import serialization
+            from cryptography.hazmat.primitives.asymmetric import rsa
+
             file.parent.mkdir(exist_ok=True)
             file.parent.chmod(0o700)
             key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -607,7 +617,7 @@ def _interrupts_held_back() -> Iterator[None]:
 
 def _answers(url: str) -> bool:
     """Return whether a stand-in is there."""
-    return _holds(lambda: httpx.get(f"{url}/healthz", timeout=15).is_success)
+    return _holds(lambda: httpx.get(f"{url}/healthz", timeout=_HEALTH_SECONDS).is_success)
 
 
 def _holds(check: Callable[[], Any]) -> bool:

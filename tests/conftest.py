@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests import airflow_double
+from tests import airflow_double, shipped
 from tests.airflow_double import DagRun
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -35,6 +35,8 @@ os.environ.update(
     # Operators may be executed outside of a task process.
     AIRFLOW__CORE__UNIT_TEST_MODE="True",
 )
+# Other modules take the folders by name when they are imported.
+shipped.leave_other_datasets_out()
 
 TIERS = ("quick", "full", "nightly")
 """`make test` runs the first, `make test-all` the first two, `make test-nightly` the last: see CONTRIBUTING.md."""

@@ -197,7 +197,7 @@ BREAKS = {
     "a sync that was not published ends as a success": Break(
         f"{PACKAGE}/finish.py",
         "        raise NotPublishedError(failure)\n",
-        "",
+        "        str(failure)\n",
         "tests/plugins/data_share/test_finish.py::test_an_unknown_job_hides_no_reason",
     ),
     "an alert can be sent again by whoever recorded it": Break(

@@ -40,7 +40,7 @@ class NotAllowedError(SyncError):
 
 
 class UnknownDatasetError(SyncError):
-    """Airflow has no such dataset (404)."""
+    """Airflow has no such dataset (404); the message names those that the account may see."""
 
 
 class UnknownSyncError(SyncError):
@@ -251,8 +251,7 @@ class AirflowClient:
             await self._ask("PATCH", f"{_runs(dataset)}/{quote(run_id, safe='')}", json={"state": "failed"})
 
     async def _check_ready(self, dataset: str) -> None:
-        unknown = UnknownDatasetError(f"Airflow has no dataset {dataset}")
-        if (await self._ask("GET", _dag(dataset), missing=unknown))["is_paused"]:
+        if (await self._ask_of(dataset, "GET", _dag(dataset)))["is_paused"]:
             raise PausedError(f"The dataset {dataset} is paused in Airflow: unpause it there, then press again")
 
     async def _start(self, dataset: str, run_id: str, conf: dict[str, Any] | None) -> Sync:
@@ -260,17 +259,13 @@ class AirflowClient:
             # Airflow takes it, and fails without a reason: it cannot make the folder of its logs.
             raise InvalidConfError("A run id has at most 200 characters, and no line end")
         body = {"dag_run_id": run_id, "logical_date": None, "conf": conf or {}}
-        unknown = UnknownDatasetError(f"Airflow has no dataset {dataset}")
         # 409, the id is known, is as good as 200: another call, or an attempt of this one, was first.
-        await self._ask("POST", _runs(dataset), missing=unknown, json=body)
+        await self._ask_of(dataset, "POST", _runs(dataset), json=body)
         return await self.sync(dataset, run_id)
 
     async def _newest(self, dataset: str, limit: int) -> list[dict[str, Any]]:
-        unknown = UnknownDatasetError(f"Airflow has no dataset {dataset}")
         params = {"order_by": "-id", "limit": limit}
-        runs: list[dict[str, Any]] = (await self._ask("GET", _runs(dataset), missing=unknown, params=params))[
-            "dag_runs"
-        ]
+        runs: list[dict[str, Any]] = (await self._ask_of(dataset, "GET", _runs(dataset), params=params))["dag_runs"]
         return runs
 
     async def _look(self, dataset: str, run_id: str, known: Sync | None = None) -> Sync:
@@ -313,6 +308,14 @@ class AirflowClient:
         airflow_url = f"{self._url}/dags/sync_{quote(dataset, safe='')}/runs/{quote(run_id, safe='')}"
         started, ended = _time(run["start_date"]), _time(run["end_date"])
         return Sync(dataset, run_id, state, started, ended, steps, result, failure, airflow_url, databricks_run_url)
+
+    async def _ask_of(self, dataset: str, method: str, path: str, **options: Any) -> Any:
+        """Return the answer's JSON; when there is no such dataset, say which there are."""
+        try:
+            return await self._ask(method, path, missing=UnknownDatasetError(dataset), **options)
+        except UnknownDatasetError:
+            known = ", ".join(await self.datasets()) or "none"
+            raise UnknownDatasetError(f"Airflow has no dataset {dataset}; it has {known}") from None
 
     async def _ask(self, method: str, path: str, *, missing: SyncError | None = None, **options: Any) -> Any:
         """Return the answer's JSON; for 409 None; for 404 raise ``missing``, or return None if that is not given."""

@@ -28,7 +28,7 @@ export class SyncError extends Error {
 export class NotSignedInError extends SyncError {}
 /** The account lacks a right (403). */
 export class NotAllowedError extends SyncError {}
-/** Airflow has no such dataset (404). */
+/** Airflow has no such dataset (404); the message names those that the account may see. */
 export class UnknownDatasetError extends SyncError {}
 /** The dataset has no run of this id (404). */
 export class UnknownSyncError extends SyncError {}
@@ -183,8 +183,7 @@ export class AirflowClient {
   }
 
   async #checkReady(dataset) {
-    const missing = new UnknownDatasetError(`Airflow has no dataset ${dataset}`);
-    if ((await this.#ask("GET", dag(dataset), { missing })).is_paused) {
+    if ((await this.#askOf(dataset, "GET", dag(dataset))).is_paused) {
       throw new PausedError(`The dataset ${dataset} is paused in Airflow: unpause it there, then press again`);
     }
   }
@@ -195,15 +194,13 @@ export class AirflowClient {
       throw new InvalidConfError("A run id has at most 200 characters, and no line end");
     }
     const body = { dag_run_id: runId, logical_date: null, conf };
-    const missing = new UnknownDatasetError(`Airflow has no dataset ${dataset}`);
     // 409, the id is known, is as good as 200: another call, or an attempt of this one, was first.
-    await this.#ask("POST", runs(dataset), { missing, body });
+    await this.#askOf(dataset, "POST", runs(dataset), { body });
     return this.sync(dataset, runId);
   }
 
   async #newest(dataset, limit) {
-    const missing = new UnknownDatasetError(`Airflow has no dataset ${dataset}`);
-    return (await this.#ask("GET", `${runs(dataset)}?order_by=-id&limit=${limit}`, { missing })).dag_runs;
+    return (await this.#askOf(dataset, "GET", `${runs(dataset)}?order_by=-id&limit=${limit}`)).dag_runs;
   }
 
   async #look(dataset, runId, known = null, signal = undefined) {
@@ -261,6 +258,18 @@ export class AirflowClient {
       finished: state === "success" || state === "failed",
       complete: state === "success" && failure === null,
     };
+  }
+
+  /** The answer's JSON; when there is no such dataset, the error says which there are. */
+  async #askOf(dataset, method, path, options = {}) {
+    const missing = new UnknownDatasetError(dataset);
+    try {
+      return await this.#ask(method, path, { missing, ...options });
+    } catch (error) {
+      if (error !== missing) throw error;
+      const known = (await this.datasets()).join(", ") || "none";
+      throw new UnknownDatasetError(`Airflow has no dataset ${dataset}; it has ${known}`);
+    }
   }
 
   /** The answer's JSON; for 409 null; for 404 throws `missing`, or returns null if that is not given. */

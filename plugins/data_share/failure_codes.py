@@ -64,8 +64,11 @@ class FailureCode(Enum):
         True,
     )
     EXPORT_PATH_INVALID = (
-        "The export reports a path that this dataset may not be loaded from.",
-        "Deploy the asset bundle again: the export job has to take its job parameter export_path as it is.",
+        "A path is not one that this dataset may be exported to, or loaded from.",
+        (
+            "Deploy the asset bundle again: the export job has to take its job parameter export_path as it is. If the "
+            "report names SHARE_URL, change that."
+        ),
     )
     CONF_UNKNOWN = (
         "The conf of the run has a key that no sync knows.",

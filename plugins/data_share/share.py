@@ -34,9 +34,12 @@ MANIFEST_TABLE = "export_manifests"
 EXPORT_JOB_VARIABLE = "data_share_export_job_id"
 """Airflow Variable with the id of the Databricks job that exports."""
 
+# The export's SQL has the path in its text, and takes no other characters either.
+_EXPORT_PATH = re.compile(r"s3:/(/[A-Za-z0-9_=-][A-Za-z0-9_.=-]*){2,}/")
+
 
 class InvalidExportPathError(ShareError, AirflowFailException):
-    """The path that an export reports is not one that this dataset may be loaded from."""
+    """A path is not one that this dataset may be exported to, or loaded from."""
 
     code = FailureCode.EXPORT_PATH_INVALID
 
@@ -65,9 +68,15 @@ def export_path(dataset: str, key: str, attempt: int, attempt_id: object) -> str
     :param attempt: its number
     :param attempt_id: Airflow's id of it. The number comes again when a run is deleted and made again, or when Airflow
         gets a new database; this does not.
+    :raises InvalidExportPathError: for a ``SHARE_URL`` with other characters than the export's SQL takes
     """
-    digest = _digest(attempt_id)
-    return f"{SHARE_URL}{dataset}/{key}/{attempt}-{digest}/"
+    path = f"{SHARE_URL}{dataset}/{key}/{attempt}-{_digest(attempt_id)}/"
+    if not _EXPORT_PATH.fullmatch(path):
+        raise InvalidExportPathError(
+            f"{path!r} is no path to export to: behind s3://, its steps consist of letters of ASCII, digits and "
+            "_ . = -, and begin with no point. Change SHARE_URL. Nothing was exported."
+        )
+    return path
 
 
 def attempt_of(path: str) -> int:

@@ -2,15 +2,17 @@
 Executes a Databricks SQL file on the sandbox's lake, with DuckDB.
 
 Understood: ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, ``DECLARE OR REPLACE VARIABLE``, ``SET VAR``
-and ``EXECUTE IMMEDIATE ... INTO ... USING ...``, several in a file. A query may read Delta tables by their Unity
-Catalog name, also as ``IDENTIFIER(...)``, and directories of Parquet files as ``parquet.`path```, with the hidden
-column ``_metadata`` of their files. ``TYPEOF`` answers in Spark's words, also for ``STRUCT(*)``, and
+and ``EXECUTE IMMEDIATE`` of an ``INSERT OVERWRITE DIRECTORY`` or, with ``INTO``, of a query, several in a file; of
+these, no more than what runtime 14.3 takes. A query may read Delta tables by their Unity Catalog name, also as
+``IDENTIFIER(...)``, and directories of Parquet files as ``parquet.`path```, with the hidden column ``_metadata`` of
+their files. ``TYPEOF`` answers in Spark's words, also for ``STRUCT(*)``, and
 ``JSON_OBJECT_KEYS(TO_JSON(STRUCT(*), MAP('ignoreNullFields', 'false')))`` with the names of the columns. Functions of
 Spark that DuckDB lacks are in ``sandbox/databricks/functions.py``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -91,10 +93,25 @@ class Session:
         :raises StatementError: a statement is wrong, or it failed. Statements after it were not executed.
         :raises InterruptedStatementError: somebody called :meth:`interrupt`.
         """
-        try:
+        with self._as_statement_errors():
             for statement in _statements(sql):
                 self._stop_if_interrupted()
                 self._run(statement, parameters)
+
+    def table(self, sql: str) -> pa.Table:
+        """
+        Execute one query, and return its rows.
+
+        :raises StatementError: the query is wrong, or it failed.
+        """
+        with self._as_statement_errors():
+            translated = self._translate(sqlglot.parse_one(sql, read="databricks"), {})
+            return self._connection.sql(translated.sql("duckdb")).to_arrow_table()
+
+    @contextlib.contextmanager
+    def _as_statement_errors(self) -> Iterator[None]:
+        try:
+            yield
         except SqlglotError as error:
             raise StatementError(f"[PARSE_SYNTAX_ERROR] {error} SQLSTATE: 42601") from error
         except UnsupportedTypeError as error:
@@ -122,13 +139,14 @@ class Session:
     def _run(self, sql: str, parameters: Mapping[str, str]) -> None:
         words = sql.upper().split(None, 4)
         if words[:3] == ["INSERT", "OVERWRITE", "DIRECTORY"]:
-            self._insert_overwrite_directory(*_directory_insert(sql), parameters)
+            directory, query = _directory_insert(sql)
+            self._insert_overwrite_directory(directory, sqlglot.parse_one(query, read="databricks"), parameters)
         elif words[:4] == ["DECLARE", "OR", "REPLACE", "VARIABLE"]:
             self._declare(sqlglot.parse_one(sql, read="databricks"))
         elif words[:2] in (["SET", "VAR"], ["SET", "VARIABLE"]):
             self._set(sqlglot.parse_one(sql, read="databricks"), parameters)
         elif words[:2] == ["EXECUTE", "IMMEDIATE"]:
-            self._execute_immediate(sql, parameters)
+            self._execute_immediate(sql)
         else:
             raise _syntax_error(
                 words[0],
@@ -136,8 +154,8 @@ class Session:
                 "VARIABLE, SET VAR and EXECUTE IMMEDIATE",
             )
 
-    def _insert_overwrite_directory(self, directory: exp.Expr, query: exp.Expr, parameters: Mapping[str, str]) -> None:
-        location = _writable_location(_constant(directory, parameters))
+    def _insert_overwrite_directory(self, directory: str, query: exp.Expr, parameters: Mapping[str, str]) -> None:
+        location = _writable_location(directory)
         never_null = self._never_null(query)
         translated = self._translate(query, parameters)
         relation = self._connection.sql(translated.sql("duckdb"), params=_used(translated, parameters))
@@ -158,28 +176,73 @@ class Session:
         translated = self._translate(value, parameters)
         self._assign([item.this.this.name], translated, parameters)
 
-    def _execute_immediate(self, sql: str, parameters: Mapping[str, str]) -> None:
+    def _execute_immediate(self, sql: str) -> None:
         match = re.fullmatch(
-            r"EXECUTE\s+IMMEDIATE\s+(\w+)\s+INTO\s+(\w+(?:\s*,\s*\w+)*)(?:\s+USING\s+(.*))?", sql, re.I | re.S
+            r"EXECUTE\s+IMMEDIATE\s+(\w+)(?:\s+INTO\s+(\w+(?:\s*,\s*\w+)*))?(?:\s+USING\s+(.*))?", sql, re.I | re.S
         )
         if match is None:
-            raise _syntax_error("EXECUTE", "the sandbox executes a variable INTO variables, USING markers AS names")
+            raise _syntax_error("EXECUTE", "the sandbox executes a variable INTO variables, USING what has a name")
         text = self._value(match[1])
         if not isinstance(text, str):
             raise StatementError(
                 f"[NULL_QUERY_STRING_EXECUTE_IMMEDIATE] Execute immediate requires a non-null variable as the query "
                 f"string, but the provided variable `{match[1]}` is null. SQLSTATE: 22004"
             )
-        used = {}
-        for argument in sqlglot.parse_one(f"SELECT {match[3]}", read="databricks").expressions if match[3] else ():
-            used[argument.alias] = _constant(argument.unalias(), parameters)
-        query = sqlglot.parse_one(text, read="databricks")
-        if not isinstance(query, exp.Query):
+        statement, *others = _statements(text)
+        if others:
+            raise _syntax_error(";", "EXECUTE IMMEDIATE executes one statement")
+        into = re.split(r"\s*,\s*", match[2]) if match[2] else []
+        arguments = sqlglot.parse_one(f"SELECT {match[3]}", read="databricks").expressions if match[3] else []
+        words = statement.upper().split(None, 3)
+        if words[:3] == ["INSERT", "OVERWRITE", "DIRECTORY"] and not into:
+            directory, query = _directory_insert(statement)
+            self._insert_overwrite_directory(directory, self._bound(query, arguments), {})
+        elif words[0] in {"SELECT", "WITH", "VALUES"} and into:
+            self._assign(into, self._translate(self._bound(statement, arguments), {}), {})
+        elif into:
             raise StatementError(
                 f"[INVALID_STATEMENT_FOR_EXECUTE_INTO] The INTO clause of EXECUTE IMMEDIATE is only valid for queries "
                 f"but the given statement is not a query: {text}. SQLSTATE: 07501"
             )
-        self._assign(re.split(r"\s*,\s*", match[2]), self._translate(query, used), used)
+        elif words[0] == "EXECUTE":
+            raise StatementError(
+                "[NESTED_EXECUTE_IMMEDIATE] Nested EXECUTE IMMEDIATE commands are not allowed. Please ensure that the "
+                f"SQL query provided ({text}) does not contain another EXECUTE IMMEDIATE command. SQLSTATE: 07501"
+            )
+        else:
+            raise _syntax_error(words[0], "the sandbox executes INSERT OVERWRITE DIRECTORY, and queries INTO variables")
+
+    def _bound(self, sql: str, arguments: list[exp.Expr]) -> exp.Expr:
+        """The query of a text, with the arguments of EXECUTE IMMEDIATE in the place of its markers."""
+        values: dict[str, exp.Expr] = {}
+        for argument in arguments:
+            value = argument.unalias()
+            if isinstance(value, exp.Column) and value.name.lower() in self._variables:
+                values[argument.alias or value.name] = self._variable(value.name)
+            elif isinstance(value, exp.Literal):
+                values[argument.alias] = value
+            else:
+                raise StatementError(
+                    "[UNSUPPORTED_EXPR_FOR_PARAMETER] A query parameter contains unsupported expression. Parameters "
+                    f"can either be variables or literals. Invalid expression: [{value.sql('databricks')}]. "
+                    "SQLSTATE: 42K0E"
+                )
+        query = sqlglot.parse_one(sql, read="databricks")
+        for marker in list(query.find_all(exp.Placeholder)):
+            if marker.name in values:
+                value = values[marker.name]
+                # It names a table, which has to be known before the query is executed.
+                if _names_a_table(marker) and "variable" in value.meta:
+                    value = exp.Literal.string(self._value(value.meta["variable"]))
+                marker.replace(value.copy())
+        return query
+
+    def _variable(self, name: str) -> exp.Expr:
+        """A variable, for DuckDB."""
+        value = exp.func("getvariable", exp.Literal.string(name.lower()))
+        cast = exp.cast(value, exp.DataType.build(self._type_of_variable(name), dialect="duckdb"))
+        cast.meta["variable"] = name
+        return cast
 
     def _assign(self, names: list[str], query: exp.Expr, parameters: Mapping[str, str]) -> None:
         """Set variables to what a query answers: NULL without a row."""
@@ -223,7 +286,7 @@ class Session:
             column.alias_or_name
             for column in query.selects
             if isinstance(column.unalias(), _NEVER_NULL)
-            or (_is_variable(column.unalias(), self._variables) and self._value(column.unalias().name) is not None)
+            or ("variable" in column.unalias().meta and self._value(column.unalias().meta["variable"]) is not None)
         }
 
     def _translate(self, query: exp.Expr, parameters: Mapping[str, str]) -> exp.Expr:
@@ -247,9 +310,7 @@ class Session:
             typeof.replace(exp.Literal.string(self._type_of(typeof, parameters)))
         for column in list(query.find_all(exp.Column)):
             if _is_variable(column, self._variables):
-                value = exp.func("getvariable", exp.Literal.string(column.name.lower()))
-                kind = exp.DataType.build(self._variables[column.name.lower()], dialect="duckdb")
-                column.replace(exp.cast(value, kind))
+                column.replace(self._variable(column.name))
         return as_duckdb(query)
 
     def _register(
@@ -384,29 +445,25 @@ def _statements(sql: str) -> Iterator[str]:
         yield sql[begin:end]
 
 
-def _directory_insert(sql: str) -> tuple[exp.Expr, exp.Expr]:
+def _directory_insert(sql: str) -> tuple[str, str]:
     """
     The directory and the query of an INSERT OVERWRITE DIRECTORY.
 
-    sqlglot knows it only with a literal path and in Hive's form. So its head is read from the tokens here, and sqlglot
-    parses the directory and the query.
+    sqlglot knows it in Hive's form only. A marker in the place of the directory takes runtime 18.
     """
     tokens = sqlglot.tokenize(sql, read="databricks")
     words = [token.text.upper() for token in tokens]
-    if "USING" not in words[:8]:
-        raise _syntax_error(words[0], "the sandbox executes only INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT")
-    using = words.index("USING")
-    if words[using + 1 : using + 2] != ["PARQUET"]:
-        found = tokens[using + 1].text if len(tokens) > using + 1 else "end of input"
+    if len(tokens) > 3 and tokens[3].token_type != TokenType.STRING:
+        raise _syntax_error(tokens[3].text, "the directory must be a literal")
+    if words[4:5] != ["USING"]:
+        near = tokens[4].text if len(tokens) > 4 else "end of input"
+        raise _syntax_error(near, "the sandbox executes only INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT")
+    if words[5:6] != ["PARQUET"]:
+        found = tokens[5].text if len(tokens) > 5 else "end of input"
         raise StatementError(f"[DATA_SOURCE_NOT_FOUND] Failed to find the data source: {found}. SQLSTATE: 42K02")
-    if len(tokens) < using + 3:
+    if len(tokens) < 7:
         raise StatementError("[PARSE_SYNTAX_ERROR] Syntax error at or near end of input. SQLSTATE: 42601")
-    directory = sql[tokens[3].start : tokens[using].start]
-    query = sql[tokens[using + 2].start : tokens[-1].end + 1]
-    return (
-        sqlglot.parse_one(directory, read="databricks"),
-        sqlglot.parse_one(query, read="databricks"),
-    )
+    return tokens[3].text, sql[tokens[6].start : tokens[-1].end + 1]
 
 
 def _syntax_error(near: str, reason: str) -> StatementError:
@@ -438,6 +495,11 @@ def _quoted(name: str) -> str:
 
 def _literal(text: str) -> str:
     return exp.Literal.string(text).sql("duckdb")
+
+
+def _names_a_table(marker: exp.Expr) -> bool:
+    call = marker.find_ancestor(exp.Anonymous)
+    return call is not None and call.name.upper() == "IDENTIFIER"
 
 
 def _is_variable(expression: exp.Expr, variables: Collection[str]) -> bool:

@@ -25,6 +25,7 @@ from sandbox.databricks import answers
 from sandbox.databricks.jobs import Workspace
 from sandbox.databricks.oauth import Credentials, OAuthError, authorization_server, host_metadata
 from sandbox.databricks.records import ApiError, Run, TaskRun, invalid, latest_attempts
+from sandbox.databricks.sql_statements import SqlStatements
 
 RUNS_ON_PAGE = 100
 
@@ -49,12 +50,14 @@ def create_app(
     :param service_principals: OAuth secrets of the service principals, by client id.
     """
     workspace = Workspace(state_dir=state_dir, s3_endpoint_url=s3_endpoint_url, bundle=bundle)
-    return _Api(workspace, Credentials(state_dir, token, service_principals or {})).application()
+    statements = SqlStatements(s3_endpoint_url)
+    return _Api(workspace, statements, Credentials(state_dir, token, service_principals or {})).application()
 
 
 class _Api:
-    def __init__(self, workspace: Workspace, credentials: Credentials) -> None:
+    def __init__(self, workspace: Workspace, statements: SqlStatements, credentials: Credentials) -> None:
         self._workspace = workspace
+        self._statements = statements
         self._credentials = credentials
 
     def application(self) -> Starlette:
@@ -92,6 +95,12 @@ class _Api:
             Route(f"/api/{version}/{path}", self._endpoint(call), methods=[method])
             for version in ("2.1", "2.2")
             for method, path, call in calls
+        ]
+        routes += [
+            Route("/api/2.0/sql/warehouses/{warehouse_id}", self._endpoint(self._warehouse), methods=["GET"]),
+            Route("/api/2.0/sql/statements", self._endpoint(self._execute), methods=["POST"]),
+            Route("/api/2.0/sql/statements/{statement_id}", self._endpoint(self._executed), methods=["GET"]),
+            Route("/api/2.0/workspace/get-status", self._endpoint(self._get_status), methods=["GET"]),
         ]
         routes += [Route(f"/_sandbox/{path}", self._endpoint(call), methods=[method]) for method, path, call in orders]
         routes += [
@@ -277,6 +286,24 @@ class _Api:
             parameters=_parameters(body),
         )
         return {"repair_id": repair_id}
+
+    # SQL warehouses, and files of the workspace
+
+    def _warehouse(self, request: Request, body: Body) -> Any:
+        return self._statements.warehouse(request.path_params["warehouse_id"])
+
+    def _execute(self, request: Request, body: Body) -> Any:
+        _only(body, "warehouse_id", "statement", "wait_timeout", "on_wait_timeout")
+        return self._statements.execute(body)
+
+    def _executed(self, request: Request, body: Body) -> Any:
+        return self._statements.told(request.path_params["statement_id"])
+
+    def _get_status(self, request: Request, body: Body) -> Any:
+        path = _text(body, "path")
+        if not Path(path).is_file():
+            raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"Path ({path}) doesn't exist.")
+        return {"object_type": "FILE", "path": path, "resource_id": path}
 
     # Orders
 

@@ -110,10 +110,12 @@ class Report:
 
     :param problems: where it breaks the contract
     :param undocumented: what it makes use of that the contract marks as such
+    :param unknown_fields: fields of an answer that the contract does not name, of one that lets them pass
     """
 
     problems: list[str] = field(default_factory=list)
     undocumented: set[str] = field(default_factory=set)
+    unknown_fields: set[str] = field(default_factory=set)
 
 
 class Contract:
@@ -121,14 +123,24 @@ class Contract:
     An OpenAPI document, strictly read: what it does not name is not allowed.
 
     :param name: file in this folder, without its ending
+    :param lets_fields_pass: whether an answer may have fields that the document does not name, as a service gets new
+        ones at any time. Then they are told, and are no problem; types and required fields are as strict as before.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, lets_fields_pass: bool = False) -> None:
         self.document: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
         resource = Resource(contents=self.document, specification=DRAFT202012)
         self._registry: Registry[Any] = Registry().with_resource("contract", resource)
         self._noted: set[str] = set()
         self._validator: Any = extend(OAS31Validator, {"x-undocumented": self._note_undocumented})
+        self._lets_fields_pass = lets_fields_pass
+        closed = OAS31Validator.VALIDATORS["additionalProperties"]
+        self._of_answers: Any = self._validator
+        if lets_fields_pass:
+            self._of_answers = extend(
+                self._validator,
+                {"additionalProperties": lambda *given: () if given[1] is False else closed(*given)},
+            )
 
     @cached_property
     def operations(self) -> dict[str, tuple[str, str, dict[str, Any]]]:
@@ -198,7 +210,12 @@ class Contract:
             if exchange.answer_type not in media:
                 report.problems.append(f"the answer's type is {exchange.answer_type!r}")
             else:
-                self._check(json.loads(exchange.answer), media[exchange.answer_type]["schema"], report)
+                value, schema = json.loads(exchange.answer), media[exchange.answer_type]["schema"]
+                self._check(value, schema, report, self._of_answers)
+                if self._lets_fields_pass:
+                    report.unknown_fields |= {
+                        f"{name} {exchange.status}: {place}" for place in self._unknown_fields(value, schema, "$")
+                    }
         return report
 
     def _check_body(self, exchange: Exchange, body: dict[str, Any] | None, report: Report) -> None:
@@ -228,9 +245,11 @@ class Contract:
         if kind.lower() != expected or not credential:
             yield f"the header Authorization is not of the form {expected.title()} <credential>"
 
-    def _check(self, value: Any, schema: Any, report: Report) -> None:
+    def _check(self, value: Any, schema: Any, report: Report, validator_class: Any = None) -> None:
         self._noted.clear()
-        validator = self._validator(_rooted(schema), registry=self._registry, format_checker=_FORMATS)
+        validator = (validator_class or self._validator)(
+            _rooted(schema), registry=self._registry, format_checker=_FORMATS
+        )
         report.problems += [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
         report.undocumented |= self._noted
 
@@ -239,6 +258,25 @@ class Contract:
         rest = {name: value for name, value in schema.items() if name != "x-undocumented"}
         if validator.evolve(schema=rest).is_valid(instance):
             self._noted.add(reason)
+
+    def _unknown_fields(self, value: Any, schema: Any, place: str) -> Iterator[str]:
+        """Where a value has fields that its schema does not name; elements of a list have one place."""
+        schema = self._resolved(schema)
+        for part in schema.get("allOf", ()):
+            yield from self._unknown_fields(value, part, place)
+        if "if" in schema:
+            fits = self._of_answers(_rooted(schema["if"]), registry=self._registry).is_valid(value)
+            yield from self._unknown_fields(value, schema["then" if fits else "else"], place)
+        properties = schema.get("properties", {})
+        if isinstance(value, dict):
+            for name in value:
+                if name in properties:
+                    yield from self._unknown_fields(value[name], properties[name], f"{place}.{name}")
+                elif schema.get("additionalProperties") is False:
+                    yield f"{place}.{name}"
+        if isinstance(value, list) and isinstance(schema.get("items"), dict):
+            for item in value:
+                yield from self._unknown_fields(item, schema["items"], f"{place}[]")
 
     def _resolved(self, node: Any) -> Any:
         while "$ref" in node:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import dataclasses
+import enum
 import json
 import re
+import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,7 +28,7 @@ from data_share.snowflake_hook import (
 )
 from data_share.snowflake_operators import CheckFailedError, SnowflakeStatementsOperator
 from tests.airflow_double import SYNC, TriggerFailedError, events_of
-from tests.contracts import scenarios
+from tests.contracts import drift, scenarios
 from tests.contracts.conftest import DATASET, Accounts, until
 from tests.contracts.contract import Contract, Exchange
 
@@ -465,7 +467,14 @@ def test_a_broken_request_is_noticed(recorded: dict[str, list[Exchange]], operat
     assert contract.check_request(REQUEST_BREAKS[operation][broken](exchange)).problems
 
 
-ANSWER_BREAKS: list[tuple[str, int, Callable[[Any], Any]]] = [
+# No field is missing, and one is there that nobody knows.
+UNKNOWN_FIELDS: list[tuple[str, int, Callable[[Any], Any]]] = [
+    ("look", 200, lambda body: body.update(rows=[])),
+    ("runs-get-output", 200, renamed("error", "message")),
+    ("runs-list", 200, renamed("runs", "job_runs")),
+    ("runs-cancel", 200, lambda body: body.update(run_id=1)),
+]
+STRICT_BREAKS: list[tuple[str, int, Callable[[Any], Any]]] = [
     ("submit", 202, renamed("statementHandle", "handle")),
     ("submit", 202, lambda body: body.update(code=333334)),
     ("submit", 401, renamed("message", "error")),
@@ -473,7 +482,6 @@ ANSWER_BREAKS: list[tuple[str, int, Callable[[Any], Any]]] = [
     ("look", 200, lambda body: body["resultSetMetaData"]["rowType"][0].update(type=1)),
     ("look", 200, lambda body: body["resultSetMetaData"].update(format="json")),
     ("look", 200, lambda body: body["data"].append([1])),
-    ("look", 200, lambda body: body.update(rows=[])),
     ("look", 422, lambda body: body.pop("statementHandle")),
     ("look", 422, lambda body: body.pop("sqlState")),
     ("look", 422, renamed("code", "errorCode")),
@@ -486,13 +494,11 @@ ANSWER_BREAKS: list[tuple[str, int, Callable[[Any], Any]]] = [
     ("runs-get", 200, renamed("job_parameters", "parameters")),
     ("runs-get", 200, lambda body: body["tasks"][0].pop("run_id")),
     ("runs-get", 200, lambda body: body["job_parameters"][0].update(value=1)),
-    ("runs-get-output", 200, renamed("error", "message")),
-    ("runs-list", 200, renamed("runs", "job_runs")),
     ("runs-list", 200, lambda body: body["runs"].clear()),
     ("runs-list", 200, lambda body: body["runs"][0].pop("job_parameters")),
-    ("runs-cancel", 200, lambda body: body.update(run_id=1)),
     ("token", 200, renamed("expires_in", "expires")),
 ]
+ANSWER_BREAKS = STRICT_BREAKS + UNKNOWN_FIELDS
 
 
 @pytest.mark.parametrize(
@@ -506,6 +512,95 @@ def test_a_broken_answer_is_noticed(
     body = json.loads(exchange.answer)
     change(body)
     assert contract.check_response(dataclasses.replace(exchange, answer=json.dumps(body).encode())).problems
+
+
+LOOKS_OF_A_RUNNING_STATEMENT = (202, 429)
+
+
+@pytest.mark.parametrize("status", LOOKS_OF_A_RUNNING_STATEMENT)
+def test_a_statement_that_runs_may_be_told_with_either_status(recorded: dict[str, list[Exchange]], status: int) -> None:
+    contract, exchange = first(recorded, "look", 202)
+    assert contract.check_response(dataclasses.replace(exchange, status=status)).problems == []
+    told = json.loads(exchange.answer)
+    del told["statementStatusUrl"]
+    without_address = dataclasses.replace(exchange, status=status, answer=json.dumps(told).encode())
+    assert contract.check_response(without_address).problems
+
+
+@pytest.mark.parametrize("status", [405, 502, 522])
+def test_statuses_of_the_reference_that_have_no_body(recorded: dict[str, list[Exchange]], status: int) -> None:
+    for operation in ("submit", "look", "cancel"):
+        contract, exchange = first(recorded, operation)
+        empty = dataclasses.replace(exchange, status=status, answer=b"", answer_type="")
+        assert contract.check_response(empty).problems == []
+
+
+# ---- real services get new fields
+
+
+LIVE_CONTRACTS = {name: Contract(name, lets_fields_pass=True) for name in CONTRACTS}
+
+NEW_FIELDS: list[tuple[str, int, Callable[[Any], Any], str]] = [
+    ("runs-get", 200, lambda body: body.update(new=1), "$.new"),
+    ("runs-get", 200, lambda body: body["tasks"][0].update(new=1), "$.tasks[].new"),
+    ("runs-get", 200, lambda body: body["tasks"][0]["sql_task"].update(new={}), "$.tasks[].sql_task.new"),
+    ("runs-get-output", 200, lambda body: body["metadata"]["state"].update(new=1), "$.metadata.state.new"),
+    ("look", 200, lambda body: body.update(new=1), "$.new"),
+    ("look", 200, lambda body: body["resultSetMetaData"].update(new=1), "$.resultSetMetaData.new"),
+    (
+        "look",
+        200,
+        lambda body: body["resultSetMetaData"]["rowType"][0].update(new=1),
+        "$.resultSetMetaData.rowType[].new",
+    ),
+    ("look", 422, lambda body: body.update(new=1), "$.new"),
+    ("submit", 202, lambda body: body.update(new=1), "$.new"),
+]
+
+
+@pytest.mark.parametrize(
+    ("operation", "status", "change", "place"), NEW_FIELDS, ids=[f"{f[0]} {f[3]}" for f in NEW_FIELDS]
+)
+def test_a_new_field_is_told_and_is_no_problem(
+    recorded: dict[str, list[Exchange]], operation: str, status: int, change: Callable[[Any], Any], place: str
+) -> None:
+    strict, exchange = first(recorded, operation, status)
+    live = LIVE_CONTRACTS[next(name for name, contract in CONTRACTS.items() if contract is strict)]
+    assert live.check_response(exchange).unknown_fields == set()
+    body = json.loads(exchange.answer)
+    change(body)
+    newer = dataclasses.replace(exchange, answer=json.dumps(body).encode())
+    assert strict.check_response(newer).problems
+    report = live.check_response(newer)
+    assert (report.problems, report.unknown_fields) == ([], {f"{operation} {status}: {place}"})
+
+
+@pytest.mark.parametrize(
+    ("operation", "status", "change"), STRICT_BREAKS, ids=[f"{op}-{status}" for op, status, _ in STRICT_BREAKS]
+)
+def test_types_and_required_fields_are_as_strict_on_real_services(
+    recorded: dict[str, list[Exchange]], operation: str, status: int, change: Callable[[Any], Any]
+) -> None:
+    strict, exchange = first(recorded, operation, status)
+    live = LIVE_CONTRACTS[next(name for name, contract in CONTRACTS.items() if contract is strict)]
+    body = json.loads(exchange.answer)
+    change(body)
+    assert live.check_response(dataclasses.replace(exchange, answer=json.dumps(body).encode())).problems
+
+
+@pytest.mark.tier("full")  # the SDK takes seconds to import
+def test_the_contract_names_all_that_the_sdk_of_this_environment_knows() -> None:
+    from databricks.sdk.service import jobs
+
+    assert [line for line in drift.drift(jobs) if line.endswith("in the SDK alone")] == []
+    newer = types.SimpleNamespace(**vars(jobs))
+    newer.Run = dataclasses.make_dataclass("Run", ["run_id", "new_field", "new_task"])
+    newer.RunType = enum.Enum("RunType", {"NEW": "NEW"})
+    told = list(drift.drift(newer))  # type: ignore[arg-type]
+    assert "Run: the field new_field is in the SDK alone" in told
+    assert "Run: the field job_id is in the contract alone" in told
+    assert "Run.run_type: the value NEW is in the SDK alone" in told
+    assert not any("new_task" in line for line in told)
 
 
 def test_an_answer_with_an_unknown_status_is_noticed(recorded: dict[str, list[Exchange]]) -> None:

@@ -31,11 +31,11 @@ from data_share.share import EXPORT_JOB_VARIABLE, attempt_of
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from data_share.snowflake_operators import SnowflakeCleanUpOperator
 from data_share.steps import BEFORE_FINISH
+from tests import shipped
 from tests.airflow_double import DagRun
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
-DATASETS = ["city_temperatures", "daily_observations", "shared_forecasts"]
-SYNCS = [f"sync_{name}" for name in DATASETS]
+SYNCS = [f"sync_{name}" for name in shipped.DATASETS]
 ALL = [*SYNCS, "set_up_snowflake", "clean_up_share", "check_share"]
 TAGS = {"data-share", "sync", "set-up", "housekeeping"}
 
@@ -57,7 +57,7 @@ def syncs(dags: dict[str, DAG]) -> list[DAG]:
 
 
 def test_the_dags_are_the_ones_of_the_datasets_the_set_up_and_the_clean_up(dags: dict[str, DAG]) -> None:
-    assert [dataset.name for dataset in read_datasets()[0]] == DATASETS
+    assert [dataset.name for dataset in read_datasets()[0]] == list(shipped.DATASETS)
     assert sorted(dags) == sorted(ALL)
     assert all(dag.tasks for dag in dags.values())
 

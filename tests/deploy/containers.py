@@ -28,6 +28,7 @@ import psutil
 
 from tests.deploy.compose import ComposeError, Project, Service
 from tests.deploy.dockerfile import Image
+from tests.shipped import left_out
 
 _TOOLS = "/usr/sbin:/usr/bin:/sbin:/bin"
 _POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
@@ -309,7 +310,7 @@ class Container:
     def _copy(self, source: Path, target: str) -> None:
         place = Path(f"{self.root}{target}")
         if source.is_dir():
-            shutil.copytree(source, place, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+            shutil.copytree(source, place, ignore=left_out, dirs_exist_ok=True)
         else:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, place)

@@ -36,6 +36,8 @@ pytestmark = pytest.mark.tier("full")
 
 # Datasets that documents make up or walk through, and that are not in include/datasets/.
 EXAMPLE_DATASETS = {"tides", "airports"}
+# What is named though its name begins with a dot.
+HIDDEN = {".ci", ".github", ".pre-commit-config.yaml"}
 # What a script may call: programs that a reader has or installs, and make.
 PROGRAMS = {
     *("airflow", "astro", "aws", "cp", "curl", "databricks", "date", "docker", "helm", "make", "mkdir", "openssl"),
@@ -43,7 +45,15 @@ PROGRAMS = {
 }
 # Names of other systems, and names that code puts together.
 NAMES_ELSEWHERE = {
-    *("external_id", "unity_catalog_iam_arn", "FORWARDED_ALLOW_IPS", "SYNC_INTERVAL_SECONDS", "values.schema.json"),
+    *(
+        "live-report.json",
+        "live-report.md",
+        "external_id",
+        "unity_catalog_iam_arn",
+        "FORWARDED_ALLOW_IPS",
+        "SYNC_INTERVAL_SECONDS",
+        "values.schema.json",
+    ),
     *("AIRFLOW_VAR_DATA_SHARE_EXPORT_JOB_ID", "SANDBOX_DATABRICKS_PORT", "SANDBOX_S3_PORT", "SANDBOX_SNOWFLAKE_PORT"),
 }
 # What the shell runs, what other tests hold to the truth, and what shows what a person sees.
@@ -74,7 +84,7 @@ def wrong_links(page: Page) -> Iterator[str]:
 
 @cache
 def files() -> list[Path]:
-    folders = [entry for entry in PROJECT.iterdir() if entry.name in (".ci", ".github") or entry.name[0] != "."]
+    folders = [entry for entry in PROJECT.iterdir() if entry.name in HIDDEN or entry.name[0] != "."]
     found = [path for entry in folders for path in [entry, *entry.rglob("*")]]
     return [path.relative_to(PROJECT) for path in found if "__pycache__" not in path.parts]
 

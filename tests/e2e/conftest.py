@@ -14,6 +14,7 @@ import pytest
 from sandbox.settings import PROJECT, Settings
 from sandbox.stack import Stack
 from tests.e2e.share import SHELL, RunningShare
+from tests.shipped import left_out
 
 HOME = PROJECT / ".sandbox" / "e2e"
 """A folder in the project, which stays after the tests: it holds the logs."""
@@ -38,7 +39,7 @@ def running_share() -> Iterator[RunningShare]:
     stack.stop()
     shutil.rmtree(HOME, ignore_errors=True)
     for name in ("dags", "plugins", "include"):
-        shutil.copytree(PROJECT / name, PROJECT_COPY / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PROJECT / name, PROJECT_COPY / name, ignore=left_out)
     try:
         with mock.patch.dict(os.environ, SHELL):
             endpoints = stack.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -40,9 +41,9 @@ def test_the_share_is_well_until_something_is_broken(share: RunningShare) -> Non
 
 
 def test_the_command_shows_the_list(share: RunningShare) -> None:
-    def doctor() -> tuple[int, str]:
+    def doctor(*options: str) -> tuple[int, str]:
         done = subprocess.run(
-            [sys.executable, "-m", "sandbox", "doctor"],
+            [sys.executable, "-m", "sandbox", "doctor", *options],
             cwd=PROJECT,
             env=os.environ | {"SANDBOX_HOME": str(share.stack.state)},
             capture_output=True,
@@ -58,9 +59,13 @@ def test_the_command_shows_the_list(share: RunningShare) -> None:
     share.query("ALTER TABLE shared_forecasts RENAME TO hidden_forecasts")
     try:
         code, shown = doctor()
+        coded, told = doctor("--json")
     finally:
         share.query("ALTER TABLE hidden_forecasts RENAME TO shared_forecasts")
     assert code == 1
     assert "wrong        target tables (DESCRIBE TABLE): shared_forecasts" in shown
     # Rights on the targets, and policies, are asked of targets that are there.
     assert "1 wrong, 0 advice, 2 not checked" in shown, shown
+    assert coded == 1
+    findings = json.loads(told)["findings"]
+    assert [finding["name"] for finding in findings if finding["state"] == "wrong"] == ["target tables"]

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,8 +19,18 @@ import pytest
 from sandbox.settings import PROJECT, Settings
 from sandbox.stack import STOPPED_BY_ANOTHER, Stack
 from tests.e2e.share import SHELL, RunningShare, wait_for
+from tests.shipped import DATASETS
 
 pytestmark = pytest.mark.tier("full")
+
+CREATED = """
+description: Harbours.
+source_table: main.sea.harbours
+load_mode: replace
+required_columns: [harbour]
+create_table: from_columns
+columns: {harbour: VARCHAR}
+"""
 
 
 def command(state: Path, *words: str) -> subprocess.Popen[str]:
@@ -90,13 +101,63 @@ def test_sync_shows_the_steps_and_ends_with_one_line_of_json(share: RunningShare
     assert answer | {"run_key": "", "dag_run_id": "", "seconds": 0} == {
         "dataset": "shared_forecasts",
         "state": "success",
+        "dry_run": False,
+        "full_refresh": False,
         "run_key": "",
         "dag_run_id": "",
         "rows_exported": 1461,
         "rows_loaded": 1461,
         "rows_in_target": 1461,
+        "rows_inserted": 1461,
+        "rows_updated": 0,
+        "rows_deleted": 0,
         "seconds": 0,
     }
+
+
+def test_a_dry_run_of_a_full_refresh_says_what_would_change(share: RunningShare) -> None:
+    before = share.query("SELECT COUNT(*) FROM sync_history")
+    code, output = output_of(share.stack.state, "sync", "city_temperatures", "--dry-run", "--full-refresh")
+
+    assert code == 0, output
+    answer = json.loads(output.splitlines()[-1])
+    assert (answer["dry_run"], answer["full_refresh"], answer["rows_in_target"]) == (True, True, None)
+    rows = answer["rows_inserted"]
+    assert rows > 0
+    assert f"Dry run complete: nothing was published. A sync would insert {rows:,} rows into" in output
+    assert "Sync Complete" not in output
+    run = share.airflow.run("sync_city_temperatures", answer["dag_run_id"])
+    assert run["conf"] == {"requested_by": "sandbox", "dry_run": True, "full_refresh": True}
+    assert share.query("SELECT COUNT(*) FROM sync_history") == before
+
+
+def test_set_up_shows_what_it_creates(share: RunningShare) -> None:
+    share.query("ALTER TABLE city_temperatures RENAME TO hidden_temperatures")
+    try:
+        code, output = output_of(share.stack.state, "set-up")
+        assert share.query("SELECT COUNT(*) FROM city_temperatures") == [(0,)]
+    finally:
+        share.query("DROP TABLE IF EXISTS city_temperatures")
+        share.query("ALTER TABLE hidden_temperatures RENAME TO city_temperatures")
+    assert code == 0, output
+    for step in ("create_ledger     ", "create_target city_temperatures", "create_target targets/shared_forecasts.sql"):
+        assert f" s  {step} done\n" in output
+    assert "create_target 0" not in output
+    assert output.endswith("Set-up Complete: what was missing is created, what was there is as it was.\n")
+
+
+def test_a_set_up_that_fails_says_which_target_it_is(
+    share: RunningShare, add_dataset_file: Callable[[str, str], Path]
+) -> None:
+    content = f"{CREATED}target_table: nowhere.harbours\n"
+    path = add_dataset_file("harbours", content)
+    code, output = output_of(share.stack.state, "set-up")
+    assert path.exists()
+    assert code == 1, output
+    assert "create_target city_temperatures done\n" in output
+    assert "\nThe set-up failed." in output
+    assert "  create_target harbours: " in output
+    assert "NOWHERE" in output.partition("The set-up failed.")[2]
 
 
 def test_a_failed_sync_says_why_and_has_an_exit_code(share: RunningShare) -> None:
@@ -110,12 +171,45 @@ def test_a_failed_sync_says_why_and_has_an_exit_code(share: RunningShare) -> Non
     assert json.loads(output.splitlines()[-1])["state"] == "failed"
 
 
-def test_a_sync_of_an_unknown_dataset_says_so(share: RunningShare) -> None:
-    code, output = output_of(share.stack.state, "sync", "unknown")
+def test_a_sync_of_an_unknown_dataset_names_the_known_ones(
+    share: RunningShare, add_dataset_file: Callable[[str, str], Path]
+) -> None:
+    for name in ("unknown", "../x", "set_up_snowflake"):
+        code, output = output_of(share.stack.state, "sync", name)
+        assert code == 1
+        said, _, known = output.partition("; it has ")
+        assert said == f"error: Airflow has no dataset {name}"
+        # Airflow shows a dataset of another test for a while after its file is gone.
+        assert set(known.rstrip(".\n").split(", ")) >= set(DATASETS)
 
+    add_dataset_file("unreadable", "load_mode: sometimes\n")
+    wait_for(lambda: share.airflow.ask("GET", "/importErrors")["import_errors"], "Airflow has read the file")
+    code, output = output_of(share.stack.state, "sync", "unreadable")
     assert code == 1
-    assert "sync_unknown" in output
+    assert " unreadable.yaml is not a valid dataset file:\n" in output
+    assert "  load_mode: Input should be 'replace', 'append' or 'merge' (found: 'sometimes')\n" in output
     assert "Traceback" not in output
+
+
+def test_status_for_programs(share: RunningShare) -> None:
+    wait_for(lambda: set(share.stack.health().values()) == {"healthy"}, "all is healthy")
+    run_id = share.airflow.trigger("sync_shared_forecasts", conf={"dry_run": True})
+    share.airflow.wait("sync_shared_forecasts", run_id, 180)
+    code, output = output_of(share.stack.state, "status", "--json")
+    assert code == 0, output
+    found = json.loads(output)
+    last = {sync["dataset"]: sync["last_run"] for sync in found.pop("datasets")}
+    assert set(last) >= set(DATASETS)
+    ended = share.airflow.run("sync_shared_forecasts", run_id)
+    assert last["shared_forecasts"] == {key: ended[key] for key in ("dag_run_id", "state", "run_after")}
+    assert found.pop("processes") >= 5
+    names = ("metadatabase", "scheduler", "triggerer", "dag_processor", "databricks", "snowflake")
+    assert found == {
+        "state": "ready",
+        "airflow_url": share.endpoints.airflow_url,
+        "state_folder": str(share.stack.state),
+        "parts": dict.fromkeys(names, "healthy"),
+    }
 
 
 def test_status_and_env_tell_of_the_running_stack(share: RunningShare) -> None:
@@ -144,6 +238,8 @@ def test_status_names_a_part_that_has_ended(share: RunningShare, tmp_path: Path)
     assert code == 1
     assert "triggerer       has ended" in output
     assert "make down, then make up" in output
+    (tmp_path / "endpoints.json").unlink()
+    assert output_of(tmp_path, "status") == (1, "A stack is starting. Wait for it, or stop it: make down\n")
 
 
 def test_connections_of_the_shell_reach_airflow_but_those_of_the_share(share: RunningShare) -> None:
@@ -163,7 +259,20 @@ def test_two_starts_do_not_meet(share: RunningShare, tmp_path: Path) -> None:
 
 
 def test_without_a_stack_the_commands_say_what_to_do(tmp_path: Path) -> None:
-    for words in (["sync", "shared_forecasts"], ["env"]):
+    for words in (["sync", "shared_forecasts"], ["set-up"], ["env"]):
         code, output = output_of(tmp_path, *words)
         assert (code, output.strip()) == (1, "error: No stack is running. Start one: make up")
     assert output_of(tmp_path, "down") == (0, "Stopped 0 processes.\n")
+    assert output_of(tmp_path, "status") == (1, "No stack is running.\n")
+    code, output = output_of(tmp_path, "status", "--json")
+    assert (code, json.loads(output)) == (
+        1,
+        {
+            "state": "stopped",
+            "airflow_url": None,
+            "state_folder": str(tmp_path),
+            "processes": 0,
+            "parts": {},
+            "datasets": [],
+        },
+    )

@@ -21,6 +21,7 @@ from data_share.share import EXPORT_JOB_VARIABLE
 from sandbox.airflow_client import AirflowClient, AirflowError
 from sandbox.settings import HOST, PROJECT
 from tests.e2e.share import DAG_ID, SYNC_SECONDS, TARGET, RunningShare, wait_for
+from tests.shipped import left_out
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.deploy]
 
@@ -152,7 +153,7 @@ def session_of(pid: int) -> int | None:
 def copy_folders(home: Path) -> None:
     home.mkdir()
     for name in ("dags", "plugins", "include"):
-        shutil.copytree(PROJECT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PROJECT / name, home / name, ignore=left_out)
 
 
 def ledger_row(share: RunningShare, run_id: str) -> dict[str, Any]:
@@ -198,7 +199,9 @@ def astro_project(tmp_path: Path) -> Path:
     Beside it are the files that ``astro dev init`` makes, which are empty for this project.
     """
     home = tmp_path / "usr" / "local" / "airflow"
-    shutil.copytree(PROJECT, home, ignore=shutil.ignore_patterns(*NOT_DEPLOYED, "__pycache__"), symlinks=True)
+    shutil.copytree(
+        PROJECT, home, ignore=lambda folder, names: NOT_DEPLOYED & {*names} | left_out(folder, names), symlinks=True
+    )
     for name in ("packages.txt", "airflow_settings.yaml", ".env", ".dockerignore"):
         (home / name).touch()
     (home / ".astro").mkdir()

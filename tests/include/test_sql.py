@@ -19,8 +19,11 @@ from sqlglot import exp
 
 from data_share import share
 from data_share.datasets import Dataset, LoadMode
+from data_share.names import source_name
 from data_share.share import InvalidExportPathError, run_key_of
 from data_share.snowflake_hook import DataShareSnowflakeHook
+from tests.shipped import left_out
+from tests.source_names import NO_SOURCES, SOURCES, WITHOUT_BACKTICKS, no_paths
 
 PROJECT = Path(__file__).resolve().parents[2]
 SQL = PROJECT / "include" / "sql"
@@ -182,7 +185,7 @@ def test_every_file_is_used(dag: DAG) -> None:
 
 
 def test_each_file_begins_with_what_it_is_for() -> None:
-    files = list(SQL.rglob("*.sql"))
+    files = [path for path in SQL.rglob("*.sql") if not left_out(str(path.parent), [path.name])]
     assert files
     assert [str(path.relative_to(SQL)) for path in files if not path.read_text().startswith("-- ")] == []
 
@@ -734,25 +737,71 @@ def test_the_clean_up_lists_staging_tables_and_old_exports(rendered: Render) -> 
 # ---- export
 
 
+EXPORT = (SQL / "databricks" / "export_dataset.sql").read_text()
+EXPORT_BODY = sqlparse.format(EXPORT, strip_comments=True)
+
+
+def checked_values() -> dict[str, re.Pattern[str]]:
+    """The pattern that the export's SQL holds each parameter against."""
+    patterns = {}
+    for name, case in re.findall(r"SET VAR (\w+) = CASE(.*?)\nEND;", EXPORT_BODY, flags=re.DOTALL):
+        if match := re.search(rf":{name} RLIKE (.*?)THEN :{name}\s+ELSE RAISE_ERROR", case, flags=re.DOTALL):
+            text = "".join(re.findall(r"'([^']*)'", match[1])).replace("\\\\", "\\")
+            patterns[name] = re.compile(text.replace("\\z", "\\Z"))  # the same in Python's words
+    return patterns
+
+
 def test_the_export_uses_the_parameters_that_the_job_fills_in() -> None:
-    sql = (SQL / "databricks" / "export_dataset.sql").read_text()
-    body = sqlparse.format(sql, strip_comments=True)
     # In quotes, markers are those of a statement that EXECUTE IMMEDIATE runs.
-    used = set(re.findall(r"(?<!:):(\w+)", re.sub(r"'[^']*'", "''", body)))
+    used = set(re.findall(r"(?<!:):(\w+)", re.sub(r"'[^']*'", "''", EXPORT_BODY)))
     assert used == {"source_table", "data_path", "manifest_path", "run_key", "dataset", "proof"}
-    assert used == set(re.findall(r"^--   :(\w+)", sql, flags=re.MULTILINE)), "the header names all inputs"
+    assert used == set(re.findall(r"^--   :(\w+)", EXPORT, flags=re.MULTILINE)), "the header names all inputs"
 
 
-def test_nothing_of_a_column_reaches_a_made_statement_but_its_name_with_doubled_backticks() -> None:
-    body = sqlparse.format((SQL / "databricks" / "export_dataset.sql").read_text(), strip_comments=True)
-    made = "".join(re.findall(r"SET VAR query = .*?;", body, flags=re.DOTALL))
-    # Outside of the texts: the names n, the types t, which are compared only, and what takes no text of theirs.
+def test_the_export_takes_what_runtime_14_has() -> None:
+    statements = [statement.strip() for statement in EXPORT_BODY.split(";") if statement.strip()]
+    heads = {" ".join(statement.split()[:2]) for statement in statements}
+    assert heads == {"DECLARE OR", "SET VAR", "EXECUTE IMMEDIATE"}
+    # Before runtime 17.3: a variable as the text, variables as what is bound.
+    executed = [" ".join(one.split()) for one in statements if one.startswith("EXECUTE IMMEDIATE")]
+    declared = set(re.findall(r"DECLARE OR REPLACE VARIABLE (\w+) ", EXPORT_BODY))
+    for statement in executed:
+        text, into, using = re.fullmatch(r"EXECUTE IMMEDIATE (\w+)(?: INTO (.*?))?(?: USING (.*))?", statement).groups(
+            ""
+        )  # type: ignore[union-attr]
+        bound = [re.fullmatch(r"(\w+) AS \w+", argument)[1] for argument in using.split(", ") if argument]  # type: ignore[index]
+        assert {text, *filter(None, into.split(", ")), *bound} <= declared
+    assert len(executed) == 5
+
+
+def test_each_source_of_a_dataset_file_passes_the_pattern_of_the_export() -> None:
+    pattern = checked_values()["source_table"]
+    assert [source for source in SOURCES if not pattern.search(source_name(source))] == []
+    refused = NO_SOURCES | WITHOUT_BACKTICKS
+    assert {kind: source for kind, source in refused.items() if pattern.search(source)} == {}
+
+
+@pytest.mark.parametrize("name", ["data_path", "manifest_path"])
+def test_only_plain_directories_pass_the_patterns_of_the_export(name: str) -> None:
+    pattern = checked_values()[name]
+    assert pattern.search(f"{EXPORT_PATH}data/")
+    assert pattern.search("/tmp/pytest-of-me/pytest-0/spark0/spark_1/data/")
+    assert {kind: path for kind, path in no_paths(f"{EXPORT_PATH}data/").items() if pattern.search(path)} == {}
+
+
+def test_only_checked_directories_and_the_names_of_columns_get_into_the_statements_of_the_export() -> None:
+    assert set(checked_values()) == {"source_table", "data_path", "manifest_path"}
+    made = "".join(re.findall(r"SET VAR (?:statement|data_files) = .*?;", EXPORT_BODY, flags=re.DOTALL))
+    # Outside of the texts. The types t are compared only; with_checksums is compared too.
     code = re.sub(r"'[^']*'", "''", made)
-    assert re.findall(r"\|\| (n\b|t\b|names|types)", code) == []
+    values = set(re.findall(r"\b[a-z_]+\b", code)) - {"statement", "data_files", "with_checksums", "t", "types"}
+    assert values == {"data_path", "manifest_path", "names", "n", "k", "m"}
+    assert re.findall(r"(?:\|\|) (n\b|t\b|names|types)", code) == []
     assert made.count("'`' || REPLACE(n, '`', '``') || '`'") + made.count("`' || REPLACE(n, '`', '``') || '`)'") == 2
     assert code.count("REPLACE(n") == 2
+    assert not re.search(r"[$]\{", EXPORT_BODY), "Spark would replace it"
 
 
 def test_the_manifest_is_written_after_the_data() -> None:
-    body = sqlparse.format((SQL / "databricks" / "export_dataset.sql").read_text(), strip_comments=True)
-    assert re.findall(r"INSERT OVERWRITE DIRECTORY :(\w+)", body) == ["data_path", "manifest_path"]
+    written = re.findall(r"'INSERT OVERWRITE DIRECTORY \"', (\w+), '\"", EXPORT_BODY)
+    assert written == ["data_path", "manifest_path"]

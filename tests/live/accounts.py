@@ -8,6 +8,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,32 @@ DEFAULT_DATASET = Path(__file__).with_name("nyctaxi_trips.yaml")
 LONGEST_RUN = 900.0
 """Seconds that a run may take: a stopped SQL warehouse takes minutes to start."""
 SNOWFLAKE_CONN = "snowflake_default"
+ACCOUNT_CONN = "snowflake_account"
+"""The same without a schema: there is none before it is made."""
 DATABRICKS_CONN = "databricks_default"
+_SQL = Path(__file__).resolve().parents[2] / "include" / "sql" / "snowflake"
+[_COPY] = DataShareSnowflakeHook.split_sql_string((_SQL / "copy_into_staging.sql").read_text(), strip_semicolon=True)
+COPY_OPTIONS = _COPY[_COPY.index("FILE_FORMAT") :]
+"""The product's options of COPY, without PATTERN, for which some tests have their own."""
+
 _REQUIRED = {
     "DATA_SHARE_LIVE_SNOWFLAKE": "an Airflow connection to Snowflake, as JSON",
     "DATA_SHARE_LIVE_DATABRICKS": "an Airflow connection to Databricks, as JSON",
     "DATA_SHARE_LIVE_JOB_ID": "the id of the deployed export job, which is copied and not run itself",
     "DATA_SHARE_LIVE_S3_PREFIX": "a prefix for scratch files, s3://<bucket>/<at least one folder>/",
     "DATA_SHARE_LIVE_STORAGE_INTEGRATION": "Snowflake's storage integration for that prefix",
+    "DATA_SHARE_LIVE_SOURCE_SCHEMA": "a schema of Unity Catalog for scratch source tables, <catalog>.<schema>",
 }
+_RETRY_AFTER_SECONDS = "150"
+_STATEMENT_WAIT = "50s"
 
 
 class LiveSettingsError(Exception):
     """The suite is switched on and cannot run; the message names what is missing or wrong."""
+
+
+class DatabricksStatementError(Exception):
+    """Databricks refuses a call of the suite, or a statement of it has failed; the message is Databricks' own."""
 
 
 class OutsideScratchError(AssertionError):
@@ -58,8 +73,11 @@ class LiveSettings:
     :param job_id: the deployed export job
     :param s3_prefix: where scratch files may lie, ends in ``/``
     :param storage_integration: Snowflake's way to it
+    :param source_schema: where scratch source tables may be made, in Unity Catalog
     :param s3_endpoint: of an S3 that is not Amazon's, or None
     :param dataset: dataset of the full sync
+    :param other_role: a role of Snowflake without a right on the integration, or None
+    :param retry_after: seconds after which a request is repeated whose statement still runs
     """
 
     snowflake: dict[str, Any]
@@ -67,8 +85,11 @@ class LiveSettings:
     job_id: int
     s3_prefix: str
     storage_integration: str
+    source_schema: str
     s3_endpoint: str | None
     dataset: Dataset
+    other_role: str | None
+    retry_after: float
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> LiveSettings:
@@ -86,21 +107,40 @@ class LiveSettings:
                 f"DATA_SHARE_LIVE_S3_PREFIX is {prefix!r}: it must be s3://<bucket>/<at least one folder>/, with "
                 "letters, digits, _ and - in the folders' names."
             )
+        source_schema = environment["DATA_SHARE_LIVE_SOURCE_SCHEMA"]
+        if not re.fullmatch(r"[A-Za-z_]\w*\.[A-Za-z_]\w*", source_schema, re.ASCII):
+            raise LiveSettingsError(
+                f"DATA_SHARE_LIVE_SOURCE_SCHEMA is {source_schema!r}: it must be <catalog>.<schema>, of plain names."
+            )
+        other_role = environment.get("DATA_SHARE_LIVE_OTHER_ROLE") or None
+        if other_role and not re.fullmatch(r"[A-Za-z_]\w*", other_role, re.ASCII):
+            raise LiveSettingsError(f"DATA_SHARE_LIVE_OTHER_ROLE is {other_role!r}: it must be a plain name.")
         try:
             snowflake = json.loads(environment["DATA_SHARE_LIVE_SNOWFLAKE"])
             databricks = json.loads(environment["DATA_SHARE_LIVE_DATABRICKS"])
             job_id = int(environment["DATA_SHARE_LIVE_JOB_ID"])
+            retry_after = float(environment.get("DATA_SHARE_LIVE_RETRY_AFTER", _RETRY_AFTER_SECONDS))
         except ValueError as error:
-            raise LiveSettingsError(f"A connection is not JSON, or the job id no number: {error}") from None
+            raise LiveSettingsError(
+                f"A connection is not JSON, or the job id or DATA_SHARE_LIVE_RETRY_AFTER no number: {error}"
+            ) from None
         return cls(
             snowflake=snowflake,
             databricks=databricks,
             job_id=job_id,
             s3_prefix=prefix,
             storage_integration=environment["DATA_SHARE_LIVE_STORAGE_INTEGRATION"],
+            source_schema=source_schema,
             s3_endpoint=environment.get("DATA_SHARE_LIVE_S3_ENDPOINT"),
             dataset=read_dataset(Path(environment.get("DATA_SHARE_LIVE_DATASET", DEFAULT_DATASET))),
+            other_role=other_role,
+            retry_after=retry_after,
         )
+
+    @property
+    def hold_seconds(self) -> float:
+        """How long a test lets another statement wait for a lock."""
+        return min(8.0, max(1.0, self.retry_after))
 
 
 def settings_or_failure(environment: Mapping[str, str]) -> LiveSettings:
@@ -114,7 +154,8 @@ def settings_or_failure(environment: Mapping[str, str]) -> LiveSettings:
 @dataclass
 class Scratch:
     """
-    The place that the suite may change: one new schema, one new folder, one new job. All of it is gone at the end.
+    The place that the suite may change: one new schema, one new folder, one new job, and source tables that are named
+    like them. All of it is gone at the end.
 
     :param settings: the accounts
     :param name: a name that nothing else has
@@ -123,11 +164,18 @@ class Scratch:
     settings: LiveSettings
     name: str = field(default_factory=lambda: f"data_share_live_{uuid.uuid4().hex[:12]}")
     job_id: int | None = None
+    source_tables: list[str] = field(default_factory=list)
+    is_schema_made: bool = False
 
     @property
     def schema(self) -> str:
         """The scratch schema, as Snowflake spells it."""
         return self.name.upper()
+
+    @property
+    def missing_schema(self) -> str:
+        """A schema that nobody makes."""
+        return f"{self.schema}_MISSING"
 
     @property
     def url(self) -> str:
@@ -142,12 +190,31 @@ class Scratch:
 
     def make(self) -> None:
         """Make the schema and the job; neither may be there before."""
+        self.make_schema()
+        self.make_job()
+
+    def make_schema(self) -> None:
+        """Make the schema."""
+        # Before it is: the answer may be lost.
+        self.is_schema_made = True
         self._snowflake(f"CREATE TRANSIENT SCHEMA {self.schema}")
+
+    def make_job(self) -> None:
+        """Make the copy of the export job."""
         job = self.databricks("GET", "jobs/get", job_id=self.settings.job_id)
         wanted = ("tasks", "parameters", "queue", "timeout_seconds", "environments", "job_clusters")
         copied = {name: job["settings"][name] for name in wanted if name in job["settings"]}
         made = self.databricks("POST", "jobs/create", **copied, name=self.name, max_concurrent_runs=1)
         self.job_id = int(made["job_id"])
+
+    def make_source(self, content: pa.Table) -> str:
+        """Make a source table of Unity Catalog with these rows; returns its name."""
+        table = f"{self.settings.source_schema}.{self.name}_{len(self.source_tables) + 1}"
+        folder = f"sources/{len(self.source_tables) + 1}/"
+        self.put(f"{folder}part-1.parquet", content)
+        self.source_tables.append(table)
+        self.sql(f"CREATE TABLE {table} AS SELECT * FROM parquet.`{self.url}{folder}`")
+        return table
 
     def remove(self) -> None:
         """
@@ -156,7 +223,7 @@ class Scratch:
         :raises ExceptionGroup: naming what could not be removed
         """
         errors: list[Exception] = []
-        for step in (self._remove_job, self._remove_files, self._remove_schema):
+        for step in (self._remove_job, self._remove_sources, self._remove_files, self._remove_schema):
             try:
                 step()
             except Exception as error:
@@ -174,6 +241,10 @@ class Scratch:
         until(lambda: not self.databricks("GET", "jobs/runs/list", **listed).get("runs"), LONGEST_RUN)
         self.databricks("POST", "jobs/delete", job_id=self.job_id)
 
+    def _remove_sources(self) -> None:
+        for table in self.source_tables:
+            self.sql(f"DROP TABLE IF EXISTS {table}")
+
     def _remove_files(self) -> None:
         files = self.files()
         folder = self.url.removeprefix("s3://").rstrip("/")
@@ -184,29 +255,77 @@ class Scratch:
             files.rm(found)
 
     def _remove_schema(self) -> None:
-        self._snowflake(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
+        if self.is_schema_made:
+            self._snowflake(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
 
     # ---- ways in, all of them guarded
 
     def _snowflake(self, sql: str) -> None:
         self.check_sql(sql)
-        hook = DataShareSnowflakeHook(SNOWFLAKE_CONN)
-        DataShareSnowflakeHook.run_statement(hook, sql)
+        # Without a schema: whether one that does not exist is accepted is for a test to find out.
+        DataShareSnowflakeHook(ACCOUNT_CONN).run_statement(sql)
 
     def databricks(self, method: str, path: str, **body: Any) -> Any:
         """Call the Jobs API beside the product; only the scratch job may be changed."""
         changes = method != "GET" and path not in ("jobs/create", "jobs/runs/cancel")
         if changes and body.get("job_id") != self.job_id:
             raise OutsideScratchError(f"{path} for the job {body.get('job_id')}, which is not the scratch job")
+        return self._ask(method, f"2.2/{path}", body)
+
+    def warehouse(self) -> dict[str, Any]:
+        """Return the SQL warehouse of the export job, as the workspace tells of it."""
+        return dict(self._ask("GET", f"2.0/sql/warehouses/{self.warehouse_id}", {}))
+
+    def file_status(self) -> dict[str, Any]:
+        """Return what the workspace tells of the job's SQL file."""
+        return dict(self._ask("GET", "2.0/workspace/get-status", {"path": self._sql_task["file"]["path"]}))
+
+    @cached_property
+    def _sql_task(self) -> dict[str, Any]:
+        [task] = self.databricks("GET", "jobs/get", job_id=self.settings.job_id)["settings"]["tasks"]
+        return dict(task["sql_task"])
+
+    @property
+    def warehouse_id(self) -> str:
+        """The SQL warehouse of the export job."""
+        return str(self._sql_task["warehouse_id"])
+
+    def sql(self, statement: str) -> list[list[str | None]]:
+        """
+        Have the job's SQL warehouse execute a statement, and return its rows as texts.
+
+        :raises DatabricksStatementError: in the words of Databricks
+        """
+        self.check_databricks_sql(statement)
+        body = {"warehouse_id": self.warehouse_id, "statement": statement, "wait_timeout": _STATEMENT_WAIT}
+        answer = self._ask("POST", "2.0/sql/statements", body)
+
+        def ended() -> Any:
+            nonlocal answer
+            if answer["status"]["state"] in ("PENDING", "RUNNING"):
+                answer = self._ask("GET", f"2.0/sql/statements/{answer['statement_id']}", {})
+                return False
+            return True
+
+        until(ended, LONGEST_RUN)
+        if answer["status"]["state"] != "SUCCEEDED":
+            error = answer["status"].get("error", {})
+            raise DatabricksStatementError(str(error.get("message", answer["status"]["state"])))
+        return list(answer.get("result", {}).get("data_array", []))
+
+    @staticmethod
+    def _ask(method: str, path: str, body: dict[str, Any]) -> Any:
         hook = DatabricksHook(DATABRICKS_CONN)
         answer = httpx.request(
             method,
-            hook._endpoint_url(f"api/2.2/{path}"),
+            hook._endpoint_url(f"api/{path}"),
             headers={"Authorization": f"Bearer {hook._get_token(raise_error=True)}"},
             **({"params": body} if method == "GET" else {"json": body}),
-            timeout=60,
+            timeout=120,
         )
-        answer.raise_for_status()
+        if answer.is_error:
+            # What is refused, in the words of Databricks: the address would say nothing of it.
+            raise DatabricksStatementError(f"HTTP {answer.status_code}: {answer.text[:500]}")
         return answer.json()
 
     def files(self) -> s3fs.S3FileSystem:
@@ -215,13 +334,20 @@ class Scratch:
 
     def put(self, path: str, content: pa.Table | bytes) -> None:
         """Write a file of the scratch folder."""
-        if path.startswith("/") or ".." in path.split("/"):
-            raise OutsideScratchError(f"{path!r} is not a path below the scratch folder")
-        with self.files().open(f"{self.url.removeprefix('s3://')}{path}", "wb") as file:
+        with self.files().open(self._key(path), "wb") as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:
                 pq.write_table(content, file)
+
+    def remove_file(self, path: str) -> None:
+        """Delete a file of the scratch folder."""
+        self.files().rm_file(self._key(path))
+
+    def _key(self, path: str) -> str:
+        if path.startswith("/") or ".." in path.split("/"):
+            raise OutsideScratchError(f"{path!r} is not a path below the scratch folder")
+        return f"{self.url.removeprefix('s3://')}{path}"
 
     def check_sql(self, sql: str) -> None:
         """
@@ -229,6 +355,8 @@ class Scratch:
 
         :raises OutsideScratchError: instead of sending the statement
         """
+        if self._is_of_known_form(sql):
+            return
         for statement in sqlglot.parse(sql, dialect="snowflake"):
             if statement is None:
                 continue
@@ -245,9 +373,45 @@ class Scratch:
                 if table.catalog or (schema and schema.upper() != self.schema):
                     raise OutsideScratchError(f"{table.sql()} is outside of {self.schema}: {sql}")
 
+    def _is_of_known_form(self, sql: str) -> bool:
+        """Whether a statement lists a stage of the scratch schema, or is about rights on what it holds, or policies."""
+        name = rf"{self.schema}\.\w+"
+        role = re.escape(str(self.settings.other_role))
+        forms = (
+            rf"DESCRIBE INTEGRATION {re.escape(self.settings.storage_integration)}",
+            rf"LIST @({self.schema}\.)?\w+/[\w/-]*",
+            rf"GRANT USAGE ON SCHEMA {self.schema} TO ROLE {role}",
+            rf"GRANT (USAGE ON STAGE|SELECT, INSERT ON TABLE) {name} TO ROLE {role}",
+            rf"CREATE (MASKING|ROW ACCESS) POLICY {name} AS \(\w+ VARCHAR\) RETURNS (VARCHAR|BOOLEAN) -> [\w' ]+",
+            rf"ALTER TABLE {name} MODIFY COLUMN \w+ (SET MASKING POLICY {name}|UNSET MASKING POLICY)",
+            rf"ALTER TABLE {name} (ADD|DROP) ROW ACCESS POLICY {name}( ON \(\w+\))?",
+        )
+        return any(re.fullmatch(form, sql, re.ASCII | re.IGNORECASE) for form in forms)
+
+    def check_databricks_sql(self, sql: str) -> None:
+        """
+        Refuse a statement for Databricks that writes anything but scratch source tables and files.
+
+        :raises OutsideScratchError: instead of sending the statement
+        """
+        table = rf"{re.escape(self.settings.source_schema)}\.{self.name}_\w+"
+        allowed = (
+            r"SELECT [^;]+",
+            rf"CREATE TABLE {table} AS SELECT [^;]+",
+            rf"DROP TABLE IF EXISTS {table}",
+            rf"INSERT OVERWRITE DIRECTORY '{re.escape(self.url)}\w+/' USING PARQUET SELECT [^;]+",
+        )
+        if not any(re.fullmatch(form, sql, re.ASCII) for form in allowed):
+            raise OutsideScratchError(f"{sql} is no statement for a scratch place")
+
     def check_body(self, body: Mapping[str, Any]) -> None:
         """Refuse a statement that would run in another schema, but for those that make and drop the scratch schema."""
-        if str(body.get("schema", "")).upper() != self.schema:
+        schema = str(body.get("schema", "")).upper()
+        # In a schema that does not exist, nothing is found that the statement does not name in full.
+        if schema in (self.schema, self.missing_schema):
+            return
+        ends = rf"(CREATE TRANSIENT SCHEMA|DROP SCHEMA IF EXISTS) {self.schema}( CASCADE)?"
+        if schema or not re.fullmatch(ends, str(body.get("statement"))):
             raise OutsideScratchError(f"The schema of the request is {body.get('schema')}, not {self.schema}")
 
     def check_run(self, body: Mapping[str, Any]) -> None:
@@ -310,19 +474,28 @@ def confined(scratch: Scratch) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def signed_in(scratch: Scratch) -> Iterator[None]:
+    """Give Airflow the connections, and the package the names of the scratch place."""
+    settings = scratch.settings
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(f"AIRFLOW_CONN_{SNOWFLAKE_CONN.upper()}", scratch.snowflake_connection())
+        without_schema = {name: value for name, value in settings.snowflake.items() if name != "schema"}
+        patch.setenv(f"AIRFLOW_CONN_{ACCOUNT_CONN.upper()}", json.dumps(without_schema))
+        patch.setenv(f"AIRFLOW_CONN_{DATABRICKS_CONN.upper()}", json.dumps(settings.databricks))
+        patch.setattr(share, "SHARE_URL", scratch.url)
+        patch.setattr(share, "STORAGE_INTEGRATION", settings.storage_integration)
+        for module in (share, snowflake_operators):
+            patch.setattr(module, "STAGING_SCHEMA", scratch.schema)
+        yield
+
+
+@contextlib.contextmanager
 def scratch_place(settings: LiveSettings) -> Iterator[Scratch]:
     """Make a scratch place, confine the product to it, and remove it at the end, whatever happens between."""
     made = Scratch(settings)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(f"AIRFLOW_CONN_{SNOWFLAKE_CONN.upper()}", made.snowflake_connection())
-        patch.setenv(f"AIRFLOW_CONN_{DATABRICKS_CONN.upper()}", json.dumps(settings.databricks))
-        patch.setattr(share, "SHARE_URL", made.url)
-        patch.setattr(share, "STORAGE_INTEGRATION", settings.storage_integration)
-        for module in (share, snowflake_operators):
-            patch.setattr(module, "STAGING_SCHEMA", made.schema)
-        with confined(made):
-            try:
-                made.make()
-                yield made
-            finally:
-                made.remove()
+    with signed_in(made), confined(made):
+        try:
+            made.make()
+            yield made
+        finally:
+            made.remove()

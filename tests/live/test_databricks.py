@@ -69,12 +69,16 @@ def test_a_token_starts_one_run(
     assert given["dataset"] == "live"
 
 
+@pytest.mark.assumption("queue_start_time")
 def test_runs_over_the_limit_wait_in_the_queue(
-    start: Callable[..., int], ended: Callable[[int], dict[str, Any]]
+    start: Callable[..., int], ended: Callable[[int], dict[str, Any]], answer: Callable[[object], None]
 ) -> None:
     runs = [ended(run_id) for run_id in [start(), start(), start()]]
     assert {run["state"]["result_state"] for run in runs} == {"SUCCESS"}
     tasks = sorted((run["tasks"][0] for run in runs), key=lambda task: int(task["start_time"]))
+    begin = int(tasks[0]["start_time"])
+    spans = [(int(task["start_time"]) - begin, int(task["end_time"]) - begin) for task in tasks]
+    answer(f"start and end of three tasks, in milliseconds after the first start: {spans}")
     for one, next_one in itertools.pairwise(tasks):
         assert one["end_time"] <= next_one["start_time"], "the job takes one run at a time"
 
@@ -87,14 +91,19 @@ def test_a_run_is_cancelled(
     assert ended(run_id)["state"]["result_state"] == "CANCELED"
 
 
+@pytest.mark.assumption("failure_reason")
 def test_the_reason_of_a_failure_is_in_the_output_of_its_task(
-    workspace: DatabricksHook, start: Callable[..., int], ended: Callable[[int], dict[str, Any]]
+    workspace: DatabricksHook,
+    start: Callable[..., int],
+    ended: Callable[[int], dict[str, Any]],
+    answer: Callable[[object], None],
 ) -> None:
     table = scratch_free_name()
     run = ended(start(source_table=table))
     assert run["state"]["result_state"] == "FAILED"
     output = workspace.get_run_output(run["tasks"][0]["run_id"])
-    assert "TABLE_OR_VIEW_NOT_FOUND" in output["error"]
+    answer(f"error: {output.get('error', 'nothing')[:200]}")
+    assert "TABLE_OR_VIEW_NOT_FOUND" in output.get("error", "")
     with pytest.raises(DatabricksApiError, match="400"):
         workspace.get_run_output(run["run_id"])
 

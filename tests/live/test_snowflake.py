@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,16 +18,13 @@ import requests
 
 from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStatementError
 from tests.contracts.conftest import until
-from tests.live.accounts import Scratch
+from tests.live.accounts import COPY_OPTIONS, SNOWFLAKE_CONN, Scratch
+from tests.live.assumptions import NotTriedError
 
 pytestmark = pytest.mark.live
 
-SQL = Path(__file__).resolve().parents[2] / "include" / "sql" / "snowflake"
 NUMBERS = "(SELECT SEQ4() AS n FROM TABLE(GENERATOR(ROWCOUNT => 1000000)))"
 LONG = f"SELECT COUNT(*) AS total FROM {NUMBERS} AS a CROSS JOIN {NUMBERS} AS b WHERE a.n + b.n = 7"
-[COPY] = DataShareSnowflakeHook.split_sql_string((SQL / "copy_into_staging.sql").read_text(), strip_semicolon=True)
-# The product's options, without PATTERN, for which some tests have their own.
-FILES = COPY[COPY.index("FILE_FORMAT") :]
 NOTHING = [{"status": "Copy executed with 0 files processed."}]
 
 
@@ -97,6 +95,87 @@ def test_a_request_whose_answer_is_lost_executes_nothing_twice(
     assert hook.run_statement(f"SELECT COUNT(*) AS total FROM {table}").rows == [{"TOTAL": 1}]
 
 
+@pytest.mark.assumption("retry_running")
+def test_a_request_that_is_repeated_late_finds_its_statement_running(
+    hook: DataShareSnowflakeHook, scratch: Scratch, monkeypatch: pytest.MonkeyPatch, answer: Callable[[object], None]
+) -> None:
+    send, lost = requests.request, []
+
+    def lose_the_first_answer(**call: Any) -> requests.Response:
+        response = send(**call)
+        if not lost:
+            lost.append(response.json()["statementHandle"])
+            time.sleep(scratch.settings.retry_after)
+            if hook._look(lost[0]).status != 202:
+                raise NotTriedError("the statement has ended too soon to find anything out")
+            raise requests.ConnectionError("the answer is lost")
+        return response
+
+    monkeypatch.setattr(requests, "request", lose_the_first_answer)
+    found = ""
+    try:
+        found = hook.submit(LONG)
+    finally:
+        monkeypatch.undo()
+        hook.cancel_queries(sorted({*lost, found} - {""}))
+    answer(f"{scratch.settings.retry_after:g} s later: {'the same statement' if found == lost[0] else 'another one'}")
+    assert found == lost[0]
+
+
+@pytest.mark.assumption("missing_schema")
+def test_a_request_may_name_a_schema_that_does_not_exist(scratch: Scratch, answer: Callable[[object], None]) -> None:
+    nowhere = DataShareSnowflakeHook(SNOWFLAKE_CONN, schema=scratch.missing_schema)
+    [row] = nowhere.run_statement("SELECT CURRENT_SCHEMA() AS name, CURRENT_DATABASE() AS database_name").rows
+    answer(f"CURRENT_SCHEMA() is {row['NAME']}")
+    assert row["NAME"] is None
+    assert row["DATABASE_NAME"] is not None
+
+
+@pytest.mark.assumption("fresh_session")
+def test_each_request_has_a_session_of_its_own_that_sees_what_was_committed(
+    hook: DataShareSnowflakeHook, table: str, answer: Callable[[object], None]
+) -> None:
+    counted = []
+    for number in range(5):
+        hook.run_statement(f"INSERT INTO {table} SELECT {number}, 'row'")
+        [row] = hook.run_statement(f"SELECT COUNT(*) AS total FROM {table}").rows
+        counted.append(row["TOTAL"])
+    answer(f"counted after each of five inserts: {counted}")
+    assert counted == [1, 2, 3, 4, 5]
+    temporary = f"T_{uuid.uuid4().hex}".upper()
+    hook.run_transaction([f"CREATE TEMPORARY TABLE {temporary} (n INTEGER)", f"INSERT INTO {temporary} SELECT 1"])
+    with pytest.raises(SnowflakeStatementError, match="does not exist"):
+        hook.run_statement(f"SELECT n FROM {temporary}")
+    answer("a temporary table of one request is not there in the next")
+
+
+@pytest.mark.assumption("lock_waiter")
+def test_who_waited_for_a_lock_sees_what_the_other_has_written(
+    hook: DataShareSnowflakeHook, scratch: Scratch, answer: Callable[[object], None]
+) -> None:
+    name, wait = f"T_{uuid.uuid4().hex}".upper(), scratch.settings.hold_seconds
+    hook.run_statement(f"CREATE TABLE {name} (k NUMBER(38, 0) NOT NULL, holder VARCHAR NOT NULL)")
+    hook.run_statement(f"INSERT INTO {name} SELECT 1, ''")
+    first = ["BEGIN", f"UPDATE {name} SET holder = 'first'", f"SELECT SYSTEM$WAIT({wait:g})", "COMMIT"]
+    # As a publish: the row of somebody else makes it NULL, which the column does not take.
+    second = (
+        f"MERGE INTO {name} AS lk USING (SELECT 1 AS k) AS mine ON lk.k = mine.k "
+        "WHEN MATCHED THEN UPDATE SET lk.holder = CASE WHEN lk.holder = '' THEN 'second' END"
+    )
+    handle = hook.submit(";\n".join(first) + ";", statement_count=len(first))
+    time.sleep(wait / 4)
+    began = time.monotonic()
+    with contextlib.suppress(SnowflakeStatementError):
+        DataShareSnowflakeHook(SNOWFLAKE_CONN).run_transaction(["BEGIN", second, "COMMIT"])
+    waited = time.monotonic() - began
+    hook.wait(handle)
+    holder = hook.run_statement(f"SELECT holder FROM {name}").rows
+    answer(f"the second waited {waited:.1f} s; then the row says {holder[0]['HOLDER']}")
+    if waited < wait / 4:
+        raise NotTriedError("the second statement did not have to wait")
+    assert holder == [{"HOLDER": "first"}]
+
+
 def test_several_statements_are_one_transaction(hook: DataShareSnowflakeHook, table: str) -> None:
     hook.run_transaction(["BEGIN", f"INSERT INTO {table} SELECT 1, 'kept'", "COMMIT"])
     with pytest.raises(SnowflakeStatementError):
@@ -142,7 +221,7 @@ def copy(hook: DataShareSnowflakeHook, stage: str, table: str) -> Callable[..., 
     """Copy what lies below a path of the stage into the table."""
 
     def run(path: str, options: str = "PATTERN = '.*[.]parquet'") -> list[dict[str, Any]]:
-        return hook.run_statement(f"COPY INTO {table} FROM @{stage}/{path} {options} {FILES}").rows
+        return hook.run_statement(f"COPY INTO {table} FROM @{stage}/{path} {options} {COPY_OPTIONS}").rows
 
     return run
 
@@ -205,13 +284,85 @@ def test_the_values_of_a_file_arrive_as_they_are(hook: DataShareSnowflakeHook, s
     scratch.put(f"{path}part-1.parquet", pa.table(columns))
     types = "name VARCHAR, pairs VARIANT, ltz TIMESTAMP_LTZ, tz TIMESTAMP_TZ, ntz TIMESTAMP_NTZ"
     hook.run_statement(f"CREATE TABLE {name} ({types})")
-    hook.run_statement(f"COPY INTO {name} FROM @{stage}/{path} {FILES}")
+    hook.run_statement(f"COPY INTO {name} FROM @{stage}/{path} {COPY_OPTIONS}")
     rows = hook.run_statement(f"SELECT * FROM {name}").rows
     hook.run_statement(f"DROP TABLE {name}")
     assert sorted(row.pop("NAME") for row in rows) == sorted(columns["name"])
     for row in rows:
         assert json.loads(row.pop("PAIRS")) == {"a": "b", "c": None}
         assert row == {"LTZ": at, "TZ": at, "NTZ": at.replace(tzinfo=None)}
+
+
+@pytest.mark.assumption("empty_text")
+def test_an_empty_text_of_a_file_is_loaded(
+    hook: DataShareSnowflakeHook,
+    table: str,
+    copy: Callable[..., Any],
+    scratch: Scratch,
+    folder: str,
+    answer: Callable[[object], None],
+) -> None:
+    texts = ["", "\\N", None, " "]
+    scratch.put(f"{folder}texts/part-1.parquet", pa.table({"id": range(len(texts)), "name": texts}))
+    copy(f"{folder}texts/")
+    loaded = names(hook, table)
+    answer(f"'', '\\N', NULL, ' ' are loaded as {loaded}")
+    assert loaded == texts
+
+
+@pytest.mark.assumption("integration_usage")
+def test_who_reads_a_stage_needs_the_right_to_use_its_integration(
+    hook: DataShareSnowflakeHook,
+    table: str,
+    stage: str,
+    scratch: Scratch,
+    folder: str,
+    answer: Callable[[object], None],
+) -> None:
+    role = scratch.settings.other_role
+    if role is None:
+        raise NotTriedError("DATA_SHARE_LIVE_OTHER_ROLE is not set")
+    hook.run_statement(f"GRANT USAGE ON SCHEMA {scratch.schema} TO ROLE {role}")
+    hook.run_statement(f"GRANT USAGE ON STAGE {scratch.schema}.{stage} TO ROLE {role}")
+    hook.run_statement(f"GRANT SELECT, INSERT ON TABLE {scratch.schema}.{table} TO ROLE {role}")
+    other = DataShareSnowflakeHook(SNOWFLAKE_CONN, role=role.upper())
+    with contextlib.suppress(SnowflakeStatementError):
+        other.run_statement(f"DESCRIBE INTEGRATION {scratch.settings.storage_integration}")
+        raise NotTriedError(f"{role}, or a secondary role of the user, has a right on the integration")
+    # What it may read and write but for the stage: so a refusal is about the stage.
+    assert other.run_statement(f"SELECT * FROM {table}").rows == []
+    refused = []
+    for sql in (f"LIST @{stage}/{folder}a/", f"COPY INTO {table} FROM @{stage}/{folder}a/ {COPY_OPTIONS}"):
+        try:
+            other.run_statement(sql)
+            answer(f"{sql.split()[0]}: done without the right")
+        except SnowflakeStatementError as error:
+            answer(f"{sql.split()[0]}: {error}")
+            refused.append(sql.split()[0])
+    assert refused == ["LIST", "COPY"]
+
+
+@pytest.mark.assumption("like_policies")
+def test_what_a_table_that_is_made_like_another_has_of_its_policies(
+    hook: DataShareSnowflakeHook, scratch: Scratch, answer: Callable[[object], None]
+) -> None:
+    at, table = f"{scratch.schema}.", f"T_{uuid.uuid4().hex}".upper()
+    hook.run_statement(f"CREATE TABLE {table} (id VARCHAR, name VARCHAR)")
+    hook.run_statement(f"INSERT INTO {table} SELECT 'kept', 'a name'")
+    try:
+        hook.run_statement(f"CREATE MASKING POLICY {at}MASKED AS (v VARCHAR) RETURNS VARCHAR -> 'masked'")
+        hook.run_statement(f"CREATE ROW ACCESS POLICY {at}HIDDEN AS (v VARCHAR) RETURNS BOOLEAN -> FALSE")
+        hook.run_statement(f"ALTER TABLE {at}{table} MODIFY COLUMN name SET MASKING POLICY {at}MASKED")
+        hook.run_statement(f"ALTER TABLE {at}{table} ADD ROW ACCESS POLICY {at}HIDDEN ON (id)")
+    except SnowflakeStatementError as error:
+        raise NotTriedError(f"no policy can be made or set: {error}") from error
+    assert hook.run_statement(f"SELECT * FROM {table}").rows == []
+    hook.run_statement(f"CREATE TABLE {table}_LIKE LIKE {table}")
+    hook.run_statement(f"INSERT INTO {table}_LIKE SELECT 'kept', 'a name'")
+    rows = hook.run_statement(f"SELECT id, name FROM {table}_LIKE").rows
+    answer(f"rows of the table that was made LIKE it: {rows}")
+    answer("it carries no masking policy" if rows and rows[0]["NAME"] == "a name" else "it carries masking policies")
+    assert [row["ID"] for row in rows] == ["kept"]
 
 
 def test_a_broken_file_loads_nothing_at_all(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 
-from data_share.snowflake_hook import DataShareSnowflakeHook
+from data_share.doctor import Finding
+from data_share.doctor_checks.deployment import State
+from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStatementError, SnowflakeTransientError
 from sandbox.s3 import s3_filesystem
 from sandbox.sources import SHARE_BUCKET
 from tests.contracts.conftest import Accounts
@@ -23,6 +27,12 @@ from tests.live.accounts import (
     scratch_place,
     settings_or_failure,
 )
+from tests.live.assumptions import NotTriedError, Result
+from tests.live.assumptions import as_table as assumptions_table
+from tests.live.conftest import result_of
+from tests.live.preflight import CHECKS, preflight
+from tests.live.preflight import as_table as preflight_table
+from tests.live.report import FILES, LiveReport
 
 pytestmark = pytest.mark.tier("full")
 
@@ -74,6 +84,8 @@ def live_settings(**changed: str) -> LiveSettings:
         "DATA_SHARE_LIVE_JOB_ID": "7",
         "DATA_SHARE_LIVE_S3_PREFIX": "s3://bucket/scratch/",
         "DATA_SHARE_LIVE_STORAGE_INTEGRATION": "integration",
+        "DATA_SHARE_LIVE_SOURCE_SCHEMA": "main.live",
+        "DATA_SHARE_LIVE_OTHER_ROLE": "LIVE_OTHER",
     }
     return LiveSettings.read({**given, **changed})
 
@@ -86,7 +98,7 @@ def scratch() -> Scratch:
 def test_a_suite_without_its_settings_fails_instead_of_skipping_and_names_all_that_is_missing() -> None:
     with pytest.raises(pytest.fail.Exception) as caught:
         settings_or_failure({"DATA_SHARE_LIVE_JOB_ID": "7"})
-    for name in ("SNOWFLAKE", "DATABRICKS", "S3_PREFIX", "STORAGE_INTEGRATION"):
+    for name in ("SNOWFLAKE", "DATABRICKS", "S3_PREFIX", "STORAGE_INTEGRATION", "SOURCE_SCHEMA"):
         assert f"DATA_SHARE_LIVE_{name} (" in str(caught.value)
     assert "DATA_SHARE_LIVE_JOB_ID" not in str(caught.value)
 
@@ -99,11 +111,24 @@ def test_a_whole_bucket_is_no_scratch_prefix(prefix: str) -> None:
         live_settings(DATA_SHARE_LIVE_S3_PREFIX=prefix)
 
 
+@pytest.mark.parametrize("schema", ["main", "main.live.t", "main.`live`", "main.live; DROP", ".live"])
+def test_a_schema_for_source_tables_has_a_catalog(schema: str) -> None:
+    with pytest.raises(LiveSettingsError, match="DATA_SHARE_LIVE_SOURCE_SCHEMA"):
+        live_settings(DATA_SHARE_LIVE_SOURCE_SCHEMA=schema)
+
+
+def test_another_role_is_a_plain_name_and_may_be_left_out() -> None:
+    assert live_settings(DATA_SHARE_LIVE_OTHER_ROLE="").other_role is None
+    with pytest.raises(LiveSettingsError, match="DATA_SHARE_LIVE_OTHER_ROLE"):
+        live_settings(DATA_SHARE_LIVE_OTHER_ROLE="x; DROP ROLE y")
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("SNOWFLAKE", "snowflake://user@account"), ("DATABRICKS", "no"), ("JOB_ID", "export")]
+    ("name", "value"),
+    [("RETRY_AFTER", "soon"), ("SNOWFLAKE", "snowflake://user@account"), ("DATABRICKS", "no"), ("JOB_ID", "export")],
 )
 def test_a_setting_of_the_wrong_form_is_told(name: str, value: str) -> None:
-    with pytest.raises(LiveSettingsError, match="not JSON, or the job id no number"):
+    with pytest.raises(LiveSettingsError, match="not JSON, or the job id or"):
         live_settings(**{f"DATA_SHARE_LIVE_{name}": value})
 
 
@@ -116,6 +141,12 @@ def test_a_setting_of_the_wrong_form_is_told(name: str, value: str) -> None:
         "DROP SCHEMA IF EXISTS DATA_SHARE_LIVE_X CASCADE",
         "SHOW TABLES IN SCHEMA DATA_SHARE_LIVE_X",
         "COPY INTO DATA_SHARE_LIVE_X.t FROM @s/a/ FILE_FORMAT = (TYPE = PARQUET)",
+        "LIST @s/a/",
+        "DESCRIBE INTEGRATION integration",
+        "GRANT USAGE ON SCHEMA DATA_SHARE_LIVE_X TO ROLE LIVE_OTHER",
+        "GRANT SELECT, INSERT ON TABLE DATA_SHARE_LIVE_X.t TO ROLE LIVE_OTHER",
+        "CREATE MASKING POLICY DATA_SHARE_LIVE_X.p AS (v VARCHAR) RETURNS VARCHAR -> 'masked'",
+        "ALTER TABLE DATA_SHARE_LIVE_X.t ADD ROW ACCESS POLICY DATA_SHARE_LIVE_X.p ON (id)",
     ],
 )
 def test_statements_within_the_scratch_schema_pass(scratch: Scratch, sql: str) -> None:
@@ -144,11 +175,61 @@ def test_statements_within_the_scratch_schema_pass(scratch: Scratch, sql: str) -
         "GRANT OWNERSHIP ON TABLE t TO ROLE r",
         "SELECT 1; DROP TABLE public.t",
         "CREATE WAREHOUSE w",
+        "LIST @public.s/a/",
+        "DESCRIBE INTEGRATION other; DROP TABLE public.t",
+        "GRANT USAGE ON SCHEMA DATA_SHARE_LIVE_X TO ROLE PUBLIC",
+        "GRANT USAGE ON SCHEMA public TO ROLE LIVE_OTHER",
+        "GRANT OWNERSHIP ON TABLE DATA_SHARE_LIVE_X.t TO ROLE LIVE_OTHER",
+        "CREATE MASKING POLICY public.p AS (v VARCHAR) RETURNS VARCHAR -> 'masked'",
+        "CREATE MASKING POLICY DATA_SHARE_LIVE_X.p AS (v VARCHAR) RETURNS VARCHAR -> v; DROP TABLE public.t",
+        "ALTER TABLE public.t ADD ROW ACCESS POLICY DATA_SHARE_LIVE_X.p ON (id)",
     ],
 )
 def test_statements_that_reach_beyond_it_are_not_sent(scratch: Scratch, sql: str) -> None:
     with pytest.raises(OutsideScratchError):
         scratch.check_sql(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM samples.nyctaxi.trips LIMIT 0",
+        "CREATE TABLE main.live.data_share_live_x_1 AS SELECT * FROM parquet.`s3://bucket/scratch/data_share_live_x/a/`",
+        "DROP TABLE IF EXISTS main.live.data_share_live_x_1",
+        "INSERT OVERWRITE DIRECTORY 's3://bucket/scratch/data_share_live_x/a/' USING PARQUET SELECT 1 AS n",
+    ],
+)
+def test_statements_for_databricks_within_the_scratch_place_pass(scratch: Scratch, sql: str) -> None:
+    scratch.check_databricks_sql(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE TABLE main.live.other AS SELECT 1 AS n",
+        "CREATE TABLE main.live.data_share_live_y_1 AS SELECT 1 AS n",
+        "CREATE OR REPLACE TABLE main.live.data_share_live_x_1 AS SELECT 1 AS n",
+        "DROP TABLE main.live.data_share_live_x_1",
+        "DROP TABLE IF EXISTS main.weather.forecasts",
+        "DROP SCHEMA main.live CASCADE",
+        "INSERT OVERWRITE DIRECTORY 's3://bucket/scratch/other/' USING PARQUET SELECT 1 AS n",
+        "INSERT OVERWRITE DIRECTORY 's3://bucket/scratch/data_share_live_x/../b/' USING PARQUET SELECT 1 AS n",
+        "SELECT 1; DROP TABLE main.weather.forecasts",
+        "DELETE FROM main.weather.forecasts",
+    ],
+)
+def test_statements_for_databricks_that_reach_beyond_it_are_not_sent(scratch: Scratch, sql: str) -> None:
+    with pytest.raises(OutsideScratchError):
+        scratch.sql(sql)
+
+
+def test_without_a_schema_only_the_scratch_schema_is_made_and_dropped(scratch: Scratch) -> None:
+    for statement in ("CREATE TRANSIENT SCHEMA DATA_SHARE_LIVE_X", "DROP SCHEMA IF EXISTS DATA_SHARE_LIVE_X CASCADE"):
+        scratch.check_body({"statement": statement})
+    scratch.check_body({"schema": "DATA_SHARE_LIVE_X_MISSING", "statement": "SELECT CURRENT_SCHEMA()"})
+    for statement in ("CREATE TABLE t (n INT)", "DROP SCHEMA IF EXISTS DATA_SHARE_LIVE_X; DROP TABLE t"):
+        with pytest.raises(OutsideScratchError):
+            scratch.check_body({"statement": statement})
 
 
 @pytest.mark.parametrize(
@@ -180,3 +261,107 @@ def test_runs_of_other_jobs_or_to_other_places_are_not_started(scratch: Scratch,
 def test_other_ways_out_are_closed(scratch: Scratch, call: Callable[[Scratch], None]) -> None:
     with pytest.raises(OutsideScratchError):
         call(scratch)
+
+
+# ---- its preflight
+
+
+def found(settings: LiveSettings) -> list[Finding]:
+    return list(preflight(settings, {}))
+
+
+@pytest.mark.sandbox
+def test_with_all_rights_nothing_is_missing_and_nothing_is_left(stand_ins: Accounts, settings: LiveSettings) -> None:
+    before = left(stand_ins)
+    findings = found(settings)
+    assert [finding.line() for finding in findings if finding.state is not State.OK] == []
+    assert [finding.name for finding in findings][: len(CHECKS)] == [check.right for check in CHECKS]
+    assert left(stand_ins) == before
+
+
+# ---- its report
+
+
+CONNECTIONS = {
+    "snowflake": {
+        "login": "LIVE_USER",
+        "extra": json.dumps({"account": "MYORG-LIVE_DEV", "private_key_content": "-----BEGIN\nTheKey==\n-----END"}),
+    },
+    "databricks": {"host": "https://dbc-1.cloud.databricks.com/", "password": "dapi-secret", "extra": {}},
+}
+
+
+def test_no_secret_and_no_name_of_an_account_is_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "aws-secret")
+    report = LiveReport()
+    report.hide(CONNECTIONS, "s3://the-bucket/scratch/")
+    said = (
+        "live_user at myorg-live-dev.snowflakecomputing.com, MYORG-LIVE_DEV, dbc-1.cloud.databricks.com: dapi-secret, "
+        "aws-secret, -----BEGIN\nTheKey==\n-----END, '-----BEGIN\\nTheKey==\\n-----END', s3://the-bucket/scratch/x/, "
+        "arn:aws:iam::123456789012:role/share, Bearer ey.J-x"
+    )
+    report.note("empty_text", "a test", Result.DOES_NOT_HOLD, [said], 1.0)
+    report.tests = {"failed": [said]}
+    report.preflight = [Finding("Snowflake", "a right", "a look", State.WRONG, said)]
+    report.write(tmp_path)
+    for name in FILES:
+        written = (tmp_path / name).read_text().lower()
+        for secret in (
+            "live_user",
+            "myorg",
+            "dbc-1",
+            "dapi-secret",
+            "aws-secret",
+            "thekey",
+            "the-bucket",
+            "123456789012",
+        ):
+            assert secret not in written, name
+        assert "does not hold" in written
+        assert "bearer ***" in written
+
+
+def test_of_several_tests_of_an_assumption_the_worst_counts() -> None:
+    for results, told in (
+        ([Result.HOLDS, Result.HOLDS], Result.HOLDS),
+        ([Result.HOLDS, Result.NOT_TRIED, Result.HOLDS], Result.NOT_TRIED),
+        ([Result.DOES_NOT_HOLD, Result.HOLDS, Result.NOT_TRIED], Result.DOES_NOT_HOLD),
+    ):
+        report = LiveReport()
+        for number, result in enumerate(results):
+            report.note("empty_text", f"test {number}", result, [f"answer {number}"], 0.5)
+        assert report.assumptions["empty_text"].result is told
+        assert len(report.assumptions["empty_text"].answers) == len(results)
+        assert report.assumptions["export_sql"].result is Result.NOT_TRIED
+
+
+@pytest.mark.parametrize(
+    ("error", "when", "told"),
+    [
+        (AssertionError("1 is not 2"), "call", Result.DOES_NOT_HOLD),
+        (SnowflakeStatementError("no such function"), "call", Result.DOES_NOT_HOLD),
+        (NotTriedError("no policies in this edition"), "call", Result.NOT_TRIED),
+        (SnowflakeTransientError("Snowflake does not answer"), "call", Result.NOT_TRIED),
+        (OSError("the network is away"), "call", Result.NOT_TRIED),
+        (AssertionError("what the test needs was not made"), "setup", Result.NOT_TRIED),
+    ],
+)
+def test_only_a_test_that_got_an_answer_says_that_an_assumption_does_not_hold(
+    error: Exception, when: Literal["call", "setup"], told: Result
+) -> None:
+    def fail() -> None:
+        raise error
+
+    result, answers = result_of(pytest.CallInfo.from_call(fail, when), ["an answer"])
+    assert result is told
+    assert answers[0] == "an answer"
+    assert str(error) in answers[1]
+
+
+# ---- its page
+
+
+def test_the_page_has_the_rights_and_the_assumptions_as_they_are() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "live-tests.md").read_text(encoding="utf-8")
+    assert preflight_table() in page
+    assert assumptions_table() in page

@@ -240,17 +240,17 @@ def _column(kind: Kind) -> pa.Array:
 # ---- what was loaded
 
 
-def differences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def differences(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Kind] = LOADED) -> list[str]:
     """
     Compare the target's rows with those of the source, value by value; return what differs.
 
-    :param rows: those of :data:`LOADED`, as Snowflake's API gives them, by name and in the order of ``k``
+    :param rows: those of these kinds, as Snowflake's API gives them, by name and in the order of ``k``
     """
     assert [row["k"] for row in rows] == list(range(ROWS))
-    assert set(rows[0]) == {"k", *LOADED}
+    assert set(rows[0]) == {"k", *kinds}
     return [
         f"{kind.spark} into {kind.snowflake}, column {name}, row {k}: {wanted:.100} became {loaded:.100}"
-        for name, kind in LOADED.items()
+        for name, kind in kinds.items()
         for k, value in enumerate(source({name: kind})[name].to_pylist())
         if (wanted := _as_text(kind, value)) != (loaded := _as_text(kind, rows[k][name], is_loaded=True))
     ]

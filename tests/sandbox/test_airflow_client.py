@@ -88,3 +88,54 @@ def test_a_call_to_a_busy_airflow_is_repeated_and_starts_nothing_twice(busy: Air
 def test_the_id_of_somebody_else_is_no_success(busy: AirflowClient) -> None:
     with pytest.raises(AirflowError, match="HTTP 409"):
         busy.trigger("sync_tides", run_id="known")
+
+
+class ManyRuns:
+    """Answers as Airflow does that has many datasets, a hundred at a time."""
+
+    def __init__(self, runs: dict[str, int]) -> None:
+        """Take the number of runs of each DAG; the runs of the first one are the newest."""
+        self.dag_ids = list(runs)
+        self.runs = [
+            {"dag_id": dag_id, "dag_run_id": f"{dag_id} {number}"}
+            for dag_id, count in runs.items()
+            for number in range(count, 0, -1)
+        ]
+        self.calls = 0
+
+    def ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        self.calls += 1
+        if (method, path) == ("GET", "/dags"):
+            begin = options["params"]["offset"]
+            found = self.dag_ids[begin : begin + options["params"]["limit"]]
+            return {"dags": [{"dag_id": dag_id} for dag_id in found], "total_entries": len(self.dag_ids)}
+        assert (method, path) == ("POST", "/dags/~/dagRuns/list")
+        body = options["json"]
+        assert body["order_by"] == "-run_after"
+        found_runs = [run for run in self.runs if run["dag_id"] in body["dag_ids"]]
+        return {"dag_runs": found_runs[: body["page_limit"]], "total_entries": len(found_runs)}
+
+
+@pytest.mark.tier("full")
+@pytest.mark.parametrize(
+    ("runs", "calls"),
+    [
+        ({f"sync_{number:03}": number % 2 for number in range(150)}, 1),
+        ({"sync_hourly": 400, "sync_daily": 30, "sync_once": 1, "sync_never": 0}, 2),
+        ({"sync_hourly": 400, "sync_too": 400, "sync_once": 1}, 3),
+        ({"sync_hourly": 100}, 1),
+        ({"sync_never": 0}, 1),
+        ({}, 0),
+    ],
+)
+def test_the_last_runs_of_all_datasets_are_found_in_few_calls(
+    monkeypatch: pytest.MonkeyPatch, runs: dict[str, int], calls: int
+) -> None:
+    airflow = ManyRuns(runs)
+    client = AirflowClient("http://127.0.0.1:9", "admin", "password")
+    monkeypatch.setattr(client, "ask", airflow.ask)
+    last = {dag_id: run["dag_run_id"] for dag_id, run in client.last_runs(runs).items()}
+    assert last == {dag_id: f"{dag_id} {count}" for dag_id, count in runs.items() if count}
+    assert airflow.calls == calls
+    assert [dag["dag_id"] for dag in client.syncs()] == sorted(runs)
+    client.close()

@@ -30,6 +30,7 @@ from data_share.datasets import (
 from data_share.sql_files import SQL_FOLDER, render_sql
 from data_share.sync import Sync
 from tests.plugins.data_share.conftest import known_sync
+from tests.shipped import left_out
 
 PROJECT = Path(__file__).resolve().parents[3]
 VALID = {
@@ -744,7 +745,7 @@ def test_a_file_with_another_ending_is_refused_and_not_passed_over(tmp_path: Pat
 def project_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Copy the DAGs and what they read, and have the datasets read from the copy."""
     for folder in ("dags", "include"):
-        shutil.copytree(PROJECT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PROJECT / folder, tmp_path / folder, ignore=left_out)
     monkeypatch.setattr(read_datasets, "__defaults__", (tmp_path / "include" / "datasets",))
     return tmp_path
 

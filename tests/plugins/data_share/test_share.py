@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, timezone
 
+import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from data_share import share
 from tests.airflow_double import DagRun
+from tests.source_names import no_paths
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEY = "20260102T030405_0a1b2c3d"
@@ -58,6 +60,25 @@ def test_an_own_export_path_can_be_loaded() -> None:
     path = share.export_path("tides", key(), 12, "an id")
     assert share.path_in_stage(path, "tides") == path.removeprefix(share.SHARE_URL)
     assert share.attempt_of(path) == 12
+
+
+NO_SHARES = no_paths("s3://some-bucket/dataset/")
+# A path that ends in no slash, or in none yet, makes one all the same with the dataset's name behind it.
+del NO_SHARES["no slash at the end"], NO_SHARES["the bucket"]
+
+
+@pytest.mark.parametrize("url", NO_SHARES.values(), ids=list(NO_SHARES))
+def test_a_share_that_the_sql_of_the_export_cannot_name_is_refused(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setattr(share, "SHARE_URL", url)
+    with pytest.raises(share.InvalidExportPathError, match=r"is no path to export to: .* Nothing was exported\."):
+        share.export_path("tides", KEY, 2, "an id")
+
+
+@pytest.mark.parametrize("url", ["s3://a/", "s3://my.bucket-2/a/b_c/day=1/v1.0/"])
+def test_the_share_may_be_any_folder_of_plain_names(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setattr(share, "SHARE_URL", url)
+    path = share.export_path("tides", KEY, 2, "an id")
+    assert share.path_in_stage(path, "tides") == path.removeprefix(url)
 
 
 OUTSIDE = {

@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_share.names import source_name
 from sandbox.databricks import parquet
 from sandbox.databricks.export import InterruptedStatementError, Session, StatementError, resolve_references
 from sandbox.sources import city_temperatures, daily_observations, forecasts, write_source
+from tests.source_names import NO_SOURCES, SOURCES, WITHOUT_BACKTICKS, no_paths
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
@@ -26,7 +28,10 @@ FORECASTS_SCHEMA = (
 )
 FORECASTS_COLUMNS = dict(field.split(":") for field in FORECASTS_SCHEMA[7:-1].split(","))
 # What there is of the manifest alone, for files that are there.
-MANIFEST_SQL = re.sub(r"INSERT OVERWRITE DIRECTORY :data_path[^;]*;", "", SQL)
+EXPORT = "EXECUTE IMMEDIATE statement USING source_table AS source_table;"
+MANIFEST_SQL = SQL.replace(EXPORT, "")
+CHECK_OF_THE_SOURCE = re.findall(r"SET VAR source_table = CASE[^;]*", SQL)[0]
+INSERT = "INSERT OVERWRITE DIRECTORY {} USING PARQUET SELECT 1 AS a"
 PART = re.compile(r"part-0000\d-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-c000\.snappy\.parquet")
 
 
@@ -93,7 +98,7 @@ def test_the_sql_file_exports_the_table_and_counts_the_files(files: Any, values:
     assert abs(exported_at.replace(tzinfo=UTC) - datetime.now(UTC)) < timedelta(minutes=5)
     assert metadata[0].schema.names[-1] == "exported_at"
     assert metadata[0].schema.column(6).physical_type == "INT96"  # Spark's default for timestamps
-    assert [metadata[0].schema.column(number).max_definition_level for number in range(7)] == [0, 0, 0, 0, 0, 1, 0]
+    assert [metadata[0].schema.column(number).max_definition_level for number in range(7)] == [0] * 7
 
 
 def test_what_lies_beside_the_data(files: Any, values: dict[str, str], share: str) -> None:
@@ -252,6 +257,31 @@ def test_a_proof_that_is_not_known_ends_the_export_before_it_writes(
         ("SET VAR v = 'SELECT :data_path'; EXECUTE IMMEDIATE v INTO v", r"\[UNBOUND_SQL_PARAMETER\]"),
         ("SET VAR v = 'DROP TABLE t'; EXECUTE IMMEDIATE v INTO v", r"\[INVALID_STATEMENT_FOR_EXECUTE_INTO\]"),
         ("EXECUTE IMMEDIATE 'SELECT 1' INTO v", r"\[PARSE_SYNTAX_ERROR\]"),
+        (
+            "SET VAR v = 'SELECT :p'; EXECUTE IMMEDIATE v INTO v USING :data_path AS p",
+            r"\[UNSUPPORTED_EXPR_FOR_PARAMETER\]",
+        ),
+        (
+            "SET VAR v = 'SELECT :p'; EXECUTE IMMEDIATE v INTO v USING 'a' || 'b' AS p",
+            r"\[UNSUPPORTED_EXPR_FOR_PARAMETER\]",
+        ),
+        (
+            "SET VAR v = 'SELECT :p'; EXECUTE IMMEDIATE v INTO v USING absent AS p",
+            r"\[UNSUPPORTED_EXPR_FOR_PARAMETER\]",
+        ),
+        ("SET VAR v = 'SELECT :p'; EXECUTE IMMEDIATE v INTO v USING 'x' AS q", r"\[UNBOUND_SQL_PARAMETER\].*: p\."),
+        ("SET VAR v = 'SELECT 1; SELECT 2'; EXECUTE IMMEDIATE v INTO v", r"\[PARSE_SYNTAX_ERROR\].*near ';'"),
+        ("SET VAR v = 'EXECUTE IMMEDIATE v'; EXECUTE IMMEDIATE v", r"\[NESTED_EXECUTE_IMMEDIATE\]"),
+        ("SET VAR v = 'DROP TABLE t'; EXECUTE IMMEDIATE v", r"\[PARSE_SYNTAX_ERROR\].*near 'DROP'"),
+        (f"SET VAR v = '{INSERT.format(':data_path')}'; EXECUTE IMMEDIATE v", r"\[PARSE_SYNTAX_ERROR\].*near ':'"),
+        (
+            f"SET VAR v = '{INSERT.format(':p')}'; EXECUTE IMMEDIATE v USING 's3://x/y/' AS p",
+            r"\[PARSE_SYNTAX_ERROR\].*near ':'",
+        ),
+        (
+            f"SET VAR v = '{INSERT.format('$')}'; EXECUTE IMMEDIATE v INTO v".replace("$", '"s3://x/y/"'),
+            r"\[INVALID_STATEMENT_FOR_EXECUTE_INTO\]",
+        ),
     ],
 )
 def test_variables_and_dynamic_sql_are_as_strict_as_sparks(
@@ -264,16 +294,16 @@ def test_variables_and_dynamic_sql_are_as_strict_as_sparks(
 def test_the_metadata_of_files_is_hidden_until_it_is_named(files: Any, values: dict[str, str], share: str) -> None:
     execute(files, SQL, values)
     (path,) = [file for file in files.find(f"{share}data/") if file.endswith(".parquet")]
-    sql = """
-        INSERT OVERWRITE DIRECTORY :out || 'plain/' USING PARQUET
+    sql = f"""
+        INSERT OVERWRITE DIRECTORY 's3://{share}plain/' USING PARQUET
         SELECT * FROM IDENTIFIER('parquet.`' || :source || '`');
-        INSERT OVERWRITE DIRECTORY :out || 'named/' USING PARQUET
+        INSERT OVERWRITE DIRECTORY "s3://{share}named/" USING PARQUET
         WITH f AS (SELECT *, _metadata.file_name AS name FROM IDENTIFIER('parquet.`' || :source || '`') AS p)
         SELECT f.*, p._METADATA.file_path, p._metadata.file_size,
           TYPEOF(STRUCT(p.*)) AS of_p, TYPEOF(STRUCT(*)) AS of_all
         FROM f JOIN IDENTIFIER('parquet.`' || :source || '`') AS p ON f.weather_date = p.weather_date
     """
-    execute(files, sql, {"source": f"s3://{share}data/", "out": f"s3://{share}"})
+    execute(files, sql, {"source": f"s3://{share}data/"})
 
     assert read(files, f"{share}plain/")[0] == forecasts()
     rows = read(files, f"{share}named/")[0]
@@ -299,17 +329,19 @@ def test_the_keys_of_a_struct_are_its_names_whatever_they_hold(lake: str, files:
         execute(files, f"{head} SELECT {keys.format('')} AS k FROM (SELECT {listed})", {})
 
 
-def test_only_files_have_metadata(files: Any, values: dict[str, str], share: str) -> None:
-    sql = "INSERT OVERWRITE DIRECTORY :data_path USING PARQUET SELECT _metadata.file_path FROM main.weather.forecasts"
+def test_only_files_have_metadata(files: Any, share: str) -> None:
+    head = f"INSERT OVERWRITE DIRECTORY 's3://{share}x/' USING PARQUET"
+    sql = f"{head} SELECT _metadata.file_path FROM main.weather.forecasts"
     with pytest.raises(StatementError, match="_metadata"):
-        execute(files, sql, values)
+        execute(files, sql, {})
 
 
 def test_a_column_named_as_the_metadata_wins_over_it(files: Any, share: str) -> None:
     with files.open(f"s3://{share}in/a.parquet", "wb") as file:
         pq.write_table(pa.table({"_metadata": [{"file_path": "mine"}]}), file)
-    sql = "INSERT OVERWRITE DIRECTORY :out USING PARQUET SELECT *, _metadata.file_path FROM IDENTIFIER(:source)"
-    execute(files, sql, {"out": f"s3://{share}out/", "source": f"parquet.`s3://{share}in/`"})
+    head = f"INSERT OVERWRITE DIRECTORY 's3://{share}out/' USING PARQUET"
+    sql = f"{head} SELECT *, _metadata.file_path FROM IDENTIFIER(:source)"
+    execute(files, sql, {"source": f"parquet.`s3://{share}in/`"})
     assert read(files, f"{share}out/")[0].to_pylist() == [{"_metadata": {"file_path": "mine"}, "file_path": "mine"}]
 
 
@@ -334,20 +366,20 @@ def test_typeof_answers_in_sparks_words(lake: str, files: Any, share: str, expre
     table = pa.table({"a": [1], "b": pa.array(["1.50"]).cast(pa.decimal128(10, 2)), "c": ["x"]})
     write_source(lake, "main.weather.kinds", table)
     sql = f"""
-        INSERT OVERWRITE DIRECTORY :out USING PARQUET
+        INSERT OVERWRITE DIRECTORY 's3://{share}out/' USING PARQUET
         WITH t AS (SELECT * FROM main.weather.kinds), u AS (SELECT COUNT(*) AS n FROM t)
         SELECT {expression} AS answer FROM t
     """
-    execute(files, sql, {"out": f"s3://{share}out/", "note": "x"})
+    execute(files, sql, {"note": "x"})
     assert read(files, f"{share}out/")[0].to_pylist() == [{"answer": expected}]
 
 
 def test_the_type_of_a_join_and_of_what_spark_has_no_type_for(files: Any, share: str) -> None:
-    head = "INSERT OVERWRITE DIRECTORY :out USING PARQUET "
+    head = f"INSERT OVERWRITE DIRECTORY 's3://{share}out/' USING PARQUET "
     sql = f"""{head} SELECT DISTINCT TYPEOF(STRUCT(*)) AS answer
         FROM main.weather.city_temperatures AS c
         JOIN main.weather.daily_observations AS d ON d.wind_mph > 0 AND c.temperature_f > 70"""
-    execute(files, sql, {"out": f"s3://{share}out/"})
+    execute(files, sql, {})
     assert read(files, f"{share}out/")[0].to_pylist() == [
         {
             "answer": "struct<city:string,observed_at:timestamp,temperature_f:double,station:string,observed_on:date,"
@@ -355,7 +387,7 @@ def test_the_type_of_a_join_and_of_what_spark_has_no_type_for(files: Any, share:
         }
     ]
     with pytest.raises(StatementError, match=r"\[UNSUPPORTED_DATATYPE\] Spark has no type for TIME"):
-        execute(files, f"{head} SELECT TYPEOF(CAST('10:00' AS TIME)) AS a", {"out": f"s3://{share}out/"})
+        execute(files, f"{head} SELECT TYPEOF(CAST('10:00' AS TIME)) AS a", {})
 
 
 @pytest.mark.parametrize(
@@ -371,39 +403,33 @@ def test_the_type_of_a_join_and_of_what_spark_has_no_type_for(files: Any, share:
     ],
 )
 def test_columns_that_spark_does_not_write_are_refused(files: Any, share: str, query: str, message: str) -> None:
-    sql = f"INSERT OVERWRITE DIRECTORY :out USING PARQUET SELECT {query}"
+    sql = f"INSERT OVERWRITE DIRECTORY 's3://{share}out/' USING PARQUET SELECT {query}"
     with pytest.raises(StatementError, match=message):
-        execute(files, sql, {"out": f"s3://{share}out/"})
+        execute(files, sql, {})
     assert names(files, f"{share}out/") == []
 
 
 def test_a_table_that_delta_for_python_cannot_read_is_not_called_absent(lake: str, files: Any, share: str) -> None:
     year_12345 = pa.array([3_789_666], pa.int32()).cast(pa.date32())
     write_source(lake, "main.weather.far", pa.table({"day": year_12345}))
-    sql = "INSERT OVERWRITE DIRECTORY :out USING PARQUET SELECT * FROM main.weather.far"
+    sql = f"INSERT OVERWRITE DIRECTORY 's3://{share}out/' USING PARQUET SELECT * FROM main.weather.far"
     with pytest.raises(
         StatementError, match=r"\[INTERNAL_ERROR\] The sandbox cannot read main.weather.far: .*isoformat"
     ):
-        execute(files, sql, {"out": f"s3://{share}out/"})
+        execute(files, sql, {})
 
 
 def test_a_table_may_be_named_in_any_way_that_databricks_knows(files: Any, values: dict[str, str], share: str) -> None:
-    sql = (
-        """
-        INSERT OVERWRITE DIRECTORY :data_path || 'a/' USING parquet
+    sql = f"""
+        INSERT OVERWRITE DIRECTORY 's3://{share}data/a/' USING parquet
         WITH cold AS (SELECT * FROM IDENTIFIER('main.' || :s || '.forecasts') AS f WHERE f.forecast_temp_min_f < 20)
         SELECT cold.weather_date, forecasts.weather
         FROM cold JOIN Main.weather.FORECASTS ON cold.weather_date = forecasts.weather_date;
 
         -- a comment; with a semicolon
-        INSERT OVERWRITE DIRECTORY 's3://"""
-        + share
-        + """b' USING PARQUET
-        SELECT count(*) AS n, min(p.weather_date) AS first FROM parquet.`s3://"""
-        + share
-        + """data/a` AS p;
+        INSERT OVERWRITE DIRECTORY 's3://{share}b' USING PARQUET
+        SELECT count(*) AS n, min(p.weather_date) AS first FROM parquet.`s3://{share}data/a` AS p;
     """
-    )
     execute(files, sql, values | {"s": "weather"})
 
     expected = [row for row in forecasts().to_pylist() if row["forecast_temp_min_f"] < 20]
@@ -417,17 +443,9 @@ def test_a_table_may_be_named_in_any_way_that_databricks_knows(files: Any, value
             {"source_table": "main.weather.absent"},
             r"\[TABLE_OR_VIEW_NOT_FOUND\] The table or view `main`.`weather`.`absent`",
         ),
-        ({"source_table": "absent"}, r"\[TABLE_OR_VIEW_NOT_FOUND\] The table or view `absent` cannot be found"),
-        ({"source_table": ""}, r"\[PARSE_SYNTAX_ERROR\]"),
-        ({"source_table": "main.weather.forecasts; DROP"}, r"\[PARSE_SYNTAX_ERROR\]"),
-        ({"source_table": "parquet.`/etc/`"}, r"PERMISSION_DENIED: No parent external location found for path '/etc/'"),
-        ({"source_table": "parquet.`s3://unity-catalog/absent/`"}, r"\[PATH_NOT_FOUND\]"),
-        ({"data_path": ""}, r"\[INVALID_EMPTY_LOCATION\]"),
-        ({"data_path": "data/"}, r"PERMISSION_DENIED: No parent external location found for path 'data/'"),
+        ({"data_path": "/tmp/data/"}, r"PERMISSION_DENIED: No parent external location found for path '/tmp/data/'"),
         ({"data_path": "s3://another-bucket/data/"}, "PERMISSION_DENIED"),
-        ({"data_path": "s3://databricks-snowflake-share/"}, "PERMISSION_DENIED"),
-        ({"data_path": "s3://databricks-snowflake-share/../unity-catalog/x"}, "PERMISSION_DENIED"),
-        ({"data_path": "file:///tmp/x/"}, "PERMISSION_DENIED"),
+        ({"manifest_path": "s3://another-bucket/manifest/"}, "PERMISSION_DENIED"),
     ],
 )
 def test_wrong_values_fail_in_databricks_words(
@@ -436,6 +454,89 @@ def test_wrong_values_fail_in_databricks_words(
     with pytest.raises(StatementError, match=message):
         execute(files, SQL, values | change)
     assert names(files, f"{share}manifest/") == []
+
+
+@pytest.mark.parametrize("path", ["", "/tmp/data/", "s3://databricks-snowflake-share/../unity-catalog/x"])
+def test_a_place_that_nobody_may_write_to_is_refused(files: Any, path: str) -> None:
+    with pytest.raises(StatementError, match=r"\[INVALID_EMPTY_LOCATION\]|PERMISSION_DENIED"):
+        execute(files, INSERT.format(f"'{path}'"), {})
+
+
+def refused(files: Any, values: dict[str, str], name: str, texts: dict[str, str]) -> dict[str, str]:
+    """What is said, or was written, but for the sentence that names the parameter."""
+    before = files.find("databricks-snowflake-share")
+    wrong = {}
+    for kind, text in texts.items():
+        with pytest.raises(StatementError) as caught:
+            execute(files, SQL, values | {name: text})
+        if not re.match(rf"\[USER_RAISED_EXCEPTION\] The (job )?parameter {name} must be a ", str(caught.value)):
+            wrong[kind] = str(caught.value)
+    files.invalidate_cache()
+    assert files.find("databricks-snowflake-share") == before
+    return wrong
+
+
+def test_a_source_that_is_no_table_in_backticks_ends_the_export_before_it_writes(
+    files: Any, values: dict[str, str]
+) -> None:
+    assert refused(files, values, "source_table", NO_SOURCES | WITHOUT_BACKTICKS) == {}
+
+
+@pytest.mark.parametrize("name", ["data_path", "manifest_path"])
+def test_a_path_of_other_characters_ends_the_export_before_it_writes(
+    files: Any, values: dict[str, str], name: str
+) -> None:
+    assert refused(files, values, name, no_paths(values[name])) == {}
+
+
+def test_each_source_of_a_dataset_file_is_asked_for_by_its_name(lake: str, files: Any, values: dict[str, str]) -> None:
+    session = Session(lake, files)
+    session.execute(SQL.partition(EXPORT)[0], values)
+    for source in map(source_name, SOURCES[1:]):
+        with pytest.raises(StatementError, match=r"^\[TABLE_OR_VIEW_NOT_FOUND\]") as caught:
+            session.execute(f"{CHECK_OF_THE_SOURCE}; {EXPORT}", values | {"source_table": source})
+        assert ".".join(part if "`" in part else f"`{part}`" for part in source.split(".")) in str(caught.value)
+    session.close()
+
+
+def test_what_is_bound_may_hold_anything(files: Any, values: dict[str, str], share: str) -> None:
+    text = (
+        " ".join(no_paths("s3://bucket/path/").values()).replace("\x00", "") + "'; DROP TABLE x -- {} :dataset ? */ \\"
+    )
+    execute(files, SQL, values | {"run_key": text, "dataset": text[::-1]})
+    row = read(files, f"{share}manifest/")[0].to_pylist()[0]
+    assert (row["run_key"], row["dataset"], row["row_count"]) == (text, text[::-1], 1461)
+
+
+@pytest.mark.parametrize("proof", ["checksums", "counts"])
+def test_a_column_that_spark_would_replace_ends_the_export_without_a_manifest(
+    lake: str, files: Any, values: dict[str, str], share: str, proof: str
+) -> None:
+    write_source(lake, "main.weather.variables", pa.table({"a": [1], "x${env:HOME}": [1]}))
+    with pytest.raises(StatementError, match=r"^\[USER_RAISED_EXCEPTION\] A column has a dollar sign before a brace"):
+        execute(files, SQL, values | {"source_table": "main.weather.variables", "proof": proof})
+    assert names(files, f"{share}manifest/") == []
+    write_source(lake, "main.weather.dollars", pa.table({"$a": [1], "{b}$": [1], "{}": [2]}))
+    execute(files, SQL, values | {"source_table": "main.weather.dollars", "proof": proof})
+    assert list(columns(read(files, f"{share}manifest/")[0].to_pylist()[0])) == ["$a", "{b}$", "{}"]
+
+
+def test_a_text_writes_what_is_bound_to_it(files: Any, share: str) -> None:
+    statements = f"""
+        DECLARE OR REPLACE VARIABLE n BIGINT;
+        DECLARE OR REPLACE VARIABLE t STRING;
+        DECLARE OR REPLACE VARIABLE statement STRING;
+        SET VAR n = 5;
+        SET VAR t = 'main.weather.forecasts';
+        SET VAR statement =
+          'INSERT OVERWRITE DIRECTORY "s3://{share}out/" USING PARQUET
+           SELECT DISTINCT :n AS n, :x AS x, :y AS y FROM IDENTIFIER(:t) WHERE :n > 4;';
+        EXECUTE IMMEDIATE statement USING n AS n, "it's" AS x, 7 AS y, t AS t
+    """
+    execute(files, statements, {"n": "another"})
+    rows, metadata = read(files, f"{share}out/")
+    assert rows.to_pylist() == [{"n": 5, "x": "it's", "y": 7}]
+    assert metadata[0].schema.column(0).physical_type == "INT64"
 
 
 @pytest.mark.parametrize("name", ["data_path", "source_table", "run_key"])
@@ -449,24 +550,32 @@ def test_a_marker_without_a_value_fails(files: Any, values: dict[str, str], name
     ("statement", "message"),
     [
         ("DROP TABLE main.weather.forecasts", r"\[PARSE_SYNTAX_ERROR\] Syntax error at or near 'DROP'"),
-        ("INSERT OVERWRITE DIRECTORY :data_path USING CSV SELECT 1", r"\[DATA_SOURCE_NOT_FOUND\].*CSV"),
-        ("INSERT OVERWRITE DIRECTORY :data_path USING PARQUET", r"\[PARSE_SYNTAX_ERROR\]"),
-        ("INSERT OVERWRITE DIRECTORY :data_path USING PARQUET SELECT FROM WHERE", r"\[PARSE_SYNTAX_ERROR\]"),
-        ("INSERT OVERWRITE DIRECTORY :data_path USING PARQUET SELECT nothing_such AS a", "nothing_such"),
-        ("INSERT OVERWRITE DIRECTORY :data_path USING PARQUET SELECT * FROM IDENTIFIER(now())", "NOT_A_CONSTANT"),
-        ("INSERT OVERWRITE DIRECTORY :data_path USING PARQUET SELECT * FROM read_text('/etc/passwd')", "Error|cannot"),
+        ("INSERT OVERWRITE DIRECTORY :data_path USING PARQUET SELECT 1 AS a", r"\[PARSE_SYNTAX_ERROR\].*near ':'"),
+        ("INSERT OVERWRITE DIRECTORY ? USING PARQUET SELECT 1 AS a", r"\[PARSE_SYNTAX_ERROR\]"),
+        (
+            "INSERT OVERWRITE DIRECTORY '{data}' || 'x/' USING PARQUET SELECT 1 AS a",
+            r"\[PARSE_SYNTAX_ERROR\].*near '\|\|'",
+        ),
+        ("INSERT OVERWRITE DIRECTORY IDENTIFIER('{data}') USING PARQUET SELECT 1 AS a", r"\[PARSE_SYNTAX_ERROR\]"),
+        ("INSERT OVERWRITE DIRECTORY", r"\[PARSE_SYNTAX_ERROR\]"),
+        ("INSERT OVERWRITE DIRECTORY '{data}' USING CSV SELECT 1", r"\[DATA_SOURCE_NOT_FOUND\].*CSV"),
+        ("INSERT OVERWRITE DIRECTORY '{data}' USING PARQUET", r"\[PARSE_SYNTAX_ERROR\]"),
+        ("INSERT OVERWRITE DIRECTORY '{data}' USING PARQUET SELECT FROM WHERE", r"\[PARSE_SYNTAX_ERROR\]"),
+        ("INSERT OVERWRITE DIRECTORY '{data}' USING PARQUET SELECT nothing_such AS a", "nothing_such"),
+        ("INSERT OVERWRITE DIRECTORY '{data}' USING PARQUET SELECT * FROM IDENTIFIER(now())", "NOT_A_CONSTANT"),
+        ("INSERT OVERWRITE DIRECTORY '{data}' USING PARQUET SELECT * FROM read_text('/etc/passwd')", "Error|cannot"),
     ],
 )
 def test_wrong_statements_fail(files: Any, values: dict[str, str], share: str, statement: str, message: str) -> None:
     with pytest.raises(StatementError, match=message):
-        execute(files, statement, values)
-    assert names(files, f"{share}data/") == []
+        execute(files, statement.replace("{data}", values["data_path"]), values)
+    assert names(files, share) == []
 
 
 def test_an_interrupted_statement_commits_nothing(lake: str, files: Any, values: dict[str, str], share: str) -> None:
     session = Session(lake, files)
-    sql = """
-        INSERT OVERWRITE DIRECTORY :data_path USING PARQUET
+    sql = f"""
+        INSERT OVERWRITE DIRECTORY '{values["data_path"]}' USING PARQUET
         SELECT a.* FROM main.weather.forecasts a CROSS JOIN main.weather.forecasts b, main.weather.forecasts c
     """
     timer = threading.Timer(0.3, session.interrupt)

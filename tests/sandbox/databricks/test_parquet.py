@@ -15,7 +15,7 @@ from sandbox.databricks.parquet import open_directory, overwrite_directory, spar
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 MANIFEST = """
-    INSERT OVERWRITE DIRECTORY :out USING PARQUET
+    INSERT OVERWRITE DIRECTORY '{out}' USING PARQUET
     SELECT COUNT(*) AS row_count, COUNT(DISTINCT _metadata.file_path) AS file_count,
       MAX(TYPEOF(STRUCT(*))) AS column_types
     FROM IDENTIFIER('parquet.`' || :source || '`')
@@ -38,7 +38,7 @@ def manifest(files: Any, folder: str) -> dict[str, Any]:
     out = folder.replace("/in/", "/out/")
     session = Session(files.client_kwargs["endpoint_url"], files)
     try:
-        session.execute(MANIFEST, {"source": folder, "out": out})
+        session.execute(MANIFEST.format(out=out), {"source": folder})
     finally:
         session.close()
     (written,) = [file for file in files.find(out) if file.endswith(".parquet")]

@@ -111,7 +111,7 @@ print(json.dumps({"good": run(good), "bad": run({"proof": "counts"})}))
     assert told["bad"]["state"]["result_state"] == "FAILED"
     (error,) = told["bad"]["errors"]
     assert error["task_key"] == "export"
-    assert "PERMISSION_DENIED: No parent external location found for path 'data/'" in error["error"]
+    assert "[USER_RAISED_EXCEPTION] The job parameter source_table must be a table" in error["error"]
 
 
 def test_a_service_principal_signs_in_with_the_hook(serve: Any, tmp_path: Path, certificate: tuple[Path, Path]) -> None:

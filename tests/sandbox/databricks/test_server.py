@@ -212,9 +212,14 @@ def test_the_reason_of_a_failure_is_in_the_output_of_the_task(workspace: Any, pa
     )
 
 
-def test_a_run_without_parameters_writes_nowhere(workspace: Any) -> None:
-    run = workspace.ended(workspace.run_now({"proof": "counts"}))
-    assert "PERMISSION_DENIED: No parent external location found" in output_of(workspace, run)["error"]
+def test_a_run_without_parameters_writes_nowhere(workspace: Any, parameters: dict[str, str]) -> None:
+    for name, said in {
+        "source_table": "The job parameter source_table must be a table",
+        "export_path": "The parameter data_path must be a directory",
+        "proof": "The job parameter proof must be checksums or counts",
+    }.items():
+        run = workspace.ended(workspace.run_now({key: value for key, value in parameters.items() if key != name}))
+        assert said in output_of(workspace, run)["error"]
 
 
 @pytest.mark.parametrize(
@@ -316,7 +321,7 @@ def test_a_running_statement_can_be_cancelled(
     endless = tmp_path / "endless.sql"
     forecasts = "IDENTIFIER(:source_table)"
     endless.write_text(
-        "INSERT OVERWRITE DIRECTORY :data_path USING PARQUET SELECT a.* "
+        f"INSERT OVERWRITE DIRECTORY '{parameters['export_path']}' USING PARQUET SELECT a.* "
         f"FROM {forecasts} AS a CROSS JOIN {forecasts} AS b CROSS JOIN {forecasts} AS c"
     )
     task = {
@@ -324,7 +329,6 @@ def test_a_running_statement_can_be_cancelled(
         "sql_task": {
             "warehouse_id": "w",
             "file": {"path": str(endless)},
-            "parameters": {"data_path": "{{job.parameters.export_path}}"},
         },
     }
     workspace = serve(tmp_path, bundle(tasks=[task]))

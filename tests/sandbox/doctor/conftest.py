@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from jinja2 import Environment, FileSystemLoader
 
 from data_share import share, snowflake_hook
+from data_share.dag_defaults import SQL_FOLDER
 from data_share.datasets import read_datasets
 from data_share.doctor import Finding, examine
 from data_share.doctor_checks.deployment import Deployment, State
@@ -119,7 +120,7 @@ def administer(connections: dict[str, dict[str, Any]]) -> Iterator[Callable[...,
 
         files = Environment(loader=FileSystemLoader(SQL))
         names = ["create_schemas.sql", "create_stage.sql", "create_ledger.sql"]
-        names += [f"targets/{path.name}" for path in (SQL / "targets").glob("*.sql")]
+        names += [f"targets/{path.name}" for path in (SQL_FOLDER / "targets").glob("*.sql")]
         scripts = [files.get_template(name).render(share=share) for name in names]
         datasets = {dataset.name: dataset for dataset in read_datasets()[0] if dataset.create_table == "from_columns"}
         target = files.get_template("create_target.sql")

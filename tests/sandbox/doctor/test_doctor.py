@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,7 +24,7 @@ from data_share import doctor, share
 from data_share.datasets import DATASETS_FOLDER
 from data_share.doctor import CHECKS, CheckShareOperator, ShareIsBrokenError
 from data_share.doctor_checks import airflow as airflow_checks
-from data_share.doctor_checks.deployment import State
+from data_share.doctor_checks.deployment import Answer, Check, State
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from tests.sandbox.databricks.conftest import TOKEN, WorkspaceServer
 from tests.sandbox.snowflake.conftest import KEY
@@ -655,6 +656,37 @@ def test_the_list_ends_with_1_if_something_is_wrong(
     assert f"wrong        job id (Variable {share.EXPORT_JOB_VARIABLE}): The Airflow Variable" in shown
     assert "not checked  job (jobs/get): because this did not come out well: job id." in shown
     assert TOKEN not in shown
+
+
+def test_the_findings_for_programs(
+    look: Look, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def chatty(_: object) -> Answer:
+        sys.stdout.write("a line of some library\n")
+        return Answer(State.WRONG, "It is wrong.")
+
+    checks = (
+        *CHECKS[:2],
+        Check("Databricks", "chatty", "a library", chatty),
+        Check("Databricks", "next", "the same", chatty, needs=("chatty",)),
+    )
+    monkeypatch.setattr(doctor, "CHECKS", checks)
+    assert doctor.main(["--json"]) == 1
+    shown = capsys.readouterr()
+    answer = json.loads(shown.out)
+    assert shown.err == "a line of some library\n"
+    assert set(answer) == {"ok", "counts", "findings"}
+    assert (answer["ok"], answer["counts"]) == (False, {"ok": 2, "wrong": 1, "advice": 0, "not checked": 1})
+    assert answer["findings"][2] == {
+        "group": "Databricks",
+        "name": "chatty",
+        "looked_at": "a library",
+        "state": "wrong",
+        "text": "It is wrong.",
+    }
+    monkeypatch.setattr(doctor, "CHECKS", checks[:2])
+    assert doctor.main(["--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
 
 
 class Pushed(dict[str, Any]):

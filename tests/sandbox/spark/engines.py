@@ -19,6 +19,10 @@ from sandbox.sources import SHARE_BUCKET, storage_options, table_uri
 PROJECT = Path(__file__).resolve().parents[3]
 EXPORT_SQL = (PROJECT / "include" / "sql" / "databricks" / "export_dataset.sql").read_text()
 
+EXPORT = "EXECUTE IMMEDIATE statement USING source_table AS source_table;"
+# What there is of the manifest alone, for files that are there.
+MANIFEST_SQL = EXPORT_SQL.replace(EXPORT, "")
+
 _numbers = itertools.count(1)
 
 
@@ -93,24 +97,21 @@ class Engines:
         """
         Execute statements on Spark.
 
-        :param parameters: named parameters; ``data_path`` and ``manifest_path`` are added
-        :return: what was written to these two
+        :param sql: in which ``{data_path}`` stands for the path of the data: a literal is no parameter
+        :param parameters: named parameters; ``data_path`` and ``manifest_path`` are added unless they are given
+        :return: what was written to those that are added
         """
         folder = self.scratch / f"spark_{next(_numbers)}"
-        paths = {"data_path": f"{folder}/data/", "manifest_path": f"{folder}/manifest/"}
+        given = {"data_path": f"{folder}/data/", "manifest_path": f"{folder}/manifest/"} | parameters
         # One after the other in one session, as a SQL file task does it; each is executed as it is written.
         for statement in DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True):
-            self.spark.sql(statement, args=parameters | paths)
+            self.spark.sql(statement.replace("{data_path}", given["data_path"]), args=given)
         return Export(folder)
 
-    def manifest_of(self, sql: str, data_path: str) -> dict[str, Any]:
+    def manifest_of(self, data_path: str) -> dict[str, Any]:
         """Execute the statements of the manifest on Spark, for files that are there; return its row."""
-        folder = self.scratch / f"spark_{next(_numbers)}"
-        paths = {"data_path": data_path, "manifest_path": f"{folder}/manifest/"}
-        parameters = dict.fromkeys(("run_key", "dataset", "source_table"), "") | {"proof": "checksums"}
-        for statement in DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True):
-            self.spark.sql(statement, args=parameters | paths)
-        return Export(folder).manifest()
+        parameters = {"run_key": "", "dataset": "", "source_table": "main.load.written", "proof": "checksums"}
+        return self.on_spark(MANIFEST_SQL, parameters | {"data_path": data_path}).manifest()
 
     def on_stand_in(self, sql: str, parameters: dict[str, str]) -> Export:
         """Execute the same on the sandbox's own engine."""
@@ -118,7 +119,7 @@ class Engines:
         paths = {name: f"s3://{SHARE_BUCKET}/{folder}/{name[:-5]}/" for name in ("data_path", "manifest_path")}
         session = Session(str(self.files.client_kwargs["endpoint_url"]), self.files)
         try:
-            session.execute(sql, parameters | paths)
+            session.execute(sql.replace("{data_path}", paths["data_path"]), paths | parameters)
         finally:
             session.close()
         for path in self.files.find(f"{SHARE_BUCKET}/{folder}"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,12 +17,14 @@ from data_share.names import source_name
 from sandbox.databricks import parquet
 from sandbox.databricks.export import StatementError
 from tests.sandbox.kinds import KINDS, ROWS, comparable, source, spark_types
-from tests.sandbox.spark.engines import EXPORT_SQL, Engines, Export
+from tests.sandbox.spark.engines import EXPORT, EXPORT_SQL, Engines, Export
+from tests.source_names import KEY_WORDS, NO_SOURCES, SOURCES, WITHOUT_BACKTICKS, no_paths
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox, pytest.mark.spark]
 
 # TYPEOF writes the names in a struct without quotes.
 STRUCT_AS_IT_IS = {"struct": spark_types()["struct"].replace("`", "")}
+CHECK_OF_THE_SOURCE = re.findall(r"SET VAR source_table = CASE[^;]*", EXPORT_SQL)[0]
 PART = re.compile(r"part-\d{5}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-c\d{3}\.snappy\.parquet")
 
 
@@ -169,14 +172,15 @@ def test_names_that_look_like_types_are_told_apart(spark: Any, engines: Engines,
         "_metadata": "'x'",
         "__METADATA": "NAMED_STRUCT('file_path', 'x')",
         "{}": "1",
+        "$a": "1",
+        "{b}$": "1",
         "names": "'x'",
         "n": "DATE'2026-01-01'",
         "counted_rows": "1",
     }
     listed = ", ".join(f"{value} AS `{name}`" for name, value in columns.items())
     spark.sql(f"SELECT {listed} FROM RANGE({rows})").write.parquet(f"{engines.scratch}/odd_{rows}/data")
-    manifest = re.sub(r"INSERT OVERWRITE DIRECTORY :data_path[^;]*;", "", EXPORT_SQL)
-    found = engines.manifest_of(manifest, f"{engines.scratch}/odd_{rows}/data/")
+    found = engines.manifest_of(f"{engines.scratch}/odd_{rows}/data/")
     assert exported_columns(found["column_types"]) == {
         "a:int,b": "int",
         "c<decimal(38,9)>": "string",
@@ -188,6 +192,8 @@ def test_names_that_look_like_types_are_told_apart(spark: Any, engines: Engines,
         "_metadata": "string",
         "__METADATA": "struct<file_path:string>",
         "{}": "int",
+        "$a": "int",
+        "{b}$": "int",
         "names": "string",
         "n": "date",
         "counted_rows": "int",
@@ -248,6 +254,71 @@ def test_a_source_may_have_any_name_of_unity_catalog(engines: Engines, name: str
         engines.on_stand_in(EXPORT_SQL, parameters)
 
 
+def test_each_source_of_a_dataset_file_is_asked_for_by_its_name(engines: Engines) -> None:
+    from pyspark.errors import PySparkException
+
+    values = {"source_table": "spark_catalog.`lo-ad`.absent", "run_key": "key", "dataset": "all", "proof": "counts"}
+    engines.on_spark(EXPORT_SQL.partition(EXPORT)[0], values)
+    for name in sorted(set(map(source_name, SOURCES))):
+        engines.on_spark(CHECK_OF_THE_SOURCE, values | {"source_table": name})
+        part = name.removeprefix("main.sea.")
+        if part == name or (len(part) > 3 and part not in KEY_WORDS):  # each character once
+            continue
+        asked = f"spark_catalog.`lo-ad`.{part}"
+        with pytest.raises(PySparkException) as caught:
+            engines.on_spark(f"{CHECK_OF_THE_SOURCE};{EXPORT}", values | {"source_table": asked})
+        said = f"`spark_catalog`.`lo-ad`.{part if '`' in part else f'`{part}`'}"
+        assert f"The table or view {said} cannot be found" in str(caught.value)
+
+
+def test_a_name_that_needs_backticks_is_refused_without_them(engines: Engines) -> None:
+    from pyspark.errors import PySparkException
+
+    engines.on_spark("DECLARE OR REPLACE VARIABLE source_table STRING", {})
+    for name in WITHOUT_BACKTICKS.values():
+        with pytest.raises(PySparkException, match=r"\[USER_RAISED_EXCEPTION\] The job parameter source_table must be"):
+            engines.on_spark(CHECK_OF_THE_SOURCE, {"source_table": name})
+
+
+def hostile() -> dict[str, dict[str, str]]:
+    """The parameter that each group of values is given to."""
+    paths = no_paths("/tmp/share/export/data/")
+    return {"source_table": NO_SOURCES, "data_path": paths, "manifest_path": paths}
+
+
+@pytest.mark.parametrize("name", ["source_table", "data_path", "manifest_path"])
+def test_what_may_not_become_sql_ends_the_export_before_it_writes(engines: Engines, table: str, name: str) -> None:
+    from pyspark.errors import PySparkException
+
+    values = {"source_table": table, "run_key": "key", "dataset": "all", "proof": "counts"}
+    before = set(engines.scratch.rglob("*"))
+    wrong = {}
+    for kind, text in hostile()[name].items():
+        with pytest.raises(PySparkException) as caught:
+            engines.on_spark(EXPORT_SQL, values | {name: text})
+        if not re.match(rf"\[USER_RAISED_EXCEPTION\] The (job )?parameter {name} must be a ", str(caught.value)):
+            wrong[kind] = str(caught.value)
+    assert wrong == {}
+    assert set(engines.scratch.rglob("*")) == before
+    assert not Path("/tmp/share/export").exists()
+
+
+def test_what_is_bound_may_hold_anything(engines: Engines, table: str) -> None:
+    text = " ".join(no_paths("s3://bucket/path/").values()) + "'; DROP TABLE x -- {} :dataset ? */ \\ ${env:HOME}"
+    values = {"source_table": table, "run_key": text, "dataset": text[::-1], "proof": "counts"}
+    row = engines.on_spark(EXPORT_SQL, values).manifest()
+    assert (row["run_key"], row["dataset"], row["source_table"], row["row_count"]) == (text, text[::-1], table, ROWS)
+
+
+def test_a_column_whose_name_spark_would_replace_is_refused(spark: Any, engines: Engines) -> None:
+    from pyspark.errors import PySparkException
+
+    path = f"{engines.scratch}/replaced/data/"
+    spark.createDataFrame([(1, 2)], ["a", "x${env:HOME}"]).write.parquet(path)
+    with pytest.raises(PySparkException, match=r"\[USER_RAISED_EXCEPTION\] A column has a dollar sign before a brace"):
+        engines.manifest_of(path)
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -257,7 +328,7 @@ def test_a_source_may_have_any_name_of_unity_catalog(engines: Engines, name: str
     ],
 )
 def test_types_of_calculations(engines: Engines, table: str, query: str) -> None:
-    sql = f"INSERT OVERWRITE DIRECTORY :data_path USING PARQUET {query};"
+    sql = f"INSERT OVERWRITE DIRECTORY '{{data_path}}' USING PARQUET {query};"
     parameters = {"source_table": table}
     [on_spark] = engines.on_spark(sql, parameters).parts()
     [on_stand_in] = engines.on_stand_in(sql, parameters).parts()
@@ -282,7 +353,7 @@ def test_types_of_calculations(engines: Engines, table: str, query: str) -> None
     ],
 )
 def test_what_spark_refuses_is_refused_in_its_words(engines: Engines, query: str, message: str) -> None:
-    sql = f"INSERT OVERWRITE DIRECTORY :data_path USING PARQUET {query};"
+    sql = f"INSERT OVERWRITE DIRECTORY '{{data_path}}' USING PARQUET {query};"
     from pyspark.errors import PySparkException
 
     with pytest.raises(PySparkException, match=message):

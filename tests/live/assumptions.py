@@ -1,0 +1,127 @@
+"""
+What the package takes for true of the two services and no stand-in can settle: the suite tries each, and reports it.
+
+A test says by its mark which one it tries, ``@pytest.mark.assumption("empty_text")``, and by the fixture ``answer``
+what was answered. The table of docs/live-tests.md is this one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from data_share.snowflake_hook import SnowflakeRefusedError, SnowflakeTransientError
+from tests.live.accounts import OutsideScratchError
+
+
+class NotTriedError(Exception):
+    """An account lacks what it takes to try an assumption; the message says what."""
+
+
+NOT_ABOUT_ASSUMPTIONS = (OutsideScratchError, SnowflakeRefusedError, SnowflakeTransientError, OSError)
+"""A test that ends by one of these has found nothing."""
+
+
+class Result(StrEnum):
+    """What became of an assumption; of several tests of one, the last in this order counts."""
+
+    HOLDS = "holds"
+    NOT_TRIED = "not tried"
+    DOES_NOT_HOLD = "does not hold"
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """
+    One assumption.
+
+    :param sentence: what is taken for true
+    :param otherwise: what follows if it is not
+    """
+
+    sentence: str
+    otherwise: str
+
+
+ASSUMPTIONS = {
+    "empty_text": Assumption(
+        "COPY INTO loads the empty text of a Parquet file as an empty text.",
+        "a table with one empty text cannot be synced as it is: runbook, a view with NULLIF",
+    ),
+    "export_sql": Assumption(
+        "A SQL file task runs the SQL of the export.",
+        "there is no export at all",
+    ),
+    "file_metadata": Assumption(
+        "`_metadata.file_path` counts the files of an export, on Unity Catalog too.",
+        "no manifest, or one that no sync agrees with",
+    ),
+    "empty_table": Assumption(
+        "The export of an empty table leaves a Parquet file with its columns.",
+        "`allow_empty` cannot work",
+    ),
+    "failure_reason": Assumption(
+        "The output of a SQL file task that failed has the reason.",
+        "people are told that the export failed, and not why",
+    ),
+    "queue_start_time": Assumption(
+        "`start_time` of a task that waited in the job's queue is the begin of its execution.",
+        "`test_runs_over_the_limit_wait_in_the_queue` proves nothing",
+    ),
+    "retry_running": Assumption(
+        "A request with an earlier one's id and `retry=true` finds a statement that still runs, also after minutes.",
+        "a lost answer may start a COPY or a publish twice, and a kill leave one running",
+    ),
+    "missing_schema": Assumption(
+        "A request whose schema does not exist is accepted; there is no current schema then.",
+        "`make doctor` cannot say which name is wrong",
+    ),
+    "fresh_session": Assumption(
+        "Each request has a session of its own, which sees all that was committed before.",
+        "a step does not see what the step before has written",
+    ),
+    "lock_waiter": Assumption(
+        "A MERGE that waited for a lock sees the row that the other transaction has written.",
+        "two publishes at once are both let through",
+    ),
+    "publish_races": Assumption(
+        "Of two publishes of one export at the same time, one changes the target.",
+        "rows are added twice in the mode append",
+    ),
+    "publish_cancel": Assumption(
+        "A publish that is cancelled leaves target and ledger as they were.",
+        "a target that no ledger row explains",
+    ),
+    "time_zone": Assumption(
+        "The parameter `timezone` holds for COPY: a TIMESTAMP of 23:30 UTC arrives as the same instant in "
+        "TIMESTAMP_LTZ and TIMESTAMP_TZ, and as 23:30 in TIMESTAMP_NTZ.",
+        "times are shifted by the account's time zone, silently",
+    ),
+    "all_types": Assumption(
+        "A value of each type that Databricks exports arrives in Snowflake as it was.",
+        "changed values, which the checksums find for most types",
+    ),
+    "checksums": Assumption(
+        "The checksums of a column are equal on both sides.",
+        "`check_staging` fails in every sync: `proof: counts` until then",
+    ),
+    "sync_modes": Assumption(
+        "Syncs append, and merge by keys and delete, as on the stand-ins.",
+        "see the answer",
+    ),
+    "integration_usage": Assumption(
+        "COPY and LIST of a stage of another role take USAGE on its storage integration.",
+        "nothing breaks: the grant is not needed in each sync",
+    ),
+    "like_policies": Assumption(
+        "CREATE TABLE ... LIKE carries no row access policy; whether it carries masking policies, the answer says.",
+        "nothing breaks: a staging table is made from columns and types",
+    ),
+}
+"""Assumption by its id, in the order of the report."""
+
+
+def as_table() -> str:
+    """Return the assumptions as the table of docs/live-tests.md."""
+    rows = [f"| `{name}` | {one.sentence} | {one.otherwise} |" for name, one in ASSUMPTIONS.items()]
+    return "\n".join(["| Id | Assumption | If it does not hold |", "| --- | --- | --- |", *rows])
