@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from airflow.sdk import DAG
@@ -102,31 +102,52 @@ Condition = Annotated[
 _LONGEST_TARGET = 200
 
 
+class _Mode(NamedTuple):
+    """
+    What a load mode needs.
+
+    :param name: what a dataset file says
+    :param rights: what it takes on the target, beside SELECT
+    :param is_repeatable: whether the target is the same when an export is published again
+    :param keeps_rows: whether rows of the target that are not in the export stay
+    :param has_keys: whether rows are found again by their merge keys
+    """
+
+    name: str
+    rights: tuple[str, ...]
+    is_repeatable: bool
+    keeps_rows: bool
+    has_keys: bool = False
+
+
 class LoadMode(StrEnum):
     """How a sync changes the target table."""
 
-    sql_file: str
-    """The file that changes the target; a part of ``publish.sql``."""
-    rights: tuple[str, ...]
-    """What this takes on the target, beside SELECT."""
-    is_repeatable: bool
-    """Whether the target is the same when an export is published again."""
-
-    def __new__(cls, value: str, rights: tuple[str, ...], is_repeatable: bool) -> LoadMode:
+    def __new__(cls, *mode: Any) -> LoadMode:
         """Make a member: its value is what a dataset file says."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.sql_file = f"change_{value}.sql"
-        member.rights = rights
-        member.is_repeatable = is_repeatable
+        known = _Mode(*mode)
+        member = str.__new__(cls, known.name)
+        member._value_ = known.name
+        member.rights, member.is_repeatable = known.rights, known.is_repeatable
+        member.keeps_rows, member.has_keys = known.keeps_rows, known.has_keys
         return member
 
-    REPLACE = "replace", ("INSERT", "DELETE"), True
+    rights: tuple[str, ...]
+    is_repeatable: bool
+    keeps_rows: bool
+    has_keys: bool
+
+    REPLACE = _Mode("replace", rights=("INSERT", "DELETE"), is_repeatable=True, keeps_rows=False)
     """The target holds exactly what was exported."""
-    APPEND = "append", ("INSERT",), False
+    APPEND = _Mode("append", rights=("INSERT",), is_repeatable=False, keeps_rows=True)
     """What was exported is added, once for each sync."""
-    MERGE = "merge", ("INSERT", "UPDATE"), True
+    MERGE = _Mode("merge", rights=("INSERT", "UPDATE"), is_repeatable=True, keeps_rows=True, has_keys=True)
     """Rows with a known key are updated, the others are inserted."""
+
+    @property
+    def sql_file(self) -> str:
+        """The file that changes the target; a part of ``publish.sql``."""
+        return f"change_{self.value}.sql"
 
 
 class SchemaDrift(StrEnum):
@@ -308,10 +329,10 @@ class Dataset(BaseModel):
 
     @model_validator(mode="after")
     def _fields_go_together(self) -> Dataset:
-        if self.load_mode is LoadMode.MERGE and not self.merge_keys:
-            raise ValueError("merge_keys: load_mode merge needs at least one")
+        if self.load_mode.has_keys and not self.merge_keys:
+            raise ValueError(f"merge_keys: load_mode {self.load_mode} needs at least one")
         for field in ("merge_keys", "delete_missing"):
-            if self.load_mode is not LoadMode.MERGE and getattr(self, field):
+            if not self.load_mode.has_keys and getattr(self, field):
                 raise ValueError(f"{field}: only for load_mode merge, not for {self.load_mode}")
         if self.create_table == "from_columns" and not self.columns:
             raise ValueError("columns: create_table from_columns needs them")

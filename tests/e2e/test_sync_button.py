@@ -220,9 +220,9 @@ def test_a_failing_job_is_a_sentence(page: Page, share: RunningShare) -> None:
 
     expect_headline(page, "Sync failed", FAILING)
     reason = card(page, FAILING).locator(".reason")
-    expect(reason).to_contain_text("Wait:")
+    expect(reason).to_contain_text("Export:")
     expect(reason).to_contain_text("Out of memory in stage 3")
-    expect(card(page, FAILING).locator(".steps li.failed")).to_have_text(re.compile("Wait"))
+    expect(card(page, FAILING).locator(".steps li.failed")).to_have_text(re.compile("Export"))
     expect(card(page, FAILING).get_by_role("link", name="Databricks run")).to_have_attribute(
         "href", re.compile(f"job/{share.job_id}/run/")
     )

@@ -20,7 +20,7 @@ SET
     SELECT COUNT(*)
     FROM {{ sync.staging_table }}
     WHERE
-      {{ '' if sync.load_mode == 'merge' else 'FALSE AND ' -}}
+      {{ '' if sync.load_mode.has_keys else 'FALSE AND ' -}}
       NOT EXISTS (
         SELECT 1
         FROM {{ sync.dataset.target }}
@@ -30,9 +30,9 @@ SET
 WHERE {{ sync.is_target }};
 
 {% set kept = 'rows_before + ' -%}
-{% if sync.load_mode == 'replace' -%}
+{% if not sync.load_mode.keeps_rows -%}
 {% set kept = '' -%}
-{% elif sync.load_mode == 'merge' and sync.dataset.delete_missing -%}
+{% elif sync.dataset.delete_missing -%}
 {% set kept = 'rows_updated + ' -%}
 {% endif -%}
 {% set needed = kept ~ 'rows_inserted' -%}

@@ -11,17 +11,17 @@ SELECT
 FROM (SELECT COUNT(*) AS total FROM {{ sync.staging_table }}) AS staged
 {%- else -%}
 SELECT
-  staged.total{{ ' - matched.total' if sync.load_mode == 'merge' }} AS rows_inserted,
-  {% if sync.load_mode == 'merge' -%}
+  staged.total{{ ' - matched.total' if sync.load_mode.has_keys }} AS rows_inserted,
+  {% if sync.load_mode.has_keys -%}
   known.total AS rows_updated,
   {{ 'present.total - known.total' if sync.dataset.delete_missing else '0' }} AS rows_deleted
   {%- else -%}
   0 AS rows_updated,
-  {{ 'present.total' if sync.load_mode == 'replace' else '0' }} AS rows_deleted
+  {{ '0' if sync.load_mode.keeps_rows else 'present.total' }} AS rows_deleted
   {%- endif %}
 FROM (SELECT COUNT(*) AS total FROM {{ sync.staging_table }}) AS staged
 CROSS JOIN (SELECT COUNT(*) AS total FROM {{ sync.dataset.target }}) AS present
-{%- if sync.load_mode == 'merge' %}
+{%- if sync.load_mode.has_keys %}
 CROSS JOIN (
   SELECT COUNT(*) AS total
   FROM {{ sync.dataset.target }} AS target
