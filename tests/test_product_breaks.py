@@ -55,7 +55,7 @@ BREAKS = {
     ),
     "a new attempt exports to the path of the one before": Break(
         f"{PACKAGE}/share.py",
-        "/{attempt}-{digest}/",
+        "/{attempt}-{_digest(attempt_id)}/",
         "/1-00000000/",
         "tests/plugins/data_share/test_share.py::test_each_attempt_exports_to_its_own_folder",
     ),
