@@ -64,7 +64,7 @@ def check_query() -> str:
         {"column": name.upper(), "form": form, "scale": 4 if name == "price" else 0} for name, form in FORMS.items()
     ]
     sync = SimpleNamespace(loaded={"proofs": proofs}, staging_table="staged")
-    return render_sql("check_values", sync=sync).rstrip(";\n")
+    return render_sql("check_values", share=sync.share, sync=sync).rstrip(";\n")
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
-from data_share.dag_defaults import DEFAULT_ARGS, START_DATE
+from data_share.dag_defaults import DEFAULT_ARGS, SHARE, START_DATE
 from data_share.doctor import CheckShareOperator
 
 with DAG(
@@ -37,6 +37,6 @@ with DAG(
     tags=["data-share", "housekeeping"],
 ):
     # Side by side: what is wrong with one side does not hide what is wrong with another.
-    CheckShareOperator(task_id="check_airflow", group="Airflow")
-    CheckShareOperator(task_id="check_databricks", group="Databricks")
-    CheckShareOperator(task_id="check_snowflake", group="Snowflake")
+    CheckShareOperator(task_id="check_airflow", group="Airflow", share=SHARE)
+    CheckShareOperator(task_id="check_databricks", group="Databricks", share=SHARE)
+    CheckShareOperator(task_id="check_snowflake", group="Snowflake", share=SHARE)

@@ -19,10 +19,9 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
-from data_share import share
-from data_share.dag_defaults import DEFAULT_ARGS, START_DATE
+from data_share.dag_defaults import DEFAULT_ARGS, SHARE, START_DATE
 from data_share.snowflake_operators import SnowflakeCleanUpOperator
-from data_share.sql_files import SQL_FOLDER
+from data_share.sql_files import sql_templates
 
 with DAG(
     dag_id="clean_up_share",
@@ -45,12 +44,12 @@ with DAG(
             description="Staging tables and exports of syncs older than this many days count as old.",
         ),
     },
-    template_searchpath=[str(SQL_FOLDER)],
-    user_defined_macros={"share": share},
     tags=["data-share", "housekeeping"],
+    **sql_templates(SHARE),
 ):
     SnowflakeCleanUpOperator(
         task_id="clean_up",
+        share=SHARE,
         sql="show_staging_tables.sql",
         select_old_exports="select_old_exports.sql",
     )

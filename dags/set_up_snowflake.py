@@ -21,17 +21,16 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, chain, task
 
-from data_share import share
-from data_share.dag_defaults import DEFAULT_ARGS, START_DATE
+from data_share.dag_defaults import DEFAULT_ARGS, SHARE, START_DATE
 from data_share.datasets import read_datasets
 from data_share.snowflake_operators import (
     SnowflakeCreateTargetOperator,
     SnowflakeStatementsOperator,
     SnowflakeTargetsCheckOperator,
 )
-from data_share.sql_files import SQL_FOLDER
+from data_share.sql_files import SQL_FOLDER, sql_templates
 
-DATASETS = {dataset.name: dataset for dataset in read_datasets()[0]}
+DATASETS = {dataset.name: dataset for dataset in read_datasets(share=SHARE)[0]}
 
 with DAG(
     dag_id="set_up_snowflake",
@@ -43,14 +42,15 @@ with DAG(
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=1),
     default_args={**DEFAULT_ARGS, "execution_timeout": timedelta(minutes=15)},
-    template_searchpath=[str(SQL_FOLDER)],
-    user_defined_macros={"share": share, "datasets": DATASETS},
     tags=["data-share", "set-up"],
+    **sql_templates(SHARE, datasets=DATASETS),
 ) as dag:
-    create_schemas = SnowflakeStatementsOperator(task_id="create_schemas", sql="create_schemas.sql")
-    create_stage = SnowflakeStatementsOperator(task_id="create_stage", sql="create_stage.sql")
-    create_ledger = SnowflakeStatementsOperator(task_id="create_ledger", sql="create_ledger.sql")
-    check_targets = SnowflakeTargetsCheckOperator(task_id="check_targets", datasets=list(DATASETS.values()))
+    create_schemas = SnowflakeStatementsOperator(task_id="create_schemas", share=SHARE, sql="create_schemas.sql")
+    create_stage = SnowflakeStatementsOperator(task_id="create_stage", share=SHARE, sql="create_stage.sql")
+    create_ledger = SnowflakeStatementsOperator(task_id="create_ledger", share=SHARE, sql="create_ledger.sql")
+    check_targets = SnowflakeTargetsCheckOperator(
+        task_id="check_targets", share=SHARE, datasets=list(DATASETS.values())
+    )
 
     @task
     def list_targets() -> list[str]:
@@ -60,7 +60,7 @@ with DAG(
 
     targets = list_targets()
     create_target = SnowflakeCreateTargetOperator.partial(
-        task_id="create_target", sql="create_target.sql", map_index_template="{{ task.target }}"
+        task_id="create_target", share=SHARE, sql="create_target.sql", map_index_template="{{ task.target }}"
     ).expand(target=targets)
 
     chain(create_schemas, create_stage, create_ledger, targets, create_target)

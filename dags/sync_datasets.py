@@ -45,30 +45,30 @@ from typing import Any
 from airflow.sdk import DAG, AsyncCallback, chain
 
 from data_share.alerts import WebhookNotifier, deadline_alerts
-from data_share.dag_defaults import DEFAULT_ARGS, START_DATE
+from data_share.dag_defaults import DEFAULT_ARGS, SHARE, START_DATE
 from data_share.databricks_run import DatabricksRunSensor
 from data_share.datasets import Dataset, InvalidDatasetDag, read_datasets
 from data_share.export import DatabricksExportOperator
 from data_share.finish import FinishSyncOperator
-from data_share.share import EXPORT_JOB_VARIABLE
+from data_share.share import Share
 from data_share.snowflake_operators import SnowflakeCheckOperator, SnowflakeCopyIntoOperator, SnowflakePublishOperator
-from data_share.sql_files import SQL_TEMPLATES, sql_files
+from data_share.sql_files import sql_files, sql_templates
 from data_share.steps import CHECK_STAGING, COPY_INTO_STAGING, EXPORT_TO_S3, FINISH_SYNC, PUBLISH, WAIT_FOR_EXPORT
 from data_share.sync_conf import PARAMS
 
 # Who is told: any notifiers of Airflow, see docs/alerts.md. This one does nothing without its connection.
-ON_SUCCESS = [WebhookNotifier()]
-ON_FAILURE = [WebhookNotifier()]
-ON_MISSED_DEADLINE = [AsyncCallback(WebhookNotifier)]
+ON_SUCCESS = [WebhookNotifier(SHARE.webhook_conn_id)]
+ON_FAILURE = [WebhookNotifier(SHARE.webhook_conn_id)]
+ON_MISSED_DEADLINE = [AsyncCallback(WebhookNotifier, kwargs={"conn_id": SHARE.webhook_conn_id})]
 
 
-def sync_dag(dataset: Dataset) -> DAG:
+def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
     """Return the DAG of one dataset."""
     export_timeout = timedelta(minutes=dataset.export_timeout_minutes)
     load_timeout = timedelta(minutes=dataset.load_timeout_minutes)
+    of_sync: dict[str, Any] = {"dataset": dataset, "share": share}
     # A step has one long statement, and several short ones.
-    loading: dict[str, Any] = {
-        "dataset": dataset,
+    loading = of_sync | {
         "statement_timeout": int(load_timeout.total_seconds()),
         "execution_timeout": load_timeout + timedelta(hours=1),
     }
@@ -89,14 +89,13 @@ def sync_dag(dataset: Dataset) -> DAG:
         deadline=deadline_alerts(dataset, ON_MISSED_DEADLINE) or None,
         default_args=DEFAULT_ARGS,
         tags=["data-share", "sync"],
-        **SQL_TEMPLATES,
+        **sql_templates(share),
     ) as dag:
         export_to_s3 = DatabricksExportOperator(
             task_id=EXPORT_TO_S3.id,
-            dataset=dataset,
             sql=sql_files("select_ledger_row"),
             known_conf=tuple(PARAMS),
-            job_id=f"{{{{ var.value.{EXPORT_JOB_VARIABLE} }}}}",
+            job_id=f"{{{{ var.value.{share.export_job_variable} }}}}",
             job_parameters={
                 "dataset": dataset.name,
                 "source_table": dataset.source_table,
@@ -104,12 +103,13 @@ def sync_dag(dataset: Dataset) -> DAG:
                 "export_path": "{{ sync.new_export_path }}",
                 "proof": dataset.proof_of_values.value,
             },
-            # Airflow's id of the attempt: a repeated call starts nothing twice, and a new attempt starts a new export,
-            # also that of a run which was deleted and made again.
+            # By Airflow's id of the attempt: a repeated call starts nothing twice, and a new attempt exports again.
             idempotency_token="{{ sync.key }}-{{ ti.id }}",  # noqa: S106
+            **of_sync,
         )
         wait_for_export = DatabricksRunSensor(
             task_id=WAIT_FOR_EXPORT.id,
+            databricks_conn_id=share.databricks_conn_id,
             # map_indexes must be given: without it, the pull never returns in the triggerer.
             run_id=f"{{{{ ti.xcom_pull(task_ids='{EXPORT_TO_S3.id}', key='run_id', map_indexes=-1) }}}}",
             timeout_seconds=export_timeout.total_seconds(),
@@ -138,10 +138,10 @@ def sync_dag(dataset: Dataset) -> DAG:
         steps = [export_to_s3, wait_for_export, copy_into_staging, check_staging, publish]
         finish_sync = FinishSyncOperator(
             task_id=FINISH_SYNC.id,
-            dataset=dataset,
             sql=sql_files("show_staging_tables_of_run", "select_ledger_row"),
             # Ten seconds, twenty, ...: for five minutes, also where a process gives an api-server up that is away.
             retries=5,
+            **of_sync,
         ).as_teardown(on_failure_fail_dagrun=True)
 
         chain(*steps)
@@ -153,7 +153,7 @@ def sync_dag(dataset: Dataset) -> DAG:
     return dag
 
 
-datasets, invalid = read_datasets()
+datasets, invalid = read_datasets(share=SHARE)
 for dataset in datasets:
     globals()[dataset.dag_id] = sync_dag(dataset)
 for error in invalid:

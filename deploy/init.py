@@ -82,10 +82,10 @@ def _user(manager: Any, name: str, password: str, role: Any) -> None:
 
 def set_job_id() -> None:
     """Set the Variable with the export job's id, if the environment has it."""
-    from data_share.share import EXPORT_JOB_VARIABLE
+    from data_share.share import Share
 
     if job_id := os.environ.get("EXPORT_JOB_ID"):
-        subprocess.run(["airflow", "variables", "set", EXPORT_JOB_VARIABLE, job_id], check=True)  # noqa: S603, S607
+        subprocess.run(["airflow", "variables", "set", Share().export_job_variable, job_id], check=True)  # noqa: S603, S607
 
 
 def _say(text: str) -> None:

@@ -324,9 +324,9 @@ class DagRun:
 
 def export_job(job_id: str) -> dict[str, str]:
     """Return the Airflow Variable that names the export job."""
-    from data_share.share import EXPORT_JOB_VARIABLE
+    from data_share.share import Share
 
-    return {EXPORT_JOB_VARIABLE: job_id}
+    return {Share().export_job_variable: job_id}
 
 
 def rendered(task: Any, context: dict[str, Any]) -> Any:

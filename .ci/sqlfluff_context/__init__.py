@@ -9,10 +9,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from data_share import sql_files
+from data_share.share import Share
 from data_share.sync import Sync
 
 sync = Sync.example()
-share, identifier = sql_files.SQL_MACROS["share"], sql_files.SQL_MACROS["identifier"]
+share, identifier = Share(), sql_files.SQL_MACROS["identifier"]
 SQLFLUFF_JINJA_FILTERS = sql_files.SQL_FILTERS
 
 # set_up_snowflake and clean_up_share

@@ -8,6 +8,10 @@ from typing import Any
 import pendulum
 
 from data_share.failures import RetryTransientErrors, report_failure
+from data_share.share import Share
+
+SHARE = Share()
+"""What this deployment is called in Databricks, S3, Snowflake and Airflow: each step gets it handed in."""
 
 START_DATE = pendulum.datetime(2026, 1, 1, tz="UTC")
 

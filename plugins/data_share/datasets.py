@@ -22,6 +22,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -42,7 +43,7 @@ from data_share.names import (
     table_sql,
     written,
 )
-from data_share.share import LEDGER_TABLE, MANIFEST_TABLE
+from data_share.share import Share
 from data_share.sql_files import SQL_FOLDER
 
 DATASETS_FOLDER = Path(__file__).resolve().parents[2] / "include" / "datasets"
@@ -281,11 +282,12 @@ class Dataset(BaseModel):
 
     @field_validator("target_table")
     @classmethod
-    def _target_is_a_table_of_its_own(cls, value: str) -> str:
+    def _target_is_a_table_of_its_own(cls, value: str, info: ValidationInfo) -> str:
         table = table_parts(value)[-1]
         if len(table) > _LONGEST_TARGET:
             raise ValueError(f"the table's name has more than {_LONGEST_TARGET} characters")
-        if table in (LEDGER_TABLE.upper(), MANIFEST_TABLE.upper()):
+        share = (info.context or {}).get("share") or Share()
+        if table in (share.ledger_table.upper(), share.manifest_table.upper()):
             raise ValueError("all syncs write to a table of this name; choose another")
         return value
 
@@ -507,11 +509,12 @@ _MOST_CHARACTERS = 100_000
 _MOST_LEVELS = 20
 
 
-def read_dataset(path: Path) -> Dataset:
+def read_dataset(path: Path, share: Share = Share()) -> Dataset:
     """
     Read one dataset file.
 
     :param path: the YAML file
+    :param share: its own tables are no targets
     :raises InvalidDatasetError: for a file that is no YAML mapping or has a missing, unknown or wrong field
     """
     try:
@@ -527,7 +530,7 @@ def read_dataset(path: Path) -> Dataset:
     if "name" in content:
         raise InvalidDatasetError(path, ["name: the file's name is the dataset's name; leave this field out"])
     try:
-        return Dataset.model_validate({"name": path.stem, **content})
+        return Dataset.model_validate({"name": path.stem, **content}, context={"share": share})
     except ValidationError as error:
         raise InvalidDatasetError(path, _in_words(error)) from None
 
@@ -604,11 +607,14 @@ class _StrictLoader(yaml.CSafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def read_datasets(folder: Path = DATASETS_FOLDER) -> tuple[list[Dataset], list[InvalidDatasetError]]:
+def read_datasets(
+    folder: Path = DATASETS_FOLDER, share: Share = Share()
+) -> tuple[list[Dataset], list[InvalidDatasetError]]:
     """
     Read every dataset file of a folder, in the order of their names.
 
     :param folder: folder with ``*.yaml`` files; one that ends in ``.yml`` or ``.YAML`` is an error and not passed over
+    :param share: its own tables are no targets
     :return: the datasets of the valid files, and one error for each of the others; without a file, a
         :class:`NoDatasetsError`
     """
@@ -622,7 +628,7 @@ def read_datasets(folder: Path = DATASETS_FOLDER) -> tuple[list[Dataset], list[I
         try:
             if path.suffix != ".yaml":
                 raise InvalidDatasetError(path, ["the file's name must end in .yaml"])
-            datasets.append(read_dataset(path))
+            datasets.append(read_dataset(path, share))
         except InvalidDatasetError as error:
             errors.append(error)
     refused = _with_one_target(datasets)

@@ -29,6 +29,7 @@ from data_share.doctor_checks import airflow, databricks, snowflake
 from data_share.doctor_checks.deployment import Answer, Check, Deployment, State, error_text, wrong
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
+from data_share.share import Share
 
 CHECKS: tuple[Check, ...] = (*airflow.CHECKS, *databricks.CHECKS, *snowflake.CHECKS)
 """All checks, in their order."""
@@ -96,28 +97,23 @@ class CheckShareOperator(BaseOperator):
     The findings of a failure are the XCom ``findings``.
 
     :param group: the side: ``Airflow``, ``Databricks`` or ``Snowflake``
-    :param databricks_conn_id: Airflow connection
-    :param snowflake_conn_id: Airflow connection
+    :param share: what is looked at
     """
-
-    template_fields: Sequence[str] = ("databricks_conn_id", "snowflake_conn_id")
 
     def __init__(
         self,
         *,
         group: str,
-        databricks_conn_id: str = "databricks_default",
-        snowflake_conn_id: str = "snowflake_default",
+        share: Share,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.group = group
-        self.databricks_conn_id = databricks_conn_id
-        self.snowflake_conn_id = snowflake_conn_id
+        self.share = share
 
     def execute(self, context: Context) -> list[dict[str, str]]:
         """Make the checks."""
-        deployment = Deployment(databricks_conn_id=self.databricks_conn_id, snowflake_conn_id=self.snowflake_conn_id)
+        deployment = Deployment(self.share)
         findings = []
         for finding in examine(deployment, [self.group]):
             self.log.info("%s", finding.line())
@@ -154,7 +150,7 @@ def _examined(*, show: bool) -> tuple[dict[State, int], list[dict[str, Any]]]:
     write = sys.stdout.write if show else lambda _: 0
     counts = dict.fromkeys(State, 0)
     findings: list[dict[str, Any]] = []
-    for finding in examine(Deployment()):
+    for finding in examine(Deployment(Share())):
         if not findings or finding.group != findings[-1]["group"]:
             write(f"\n{finding.group}\n")
         counts[finding.state] += 1

@@ -15,6 +15,7 @@ from data_share.databricks_run import cancel_exports_of
 from data_share.datasets import Dataset
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
+from data_share.share import Share
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from data_share.sync import SyncStep
 
@@ -56,9 +57,9 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
     any conf: of a misspelt ``dry_run`` it would make a sync that publishes.
 
     :param dataset: what is exported
+    :param share: where it is exported to
     :param known_conf: keys that the conf of a run may have
     :param sql: SQL files by their names; templates, which find the sync in ``sync``
-    :param snowflake_conn_id: Airflow connection of the ledger
     """
 
     template_fields: Sequence[str] = (*DatabricksRunNowOperator.template_fields, "sql", "snowflake_conn_id")
@@ -69,9 +70,9 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         self,
         *,
         dataset: Dataset,
+        share: Share,
         known_conf: Sequence[str],
         sql: Mapping[str, str],
-        snowflake_conn_id: str = "snowflake_default",
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -81,12 +82,14 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
             # The default would take up the run of an earlier attempt, with its old data.
             durable=False,
             forward_dag_params=False,
+            databricks_conn_id=share.databricks_conn_id,
             **kwargs,
         )
         self.dataset = dataset
+        self.share = share
         self.known_conf = known_conf
         self.sql = dict(sql)
-        self.snowflake_conn_id = snowflake_conn_id
+        self.snowflake_conn_id = share.snowflake_conn_id
         self._asked_in: Context | None = None
         self._is_killed = False
 

@@ -67,7 +67,7 @@ class FailureCode(Enum):
         "A path is not one that this dataset may be exported to, or loaded from.",
         (
             "Deploy the asset bundle again: the export job has to take its job parameter export_path as it is. If the "
-            "report names SHARE_URL, change that."
+            "report names the url of the share, change that in plugins/data_share/dag_defaults.py."
         ),
     )
     CONF_UNKNOWN = (

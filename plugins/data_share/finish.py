@@ -16,7 +16,6 @@ from data_share.dag_defaults import START_DATE
 from data_share.databricks_hook import DataShareDatabricksHook
 from data_share.databricks_run import cancel_exports_of
 from data_share.failures import FAILURE_KEY, NotPublishedError, failure_of_sync, reports_of
-from data_share.share import EXPORT_JOB_VARIABLE, is_staging_of_run
 from data_share.snowflake_operators import SnowflakeSyncOperator
 from data_share.steps import BEFORE_FINISH, EXPORT_TO_S3, PUBLISH, WAIT_FOR_EXPORT
 
@@ -42,14 +41,13 @@ class FinishSyncOperator(SnowflakeSyncOperator):
     that. A publish that was killed, or that waited for another attempt, may have committed without an answer: then the
     ledger knows, and the report says so.
 
-    :param databricks_conn_id: Airflow connection of the workspace
     """
 
     template_fields: Sequence[str] = (*SnowflakeSyncOperator.template_fields, "databricks_conn_id")
 
-    def __init__(self, *, databricks_conn_id: str = "databricks_default", **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.databricks_conn_id = databricks_conn_id
+        self.databricks_conn_id = self.share.databricks_conn_id
 
     def execute(self, context: Context) -> None:
         """Tidy up, then say how the sync ended."""
@@ -122,7 +120,7 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         try:
             rows = self._run("show_staging_tables_of_run", f"list {place}")[-1].rows
             for table in [str(row["name"]) for row in rows]:
-                if is_staging_of_run(table, self.dataset.target_table, self.sync.key):
+                if self.share.is_staging_of_run(table, self.dataset.target_table, self.sync.key):
                     self._run_with("drop_staging_table", f"drop {table} {place}", table=table)
         except Exception:
             # The sync ended as it did; what is left behind is dropped by clean_up_share.
@@ -132,7 +130,7 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         hook = DataShareDatabricksHook(
             self.databricks_conn_id, timeout_seconds=_DATABRICKS_TIMEOUT_SECONDS, caller="FinishSync"
         )
-        for run_id in cancel_exports_of(hook, Variable.get(EXPORT_JOB_VARIABLE), self.sync.key):
+        for run_id in cancel_exports_of(hook, Variable.get(self.share.export_job_variable), self.sync.key):
             self.log.info("Cancelled the Databricks run %s, which nobody follows", run_id)
 
 

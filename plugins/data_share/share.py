@@ -1,47 +1,110 @@
-"""The share between Databricks and Snowflake: the names of its parts, and the run key that names one sync."""
+"""The share between Databricks and Snowflake: the names of its parts, and the names of what one sync makes in it."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowFailException
-
-from data_share.failure_codes import FailureCode
-from data_share.failures import ShareError
 from data_share.names import shown, table_parts
-
-SHARE_URL = "s3://databricks-snowflake-share/dataset/"
-"""Where Databricks writes and Snowflake reads. Below it: ``<dataset>/<run key>/<attempt>-<hash>/``."""
-
-STAGE = "s3_share_stage"
-"""Snowflake's external stage on ``SHARE_URL``."""
-
-STORAGE_INTEGRATION = "s3_share_int"
-"""Snowflake's way to read the bucket. An account administrator creates it once."""
-
-STAGING_SCHEMA = "staging"
-"""Schema of the staging tables of the runs; the loader's role may create tables in it."""
-
-LEDGER_TABLE = "sync_history"
-"""One row per published sync."""
-
-MANIFEST_TABLE = "export_manifests"
-"""The manifests of the published syncs."""
-
-EXPORT_JOB_VARIABLE = "data_share_export_job_id"
-"""Airflow Variable with the id of the Databricks job that exports."""
 
 # The export's SQL has the path in its text, and takes no other characters either.
 _EXPORT_PATH = re.compile(r"s3:/(/[A-Za-z0-9_=-][A-Za-z0-9_.=-]*){2,}/")
 
 
-class InvalidExportPathError(ShareError, AirflowFailException):
-    """A path is not one that this dataset may be exported to, or loaded from."""
+@dataclass(frozen=True)
+class Share:
+    """
+    The names of one deployment; the defaults are those of the README.
 
-    code = FailureCode.EXPORT_PATH_INVALID
+    :param url: where Databricks writes and Snowflake reads. Below it: ``<dataset>/<run key>/<attempt>-<hash>/``.
+    :param stage: Snowflake's external stage on ``url``
+    :param storage_integration: Snowflake's way to read the bucket; an account administrator creates it once
+    :param staging_schema: schema of the staging tables and of the locks; the loader's role may create tables in it
+    :param ledger_table: one row per published sync
+    :param manifest_table: the manifests of the published syncs
+    :param export_job_variable: Airflow Variable with the id of the Databricks job that exports
+    :param databricks_conn_id: Airflow connection of the workspace
+    :param snowflake_conn_id: Airflow connection of the account
+    :param webhook_conn_id: Airflow connection of whom to tell how syncs end; there may be none
+    """
+
+    url: str = "s3://databricks-snowflake-share/dataset/"
+    stage: str = "s3_share_stage"
+    storage_integration: str = "s3_share_int"
+    staging_schema: str = "staging"
+    ledger_table: str = "sync_history"
+    manifest_table: str = "export_manifests"
+    export_job_variable: str = "data_share_export_job_id"
+    databricks_conn_id: str = "databricks_default"
+    snowflake_conn_id: str = "snowflake_default"
+    webhook_conn_id: str = "data_share_webhook"
+
+    def export_path(self, dataset: str, key: str, attempt: int, attempt_id: object) -> str:
+        """
+        Return where an attempt to export writes: a new place each time, so that no file of an earlier one is loaded.
+
+        :param attempt: its number
+        :param attempt_id: Airflow's id of it. The number comes again when a run is deleted and made again, or when
+            Airflow gets a new database; this does not.
+        :raises ValueError: for a ``url`` with other characters than the export's SQL takes
+        """
+        path = f"{self.url}{dataset}/{key}/{attempt}-{_digest(attempt_id)}/"
+        if not _EXPORT_PATH.fullmatch(path):
+            raise ValueError(
+                f"{path!r} is no path to export to: behind s3://, its steps consist of letters of ASCII, digits and "
+                "_ . = -, and begin with no point. Change the url of the share. Nothing was exported."
+            )
+        return path
+
+    def path_in_stage(self, path: str, dataset: str) -> str:
+        """
+        Return an export path relative to the stage, safe to stand in a COPY statement.
+
+        :param path: the path that the Databricks run reports
+        :param dataset: dataset that is going to be loaded
+        :raises ValueError: for a path outside this dataset's folder of the share, or with unsafe characters
+        """
+        pattern = re.escape(f"{self.url}{dataset}/") + r"[0-9]{8}T[0-9]{6}_[0-9a-f]{8}/[0-9]+-[0-9a-f]{8}/"
+        if not re.fullmatch(pattern, path):
+            raise ValueError(
+                f"The Databricks run reports the export path {path!r}, which is not of the form "
+                f"{self.url}{dataset}/<run key>/<attempt>-<hash>/. Nothing was loaded."
+            )
+        return path.removeprefix(self.url)
+
+    def staging_table(self, target_table: str, key: str, attempt: int, attempt_id: object) -> str:
+        """
+        Return the staging table of an attempt to copy: its own, so that no other one can fill, empty or publish it.
+
+        :param attempt: number of the attempt
+        :param attempt_id: Airflow's id of it, as for :meth:`export_path`
+        """
+        return f"{self._staging_prefix(target_table, key)}{attempt}_{_digest(attempt_id)}"
+
+    def is_staging_of_run(self, table: str, target_table: str, key: str) -> bool:
+        """Whether a name, as :meth:`staging_table` or Snowflake's list has it, is of a staging table of one run."""
+        name = table.lower().removeprefix(f"{self.staging_schema}.")
+        prefix = self._staging_prefix(target_table, key).lower().removeprefix(f"{self.staging_schema}.")
+        return re.fullmatch(re.escape(prefix) + r"[0-9]+_[0-9a-f]{8}(__manifest)?", name) is not None
+
+    def lock_table(self, target_table: str) -> str:
+        """
+        Return the table whose one row for a target decides what is published to it.
+
+        Its name is of the last part of the target's name alone: so every spelling of a target finds the same table,
+        without asking Snowflake for what the spelling leaves out. Targets of one name in several schemas share it, with
+        a row each.
+        """
+        name = table_parts(target_table)[-1]
+        # The hash tells names apart whose characters a plain name cannot hold.
+        return f"{self.staging_schema}.publish_lock__{_plain(name)}__{_digest(name)}"
+
+    def _staging_prefix(self, target_table: str, key: str) -> str:
+        # The run key makes it the run's own, so characters that a plain name cannot hold need not be told apart.
+        return f"{self.staging_schema}.{_plain(table_parts(target_table)[-1])}__{key}__"
 
 
 def run_key(dag_id: str, run_id: str, run_after: datetime) -> str:
@@ -61,83 +124,14 @@ def run_key_of(dag_run: Any) -> str:
     return run_key(dag_run.dag_id, dag_run.run_id, dag_run.run_after)
 
 
-def export_path(dataset: str, key: str, attempt: int, attempt_id: object) -> str:
-    """
-    Return where an attempt to export writes: a new place each time, so that no file of an earlier one is loaded.
-
-    :param attempt: its number
-    :param attempt_id: Airflow's id of it. The number comes again when a run is deleted and made again, or when Airflow
-        gets a new database; this does not.
-    :raises InvalidExportPathError: for a ``SHARE_URL`` with other characters than the export's SQL takes
-    """
-    path = f"{SHARE_URL}{dataset}/{key}/{attempt}-{_digest(attempt_id)}/"
-    if not _EXPORT_PATH.fullmatch(path):
-        raise InvalidExportPathError(
-            f"{path!r} is no path to export to: behind s3://, its steps consist of letters of ASCII, digits and "
-            "_ . = -, and begin with no point. Change SHARE_URL. Nothing was exported."
-        )
-    return path
-
-
 def attempt_of(path: str) -> int:
     """Return the number of the attempt that wrote an export."""
     return int(path.rstrip("/").rpartition("/")[2].partition("-")[0])
 
 
-def path_in_stage(path: str, dataset: str) -> str:
-    """
-    Return an export path relative to the stage, safe to stand in a COPY statement.
-
-    :param path: the path that the Databricks run reports
-    :param dataset: dataset that is going to be loaded
-    :raises InvalidExportPathError: for a path outside this dataset's folder of the share, or with unsafe characters
-    """
-    pattern = re.escape(f"{SHARE_URL}{dataset}/") + r"[0-9]{8}T[0-9]{6}_[0-9a-f]{8}/[0-9]+-[0-9a-f]{8}/"
-    if not re.fullmatch(pattern, path):
-        raise InvalidExportPathError(
-            f"The Databricks run reports the export path {path!r}, which is not of the form "
-            f"{SHARE_URL}{dataset}/<run key>/<attempt>-<hash>/. Nothing was loaded."
-        )
-    return path.removeprefix(SHARE_URL)
-
-
-def staging_table(target_table: str, key: str, attempt: int, attempt_id: object) -> str:
-    """
-    Return the staging table of an attempt to copy: its own, so that no other one can fill, empty or publish it.
-
-    :param attempt: number of the attempt
-    :param attempt_id: Airflow's id of it, as for :func:`export_path`
-    """
-    return f"{_staging_prefix(target_table, key)}{attempt}_{_digest(attempt_id)}"
-
-
 def staging_manifest(table: str) -> str:
     """Return the table that the manifest of a staging table is loaded into."""
     return f"{table}__manifest"
-
-
-def is_staging_of_run(table: str, target_table: str, key: str) -> bool:
-    """Whether a name, as :func:`staging_table` gives it or as Snowflake lists it, is of a staging table of one run."""
-    name = table.lower().removeprefix(f"{STAGING_SCHEMA}.")
-    prefix = _staging_prefix(target_table, key).lower().removeprefix(f"{STAGING_SCHEMA}.")
-    return re.fullmatch(re.escape(prefix) + r"[0-9]+_[0-9a-f]{8}(__manifest)?", name) is not None
-
-
-def lock_table(target_table: str) -> str:
-    """
-    Return the table whose one row for a target decides what is published to it.
-
-    Its name is of the last part of the target's name alone: so every spelling of a target finds the same table, without
-    asking Snowflake for what the spelling leaves out. Targets of one name in several schemas share it, with a row each.
-    """
-    name = table_parts(target_table)[-1]
-    # The hash tells names apart whose characters a plain name cannot hold.
-    return f"{STAGING_SCHEMA}.publish_lock__{_plain(name)}__{_digest(name)}"
-
-
-def _staging_prefix(target_table: str, key: str) -> str:
-    # The run key makes it the run's own, so characters that a plain name cannot hold need not be told apart.
-    return f"{STAGING_SCHEMA}.{_plain(table_parts(target_table)[-1])}__{key}__"
 
 
 def _plain(name: str) -> str:

@@ -32,7 +32,7 @@ from data_share.policies import (
     way_out,
 )
 from data_share.schema_drift import compare_columns, types_of_new_columns
-from data_share.share import STAGING_SCHEMA, run_key_of, staged_by_run_of
+from data_share.share import Share, run_key_of, staged_by_run_of
 from data_share.snowflake_hook import (
     STATEMENT_TIMEOUT_SECONDS,
     DataShareSnowflakeHook,
@@ -140,8 +140,8 @@ class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
     its ``durable`` default takes up the statements of an earlier attempt, where a new attempt has to start over, and a
     step that is killed goes on with its next statement.
 
+    :param share: whose connection and names it uses
     :param sql: SQL file; a template
-    :param snowflake_conn_id: Airflow connection
     :param statement_timeout: seconds that a statement may take
     """
 
@@ -151,12 +151,13 @@ class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
     def __init__(
         self,
         *,
+        share: Share,
         sql: str,
-        snowflake_conn_id: str = "snowflake_default",
         statement_timeout: int = STATEMENT_TIMEOUT_SECONDS,
         **kwargs: Any,
     ) -> None:
-        super().__init__(sql=sql, snowflake_conn_id=snowflake_conn_id, durable=False, **kwargs)
+        super().__init__(sql=sql, snowflake_conn_id=share.snowflake_conn_id, durable=False, **kwargs)
+        self.share = share
         self.statement_timeout = statement_timeout
 
     def execute(self, context: Context) -> Any:
@@ -210,8 +211,8 @@ class SnowflakeTargetsCheckOperator(SnowflakeStatementsOperator):
         taken = []
         for dataset in self.datasets:
             try:
-                rows = self._run_file(select_lock(dataset), f"lock {dataset.name}")[-1].rows
-                refuse_target_of_another(dataset, rows)
+                rows = self._run_file(select_lock(dataset, self.share), f"lock {dataset.name}")[-1].rows
+                refuse_target_of_another(dataset, self.share, rows)
             except SnowflakeStatementError as error:
                 if _NOT_THERE not in str(error):
                     raise
@@ -246,7 +247,7 @@ class SnowflakeSyncOperator(SyncStep, SnowflakeStatementsOperator):
 
     def _run_with(self, name: str, place: str = "", **values: Any) -> list[StatementResult]:
         """Run a file with values that are known only now."""
-        return self._run_file(render_sql(name, sync=self.sync, **values), place or name)
+        return self._run_file(render_sql(name, share=self.share, sync=self.sync, **values), place or name)
 
 
 class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
@@ -333,7 +334,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             if _NOT_THERE not in str(error):
                 raise
             rows = []
-        refuse_target_of_another(self.dataset, rows, unchanged=TARGET_UNCHANGED)
+        refuse_target_of_another(self.dataset, self.share, rows, unchanged=TARGET_UNCHANGED)
         if not rows:
             self._run("create_lock")
 
@@ -412,7 +413,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             raise PolicyFoundError(
                 f"What was written to {table} is not what role {role} reads of it: a masking policy changes "
                 f"{', '.join(masked)}.{exempt} If DESCRIBE TABLE names no policy, it comes by a tag of the schema "
-                f"{STAGING_SCHEMA} or of the database. {TARGET_UNCHANGED}",
+                f"{self.share.staging_schema} or of the database. {TARGET_UNCHANGED}",
                 what_to_do=f"{way_out(role, self.dataset)} Or take the tag off. Start the sync again after that.",
             )
 
@@ -637,7 +638,7 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         row = self._ledger_row("ledger after refusal")
         if row is not None and self._is_published(row):
             return row
-        refuse_target_of_another(self.dataset, locked, unchanged="This attempt changed nothing.")
+        refuse_target_of_another(self.dataset, self.share, locked, unchanged="This attempt changed nothing.")
         if any((last["RUN_KEY"], last["EXPORT_PATH"]) == (self.sync.key, self._export_path) for last in locked):
             return None  # it is published, and somebody has deleted its row from the ledger
         raise SupersededError(
@@ -725,7 +726,7 @@ class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):
             if (began := staged_by_run_of(table)) and max(began, created) < oldest
         ]
         for table in dropped:
-            self._run_file(render_sql("drop_staging_table", table=table), f"drop {table}")
+            self._run_file(render_sql("drop_staging_table", share=self.share, table=table), f"drop {table}")
         self.log.info("Dropped %s staging table(s); %s export(s) are old", len(dropped), len(exports))
         return {"dropped_tables": dropped, "old_exports": exports}
 

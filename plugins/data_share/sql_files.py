@@ -9,23 +9,30 @@ from typing import Any
 
 import jinja2
 
-from data_share import share
 from data_share.names import quoted
+from data_share.share import Share, sql_string
 
 SQL_FOLDER = Path(__file__).resolve().parents[2] / "include" / "sql" / "snowflake"
 
-SQL_MACROS: dict[str, Any] = {"share": share, "identifier": quoted}
-"""What each file can use beside the sync: the names of the share, and a function that puts a name in quotes."""
+SQL_MACROS: dict[str, Any] = {"identifier": quoted}
+"""What each file can use beside the sync and the share: a function that puts a name in quotes."""
 
-SQL_FILTERS: dict[str, Callable[[object], str]] = {"sql_string": share.sql_string}
+SQL_FILTERS: dict[str, Callable[[object], str]] = {"sql_string": sql_string}
 """Filters for values in SQL; see :func:`data_share.share.sql_string`."""
 
-SQL_TEMPLATES: dict[str, Any] = {
-    "template_searchpath": [str(SQL_FOLDER)],
-    "user_defined_macros": SQL_MACROS,
-    "user_defined_filters": SQL_FILTERS,
-}
-"""Arguments of a DAG whose steps have SQL files."""
+
+def sql_templates(share: Share, **macros: Any) -> dict[str, Any]:
+    """
+    Return the arguments of a DAG whose steps have SQL files.
+
+    :param share: the files find its names in ``share``
+    :param macros: what they find beside it
+    """
+    return {
+        "template_searchpath": [str(SQL_FOLDER)],
+        "user_defined_macros": {**SQL_MACROS, "share": share, **macros},
+        "user_defined_filters": SQL_FILTERS,
+    }
 
 
 def sql_files(*names: str) -> dict[str, str]:
@@ -33,14 +40,15 @@ def sql_files(*names: str) -> dict[str, str]:
     return {name: f"{name}.sql" for name in names}
 
 
-def render_sql(name: str, **values: Any) -> str:
+def render_sql(name: str, *, share: Share, **values: Any) -> str:
     """
     Render a file with values that are known only while a step runs; Airflow renders the others before it.
 
     :param name: the file's name, without ``.sql``
+    :param share: whose names the file uses
     :param values: what the file uses beside the macros and the filters
     """
-    return _environment().get_template(f"{name}.sql").render(**values)
+    return _environment().get_template(f"{name}.sql").render(share=share, **values)
 
 
 @functools.cache

@@ -10,13 +10,13 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from data_share import share
 from data_share.attempts import CLEAR_NUMBER_KEY, is_of_this_time
 from data_share.datasets import Dataset, LoadMode
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 from data_share.names import quoted
 from data_share.policies import ROWS_HIDDEN
+from data_share.share import Share, attempt_of, run_key_of, staging_manifest
 from data_share.steps import COPY_INTO_STAGING, EXPORT_TO_S3, WAIT_FOR_EXPORT, Step
 from data_share.target_lock import is_target, target_key
 
@@ -27,6 +27,12 @@ class ResultMissingError(ShareError, AirflowFailException):
     code = FailureCode.RESULT_MISSING
 
 
+class InvalidExportPathError(ShareError, AirflowFailException):
+    """A path is not one that this dataset may be exported to, or loaded from."""
+
+    code = FailureCode.EXPORT_PATH_INVALID
+
+
 class Sync:
     """
     A sync, made once for each attempt of a step: SQL files and operators read all that they need of a sync here.
@@ -34,6 +40,7 @@ class Sync:
     Values are found when they are first asked for, and kept: each XCom is pulled at most once.
 
     :param dataset: what is synced
+    :param share: where it is synced
     :param dag_run: the run, as a task's context holds it
     :param ti: the attempt of the step
     :param params: the conf of the run, with the defaults of the DAG
@@ -41,23 +48,24 @@ class Sync:
 
     rows_hidden = ROWS_HIDDEN
 
-    def __init__(self, dataset: Dataset, *, dag_run: Any, ti: Any, params: Mapping[str, Any]) -> None:
+    def __init__(self, dataset: Dataset, share: Share, *, dag_run: Any, ti: Any, params: Mapping[str, Any]) -> None:
         self.dataset = dataset
+        self.share = share
         self.dag_run = dag_run
         self.params = params
         self._ti = ti
 
     @classmethod
-    def of(cls, context: Mapping[str, Any], dataset: Dataset) -> Sync:
+    def of(cls, context: Mapping[str, Any], dataset: Dataset, share: Share) -> Sync:
         """Return the sync of a task's context."""
-        return cls(dataset, dag_run=context["dag_run"], ti=context["ti"], params=context["params"])
+        return cls(dataset, share, dag_run=context["dag_run"], ti=context["ti"], params=context["params"])
 
     # ---- the run
 
     @cached_property
     def key(self) -> str:
         """The run key."""
-        return share.run_key_of(self.dag_run)
+        return run_key_of(self.dag_run)
 
     @property
     def run_id(self) -> str:
@@ -99,18 +107,25 @@ class Sync:
 
     @property
     def new_export_path(self) -> str:
-        """Where this attempt of ``export_to_s3`` lets Databricks write."""
-        return share.export_path(self.dataset.name, self.key, self.attempt, self._ti.id)
+        """
+        Where this attempt of ``export_to_s3`` lets Databricks write.
+
+        :raises InvalidExportPathError: the share is where the export's SQL writes nothing
+        """
+        try:
+            return self.share.export_path(self.dataset.name, self.key, self.attempt, self._ti.id)
+        except ValueError as error:
+            raise InvalidExportPathError(str(error)) from None
 
     @property
     def new_staging_table(self) -> str:
         """The staging table that this attempt of ``copy_into_staging`` makes."""
-        return share.staging_table(self.dataset.target_table, self.key, self.attempt, self._ti.id)
+        return self.share.staging_table(self.dataset.target_table, self.key, self.attempt, self._ti.id)
 
     @property
     def new_staging_manifest(self) -> str:
         """The table that this attempt of ``copy_into_staging`` loads the manifest into."""
-        return share.staging_manifest(self.new_staging_table)
+        return staging_manifest(self.new_staging_table)
 
     # ---- the export that it loads
 
@@ -155,13 +170,13 @@ class Sync:
         :raises InvalidExportPathError: the export is not where exports of this dataset are
         """
         try:
-            return share.path_in_stage(self.export_path, self.dataset.name)
-        except share.InvalidExportPathError as error:
+            return self.share.path_in_stage(self.export_path, self.dataset.name)
+        except ValueError as error:
             if not self.is_reload:
-                raise
+                raise InvalidExportPathError(str(error)) from None
             # No deployment changes an export that was written long ago.
-            raise share.InvalidExportPathError(
-                error.message,
+            raise InvalidExportPathError(
+                str(error),
                 what_to_do="This is the export of an earlier sync, whose place is not that of the share any more: "
                 "start a sync without reload_run_key.",
             ) from None
@@ -200,12 +215,12 @@ class Sync:
     @property
     def staging_manifest(self) -> str:
         """The table that ``copy_into_staging`` has loaded the manifest into."""
-        return share.staging_manifest(self.staging_table)
+        return staging_manifest(self.staging_table)
 
     @property
     def export_attempt(self) -> int:
         """Number of the attempt that wrote the loaded export."""
-        return share.attempt_of(self.loaded["export_path"])
+        return attempt_of(self.loaded["export_path"])
 
     @property
     def staged_at(self) -> datetime:
@@ -217,7 +232,7 @@ class Sync:
     @property
     def lock_table(self) -> str:
         """The table whose row of the target decides what is published."""
-        return share.lock_table(self.dataset.target_table)
+        return self.share.lock_table(self.dataset.target_table)
 
     @property
     def target_key(self) -> dict[str, str]:
@@ -273,7 +288,8 @@ class Sync:
             required_columns=("b",),
             max_row_change_percent=50,
         )
-        path = share.export_path(dataset.name, share.run_key_of(dag_run), 1, "attempt")
+        share = Share()
+        path = share.export_path(dataset.name, run_key_of(dag_run), 1, "attempt")
         forms = ("number", "number", "text", "boolean", "date", "timestamp", "binary", "fraction")
         left: dict[str, dict[str, Any]] = {
             EXPORT_TO_S3.id: {"run_id": 1},
@@ -298,18 +314,19 @@ class Sync:
             **dict.fromkeys(("full_refresh", "accept_row_change", "dry_run"), False),
         }
         ti = SimpleNamespace(id="attempt", try_number=1, xcom_pull=lambda task_ids, key: left[task_ids])
-        return cls(dataset, dag_run=dag_run, ti=ti, params=params)
+        return cls(dataset, share, dag_run=dag_run, ti=ti, params=params)
 
 
 class SyncStep:
-    """What each step of a sync has that Airflow starts in a process: its dataset, and its sync."""
+    """What each step of a sync has that Airflow starts in a process: its dataset, its share, and its sync."""
 
     dataset: Dataset
+    share: Share
     sync: Sync
 
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
         """Make the sync of this attempt, and render the template fields with it as ``sync``."""
-        self.sync = Sync.of(context, self.dataset)
+        self.sync = Sync.of(context, self.dataset, self.share)
         super().render_template_fields({**context, "sync": self.sync}, jinja_env)  # type: ignore[misc]
 
 

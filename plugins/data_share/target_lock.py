@@ -11,7 +11,7 @@ from data_share.datasets import Dataset
 from data_share.failure_codes import FailureCode
 from data_share.failures import ShareError
 from data_share.names import table_parts, written
-from data_share.share import lock_table, sql_string
+from data_share.share import Share, sql_string
 
 _KEY = ("target_database", "target_schema", "target_name")
 
@@ -38,17 +38,20 @@ def is_target(target_table: str) -> str:
     return " AND ".join(f"{column} = {part}" for column, part in target_key(target_table).items())
 
 
-def select_lock(dataset: Dataset) -> str:
+def select_lock(dataset: Dataset, share: Share) -> str:
     """Return the statement that reads the target's row in its lock table; there is no such table before a sync."""
     # Names are safe, and parts are literals.
-    return f"SELECT * FROM {lock_table(dataset.target_table)} WHERE {is_target(dataset.target_table)}"  # noqa: S608
+    return f"SELECT * FROM {share.lock_table(dataset.target_table)} WHERE {is_target(dataset.target_table)}"  # noqa: S608
 
 
-def refuse_target_of_another(dataset: Dataset, rows: Sequence[Mapping[str, Any]], *, unchanged: str = "") -> None:
+def refuse_target_of_another(
+    dataset: Dataset, share: Share, rows: Sequence[Mapping[str, Any]], *, unchanged: str = ""
+) -> None:
     """
     Refuse a target that another dataset has published to, be it of this Airflow, of another one, or of before.
 
     :param dataset: who is going to publish
+    :param share: where the target has its lock
     :param rows: what ``select_lock.sql`` has found; nothing before the first sync to the target
     :param unchanged: what else is said of the target
     :raises TargetTakenError: another one has published
@@ -61,11 +64,13 @@ def refuse_target_of_another(dataset: Dataset, rows: Sequence[Mapping[str, Any]]
                 f"{taken} {row['RUN_KEY']} was published to it last. {unchanged}".rstrip(),
                 what_to_do=f"Give one of the two datasets another target_table. If {row['DATASET']} is no more, or is "
                 f"{dataset.name} under its name of before, say so in Snowflake, and start the sync again: "
-                + take_over(dataset, key),
+                + take_over(dataset, share, key),
             )
 
 
-def take_over(dataset: Dataset, key: Sequence[str]) -> str:
+def take_over(dataset: Dataset, share: Share, key: Sequence[str]) -> str:
     """Return the statement that makes a target, by its full name, that of another dataset."""
     condition = " AND ".join(f"{column} = {sql_string(part)}" for column, part in zip(_KEY, key, strict=True))
-    return f"UPDATE {lock_table(dataset.target_table)} SET dataset = {sql_string(dataset.name)} WHERE {condition};"  # noqa: S608
+    return (
+        f"UPDATE {share.lock_table(dataset.target_table)} SET dataset = {sql_string(dataset.name)} WHERE {condition};"  # noqa: S608
+    )

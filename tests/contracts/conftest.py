@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 
 from data_share import snowflake_hook
 from data_share.datasets import Dataset, read_dataset
-from data_share.share import EXPORT_JOB_VARIABLE
+from data_share.share import Share
 from sandbox.faults import FaultInjection
 from sandbox.snowflake.auth import AccessToken, OAuthClient
 from tests.airflow_double import DagRun, export_job, with_templates_compiled_once
@@ -191,7 +191,7 @@ def serve_accounts(
             patch.setattr(snowflake_hook, "_FIRST_BACKOFF_SECONDS", 0)
             made = Accounts(databricks_url, snowflake_url, s3.url, databricks, snowflake, sync_dag)
             made.job_id = str(made.jobs("export_dataset")[0]["job_id"])
-            patch.setenv(f"AIRFLOW_VAR_{EXPORT_JOB_VARIABLE.upper()}", made.job_id)
+            patch.setenv(f"AIRFLOW_VAR_{Share().export_job_variable.upper()}", made.job_id)
             databricks.clear()
             yield made
     finally:

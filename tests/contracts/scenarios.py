@@ -25,6 +25,7 @@ from data_share import share
 from data_share.datasets import Dataset
 from data_share.failure_codes import FailureCode
 from data_share.failures import NotPublishedError, failure_of
+from data_share.share import Share
 from data_share.snowflake_hook import (
     DataShareSnowflakeHook,
     SnowflakeRefusedError,
@@ -108,7 +109,7 @@ def target(dataset: Dataset) -> list[dict[str, Any]]:
 
 
 def ledger(dataset: Dataset) -> list[dict[str, Any]]:
-    return query(f"SELECT * FROM {share.LEDGER_TABLE} WHERE dataset = '{dataset.name}' ORDER BY published_at")
+    return query(f"SELECT * FROM {Share().ledger_table} WHERE dataset = '{dataset.name}' ORDER BY published_at")
 
 
 def a_whole_sync(accounts: Accounts, dataset: Dataset, **params: Any) -> DagRun:
@@ -463,7 +464,7 @@ def a_publish_that_fails_halfway(accounts: Accounts) -> None:
         run.run("publish")
     assert ledger(dataset) == []
     assert [row["name"] for row in target(dataset)] == ["old"]
-    assert [row["RUN_KEY"] for row in query(f"SELECT * FROM {share.lock_table(dataset.target_table)}")] == [""]
+    assert [row["RUN_KEY"] for row in query(f"SELECT * FROM {Share().lock_table(dataset.target_table)}")] == [""]
 
 
 def staging_table(run: DagRun) -> str:
@@ -487,7 +488,7 @@ def two_publish_at_once(accounts: Accounts) -> None:
     meeting = threading.Barrier(2)
 
     def meet(_: SqlApi, sql: str) -> None:
-        if sql.startswith(f"MERGE INTO {share.lock_table(dataset.target_table)}"):
+        if sql.startswith(f"MERGE INTO {Share().lock_table(dataset.target_table)}"):
             try:
                 meeting.wait(2)
             except threading.BrokenBarrierError:
@@ -498,7 +499,7 @@ def two_publish_at_once(accounts: Accounts) -> None:
         failures = [end.exception() for end in ends if end.exception() is not None]
     # The one that was staged first may have come second.
     assert [failure for failure in failures if not isinstance(failure, SupersededError)] == []
-    assert len(query(f"SELECT * FROM {share.lock_table(dataset.target_table)}")) == 1
+    assert len(query(f"SELECT * FROM {Share().lock_table(dataset.target_table)}")) == 1
     assert len(ledger(dataset)) == 2 - len(failures)
     assert len(target(dataset)) == len(FIRST) * len(ledger(dataset))
 
@@ -511,7 +512,7 @@ def readers_look_while_a_sync_is_published(accounts: Accounts) -> None:
     seen: list[tuple[int, ...]] = []
     looks = (
         f"SELECT COUNT(*) FROM {dataset.target_table}",
-        f"SELECT COUNT(*), SUM(rows_in_target) FROM {share.LEDGER_TABLE} WHERE dataset = '{dataset.name}'",
+        f"SELECT COUNT(*), SUM(rows_in_target) FROM {Share().ledger_table} WHERE dataset = '{dataset.name}'",
     )
 
     def look(api: SqlApi, _: str) -> None:
@@ -616,7 +617,7 @@ def set_up_without_the_right_to_create(accounts: Accounts) -> None:
 
 def clean_up_beside_tables_of_others(accounts: Accounts) -> None:
     key = share.run_key("a", f"b{next(_numbers)}", datetime(2020, 1, 1, tzinfo=UTC))
-    own, others = (share.staging_table(name, key, 1, "attempt") for name in ("own", "others"))
+    own, others = (Share().staging_table(name, key, 1, "attempt") for name in ("own", "others"))
     query(f"CREATE TABLE {own} (n INTEGER)")
     administer(f"CREATE TABLE {others} (n INTEGER)")
     try:
@@ -715,7 +716,7 @@ def a_statement_fails(accounts: Accounts) -> None:
 def a_statement_is_cancelled(accounts: Accounts) -> None:
     run = accounts.begin(a_dataset(accounts))
     _, context = run.prepared("finish_sync")
-    task = SnowflakeStatementsOperator(task_id="long", sql="SELECT SYSTEM$WAIT(5)", dag=run.dag)
+    task = SnowflakeStatementsOperator(share=Share(), task_id="long", sql="SELECT SYSTEM$WAIT(5)", dag=run.dag)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         executed = pool.submit(task.execute, context)
         until(lambda: "_hook" in vars(task) and task._hook.query_ids)

@@ -20,6 +20,7 @@ from openapi_spec_validator import validate
 
 from data_share import databricks_run, share
 from data_share.failures import NotPublishedError
+from data_share.share import Share
 from data_share.snowflake_hook import (
     DataShareSnowflakeHook,
     SnowflakeRefusedError,
@@ -178,7 +179,7 @@ def statements_fail(accounts: Accounts) -> None:
 def statements_are_cancelled(accounts: Accounts) -> None:
     run = accounts.begin()
     _, context = run.prepared("finish_sync")
-    task = SnowflakeStatementsOperator(task_id="long", sql=LONG, dag=run.dag)
+    task = SnowflakeStatementsOperator(share=Share(), task_id="long", sql=LONG, dag=run.dag)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         executed = pool.submit(task.execute, context)
         until(lambda: "_hook" in vars(task) and task._hook.query_ids)

@@ -27,7 +27,7 @@ from airflow.sdk.exceptions import ParamValidationError
 from data_share.datasets import read_datasets
 from data_share.export import DatabricksExportOperator
 from data_share.failures import RetryTransientErrors, report_failure
-from data_share.share import EXPORT_JOB_VARIABLE, attempt_of
+from data_share.share import Share, attempt_of
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from data_share.snowflake_operators import SnowflakeCleanUpOperator
 from data_share.steps import BEFORE_FINISH
@@ -321,7 +321,7 @@ def test_the_export_starts_anew_with_each_attempt_and_holds_no_worker(syncs: lis
         assert export.forward_dag_params is False
         assert export.wait_for_termination is False
         assert export.deferrable is False
-        assert export.job_id == f"{{{{ var.value.{EXPORT_JOB_VARIABLE} }}}}"
+        assert export.job_id == f"{{{{ var.value.{Share().export_job_variable} }}}}"
 
 
 def test_an_attempt_has_its_own_token_and_its_own_path(

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from airflow.configuration import conf
 
-from data_share.share import EXPORT_JOB_VARIABLE
+from data_share.share import Share
 
 PROJECT = Path(__file__).resolve().parents[2]
 HELM = PROJECT / "deploy" / "helm"
@@ -149,7 +149,7 @@ def test_pods_have_what_the_dags_need(values: dict[str, Any], sync_datasets: Mod
     assert "secret" not in values
     assert yaml.safe_load(values["extraEnvFrom"]) == [{"configMapRef": {"name": "data-share-variables"}}]
     # The guide says what is in it.
-    assert f"AIRFLOW_VAR_{EXPORT_JOB_VARIABLE.upper()}" in (PROJECT / "docs" / "scaling.md").read_text()
+    assert f"AIRFLOW_VAR_{Share().export_job_variable.upper()}" in (PROJECT / "docs" / "scaling.md").read_text()
 
 
 @BOTH

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pyarrow as pa
 
-from data_share.share import EXPORT_JOB_VARIABLE
+from data_share.share import Share
 from sandbox.airflow_client import AirflowClient
 from sandbox.s3 import s3_filesystem
 from sandbox.sources import read_source, write_source
@@ -52,7 +52,7 @@ class RunningShare:
         self.databricks("POST", "/_sandbox/release", {})
         httpx.delete(f"{self.endpoints.databricks_url}/_sandbox/faults", timeout=30).raise_for_status()
         httpx.delete(f"{self.endpoints.snowflake_url}/_sandbox/faults", timeout=30).raise_for_status()
-        self.airflow.set_variable(EXPORT_JOB_VARIABLE, self.job_id)
+        self.airflow.set_variable(Share().export_job_variable, self.job_id)
         for name in SOURCES:
             if not self.source(name).equals(self._sources[name]):
                 self.restore_source(name)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import snowflake.connector
 
-from data_share.share import lock_table
+from data_share.share import Share
 from tests.e2e.share import DAG_ID, SUBMITS, TARGET, Fault, RunningShare, stopped, wait_for
 
 pytestmark = pytest.mark.tier("full")
@@ -66,7 +66,7 @@ def cancelled(share: RunningShare, run_id: str, *codes: str) -> None:
     assert share.xcom(run_id, "finish_sync", "failure")["code"] in (codes or ("CANCELLED",))
 
 
-LOCK = lock_table(TARGET)
+LOCK = Share().lock_table(TARGET)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from data_share.share import EXPORT_JOB_VARIABLE
+from data_share.share import Share
 from sandbox.settings import PROJECT
 from tests.e2e.share import RunningShare
 
@@ -31,7 +31,7 @@ def test_the_share_is_well_until_something_is_broken(share: RunningShare) -> Non
         findings = share.airflow.xcom("check_share", run_id, task)
         assert {finding["state"] for finding in findings} == {"ok"}, findings
 
-    share.airflow.set_variable(EXPORT_JOB_VARIABLE, "4711")
+    share.airflow.set_variable(Share().export_job_variable, "4711")
     run_id, state = check(share)
     assert state == "failed"
     failures = share.airflow.failures("check_share", run_id)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_share.failures import Failure
-from data_share.share import EXPORT_JOB_VARIABLE
+from data_share.share import Share
 from sandbox.airflow_client import AirflowError
 from tests.e2e.share import DAG_ID, RunningShare, wait_for
 
@@ -59,7 +59,7 @@ def test_a_failing_job(share: RunningShare) -> None:
 
 
 def test_an_unknown_job(share: RunningShare) -> None:
-    share.airflow.set_variable(EXPORT_JOB_VARIABLE, "4711")
+    share.airflow.set_variable(Share().export_job_variable, "4711")
 
     assert_failed(share, share.start_sync(), "export_to_s3", "EXPORT_JOB_REFUSED", "4711", "does not exist")
 

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from data_share.share import EXPORT_JOB_VARIABLE
+from data_share.share import Share
 from sandbox.airflow_client import AirflowClient, AirflowError
 from sandbox.settings import HOST, PROJECT
 from tests.e2e.share import DAG_ID, SYNC_SECONDS, TARGET, RunningShare, wait_for
@@ -51,7 +51,7 @@ def connections(share: RunningShare) -> dict[str, str]:
     return {
         "AIRFLOW_CONN_DATABRICKS_DEFAULT": json.dumps(databricks),
         "AIRFLOW_CONN_SNOWFLAKE_DEFAULT": json.dumps(snowflake),
-        f"AIRFLOW_VAR_{EXPORT_JOB_VARIABLE.upper()}": share.job_id,
+        f"AIRFLOW_VAR_{Share().export_job_variable.upper()}": share.job_id,
     }
 
 

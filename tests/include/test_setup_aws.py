@@ -55,9 +55,9 @@ def allowed(policy: dict[str, Any], action: str, resource: str, prefix: str | No
 
 
 def test_the_share_is_the_products() -> None:
-    from data_share.share import SHARE_URL
+    from data_share.share import Share
 
-    assert f"s3://{BUCKET}/{PREFIX}" == SHARE_URL
+    assert f"s3://{BUCKET}/{PREFIX}" == Share().url
 
 
 def test_the_files_are_those_that_are_explained() -> None:

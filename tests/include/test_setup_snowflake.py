@@ -10,6 +10,8 @@ import sqlglot
 import sqlparse
 from sqlglot import exp
 
+from data_share.share import Share
+
 PROJECT = Path(__file__).resolve().parents[2]
 SETUP = PROJECT / "include" / "sql" / "snowflake" / "setup"
 LOADER, READER = "data_share_loader", "data_share_reader"
@@ -68,24 +70,23 @@ def test_a_second_run_changes_and_drops_nothing(everything: list[str]) -> None:
 
 
 def test_the_names_are_those_of_the_product(text: str) -> None:
-    from data_share import share
+    from data_share.share import Share
 
     [integration] = re.findall(r"CREATE STORAGE INTEGRATION IF NOT EXISTS (\w+)", text)
-    assert integration == share.STORAGE_INTEGRATION
-    assert re.findall(r"STORAGE_ALLOWED_LOCATIONS = \('([^']+)'\)", text) == [share.SHARE_URL]
-    assert re.findall(r"URL = '([^']+)'", text) == [share.SHARE_URL]
-    assert re.findall(r"CREATE STAGE IF NOT EXISTS \w+\.\w+\.(\w+)", text) == [share.STAGE]
-    assert re.findall(r"CREATE TRANSIENT SCHEMA IF NOT EXISTS \w+\.(\w+)", text) == [share.STAGING_SCHEMA]
+    assert integration == Share().storage_integration
+    assert re.findall(r"STORAGE_ALLOWED_LOCATIONS = \('([^']+)'\)", text) == [Share().url]
+    assert re.findall(r"URL = '([^']+)'", text) == [Share().url]
+    assert re.findall(r"CREATE STAGE IF NOT EXISTS \w+\.\w+\.(\w+)", text) == [Share().stage]
+    assert re.findall(r"CREATE TRANSIENT SCHEMA IF NOT EXISTS \w+\.(\w+)", text) == [Share().staging_schema]
     assert re.findall(r"ROLE_ARN = '([^']+)'", text) == ["arn:aws:iam::<AWS_ACCOUNT_ID>:role/data-share-snowflake"]
 
 
 def test_the_stage_is_the_one_that_the_dag_would_create(everything: list[str]) -> None:
-    from data_share import share
 
     template = (PROJECT / "include" / "sql" / "snowflake" / "create_stage.sql").read_text()
-    for name, value in (("STAGE", f"data_share.public.{share.STAGE}"), ("SHARE_URL", share.SHARE_URL)):
+    for name, value in (("stage", f"data_share.public.{Share().stage}"), ("url", Share().url)):
         template = template.replace(f"{{{{ share.{name} }}}}", value)
-    template = template.replace("{{ share.STORAGE_INTEGRATION }}", share.STORAGE_INTEGRATION)
+    template = template.replace("{{ share.storage_integration }}", Share().storage_integration)
     [by_dag] = sqlglot.parse(template, read="snowflake")
     [by_script] = [one for one in everything if one.startswith("CREATE STAGE ")]
     assert by_dag is not None

@@ -17,11 +17,11 @@ import sqlparse
 from airflow.sdk import DAG
 from sqlglot import exp
 
-from data_share import share
 from data_share.datasets import Dataset, LoadMode
 from data_share.names import source_name
-from data_share.share import InvalidExportPathError, run_key_of
+from data_share.share import Share, run_key_of
 from data_share.snowflake_hook import DataShareSnowflakeHook
+from data_share.sync import InvalidExportPathError
 from tests.shipped import left_out
 from tests.source_names import NO_SOURCES, SOURCES, WITHOUT_BACKTICKS, no_paths
 
@@ -198,13 +198,13 @@ def test_a_name_that_nobody_defines_is_an_error(rendered: Render, dag: DAG) -> N
 
 # ---- copy
 
-LOCK = share.lock_table("shared_forecasts")
+LOCK = Share().lock_table("shared_forecasts")
 STAGED = COPIED["staging_table"]
 
 
 def new_staging_table(copy: Any, key: str) -> str:
     """Return the staging table of an attempt of the copy step; fail unless it is one of the run's."""
-    assert share.is_staging_of_run(copy.sync.new_staging_table, "shared_forecasts", key)
+    assert Share().is_staging_of_run(copy.sync.new_staging_table, "shared_forecasts", key)
     return str(copy.sync.new_staging_table)
 
 
@@ -215,11 +215,11 @@ def test_the_staging_table_of_the_manifest_is_made_like_that_of_all_manifests(
     table = new_staging_table(copy, key)
     # They are transient, and cost no fail-safe storage, because their schema is.
     assert statements(copy.sql["create_staging_manifest"]) == [
-        f"CREATE OR REPLACE TABLE {table}__manifest LIKE {share.MANIFEST_TABLE}",
+        f"CREATE OR REPLACE TABLE {table}__manifest LIKE {Share().manifest_table}",
     ]
     schema = (SQL / "snowflake" / "create_schemas.sql").read_text()
     assert (
-        "CREATE TRANSIENT SCHEMA IF NOT EXISTS {{ share.STAGING_SCHEMA }}\nDATA_RETENTION_TIME_IN_DAYS = 0;" in schema
+        "CREATE TRANSIENT SCHEMA IF NOT EXISTS {{ Share().staging_schema }}\nDATA_RETENTION_TIME_IN_DAYS = 0;" in schema
     )
 
 
@@ -393,9 +393,9 @@ def failed_checks(query: str, rows: int, ledger: list[tuple[str, int, int]]) -> 
         database.create_aggregate("MAX_BY", 2, MaxBy)  # type: ignore[arg-type]
         database.execute("ATTACH ':memory:' AS staging")
         database.execute(f"CREATE TABLE {STAGED} (place, degrees)")
-        database.execute(f"CREATE TABLE {share.LEDGER_TABLE} (dataset, rows_exported, published_at)")
+        database.execute(f"CREATE TABLE {Share().ledger_table} (dataset, rows_exported, published_at)")
         database.executemany(f"INSERT INTO {STAGED} VALUES (?, ?)", [("Oslo", 20)] * rows)
-        database.executemany(f"INSERT INTO {share.LEDGER_TABLE} VALUES (?, ?, ?)", ledger)
+        database.executemany(f"INSERT INTO {Share().ledger_table} VALUES (?, ?, ?)", ledger)
         return {name for name, _, _, result in database.execute(query) if result != 1}
 
 
@@ -455,7 +455,7 @@ def test_publishing_is_one_transaction_without_ddl(rendered: Render, make_dag: M
 
 def test_the_lock_is_taken_first_and_what_datasets_share_is_locked_last(rendered: Render, make_dag: MakeDag) -> None:
     # Snowflake locks tables: one that is written before the target is locked for as long as the target takes.
-    shared = {share.LEDGER_TABLE, share.MANIFEST_TABLE}
+    shared = {Share().ledger_table, Share().manifest_table}
     for way, (changes, conf) in WAYS_TO_LOAD.items():
         publish = rendered(make_dag(**changes), "publish", conf=conf)
         written = [written_table(statement) for statement in transaction(publish)[1:-1]]
@@ -535,8 +535,8 @@ def is_kept(publish: Any, *, staged: int, ledger: list[tuple[str, str]]) -> bool
         database.execute("ATTACH ':memory:' AS staging")
         database.execute(f"CREATE TABLE {STAGED} (place)")
         database.executemany(f"INSERT INTO {STAGED} VALUES (?)", [("Oslo",)] * staged)
-        database.execute(f"CREATE TABLE {share.LEDGER_TABLE} (dataset, run_key, export_path)")
-        database.executemany(f"INSERT INTO {share.LEDGER_TABLE} VALUES ('shared_forecasts', ?, ?)", ledger)
+        database.execute(f"CREATE TABLE {Share().ledger_table} (dataset, run_key, export_path)")
+        database.executemany(f"INSERT INTO {Share().ledger_table} VALUES ('shared_forecasts', ?, ?)", ledger)
         [(kept,)] = database.execute(f"SELECT {decision.sql(dialect='sqlite')} FROM (SELECT 'kept' AS run_key)")
     assert kept in (None, "kept")
     return bool(kept)
@@ -640,7 +640,7 @@ def test_what_the_loader_sees_is_counted_after_the_change_and_refused_without_re
 
 
 def ledger_insert(publish: Any) -> str:
-    [insert] = [one for one in transaction(publish) if one.startswith(f"INSERT INTO {share.LEDGER_TABLE} ")]
+    [insert] = [one for one in transaction(publish) if one.startswith(f"INSERT INTO {Share().ledger_table} ")]
     return insert
 
 
@@ -684,7 +684,7 @@ def test_the_ledger_row_has_a_value_for_each_column(rendered: Render, make_dag: 
 def test_the_ledger_has_the_columns_that_are_written() -> None:
     create = (SQL / "snowflake" / "create_ledger.sql").read_text().partition("CREATE TABLE")[2].partition(");")[0]
     publish = (SQL / "snowflake" / "publish.sql").read_text()
-    written = re.search(r"INSERT INTO \{\{ share.LEDGER_TABLE \}\} \(([^)]*)\)", publish)
+    written = re.search(r"INSERT INTO \{\{ Share().ledger_table \}\} \(([^)]*)\)", publish)
     assert written is not None
     assert re.findall(r"^  (\w+) ", create, flags=re.MULTILINE) == [one.strip() for one in written[1].split(",")]
 
@@ -692,7 +692,7 @@ def test_the_ledger_has_the_columns_that_are_written() -> None:
 def test_the_ledger_is_asked_for_a_sync_of_this_dataset_with_the_run_key_bound(rendered: Render, dag: DAG) -> None:
     for task_id in ("export_to_s3", "publish"):
         assert statements(rendered(dag, task_id).sql["select_ledger_row"]) == [
-            f"SELECT * FROM {share.LEDGER_TABLE} WHERE dataset = 'shared_forecasts' AND run_key = ?"
+            f"SELECT * FROM {Share().ledger_table} WHERE dataset = 'shared_forecasts' AND run_key = ?"
         ]
 
 
@@ -729,9 +729,9 @@ def test_the_clean_up_lists_staging_tables_and_old_exports(rendered: Render) -> 
 
     dag = DagBag(PROJECT / "dags" / "clean_up_share.py", bundle_path=PROJECT).dags["clean_up_share"]
     task = rendered(dag, "clean_up", conf={"keep_days": 30})
-    assert statements(task.sql) == [f"SHOW TABLES IN SCHEMA {share.STAGING_SCHEMA}"]
+    assert statements(task.sql) == [f"SHOW TABLES IN SCHEMA {Share().staging_schema}"]
     [old_exports] = statements(task.select_old_exports)
-    assert f"FROM {share.LEDGER_TABLE} WHERE published_at < DATEADD(DAY, -30, SYSDATE())" in old_exports
+    assert f"FROM {Share().ledger_table} WHERE published_at < DATEADD(DAY, -30, SYSDATE())" in old_exports
 
 
 # ---- export

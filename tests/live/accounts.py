@@ -21,8 +21,9 @@ import sqlglot
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from sqlglot import exp
 
-from data_share import share, snowflake_operators
+from data_share import dag_defaults
 from data_share.datasets import Dataset, read_dataset
+from data_share.share import Share
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from tests.contracts.conftest import until
 
@@ -181,6 +182,11 @@ class Scratch:
     def url(self) -> str:
         """The scratch folder, ends in ``/``."""
         return f"{self.settings.s3_prefix}{self.name}/"
+
+    @property
+    def share(self) -> Share:
+        """The names of the product in the scratch place."""
+        return Share(url=self.url, storage_integration=self.settings.storage_integration, staging_schema=self.schema)
 
     def snowflake_connection(self) -> str:
         """Return the Airflow connection whose schema is the scratch schema."""
@@ -482,10 +488,7 @@ def signed_in(scratch: Scratch) -> Iterator[None]:
         without_schema = {name: value for name, value in settings.snowflake.items() if name != "schema"}
         patch.setenv(f"AIRFLOW_CONN_{ACCOUNT_CONN.upper()}", json.dumps(without_schema))
         patch.setenv(f"AIRFLOW_CONN_{DATABRICKS_CONN.upper()}", json.dumps(settings.databricks))
-        patch.setattr(share, "SHARE_URL", scratch.url)
-        patch.setattr(share, "STORAGE_INTEGRATION", settings.storage_integration)
-        for module in (share, snowflake_operators):
-            patch.setattr(module, "STAGING_SCHEMA", scratch.schema)
+        patch.setattr(dag_defaults, "SHARE", scratch.share)
         yield
 
 

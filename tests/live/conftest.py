@@ -20,7 +20,7 @@ import requests
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 
-from data_share import databricks_run, share, snowflake_hook
+from data_share import databricks_run, snowflake_hook
 from data_share.datasets import Dataset
 from data_share.doctor_checks.deployment import State
 from data_share.snowflake_hook import DataShareSnowflakeHook
@@ -259,7 +259,7 @@ def stage(scratch: Scratch) -> str:
     """The product's stage, ledger and schemas, made by its own DAG; returns the name of the stage."""
     bag = DagBag(PROJECT / "dags" / "set_up_snowflake.py", bundle_path=PROJECT / "dags")
     DagRun(dag=bag.dags["set_up_snowflake"]).run("create_schemas", "create_stage", "create_ledger")
-    return share.STAGE
+    return scratch.share.stage
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ def begin(scratch: Scratch, sync_datasets: ModuleType) -> Callable[..., DagRun]:
     def begin_sync(dataset: Dataset = scratch.settings.dataset, **params: Any) -> DagRun:
         key = dataset.model_dump_json()
         if key not in dags:
-            dags[key] = with_templates_compiled_once(sync_datasets.sync_dag(dataset))
+            dags[key] = with_templates_compiled_once(sync_datasets.sync_dag(dataset, scratch.share))
         return DagRun(dag=dags[key], conf=params, variables=export_job(str(scratch.job_id)))
 
     return begin_sync

@@ -15,10 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_share import share
 from data_share.doctor import Finding
 from data_share.doctor_checks import databricks, snowflake
 from data_share.doctor_checks.deployment import Answer, Deployment, State, error_text, ok, verdict, wrong
+from data_share.share import Share
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from tests.live.accounts import (
     ACCOUNT_CONN,
@@ -80,7 +80,7 @@ def _all_of(*answers: Callable[[Any], Answer]) -> Callable[[Place], Answer]:
 
 
 def _snowflake_connection(_: Place) -> Answer:
-    return snowflake.snowflake_connection(Deployment(snowflake_conn_id=SNOWFLAKE_CONN))
+    return snowflake.snowflake_connection(Deployment(Share(snowflake_conn_id=SNOWFLAKE_CONN)))
 
 
 def _database(place: Place) -> Answer:
@@ -223,8 +223,8 @@ def _snowflake_reads(place: Place) -> Answer:
     # In the scratch schema, as there is one now.
     hook = DataShareSnowflakeHook(SNOWFLAKE_CONN, statement_timeout=120)
     hook.run_statement(
-        f"CREATE STAGE {STAGE} URL = '{place.scratch.url}' STORAGE_INTEGRATION = {share.STORAGE_INTEGRATION} "
-        "FILE_FORMAT = (TYPE = PARQUET)"
+        f"CREATE STAGE {STAGE} URL = '{place.scratch.url}' "
+        f"STORAGE_INTEGRATION = {place.scratch.share.storage_integration} FILE_FORMAT = (TYPE = PARQUET)"
     )
     problems = []
     hook.run_statement(f"CREATE TABLE {TABLE} (n NUMBER(38, 0))")

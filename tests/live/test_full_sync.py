@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from data_share import share
 from data_share.datasets import Dataset
 from data_share.failures import ShareError
+from data_share.share import Share
 from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStoppedError
 from tests.airflow_double import SYNC, DagRun
 from tests.contracts.conftest import until
@@ -104,7 +104,7 @@ def test_what_was_exported_is_what_is_in_the_target(
     assert row["rows_exported"] == row["rows_loaded"] == row["rows_in_target"] > 0
     assert row["export_path"].startswith(scratch.url)
     assert hook.run_statement(f"SELECT COUNT(*) AS total FROM {target}").rows == [{"TOTAL": row["rows_exported"]}]
-    ledger = f"SELECT run_key FROM {share.LEDGER_TABLE} WHERE dataset = '{scratch.settings.dataset.name}'"
+    ledger = f"SELECT run_key FROM {scratch.share.ledger_table} WHERE dataset = '{scratch.settings.dataset.name}'"
     assert hook.run_statement(ledger).rows == [{"RUN_KEY": synced.key}]
     left = [
         r["name"] for r in hook.run_statement(f"SHOW TABLES IN SCHEMA {scratch.schema}").rows if synced.key in r["name"]
@@ -147,7 +147,7 @@ def in_target(hook: DataShareSnowflakeHook, name: str) -> list[tuple[int, str]]:
 
 
 def in_ledger(hook: DataShareSnowflakeHook, name: str) -> list[str]:
-    sql = f"SELECT run_key FROM {share.LEDGER_TABLE} WHERE dataset = '{name}' ORDER BY published_at"
+    sql = f"SELECT run_key FROM {Share().ledger_table} WHERE dataset = '{name}' ORDER BY published_at"
     return [row["RUN_KEY"] for row in hook.run_statement(sql).rows]
 
 
@@ -175,7 +175,7 @@ def test_syncs_append_and_merge(
 @contextmanager
 def lock_held(scratch: Scratch, name: str) -> Iterator[None]:
     """Hold the lock of a target for a while, as another publish would."""
-    holder, table = DataShareSnowflakeHook(SNOWFLAKE_CONN), share.lock_table(name)
+    holder, table = DataShareSnowflakeHook(SNOWFLAKE_CONN), scratch.share.lock_table(name)
     hold = f"SELECT SYSTEM$WAIT({scratch.settings.hold_seconds:g})"
     statements = ["BEGIN", f"UPDATE {table} SET attempt = attempt", hold, "ROLLBACK"]
     handle = holder.submit(";\n".join(statements) + ";", statement_count=len(statements))

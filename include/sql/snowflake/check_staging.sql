@@ -11,7 +11,7 @@
 {% set loaded = sync.loaded -%}
 {% set limit = sync.dataset.max_row_change_percent -%}
 {% set last =
-  '(SELECT NULLIF(MAX_BY(rows_exported, published_at), 0) FROM ' ~ share.LEDGER_TABLE ~
+  '(SELECT NULLIF(MAX_BY(rows_exported, published_at), 0) FROM ' ~ share.ledger_table ~
   " WHERE dataset = '" ~ sync.dataset.name ~ "')" -%}
 {% set change = 'COALESCE(ABS(COUNT(*) - ' ~ last ~ ') * 100 <= ' ~ limit ~ ' * ' ~ last ~ ', TRUE)' -%}
 {% set files_changed = 'Files of the export were lost, added or changed on the share: find out who else writes to ' ~

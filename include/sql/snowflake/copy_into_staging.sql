@@ -34,7 +34,7 @@
 --   CLUSTER_AT_INGEST_TIME is for Snowpipe Streaming.
 
 COPY INTO {{ sync.new_staging_table }}
-FROM @{{ share.STAGE }}/{{ sync.path_in_stage }}data/
+FROM @{{ share.stage }}/{{ sync.path_in_stage }}data/
 PATTERN = '.*[.]parquet'
 FILE_FORMAT = ( -- noqa: PRS
     TYPE = PARQUET

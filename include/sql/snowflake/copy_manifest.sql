@@ -3,7 +3,7 @@
 -- The options are those of copy_into_staging.sql, which gives the reason of each.
 
 COPY INTO {{ sync.new_staging_manifest }}
-FROM @{{ share.STAGE }}/{{ sync.path_in_stage }}manifest/
+FROM @{{ share.stage }}/{{ sync.path_in_stage }}manifest/
 PATTERN = '.*[.]parquet'
 FILE_FORMAT = ( -- noqa: PRS
     TYPE = PARQUET

@@ -1,7 +1,7 @@
 -- The ledger, one row per published sync, and the manifests of these syncs.
 -- Effect: creates what is missing, changes nothing that exists.
 
-CREATE TABLE IF NOT EXISTS {{ share.LEDGER_TABLE }} (
+CREATE TABLE IF NOT EXISTS {{ share.ledger_table }} (
   run_key VARCHAR NOT NULL,
   dataset VARCHAR NOT NULL,
   dag_run_id VARCHAR NOT NULL,
@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS {{ share.LEDGER_TABLE }} (
   published_at TIMESTAMP_NTZ NOT NULL
 );
 
-CREATE TABLE IF NOT EXISTS {{ share.MANIFEST_TABLE }} (
+CREATE TABLE IF NOT EXISTS {{ share.manifest_table }} (
   run_key VARCHAR NOT NULL,
   dataset VARCHAR NOT NULL,
   source_table VARCHAR NOT NULL,

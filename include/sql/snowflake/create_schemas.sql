@@ -2,5 +2,5 @@
 -- for them, and no Time Travel. The target's own schema belongs to the people who own the target.
 -- Effect: creates what is missing, changes nothing that exists.
 
-CREATE TRANSIENT SCHEMA IF NOT EXISTS {{ share.STAGING_SCHEMA }}
+CREATE TRANSIENT SCHEMA IF NOT EXISTS {{ share.staging_schema }}
 DATA_RETENTION_TIME_IN_DAYS = 0;

@@ -3,7 +3,7 @@
 -- Needs: the storage integration, which an account administrator creates once, and USAGE on it, for good: each COPY
 -- INTO and LIST of the stage asks for it too.
 
-CREATE STAGE IF NOT EXISTS {{ share.STAGE }}
-  URL = '{{ share.SHARE_URL }}'
-  STORAGE_INTEGRATION = {{ share.STORAGE_INTEGRATION }}
+CREATE STAGE IF NOT EXISTS {{ share.stage }}
+  URL = '{{ share.url }}'
+  STORAGE_INTEGRATION = {{ share.storage_integration }}
   FILE_FORMAT = (TYPE = PARQUET);

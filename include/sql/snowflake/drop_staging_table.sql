@@ -1,3 +1,3 @@
 -- Drops one staging table, by the name that Snowflake lists it under.
 
-DROP TABLE IF EXISTS {{ share.STAGING_SCHEMA }}.{{ identifier(table) }};
+DROP TABLE IF EXISTS {{ share.staging_schema }}.{{ identifier(table) }};

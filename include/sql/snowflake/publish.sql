@@ -55,7 +55,7 @@ SET
       (SELECT COUNT(*) FROM {{ sync.staging_table }}) = {{ sync.loaded.rows_loaded }}
       AND (
         SELECT COUNT(*)
-        FROM {{ share.LEDGER_TABLE }} AS earlier
+        FROM {{ share.ledger_table }} AS earlier
         WHERE
           earlier.dataset = '{{ sync.dataset.name }}'
           AND (earlier.run_key = '{{ run }}' {{ or_and }} earlier.export_path = {{ path | sql_string }})
@@ -76,11 +76,11 @@ WHERE {{ sync.is_target }};
 
 {% if sync.load_mode.is_repeatable -%}
 -- An export that was made again takes the place of the first.
-DELETE FROM {{ share.LEDGER_TABLE }}
+DELETE FROM {{ share.ledger_table }}
 WHERE run_key = '{{ run }}';
 
 {% endif -%}
-INSERT INTO {{ share.LEDGER_TABLE }} (
+INSERT INTO {{ share.ledger_table }} (
   run_key, dataset, dag_run_id, attempt, load_mode, source_table, target_table, rows_exported, rows_loaded,
   rows_inserted, rows_updated, rows_deleted, rows_in_target, export_path, databricks_run_id, query_ids, requested_by,
   started_at, published_at
@@ -131,10 +131,10 @@ CROSS JOIN (
   WHERE {{ sync.is_target }}
 ) AS locked;
 
-DELETE FROM {{ share.MANIFEST_TABLE }}
+DELETE FROM {{ share.manifest_table }}
 WHERE run_key IN (SELECT manifest.run_key FROM {{ sync.staging_manifest }} AS manifest);
 
-INSERT INTO {{ share.MANIFEST_TABLE }}
+INSERT INTO {{ share.manifest_table }}
 SELECT * FROM {{ sync.staging_manifest }};
 
 COMMIT;

@@ -3,5 +3,5 @@
 -- sqlfluff:ignore:parsing
 
 SELECT *
-FROM {{ share.LEDGER_TABLE }}
+FROM {{ share.ledger_table }}
 WHERE dataset = '{{ sync.dataset.name }}' AND run_key = ?;

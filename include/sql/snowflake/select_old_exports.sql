@@ -5,7 +5,7 @@ SELECT
   dataset,
   run_key,
   export_path
-FROM {{ share.LEDGER_TABLE }}
+FROM {{ share.ledger_table }}
 WHERE published_at < DATEADD(DAY, -{{ params.keep_days | int }}, SYSDATE())
 ORDER BY published_at DESC
 LIMIT 1000;

@@ -1,3 +1,3 @@
 -- Lists the staging tables of all runs.
 
-SHOW TABLES IN SCHEMA {{ share.STAGING_SCHEMA }};
+SHOW TABLES IN SCHEMA {{ share.staging_schema }};

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from airflow.sdk import BaseHook, Variable
 
-from data_share import share
 from data_share.doctor_checks.deployment import (
     Answer,
     Check,
@@ -29,21 +28,22 @@ from data_share.doctor_checks.deployment import (
 
 def databricks_connection(deployment: Deployment) -> Answer:
     """The connection is there and has what a sign-in takes."""
-    connection = connection_of(deployment.databricks_conn_id)
+    share = deployment.share
+    connection = connection_of(share.databricks_conn_id)
     if connection is None:
-        return no_connection(deployment.databricks_conn_id)
+        return no_connection(share.databricks_conn_id)
     missing = [] if connection.host else ["host"]
     extra = connection.extra_dejson
     if extra.get("service_principal_oauth"):
         missing += [field for field in ("login", "password") if not getattr(connection, field)]
     elif not (connection.password or extra.get("token") or any(name.startswith("azure") for name in extra)):
         missing.append("password (the token, or the secret of a service principal)")
-    return check_fields(deployment.databricks_conn_id, missing)
+    return check_fields(share.databricks_conn_id, missing)
 
 
 def databricks_reachable(deployment: Deployment) -> Answer:
     """Something answers at the workspace's address."""
-    connection = BaseHook.get_connection(deployment.databricks_conn_id)
+    connection = BaseHook.get_connection(deployment.share.databricks_conn_id)
     port = f":{connection.port}" if connection.port else ""
     host = str(connection.host).removeprefix("https://").removeprefix("http://").rstrip("/")
     return check_reachable(deployment, "Databricks", f"{connection.schema or 'https'}://{host}{port}/", "host")
@@ -55,7 +55,7 @@ def databricks_sign_in(deployment: Deployment) -> Answer:
         deployment.databricks.list_jobs(limit=1, job_name="export_dataset")
     except Exception as error:
         return wrong(
-            f"Databricks does not accept the sign-in of {deployment.databricks_conn_id}: {error_text(error)}. "
+            f"Databricks does not accept the sign-in of {deployment.share.databricks_conn_id}: {error_text(error)}. "
             "Check the token, or client id and secret of the service principal: docs/databricks.md."
         )
     return ok("the credentials are accepted.")
@@ -63,27 +63,29 @@ def databricks_sign_in(deployment: Deployment) -> Answer:
 
 def export_job_id(deployment: Deployment) -> Answer:
     """The Variable with the job's id is set."""
-    value = Variable.get(share.EXPORT_JOB_VARIABLE, default=None)
+    share = deployment.share
+    value = Variable.get(share.export_job_variable, default=None)
     if value is None:
         return wrong(
-            f"The Airflow Variable {share.EXPORT_JOB_VARIABLE} is not set. Set it to the id of the export job: "
+            f"The Airflow Variable {share.export_job_variable} is not set. Set it to the id of the export job: "
             "`databricks bundle summary --target prod` shows it."
         )
     if not re.fullmatch(r"[0-9]+", str(value).strip()):
-        return wrong(f"The Airflow Variable {share.EXPORT_JOB_VARIABLE} is {str(value)!r}, which is no job id.")
+        return wrong(f"The Airflow Variable {share.export_job_variable} is {str(value)!r}, which is no job id.")
     return ok(f"job {value}.")
 
 
 def export_job(deployment: Deployment) -> Answer:
     """The job exists, and the sign-in may see it."""
-    job_id = int(Variable.get(share.EXPORT_JOB_VARIABLE))
+    share = deployment.share
+    job_id = int(Variable.get(share.export_job_variable))
     try:
         # The provider's hook (7.23.0) has no method for a job by its id.
         deployment.job = deployment.databricks._do_api_call(("GET", "2.2/jobs/get"), {"job_id": job_id})["settings"]
     except Exception as error:
         return wrong(
             f"Databricks does not show job {job_id}: {error_text(error)}. Correct the Airflow Variable "
-            f"{share.EXPORT_JOB_VARIABLE}, or give Airflow's principal CAN_MANAGE_RUN on the job."
+            f"{share.export_job_variable}, or give Airflow's principal CAN_MANAGE_RUN on the job."
         )
     return ok(f"job {job_id} is {deployment.job.get('name')}.")
 
@@ -143,7 +145,7 @@ CHECKS: tuple[Check, ...] = (
     Check("Databricks", "Databricks address", "host", databricks_reachable, ("Databricks connection",)),
     Check("Databricks", "Databricks clock", "HTTP header Date", databricks_clock, ("Databricks address",)),
     Check("Databricks", "Databricks sign-in", "jobs/list", databricks_sign_in, ("Databricks address",)),
-    Check("Databricks", "job id", f"Variable {share.EXPORT_JOB_VARIABLE}", export_job_id),
+    Check("Databricks", "job id", "Airflow Variable", export_job_id),
     Check("Databricks", "job", "jobs/get", export_job, ("Databricks sign-in", "job id")),
     Check("Databricks", "job parameters", "the job's parameters", job_parameters, ("job",)),
     Check("Databricks", "job queue", "queue, max_concurrent_runs", job_queue, ("job",)),

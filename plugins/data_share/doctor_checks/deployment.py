@@ -21,6 +21,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundExceptio
 from data_share.databricks_hook import DataShareDatabricksHook
 from data_share.datasets import DATASETS_FOLDER, Dataset, InvalidDatasetError, read_datasets
 from data_share.failures import ShareError, is_certificate_error
+from data_share.share import Share
 from data_share.snowflake_hook import DataShareSnowflakeHook
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -74,22 +75,19 @@ class Deployment:
     """
     What the checks look at; each part is looked up once.
 
-    :param databricks_conn_id: Airflow connection
-    :param snowflake_conn_id: Airflow connection
+    :param share: the names of its parts
     :param datasets_folder: folder of the dataset files
     :param now: the clock of this machine
     """
 
     def __init__(
         self,
+        share: Share,
         *,
-        databricks_conn_id: str = "databricks_default",
-        snowflake_conn_id: str = "snowflake_default",
         datasets_folder: Path = DATASETS_FOLDER,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.databricks_conn_id = databricks_conn_id
-        self.snowflake_conn_id = snowflake_conn_id
+        self.share = share
         self.datasets_folder = datasets_folder
         self.now = now
         self.skews: dict[str, float] = {}
@@ -101,20 +99,20 @@ class Deployment:
     @cached_property
     def datasets(self) -> tuple[list[Dataset], list[InvalidDatasetError]]:
         """The valid datasets, and what is wrong with the others."""
-        return read_datasets(self.datasets_folder)
+        return read_datasets(self.datasets_folder, self.share)
 
     @cached_property
     def databricks(self) -> DataShareDatabricksHook:
         """The hook of the syncs, which does not try again here."""
         return DataShareDatabricksHook(
-            self.databricks_conn_id, timeout_seconds=HTTP_SECONDS, tries=1, caller="check_share"
+            self.share.databricks_conn_id, timeout_seconds=HTTP_SECONDS, tries=1, caller="check_share"
         )
 
     @cached_property
     def snowflake(self) -> DataShareSnowflakeHook:
         """The hook of the syncs, which has less patience here."""
         return DataShareSnowflakeHook(
-            self.snowflake_conn_id,
+            self.share.snowflake_conn_id,
             query_tag={"task": "check_share"},
             statement_timeout=_STATEMENT_SECONDS,
             tries=_SNOWFLAKE_TRIES,
@@ -143,7 +141,7 @@ class Deployment:
     @cached_property
     def _secrets(self) -> set[str]:
         found: set[str] = set()
-        for conn_id in (self.databricks_conn_id, self.snowflake_conn_id):
+        for conn_id in (self.share.databricks_conn_id, self.share.snowflake_conn_id):
             with contextlib.suppress(Exception):
                 connection = BaseHook.get_connection(conn_id)
                 found.add(connection.password or "")

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 
 import jinja2
 
-from data_share import share
 from data_share.column_types import SYNONYMS, UnknownTypeError, target_type
 from data_share.datasets import Dataset, LoadMode, SchemaDrift
 from data_share.doctor_checks.deployment import (
@@ -43,6 +42,7 @@ from data_share.policies import (
     way_out,
 )
 from data_share.schema_drift import lossy_columns
+from data_share.share import Share, run_key
 from data_share.snowflake_connection import fingerprint_of
 from data_share.snowflake_hook import SnowflakeRefusedError, SnowflakeStatementError
 from data_share.target_lock import TargetTakenError, refuse_target_of_another, select_lock
@@ -56,9 +56,10 @@ _ROLE_REFUSED = ("390186", "390189")
 
 def snowflake_connection(deployment: Deployment) -> Answer:
     """The connection is there and has what the syncs need."""
-    connection = connection_of(deployment.snowflake_conn_id)
+    share = deployment.share
+    connection = connection_of(share.snowflake_conn_id)
     if connection is None:
-        return no_connection(deployment.snowflake_conn_id)
+        return no_connection(share.snowflake_conn_id)
     extra = connection.extra_dejson
     fields = {"schema": connection.schema}
     keys = ("private_key_file", "private_key_content")
@@ -68,7 +69,7 @@ def snowflake_connection(deployment: Deployment) -> Answer:
         if not any(extra.get(name) for name in keys):
             fields["extra private_key_file or private_key_content"] = None
     fields |= {f"extra {name}": extra.get(name) for name in ("account", "warehouse", "database", "role")}
-    return check_fields(deployment.snowflake_conn_id, [name for name, value in fields.items() if not value])
+    return check_fields(share.snowflake_conn_id, [name for name, value in fields.items() if not value])
 
 
 def snowflake_key(deployment: Deployment) -> Answer:
@@ -86,6 +87,7 @@ def snowflake_reachable(deployment: Deployment) -> Answer:
 
 def snowflake_sign_in(deployment: Deployment) -> Answer:
     """Snowflake accepts user, key and account."""
+    share = deployment.share
     sql = (
         "SELECT CURRENT_USER() AS user_name, CURRENT_ROLE() AS role_name, CURRENT_DATABASE() AS database_name, "
         "CURRENT_SCHEMA() AS schema_name, SYSDATE() AS system_time"
@@ -100,7 +102,7 @@ def snowflake_sign_in(deployment: Deployment) -> Answer:
         return wrong(f"{error_text(error)}. How to give the user a new key: docs/snowflake.md.")
     except Exception as error:
         return wrong(
-            f"The sign-in of {deployment.snowflake_conn_id} fails: {error_text(error)}. Check the private key, and "
+            f"The sign-in of {share.snowflake_conn_id} fails: {error_text(error)}. Check the private key, and "
             "account and login of the connection: docs/snowflake.md."
         )
     theirs = deployment.session["SYSTEM_TIME"].replace(tzinfo=UTC)
@@ -118,14 +120,14 @@ def snowflake_role(deployment: Deployment) -> Answer:
     if deployment.role_refused:
         return wrong(
             f"{deployment.role_refused}. Grant it (GRANT ROLE ... TO USER ...), or correct the extra role of "
-            f"{deployment.snowflake_conn_id}."
+            f"{deployment.share.snowflake_conn_id}."
         )
     return ok(f"{deployment.session['ROLE_NAME']}.")
 
 
 def database_and_schema(deployment: Deployment) -> Answer:
     """Database and schema of the connection exist, and the role may use them."""
-    connection = deployment.snowflake.get_connection(deployment.snowflake_conn_id)
+    connection = deployment.snowflake.get_connection(deployment.share.snowflake_conn_id)
     wanted = {"database": connection.extra_dejson["database"], "schema": connection.schema}
     for kind, name in wanted.items():
         if deployment.session[f"{kind.upper()}_NAME"] is None:
@@ -139,7 +141,7 @@ def database_and_schema(deployment: Deployment) -> Answer:
 
 def snowflake_warehouse(deployment: Deployment) -> Answer:
     """The role may compute with the connection's warehouse."""
-    name = deployment.snowflake.get_connection(deployment.snowflake_conn_id).extra_dejson["warehouse"]
+    name = deployment.snowflake.get_connection(deployment.share.snowflake_conn_id).extra_dejson["warehouse"]
     try:
         deployment.rows("SELECT COUNT(*) AS total FROM information_schema.schemata")
     except SnowflakeStatementError as error:
@@ -152,7 +154,8 @@ def snowflake_warehouse(deployment: Deployment) -> Answer:
 
 def storage_integration(deployment: Deployment) -> Answer:
     """The storage integration is enabled and allows the share, and the role may use it."""
-    name = share.STORAGE_INTEGRATION
+    share = deployment.share
+    name = share.storage_integration
     try:
         # Takes USAGE on the integration, as each COPY INTO and LIST does, also for the role that owns the stage.
         rows = deployment.rows(f"DESCRIBE INTEGRATION {name}")
@@ -170,54 +173,56 @@ def storage_integration(deployment: Deployment) -> Answer:
     problems = []
     if properties.get("ENABLED", "").lower() != "true":
         problems.append(f"The integration {name} is not enabled: ALTER INTEGRATION {name} SET ENABLED = TRUE.")
-    if not any(place == "*" or (place and share.SHARE_URL.startswith(place)) for place in allowed):
-        problems.append(f"The integration {name} allows {listed(allowed)}, and not {share.SHARE_URL}.")
-    if any(place and share.SHARE_URL.startswith(place) for place in blocked):
-        problems.append(f"The integration {name} blocks {share.SHARE_URL}.")
+    if not any(place == "*" or (place and share.url.startswith(place)) for place in allowed):
+        problems.append(f"The integration {name} allows {listed(allowed)}, and not {share.url}.")
+    if any(place and share.url.startswith(place) for place in blocked):
+        problems.append(f"The integration {name} blocks {share.url}.")
     advice = "An account administrator alters it, never replaces it: include/sql/snowflake/setup/."
-    return verdict(with_advice(problems, advice), f"{name} allows {share.SHARE_URL}.")
+    return verdict(with_advice(problems, advice), f"{name} allows {share.url}.")
 
 
 def stage(deployment: Deployment) -> Answer:
     """The stage is on the share, by the storage integration."""
+    share = deployment.share
     schema = f"{deployment.session['DATABASE_NAME']}.{deployment.session['SCHEMA_NAME']}"
     found = [
         row
-        for row in deployment.rows(f"SHOW STAGES LIKE '{share.STAGE}'")
-        if (row["name"], row["database_name"], row["schema_name"]) == (share.STAGE.upper(), *schema.split("."))
+        for row in deployment.rows(f"SHOW STAGES LIKE '{share.stage}'")
+        if (row["name"], row["database_name"], row["schema_name"]) == (share.stage.upper(), *schema.split("."))
     ]
     if not found:
         return wrong(
-            f"The stage {schema}.{share.STAGE} does not exist, or role {_role(deployment)} has no right on it. Run the "
-            f"DAG set_up_snowflake (it takes USAGE on the integration {share.STORAGE_INTEGRATION}), or GRANT USAGE ON "
+            f"The stage {schema}.{share.stage} does not exist, or role {_role(deployment)} has no right on it. Run the "
+            f"DAG set_up_snowflake (it takes USAGE on the integration {share.storage_integration}), or GRANT USAGE ON "
             "STAGE."
         )
     problems = []
     url, integration = str(found[0]["url"] or ""), str(found[0]["storage_integration"] or "")
-    if url.rstrip("/") != share.SHARE_URL.rstrip("/"):
-        problems.append(f"The stage {share.STAGE} is on {url or 'no bucket'} instead of {share.SHARE_URL}.")
-    if integration.upper() != share.STORAGE_INTEGRATION.upper():
-        problems.append(f"The stage uses the integration {integration or 'none'}, not {share.STORAGE_INTEGRATION}.")
+    if url.rstrip("/") != share.url.rstrip("/"):
+        problems.append(f"The stage {share.stage} is on {url or 'no bucket'} instead of {share.url}.")
+    if integration.upper() != share.storage_integration.upper():
+        problems.append(f"The stage uses the integration {integration or 'none'}, not {share.storage_integration}.")
     return verdict(
-        with_advice(problems, "Drop the stage and run the DAG set_up_snowflake."), f"{share.STAGE} is on {url}."
+        with_advice(problems, "Drop the stage and run the DAG set_up_snowflake."), f"{share.stage} is on {url}."
     )
 
 
 def list_stage(deployment: Deployment) -> Answer:
     """Snowflake can list the share: its AWS role is trusted, and may list the bucket."""
+    share = deployment.share
     try:
-        deployment.rows(f"LIST @{share.STAGE}/{_EMPTY_FOLDER}")
+        deployment.rows(f"LIST @{share.stage}/{_EMPTY_FOLDER}")
     except SnowflakeStatementError as error:
         return wrong(
             f"{error_text(error)}. Role {_role(deployment)} needs USAGE on the stage and on its integration; the AWS "
             "role needs the trust policy and the rights of docs/aws.md."
         )
-    return ok(f"{share.SHARE_URL} can be listed.")
+    return ok(f"{share.url} can be listed.")
 
 
 def staging_schema(deployment: Deployment) -> Answer:
     """The schema of the staging tables exists."""
-    name = share.STAGING_SCHEMA.upper()
+    name = deployment.share.staging_schema.upper()
     rows = deployment.rows(f"SHOW SCHEMAS LIKE '{name}' IN DATABASE \"{deployment.session['DATABASE_NAME']}\"")
     if name not in {row["name"] for row in rows}:
         return wrong(
@@ -230,14 +235,14 @@ def staging_schema(deployment: Deployment) -> Answer:
 def ledger_tables(deployment: Deployment) -> Answer:
     """The ledger's tables have the columns that create_ledger.sql gives them."""
     problems = []
-    for table, columns in _ledger_columns().items():
+    for table, columns in _ledger_columns(deployment.share).items():
         found = _columns(deployment, table)
         if isinstance(found, str):
             problems.append(f"{found} Run the DAG set_up_snowflake.")
             continue
         stored = {name.upper(): kind for name, kind in columns.items()}
         problems += _differences(table, stored, found, "create_ledger.sql", extra_is_wrong=False)
-    return verdict(problems, f"{listed(_ledger_columns())}.")
+    return verdict(problems, f"{listed(_ledger_columns(deployment.share))}.")
 
 
 def target_tables(deployment: Deployment) -> Answer:
@@ -278,7 +283,7 @@ def column_types(deployment: Deployment) -> Answer:
     last = {
         str(row["DATASET"]): row["COLUMN_TYPES"]
         for row in deployment.rows(
-            f"SELECT dataset, MAX_BY(column_types, exported_at) AS column_types FROM {share.MANIFEST_TABLE} "  # noqa: S608
+            f"SELECT dataset, MAX_BY(column_types, exported_at) AS column_types FROM {deployment.share.manifest_table} "  # noqa: S608
             "GROUP BY dataset"
         )
     }
@@ -299,9 +304,10 @@ def column_types(deployment: Deployment) -> Answer:
 
 def ledger_rights(deployment: Deployment) -> Answer:
     """The role may do to the ledger's tables what a publish does."""
+    share = deployment.share
     needed = {
-        share.LEDGER_TABLE: ("INSERT", "DELETE"),
-        share.MANIFEST_TABLE: ("INSERT", "DELETE"),
+        share.ledger_table: ("INSERT", "DELETE"),
+        share.manifest_table: ("INSERT", "DELETE"),
     }
     problems = [problem for table, rights in needed.items() for problem in _missing_rights(deployment, table, rights)]
     return verdict(problems, "a publish may write to them.")
@@ -354,8 +360,9 @@ def target_policies(deployment: Deployment) -> Answer:
 
 def write_and_read(deployment: Deployment) -> Answer:
     """A table can be created in the staging schema, written, read as it was written, in each type, and dropped."""
+    share = deployment.share
     # Named as a run's staging table, so that clean_up_share drops it if this process dies.
-    key = share.run_key("check_share", uuid.uuid4().hex, datetime.now(UTC))
+    key = run_key("check_share", uuid.uuid4().hex, datetime.now(UTC))
     table = share.staging_table("check_share", key, 1, key)
     columns = dict(zip(SYNONYMS, SYNONYMS, strict=True))
     try:
@@ -365,7 +372,7 @@ def write_and_read(deployment: Deployment) -> Answer:
         masked = columns_read_otherwise(columns, deployment.rows(count)[0])
     except SnowflakeStatementError as error:
         return wrong(
-            f"{error_text(error)}. GRANT USAGE, CREATE TABLE ON SCHEMA {share.STAGING_SCHEMA} "
+            f"{error_text(error)}. GRANT USAGE, CREATE TABLE ON SCHEMA {share.staging_schema} "
             f"TO ROLE {_role(deployment)}."
         )
     finally:
@@ -375,7 +382,7 @@ def write_and_read(deployment: Deployment) -> Answer:
     if masked:
         check = f"IS_ROLE_IN_SESSION('{_role(deployment)}')"
         return wrong(
-            f"What is written to a table in {share.STAGING_SCHEMA} is not what role {_role(deployment)} reads of it, "
+            f"What is written to a table in {share.staging_schema} is not what role {_role(deployment)} reads of it, "
             f"in columns of {listed(masked)}: a masking policy changes it, which a tag of the schema or the database "
             "brings along. Snowflake hides its name from the role; an administrator finds it in "
             "SNOWFLAKE.ACCOUNT_USAGE.POLICY_REFERENCES. Take the tag off, or exempt the role in the policy's body: "
@@ -415,15 +422,15 @@ def _target_of_another(deployment: Deployment, dataset: Dataset) -> list[str]:
     rows = []
     # Before the first sync, there is no such table.
     with contextlib.suppress(SnowflakeStatementError):
-        rows = deployment.rows(select_lock(dataset))
+        rows = deployment.rows(select_lock(dataset, deployment.share))
     try:
-        refuse_target_of_another(dataset, rows)
+        refuse_target_of_another(dataset, deployment.share, rows)
     except TargetTakenError as error:
         return [f"{error.message} {error.what_to_do}"]
     return []
 
 
-def _ledger_columns() -> dict[str, dict[str, str]]:
+def _ledger_columns(share: Share) -> dict[str, dict[str, str]]:
     """Return the ledger's tables with the types of their columns, as create_ledger.sql has them."""
     sql = jinja2.Template(CREATE_LEDGER.read_text(encoding="utf-8")).render(share=share)
     tables = re.findall(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*?)\n\);", sql, flags=re.DOTALL)

@@ -27,6 +27,7 @@ from data_share.datasets import (
     read_dataset,
     read_datasets,
 )
+from data_share.share import Share
 from data_share.sql_files import SQL_FOLDER, render_sql
 from data_share.sync import Sync
 from tests.plugins.data_share.conftest import known_sync
@@ -228,7 +229,7 @@ def test_a_source_is_in_backticks_where_it_needs_them(tmp_path: Path) -> None:
 def test_a_dataset_takes_the_place_of_no_check_of_every_sync(tmp_path: Path) -> None:
     dataset = read_dataset(write(tmp_path, max_row_change_percent=10, checks={"deep": "depth > 0"}))
     sync = known_sync(dataset, staging_table="t", loaded=Sync.example().loaded)
-    names = re.findall(r"'(\w+)' AS check_name", render_sql("check_staging", sync=sync))
+    names = re.findall(r"'(\w+)' AS check_name", render_sql("check_staging", share=Share(), sync=sync))
     # The values are compared beside the conditions.
     assert {*names, "values_match_manifest"} - set(dataset.all_checks) == CHECKS_OF_EVERY_SYNC
     assert len(CHECKS_OF_EVERY_SYNC) == 6

@@ -15,7 +15,7 @@ from data_share import export as export_module
 from data_share.databricks_run import cancel_exports_of
 from data_share.datasets import Dataset
 from data_share.export import DatabricksExportOperator, ExportStoppedError, UnknownConfError, UnknownRunKeyError
-from data_share.share import run_key_of
+from data_share.share import Share, run_key_of
 from data_share.snowflake_hook import DataShareSnowflakeHook, StatementResult
 from data_share.sync import Sync
 
@@ -59,6 +59,7 @@ TIDES = Dataset(
 
 def export(context: Any, reload_run_key: str | None = None) -> DatabricksExportOperator:
     task = DatabricksExportOperator(
+        share=Share(),
         task_id="export_to_s3",
         dataset=TIDES,
         job_id=1,
@@ -66,7 +67,7 @@ def export(context: Any, reload_run_key: str | None = None) -> DatabricksExportO
         known_conf=("dry_run", "requested_by"),
         snowflake_conn_id="other",
     )
-    task.sync = Sync.of({**context, "params": {"reload_run_key": reload_run_key}}, TIDES)
+    task.sync = Sync.of({**context, "params": {"reload_run_key": reload_run_key}}, TIDES, Share())
     return task
 
 
@@ -164,6 +165,7 @@ def databricks(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
 
 def starting(context: Any) -> DatabricksExportOperator:
     task = DatabricksExportOperator(
+        share=Share(),
         task_id="export_to_s3",
         dataset=TIDES,
         job_id=1,
@@ -171,7 +173,7 @@ def starting(context: Any) -> DatabricksExportOperator:
         known_conf=(),
         idempotency_token="the attempt",
     )
-    task.sync = Sync.of({**context, "params": {"reload_run_key": None}}, TIDES)
+    task.sync = Sync.of({**context, "params": {"reload_run_key": None}}, TIDES, Share())
     return task
 
 

@@ -17,7 +17,7 @@ from data_share.datasets import Dataset
 from data_share.failure_codes import FailureCode
 from data_share.failures import Failure, NotPublishedError
 from data_share.finish import FinishSyncOperator
-from data_share.share import run_key_of
+from data_share.share import Share, run_key_of
 from data_share.steps import BEFORE_FINISH
 from data_share.sync import Sync
 from tests.airflow_double import TaskInstance
@@ -31,7 +31,7 @@ XComs = dict[tuple[str, str], Any]
 # The run was cleared once, and began anew at 03:04:06: what says 0 is of the time before.
 NOW, BEFORE = {"clear_number": 1}, {"clear_number": 0}
 THIS_PATH, EARLIER_PATH, OTHER_PATH = (
-    f"{share.SHARE_URL}tides/{KEY}/{attempt}/" for attempt in ("2-0a1b2c3d", "1-ffffffff", "1-eeeeeeee")
+    f"{Share().url}tides/{KEY}/{attempt}/" for attempt in ("2-0a1b2c3d", "1-ffffffff", "1-eeeeeeee")
 )
 
 
@@ -69,6 +69,7 @@ TIDES = Dataset(
 def finish(snowflake: Snowflake, task_context: MakeContext) -> MakeFinish:
     """Make the last step of a sync whose steps have left these XComs, and ended in these states."""
     task = FinishSyncOperator(
+        share=Share(),
         task_id="finish_sync",
         dataset=TIDES,
         sql={"show_staging_tables_of_run": "SHOW a;", "select_ledger_row": "SELECT row;"},
@@ -80,7 +81,7 @@ def finish(snowflake: Snowflake, task_context: MakeContext) -> MakeFinish:
         context["dag_run"].clear_number = 1
         context["dag_run"].xcoms = xcoms
         context["dag_run"].states = states
-        task.sync = Sync.of(context, TIDES)
+        task.sync = Sync.of(context, TIDES, Share())
         return task, context
 
     return make
@@ -100,7 +101,7 @@ def test_the_staging_tables_of_all_attempts_of_this_run_are_dropped_and_no_other
 ) -> None:
     task, context = finish({**exported(), **answered()}, **ALL_WELL)
     key = run_key_of(context["dag_run"])
-    tables = [share.staging_table("public.tides", key, attempt, f"attempt {attempt}") for attempt in (1, 2)]
+    tables = [Share().staging_table("public.tides", key, attempt, f"attempt {attempt}") for attempt in (1, 2)]
     own = [name.partition(".")[2].upper() for table in tables for name in (table, share.staging_manifest(table))]
     # An underscore of the pattern that they are listed by stands for any character.
     others = [own[0].replace("_", "X"), own[0].replace("TIDES", "OTHER"), own[0].replace("TIDES__", "TIDES_OF__"), "X"]
@@ -121,7 +122,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.fixture
 def cancel_exports(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
     """Take the place of Databricks, which has nothing to cancel."""
-    monkeypatch.setenv(f"AIRFLOW_VAR_{share.EXPORT_JOB_VARIABLE.upper()}", "4711")
+    monkeypatch.setenv(f"AIRFLOW_VAR_{Share().export_job_variable.upper()}", "4711")
     cancel = mock.create_autospec(cancel_exports_of, return_value=[])
     monkeypatch.setattr(finish_module, "cancel_exports_of", cancel)
     return cancel
@@ -369,7 +370,7 @@ def test_without_the_states_nothing_is_said_and_the_step_is_tried_again(
 
 
 def test_an_unknown_job_hides_no_reason(finish: MakeFinish, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(f"AIRFLOW_VAR_{share.EXPORT_JOB_VARIABLE.upper()}", raising=False)
+    monkeypatch.delenv(f"AIRFLOW_VAR_{Share().export_job_variable.upper()}", raising=False)
     task, context = finish({("export_to_s3", "failure"): report("export_to_s3")}, export_to_s3="failed")
     with pytest.raises(NotPublishedError, match=r"^export_to_s3: export_to_s3 said so\."):
         task.execute(context)

@@ -13,6 +13,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from data_share.databricks_run import DatabricksRunSensor
 from data_share.datasets import Dataset
 from data_share.links import DatabricksRunLink, SnowflakeQueryLink, snowsight_url
+from data_share.share import Share
 from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStatementError, _Answer
 from data_share.snowflake_operators import (
     CheckFailedError,
@@ -100,7 +101,7 @@ def link_of(operator: Any) -> str:
 
 
 def statements(sql: str) -> SnowflakeStatementsOperator:
-    return SnowflakeStatementsOperator(task_id="step", sql=sql)
+    return SnowflakeStatementsOperator(share=Share(), task_id="step", sql=sql)
 
 
 def test_a_step_links_to_its_last_statement(task_context: Any) -> None:
@@ -125,7 +126,7 @@ def test_publishing_links_to_the_transaction_and_not_to_the_looks_into_the_ledge
     task_context: Any, snowflake: Snowflake, change: str
 ) -> None:
     sql = {"publish": f"BEGIN; {change}; COMMIT;", "select_ledger_row": "SELECT ledger"}
-    step = SnowflakePublishOperator(task_id="publish", dataset=TIDES, sql=sql)
+    step = SnowflakePublishOperator(share=Share(), task_id="publish", dataset=TIDES, sql=sql)
     loaded: dict[str, Any] = {"export_path": "path", "new_columns": {}, "created_columns": {}}
     step.sync = known_sync(TIDES, key="key", loaded=loaded)
     with contextlib.suppress(SnowflakeStatementError):
@@ -136,7 +137,9 @@ def test_publishing_links_to_the_transaction_and_not_to_the_looks_into_the_ledge
 
 
 def test_failed_checks_link_to_the_checks_and_not_to_the_look_for_rows(task_context: Any, snowflake: Snowflake) -> None:
-    step = SnowflakeCheckOperator(task_id="step", dataset=TIDES, sql={"check_staging": "SELECT 'deep', FALSE"})
+    step = SnowflakeCheckOperator(
+        share=Share(), task_id="step", dataset=TIDES, sql={"check_staging": "SELECT 'deep', FALSE"}
+    )
     step.sync = known_sync(TIDES, staging_table="t", loaded={"proofs": [], "unproven": {}})
     with pytest.raises(CheckFailedError):
         step.execute(task_context(step))
@@ -154,7 +157,7 @@ def test_the_api_server_knows_where_each_link_stands() -> None:
     with DAG("links", schedule=None) as dag:
         DatabricksRunSensor(task_id="wait", run_id="1", timeout_seconds=1)
         statements("SELECT 1")
-        SnowflakeCheckOperator(task_id="check", dataset=TIDES, sql={"check_staging": "SELECT 1"})
+        SnowflakeCheckOperator(share=Share(), task_id="check", dataset=TIDES, sql={"check_staging": "SELECT 1"})
     stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
     links = {task.task_id: {link.name: link.xcom_key for link in task.operator_extra_links} for task in stored.tasks}
     snowflake = {SnowflakeQueryLink.name: SnowflakeQueryLink.xcom_key}

@@ -9,12 +9,14 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from data_share import share
+from data_share.share import Share
+from data_share.sync import InvalidExportPathError
 from tests.airflow_double import DagRun
 from tests.source_names import no_paths
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEY = "20260102T030405_0a1b2c3d"
-PATH = f"{share.SHARE_URL}shared_forecasts/{KEY}/1-0a1b2c3d/"
+PATH = f"{Share().url}shared_forecasts/{KEY}/1-0a1b2c3d/"
 
 
 def key(run_id: str = "manual__1", at: datetime = AT, dag_id: str = "sync_shared_forecasts") -> str:
@@ -48,17 +50,17 @@ def test_a_run_key_says_the_time_in_utc() -> None:
 
 
 def test_each_attempt_exports_to_its_own_folder() -> None:
-    path = share.export_path("tides", KEY, 2, "an id")
+    path = Share().export_path("tides", KEY, 2, "an id")
     assert re.fullmatch(rf"s3://databricks-snowflake-share/dataset/tides/{KEY}/2-[0-9a-f]{{8}}/", path)
     assert share.attempt_of(path) == 2
-    assert path == share.export_path("tides", KEY, 2, "an id")
+    assert path == Share().export_path("tides", KEY, 2, "an id")
     # The second run of this name: the first one was deleted.
-    assert path != share.export_path("tides", KEY, 2, "another id")
+    assert path != Share().export_path("tides", KEY, 2, "another id")
 
 
 def test_an_own_export_path_can_be_loaded() -> None:
-    path = share.export_path("tides", key(), 12, "an id")
-    assert share.path_in_stage(path, "tides") == path.removeprefix(share.SHARE_URL)
+    path = Share().export_path("tides", key(), 12, "an id")
+    assert Share().path_in_stage(path, "tides") == path.removeprefix(Share().url)
     assert share.attempt_of(path) == 12
 
 
@@ -68,33 +70,31 @@ del NO_SHARES["no slash at the end"], NO_SHARES["the bucket"]
 
 
 @pytest.mark.parametrize("url", NO_SHARES.values(), ids=list(NO_SHARES))
-def test_a_share_that_the_sql_of_the_export_cannot_name_is_refused(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setattr(share, "SHARE_URL", url)
-    with pytest.raises(share.InvalidExportPathError, match=r"is no path to export to: .* Nothing was exported\."):
-        share.export_path("tides", KEY, 2, "an id")
+def test_a_share_that_the_sql_of_the_export_cannot_name_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"is no path to export to: .* Nothing was exported\."):
+        Share(url=url).export_path("tides", KEY, 2, "an id")
 
 
 @pytest.mark.parametrize("url", ["s3://a/", "s3://my.bucket-2/a/b_c/day=1/v1.0/"])
-def test_the_share_may_be_any_folder_of_plain_names(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setattr(share, "SHARE_URL", url)
-    path = share.export_path("tides", KEY, 2, "an id")
-    assert share.path_in_stage(path, "tides") == path.removeprefix(url)
+def test_the_share_may_be_any_folder_of_plain_names(url: str) -> None:
+    path = Share(url=url).export_path("tides", KEY, 2, "an id")
+    assert Share(url=url).path_in_stage(path, "tides") == path.removeprefix(url)
 
 
 OUTSIDE = {
-    "another dataset": f"{share.SHARE_URL}other/{KEY}/1-0a1b2c3d/",
-    "a way up": f"{share.SHARE_URL}shared_forecasts/../other/{KEY}/1-0a1b2c3d/",
-    "a way up at the end": f"{share.SHARE_URL}shared_forecasts/{KEY}/1-0a1b2c3d/../2/",
-    "a quote": f"{share.SHARE_URL}shared_forecasts/{KEY}/1-0a1b2c3'/",
-    "no id of the attempt": f"{share.SHARE_URL}shared_forecasts/{KEY}/1/",
-    "a neighbour with the same prefix": f"{share.SHARE_URL}shared_forecasts_old/{KEY}/1-0a1b2c3d/",
+    "another dataset": f"{Share().url}other/{KEY}/1-0a1b2c3d/",
+    "a way up": f"{Share().url}shared_forecasts/../other/{KEY}/1-0a1b2c3d/",
+    "a way up at the end": f"{Share().url}shared_forecasts/{KEY}/1-0a1b2c3d/../2/",
+    "a quote": f"{Share().url}shared_forecasts/{KEY}/1-0a1b2c3'/",
+    "no id of the attempt": f"{Share().url}shared_forecasts/{KEY}/1/",
+    "a neighbour with the same prefix": f"{Share().url}shared_forecasts_old/{KEY}/1-0a1b2c3d/",
     "no slash at the end": PATH.rstrip("/"),
     "another bucket": PATH.replace("databricks-snowflake-share", "somewhere-else"),
     "another scheme": PATH.replace("s3://", "S3://"),
     "a newline at the end": PATH + "\n",
     "a newline inside": PATH.replace("/1-", "/\n1-"),
     "a folder below": PATH + "data/",
-    "the whole dataset": f"{share.SHARE_URL}shared_forecasts/",
+    "the whole dataset": f"{Share().url}shared_forecasts/",
     "an empty folder": PATH.replace("dataset/shared", "dataset//shared"),
     "something before": f"x{PATH}",
     "no path": "None",
@@ -105,8 +105,8 @@ OUTSIDE = {
 def refusal_of(path: str) -> str:
     """Return what is said about a path that is not loaded; nothing when it is."""
     try:
-        share.path_in_stage(path, "shared_forecasts")
-    except share.InvalidExportPathError as error:
+        Share().path_in_stage(path, "shared_forecasts")
+    except ValueError as error:
         return str(error)
     return ""
 
@@ -119,14 +119,14 @@ def test_a_path_outside_the_dataset_is_never_loaded() -> None:
 
 
 def test_a_wrong_path_is_not_tried_again() -> None:
-    assert issubclass(share.InvalidExportPathError, AirflowFailException)
+    assert issubclass(InvalidExportPathError, AirflowFailException)
 
 
 ATTEMPT = "1_b16dffff"
 
 
 def staging_table(target: str, key: str = KEY, attempt: int = 1, attempt_id: object = "attempt 1") -> str:
-    return share.staging_table(target, key, attempt, attempt_id)
+    return Share().staging_table(target, key, attempt, attempt_id)
 
 
 def test_staging_tables_live_in_the_staging_schema_whatever_the_schema_of_the_target() -> None:
@@ -162,7 +162,7 @@ def test_a_staging_table_has_a_plain_name() -> None:
 def test_no_name_that_is_made_of_a_target_is_longer_than_snowflake_allows() -> None:
     target = "t" * 200  # more is refused in a dataset file
     manifest = share.staging_manifest(staging_table(target, KEY, 9999))
-    assert max(len(name.partition(".")[2]) for name in (manifest, share.lock_table(target))) <= 255
+    assert max(len(name.partition(".")[2]) for name in (manifest, Share().lock_table(target))) <= 255
 
 
 def test_a_staging_table_tells_the_time_of_its_run() -> None:
@@ -177,25 +177,25 @@ def test_a_staging_table_is_known_by_its_run_and_its_target() -> None:
     table = staging_table("public.tides")
     for name in (table, share.staging_manifest(table)):
         listed = name.upper().removeprefix("STAGING.")
-        assert share.is_staging_of_run(name, "tides", KEY)
-        assert share.is_staging_of_run(listed, "tides", KEY)
+        assert Share().is_staging_of_run(name, "tides", KEY)
+        assert Share().is_staging_of_run(listed, "tides", KEY)
         for other in (
             listed.replace("_", "X"),
             f"OTHER_{listed}",
             f"{listed}__MORE",
             listed.replace(KEY.upper(), "20260102T030405_FFFFFFFF"),
         ):
-            assert not share.is_staging_of_run(other, "tides", KEY), other
+            assert not Share().is_staging_of_run(other, "tides", KEY), other
 
 
 def test_every_spelling_of_a_target_has_one_lock_table() -> None:
     spellings = ("sales", "Sales", '"SALES"', "public.sales", "DATA_SHARE.PUBLIC.SALES", '"other"."PUBLIC".sales')
-    assert {share.lock_table(spelling) for spelling in spellings} == {"staging.publish_lock__sales__f6075f13"}
+    assert {Share().lock_table(spelling) for spelling in spellings} == {"staging.publish_lock__sales__f6075f13"}
 
 
 def test_other_targets_have_other_lock_tables_with_plain_names() -> None:
     targets = ["sales", '"sales"', '"Sales"', "sales_2", '"sales 2"', '"sales.2"', '"public.sales"', '"2"', '"größe"']
-    names = [share.lock_table(target) for target in targets]
+    names = [Share().lock_table(target) for target in targets]
     # Without quotes, Snowflake does not tell them by case.
     assert len({name.upper() for name in names}) == len(targets)
     assert [name for name in names if not re.fullmatch(r"staging\.[a-zA-Z_][a-zA-Z0-9_]*", name)] == []
@@ -210,9 +210,9 @@ def test_no_lock_table_is_taken_for_a_staging_table() -> None:
         f"tides__{KEY}__manifest",
         f"x__{KEY[:15]}",
     ):
-        listed = share.lock_table(target).upper().removeprefix("STAGING.")
+        listed = Share().lock_table(target).upper().removeprefix("STAGING.")
         assert share.staged_by_run_of(listed) is None, listed
-        assert not share.is_staging_of_run(listed, target, KEY)
+        assert not Share().is_staging_of_run(listed, target, KEY)
 
 
 def test_a_table_that_no_run_named_has_no_time() -> None:

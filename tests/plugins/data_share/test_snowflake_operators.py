@@ -20,7 +20,7 @@ from data_share.datasets import Dataset
 from data_share.failure_codes import FailureCode
 from data_share.policies import PolicyFoundError, RowsHiddenError, sample_statements
 from data_share.schema_drift import SchemaDriftError
-from data_share.share import run_key_of
+from data_share.share import Share, run_key_of
 from data_share.snowflake_hook import SnowflakeStatementError, StatementResult
 from data_share.snowflake_operators import (
     TARGET_UNCHANGED,
@@ -101,7 +101,7 @@ def tides(**changes: Any) -> Dataset:
 
 
 def test_statements_run_one_by_one_in_their_order(snowflake: Snowflake, task_context: MakeContext) -> None:
-    task = SnowflakeStatementsOperator(task_id="set_up", sql="-- why\nCREATE a;\n\nCREATE b;\nCREATE c;")
+    task = SnowflakeStatementsOperator(share=Share(), task_id="set_up", sql="-- why\nCREATE a;\n\nCREATE b;\nCREATE c;")
     task.execute(task_context(task))  # type: ignore[arg-type]
     assert snowflake.statements == ["CREATE a", "CREATE b", "CREATE c"]
 
@@ -109,7 +109,7 @@ def test_statements_run_one_by_one_in_their_order(snowflake: Snowflake, task_con
 def request_ids(snowflake: Snowflake, context: dict[str, Any]) -> list[Any]:
     """Run a step with the same statement at three places; return its request ids."""
     snowflake.request_ids.clear()
-    task = SnowflakeStatementsOperator(task_id="set_up", sql="CREATE a; CREATE a;\nCREATE a;")
+    task = SnowflakeStatementsOperator(share=Share(), task_id="set_up", sql="CREATE a; CREATE a;\nCREATE a;")
     task.execute(context)  # type: ignore[arg-type]
     return list(snowflake.request_ids)
 
@@ -129,7 +129,7 @@ def test_another_airflow_has_other_request_ids(snowflake: Snowflake, task_contex
 
 def test_statements_are_tagged_with_where_they_come_from(snowflake: Snowflake, task_context: MakeContext) -> None:
     task = SnowflakeStatementsOperator(
-        task_id="set_up", sql="DROP a; DROP b;", snowflake_conn_id="other", statement_timeout=12
+        share=Share(), task_id="set_up", sql="DROP a; DROP b;", snowflake_conn_id="other", statement_timeout=12
     )
     context = task_context(task, try_number=3)
     task.execute(context)  # type: ignore[arg-type]
@@ -148,7 +148,7 @@ def test_statements_are_tagged_with_where_they_come_from(snowflake: Snowflake, t
 
 
 def test_killing_a_step_cancels_the_query_that_runs(snowflake: Snowflake, task_context: MakeContext) -> None:
-    task = SnowflakeStatementsOperator(task_id="set_up", sql="CREATE a; CREATE b; CREATE c;")
+    task = SnowflakeStatementsOperator(share=Share(), task_id="set_up", sql="CREATE a; CREATE b; CREATE c;")
     snowflake.answer("CREATE b", KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         task.execute(task_context(task))  # type: ignore[arg-type]
@@ -161,7 +161,7 @@ def test_a_step_that_is_killed_before_it_begins_submits_nothing(
     snowflake: Snowflake, check: SnowflakeCheckOperator, task_context: MakeContext
 ) -> None:
     snowflake.hook.stop.side_effect = KeyboardInterrupt
-    for task in (SnowflakeStatementsOperator(task_id="set_up", sql="CREATE a"), check):
+    for task in (SnowflakeStatementsOperator(share=Share(), task_id="set_up", sql="CREATE a"), check):
         task.on_kill()
         with pytest.raises(KeyboardInterrupt):
             task.execute(task_context(task))  # type: ignore[arg-type]
@@ -170,7 +170,7 @@ def test_a_step_that_is_killed_before_it_begins_submits_nothing(
 
 
 def test_a_step_never_takes_up_the_statements_of_an_earlier_attempt() -> None:
-    assert SnowflakeStatementsOperator(task_id="set_up", sql="CREATE a").durable is False
+    assert SnowflakeStatementsOperator(share=Share(), task_id="set_up", sql="CREATE a").durable is False
 
 
 def test_rendered_fields_name_the_connection_and_hold_nothing_secret() -> None:
@@ -196,6 +196,7 @@ def copy(snowflake: Snowflake) -> SnowflakeCopyIntoOperator:
     snowflake.answer("DESCRIBE target", COLUMNS)
     snowflake.answer("COPY data", FILES)
     task = SnowflakeCopyIntoOperator(
+        share=Share(),
         task_id="copy_into_staging",
         dataset=tides(),
         sql={
@@ -453,8 +454,8 @@ def test_all_targets_of_others_are_told_at_once(snowflake: Snowflake, task_conte
     datasets = [tides(name=name, target_table=f"public.{name}") for name in ("tides", "waves", "winds", "new")]
     found = [[{**LOCK, "DATASET": "a"}], [{**LOCK, "DATASET": "waves"}], [{**LOCK, "DATASET": "b"}], NO_LOCK]
     for dataset, rows in zip(datasets, found, strict=True):
-        snowflake.answer(select_lock(dataset), rows)  # type: ignore[arg-type]
-    task = SnowflakeTargetsCheckOperator(task_id="check_targets", datasets=datasets)
+        snowflake.answer(select_lock(dataset, Share()), rows)  # type: ignore[arg-type]
+    task = SnowflakeTargetsCheckOperator(share=Share(), task_id="check_targets", datasets=datasets)
     with pytest.raises(TargetTakenError) as caught:
         task.execute(task_context(task))  # type: ignore[arg-type]
     assert [f"target of the dataset {name}" in caught.value.message for name in ("a", "waves", "b")] == [
@@ -467,8 +468,8 @@ def test_all_targets_of_others_are_told_at_once(snowflake: Snowflake, task_conte
 
 
 def test_targets_that_nobody_else_publishes_to_are_right(snowflake: Snowflake, task_context: MakeContext) -> None:
-    snowflake.answer(select_lock(tides()), [LOCK])
-    task = SnowflakeTargetsCheckOperator(task_id="check_targets", datasets=[tides()])
+    snowflake.answer(select_lock(tides(), Share()), [LOCK])
+    task = SnowflakeTargetsCheckOperator(share=Share(), task_id="check_targets", datasets=[tides()])
     task.execute(task_context(task))  # type: ignore[arg-type]
     assert len(snowflake.statements) == 1
 
@@ -479,7 +480,10 @@ def test_targets_that_nobody_else_publishes_to_are_right(snowflake: Snowflake, t
 @pytest.fixture
 def check() -> SnowflakeCheckOperator:
     task = SnowflakeCheckOperator(
-        task_id="check", dataset=tides(), sql={"check_staging": "SELECT checks", "check_values": "SELECT sums"}
+        share=Share(),
+        task_id="check",
+        dataset=tides(),
+        sql={"check_staging": "SELECT checks", "check_values": "SELECT sums"},
     )
     loaded = {"proofs": [], "unproven": {"TAGS": "no checksum is known"}}
     task.sync = known_sync(task.dataset, staging_table="staging.tides", loaded=loaded)
@@ -577,6 +581,7 @@ def publish_step(
 ) -> SnowflakePublishOperator:
     """Make the publish step as it is after its templates are rendered, for what the steps before have loaded."""
     task = SnowflakePublishOperator(
+        share=Share(),
         task_id="publish",
         dataset=tides(load_mode=load_mode),
         sql={
@@ -855,7 +860,9 @@ def clean_up(
     created = datetime.now(UTC) - timedelta(days=created_days_ago)
     if answer_tables:
         snowflake.answer("SHOW tables", [{"name": name, "rows": 1, "created_on": created} for name in tables])
-    task = SnowflakeCleanUpOperator(task_id="clean_up", sql="SHOW tables;", select_old_exports="SELECT exports;")
+    task = SnowflakeCleanUpOperator(
+        share=Share(), task_id="clean_up", sql="SHOW tables;", select_old_exports="SELECT exports;"
+    )
     return task.execute(task_context(task, conf={"keep_days": 7}))  # type: ignore[arg-type]
 
 

@@ -9,11 +9,10 @@ from unittest import mock
 import pytest
 from airflow.sdk import DAG, BaseOperator
 
-from data_share import share
 from data_share.datasets import Dataset, LoadMode
-from data_share.share import InvalidExportPathError, run_key_of
+from data_share.share import Share, run_key_of
 from data_share.sql_files import SQL_FILTERS, SQL_MACROS, render_sql
-from data_share.sync import ResultMissingError, Sync, SyncStep
+from data_share.sync import InvalidExportPathError, ResultMissingError, Sync, SyncStep
 from tests.airflow_double import DagRun, TaskInstance, rendered
 
 KEY = "20260102T030405_0a1b2c3d"
@@ -40,13 +39,13 @@ TIDES = dataset("tides")
 def test_a_sync_names_the_things_of_one_run(task_context: Callable[..., dict[str, Any]]) -> None:
     context = task_context(try_number=3, conf=PARAMS)
     ti = context["ti"]
-    sync = Sync.of(context, TIDES)
+    sync = Sync.of(context, TIDES, Share())
     key = run_key_of(context["dag_run"])
-    table = share.staging_table("public.tides_now", key, 3, ti.id)
+    table = Share().staging_table("public.tides_now", key, 3, ti.id)
     assert (sync.key, sync.attempt, sync.run_id) == (key, 3, "manual__o'clock--1")
-    assert sync.new_export_path == share.export_path("tides", key, 3, ti.id)
+    assert sync.new_export_path == Share().export_path("tides", key, 3, ti.id)
     assert (sync.new_staging_table, sync.new_staging_manifest) == (table, f"{table}__manifest")
-    assert sync.lock_table == share.lock_table("tides_now")
+    assert sync.lock_table == Share().lock_table("tides_now")
     assert (sync.started_at, sync.requested_by) == ("2026-01-02 03:04:06.789000", "grace")
 
 
@@ -57,7 +56,7 @@ def test_the_conf_says_what_kind_of_sync_it_is(task_context: Callable[..., dict[
         ({"reload_run_key": KEY}, (False, True, "grace")),
         ({"requested_by": "ada"}, (False, False, "ada")),
     ):
-        sync = Sync.of(task_context(conf={**PARAMS, **conf}), TIDES)
+        sync = Sync.of(task_context(conf={**PARAMS, **conf}), TIDES, Share())
         assert (sync.is_dry_run, sync.is_reload, sync.requested_by) == kind, conf
 
 
@@ -65,8 +64,8 @@ def test_the_conf_says_what_kind_of_sync_it_is(task_context: Callable[..., dict[
 
 BY = {"task_instance_id": "an id", "clear_number": 0}
 STARTED = {"run_id": 77, **BY}
-EXPORT = {"run_id": 77, "run_page_url": "https://d/run/77", "export_path": f"{share.SHARE_URL}tides/{KEY}/3-0a1b2c3d/"}
-EARLIER = {"run_id": 66, "export_path": f"{share.SHARE_URL}tides/20250102T030405_ffffffff/1-0a1b2c3d/"}
+EXPORT = {"run_id": 77, "run_page_url": "https://d/run/77", "export_path": f"{Share().url}tides/{KEY}/3-0a1b2c3d/"}
+EARLIER = {"run_id": 66, "export_path": f"{Share().url}tides/20250102T030405_ffffffff/1-0a1b2c3d/"}
 LOADED = {"export_path": EXPORT["export_path"], **BY}
 
 
@@ -76,7 +75,7 @@ def handed_on(of: Dataset = TIDES, params: dict[str, Any] = PARAMS, clear_number
     xcoms = {"export_to_s3": STARTED, **xcoms}
     left = {(task_id, keys.get(task_id, "return_value")): value for task_id, value in xcoms.items()}
     run = DagRun(dag_id="sync_tides", xcoms=left, clear_number=clear_number)
-    return Sync(of, dag_run=run, ti=TaskInstance(run, "the_task"), params=params)
+    return Sync(of, Share(), dag_run=run, ti=TaskInstance(run, "the_task"), params=params)
 
 
 def test_later_steps_read_the_staging_table_that_the_copy_step_has_filled() -> None:
@@ -121,7 +120,7 @@ def test_what_an_earlier_attempt_waited_for_is_not_loaded(started: dict[str, Any
 def test_a_run_whose_starter_was_killed_after_the_start_is_loaded() -> None:
     left = {("export_to_s3", "run_id"): 77, ("wait_for_export", "return_value"): EXPORT}
     run = DagRun(dag_id="sync_tides", xcoms=left)
-    assert Sync(TIDES, dag_run=run, ti=TaskInstance(run, "the_task"), params=PARAMS).export == EXPORT
+    assert Sync(TIDES, Share(), dag_run=run, ti=TaskInstance(run, "the_task"), params=PARAMS).export == EXPORT
 
 
 def test_what_was_copied_of_this_export_counts() -> None:
@@ -175,7 +174,7 @@ def test_each_value_is_pulled_once_and_the_export_only_where_the_load_is_of_an_e
 
 
 def test_nothing_is_pulled_before_it_is_asked_for() -> None:
-    sync = Sync(TIDES, dag_run=DagRun(dag_id="sync_tides"), ti=mock.Mock(id=1, try_number=1), params=PARAMS)
+    sync = Sync(TIDES, Share(), dag_run=DagRun(dag_id="sync_tides"), ti=mock.Mock(id=1, try_number=1), params=PARAMS)
     assert sync.key
     assert sync.new_staging_table
     assert sync.lock_table
@@ -244,8 +243,8 @@ def test_an_update_assigns_all_columns_but_the_keys() -> None:
 
 def test_values_reach_sql_as_literals() -> None:
     assert SQL_FILTERS["sql_string"]("it's") == "'it''s'"
-    drop = render_sql("drop_staging_table", table='a"b')
-    assert drop.rstrip().endswith(f'DROP TABLE IF EXISTS {share.STAGING_SCHEMA}."a""b";')
+    drop = render_sql("drop_staging_table", share=Share(), table='a"b')
+    assert drop.rstrip().endswith(f'DROP TABLE IF EXISTS {Share().staging_schema}."a""b";')
 
 
 # ---- a step of a sync

@@ -8,6 +8,7 @@ import pytest
 
 from data_share.datasets import Dataset
 from data_share.failure_codes import FailureCode
+from data_share.share import Share
 from data_share.target_lock import TargetTakenError, refuse_target_of_another, target_key
 
 TIDES = Dataset(
@@ -42,12 +43,12 @@ def test_what_a_name_leaves_out_is_completed_by_snowflake() -> None:
 
 @pytest.mark.parametrize("rows", [[], [row("")], [row("tides")]], ids=["no row", "nothing published", "its own"])
 def test_a_target_that_no_other_dataset_has_published_to_may_be_used(rows: list[dict[str, Any]]) -> None:
-    refuse_target_of_another(TIDES, rows, unchanged="")
+    refuse_target_of_another(TIDES, Share(), rows, unchanged="")
 
 
 def test_the_refusal_of_another_datasets_target_has_the_statement_that_takes_it_over() -> None:
     with pytest.raises(TargetTakenError) as caught:
-        refuse_target_of_another(TIDES, [row("waves")], unchanged="The target is as it was.")
+        refuse_target_of_another(TIDES, Share(), [row("waves")], unchanged="The target is as it was.")
     assert caught.value.code is FailureCode.TARGET_TAKEN
     assert caught.value.message == (
         'share_db.public."Tides" is the target of the dataset waves, whose sync 20260102T030405_0a1b2c3d was published '

@@ -22,6 +22,7 @@ from data_share.dag_defaults import SQL_FOLDER
 from data_share.datasets import read_datasets
 from data_share.doctor import Finding, examine
 from data_share.doctor_checks.deployment import Deployment, State
+from data_share.share import Share
 from tests.sandbox.databricks.conftest import BUNDLE, TOKEN, WorkspaceServer
 from tests.sandbox.load.driver import Wire
 from tests.sandbox.snowflake.conftest import ACCOUNT, KEY, OTHER_KEY, USER, private_der_pem, public_pem, serve
@@ -142,7 +143,7 @@ def deployed(
     """Everything as it should be."""
     for name, connection in connections.items():
         put(monkeypatch, name, connection)
-    monkeypatch.setenv(f"AIRFLOW_VAR_{share.EXPORT_JOB_VARIABLE.upper()}", str(workspace.job_id))
+    monkeypatch.setenv(f"AIRFLOW_VAR_{Share().export_job_variable.upper()}", str(workspace.job_id))
     monkeypatch.syspath_prepend(str(BUNDLE.parents[2] / "config"))
 
 
@@ -150,11 +151,11 @@ def deployed(
 def look(deployed: None) -> Callable[..., Examined]:
     """Make the checks."""
 
-    def run(*groups: str, ahead: Any = None, datasets_folder: Path | None = None) -> Examined:
+    def run(*groups: str, ahead: Any = None, datasets_folder: Path | None = None, share: Share = Share()) -> Examined:
         options: dict[str, Any] = {"datasets_folder": datasets_folder} if datasets_folder else {}
         if ahead is not None:
             options["now"] = lambda: datetime.now(UTC) + ahead
-        return Examined(list(examine(Deployment(**options), groups)))
+        return Examined(list(examine(Deployment(share, **options), groups)))
 
     return run
 

@@ -20,11 +20,12 @@ import pytest
 import requests
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from data_share import doctor, share
+from data_share import doctor
 from data_share.datasets import DATASETS_FOLDER
 from data_share.doctor import CHECKS, CheckShareOperator, ShareIsBrokenError
 from data_share.doctor_checks import airflow as airflow_checks
 from data_share.doctor_checks.deployment import Answer, Check, State
+from data_share.share import Share
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from tests.sandbox.databricks.conftest import TOKEN, WorkspaceServer
 from tests.sandbox.snowflake.conftest import KEY
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.sandbox
 
 Look = Callable[..., Any]
 Change = Callable[..., None]
-VARIABLE = f"AIRFLOW_VAR_{share.EXPORT_JOB_VARIABLE.upper()}"
+VARIABLE = f"AIRFLOW_VAR_{Share().export_job_variable.upper()}"
 
 
 def test_all_is_well(look: Look) -> None:
@@ -45,7 +46,7 @@ def test_nothing_is_left_behind(look: Look, administer: Any, snowflake_url: str)
     look("Snowflake")
     hook = DataShareSnowflakeHook("administrator")
     assert hook.run_statement("SHOW TABLES IN SCHEMA staging").rows == []
-    for table in ("shared_forecasts", "city_temperatures", "daily_observations", share.LEDGER_TABLE):
+    for table in ("shared_forecasts", "city_temperatures", "daily_observations", Share().ledger_table):
         assert hook.run_statement(f"SELECT * FROM {table}").rows == []
 
 
@@ -145,7 +146,7 @@ def test_a_token_that_databricks_does_not_accept(look: Look, change: Change) -> 
 def test_no_job_id(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE)
     said = look("Databricks").only_wrong("job id")
-    assert share.EXPORT_JOB_VARIABLE in said
+    assert Share().export_job_variable in said
 
 
 def test_a_job_id_that_is_none(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +331,7 @@ INTEGRATION = (
     "STORAGE_AWS_ROLE_ARN = 'arn:aws:iam::1:role/r' STORAGE_ALLOWED_LOCATIONS = ('{}')"
 )
 OWN_STAGE = f"GRANT OWNERSHIP ON STAGE s3_share_stage TO {LOADER} REVOKE CURRENT GRANTS"
-MEND_STAGE = ["DROP STAGE IF EXISTS s3_share_stage", STAGE.format(share.SHARE_URL, "s3_share_int"), OWN_STAGE]
+MEND_STAGE = ["DROP STAGE IF EXISTS s3_share_stage", STAGE.format(Share().url, "s3_share_int"), OWN_STAGE]
 OWN_TARGET = f"GRANT OWNERSHIP ON TABLE {{}} TO {LOADER} REVOKE CURRENT GRANTS"
 
 BROKEN = {
@@ -339,7 +340,7 @@ BROKEN = {
             INTEGRATION.format("s3_share_int", "s3://another-bucket/"),
             f"GRANT USAGE ON INTEGRATION s3_share_int TO {LOADER}",
         ],
-        [INTEGRATION.format("s3_share_int", share.SHARE_URL), f"GRANT USAGE ON INTEGRATION s3_share_int TO {LOADER}"],
+        [INTEGRATION.format("s3_share_int", Share().url), f"GRANT USAGE ON INTEGRATION s3_share_int TO {LOADER}"],
         "storage integration",
         "allows s3://another-bucket/, and not s3://databricks-snowflake-share/dataset/",
     ),
@@ -351,16 +352,16 @@ BROKEN = {
         "GRANT USAGE ON STAGE",
     ),
     "a stage on another place": (
-        ["DROP STAGE s3_share_stage", STAGE.format(f"{share.SHARE_URL}old/", "s3_share_int"), OWN_STAGE],
+        ["DROP STAGE s3_share_stage", STAGE.format(f"{Share().url}old/", "s3_share_int"), OWN_STAGE],
         MEND_STAGE,
         "stage",
         "is on s3://databricks-snowflake-share/dataset/old/ instead of s3://databricks-snowflake-share/dataset/",
     ),
     "a stage with another integration": (
         [
-            INTEGRATION.format("another_int", share.SHARE_URL),
+            INTEGRATION.format("another_int", Share().url),
             "DROP STAGE s3_share_stage",
-            STAGE.format(share.SHARE_URL, "another_int"),
+            STAGE.format(Share().url, "another_int"),
             OWN_STAGE,
         ],
         MEND_STAGE,
@@ -567,7 +568,7 @@ def test_one_table_under_two_names(look: Look, tmp_path: Path) -> None:
 
 
 def test_a_target_that_another_dataset_publishes_to(look: Look, administer: Callable[..., object]) -> None:
-    lock = share.lock_table("shared_forecasts")
+    lock = Share().lock_table("shared_forecasts")
     columns = ("target_database", "target_schema", "target_name", "dataset", "run_key")
     administer(
         f"CREATE TABLE {lock} ({', '.join(f'{column} VARCHAR' for column in columns)})",
@@ -615,24 +616,21 @@ def test_policies_that_exempt_the_loader(look: Look, administer: Callable[..., o
 
 def test_a_bucket_that_snowflake_cannot_list(look: Look, administer: Callable[..., object]) -> None:
     nowhere = "s3://no-such-bucket/dataset/"
-    with pytest.MonkeyPatch.context() as patch:
+    administer(
+        INTEGRATION.format("s3_share_int", nowhere),
+        f"GRANT USAGE ON INTEGRATION s3_share_int TO {LOADER}",
+        "DROP STAGE s3_share_stage",
+        STAGE.format(nowhere, "s3_share_int"),
+        OWN_STAGE,
+    )
+    try:
+        examined = look("Snowflake", share=Share(url=nowhere))
+    finally:
         administer(
-            INTEGRATION.format("s3_share_int", nowhere),
+            INTEGRATION.format("s3_share_int", Share().url),
             f"GRANT USAGE ON INTEGRATION s3_share_int TO {LOADER}",
-            "DROP STAGE s3_share_stage",
-            STAGE.format(nowhere, "s3_share_int"),
-            OWN_STAGE,
+            *MEND_STAGE,
         )
-        patch.setattr(share, "SHARE_URL", nowhere)
-        try:
-            examined = look("Snowflake")
-        finally:
-            patch.undo()
-            administer(
-                INTEGRATION.format("s3_share_int", share.SHARE_URL),
-                f"GRANT USAGE ON INTEGRATION s3_share_int TO {LOADER}",
-                *MEND_STAGE,
-            )
     said = examined.only_wrong("share")
     assert "Failure using stage area" in said
     assert "docs/aws.md" in said
@@ -653,7 +651,7 @@ def test_the_list_ends_with_1_if_something_is_wrong(
     monkeypatch.delenv(VARIABLE)
     assert doctor.main() == 1
     shown = capsys.readouterr().out
-    assert f"wrong        job id (Variable {share.EXPORT_JOB_VARIABLE}): The Airflow Variable" in shown
+    assert f"wrong        job id (Variable {Share().export_job_variable}): The Airflow Variable" in shown
     assert "not checked  job (jobs/get): because this did not come out well: job id." in shown
     assert TOKEN not in shown
 
@@ -698,14 +696,14 @@ class Pushed(dict[str, Any]):
 
 def test_the_task_returns_its_findings_or_fails_with_the_sentences(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     ti = Pushed()
-    task = CheckShareOperator(task_id="check", group="Databricks")
+    task = CheckShareOperator(task_id="check", group="Databricks", share=Share())
     findings = task.execute({"ti": ti})  # type: ignore[typeddict-item]
     assert {finding["state"] for finding in findings} == {"ok"}
     assert {finding["group"] for finding in findings} == {"Databricks"}
     assert not ti
     monkeypatch.setenv(VARIABLE, "4711")
     with pytest.raises(ShareIsBrokenError, match=r"1 of 9 checks of Databricks failed\.\n- job: .*4711 does not exist"):
-        CheckShareOperator(task_id="check_again", group="Databricks").execute({"ti": ti})  # type: ignore[typeddict-item]
+        CheckShareOperator(task_id="check_again", group="Databricks", share=Share()).execute({"ti": ti})  # type: ignore[typeddict-item]
     assert json.loads(json.dumps(ti["findings"]))[-1]["state"] == "not checked"
 
 

@@ -23,6 +23,7 @@ import s3fs
 from airflow.sdk import DAG
 
 from data_share import share
+from data_share.dag_defaults import SHARE
 from data_share.datasets import Dataset
 from data_share.names import column_name, quoted, written
 from data_share.snowflake_hook import DataShareSnowflakeHook
@@ -274,15 +275,15 @@ class Share:
 
     def ledger(self, dataset: Dataset) -> list[Row]:
         """Return the dataset's ledger rows, the oldest first."""
-        return self.query(f"SELECT * FROM {share.LEDGER_TABLE} WHERE dataset = '{dataset.name}' ORDER BY published_at")
+        return self.query(f"SELECT * FROM {SHARE.ledger_table} WHERE dataset = '{dataset.name}' ORDER BY published_at")
 
     def manifests(self, dataset: Dataset) -> list[Row]:
         """Return the manifests of the dataset's published syncs."""
-        return self.query(f"SELECT * FROM {share.MANIFEST_TABLE} WHERE dataset = '{dataset.name}' ORDER BY run_key")
+        return self.query(f"SELECT * FROM {SHARE.manifest_table} WHERE dataset = '{dataset.name}' ORDER BY run_key")
 
     def lock(self, dataset: Dataset) -> list[Row]:
         """Return what decides on the target's publishes; before the first copy, there is no table of it."""
-        schema, _, table = share.lock_table(dataset.target_table).partition(".")
+        schema, _, table = SHARE.lock_table(dataset.target_table).partition(".")
         there = self.query(f"SHOW TABLES LIKE '{table}' IN SCHEMA {schema}")
         return self.query(f"SELECT * FROM {schema}.{table}") if there else []
 
@@ -303,7 +304,7 @@ class Share:
     def export(self, dataset: Dataset, run: Run) -> None:
         """Export the source as the next attempt of ``export_to_s3``, and hand on what ``wait_for_export`` would."""
         run.export_attempt += 1
-        path = share.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
+        path = SHARE.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
         # It takes long to import, and collecting the tests does without it.
         from sandbox.databricks.export import Session
 
@@ -327,7 +328,7 @@ class Share:
     def put_export(self, dataset: Dataset, run: Run, rows: Sequence[Row]) -> None:
         """Do what :meth:`export` does for rows of :data:`SCHEMA`, without the engine that most of its time goes to."""
         run.export_attempt += 1
-        path = share.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
+        path = SHARE.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
         manifest = {
             "run_key": run.key,
             "dataset": dataset.name,

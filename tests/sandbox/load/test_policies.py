@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from data_share import share
+from data_share.dag_defaults import SHARE
 from data_share.datasets import Dataset
 from data_share.failure_codes import FailureCode
 from data_share.policies import PolicyFoundError, RowsHiddenError
@@ -448,10 +448,10 @@ def test_rows_that_others_insert_meanwhile_stop_nothing(a_share: Share, administ
         if "COMMIT" in body.get("statement", ""):
             insert = f"INSERT INTO {dataset.target} SELECT 99, 'other', 9;\n"
             head, after, rest = body["statement"].rpartition(
-                f"UPDATE {share.lock_table(dataset.target_table)}\nSET\n  rows_after ="
+                f"UPDATE {SHARE.lock_table(dataset.target_table)}\nSET\n  rows_after ="
             )
             head, before, middle = head.rpartition(
-                f"UPDATE {share.lock_table(dataset.target_table)}\nSET\n  rows_after ="
+                f"UPDATE {SHARE.lock_table(dataset.target_table)}\nSET\n  rows_after ="
             )
             assert before
             body["statement"] = head + insert + before + middle + after + rest

@@ -15,6 +15,7 @@ import pytest
 
 from data_share import share
 from data_share.datasets import Dataset
+from data_share.share import Share
 from data_share.snowflake_hook import DataShareSnowflakeHook
 from sandbox.s3 import s3_filesystem
 from sandbox.snowflake.engine import Engine, Session
@@ -135,7 +136,7 @@ class Target:
 
     def _stage(self, run: Run, rows: Rows) -> list[str]:
         """Do what the steps before ``publish`` would; return its statements."""
-        path = share.export_path(self.dataset.name, run.key, 1, "attempt")
+        path = Share().export_path(self.dataset.name, run.key, 1, "attempt")
         run.xcoms["export_to_s3", "export"] = {"run_id": 1, "clear_number": 0}
         run.xcoms["wait_for_export", "return_value"] = {"run_id": 1, "run_page_url": "", "export_path": path}
         copy, _ = run.prepared("copy_into_staging")
@@ -165,11 +166,11 @@ class Target:
 
     def reset(self) -> None:
         """Let the target be as it was before the first publish."""
-        lock = share.lock_table(self.dataset.target_table)
+        lock = Share().lock_table(self.dataset.target_table)
         self.query(
             f"UPDATE {lock} SET dataset = '', run_key = '', export_path = '', staged_at = '1970-01-01'::TIMESTAMP_NTZ"
         )
-        for table in (self.dataset.target_table, share.LEDGER_TABLE, share.MANIFEST_TABLE):
+        for table in (self.dataset.target_table, Share().ledger_table, Share().manifest_table):
             self.query(f"DELETE FROM {table}")
         self.query(f"INSERT INTO {self.dataset.target_table} VALUES {', '.join(map(str, BEFORE))}")
 
@@ -210,9 +211,9 @@ class Target:
         found = self.query(f"SELECT k, name FROM {self.dataset.target_table} ORDER BY 1, 2")
         assert [(int(k), name) for k, name in found] == rows
         keys = [self.runs[run].key for run in published]
-        assert sorted(key for (key,) in self.query(f"SELECT run_key FROM {share.LEDGER_TABLE}")) == sorted(keys)
-        assert sorted(key for (key,) in self.query(f"SELECT run_key FROM {share.MANIFEST_TABLE}")) == sorted(keys)
-        locked = self.query(f"SELECT run_key, dataset FROM {share.lock_table(self.dataset.target_table)}")
+        assert sorted(key for (key,) in self.query(f"SELECT run_key FROM {Share().ledger_table}")) == sorted(keys)
+        assert sorted(key for (key,) in self.query(f"SELECT run_key FROM {Share().manifest_table}")) == sorted(keys)
+        locked = self.query(f"SELECT run_key, dataset FROM {Share().lock_table(self.dataset.target_table)}")
         assert locked == [(keys[-1], self.dataset.name)]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from data_share import share
+from data_share.dag_defaults import SHARE
 from data_share.datasets import Dataset
 from data_share.failures import NotPublishedError
 from data_share.snowflake_operators import SupersededError
@@ -170,7 +171,7 @@ def test_two_processes_of_one_run_that_see_each_others_commits_late(
 ) -> None:
     a_share.write(dataset, generation(2))
     run = a_share.staged(dataset)
-    lock = share.lock_table(dataset.target_table)
+    lock = SHARE.lock_table(dataset.target_table)
     # Until both wait for the lock: each session has begun before the other one commits.
     held = f"BEGIN; UPDATE {lock} SET attempt = attempt; SELECT SYSTEM$WAIT(4); ROLLBACK".split("; ")
     hold = at_the_same_place(2)
@@ -244,7 +245,7 @@ def test_a_copy_thought_dead_writes_to_a_table_of_its_own(a_share: Share, datase
         a_share.step(run, "finish_sync")
     assert_whole(reader, mode, 1, 2)
     assert_counted_once(a_share, dataset, run)
-    left = [str(row["name"]) for row in a_share.query(f"SHOW TABLES IN SCHEMA {share.STAGING_SCHEMA}")]
+    left = [str(row["name"]) for row in a_share.query(f"SHOW TABLES IN SCHEMA {SHARE.staging_schema}")]
     assert [name for name in left if run.key.upper() in name] == []
 
 
@@ -314,7 +315,7 @@ def test_the_row_of_the_lock_says_what_was_published_last(a_share: Share, datase
 def test_without_the_row_of_the_lock_nothing_is_published(a_share: Share, dataset: Dataset, mode: str) -> None:
     a_share.write(dataset, generation(2))
     run = a_share.staged(dataset)
-    a_share.query(f"DELETE FROM {share.lock_table(dataset.target_table)}")
+    a_share.query(f"DELETE FROM {SHARE.lock_table(dataset.target_table)}")
     before = a_share.everything(dataset)
     with watch(a_share, dataset) as reader:
         with pytest.raises(SupersededError, match="deleted the target's row from its lock table"):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
-from data_share import share as names
+from data_share.dag_defaults import SHARE
 from data_share.datasets import Dataset
 from data_share.export import UnknownRunKeyError
 from data_share.snowflake_operators import SupersededError
@@ -141,7 +141,7 @@ def test_a_dry_run_leaves_no_table_and_adds_no_column(a_share: Share) -> None:
     run = a_share.sync(dataset, dry_run=True)
     assert a_share.query(f"SELECT * FROM {dataset.target_table}") == []
     assert len(a_share.query(f"DESCRIBE TABLE {dataset.target_table}")) == 1
-    staged = [row["name"] for row in a_share.query(f"SHOW TABLES IN SCHEMA {names.STAGING_SCHEMA}")]
+    staged = [row["name"] for row in a_share.query(f"SHOW TABLES IN SCHEMA {SHARE.staging_schema}")]
     assert not [name for name in staged if run.key.upper() in name]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data_share import share
+from data_share.dag_defaults import SHARE
 from data_share.datasets import Dataset
 from data_share.target_lock import TargetTakenError
 from tests.sandbox.load.driver import COLUMNS, Share
@@ -45,7 +45,7 @@ def test_the_target_of_another_dataset_is_refused_before_anything_is_loaded(a_sh
     ) as caught:
         a_share.step(run, "copy_into_staging")
     assert a_share.everything(mine) == left
-    tables = a_share.query(f"SHOW TABLES IN SCHEMA {share.STAGING_SCHEMA}")
+    tables = a_share.query(f"SHOW TABLES IN SCHEMA {SHARE.staging_schema}")
     assert [row["name"] for row in tables if run.key.upper() in row["name"]] == []
     # The way out that the failure tells: then it is the other one that is refused.
     a_share.query(caught.value.what_to_do.rpartition(": ")[2].rstrip(";"))
@@ -96,4 +96,4 @@ def test_targets_of_one_name_in_two_schemas_are_two(a_share: Share) -> None:
             a_share.sync(dataset)
             assert [row["name"] for row in a_share.target(dataset)] == [dataset.name]
     assert sorted(row["TARGET_SCHEMA"] for row in a_share.lock(mine)) == ["ELSEWHERE", "PUBLIC"]
-    assert share.lock_table(in_small_letters.target_table) != share.lock_table(mine.target_table)
+    assert SHARE.lock_table(in_small_letters.target_table) != SHARE.lock_table(mine.target_table)

@@ -14,7 +14,7 @@ import s3fs
 import sqlparse
 from airflow.dag_processing.dagbag import DagBag
 
-from data_share import share
+from data_share.share import Share
 from sandbox.snowflake.engine import Engine, Session
 from tests.airflow_double import DagRun
 
@@ -108,11 +108,11 @@ def test_the_scripts_can_be_run_again_and_keep_what_is_there(engine: Engine) -> 
     with contextlib.closing(engine.connect(role="ACCOUNTADMIN")) as administrator:
         run_scripts(administrator)
         execute = administrator.cursor().execute
-        execute(f"CREATE TABLE data_share.public.{share.LEDGER_TABLE} (run_key VARCHAR)")
+        execute(f"CREATE TABLE data_share.public.{Share().ledger_table} (run_key VARCHAR)")
         execute("USE WAREHOUSE load_wh")
-        execute(f"INSERT INTO data_share.public.{share.LEDGER_TABLE} VALUES ('a sync')")
+        execute(f"INSERT INTO data_share.public.{Share().ledger_table} VALUES ('a sync')")
         before = copy.deepcopy(vars(engine.catalogue))
         run_scripts(administrator)
         assert vars(engine.catalogue) == before
-        rows = administrator.cursor().execute(f"SELECT * FROM data_share.public.{share.LEDGER_TABLE}").fetchall()
+        rows = administrator.cursor().execute(f"SELECT * FROM data_share.public.{Share().ledger_table}").fetchall()
         assert rows == [("a sync",)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
-from data_share import share as names
+from data_share.dag_defaults import SHARE
 from data_share.datasets import Dataset
 from data_share.schema_drift import TypesLoseValuesError
 from tests.sandbox.kinds import LOADED, NESTED, ROWS, differences, source, spark_types
@@ -33,7 +33,7 @@ def make_dataset(share: Share, table: str, **fields: Any) -> Dataset:
 def export_on_spark(share: Share, engines: Engines, dataset: Dataset, run: Run) -> list[str]:
     """Export on Spark, put what it left on S3 as it is, and hand it on; return the names of the data directory."""
     run.export_attempt += 1
-    path = names.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
+    path = SHARE.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
     parameters = {"source_table": dataset.source_table, "run_key": run.key, "dataset": dataset.name}
     parameters["proof"] = dataset.proof.value
     export = engines.on_spark(EXPORT_SQL, parameters)
