@@ -219,7 +219,7 @@ def test_the_staging_table_of_the_manifest_is_made_like_that_of_all_manifests(
     ]
     schema = (SQL / "snowflake" / "create_schemas.sql").read_text()
     assert (
-        "CREATE TRANSIENT SCHEMA IF NOT EXISTS {{ Share().staging_schema }}\nDATA_RETENTION_TIME_IN_DAYS = 0;" in schema
+        "CREATE TRANSIENT SCHEMA IF NOT EXISTS {{ share.staging_schema }}\nDATA_RETENTION_TIME_IN_DAYS = 0;" in schema
     )
 
 
@@ -684,7 +684,7 @@ def test_the_ledger_row_has_a_value_for_each_column(rendered: Render, make_dag: 
 def test_the_ledger_has_the_columns_that_are_written() -> None:
     create = (SQL / "snowflake" / "create_ledger.sql").read_text().partition("CREATE TABLE")[2].partition(");")[0]
     publish = (SQL / "snowflake" / "publish.sql").read_text()
-    written = re.search(r"INSERT INTO \{\{ Share().ledger_table \}\} \(([^)]*)\)", publish)
+    written = re.search(r"INSERT INTO \{\{ share.ledger_table \}\} \(([^)]*)\)", publish)
     assert written is not None
     assert re.findall(r"^  (\w+) ", create, flags=re.MULTILINE) == [one.strip() for one in written[1].split(",")]
 

@@ -11,6 +11,7 @@ import pytest
 
 from data_share import snowflake_operators
 from data_share.datasets import Dataset
+from data_share.share import Share
 from data_share.snowflake_hook import DataShareSnowflakeHook, StatementResult
 from data_share.sync import Sync
 
@@ -23,7 +24,7 @@ def known_sync(dataset: Dataset, *, conf: dict[str, Any] | None = None, **known:
     :param known: its values, by their names
     """
     params = dict.fromkeys(("full_refresh", "accept_row_change", "dry_run"), False) | {"reload_run_key": None}
-    return type("KnownSync", (Sync,), known)(dataset, dag_run=None, ti=None, params={**params, **(conf or {})})
+    return type("KnownSync", (Sync,), known)(dataset, Share(), dag_run=None, ti=None, params={**params, **(conf or {})})
 
 
 class Snowflake:

@@ -747,7 +747,7 @@ def project_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Copy the DAGs and what they read, and have the datasets read from the copy."""
     for folder in ("dags", "include"):
         shutil.copytree(PROJECT / folder, tmp_path / folder, ignore=left_out)
-    monkeypatch.setattr(read_datasets, "__defaults__", (tmp_path / "include" / "datasets",))
+    monkeypatch.setattr(read_datasets, "__defaults__", (tmp_path / "include" / "datasets", Share()))
     return tmp_path
 
 

@@ -59,13 +59,12 @@ TIDES = Dataset(
 
 def export(context: Any, reload_run_key: str | None = None) -> DatabricksExportOperator:
     task = DatabricksExportOperator(
-        share=Share(),
+        share=Share(snowflake_conn_id="other"),
         task_id="export_to_s3",
         dataset=TIDES,
         job_id=1,
         sql={"select_ledger_row": "-- why\nSELECT * FROM ledger WHERE run_key = ?;"},
         known_conf=("dry_run", "requested_by"),
-        snowflake_conn_id="other",
     )
     task.sync = Sync.of({**context, "params": {"reload_run_key": reload_run_key}}, TIDES, Share())
     return task
@@ -165,7 +164,7 @@ def databricks(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
 
 def starting(context: Any) -> DatabricksExportOperator:
     task = DatabricksExportOperator(
-        share=Share(),
+        share=Share(snowflake_conn_id="other"),
         task_id="export_to_s3",
         dataset=TIDES,
         job_id=1,

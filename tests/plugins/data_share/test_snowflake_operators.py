@@ -129,7 +129,7 @@ def test_another_airflow_has_other_request_ids(snowflake: Snowflake, task_contex
 
 def test_statements_are_tagged_with_where_they_come_from(snowflake: Snowflake, task_context: MakeContext) -> None:
     task = SnowflakeStatementsOperator(
-        share=Share(), task_id="set_up", sql="DROP a; DROP b;", snowflake_conn_id="other", statement_timeout=12
+        share=Share(snowflake_conn_id="other"), task_id="set_up", sql="DROP a; DROP b;", statement_timeout=12
     )
     context = task_context(task, try_number=3)
     task.execute(context)  # type: ignore[arg-type]

@@ -257,7 +257,7 @@ class Step(SyncStep, BaseOperator):
 
     def __init__(self, *, of: Dataset, text: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.dataset = of
+        self.dataset, self.share = of, Share()
         self.text = text
 
 
