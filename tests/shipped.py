@@ -31,11 +31,11 @@ def leave_other_datasets_out() -> None:
     folders = (include / "datasets", include / "sql" / "snowflake" / "targets")
     if not any(left_out(str(folder), [path.name for path in folder.iterdir()]) for folder in folders):
         return
-    from data_share import dag_defaults, datasets
+    from data_share import datasets, sql_files
 
     home = Path(tempfile.mkdtemp(prefix="shipped-datasets-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     shutil.copytree(include, home / "include", ignore=left_out)
     datasets.DATASETS_FOLDER = home / "include" / "datasets"
     datasets.read_datasets.__defaults__ = (datasets.DATASETS_FOLDER,)
-    dag_defaults.SQL_FOLDER = home / "include" / "sql" / "snowflake"
+    sql_files.SQL_FOLDER = datasets.SQL_FOLDER = home / "include" / "sql" / "snowflake"
