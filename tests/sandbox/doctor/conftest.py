@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives import serialization
 from jinja2 import Environment, FileSystemLoader
 
 from data_share import share, snowflake_hook
-from data_share.dag_defaults import SQL_FOLDER
 from data_share.datasets import read_datasets
 from data_share.doctor import Finding, examine
 from data_share.doctor_checks.deployment import Deployment, State
 from data_share.share import Share
+from data_share.sql_files import SQL_FOLDER
 from tests.sandbox.databricks.conftest import BUNDLE, TOKEN, WorkspaceServer
 from tests.sandbox.load.driver import Wire
 from tests.sandbox.snowflake.conftest import ACCOUNT, KEY, OTHER_KEY, USER, private_der_pem, public_pem, serve
