@@ -360,16 +360,14 @@ class Stack:
 
     def _job_variable(self) -> dict[str, str]:
         """Return the export job's id as Airflow has it: outside of a task, it is only looked for in the environment."""
-        from data_share.share import Share
+        from data_share.dag_defaults import SHARE
 
         client = self.client()
         try:
-            answer = client.call("GET", f"/variables/{Share().export_job_variable}")
+            answer = client.call("GET", f"/variables/{SHARE.export_job_variable}")
         finally:
             client.close()
-        return (
-            {f"AIRFLOW_VAR_{Share().export_job_variable.upper()}": answer.json()["value"]} if answer.is_success else {}
-        )
+        return {f"AIRFLOW_VAR_{SHARE.export_job_variable.upper()}": answer.json()["value"]} if answer.is_success else {}
 
     @property
     def _endpoints_file(self) -> Path:
@@ -579,7 +577,7 @@ class Stack:
 
         :raises StackError: when Airflow refuses, or ``set_up_snowflake`` fails
         """
-        from data_share.share import Share
+        from data_share.dag_defaults import SHARE
 
         client = AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
         try:
@@ -589,7 +587,7 @@ class Stack:
                 headers={"Authorization": f"Bearer {endpoints.databricks_token}"},
                 timeout=30,
             )
-            client.set_variable(Share().export_job_variable, str(jobs.raise_for_status().json()["jobs"][0]["job_id"]))
+            client.set_variable(SHARE.export_job_variable, str(jobs.raise_for_status().json()["jobs"][0]["job_id"]))
             run_id = client.trigger("set_up_snowflake")
             run = client.wait("set_up_snowflake", run_id, 120)
             if run["state"] != "success":

@@ -25,6 +25,7 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException
 
+from data_share.dag_defaults import SHARE
 from data_share.doctor_checks import airflow, databricks, snowflake
 from data_share.doctor_checks.deployment import Answer, Check, Deployment, State, error_text, wrong
 from data_share.failure_codes import FailureCode
@@ -150,7 +151,7 @@ def _examined(*, show: bool) -> tuple[dict[State, int], list[dict[str, Any]]]:
     write = sys.stdout.write if show else lambda _: 0
     counts = dict.fromkeys(State, 0)
     findings: list[dict[str, Any]] = []
-    for finding in examine(Deployment(Share())):
+    for finding in examine(Deployment(SHARE)):
         if not findings or finding.group != findings[-1]["group"]:
             write(f"\n{finding.group}\n")
         counts[finding.state] += 1
