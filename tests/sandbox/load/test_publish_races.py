@@ -239,7 +239,7 @@ def test_a_copy_thought_dead_writes_to_a_table_of_its_own(a_share: Share, datase
     filled = run.xcoms["copy_into_staging", "return_value"]
     # What it had sent is executed now; nobody hears of its end.
     thought_dead[0].execute(thought_dead[1])
-    assert thought_dead[0].staging_table != filled["staging_table"]
+    assert thought_dead[0].sync.new_staging_table != filled["staging_table"]
     with watch(a_share, dataset) as reader:
         a_share.step(run, "publish")
         a_share.step(run, "finish_sync")
