@@ -106,7 +106,13 @@ def test_while_it_is_queued(share: RunningShare) -> None:
     assert share.databricks("GET", "/_sandbox/state")["held"] == []
 
 
-@pytest.mark.parametrize("seconds", [3, 14], ids=["before Airflow kills the step", "after it"])
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param(3, id="before Airflow kills the step"),
+        pytest.param(14, id="after it", marks=pytest.mark.tier("nightly")),
+    ],
+)
 def test_while_databricks_is_asked_for_a_run(share: RunningShare, seconds: float) -> None:
     # It would go on for two minutes.
     share.hold_export("start")
@@ -141,9 +147,9 @@ def test_before_the_triggerer_follows_the_export(share: RunningShare) -> None:
 @pytest.mark.parametrize(
     ("step", "statement"),
     [
-        ("copy_into_staging", "CREATE OR REPLACE TABLE"),
+        pytest.param("copy_into_staging", "CREATE OR REPLACE TABLE", marks=pytest.mark.tier("nightly")),
         ("copy_into_staging", "COPY INTO [^@]*@[^ ]*/data/"),
-        ("check_staging", "check_name"),
+        pytest.param("check_staging", "check_name", marks=pytest.mark.tier("nightly")),
         ("publish", "BEGIN TRANSACTION"),
     ],
 )
@@ -160,6 +166,7 @@ def test_while_a_statement_is_submitted(share: RunningShare, step: str, statemen
     wait_for(lambda: time.monotonic() > answered + 0.5, "also the call that was delayed has arrived")
 
 
+@pytest.mark.tier("nightly")
 def test_while_the_lock_is_made(share: RunningShare, somebody: snowflake.connector.cursor.SnowflakeCursor) -> None:
     # As before the first sync to this target: the step makes the row.
     somebody.execute(f"DELETE FROM {LOCK}")

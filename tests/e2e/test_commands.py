@@ -91,6 +91,7 @@ def test_a_demo_whose_stack_is_stopped_ends_with_it_and_says_why(tmp_path: Path)
 
 
 def test_sync_shows_the_steps_and_ends_with_one_line_of_json(share: RunningShare) -> None:
+    [(replaced,)] = share.query("SELECT COUNT(*) FROM shared_forecasts")
     code, output = output_of(share.stack.state, "sync", "shared_forecasts")
 
     assert code == 0, output
@@ -110,7 +111,7 @@ def test_sync_shows_the_steps_and_ends_with_one_line_of_json(share: RunningShare
         "rows_in_target": 1461,
         "rows_inserted": 1461,
         "rows_updated": 0,
-        "rows_deleted": 0,
+        "rows_deleted": replaced,
         "seconds": 0,
     }
 

@@ -58,6 +58,7 @@ def test_a_failing_job(share: RunningShare) -> None:
     assert_failed(share, run_id, "wait_for_export", "EXPORT_FAILED", "Out of memory in stage 3")
 
 
+@pytest.mark.tier("nightly")
 def test_an_unknown_job(share: RunningShare) -> None:
     share.airflow.set_variable(Share().export_job_variable, "4711")
 

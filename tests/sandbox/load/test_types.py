@@ -261,6 +261,7 @@ def test_what_can_only_fail_is_published_as_it_is_where_it_fits(a_share: Share) 
     assert list(differences(a_share, dataset, pairs, fits)) == []
 
 
+@pytest.mark.tier("nightly")
 def test_what_does_not_fit_fails_and_names_the_column(a_share: Share) -> None:
     pairs = [pair for pair in OF_VERDICT[Verdict.LOUD] if len(fits_or_none(pair)) < len(pair.source.values)]
     assert len(pairs) > 50
