@@ -17,7 +17,8 @@ import requests
 from cryptography.hazmat.primitives import serialization
 from jinja2 import Environment, FileSystemLoader
 
-from data_share import share, snowflake_hook
+from data_share import snowflake_hook
+from data_share.dag_defaults import SHARE
 from data_share.datasets import read_datasets
 from data_share.doctor import Finding, examine
 from data_share.doctor_checks.deployment import Deployment, State
@@ -122,7 +123,7 @@ def administer(connections: dict[str, dict[str, Any]]) -> Iterator[Callable[...,
         files = Environment(loader=FileSystemLoader(SQL))
         names = ["create_schemas.sql", "create_stage.sql", "create_ledger.sql"]
         names += [f"targets/{path.name}" for path in (SQL_FOLDER / "targets").glob("*.sql")]
-        scripts = [files.get_template(name).render(share=share) for name in names]
+        scripts = [files.get_template(name).render(share=SHARE) for name in names]
         datasets = {dataset.name: dataset for dataset in read_datasets()[0] if dataset.create_table == "from_columns"}
         target = files.get_template("create_target.sql")
         scripts += [target.render(datasets=datasets, task={"target": name}) for name in datasets]

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from jinja2 import Environment, FileSystemLoader
 
-from data_share import share, snowflake_hook
+from data_share import snowflake_hook
+from data_share.dag_defaults import SHARE
 from sandbox.s3 import s3_filesystem
 from sandbox.sources import LAKE_BUCKET, SHARE_BUCKET
 from tests.sandbox.load.driver import PROJECT, Share, Wire
@@ -111,5 +112,5 @@ def set_up_statements(*names: str) -> Iterator[str]:
     """Return the statements of files that ``set_up_snowflake`` runs."""
     files = Environment(loader=FileSystemLoader(PROJECT / "include" / "sql" / "snowflake"))
     for name in names:
-        sql = files.get_template(name).render(share=share)
+        sql = files.get_template(name).render(share=SHARE)
         yield from snowflake_hook.DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True)

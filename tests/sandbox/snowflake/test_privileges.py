@@ -11,7 +11,7 @@ import pytest
 import snowflake.connector
 from jinja2 import Environment, FileSystemLoader
 
-from data_share import share
+from data_share.dag_defaults import SHARE
 from tests.sandbox.snowflake.administrator import app, client
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
@@ -187,7 +187,7 @@ LOADER_RIGHTS = {
 
 
 def statements(file: str) -> list[str]:
-    text = Environment(loader=FileSystemLoader(SQL)).get_template(file).render(share=share, params={"keep_days": 7})
+    text = Environment(loader=FileSystemLoader(SQL)).get_template(file).render(share=SHARE, params={"keep_days": 7})
     return [statement for statement in text.split(";\n") if statement.strip()]
 
 
