@@ -81,7 +81,8 @@ def examine(deployment: Deployment, groups: Sequence[str] = ()) -> Iterator[Find
         if answer.state in (State.OK, State.ADVICE):
             well.add(check.name)
         text = deployment.without_secrets(answer.text)
-        yield Finding(check.group, check.name, check.looked_at, answer.state, text)
+        looked_at = check.looked_at.format(share=deployment.share)
+        yield Finding(check.group, check.name, looked_at, answer.state, text)
 
 
 def _answer(check: Check, deployment: Deployment) -> Answer:

@@ -145,7 +145,7 @@ CHECKS: tuple[Check, ...] = (
     Check("Databricks", "Databricks address", "host", databricks_reachable, ("Databricks connection",)),
     Check("Databricks", "Databricks clock", "HTTP header Date", databricks_clock, ("Databricks address",)),
     Check("Databricks", "Databricks sign-in", "jobs/list", databricks_sign_in, ("Databricks address",)),
-    Check("Databricks", "job id", "Airflow Variable", export_job_id),
+    Check("Databricks", "job id", "Variable {share.export_job_variable}", export_job_id),
     Check("Databricks", "job", "jobs/get", export_job, ("Databricks sign-in", "job id")),
     Check("Databricks", "job parameters", "the job's parameters", job_parameters, ("job",)),
     Check("Databricks", "job queue", "queue, max_concurrent_runs", job_queue, ("job",)),

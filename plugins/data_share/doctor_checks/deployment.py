@@ -61,6 +61,7 @@ class Check:
     """
     One check.
 
+    :param looked_at: what is looked at; ``{share...}`` stands for a name of the deployment
     :param needs: names of checks that must have come out well before
     """
 
