@@ -41,7 +41,7 @@ class Place(Deployment):
     """What the checks look at: the two connections, and a scratch place of their own."""
 
     def __init__(self, scratch: Scratch, versions: dict[str, str]) -> None:
-        super().__init__(databricks_conn_id=DATABRICKS_CONN, snowflake_conn_id=ACCOUNT_CONN)
+        super().__init__(Share(databricks_conn_id=DATABRICKS_CONN, snowflake_conn_id=ACCOUNT_CONN))
         self.scratch = scratch
         self.versions = versions
 
