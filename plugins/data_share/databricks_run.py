@@ -43,10 +43,10 @@ _TRIES_OF_A_LOOK = 3
 # Airflow's own time-out of the trigger. It cancels nothing on Databricks, so it must come after ours.
 _TRIGGER_TIMEOUT_MARGIN = timedelta(minutes=10)
 
-_log = logging.getLogger(__name__)
-
 _PERMANENT_STATUS_CODES = frozenset({400, 401, 403, 404})
 _SIGN_IN_STATUS_CODES = frozenset({401, 403})
+
+_log = logging.getLogger(__name__)
 
 _CODES_OF_RESULTS = {
     "CANCELED": FailureCode.EXPORT_CANCELED,

@@ -8,12 +8,9 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-import jinja2
-
 from data_share.column_types import SYNONYMS, UnknownTypeError, target_type
 from data_share.datasets import Dataset, LoadMode, SchemaDrift
 from data_share.doctor_checks.deployment import (
-    PROJECT,
     Answer,
     Check,
     Deployment,
@@ -45,9 +42,8 @@ from data_share.schema_drift import lossy_columns
 from data_share.share import Share, run_key
 from data_share.snowflake_connection import fingerprint_of
 from data_share.snowflake_hook import SnowflakeRefusedError, SnowflakeStatementError
+from data_share.sql_files import render_sql
 from data_share.target_lock import TargetTakenError, refuse_target_of_another, select_lock
-
-CREATE_LEDGER = PROJECT / "include" / "sql" / "snowflake" / "create_ledger.sql"
 
 # No dataset has a name that begins so: there is never a file, and listing it costs nothing.
 _EMPTY_FOLDER = "_check/"
@@ -234,15 +230,15 @@ def staging_schema(deployment: Deployment) -> Answer:
 
 def ledger_tables(deployment: Deployment) -> Answer:
     """The ledger's tables have the columns that create_ledger.sql gives them."""
-    problems = []
-    for table, columns in _ledger_columns(deployment.share).items():
+    problems, tables = [], _ledger_columns(deployment.share)
+    for table, columns in tables.items():
         found = _columns(deployment, table)
         if isinstance(found, str):
             problems.append(f"{found} Run the DAG set_up_snowflake.")
             continue
         stored = {name.upper(): kind for name, kind in columns.items()}
         problems += _differences(table, stored, found, "create_ledger.sql", extra_is_wrong=False)
-    return verdict(problems, f"{listed(_ledger_columns(deployment.share))}.")
+    return verdict(problems, f"{listed(tables)}.")
 
 
 def target_tables(deployment: Deployment) -> Answer:
@@ -432,7 +428,7 @@ def _target_of_another(deployment: Deployment, dataset: Dataset) -> list[str]:
 
 def _ledger_columns(share: Share) -> dict[str, dict[str, str]]:
     """Return the ledger's tables with the types of their columns, as create_ledger.sql has them."""
-    sql = jinja2.Template(CREATE_LEDGER.read_text(encoding="utf-8")).render(share=share)
+    sql = render_sql("create_ledger", share=share)
     tables = re.findall(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*?)\n\);", sql, flags=re.DOTALL)
     return {table: dict(re.findall(r"^ +(\w+) (\w+)", columns, flags=re.MULTILINE)) for table, columns in tables}
 

@@ -16,6 +16,19 @@ from data_share.snowflake_hook import DataShareSnowflakeHook, StatementResult
 from data_share.sync import Sync
 
 
+def tides(**changes: Any) -> Dataset:
+    """Make a dataset that replaces its target; `changes` are fields of its file."""
+    fields = {
+        "name": "tides",
+        "description": "Tides by harbour.",
+        "source_table": "main.sea.tides",
+        "target_table": "public.tides",
+        "load_mode": "replace",
+        "required_columns": ("harbour",),
+    }
+    return Dataset.model_validate({**fields, **changes})
+
+
 def known_sync(dataset: Dataset, *, conf: dict[str, Any] | None = None, **known: Any) -> Sync:
     """
     Make a sync that asks nobody.

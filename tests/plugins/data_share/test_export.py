@@ -13,11 +13,11 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from data_share import export as export_module
 from data_share.databricks_run import cancel_exports_of
-from data_share.datasets import Dataset
 from data_share.export import DatabricksExportOperator, ExportStoppedError, UnknownConfError, UnknownRunKeyError
 from data_share.share import Share, run_key_of
 from data_share.snowflake_hook import DataShareSnowflakeHook, StatementResult
 from data_share.sync import Sync
+from tests.plugins.data_share.conftest import tides
 
 KEY = "20260102T030405_0a1b2c3d"
 PATH = f"s3://databricks-snowflake-share/dataset/tides/{KEY}/1-0a1b2c3d/"
@@ -47,14 +47,7 @@ def handed_on(context: Any) -> Any:
     return context["dag_run"].xcoms.get((context["ti"].task_id, "export"))
 
 
-TIDES = Dataset(
-    name="tides",
-    description="Tides by harbour.",
-    source_table="main.sea.tides",
-    target_table="tides",
-    load_mode="replace",
-    required_columns=("harbour",),
-)
+TIDES = tides(target_table="tides")
 
 
 def export(context: Any, reload_run_key: str | None = None) -> DatabricksExportOperator:

@@ -13,7 +13,6 @@ import pytest
 from data_share import finish as finish_module
 from data_share import share
 from data_share.databricks_run import cancel_exports_of
-from data_share.datasets import Dataset
 from data_share.failure_codes import FailureCode
 from data_share.failures import Failure, NotPublishedError
 from data_share.finish import FinishSyncOperator
@@ -21,7 +20,7 @@ from data_share.share import Share, run_key_of
 from data_share.steps import BEFORE_FINISH
 from data_share.sync import Sync
 from tests.airflow_double import TaskInstance
-from tests.plugins.data_share.conftest import Snowflake
+from tests.plugins.data_share.conftest import Snowflake, tides
 
 KEY = "20260102T030405_0a1b2c3d"
 MakeContext = Callable[..., dict[str, Any]]
@@ -55,14 +54,7 @@ def report(step: str, made: dict[str, Any] = NOW, code: FailureCode = FailureCod
 
 STEPS = BEFORE_FINISH
 ALL_WELL = dict.fromkeys(STEPS, "success")
-TIDES = Dataset(
-    name="tides",
-    description="Tides by harbour.",
-    source_table="main.sea.tides",
-    target_table="public.tides",
-    load_mode="replace",
-    required_columns=("harbour",),
-)
+TIDES = tides()
 
 
 @pytest.fixture

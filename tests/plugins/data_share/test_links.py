@@ -11,7 +11,6 @@ from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
 from data_share.databricks_run import DatabricksRunSensor
-from data_share.datasets import Dataset
 from data_share.links import DatabricksRunLink, SnowflakeQueryLink, snowsight_url
 from data_share.share import Share
 from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStatementError, _Answer
@@ -21,16 +20,9 @@ from data_share.snowflake_operators import (
     SnowflakePublishOperator,
     SnowflakeStatementsOperator,
 )
-from tests.plugins.data_share.conftest import known_sync
+from tests.plugins.data_share.conftest import known_sync, tides
 
-TIDES = Dataset(
-    name="tides",
-    description="Tides by harbour.",
-    source_table="main.sea.tides",
-    target_table="tides",
-    load_mode="replace",
-    required_columns=("harbour",),
-)
+TIDES = tides(target_table="tides")
 FAILED = {"CHECK_NAME": "deep", "CONDITION": "depth > 0", "WHAT_TO_DO": "", "CHECK_RESULT": "0"}
 PAGE = "https://app.snowflake.com/myorg/share/#/compute/history/queries/{}/detail"
 

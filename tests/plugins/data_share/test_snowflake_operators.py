@@ -16,7 +16,6 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from data_share import share
-from data_share.datasets import Dataset
 from data_share.failure_codes import FailureCode
 from data_share.policies import PolicyFoundError, RowsHiddenError, sample_statements
 from data_share.schema_drift import SchemaDriftError
@@ -38,7 +37,7 @@ from data_share.snowflake_operators import (
     TargetMissingError,
 )
 from data_share.target_lock import TargetTakenError, select_lock
-from tests.plugins.data_share.conftest import Snowflake, known_sync
+from tests.plugins.data_share.conftest import Snowflake, known_sync, tides
 
 KEY = "20260102T030405_0a1b2c3d"
 MANIFEST = {
@@ -83,18 +82,6 @@ LEDGER_ROW = {
 }
 REFUSED_BY_LEDGER = SnowflakeStatementError("Snowflake: NULL result in a non-nullable column (code 100072)")
 MakeContext = Callable[..., dict[str, Any]]
-
-
-def tides(**changes: Any) -> Dataset:
-    fields = {
-        "name": "tides",
-        "description": "Tides by harbour.",
-        "source_table": "main.sea.tides",
-        "target_table": "public.tides",
-        "load_mode": "replace",
-        "required_columns": ("harbour",),
-    }
-    return Dataset.model_validate({**fields, **changes})
 
 
 # ---- statements

@@ -6,19 +6,12 @@ from typing import Any
 
 import pytest
 
-from data_share.datasets import Dataset
 from data_share.failure_codes import FailureCode
 from data_share.share import Share
 from data_share.target_lock import TargetTakenError, refuse_target_of_another, target_key
+from tests.plugins.data_share.conftest import tides
 
-TIDES = Dataset(
-    name="tides",
-    description="Tides by harbour.",
-    source_table="main.sea.tides",
-    target_table='public."Tides"',
-    load_mode="replace",
-    required_columns=("harbour",),
-)
+TIDES = tides(target_table='public."Tides"')
 
 
 def row(dataset: str) -> dict[str, Any]:

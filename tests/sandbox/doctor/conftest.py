@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import requests
 from cryptography.hazmat.primitives import serialization
-from jinja2 import Environment, FileSystemLoader
 
 from data_share import snowflake_hook
 from data_share.dag_defaults import SHARE
@@ -23,12 +22,10 @@ from data_share.datasets import read_datasets
 from data_share.doctor import Finding, examine
 from data_share.doctor_checks.deployment import Deployment, State
 from data_share.share import Share
-from data_share.sql_files import SQL_FOLDER
+from data_share.sql_files import SQL_FOLDER, render_sql
 from tests.sandbox.databricks.conftest import BUNDLE, TOKEN, WorkspaceServer
 from tests.sandbox.load.driver import Wire
 from tests.sandbox.snowflake.conftest import ACCOUNT, KEY, OTHER_KEY, USER, private_der_pem, public_pem, serve
-
-SQL = BUNDLE.parents[1] / "sql" / "snowflake"
 
 
 class Examined:
@@ -120,13 +117,13 @@ def administer(connections: dict[str, dict[str, Any]]) -> Iterator[Callable[...,
             for statement in statements:
                 hook.run_statement(statement)
 
-        files = Environment(loader=FileSystemLoader(SQL))
-        names = ["create_schemas.sql", "create_stage.sql", "create_ledger.sql"]
-        names += [f"targets/{path.name}" for path in (SQL_FOLDER / "targets").glob("*.sql")]
-        scripts = [files.get_template(name).render(share=SHARE) for name in names]
+        names = ["create_schemas", "create_stage", "create_ledger"]
+        names += [f"targets/{path.stem}" for path in (SQL_FOLDER / "targets").glob("*.sql")]
+        scripts = [render_sql(name, share=SHARE) for name in names]
         datasets = {dataset.name: dataset for dataset in read_datasets()[0] if dataset.create_table == "from_columns"}
-        target = files.get_template("create_target.sql")
-        scripts += [target.render(datasets=datasets, task={"target": name}) for name in datasets]
+        scripts += [
+            render_sql("create_target", share=SHARE, datasets=datasets, task={"target": name}) for name in datasets
+        ]
         for sql in scripts:
             split = snowflake_hook.DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True)
             run(*split, conn_id="snowflake_default")

@@ -14,10 +14,10 @@ import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from jinja2 import Environment, FileSystemLoader
 
 from data_share import snowflake_hook
 from data_share.dag_defaults import SHARE
+from data_share.sql_files import render_sql
 from sandbox.s3 import s3_filesystem
 from sandbox.sources import LAKE_BUCKET, SHARE_BUCKET
 from tests.sandbox.load.driver import PROJECT, Share, Wire
@@ -97,7 +97,7 @@ def a_share(s3_url: str, stand_ins: tuple[int, str], sync_datasets: ModuleType) 
         wire = Wire(requests.Session.request)
         patch.setattr(requests.Session, "request", lambda session, **call: wire(session, **call))
         made = Share(s3_url, f"http://127.0.0.1:{port}", sync_datasets.sync_dag, wire)
-        made.set_up(list(set_up_statements("create_schemas.sql", "create_stage.sql", "create_ledger.sql")))
+        made.set_up(list(set_up_statements("create_schemas", "create_stage", "create_ledger")))
         yield made
 
 
@@ -110,7 +110,6 @@ def administer(a_share: Share) -> Callable[[str], object]:
 
 def set_up_statements(*names: str) -> Iterator[str]:
     """Return the statements of files that ``set_up_snowflake`` runs."""
-    files = Environment(loader=FileSystemLoader(PROJECT / "include" / "sql" / "snowflake"))
     for name in names:
-        sql = files.get_template(name).render(share=SHARE)
+        sql = render_sql(name, share=SHARE)
         yield from snowflake_hook.DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True)

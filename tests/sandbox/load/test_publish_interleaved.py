@@ -222,7 +222,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     made = Engine(tmp_path_factory.mktemp("interleaved"), s3_filesystem("http://127.0.0.1:9"), account="A")
     bootstrap(made)
     with closing(made):
-        for sql in set_up_statements("create_schemas.sql", "create_ledger.sql"):
+        for sql in set_up_statements("create_schemas", "create_ledger"):
             # A session each: CREATE SCHEMA makes the new one the current schema.
             query(made, sql)
         yield made

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import snowflake.connector
-from jinja2 import Environment, FileSystemLoader
 
 from data_share.dag_defaults import SHARE
+from data_share.sql_files import render_sql
 from tests.sandbox.snowflake.administrator import app, client
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
-SQL = Path(__file__).resolve().parents[3] / "include" / "sql" / "snowflake"
 COMPILATION, ACCESS = "SQL compilation error:\n", "SQL access control error:\n"
 
 
@@ -187,7 +186,7 @@ LOADER_RIGHTS = {
 
 
 def statements(file: str) -> list[str]:
-    text = Environment(loader=FileSystemLoader(SQL)).get_template(file).render(share=SHARE, params={"keep_days": 7})
+    text = render_sql(file.removesuffix(".sql"), share=SHARE, params={"keep_days": 7})
     return [statement for statement in text.split(";\n") if statement.strip()]
 
 
