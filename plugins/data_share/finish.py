@@ -119,9 +119,11 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         self._context = context
         try:
             rows = self._run("show_staging_tables_of_run", f"list {place}")[-1].rows
-            for table in [str(row["name"]) for row in rows]:
-                if self.share.is_staging_of_run(table, self.dataset.target_table, self.sync.key):
-                    self._run_with("drop_staging_table", f"drop {table} {place}", table=table)
+            listed = [str(row["name"]) for row in rows]
+            target, key = self.dataset.target_table, self.sync.key
+            self._drop_staging_tables(
+                [name for name in listed if self.share.is_staging_of_run(name, target, key)], place
+            )
         except Exception:
             # The sync ended as it did; what is left behind is dropped by clean_up_share.
             self.log.exception("The staging tables of this run are left behind")

@@ -174,6 +174,22 @@ class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
             results.append(result)
         return results
 
+    def _drop_staging_tables(self, tables: Sequence[str], place: str = "") -> None:
+        """
+        Drop tables of the staging schema.
+
+        :raises SnowflakeStatementError: the first of the refusals; all tables were tried
+        """
+        refusals = []
+        for table in tables:
+            try:
+                self._run_file(render_sql("drop_staging_table", share=self.share, table=table), f"drop {table} {place}")
+            except SnowflakeStatementError as error:
+                self.log.warning("The table %s cannot be dropped: %s", table, error.message)
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
+
     def _request_id(self, *place: object) -> uuid.UUID:
         # Airflow gives each attempt an id of its own. Names and numbers are no such thing: another Airflow, or this one
         # after a rebuild, has the same again, and Snowflake would take its statement for one that was executed before.
@@ -725,8 +741,7 @@ class SnowflakeCleanUpOperator(SnowflakeStatementsOperator):
             for table, created in tables.items()
             if (began := staged_by_run_of(table)) and max(began, created) < oldest
         ]
-        for table in dropped:
-            self._run_file(render_sql("drop_staging_table", share=self.share, table=table), f"drop {table}")
+        self._drop_staging_tables(dropped)
         self.log.info("Dropped %s staging table(s); %s export(s) are old", len(dropped), len(exports))
         return {"dropped_tables": dropped, "old_exports": exports}
 

@@ -17,6 +17,7 @@ from data_share.failure_codes import FailureCode
 from data_share.failures import Failure, NotPublishedError
 from data_share.finish import FinishSyncOperator
 from data_share.share import Share, run_key_of
+from data_share.snowflake_hook import SnowflakeStatementError
 from data_share.steps import BEFORE_FINISH
 from data_share.sync import Sync
 from tests.airflow_double import TaskInstance
@@ -340,6 +341,19 @@ def test_the_export_of_a_sync_that_was_not_published_is_always_looked_for_on_dat
             task.execute(context)
         [call] = cancel_exports.call_args_list
         assert call.args[1:] == ("4711", run_key_of(context["dag_run"])), (export, wait)
+
+
+def test_a_staging_table_that_cannot_be_dropped_keeps_no_other_one(snowflake: Snowflake, finish: MakeFinish) -> None:
+    task, context = finish({**exported(), **answered()}, **ALL_WELL)
+    key = run_key_of(context["dag_run"])
+    names = [
+        Share().staging_table("public.tides", key, attempt, attempt).partition(".")[2].upper() for attempt in (1, 2)
+    ]
+    drops = [f'DROP TABLE IF EXISTS staging."{name}"' for name in names]
+    snowflake.answer("SHOW a", [{"name": name} for name in names])
+    snowflake.answer(drops[0], SnowflakeStatementError("Insufficient privileges to operate on table"))
+    task.execute(context)
+    assert [statement for statement in snowflake.statements if statement.startswith("DROP")] == drops
 
 
 def test_what_goes_wrong_while_tidying_up_hides_no_reason(

@@ -885,6 +885,18 @@ def test_another_error_of_the_clean_up_is_told(snowflake: Snowflake, task_contex
         clean_up(snowflake, task_context, [])
 
 
+def test_an_old_table_that_cannot_be_dropped_keeps_no_other_one_and_is_told(
+    snowflake: Snowflake, task_context: MakeContext
+) -> None:
+    old = [staged(8), staged(9), staged(400)]
+    drops = [f'DROP TABLE IF EXISTS staging."{name}"' for name in old]
+    for drop in drops[:2]:
+        snowflake.answer(drop, SnowflakeStatementError(f"Insufficient privileges: {drop}"))
+    with pytest.raises(SnowflakeStatementError, match=drops[0]):
+        clean_up(snowflake, task_context, old)
+    assert dropped(snowflake) == drops
+
+
 def test_the_tables_of_an_old_run_that_was_cleared_just_now_stay(
     snowflake: Snowflake, task_context: MakeContext
 ) -> None:
