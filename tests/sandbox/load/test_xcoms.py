@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -34,7 +34,9 @@ def pulls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
     return counted
 
 
-def test_a_good_sync_pulls_each_value_once_and_no_failure(a_share: Share, pulls: Pulls) -> None:
+def test_a_good_sync_pulls_each_value_once_and_no_failure(
+    a_share: Share, pulls: Pulls, record_property: Callable[[str, object], None]
+) -> None:
     dataset = a_share.dataset(max_row_change_percent=50)
     a_share.write(dataset, ROWS)
     run = a_share.run(dataset)
@@ -45,6 +47,7 @@ def test_a_good_sync_pulls_each_value_once_and_no_failure(a_share: Share, pulls:
     a_share.export(dataset, run)
     a_share.steps(run)
     a_share.step(run, LAST)
+    record_property("xcom_pulls", pulls.total())  # for tests.measure_house
     assert pulls == {
         ("wait_for_export", "export_to_s3", "run_id"): 1,
         ("copy_into_staging", "export_to_s3", "export"): 1,
