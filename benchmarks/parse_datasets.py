@@ -109,7 +109,7 @@ def measure(home: Path, pairs: int) -> None:
 
     parse(1)
     imports = time.perf_counter() - began
-    from data_share.datasets import read_dataset
+    from data_share.dataset_files import read_dataset
 
     runs = {size: [parse(size)[:2] for _ in range(30 if size < 10 else 3)] for size in SIZES}
     # Which of a pair goes first changes from pair to pair, so that a drift of the machine evens out.

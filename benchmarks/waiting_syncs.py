@@ -83,21 +83,21 @@ async def follow(case: str, size: int, port: int, seconds: float) -> dict[str, A
     import psutil
     from airflow.sdk.execution_time.xcom import XCom
 
-    from data_share import databricks_run
+    from data_share.databricks import follow as run_follower
 
     async def push(*_: Any, **__: Any) -> None:
         """Take the place of the API server, which is not what is measured."""
 
     XCom.aset = push
     if case == "steady":
-        databricks_run._FIRST_POLL_SECONDS = databricks_run._LONGEST_POLL_SECONDS
+        run_follower._FIRST_POLL_SECONDS = run_follower._LONGEST_POLL_SECONDS
 
     ended = 0
 
     async def run(number: int, delay: float) -> None:
         nonlocal ended
         await asyncio.sleep(delay)
-        trigger = databricks_run.DatabricksRunTrigger("databricks_default", str(number), 3600)
+        trigger = run_follower.DatabricksRunTrigger("databricks_default", str(number), 3600)
         trigger.task_instance = SimpleNamespace(  # type: ignore[assignment]
             dag_id=f"sync_{number}", run_id=str(number), task_id="wait_for_export"
         )
@@ -119,9 +119,9 @@ async def follow(case: str, size: int, port: int, seconds: float) -> dict[str, A
 
     process = psutil.Process()
     # What a first trigger brings in is not counted to the others.
-    await follow_one_to_its_end(databricks_run, port)
+    await follow_one_to_its_end(run_follower, port)
     memory, before = process.memory_info().rss, await figures()
-    spread = databricks_run._LONGEST_POLL_SECONDS if case == "steady" else 1.0
+    spread = run_follower._LONGEST_POLL_SECONDS if case == "steady" else 1.0
     chance = random.Random(size)  # noqa: S311 - not a secret
     tasks = [asyncio.create_task(run(number, chance.uniform(0, spread))) for number in range(size)]
     if case == "steady":
@@ -131,7 +131,7 @@ async def follow(case: str, size: int, port: int, seconds: float) -> dict[str, A
     watching = asyncio.create_task(probe())
     processor, clock = time.process_time(), time.perf_counter()
     if case == "steady":
-        await asyncio.sleep(databricks_run._LONGEST_POLL_SECONDS)
+        await asyncio.sleep(run_follower._LONGEST_POLL_SECONDS)
     else:
         await asyncio.gather(*tasks)
     processor, clock = time.process_time() - processor, time.perf_counter() - clock
@@ -153,13 +153,13 @@ async def follow(case: str, size: int, port: int, seconds: float) -> dict[str, A
     }
 
 
-async def follow_one_to_its_end(databricks_run: Any, port: int) -> None:
+async def follow_one_to_its_end(run_follower: Any, port: int) -> None:
     """Import and cache what the first trigger of a process needs."""
     from airflow.providers.databricks.hooks.databricks import DatabricksHook
 
     async with DatabricksHook("databricks_default") as hook:
         await hook.a_get_run(10**9)
-    if databricks_run.DatabricksHook is not DatabricksHook:
+    if run_follower.DatabricksHook is not DatabricksHook:
         raise RuntimeError(f"The server at {port} was asked by another hook than the triggers'")
 
 

@@ -13,8 +13,10 @@ import sys
 _FORKING_COMMANDS = {"scheduler", "triggerer", "celery"}
 _MODULES = (
     "airflow.providers.databricks.operators.databricks",
-    "data_share.databricks_run",
-    "data_share.snowflake_operators",
+    "data_share.finish",
+    "data_share.snowflake.check",
+    "data_share.snowflake.load",
+    "data_share.snowflake.publish",
 )
 
 if _FORKING_COMMANDS & set(sys.argv[1:2]):

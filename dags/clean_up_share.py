@@ -20,7 +20,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param
 
 from data_share.dag_defaults import DEFAULT_ARGS, SHARE, START_DATE
-from data_share.snowflake_operators import SnowflakeCleanUpOperator
+from data_share.snowflake.clean_up import SnowflakeCleanUpOperator
 from data_share.sql_files import sql_templates
 
 with DAG(

@@ -22,12 +22,9 @@ from datetime import timedelta
 from airflow.sdk import DAG, chain, task
 
 from data_share.dag_defaults import DEFAULT_ARGS, SHARE, START_DATE
-from data_share.datasets import read_datasets
-from data_share.snowflake_operators import (
-    SnowflakeCreateTargetOperator,
-    SnowflakeStatementsOperator,
-    SnowflakeTargetsCheckOperator,
-)
+from data_share.dataset_files import read_datasets
+from data_share.snowflake.set_up import SnowflakeCreateTargetOperator, SnowflakeTargetsCheckOperator
+from data_share.snowflake.statements import SnowflakeStatementsOperator
 from data_share.sql_files import SQL_FOLDER, sql_templates
 
 DATASETS = {dataset.name: dataset for dataset in read_datasets(share=SHARE)[0]}

@@ -44,14 +44,17 @@ from typing import Any
 
 from airflow.sdk import DAG, AsyncCallback, chain
 
-from data_share.alerts import WebhookNotifier, deadline_alerts
 from data_share.dag_defaults import DEFAULT_ARGS, SHARE, START_DATE
-from data_share.databricks_run import DatabricksRunSensor
-from data_share.datasets import Dataset, InvalidDatasetDag, read_datasets
-from data_share.export import DatabricksExportOperator
+from data_share.databricks.export import DatabricksExportOperator
+from data_share.databricks.follow import DatabricksRunSensor
+from data_share.dataset_files import InvalidDatasetDag, read_datasets
+from data_share.datasets import Dataset
 from data_share.finish import FinishSyncOperator
+from data_share.outcome.webhook import WebhookNotifier, deadline_alerts
 from data_share.share import Share
-from data_share.snowflake_operators import SnowflakeCheckOperator, SnowflakeCopyIntoOperator, SnowflakePublishOperator
+from data_share.snowflake.check import SnowflakeCheckOperator
+from data_share.snowflake.load import SnowflakeCopyIntoOperator
+from data_share.snowflake.publish import SnowflakePublishOperator
 from data_share.sql_files import sql_files, sql_templates
 from data_share.steps import CHECK_STAGING, COPY_INTO_STAGING, EXPORT_TO_S3, FINISH_SYNC, PUBLISH, WAIT_FOR_EXPORT
 from data_share.sync_conf import PARAMS

@@ -39,7 +39,7 @@ def migrate() -> None:
 def backend_rights() -> set[tuple[str, str]]:
     """Return the backend's rights as pairs of action and resource; no more than its role shall have."""
     # The plugins folder is on sys.path once Airflow is imported.
-    from data_share.datasets import read_datasets
+    from data_share.dataset_files import read_datasets
 
     datasets, _ = read_datasets()
     rights = {(action, name) for name, actions in SHARED_RIGHTS.items() for action in actions}

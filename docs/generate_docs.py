@@ -17,8 +17,9 @@ from typing import Any
 
 from data_share.column_types import MOST_VARIANT_DIGITS, NEW_COLUMN, PAIRS, SYNONYMS, Verdict
 from data_share.datasets import CHECKS_OF_EVERY_SYNC, Dataset, LoadMode
-from data_share.failure_codes import FailureCode
-from data_share.failures import Failure, failure_without_report
+from data_share.outcome.codes import FailureCode
+from data_share.outcome.diagnose import failure_without_report
+from data_share.outcome.report import Failure
 from data_share.steps import as_json
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -331,7 +332,7 @@ A size is written as in Snowflake: `DECIMAL(38, 6)`, `CHAR(20)`, `TIMESTAMP_NTZ(
 With `create_table: from_source`, the first sync creates the target, with the source's columns and the types of the
 table above: after the checks, and before the publish, which is a transaction of its own. A dry run creates nothing. The
 role of the syncs needs CREATE TABLE on the schema of the target, until the first sync has ended; `make doctor` and the
-DAG `check_share` say so when it is missing. Later syncs treat the target like any other.
+DAG `doctor` say so when it is missing. Later syncs treat the target like any other.
 
 ```yaml
 description: Stations of the tide gauges, in a table like the source.
@@ -394,7 +395,7 @@ all the same, with all fields:
 <codes>
 
 [The runbook](runbook.md) goes on by step and message. The codes are the enum `FailureCode` in
-`plugins/data_share/failure_codes.py`.
+`plugins/data_share/outcome/codes.py`.
 """
 
 FAILURE_FIELDS = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from data_share import notes
+from data_share.outcome import notes
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]

@@ -210,7 +210,7 @@ class DagRun:
         """
         from airflow.sdk.exceptions import AirflowSkipException
 
-        from data_share.failures import report_failure
+        from data_share.outcome.classify import report_failure
 
         try:
             yield

@@ -31,11 +31,12 @@ def leave_other_datasets_out() -> None:
     folders = (include / "datasets", include / "sql" / "snowflake" / "targets")
     if not any(left_out(str(folder), [path.name for path in folder.iterdir()]) for folder in folders):
         return
-    from data_share import datasets, sql_files
+    from data_share import dataset_files, datasets, sql_files
 
     home = Path(tempfile.mkdtemp(prefix="shipped-datasets-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     shutil.copytree(include, home / "include", ignore=left_out)
-    datasets.DATASETS_FOLDER = home / "include" / "datasets"
-    datasets.read_datasets.__defaults__ = (datasets.DATASETS_FOLDER, *datasets.read_datasets.__defaults__[1:])
+    dataset_files.DATASETS_FOLDER = home / "include" / "datasets"
+    read = dataset_files.read_datasets
+    read.__defaults__ = (dataset_files.DATASETS_FOLDER, *read.__defaults__[1:])
     sql_files.SQL_FOLDER = datasets.SQL_FOLDER = home / "include" / "sql" / "snowflake"

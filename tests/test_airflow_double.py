@@ -9,7 +9,7 @@ import pytest
 from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-from data_share.databricks_run import DatabricksRunSensor
+from data_share.databricks.follow import DatabricksRunSensor
 from tests.airflow_double import DagRun, TaskInstance, UnansweredPullError
 
 

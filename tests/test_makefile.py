@@ -230,7 +230,7 @@ READ_BY = {
     ],
     "check-docs": [
         *("docs/generate_docs.py", "docs/datasets.md", "docs/failures.md", "include/datasets/dataset.schema.json"),
-        "plugins/data_share/failure_codes.py",
+        "plugins/data_share/outcome/codes.py",
     ],
     "check-lock": [
         *("requirements.txt", "requirements-dev.txt", "requirements.lock", "sandbox/requirements.txt", "Makefile"),

@@ -66,10 +66,10 @@ BREAKS = {
         "tests/plugins/data_share/test_share.py::test_a_path_outside_the_dataset_is_never_loaded",
     ),
     "an apostrophe ends a string in SQL": Break(
-        f"{PACKAGE}/share.py",
+        f"{PACKAGE}/sql_text.py",
         """part.replace("'", "''")""",
         "part",
-        "tests/plugins/data_share/test_share.py::test_a_value_becomes_one_string_literal",
+        "tests/plugins/data_share/test_sql_text.py::test_a_value_becomes_one_string_literal",
     ),
     "files beside the data are loaded": Break(
         f"{SQL}/copy_into_staging.sql",
@@ -136,20 +136,20 @@ BREAKS = {
         "tests/plugins/data_share/test_share.py::test_each_attempt_to_copy_has_a_staging_table_of_its_own",
     ),
     "one target under two spellings has two datasets": Break(
-        f"{PACKAGE}/datasets.py",
+        f"{PACKAGE}/dataset_files.py",
         "may_be_one_table(parts, its)",
         "parts == its",
         "tests/plugins/data_share/test_datasets.py::test_targets_that_may_be_one_table_are_refused_and_both_are_named",
     ),
     "a dry run publishes": Break(
-        f"{PACKAGE}/snowflake_operators.py",
+        f"{PACKAGE}/snowflake/publish.py",
         "if self.sync.is_dry_run:",
         "if False:",
         "tests/sandbox/load/test_reload_and_preview.py::test_a_dry_run_changes_nothing_and_says_what_would_change",
         "full",
     ),
     "a policy that masks the target stops nothing": Break(
-        f"{PACKAGE}/snowflake_operators.py",
+        f"{PACKAGE}/snowflake/load.py",
         'if found and self.dataset.policies != "exempt":',
         "if False:",
         "tests/sandbox/load/test_policies.py::test_a_row_access_policy_stops_a_sync_that_says_nothing_of_it",
@@ -163,35 +163,35 @@ BREAKS = {
         "full",
     ),
     "an export that loaded nothing is a success": Break(
-        f"{PACKAGE}/snowflake_operators.py",
+        f"{PACKAGE}/snowflake/load.py",
         'if counts["rows_loaded"] == 0 and not',
         "if False and not",
         "tests/sandbox/load/test_advice.py::test_files_that_are_lost_are_exported_anew",
         "full",
     ),
     "the manifest of another run is taken": Break(
-        f"{PACKAGE}/snowflake_operators.py",
+        f"{PACKAGE}/snowflake/load.py",
         'if (manifest["DATASET"], manifest["RUN_KEY"]) != (self.dataset.name, self.sync.manifest_run_key):',
         "if False:",
         "tests/sandbox/load/test_reconciliation.py::test_a_manifest_of_another_run_or_dataset",
     ),
     "a statement is submitted under a new id when its answer is lost": Break(
-        f"{PACKAGE}/snowflake_operators.py",
+        f"{PACKAGE}/snowflake/statements.py",
         'return request_id(_running(self._context)["ti"].id, *place)',
         "return uuid.uuid4()",
-        "tests/plugins/data_share/test_snowflake_operators.py::test_request_ids_are_of_the_place_and_the_attempt",
+        "tests/plugins/data_share/snowflake/test_statements.py::test_request_ids_are_of_the_place_and_the_attempt",
     ),
     "a failed export is a success": Break(
-        f"{PACKAGE}/databricks_run.py",
+        f"{PACKAGE}/databricks/follow.py",
         "if not state.is_successful:",
         "if False:",
-        "tests/plugins/data_share/test_databricks_run.py::test_every_other_end_is_a_failure_in_databricks_words",
+        "tests/plugins/data_share/databricks/test_follow.py::test_every_other_end_is_a_failure_in_databricks_words",
     ),
     "a cancelled sync leaves its export running": Break(
-        f"{PACKAGE}/databricks_run.py",
+        f"{PACKAGE}/databricks/follow.py",
         "        await _cancel(_hook(self.databricks_conn_id), _run_id(self.run_id))\n",
         "",
-        "tests/plugins/data_share/test_databricks_run.py"
+        "tests/plugins/data_share/databricks/test_follow.py"
         "::test_a_task_that_ended_cancels_its_run_and_one_that_others_follow_does_not",
     ),
     "a sync that was not published ends as a success": Break(
@@ -201,10 +201,10 @@ BREAKS = {
         "tests/plugins/data_share/test_finish.py::test_an_unknown_job_hides_no_reason",
     ),
     "an alert can be sent again by whoever recorded it": Break(
-        f"{PACKAGE}/alerts.py",
+        f"{PACKAGE}/outcome/webhook.py",
         "[event_id.encode(), timestamp.encode(), body]",
         "[event_id.encode(), body]",
-        "tests/plugins/data_share/test_alerts.py::test_each_attempt_is_signed_with_its_time_and_with_every_secret",
+        "tests/plugins/data_share/outcome/test_webhook.py::test_each_attempt_is_signed_with_its_time_and_with_every_secret",
     ),
     "a client calls a failed sync complete": Break(
         "examples/backend/sync.mjs",

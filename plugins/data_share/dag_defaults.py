@@ -7,7 +7,7 @@ from typing import Any
 
 import pendulum
 
-from data_share.failures import RetryTransientErrors, report_failure
+from data_share.outcome.classify import RetryTransientErrors, report_failure
 from data_share.share import Share
 
 SHARE = Share()

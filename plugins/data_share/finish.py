@@ -13,10 +13,11 @@ from airflow.sdk import Context, Variable
 
 from data_share.attempts import is_of_this_time
 from data_share.dag_defaults import START_DATE
-from data_share.databricks_hook import DataShareDatabricksHook
-from data_share.databricks_run import cancel_exports_of
-from data_share.failures import FAILURE_KEY, NotPublishedError, failure_of_sync, reports_of
-from data_share.snowflake_operators import SnowflakeSyncOperator
+from data_share.databricks.follow import cancel_exports_of
+from data_share.databricks.hook import DataShareDatabricksHook
+from data_share.outcome.diagnose import failure_of_sync, reports_of
+from data_share.outcome.report import FAILURE_KEY, NotPublishedError
+from data_share.snowflake.statements import SnowflakeSyncOperator
 from data_share.steps import BEFORE_FINISH, EXPORT_TO_S3, PUBLISH, WAIT_FOR_EXPORT
 
 _DATABRICKS_TIMEOUT_SECONDS = 30

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from data_share.names import shown, table_parts
+from data_share.sql_text import shown, sql_string, table_parts
+
+LOCK_KEY = ("target_database", "target_schema", "target_name")
+"""Columns of a lock table that name the target."""
 
 # The export's SQL has the path in its text, and takes no other characters either.
 _EXPORT_PATH = re.compile(r"s3:/(/[A-Za-z0-9_=-][A-Za-z0-9_.=-]*){2,}/")
@@ -134,6 +137,22 @@ def staging_manifest(table: str) -> str:
     return f"{table}__manifest"
 
 
+def target_key(target_table: str) -> dict[str, str]:
+    """
+    Return the SQL of a target's full name, by the columns of its lock table.
+
+    What a dataset file leaves out is what Snowflake takes for it: the session's database and schema.
+    """
+    given = [sql_string(part) for part in table_parts(target_table)]
+    parts = [*["CURRENT_DATABASE()", "CURRENT_SCHEMA()"][: 3 - len(given)], *given]
+    return dict(zip(LOCK_KEY, parts, strict=True))
+
+
+def is_target(target_table: str) -> str:
+    """Return the condition that finds the target's row in its lock table."""
+    return " AND ".join(f"{column} = {part}" for column, part in target_key(target_table).items())
+
+
 def _plain(name: str) -> str:
     """Return a name of a table in characters that need no quotes."""
     return re.sub("^(?=[0-9])|[^A-Za-z0-9_]", "_", shown(name))
@@ -152,15 +171,3 @@ def staged_by_run_of(table: str) -> datetime | None:
         return datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) if found else None
     except ValueError:
         return None
-
-
-def sql_string(value: object) -> str:
-    """
-    Return a value as a Snowflake string literal, or ``NULL``.
-
-    For the few values that go into a request of several statements, which takes no bindings.
-    """
-    if value is None:
-        return "NULL"
-    # A backslash escapes in Snowflake, and what splits a file into statements does not know that it may escape itself.
-    return " || CHR(92) || ".join("'" + part.replace("'", "''") + "'" for part in str(value).split("\\"))

@@ -9,8 +9,8 @@ from typing import Any
 
 import jinja2
 
-from data_share.names import quoted
-from data_share.share import Share, sql_string
+from data_share.share import Share
+from data_share.sql_text import quoted, sql_string
 
 SQL_FOLDER = Path(__file__).resolve().parents[2] / "include" / "sql" / "snowflake"
 
@@ -18,7 +18,7 @@ SQL_MACROS: dict[str, Any] = {"identifier": quoted}
 """What each file can use beside the sync and the share: a function that puts a name in quotes."""
 
 SQL_FILTERS: dict[str, Callable[[object], str]] = {"sql_string": sql_string}
-"""Filters for values in SQL; see :func:`data_share.share.sql_string`."""
+"""Filters for values in SQL; see :func:`data_share.sql_text.sql_string`."""
 
 
 def sql_templates(share: Share, **macros: Any) -> dict[str, Any]:

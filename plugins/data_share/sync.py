@@ -12,13 +12,14 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from data_share.attempts import CLEAR_NUMBER_KEY, is_of_this_time
 from data_share.datasets import Dataset, LoadMode
-from data_share.failure_codes import FailureCode
-from data_share.failures import ShareError
-from data_share.names import quoted
-from data_share.policies import ROWS_HIDDEN
-from data_share.share import Share, attempt_of, run_key_of, staging_manifest
+from data_share.outcome.codes import FailureCode
+from data_share.outcome.report import ShareError
+from data_share.share import Share, attempt_of, is_target, run_key_of, staging_manifest, target_key
+from data_share.sql_text import quoted
 from data_share.steps import COPY_INTO_STAGING, EXPORT_TO_S3, WAIT_FOR_EXPORT, Step
-from data_share.target_lock import is_target, target_key
+
+ROWS_HIDDEN = "rows hidden from the loader: "
+"""What ``check_visible.sql`` says with the counts, in the place of a number: so Snowflake refuses it and repeats it."""
 
 
 class ResultMissingError(ShareError, AirflowFailException):
@@ -192,7 +193,7 @@ class Sync:
     @cached_property
     def loaded(self) -> dict[str, Any]:
         """
-        What ``copy_into_staging`` has left: see :class:`~data_share.snowflake_operators.SnowflakeCopyIntoOperator`.
+        What ``copy_into_staging`` has left: see :class:`~data_share.snowflake.load.SnowflakeCopyIntoOperator`.
 
         :raises ResultMissingError: it has left nothing, or has loaded another export than that of this sync
         """

@@ -24,9 +24,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from starlette.types import ASGIApp
 
-from data_share import snowflake_hook
-from data_share.datasets import Dataset, read_dataset
+from data_share.dataset_files import read_dataset
+from data_share.datasets import Dataset
 from data_share.share import Share
+from data_share.snowflake import sql_api
 from sandbox.faults import FaultInjection
 from sandbox.snowflake.auth import AccessToken, OAuthClient
 from tests.airflow_double import DagRun, export_job, with_templates_compiled_once
@@ -188,7 +189,7 @@ def serve_accounts(
             patch.setattr(serialization, "load_pem_private_key", lambda data, **options: read_key(data, **options))
             # The hooks wait for seconds before they repeat a call.
             patch.setattr(tenacity.nap, "time", mock.Mock(spec_set=["sleep"]))
-            patch.setattr(snowflake_hook, "_FIRST_BACKOFF_SECONDS", 0)
+            patch.setattr(sql_api, "_FIRST_BACKOFF_SECONDS", 0)
             made = Accounts(databricks_url, snowflake_url, s3.url, databricks, snowflake, sync_dag)
             made.job_id = str(made.jobs("export_dataset")[0]["job_id"])
             patch.setenv(f"AIRFLOW_VAR_{Share().export_job_variable.upper()}", made.job_id)

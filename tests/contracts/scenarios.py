@@ -23,20 +23,19 @@ from airflow.sdk.exceptions import AirflowException
 
 from data_share import share
 from data_share.datasets import Dataset
-from data_share.failure_codes import FailureCode
-from data_share.failures import NotPublishedError, failure_of
+from data_share.outcome.classify import failure_of
+from data_share.outcome.codes import FailureCode
+from data_share.outcome.report import NotPublishedError
 from data_share.share import Share
-from data_share.snowflake_hook import (
+from data_share.snowflake.load import NothingLoadedError
+from data_share.snowflake.publish import SupersededError
+from data_share.snowflake.sql_api import (
     DataShareSnowflakeHook,
     SnowflakeRefusedError,
     SnowflakeStatementError,
     SnowflakeStoppedError,
 )
-from data_share.snowflake_operators import (
-    NothingLoadedError,
-    SnowflakeStatementsOperator,
-    SupersededError,
-)
+from data_share.snowflake.statements import SnowflakeStatementsOperator
 from sandbox.databricks import parquet
 from sandbox.s3 import s3_filesystem
 from sandbox.snowflake.sql_api import SqlApi

@@ -26,7 +26,8 @@ import sqlglot
 from sqlglot import exp
 from starlette.responses import JSONResponse
 
-from data_share import databricks_run, snowflake_hook
+from data_share.databricks import follow
+from data_share.snowflake import sql_api as statements_api
 from sandbox import faults
 from sandbox.databricks import answers, export, jobs, oauth, parquet, server
 from sandbox.databricks.records import USER, TaskRun
@@ -65,8 +66,8 @@ class Break:
 def ready(accounts: Accounts) -> Iterator[Accounts]:
     """The accounts, set up; nobody waits longer than the stand-ins need."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(databricks_run, "_FIRST_POLL_SECONDS", 0.02)
-        patch.setattr(snowflake_hook, "_FIRST_POLL_SECONDS", 0.004)
+        patch.setattr(follow, "_FIRST_POLL_SECONDS", 0.02)
+        patch.setattr(statements_api, "_FIRST_POLL_SECONDS", 0.004)
         scenarios.set_up_again(accounts)
         yield accounts
 

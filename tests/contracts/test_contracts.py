@@ -18,16 +18,18 @@ import pytest
 from airflow.providers.databricks.exceptions import DatabricksApiError
 from openapi_spec_validator import validate
 
-from data_share import databricks_run, share
-from data_share.failures import NotPublishedError
+from data_share import share
+from data_share.databricks import follow
+from data_share.outcome.report import NotPublishedError
 from data_share.share import Share
-from data_share.snowflake_hook import (
+from data_share.snowflake.check import CheckFailedError
+from data_share.snowflake.sql_api import (
     DataShareSnowflakeHook,
     SnowflakeRefusedError,
     SnowflakeStatementError,
     SnowflakeStoppedError,
 )
-from data_share.snowflake_operators import CheckFailedError, SnowflakeStatementsOperator
+from data_share.snowflake.statements import SnowflakeStatementsOperator
 from tests.airflow_double import SYNC, TriggerFailedError, events_of
 from tests.contracts import drift, scenarios
 from tests.contracts.conftest import DATASET, Accounts, until
@@ -102,7 +104,7 @@ def export_is_cancelled(accounts: Accounts) -> None:
         by_trigger = accounts.begin()
         by_trigger.run("export_to_s3")
         trigger = by_trigger.trigger(by_trigger.prepared("wait_for_export")[0])
-        with mock.patch.object(databricks_run, "_is_deferred", return_value=False):
+        with mock.patch.object(follow, "_is_deferred", return_value=False):
             asyncio.run(trigger.on_kill())
 
         too_long = accounts.begin()

@@ -24,19 +24,19 @@ from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.sdk import DAG, BaseHook, Variable
 from airflow.sdk.exceptions import ParamValidationError
 
-from data_share.datasets import read_datasets
-from data_share.export import DatabricksExportOperator
-from data_share.failures import RetryTransientErrors, report_failure
+from data_share.databricks.export import DatabricksExportOperator
+from data_share.dataset_files import read_datasets
+from data_share.outcome.classify import RetryTransientErrors, report_failure
 from data_share.share import Share, attempt_of
-from data_share.snowflake_hook import DataShareSnowflakeHook
-from data_share.snowflake_operators import SnowflakeCleanUpOperator
+from data_share.snowflake.clean_up import SnowflakeCleanUpOperator
+from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from data_share.steps import BEFORE_FINISH
 from tests import shipped
 from tests.airflow_double import DagRun
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 SYNCS = [f"sync_{name}" for name in shipped.DATASETS]
-ALL = [*SYNCS, "set_up_snowflake", "clean_up_share", "check_share"]
+ALL = [*SYNCS, "set_up_snowflake", "clean_up_share", "doctor"]
 TAGS = {"data-share", "sync", "set-up", "housekeeping"}
 
 
@@ -93,7 +93,7 @@ def test_a_file_where_something_runs_would_be_noticed(tmp_path: Path) -> None:
     lines = (
         "from airflow.sdk import Variable; Variable.get('x')",
         "from airflow.sdk import BaseHook; BaseHook.get_connection('x')",
-        "from data_share.snowflake_hook import DataShareSnowflakeHook; DataShareSnowflakeHook('x')",
+        "from data_share.snowflake.sql_api import DataShareSnowflakeHook; DataShareSnowflakeHook('x')",
         "from airflow.providers.databricks.hooks.databricks import DatabricksHook; DatabricksHook('x')",
         "import socket; socket.create_connection(('127.0.0.1', 9))",
         "import urllib.request; urllib.request.urlopen('http://localhost:9')",

@@ -33,7 +33,7 @@ def page() -> Page:
 
 
 def signed(*keys: bytes, age: float = 0, **headers: str) -> Request:
-    from data_share.alerts import Webhook
+    from data_share.outcome.webhook import Webhook
 
     made = Webhook("https://backend.example.com/hooks", keys).headers("the-id", BODY, time.time() - age)
     return {**made, **headers}, BODY
@@ -96,7 +96,7 @@ def test_the_lines_of_the_page_take_genuine_requests_only(
 
 
 def test_the_page_shows_an_event_as_it_is_sent(page: Page) -> None:
-    from data_share import alerts
+    from data_share.outcome import webhook
 
     shown = json.loads(page.block("json"))
     run = {name: shown[name] for name in ("dag_id", "dag_run_id", "state")}
@@ -104,18 +104,18 @@ def test_the_page_shows_an_event_as_it_is_sent(page: Page) -> None:
         "dag_run": {**run, "run_after": "2026-11-22T19:52:12Z", "conf": {"requested_by": shown["requested_by"]}},
         "reason": "task_failure",
     }
-    with mock.patch.object(alerts.XCom, "get_one", autospec=True, return_value=shown["failure"]):
-        sent = alerts.event_of(context)
+    with mock.patch.object(webhook.XCom, "get_one", autospec=True, return_value=shown["failure"]):
+        sent = webhook.event_of(context)
     assert sent is not None
     assert list(sent) == list(shown)
     other_each_time = {name: sent[name] for name in ("event_id", "airflow_run_url", "sent_at")}
     assert {**sent, **other_each_time} == {**shown, **other_each_time}
     named = set(re.findall(r"^\| `(\w+)`", page.text, re.MULTILINE))
-    assert named == {alerts.SYNC_SUCCEEDED, alerts.SYNC_FAILED, alerts.SYNC_DEADLINE_MISSED}
+    assert named == {webhook.SYNC_SUCCEEDED, webhook.SYNC_FAILED, webhook.SYNC_DEADLINE_MISSED}
 
 
 def test_the_notifiers_of_the_page_can_be_made(page: Page) -> None:
-    from data_share.alerts import WebhookNotifier
+    from data_share.outcome.webhook import WebhookNotifier
 
     names: dict[str, Any] = {"WebhookNotifier": WebhookNotifier}
     (block,) = [block for block in page.blocks if "ON_FAILURE" in block.content]

@@ -55,7 +55,7 @@ def accepted_by_schema(schema: dict[str, Any]) -> Callable[[Any], bool]:
 
 
 def accepted_by_model(folder: Path, content: Any) -> bool:
-    from data_share.datasets import InvalidDatasetError, read_dataset
+    from data_share.dataset_files import InvalidDatasetError, read_dataset
 
     path = folder / "tides.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -198,7 +198,7 @@ def test_the_schema_is_a_valid_one_and_describes_each_field(script: ModuleType, 
 
 
 def test_the_schema_accepts_the_datasets_of_this_project(accepted_by_schema: Callable[[Any], bool]) -> None:
-    from data_share.datasets import DATASETS_FOLDER, read_datasets
+    from data_share.dataset_files import DATASETS_FOLDER, read_datasets
 
     texts = {path.stem: path.read_text() for path in sorted(DATASETS_FOLDER.glob("*.yaml"))}
     datasets, errors = read_datasets()

@@ -165,7 +165,7 @@ def read_by_sqlfluff(script: str, dialect: str) -> None:
 
 def read_as_dataset(page: Page, block: Block) -> None:
     """Read a whole dataset file, or lines for the checks of the file before."""
-    from data_share.datasets import DATASETS_FOLDER, read_dataset
+    from data_share.dataset_files import DATASETS_FOLDER, read_dataset
 
     text = block.content
     if text.startswith(" "):

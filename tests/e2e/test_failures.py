@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_share.failures import Failure
+from data_share.outcome.report import Failure
 from data_share.share import Share
 from sandbox.airflow_client import AirflowError
 from tests.e2e.share import DAG_ID, RunningShare, wait_for

@@ -244,7 +244,7 @@ def test_the_local_settings_are_found_in_the_home(share: RunningShare, astro_pro
     """Airflow looks into `config` of its home, so that what tasks need is imported before the first of them."""
     script = (
         "import sys; sys.argv = ['airflow', 'triggerer']; from airflow import settings; settings.initialize(); "
-        "print('data_share.databricks_run' in sys.modules)"
+        "print('data_share.databricks.follow' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -172,7 +172,7 @@ def test_each_right_of_the_loader_is_explained() -> None:
 
 
 def test_the_warehouse_stops_by_itself_and_allows_a_statement_as_long_as_the_syncs_do(everything: list[str]) -> None:
-    from data_share.snowflake_hook import STATEMENT_TIMEOUT_SECONDS
+    from data_share.snowflake.sql_api import STATEMENT_TIMEOUT_SECONDS
 
     create = sqlglot.parse_one(next(one for one in everything if "WAREHOUSE IF NOT" in one), read="snowflake")
     options = {

@@ -22,9 +22,10 @@ from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from sqlglot import exp
 
 from data_share import dag_defaults
-from data_share.datasets import Dataset, read_dataset
+from data_share.dataset_files import read_dataset
+from data_share.datasets import Dataset
 from data_share.share import Share
-from data_share.snowflake_hook import DataShareSnowflakeHook
+from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from tests.contracts.conftest import until
 
 SWITCH = "DATA_SHARE_LIVE"

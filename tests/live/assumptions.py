@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from data_share.snowflake_hook import SnowflakeRefusedError, SnowflakeTransientError
+from data_share.snowflake.sql_api import SnowflakeRefusedError, SnowflakeTransientError
 from tests.live.accounts import OutsideScratchError
 
 

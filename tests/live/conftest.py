@@ -20,10 +20,11 @@ import requests
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 
-from data_share import databricks_run, snowflake_hook
+from data_share.databricks import follow
 from data_share.datasets import Dataset
-from data_share.doctor_checks.deployment import State
-from data_share.snowflake_hook import DataShareSnowflakeHook
+from data_share.doctor.deployment import State
+from data_share.snowflake import sql_api
+from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from sandbox.databricks.jobs import Workspace
 from sandbox.databricks.records import Run
 from sandbox.s3 import s3_filesystem
@@ -173,8 +174,8 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleTyp
         for name, value in S3_SIGN_IN.items():
             patch.setenv(name, value)
         # Nobody waits longer than the stand-ins need.
-        patch.setattr(databricks_run, "_FIRST_POLL_SECONDS", 0.02)
-        patch.setattr(snowflake_hook, "_FIRST_POLL_SECONDS", 0.004)
+        patch.setattr(follow, "_FIRST_POLL_SECONDS", 0.02)
+        patch.setattr(sql_api, "_FIRST_POLL_SECONDS", 0.004)
         write_source(accounts.s3_url, "samples.nyctaxi.trips", pa.table(RIDES))
         for statement in RIGHTS:
             DataShareSnowflakeHook("snowflake_administrator").run_statement(statement)

@@ -15,11 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_share.doctor import Finding
-from data_share.doctor_checks import databricks, snowflake
-from data_share.doctor_checks.deployment import Answer, Deployment, State, error_text, ok, verdict, wrong
+from data_share.doctor import databricks, snowflake
+from data_share.doctor.deployment import Answer, Deployment, State, error_text, ok, verdict, wrong
+from data_share.doctor.run import Finding
 from data_share.share import Share
-from data_share.snowflake_hook import DataShareSnowflakeHook
+from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from tests.live.accounts import (
     ACCOUNT_CONN,
     COPY_OPTIONS,

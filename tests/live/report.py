@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_share.doctor import Finding
+from data_share.doctor.run import Finding
 from tests.live.assumptions import ASSUMPTIONS, Result
 
 PROJECT = Path(__file__).resolve().parents[2]

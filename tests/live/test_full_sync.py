@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from data_share.datasets import Dataset
-from data_share.failures import ShareError
+from data_share.outcome.report import ShareError
 from data_share.share import Share
-from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStoppedError
+from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStoppedError
 from tests.airflow_double import SYNC, DagRun
 from tests.contracts.conftest import until
 from tests.live.accounts import SNOWFLAKE_CONN, Scratch

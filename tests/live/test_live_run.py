@@ -20,8 +20,8 @@ import pytest
 import s3fs
 import sqlparse
 
-from data_share.doctor_checks.deployment import State
-from data_share.snowflake_hook import DataShareSnowflakeHook
+from data_share.doctor.deployment import State
+from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from sandbox.databricks.sql_statements import SqlStatements
 from sandbox.snowflake import copy_into
 from sandbox.snowflake.errors import SqlError

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 import requests
 
-from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStatementError
+from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStatementError
 from tests.contracts.conftest import until
 from tests.live.accounts import COPY_OPTIONS, SNOWFLAKE_CONN, Scratch
 from tests.live.assumptions import NotTriedError

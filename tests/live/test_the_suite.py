@@ -11,9 +11,9 @@ from typing import Any, Literal
 import pytest
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 
-from data_share.doctor import Finding
-from data_share.doctor_checks.deployment import State
-from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStatementError, SnowflakeTransientError
+from data_share.doctor.deployment import State
+from data_share.doctor.run import Finding
+from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStatementError, SnowflakeTransientError
 from sandbox.s3 import s3_filesystem
 from sandbox.sources import SHARE_BUCKET
 from tests.contracts.conftest import Accounts

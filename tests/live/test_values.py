@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from data_share.datasets import Dataset
-from data_share.snowflake_hook import DataShareSnowflakeHook
+from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from tests.airflow_double import SYNC, DagRun
 from tests.live.accounts import Scratch
 from tests.sandbox.kinds import LOADED, ROWS, differences, source

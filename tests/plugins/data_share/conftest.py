@@ -9,10 +9,10 @@ from unittest import mock
 
 import pytest
 
-from data_share import snowflake_operators
 from data_share.datasets import Dataset
 from data_share.share import Share
-from data_share.snowflake_hook import DataShareSnowflakeHook, StatementResult
+from data_share.snowflake import statements
+from data_share.snowflake.sql_api import DataShareSnowflakeHook, StatementResult
 from data_share.sync import Sync
 
 
@@ -95,5 +95,5 @@ def snowflake(monkeypatch: pytest.MonkeyPatch) -> Snowflake:
     """Put the stand-in in the place of every Snowflake hook."""
     hook_class().reset_mock()
     hook_class().return_value.reset_mock(return_value=True, side_effect=True)
-    monkeypatch.setattr(snowflake_operators, "DataShareSnowflakeHook", hook_class())
+    monkeypatch.setattr(statements, "DataShareSnowflakeHook", hook_class())
     return Snowflake(hook_class())

@@ -16,17 +16,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_share.column_types import SYNONYMS
-from data_share.datasets import (
-    CHECKS_OF_EVERY_SYNC,
+from data_share.dataset_files import (
     DATASETS_FOLDER,
     InvalidDatasetDag,
     InvalidDatasetError,
-    LoadMode,
-    SchemaDrift,
-    _not_one_condition,
     read_dataset,
     read_datasets,
 )
+from data_share.datasets import CHECKS_OF_EVERY_SYNC, LoadMode, SchemaDrift, _not_one_condition
 from data_share.share import Share
 from data_share.sql_files import SQL_FOLDER, render_sql
 from data_share.sync import Sync

@@ -12,12 +12,12 @@ import pytest
 
 from data_share import finish as finish_module
 from data_share import share
-from data_share.databricks_run import cancel_exports_of
-from data_share.failure_codes import FailureCode
-from data_share.failures import Failure, NotPublishedError
+from data_share.databricks.follow import cancel_exports_of
 from data_share.finish import FinishSyncOperator
+from data_share.outcome.codes import FailureCode
+from data_share.outcome.report import Failure, NotPublishedError
 from data_share.share import Share, run_key_of
-from data_share.snowflake_hook import SnowflakeStatementError
+from data_share.snowflake.sql_api import SnowflakeStatementError
 from data_share.steps import BEFORE_FINISH
 from data_share.sync import Sync
 from tests.airflow_double import TaskInstance

@@ -10,16 +10,14 @@ import pytest
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
-from data_share.databricks_run import DatabricksRunSensor
-from data_share.links import DatabricksRunLink, SnowflakeQueryLink, snowsight_url
+from data_share.databricks.follow import DatabricksRunSensor
+from data_share.databricks.links import DatabricksRunLink
 from data_share.share import Share
-from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStatementError, _Answer
-from data_share.snowflake_operators import (
-    CheckFailedError,
-    SnowflakeCheckOperator,
-    SnowflakePublishOperator,
-    SnowflakeStatementsOperator,
-)
+from data_share.snowflake.check import CheckFailedError, SnowflakeCheckOperator
+from data_share.snowflake.links import SnowflakeQueryLink, snowsight_url
+from data_share.snowflake.publish import SnowflakePublishOperator
+from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStatementError, _Answer
+from data_share.snowflake.statements import SnowflakeStatementsOperator
 from tests.plugins.data_share.conftest import known_sync, tides
 
 TIDES = tides(target_table="tides")

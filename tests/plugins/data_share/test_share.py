@@ -232,18 +232,3 @@ def test_a_table_that_no_run_named_has_no_time() -> None:
         "",
     )
     assert [table for table in tables if share.staged_by_run_of(table) is not None] == []
-
-
-def test_a_value_becomes_one_string_literal() -> None:
-    literals = {
-        None: "NULL",
-        "": "''",
-        "plain": "'plain'",
-        7: "'7'",
-        "it's": "'it''s'",
-        "'; DROP TABLE x; --": "'''; DROP TABLE x; --'",
-        "back\\slash": "'back' || CHR(92) || 'slash'",
-        "\\'": "'' || CHR(92) || ''''",
-        "ends with \\": "'ends with ' || CHR(92) || ''",
-    }
-    assert {value: share.sql_string(value) for value in literals} == literals

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from data_share.failures import failure_without_report
+from data_share.outcome.diagnose import failure_without_report
 from data_share.steps import BEFORE_FINISH, FINISH_SYNC, PUBLISH, STEPS, as_json
 
 PROJECT = Path(__file__).resolve().parents[3]

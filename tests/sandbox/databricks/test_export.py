@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_share.names import source_name
+from data_share.sql_text import source_name
 from sandbox.databricks import parquet
 from sandbox.databricks.export import InterruptedStatementError, Session, StatementError, resolve_references
 from sandbox.sources import city_temperatures, daily_observations, forecasts, write_source

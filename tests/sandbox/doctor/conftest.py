@@ -16,12 +16,12 @@ import pytest
 import requests
 from cryptography.hazmat.primitives import serialization
 
-from data_share import snowflake_hook
 from data_share.dag_defaults import SHARE
-from data_share.datasets import read_datasets
-from data_share.doctor import Finding, examine
-from data_share.doctor_checks.deployment import Deployment, State
+from data_share.dataset_files import read_datasets
+from data_share.doctor.deployment import Deployment, State
+from data_share.doctor.run import Finding, examine
 from data_share.share import Share
+from data_share.snowflake import sql_api
 from data_share.sql_files import SQL_FOLDER, render_sql
 from tests.sandbox.databricks.conftest import BUNDLE, TOKEN, WorkspaceServer
 from tests.sandbox.load.driver import Wire
@@ -113,7 +113,7 @@ def administer(connections: dict[str, dict[str, Any]]) -> Iterator[Callable[...,
         patch.setattr(requests.Session, "request", lambda session, **call: wire(session, **call))
 
         def run(*statements: str, conn_id: str = "administrator") -> None:
-            hook = snowflake_hook.DataShareSnowflakeHook(conn_id)
+            hook = sql_api.DataShareSnowflakeHook(conn_id)
             for statement in statements:
                 hook.run_statement(statement)
 
@@ -125,7 +125,7 @@ def administer(connections: dict[str, dict[str, Any]]) -> Iterator[Callable[...,
             render_sql("create_target", share=SHARE, datasets=datasets, task={"target": name}) for name in datasets
         ]
         for sql in scripts:
-            split = snowflake_hook.DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True)
+            split = sql_api.DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True)
             run(*split, conn_id="snowflake_default")
         yield run
 

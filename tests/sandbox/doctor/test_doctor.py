@@ -20,13 +20,14 @@ import pytest
 import requests
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from data_share import doctor
-from data_share.datasets import DATASETS_FOLDER
-from data_share.doctor import CHECKS, CheckShareOperator, ShareIsBrokenError
-from data_share.doctor_checks import airflow as airflow_checks
-from data_share.doctor_checks.deployment import Answer, Check, State
+from data_share.dataset_files import DATASETS_FOLDER
+from data_share.doctor import __main__ as doctor
+from data_share.doctor import airflow as airflow_checks
+from data_share.doctor import run
+from data_share.doctor.deployment import Answer, Check, State
+from data_share.doctor.run import CHECKS, DoctorOperator, ShareIsBrokenError
 from data_share.share import Share
-from data_share.snowflake_hook import DataShareSnowflakeHook
+from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from tests.sandbox.databricks.conftest import TOKEN, WorkspaceServer
 from tests.sandbox.snowflake.conftest import KEY
 
@@ -668,7 +669,7 @@ def test_the_findings_for_programs(
         Check("Databricks", "chatty", "a library", chatty),
         Check("Databricks", "next", "the same", chatty, needs=("chatty",)),
     )
-    monkeypatch.setattr(doctor, "CHECKS", checks)
+    monkeypatch.setattr(run, "CHECKS", checks)
     assert doctor.main(["--json"]) == 1
     shown = capsys.readouterr()
     answer = json.loads(shown.out)
@@ -682,7 +683,7 @@ def test_the_findings_for_programs(
         "state": "wrong",
         "text": "It is wrong.",
     }
-    monkeypatch.setattr(doctor, "CHECKS", checks[:2])
+    monkeypatch.setattr(run, "CHECKS", checks[:2])
     assert doctor.main(["--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
 
@@ -696,14 +697,14 @@ class Pushed(dict[str, Any]):
 
 def test_the_task_returns_its_findings_or_fails_with_the_sentences(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     ti = Pushed()
-    task = CheckShareOperator(task_id="check", group="Databricks", share=Share())
+    task = DoctorOperator(task_id="check", group="Databricks", share=Share())
     findings = task.execute({"ti": ti})  # type: ignore[typeddict-item]
     assert {finding["state"] for finding in findings} == {"ok"}
     assert {finding["group"] for finding in findings} == {"Databricks"}
     assert not ti
     monkeypatch.setenv(VARIABLE, "4711")
     with pytest.raises(ShareIsBrokenError, match=r"1 of 9 checks of Databricks failed\.\n- job: .*4711 does not exist"):
-        CheckShareOperator(task_id="check_again", group="Databricks", share=Share()).execute({"ti": ti})  # type: ignore[typeddict-item]
+        DoctorOperator(task_id="check_again", group="Databricks", share=Share()).execute({"ti": ti})  # type: ignore[typeddict-item]
     assert json.loads(json.dumps(ti["findings"]))[-1]["state"] == "not checked"
 
 

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from data_share import snowflake_hook
 from data_share.dag_defaults import SHARE
+from data_share.snowflake import sql_api
 from data_share.sql_files import render_sql
 from sandbox.s3 import s3_filesystem
 from sandbox.sources import LAKE_BUCKET, SHARE_BUCKET
@@ -93,7 +93,7 @@ def a_share(s3_url: str, stand_ins: tuple[int, str], sync_datasets: ModuleType) 
         read_key = functools.cache(serialization.load_pem_private_key)
         patch.setattr(serialization, "load_pem_private_key", lambda data, **options: read_key(data, **options))
         # The hook waits a second before it repeats a call.
-        patch.setattr(snowflake_hook, "_FIRST_BACKOFF_SECONDS", 0)
+        patch.setattr(sql_api, "_FIRST_BACKOFF_SECONDS", 0)
         wire = Wire(requests.Session.request)
         patch.setattr(requests.Session, "request", lambda session, **call: wire(session, **call))
         made = Share(s3_url, f"http://127.0.0.1:{port}", sync_datasets.sync_dag, wire)
@@ -104,7 +104,7 @@ def a_share(s3_url: str, stand_ins: tuple[int, str], sync_datasets: ModuleType) 
 @pytest.fixture
 def administer(a_share: Share) -> Callable[[str], object]:
     """Run a statement as the account's administrator."""
-    hook = snowflake_hook.DataShareSnowflakeHook("snowflake_administrator")
+    hook = sql_api.DataShareSnowflakeHook("snowflake_administrator")
     return lambda sql: hook.run_statement(sql).rows
 
 
@@ -112,4 +112,4 @@ def set_up_statements(*names: str) -> Iterator[str]:
     """Return the statements of files that ``set_up_snowflake`` runs."""
     for name in names:
         sql = render_sql(name, share=SHARE)
-        yield from snowflake_hook.DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True)
+        yield from sql_api.DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True)

@@ -25,8 +25,8 @@ from airflow.sdk import DAG
 from data_share import share
 from data_share.dag_defaults import SHARE
 from data_share.datasets import Dataset
-from data_share.names import column_name, quoted, written
-from data_share.snowflake_hook import DataShareSnowflakeHook
+from data_share.snowflake.sql_api import DataShareSnowflakeHook
+from data_share.sql_text import column_name, quoted, written
 from sandbox.s3 import s3_filesystem
 from sandbox.sources import write_source
 from tests.airflow_double import DagRun, with_templates_compiled_once

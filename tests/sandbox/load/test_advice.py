@@ -9,8 +9,8 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 from data_share.datasets import Dataset
-from data_share.failure_codes import FailureCode
-from data_share.failures import ShareError
+from data_share.outcome.codes import FailureCode
+from data_share.outcome.report import ShareError
 from tests.sandbox.load.driver import COLUMNS, SCHEMA, Row, Run, Share
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from data_share.datasets import Dataset
-from data_share.failure_codes import FailureCode
-from data_share.failures import NotPublishedError
+from data_share.outcome.codes import FailureCode
+from data_share.outcome.report import NotPublishedError
 from data_share.sync import ResultMissingError
 from tests.sandbox.load.driver import STEPS, Row, Run, Share
 

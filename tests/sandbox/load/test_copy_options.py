@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
-from data_share.failures import failure_of
-from data_share.snowflake_hook import SnowflakeStatementError
+from data_share.outcome.classify import failure_of
+from data_share.snowflake.sql_api import SnowflakeStatementError
 from tests.sandbox.load.driver import Share
 
 pytestmark = pytest.mark.sandbox

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from data_share.datasets import Dataset, LoadMode
-from data_share.failures import NotPublishedError
+from data_share.outcome.report import NotPublishedError
 from tests.sandbox.load.driver import STEPS, Fault, ProcessDiedError, Row, Run, Share
 
 pytestmark = pytest.mark.sandbox

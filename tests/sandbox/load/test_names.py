@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from data_share.datasets import SchemaDrift
-from data_share.names import quoted
-from data_share.schema_drift import SchemaDriftError
-from data_share.snowflake_operators import CheckFailedError
+from data_share.snowflake.check import CheckFailedError
+from data_share.snowflake.schema_drift import SchemaDriftError
+from data_share.sql_text import quoted
 from tests.sandbox.load.driver import SCHEMA, Row, Share
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]

@@ -17,10 +17,13 @@ import pytest
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from data_share import databricks_hook, databricks_run, snowflake_hook
-from data_share.failure_codes import FailureCode
-from data_share.failures import FAILURE_KEY, NotPublishedError, failure_of
-from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeStoppedError
+from data_share.databricks import follow
+from data_share.databricks import hook as jobs_api
+from data_share.outcome.classify import failure_of
+from data_share.outcome.codes import FailureCode
+from data_share.outcome.report import FAILURE_KEY, NotPublishedError
+from data_share.snowflake import sql_api as statements_api
+from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStoppedError
 from sandbox.faults import carry_out, replay
 from tests.airflow_double import SYNC, DagRun
 from tests.contracts.conftest import Accounts, serve_accounts, until
@@ -155,10 +158,10 @@ def accounts(line: Line, tmp_path_factory: pytest.TempPathFactory, sync_datasets
         # A sync looks at few rows: so they come in several parts all the same.
         patch.setattr(sql_api, "PARTITION_ROWS", 2)
         patch.setattr(DataShareSnowflakeHook, "_pause", pause)
-        patch.setattr(snowflake_hook, "_STOP_PAUSE_SECONDS", 0)
-        patch.setattr(databricks_hook, "_pause", lambda state: 0)
-        patch.setattr(databricks_run, "_FIRST_POLL_SECONDS", 0.02)
-        patch.setattr(databricks_run, "_LONGEST_POLL_SECONDS", 0.02)
+        patch.setattr(statements_api, "_STOP_PAUSE_SECONDS", 0)
+        patch.setattr(jobs_api, "_pause", lambda state: 0)
+        patch.setattr(follow, "_FIRST_POLL_SECONDS", 0.02)
+        patch.setattr(follow, "_LONGEST_POLL_SECONDS", 0.02)
         with serve_accounts(tmp_path_factory.mktemp("accounts"), sync_datasets.sync_dag, line.around) as made:
             made.begin_dag("set_up_snowflake").run("create_schemas", "create_stage", "create_ledger")
             yield made

@@ -12,9 +12,10 @@ import pytest
 
 from data_share.dag_defaults import SHARE
 from data_share.datasets import Dataset
-from data_share.failure_codes import FailureCode
-from data_share.policies import PolicyFoundError, RowsHiddenError
-from data_share.snowflake_operators import CheckFailedError, SupersededError
+from data_share.outcome.codes import FailureCode
+from data_share.snowflake.check import CheckFailedError
+from data_share.snowflake.policies import PolicyFoundError, RowsHiddenError
+from data_share.snowflake.publish import SupersededError
 from tests.sandbox.load import driver
 from tests.sandbox.load.driver import Row, Run, Share
 

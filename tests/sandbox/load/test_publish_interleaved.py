@@ -16,7 +16,7 @@ import pytest
 from data_share import share
 from data_share.datasets import Dataset
 from data_share.share import Share
-from data_share.snowflake_hook import DataShareSnowflakeHook
+from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from sandbox.s3 import s3_filesystem
 from sandbox.snowflake.engine import Engine, Session
 from sandbox.snowflake.errors import SqlError

@@ -12,8 +12,8 @@ import pytest
 from data_share import share
 from data_share.dag_defaults import SHARE
 from data_share.datasets import Dataset
-from data_share.failures import NotPublishedError
-from data_share.snowflake_operators import SupersededError
+from data_share.outcome.report import NotPublishedError
+from data_share.snowflake.publish import SupersededError
 from tests.sandbox.load.driver import Fault, ProcessDiedError, Reader, Row, Run, Share
 
 pytestmark = pytest.mark.sandbox

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_share.datasets import Dataset
-from data_share.snowflake_operators import CheckFailedError, ManifestError
+from data_share.snowflake.check import CheckFailedError
+from data_share.snowflake.load import ManifestError
 from tests.sandbox.load.driver import Row, Run, Share
 
 pytestmark = pytest.mark.sandbox

@@ -8,9 +8,9 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 from data_share.dag_defaults import SHARE
+from data_share.databricks.export import UnknownRunKeyError
 from data_share.datasets import Dataset
-from data_share.export import UnknownRunKeyError
-from data_share.snowflake_operators import SupersededError
+from data_share.snowflake.publish import SupersededError
 from tests.sandbox.load.driver import Row, Run, Share
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]

@@ -10,7 +10,7 @@ import pytest
 import sqlparse
 
 from data_share.datasets import Dataset
-from data_share.snowflake_hook import SnowflakeStatementError
+from data_share.snowflake.sql_api import SnowflakeStatementError
 from tests.docs.markdown import Page
 from tests.sandbox.load.driver import SCHEMA, Row, Share
 

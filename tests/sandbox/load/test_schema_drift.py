@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from data_share.schema_drift import SchemaDriftError
+from data_share.snowflake.schema_drift import SchemaDriftError
 from tests.sandbox.load.driver import SCHEMA, Row, Share
 
 pytestmark = pytest.mark.sandbox

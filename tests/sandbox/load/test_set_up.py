@@ -9,11 +9,11 @@ from unittest import mock
 import pytest
 from airflow.sdk import DAG
 
-from data_share import datasets
+from data_share import dataset_files
 from data_share.datasets import Dataset
-from data_share.failure_codes import FailureCode
-from data_share.snowflake_hook import SnowflakeStatementError
-from data_share.snowflake_operators import TargetMissingError
+from data_share.outcome.codes import FailureCode
+from data_share.snowflake.load import TargetMissingError
+from data_share.snowflake.sql_api import SnowflakeStatementError
 from sandbox.settings import PROJECT
 from tests.airflow_double import DagRun
 from tests.sandbox.load.driver import Share
@@ -29,7 +29,7 @@ def set_up_dag(*known: Dataset) -> DAG:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    with mock.patch.object(datasets, "read_datasets", return_value=(list(known), [])):
+    with mock.patch.object(dataset_files, "read_datasets", return_value=(list(known), [])):
         spec.loader.exec_module(module)
     dag: DAG = module.dag
     return dag

@@ -8,7 +8,7 @@ import pytest
 
 from data_share.dag_defaults import SHARE
 from data_share.datasets import Dataset
-from data_share.target_lock import TargetTakenError
+from data_share.snowflake.target_lock import TargetTakenError
 from tests.sandbox.load.driver import COLUMNS, Share
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]

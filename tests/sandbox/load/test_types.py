@@ -20,8 +20,8 @@ import pytest
 
 from data_share.column_types import PAIRS, Verdict, described_type, fit, source_type
 from data_share.datasets import Dataset
-from data_share.schema_drift import SchemaDriftError, TypesLoseValuesError
-from data_share.snowflake_hook import SnowflakeStatementError
+from data_share.snowflake.schema_drift import SchemaDriftError, TypesLoseValuesError
+from data_share.snowflake.sql_api import SnowflakeStatementError
 from tests.sandbox.load.driver import Share
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]

@@ -15,7 +15,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 from hypothesis import strategies as st
 
-from data_share.snowflake_operators import CheckFailedError
+from data_share.snowflake.check import CheckFailedError
 from tests.sandbox.load import driver
 from tests.sandbox.load.driver import Run, Share
 

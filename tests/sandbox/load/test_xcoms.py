@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from data_share.failures import FAILURE_KEY, NotPublishedError
-from data_share.snowflake_operators import CheckFailedError
+from data_share.outcome.report import FAILURE_KEY, NotPublishedError
+from data_share.snowflake.check import CheckFailedError
 from tests.airflow_double import TaskInstance
 from tests.sandbox.load.driver import STEPS, Share
 

@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeRefusedError
+from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeRefusedError
 from sandbox.snowflake.auth import fingerprint
 from sandbox.snowflake.server import create_app
 

@@ -40,8 +40,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from data_share.failure_codes import FailureCode
-from data_share.snowflake_hook import DataShareSnowflakeHook, SnowflakeRefusedError
+from data_share.outcome.codes import FailureCode
+from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeRefusedError
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import s3fs
 from deltalake import write_deltalake
 
-from data_share.snowflake_hook import DataShareSnowflakeHook
+from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from sandbox.databricks.export import Session
 from sandbox.sources import SHARE_BUCKET, storage_options, table_uri
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_share.exported_schema import exported_columns
-from data_share.names import source_name
+from data_share.snowflake.exported_schema import exported_columns
+from data_share.sql_text import source_name
 from sandbox.databricks import parquet
 from sandbox.databricks.export import StatementError
 from tests.sandbox.kinds import KINDS, ROWS, comparable, source, spark_types

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from data_share.dag_defaults import SHARE
 from data_share.datasets import Dataset
-from data_share.schema_drift import TypesLoseValuesError
+from data_share.snowflake.schema_drift import TypesLoseValuesError
 from tests.sandbox.kinds import LOADED, NESTED, ROWS, differences, source, spark_types
 from tests.sandbox.load.driver import Run, Share, unproven
 from tests.sandbox.spark.engines import EXPORT_SQL, Engines

@@ -1,0 +1,1 @@
+"""The Databricks side of a sync: the export, and the trigger that follows it."""

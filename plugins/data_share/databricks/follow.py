@@ -1,0 +1,383 @@
+"""Following a Databricks job run from the triggerer, without a worker slot."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.databricks.hooks.databricks import DatabricksHook, RunState
+from airflow.providers.databricks.utils.databricks import extract_failed_task_errors_async
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.execution_time.xcom import XCom
+from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
+from asgiref.sync import sync_to_async
+
+from data_share.databricks.hook import TRIES, DataShareDatabricksHook
+from data_share.databricks.links import DatabricksRunLink
+from data_share.outcome.classify import code_of_status, databricks_status, failure_of, is_certificate_error
+from data_share.outcome.codes import FailureCode
+from data_share.outcome.report import FAILURE_KEY, ShareError, logged
+
+# The first looks come quickly, so that a short export is noticed at once; a long one is asked about twice a minute.
+_FIRST_POLL_SECONDS = 0.5
+_LONGEST_POLL_SECONDS = 30.0
+_POLL_BACKOFF = 1.3
+
+# A look is made again by the hook itself; this many looks in a row may still fail before contact counts as lost.
+_LOST_CONTACT_AFTER = 10
+_TRIES_OF_A_LOOK = 3
+
+# Airflow's own time-out of the trigger. It cancels nothing on Databricks, so it must come after ours.
+_TRIGGER_TIMEOUT_MARGIN = timedelta(minutes=10)
+
+_PERMANENT_STATUS_CODES = frozenset({400, 401, 403, 404})
+_SIGN_IN_STATUS_CODES = frozenset({401, 403})
+
+_log = logging.getLogger(__name__)
+
+_CODES_OF_RESULTS = {
+    "CANCELED": FailureCode.EXPORT_CANCELED,
+    "TIMEDOUT": FailureCode.EXPORT_TIMED_OUT,
+}
+_ADVICE_OF_RESULTS = {
+    "TIMEDOUT": "Find out on the run's page why it is slow; if it has to take so long, raise timeout_seconds in the "
+    "asset bundle, and deploy it. Then start the sync again.",
+    "MAXIMUM_CONCURRENT_RUNS_REACHED": "Give the export job its queue back, as the asset bundle does. Then start the "
+    "sync again.",
+}
+
+_LIST_RUNS = ("GET", "2.2/jobs/runs/list")
+# A page has 20 runs. Ten run at once, the others wait in the job's queue: so many pages are more than there ever are.
+_MOST_PAGES = 50
+
+
+class DatabricksRunFailedError(ShareError, AirflowFailException):
+    """The followed run did not succeed, took too long, or can no longer be followed."""
+
+    code = FailureCode.EXPORT_FAILED
+
+
+class TooManyRunsError(AirflowException):
+    """The export job has more active runs than are looked through."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """
+    A Databricks run that succeeded.
+
+    :param run_id: id of the run
+    :param run_page_url: its page in the workspace
+    :param job_parameters: the parameters that the run really got, by name
+    """
+
+    run_id: int
+    run_page_url: str
+    job_parameters: dict[str, str]
+
+    def to_xcom(self) -> dict[str, Any]:
+        """Return what the next step needs."""
+        return {
+            "run_id": self.run_id,
+            "run_page_url": self.run_page_url,
+            "export_path": self.job_parameters.get("export_path"),
+        }
+
+
+async def follow_run(
+    hook: DatabricksHook,
+    run_id: int,
+    timeout_seconds: float,
+    on_run_page: Callable[[str], Awaitable[None]],
+) -> FinishedRun:
+    """
+    Wait for a run to end well.
+
+    :param hook: an entered ``async with`` hook
+    :param run_id: id of the job run
+    :param timeout_seconds: longest time, counted from the run's start on Databricks, its time in the job's queue
+        included, so that a triggerer that takes over does not begin again; a run that takes longer is cancelled
+    :param on_run_page: is given the address of the run's page, once, as soon as it is known
+    :raises DatabricksRunFailedError: with Databricks' reason and the address of the run's page
+    """
+    failures = 0
+    is_signed_in_anew = False
+    wait = _FIRST_POLL_SECONDS
+    first_look = time.time()
+    told_page = False
+    while True:
+        try:
+            run = await hook.a_get_run(run_id)
+            failures = 0
+            is_signed_in_anew = False
+        except Exception as error:
+            failures += 1
+            status = databricks_status(error)
+            no_trust = is_certificate_error(error)
+            if status in _SIGN_IN_STATUS_CODES and not is_signed_in_anew:
+                # A wait takes hours: the credentials that it began with may have been exchanged meanwhile.
+                _forget_credentials(hook)
+                is_signed_in_anew = True
+            elif no_trust or status in _PERMANENT_STATUS_CODES or failures >= _LOST_CONTACT_AFTER:
+                code = code_of_status(status, FailureCode.EXPORT_MISSING)
+                raise DatabricksRunFailedError(
+                    f"The Databricks run {run_id} cannot be followed any longer: {error}. It may still be running.",
+                    code=FailureCode.CERTIFICATE_REFUSED if no_trust else code,
+                ) from error
+            run = None
+        if run is not None:
+            page = str(run.get("run_page_url", ""))
+            if not told_page:
+                await on_run_page(page)
+                told_page = True
+            state = _known_state(run)
+            if state is not None and state.is_terminal:
+                if not state.is_successful:
+                    raise DatabricksRunFailedError(
+                        await _why_it_failed(hook, run, state),
+                        code=_CODES_OF_RESULTS.get(state.result_state),
+                        databricks_run_url=page,
+                        what_to_do=_ADVICE_OF_RESULTS.get(state.result_state),
+                    )
+                parameters = {p["name"]: p.get("value", p.get("default")) for p in run.get("job_parameters", [])}
+                return FinishedRun(run_id=run_id, run_page_url=page, job_parameters=parameters)
+            started = run.get("start_time", 0) / 1000 or first_look
+            if time.time() - started > timeout_seconds:
+                try:
+                    await _cancel(hook, run_id)
+                    outcome = "was cancelled"
+                except Exception as error:
+                    outcome = f"could not be cancelled: {error}; it may still be running"
+                raise DatabricksRunFailedError(
+                    f"The Databricks run {run_id} took longer than {timeout_seconds / 60:g} minutes "
+                    f"(export_timeout_minutes in the dataset file) and {outcome}.",
+                    code=FailureCode.EXPORT_TIMED_OUT,
+                    databricks_run_url=page,
+                    what_to_do="Find out on the run's page why it is slow; if it has to take so long, raise "
+                    "export_timeout_minutes in the dataset file. Then start the sync again.",
+                )
+        await asyncio.sleep(wait)
+        wait = min(wait * _POLL_BACKOFF, _LONGEST_POLL_SECONDS)
+
+
+def _known_state(run: dict[str, Any]) -> RunState | None:
+    """Return the state of a run, or None if it is of a kind that is newer than the provider: then the run goes on."""
+    if run["state"]["life_cycle_state"] not in RunState.RUN_LIFE_CYCLE_STATES:
+        return None
+    return RunState(**run["state"])
+
+
+async def _why_it_failed(hook: DatabricksHook, run: dict[str, Any], state: RunState) -> str:
+    reasons = []
+    try:
+        for task in await extract_failed_task_errors_async(hook, run, state):
+            reasons.append(f"task {task['task_key']}: {task['error']}")
+    except Exception as error:
+        # The state alone is an answer too; losing it because of its details would be worse.
+        reasons.append(f"details could not be read: {error}")
+    if state.state_message and not any(state.state_message in reason for reason in reasons):
+        reasons.insert(0, state.state_message)
+    outcome = state.result_state or state.life_cycle_state
+    told = "; ".join(reason.strip().rstrip(".") for reason in reasons) or "no reason given"
+    return f"The Databricks run {run['run_id']} ended as {outcome}: {told}."
+
+
+def _forget_credentials(hook: DatabricksHook) -> None:
+    # The provider's hook (7.23.0) reads its connection once, and has no method to read it again.
+    hook.__dict__.pop("databricks_conn", None)
+    hook.oauth_tokens = {}
+
+
+async def _cancel(hook: DatabricksHook, run_id: int) -> None:
+    # The provider's hook has no asynchronous cancel_run.
+    await sync_to_async(hook.cancel_run)(run_id)
+
+
+def cancel_exports_of(hook: DatabricksHook, job_id: str, run_key: str) -> list[int]:
+    """
+    Cancel all runs of the export job that work for one sync; return their ids.
+
+    Finds also the run that no task knows of: its starter died, or its follower had not begun.
+
+    :param hook: the workspace
+    :param job_id: the export job
+    :param run_key: names the sync; a job parameter of its runs
+    :raises Exception: the first of the errors with which runs were not cancelled; all were tried
+    """
+    cancelled: list[int] = []
+    errors: list[Exception] = []
+    page: dict[str, str] = {}
+    for _ in range(_MOST_PAGES):
+        # The provider's hook has no method for it.
+        listed = hook._do_api_call(_LIST_RUNS, {"job_id": job_id, "active_only": "true", **page})
+        for run in listed.get("runs", []):
+            parameters = {parameter["name"]: parameter.get("value") for parameter in run.get("job_parameters", [])}
+            if parameters.get("run_key") == run_key and run["state"]["life_cycle_state"] != "TERMINATING":
+                try:
+                    hook.cancel_run(run["run_id"])
+                    cancelled.append(run["run_id"])
+                except Exception as error:
+                    _log.warning("The Databricks run %s could not be cancelled: %s", run["run_id"], error)
+                    errors.append(error)
+        if not listed.get("next_page_token"):
+            if errors:
+                raise errors[0]
+            return cancelled
+        page = {"page_token": listed["next_page_token"]}
+    raise TooManyRunsError(f"Job {job_id} has more active runs than the {_MOST_PAGES} pages that were looked at.")
+
+
+class DatabricksRunTrigger(BaseTrigger):
+    """
+    Follows a run and ends the task itself, so that no worker is needed before, while or after waiting.
+
+    It receives its fields as templates, which Airflow renders after ``__init__``: values are checked in ``run()``.
+
+    :param databricks_conn_id: Airflow connection of the workspace
+    :param run_id: id of the job run
+    :param timeout_seconds: longest time from the run's start; after it, the run is cancelled
+    """
+
+    def __init__(self, databricks_conn_id: str, run_id: str, timeout_seconds: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.databricks_conn_id = databricks_conn_id
+        self.run_id = run_id
+        self.timeout_seconds = timeout_seconds
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments to make this trigger again in another process."""
+        return (
+            f"{DatabricksRunTrigger.__module__}.{DatabricksRunTrigger.__qualname__}",
+            {
+                "databricks_conn_id": self.databricks_conn_id,
+                "run_id": self.run_id,
+                "timeout_seconds": self.timeout_seconds,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Follow the run to its end; yields exactly one event, which is the end of the task."""
+        try:
+            hook = _hook(self.databricks_conn_id, tries=_TRIES_OF_A_LOOK)
+            async with hook:
+                finished = await follow_run(
+                    hook, _run_id(self.run_id), float(self.timeout_seconds), self._push_run_page
+                )
+            await self._push(XCom.XCOM_RETURN_KEY, finished.to_xcom())
+        except Exception as error:
+            # An error that leaves run() would reach the user as "trigger failure" without a word of what happened.
+            self.log.error("%s", error)
+            step = self.task_instance.task_id if self.task_instance else ""
+            # By the run, as by the result of this step, it is known which export it is about.
+            await self._push(FAILURE_KEY, {**logged(failure_of(error, step)), "run_id": str(self.run_id)})
+            yield TaskFailedEvent()
+            return
+        self.log.info("Databricks run %s wrote %s", finished.run_id, finished.to_xcom()["export_path"])
+        yield TaskSuccessEvent()
+
+    async def on_kill(self) -> None:
+        """
+        Cancel the run on Databricks when a person ended the task.
+
+        Airflow also calls this on a triggerer that stalled and lost its triggers to another one. Then the task is still
+        deferred, somebody else follows the run, and it goes on.
+        """
+        ti = self.task_instance
+        if ti is None or await sync_to_async(_is_deferred)(ti.dag_id, ti.run_id, ti.task_id):
+            return
+        self.log.info("Cancelling the Databricks run %s: the task was ended by a person", self.run_id)
+        await _cancel(_hook(self.databricks_conn_id), _run_id(self.run_id))
+
+    async def _push_run_page(self, page: str) -> None:
+        # While Databricks works, the link is there already.
+        await self._push(DatabricksRunLink.xcom_key, page)
+
+    async def _push(self, key: str, value: Any) -> None:
+        # XComs in TaskSuccessEvent are encoded twice by Airflow 3.3: a number would arrive as text.
+        ti = self.task_instance
+        if ti is None:
+            raise RuntimeError("A trigger that ends its task must belong to a task")
+        await XCom.aset(key, value, dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id)
+
+
+class DatabricksRunSensor(BaseOperator):
+    """
+    Waits for a job run that an earlier task started; returns its id, its page and the export path that it really got.
+
+    Closes a gap of provider 7.23.0: it has sensors for SQL statements and partitions but none for a job run, and its
+    deferrable operators occupy a worker twice, to defer and to resume. This one starts and ends in the triggerer.
+
+    :param databricks_conn_id: Airflow connection of the workspace
+    :param run_id: id of the job run; a template
+    :param timeout_seconds: longest time from the run's start on Databricks; after it, the run is cancelled
+    """
+
+    template_fields: Sequence[str] = ("databricks_conn_id", "run_id")
+    ui_color = "#1CB1C2"
+    ui_fgcolor = "#fff"
+    start_from_trigger = True
+    operator_extra_links = (DatabricksRunLink(),)
+
+    def __init__(
+        self,
+        *,
+        databricks_conn_id: str = "databricks_default",
+        run_id: str,
+        timeout_seconds: float,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.databricks_conn_id = databricks_conn_id
+        self.run_id = run_id
+        self.timeout_seconds = timeout_seconds
+        self.run_page_url = ""
+        self.start_trigger_args = StartTriggerArgs(
+            trigger_cls=f"{DatabricksRunTrigger.__module__}.{DatabricksRunTrigger.__qualname__}",
+            trigger_kwargs={
+                "databricks_conn_id": databricks_conn_id,
+                "run_id": run_id,
+                "timeout_seconds": timeout_seconds,
+            },
+            next_method="execute",
+            timeout=timedelta(seconds=timeout_seconds) + _TRIGGER_TIMEOUT_MARGIN,
+        )
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Follow the run in this process: only ``dag.test()`` comes here, as it knows no start from the triggerer."""
+        return asyncio.run(self._follow()).to_xcom()
+
+    async def _follow(self) -> FinishedRun:
+        hook = _hook(self.databricks_conn_id, tries=_TRIES_OF_A_LOOK)
+        async with hook:
+            return await follow_run(hook, _run_id(self.run_id), self.timeout_seconds, self._keep_run_page)
+
+    async def _keep_run_page(self, page: str) -> None:
+        self.run_page_url = page
+
+
+def _hook(databricks_conn_id: str, tries: int = TRIES) -> DatabricksHook:
+    return DataShareDatabricksHook(databricks_conn_id, tries=tries, caller="DatabricksRunSensor")
+
+
+def _run_id(rendered: str) -> int:
+    try:
+        return int(rendered)
+    except (TypeError, ValueError):
+        raise DatabricksRunFailedError(
+            f"There is no Databricks run to wait for: the step that starts the export left {rendered!r} as its run id.",
+            code=FailureCode.EXPORT_MISSING,
+        ) from None
+
+
+def _is_deferred(dag_id: str, run_id: str, task_id: str) -> bool:
+    # Only there at run time, and only in a process that talks to Airflow's supervisor.
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    states = RuntimeTaskInstance.get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=[run_id])
+    return bool(states.get(run_id, {}).get(task_id) == "deferred")

@@ -1,0 +1,96 @@
+"""The checks of Airflow itself: datasets, DAG files, settings, processes."""
+
+from __future__ import annotations
+
+import importlib.util
+import runpy
+
+import requests
+from airflow.sdk.configuration import conf
+
+from data_share.doctor.deployment import (
+    HTTP_SECONDS,
+    PROJECT,
+    Answer,
+    Check,
+    Deployment,
+    State,
+    error_text,
+    ok,
+    verdict,
+    wrong,
+)
+
+
+def dataset_files(deployment: Deployment) -> Answer:
+    """Each dataset file is valid."""
+    datasets, errors = deployment.datasets
+    problems = [f"{' '.join(str(error).split()).rstrip('.')}." for error in errors]
+    return verdict(problems, f"{len(datasets)} datasets.")
+
+
+def dag_files(deployment: Deployment) -> Answer:
+    """Each DAG file can be imported here, with the packages and the path that tasks have."""
+    problems = []
+    files = sorted((PROJECT / "dags").glob("*.py"))
+    for path in files:
+        try:
+            runpy.run_path(str(path))
+        except Exception as error:
+            problems.append(
+                f"dags/{path.name} cannot be imported: {error_text(error)}. Install requirements.txt everywhere."
+            )
+    return verdict(problems, f"{len(files)} files can be imported.")
+
+
+def local_settings(deployment: Deployment) -> Answer:
+    """Airflow's local settings are found, or every task imports the providers anew."""
+    spec = importlib.util.find_spec("airflow_local_settings")
+    if spec is None:
+        return Answer(
+            State.ADVICE,
+            "airflow_local_settings is not found: each task imports the providers anew, which takes seconds. Put the "
+            "project's folder config/ on PYTHONPATH of scheduler, workers and triggerer.",
+        )
+    return ok(f"found as {spec.origin}.")
+
+
+def airflow_processes(deployment: Deployment) -> Answer:
+    """Scheduler, dag-processor and triggerer are alive, by the api-server's own answer."""
+    address = conf.get("core", "execution_api_server_url", fallback="") or conf.get("api", "base_url", fallback="")
+    if not address:
+        return Answer(
+            State.UNKNOWN,
+            "because this process knows no api-server: neither [core] execution_api_server_url nor [api] "
+            "base_url is set.",
+        )
+    address = address.rstrip("/").removesuffix("/execution")
+    try:
+        response = requests.get(f"{address}/api/v2/monitor/health", timeout=HTTP_SECONDS)
+        response.raise_for_status()
+        health = response.json()
+    except (requests.RequestException, ValueError) as error:
+        return wrong(
+            f"The api-server at {address} does not answer: {error_text(error)}. Tasks report to it: correct [core] "
+            "execution_api_server_url, or start it."
+        )
+    reasons = {
+        "metadatabase": "Nothing works without Airflow's database.",
+        "scheduler": "No task starts without it: start `airflow scheduler`.",
+        "dag_processor": "DAGs and datasets do not appear or change without it: start `airflow dag-processor`.",
+        "triggerer": "wait_for_export waits in it, and without it for ever: start `airflow triggerer`.",
+    }
+    problems = [
+        f"{part} is {health.get(part, {}).get('status') or 'not running'}. {reason}"
+        for part, reason in reasons.items()
+        if health.get(part, {}).get("status") != "healthy"
+    ]
+    return verdict(problems, "scheduler, dag-processor and triggerer are healthy.")
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("Airflow", "dataset files", "include/datasets/", dataset_files),
+    Check("Airflow", "DAG files", "dags/", dag_files),
+    Check("Airflow", "local settings", "PYTHONPATH", local_settings),
+    Check("Airflow", "processes", "the api-server's health", airflow_processes),
+)

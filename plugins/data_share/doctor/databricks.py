@@ -1,0 +1,153 @@
+"""The checks of Databricks: connection, sign-in, and the export job as the asset bundle describes it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from airflow.sdk import BaseHook, Variable
+
+from data_share.doctor.deployment import (
+    Answer,
+    Check,
+    Deployment,
+    State,
+    check_fields,
+    check_reachable,
+    clock,
+    connection_of,
+    error_text,
+    listed,
+    no_connection,
+    ok,
+    verdict,
+    with_advice,
+    wrong,
+)
+
+
+def databricks_connection(deployment: Deployment) -> Answer:
+    """The connection is there and has what a sign-in takes."""
+    share = deployment.share
+    connection = connection_of(share.databricks_conn_id)
+    if connection is None:
+        return no_connection(share.databricks_conn_id)
+    missing = [] if connection.host else ["host"]
+    extra = connection.extra_dejson
+    if extra.get("service_principal_oauth"):
+        missing += [field for field in ("login", "password") if not getattr(connection, field)]
+    elif not (connection.password or extra.get("token") or any(name.startswith("azure") for name in extra)):
+        missing.append("password (the token, or the secret of a service principal)")
+    return check_fields(share.databricks_conn_id, missing)
+
+
+def databricks_reachable(deployment: Deployment) -> Answer:
+    """Something answers at the workspace's address."""
+    connection = BaseHook.get_connection(deployment.share.databricks_conn_id)
+    port = f":{connection.port}" if connection.port else ""
+    host = str(connection.host).removeprefix("https://").removeprefix("http://").rstrip("/")
+    return check_reachable(deployment, "Databricks", f"{connection.schema or 'https'}://{host}{port}/", "host")
+
+
+def databricks_sign_in(deployment: Deployment) -> Answer:
+    """Databricks accepts the credentials."""
+    try:
+        deployment.databricks.list_jobs(limit=1, job_name="export_dataset")
+    except Exception as error:
+        return wrong(
+            f"Databricks does not accept the sign-in of {deployment.share.databricks_conn_id}: {error_text(error)}. "
+            "Check the token, or client id and secret of the service principal: docs/databricks.md."
+        )
+    return ok("the credentials are accepted.")
+
+
+def export_job_id(deployment: Deployment) -> Answer:
+    """The Variable with the job's id is set."""
+    share = deployment.share
+    value = Variable.get(share.export_job_variable, default=None)
+    if value is None:
+        return wrong(
+            f"The Airflow Variable {share.export_job_variable} is not set. Set it to the id of the export job: "
+            "`databricks bundle summary --target prod` shows it."
+        )
+    if not re.fullmatch(r"[0-9]+", str(value).strip()):
+        return wrong(f"The Airflow Variable {share.export_job_variable} is {str(value)!r}, which is no job id.")
+    return ok(f"job {value}.")
+
+
+def export_job(deployment: Deployment) -> Answer:
+    """The job exists, and the sign-in may see it."""
+    share = deployment.share
+    job_id = int(Variable.get(share.export_job_variable))
+    try:
+        # The provider's hook (7.23.0) has no method for a job by its id.
+        deployment.job = deployment.databricks._do_api_call(("GET", "2.2/jobs/get"), {"job_id": job_id})["settings"]
+    except Exception as error:
+        return wrong(
+            f"Databricks does not show job {job_id}: {error_text(error)}. Correct the Airflow Variable "
+            f"{share.export_job_variable}, or give Airflow's principal CAN_MANAGE_RUN on the job."
+        )
+    return ok(f"job {job_id} is {deployment.job.get('name')}.")
+
+
+def job_parameters(deployment: Deployment) -> Answer:
+    """The job takes exactly the parameters that a sync sends."""
+    sent = {parameter["name"] for parameter in deployment.bundle_job["parameters"]}
+    taken = {parameter["name"] for parameter in deployment.job.get("parameters", [])}
+    problems = []
+    if sent - taken:
+        problems.append(f"The job does not take {listed(sorted(sent - taken))}, which a sync sends.")
+    if taken - sent:
+        problems.append(f"The job takes {listed(sorted(taken - sent))}, which no sync sends.")
+    return verdict(with_advice(problems, "Deploy the bundle again: docs/databricks.md."), f"{listed(sorted(taken))}.")
+
+
+def job_queue(deployment: Deployment) -> Answer:
+    """A run more than the job allows waits instead of failing its sync."""
+    most = deployment.job.get("max_concurrent_runs", 1)
+    datasets = len(deployment.datasets[0])
+    if not most:
+        return wrong("max_concurrent_runs of the job is 0: it starts no run. Deploy the bundle again.")
+    if not deployment.job.get("queue", {}).get("enabled"):
+        return wrong(
+            f"The job's queue is not enabled: a run beyond max_concurrent_runs ({most}) is skipped, and its sync "
+            "fails. Deploy the bundle again, or enable the queue."
+        )
+    if most < datasets:
+        return Answer(State.ADVICE, f"max_concurrent_runs is {most}: of {datasets} datasets, some wait for others.")
+    return ok(f"the queue is enabled, {most} runs at a time.")
+
+
+def job_task(deployment: Deployment) -> Answer:
+    """The job's task runs the export's SQL file with the job's parameters."""
+    [expected] = [task["sql_task"] for task in deployment.bundle_job["tasks"]]
+    file = Path(expected["file"]["path"]).name
+    tasks = deployment.job.get("tasks", [])
+    sql_tasks = [task.get("sql_task", {}) for task in tasks]
+    if len(tasks) != 1 or not str(sql_tasks[0].get("file", {}).get("path", "")).endswith(file):
+        return wrong(f"The job's task is not one SQL task with the file {file}. Deploy the bundle again.")
+    given = sql_tasks[0].get("parameters", {})
+    problems = [
+        f"The task's parameter {name} is {given.get(name)!r} instead of {value!r}."
+        for name, value in expected["parameters"].items()
+        if given.get(name) != value
+    ]
+    return verdict(with_advice(problems, "Deploy the bundle again: docs/databricks.md."), f"{file}, {listed(given)}.")
+
+
+def databricks_clock(deployment: Deployment) -> Answer:
+    """The clocks of this machine and of Databricks agree."""
+    return clock(deployment, "Databricks")
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("Databricks", "Databricks connection", "databricks_default", databricks_connection),
+    Check("Databricks", "Databricks address", "host", databricks_reachable, ("Databricks connection",)),
+    Check("Databricks", "Databricks clock", "HTTP header Date", databricks_clock, ("Databricks address",)),
+    Check("Databricks", "Databricks sign-in", "jobs/list", databricks_sign_in, ("Databricks address",)),
+    Check("Databricks", "job id", "Variable {share.export_job_variable}", export_job_id),
+    Check("Databricks", "job", "jobs/get", export_job, ("Databricks sign-in", "job id")),
+    Check("Databricks", "job parameters", "the job's parameters", job_parameters, ("job",)),
+    Check("Databricks", "job queue", "queue, max_concurrent_runs", job_queue, ("job",)),
+    Check("Databricks", "job task", "the task's SQL file", job_task, ("job",)),
+)

@@ -1,0 +1,1 @@
+"""How a sync ended: codes, reports, notes and the webhook."""

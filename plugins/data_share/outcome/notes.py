@@ -1,0 +1,156 @@
+"""
+How a sync ended, in one line, as the note of its DAG run: an Airflow listener.
+
+Airflow calls it in the scheduler, within the transaction that ends the run, and in the api-server when a person sets a
+run's state. Every Airflow process imports this module, so it imports nothing else until a run has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from airflow.listeners import hookimpl
+
+if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun
+
+TAGS_OF_A_SYNC = frozenset({"data-share", "sync"})
+"""By these tags of its DAG, a run is known as a sync."""
+
+_LONGEST_NOTE = 1000  # the column's length
+_LONGEST_LINE = 400
+# Between what a person wrote and the line of this module. A Markdown rule, as Airflow shows notes as Markdown.
+_BELOW_A_PERSONS_NOTE = "\n\n---\n\n"
+
+log = logging.getLogger(__name__)
+
+
+@hookimpl
+def on_dag_run_success(dag_run: DagRun, msg: str) -> None:
+    """Note the number of rows and the time."""
+    _write(dag_run, msg)
+
+
+@hookimpl
+def on_dag_run_failed(dag_run: DagRun, msg: str) -> None:
+    """Note which step failed, and why."""
+    _write(dag_run, msg)
+
+
+def success_line(answer: dict[str, Any] | None, seconds: float) -> str:
+    """
+    Return the line of a sync that succeeded.
+
+    :param answer: what the step ``publish`` returned: the ledger's row, or what a dry run would change
+    :param seconds: duration of the run
+    """
+    if answer is None:
+        return "set to success by a person; nothing was published"
+    if answer.get("dry_run"):
+        inserted, updated, deleted = (int(answer[f"rows_{change}"]) for change in ("inserted", "updated", "deleted"))
+        return (
+            f"dry run: would insert {inserted:,}, update {updated:,} and delete {deleted:,} rows ({_duration(seconds)})"
+        )
+    return f"{int(answer['rows_loaded']):,} rows from {answer['source_table']} in {_duration(seconds)}"
+
+
+def failure_line(report: dict[str, Any] | None, reason: str) -> str:
+    """
+    Return why a sync failed: ``<step>: <message>``.
+
+    :param report: the XCom ``failure`` of the run's last task; see :mod:`data_share.outcome.report`
+    :param reason: why Airflow ended the run, which tells when there is no report
+    """
+    if report is None:
+        from data_share.outcome.diagnose import failure_without_report
+
+        report = failure_without_report(reason).to_xcom()
+    return f"{report['step']}: {report['message']}"
+
+
+def _write(dag_run: DagRun, reason: str) -> None:
+    # Airflow runs this inside its own transaction: whatever goes wrong here must not reach it.
+    try:
+        from data_share.steps import FINISH_SYNC, PUBLISH
+
+        if not set(getattr(dag_run.dag, "tags", None) or ()) >= TAGS_OF_A_SYNC:
+            return
+        if dag_run.state == "success":
+            line = success_line(_left(dag_run, PUBLISH.id, "return_value"), _seconds(dag_run))
+        elif dag_run.state == "failed":
+            line = failure_line(_left(dag_run, FINISH_SYNC.id, "failure"), reason)
+        else:
+            # A person has cancelled the run, and its last task is still to come: then the scheduler calls again.
+            return
+        _put(dag_run, line)
+    except Exception:
+        log.exception("The note of %s %s could not be written", dag_run.dag_id, dag_run.run_id)
+
+
+def _put(dag_run: DagRun, line: str) -> None:
+    line = " ".join(line.split())
+    if len(line) > _LONGEST_LINE:
+        line = line[: _LONGEST_LINE - 3] + "..."
+    note = dag_run.dag_run_note
+    if note is None:
+        dag_run.note = line
+    elif note.user_id is None:
+        # Of an earlier end of this run, before somebody cleared it.
+        note.content = line
+    else:
+        # A person's words stay; only the line below them is ours.
+        written = (note.content or "").partition(_BELOW_A_PERSONS_NOTE)[0]
+        if len(written) + len(_BELOW_A_PERSONS_NOTE) + len(line) <= _LONGEST_NOTE:
+            note.content = f"{written}{_BELOW_A_PERSONS_NOTE}{line}"
+
+
+def _left(dag_run: DagRun, task_id: str, key: str) -> Any:
+    """Return what a task has left, unless an earlier attempt did: a task that did not begin keeps that."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.models.xcom import XComModel
+    from sqlalchemy import select
+    from sqlalchemy.orm import object_session
+
+    from data_share.attempts import ATTEMPT_KEY
+
+    session = object_session(dag_run)
+    if session is None:
+        raise RuntimeError("The run belongs to no database session")
+    query = (
+        select(XComModel, TaskInstance.id)
+        .join(
+            TaskInstance,
+            (TaskInstance.dag_id == XComModel.dag_id)
+            & (TaskInstance.run_id == XComModel.run_id)
+            & (TaskInstance.task_id == XComModel.task_id),
+        )
+        .where(
+            XComModel.dag_id == dag_run.dag_id,
+            XComModel.run_id == dag_run.run_id,
+            XComModel.task_id == task_id,
+            XComModel.key == key,
+        )
+    )
+    # Without a flush: this only looks, and Airflow writes its changes when it wants to.
+    with session.no_autoflush:
+        found = session.execute(query).first()
+    if found is None:
+        return None
+    # As it is stored: Airflow's own way to read makes objects of classes that the value names; not in the scheduler.
+    xcom, attempt = found
+    return xcom.value if xcom.value.get(ATTEMPT_KEY) == str(attempt) else None
+
+
+def _seconds(dag_run: DagRun) -> float:
+    if dag_run.start_date is None or dag_run.end_date is None:
+        return 0.0
+    return (dag_run.end_date - dag_run.start_date).total_seconds()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -1,0 +1,324 @@
+"""
+Telling others how a sync ended, or that it is late: a notifier that posts signed JSON to a web address.
+
+The requests follow `Standard Webhooks <https://www.standardwebhooks.com>`_, so that a receiver can check them with a
+library of its language, or with the few lines in ``docs/alerts.md``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import logging
+import queue
+import random
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import requests
+from airflow.sdk import (  # type: ignore[attr-defined]  # its stub lacks the names of deadlines
+    AsyncCallback,
+    BaseHook,
+    BaseNotifier,
+    Context,
+    DeadlineAlert,
+    DeadlineReference,
+)
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.execution_time.xcom import XCom
+from asgiref.sync import sync_to_async
+
+from data_share.attempts import is_of_this_time
+from data_share.datasets import Dataset
+from data_share.outcome.diagnose import failure_without_report
+from data_share.outcome.report import FAILURE_KEY
+from data_share.share import run_key
+from data_share.steps import FINISH_SYNC, PUBLISH
+
+SYNC_SUCCEEDED = "sync_succeeded"
+SYNC_FAILED = "sync_failed"
+SYNC_DEADLINE_MISSED = "sync_deadline_missed"
+
+_SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of all secrets, by which they are known as such
+_SHORTEST_SECRET = 24  # bytes; the standard's least
+
+# Airflow stops what runs in the dag-processor after 50 s ([dag_processor] dag_file_processor_timeout), the parsing of
+# the DAG file included. Several syncs that end at once share one such process.
+_TOTAL_SECONDS = 30.0
+_ATTEMPT_SECONDS = 10.0
+_FIRST_WAIT_SECONDS = 0.5
+_BACKOFF = 2.0
+_LAST_CHANCE_SECONDS = 2.0
+
+_WORTH_ANOTHER_ATTEMPT = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+_seconds_left_in_process = _TOTAL_SECONDS + 5
+
+
+log = logging.getLogger(__name__)
+
+
+class AlertNotSentError(RuntimeError):
+    """The receiver did not take an event; the message holds no secret, and of the address the host."""
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """
+    Where events go, and the secrets that sign them.
+
+    :param url: address; it is kept out of logs, as it may be a secret too
+    :param secrets: keys; each event is signed with all of them, so that a secret can be changed without a gap
+    """
+
+    url: str
+    secrets: tuple[bytes, ...]
+
+    @classmethod
+    def of_connection(cls, connection: Any) -> Webhook:
+        """
+        Return the webhook that an Airflow connection describes.
+
+        :param connection: the address in ``host``, one or more secrets in ``password``, with blanks between them
+        :raises AlertNotSentError: for a connection that does not hold them
+        """
+        where = f"the connection {connection.conn_id}"
+        url = connection.host or ""
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise AlertNotSentError(f"The host of {where} must be a whole address: https://backend.example.com/hooks")
+        secrets: list[bytes] = []
+        for secret in (connection.password or "").split():
+            try:
+                key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
+            except binascii.Error:
+                key = b""
+            if not secret.startswith(_SECRET_PREFIX) or len(key) < _SHORTEST_SECRET:
+                secrets = []
+                break
+            secrets.append(key)
+        if not secrets:
+            raise AlertNotSentError(
+                f"The password of {where} must be {_SECRET_PREFIX} and {_SHORTEST_SECRET} or more bytes in base64"
+            )
+        return cls(url, tuple(secrets))
+
+    def headers(self, event_id: str, body: bytes, now: float) -> dict[str, str]:
+        """Return the headers of one attempt: its time is signed, so that an old request can be refused."""
+        timestamp = str(int(now))
+        signed = b".".join([event_id.encode(), timestamp.encode(), body])
+        signatures = (base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode() for key in self.secrets)
+        return {
+            "Content-Type": "application/json",
+            "User-Agent": "data-share",
+            "webhook-id": event_id,
+            "webhook-timestamp": timestamp,
+            "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
+        }
+
+    def deliver(self, event_id: str, event: Mapping[str, Any], total_seconds: float) -> int:
+        """
+        Post an event until the receiver takes it.
+
+        :param event_id: the same in each attempt
+        :param event: the body
+        :param total_seconds: bound of all attempts and the waits between them
+        :return: how many attempts it took
+        :raises AlertNotSentError: the receiver refuses it, or does not take it in time
+        """
+        body = json.dumps(event, default=str).encode()
+        deadline = time.monotonic() + total_seconds
+        wait = _FIRST_WAIT_SECONDS
+        attempt = 0
+        while True:
+            attempt += 1
+            answer = self._post(event_id, body, min(_ATTEMPT_SECONDS, deadline - time.monotonic()))
+            if isinstance(answer, int) and 200 <= answer < 300:
+                return attempt
+            pause = wait * random.uniform(0.5, 1)  # noqa: S311 - spreads the attempts, guards nothing
+            final = isinstance(answer, int) and answer not in _WORTH_ANOTHER_ATTEMPT
+            if final or time.monotonic() + pause >= deadline:
+                told = f"HTTP {answer}" if isinstance(answer, int) else answer
+                raise AlertNotSentError(
+                    f"The receiver at {urlsplit(self.url).hostname} did not take {event['event']} of "
+                    f"{event['dag_run_id']} in {attempt} attempt(s): {told}"
+                )
+            time.sleep(pause)
+            wait *= _BACKOFF
+
+    def _post(self, event_id: str, body: bytes, seconds: float) -> int | str:
+        """Return the status, or in a word why there is none; never later than after the given seconds."""
+        answers: queue.Queue[int | str] = queue.Queue()
+
+        def post() -> None:
+            try:
+                with requests.post(
+                    self.url,
+                    data=body,
+                    headers=self.headers(event_id, body, time.time()),
+                    timeout=seconds,
+                    # A redirect would carry the event to an address that nobody agreed to.
+                    allow_redirects=False,
+                    # The status is the answer; the body may be endless.
+                    stream=True,
+                ) as response:
+                    answers.put(response.status_code)
+            except Exception as error:
+                # Its text would hold the address.
+                answers.put(type(error).__name__)
+
+        # requests bounds each wait on the socket, and the look-up of the name not at all. A thread that hangs is left.
+        threading.Thread(target=post, name="data-share-webhook", daemon=True).start()
+        try:
+            return answers.get(timeout=seconds)
+        except queue.Empty:
+            return "no answer in time"
+
+
+class WebhookNotifier(BaseNotifier):
+    """
+    Posts the end of a sync, or a missed deadline, to the address in an Airflow connection; without one, does nothing.
+
+    As ``on_success_callback`` and ``on_failure_callback`` of a DAG it runs in the dag-processor, as the callback of a
+    deadline alert in the triggerer.
+
+    :param conn_id: connection with the address in ``host`` and the secret in ``password``; a template
+    """
+
+    template_fields = ("conn_id",)
+
+    def __init__(self, conn_id: str = "data_share_webhook", context: Context | None = None) -> None:
+        super().__init__(context=context)
+        self.conn_id = conn_id
+
+    def notify(self, context: Context) -> None:
+        """Send the event of a callback that runs in a process of its own."""
+        global _seconds_left_in_process
+        began = time.monotonic()
+        try:
+            self._send(context, min(_TOTAL_SECONDS, max(_LAST_CHANCE_SECONDS, _seconds_left_in_process)))
+        finally:
+            _seconds_left_in_process -= time.monotonic() - began
+
+    async def async_notify(self, context: Context) -> None:
+        """Send the event of a callback that runs in the triggerer."""
+        await sync_to_async(self._send, thread_sensitive=False)(context, _TOTAL_SECONDS)
+
+    def _send(self, context: Mapping[str, Any], total_seconds: float) -> None:
+        try:
+            connection = BaseHook.get_connection(self.conn_id)
+        except AirflowNotFoundException:
+            self.log.debug("Nobody is told: there is no connection %s", self.conn_id)
+            return
+        event = event_of(context)
+        if event is None:
+            return
+        attempts = Webhook.of_connection(connection).deliver(event["event_id"], event, total_seconds)
+        self.log.info("%s %s was sent in %s attempt(s)", event["event"], event["event_id"], attempts)
+
+
+def deadline_alerts(dataset: Dataset, callbacks: Sequence[AsyncCallback]) -> list[DeadlineAlert]:
+    """Return the alerts on a sync that takes too long, the time in the queue included; without a deadline, none."""
+    if dataset.sync_deadline_minutes is None:
+        return []
+    interval = timedelta(minutes=dataset.sync_deadline_minutes)
+    return [DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, interval, callback) for callback in callbacks]
+
+
+def event_of(context: Mapping[str, Any]) -> dict[str, Any] | None:
+    """
+    Return what happened, from the context of a callback; None when there is nothing to tell.
+
+    :param context: of a DAG's callback, or of a deadline alert, which holds the run as the REST API shows it
+    """
+    missed = context.get("deadline")
+    run = _Run.of_context(context)
+    if missed:
+        if run.state == "failed" and run.end and run.end <= _time(missed["deadline_time"]):
+            # Airflow (3.3) forgets the deadline of a run that succeeds, but not of one that fails, which was told.
+            return None
+        kind = SYNC_DEADLINE_MISSED
+    else:
+        kind = SYNC_SUCCEEDED if context.get("reason") == "success" else SYNC_FAILED
+    url = _run_url(run)
+    once = missed["id"] if missed else run.clear_number
+    return {
+        "event": kind,
+        "event_id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{url}#{kind}/{once}")),
+        "dataset": run.dag_id.removeprefix("sync_"),
+        "dag_id": run.dag_id,
+        "dag_run_id": run.run_id,
+        "run_key": run_key(run.dag_id, run.run_id, run.after) if run.after else None,
+        "state": run.state or ("success" if kind == SYNC_SUCCEEDED else "failed"),
+        "requested_by": run.requested_by,
+        "result": _left(run, PUBLISH.id, XCom.XCOM_RETURN_KEY) if kind == SYNC_SUCCEEDED else None,
+        "failure": _failure(run, str(context.get("reason"))) if kind == SYNC_FAILED else None,
+        "deadline": _time(missed["deadline_time"]).isoformat() if missed else None,
+        "airflow_run_url": url,
+        "sent_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A DAG run, as far as the context of a callback knows it."""
+
+    dag_id: str
+    run_id: str
+    state: str | None = None
+    after: datetime | None = None
+    end: datetime | None = None
+    clear_number: int = 0
+    requested_by: str | None = None
+
+    @classmethod
+    def of_context(cls, context: Mapping[str, Any]) -> _Run:
+        run = context.get("dag_run")
+        if run is None:
+            # Of a run without a task instance, Airflow tells no more.
+            return cls(dag_id=context["dag"].dag_id, run_id=context["run_id"])
+        known: Mapping[str, Any] = run if isinstance(run, Mapping) else run.model_dump()
+        return cls(
+            dag_id=known["dag_id"],
+            run_id=known.get("dag_run_id") or known["run_id"],
+            state=str(getattr(known["state"], "value", known["state"])),
+            after=_time(known["run_after"]),
+            end=_time(known["end_date"]) if known.get("end_date") else None,
+            clear_number=known.get("clear_number") or 0,
+            requested_by=(known.get("conf") or {}).get("requested_by") or known.get("triggering_user_name"),
+        )
+
+
+def _failure(run: _Run, reason: str) -> dict[str, Any]:
+    report: dict[str, Any] | None = _left(run, FINISH_SYNC.id, FAILURE_KEY)
+    return report or failure_without_report(reason).to_xcom()
+
+
+def _left(run: _Run, task_id: str, key: str) -> Any:
+    """Return what a step has left since the run was last cleared: one that did not begin keeps what it had left."""
+    # From here, XComs can be read; to write one would block for ever in the dag-processor (Airflow 3.3).
+    try:
+        value = XCom.get_one(dag_id=run.dag_id, run_id=run.run_id, task_id=task_id, key=key, map_index=-1)
+    except Exception:
+        # That the sync has ended is worth telling without its details too.
+        log.exception("XCom %s of %s cannot be read", key, task_id)
+        return None
+    return value if is_of_this_time(value, run) else None
+
+
+def _run_url(run: _Run) -> str:
+    base = conf.get("api", "base_url", fallback="http://localhost:8080").rstrip("/")
+    return f"{base}/dags/{run.dag_id}/runs/{quote(run.run_id, safe='')}"
+
+
+def _time(value: Any) -> datetime:
+    return value if isinstance(value, datetime) else datetime.fromisoformat(str(value).replace("Z", "+00:00"))

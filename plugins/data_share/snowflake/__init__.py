@@ -1,0 +1,1 @@
+"""The Snowflake side of a sync: load, check, publish, clean up."""

@@ -1,0 +1,90 @@
+"""The schema of an export, as its manifest has it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from data_share.outcome.codes import FailureCode
+from data_share.outcome.report import ShareError
+
+_DEPLOY_AGAIN = (
+    "Deploy the asset bundle again, whose SQL names the columns beside their types, and start a sync without "
+    "reload_run_key."
+)
+
+
+class UnreadableSchemaError(ShareError, AirflowFailException):
+    """The manifest's schema cannot be told apart into columns."""
+
+    code = FailureCode.SCHEMA_DRIFT
+
+
+def exported_columns(column_types: str) -> dict[str, str]:
+    """
+    Return the columns of an export with their types, as ``TYPEOF`` writes them.
+
+    :param column_types: ``[{"name": "a", "type": "int"}, {"name": "b,c", "type": "decimal(10,2)"}]``; as
+        ``struct<a:int,b:decimal(10,2)>`` in a manifest of an export job that was deployed before
+    :raises UnreadableSchemaError: neither of both, or a struct that can be read in two ways
+    """
+    if not column_types.startswith("["):
+        return struct_fields(column_types)
+    try:
+        columns: dict[Any, Any] = {column["name"]: column["type"] for column in json.loads(column_types)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise _no_schema(column_types) from error
+    if not all(isinstance(text, str) for column in columns.items() for text in column):
+        raise _no_schema(column_types)
+    return columns
+
+
+# string, timestamp_ntz, decimal(10,2), map<string,int>, interval day to second
+_KIND = re.compile(r"[a-z][A-Za-z0-9_ ]*([<(].*[>)])?")
+
+
+def struct_fields(column_types: str) -> dict[str, str]:
+    """
+    Return names and types of the fields of a Spark struct type, without knowing the names.
+
+    :param column_types: e.g. ``struct<a:int,b:decimal(10,2),c:struct<x:int>>``
+    :raises UnreadableSchemaError: for a text that is no struct type, and for names that it cannot be read with: Spark
+        writes them as they are, also when they hold a comma, a colon or a bracket
+    """
+    if not (column_types.startswith("struct<") and column_types.endswith(">")):
+        raise _no_schema(column_types)
+    fields: dict[str, str] = {}
+    depth, begin, end = 0, len("struct<"), len(column_types) - 1
+    for position in range(begin, end + 1):
+        character = column_types[position]
+        if character in "<(":
+            depth += 1
+        elif character in ">)" and depth:
+            depth -= 1
+        elif (character == "," and not depth) or (position == end and begin < end):
+            name, _, kind = column_types[begin:position].partition(":")
+            if not (name and _KIND.fullmatch(kind)):
+                raise _not_one_field(column_types[begin:position])
+            fields[name] = kind
+            begin = position + 1
+    if begin < end:
+        raise _not_one_field(column_types[begin:end])
+    return fields
+
+
+def _no_schema(column_types: str) -> UnreadableSchemaError:
+    return UnreadableSchemaError(
+        f"The manifest's column_types is no schema: {column_types!r}. The target is as it was.",
+        what_to_do=_DEPLOY_AGAIN,
+    )
+
+
+def _not_one_field(field: str) -> UnreadableSchemaError:
+    return UnreadableSchemaError(
+        f"The columns of the export cannot be told apart: {field!r} is not one name with its type. The target is as it "
+        "was.",
+        what_to_do=_DEPLOY_AGAIN,
+    )

@@ -1,0 +1,171 @@
+"""The step that publishes the staged rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow.sdk import Asset, AssetAlias, Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from data_share.attempts import made_by
+from data_share.datasets import Dataset
+from data_share.outcome.codes import FailureCode
+from data_share.outcome.report import ShareError
+from data_share.snowflake.policies import (
+    RowsHiddenError,
+    hidden_rows,
+    way_out,
+)
+from data_share.snowflake.sql_api import (
+    SnowflakeStatementError,
+)
+from data_share.snowflake.statements import TARGET_UNCHANGED, SnowflakeSyncOperator, json_row
+from data_share.snowflake.target_lock import refuse_target_of_another
+
+_ASSET_EVENT_FIELDS = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
+_REFUSED = "NULL result in a non-nullable column"
+
+
+class SupersededError(ShareError, AirflowFailException):
+    """Another sync was published in the meantime, which this one must not undo."""
+
+    code = FailureCode.SUPERSEDED
+
+
+class PublishError(ShareError, AirflowException):
+    """The transaction ended well, but the ledger does not show it."""
+
+    code = FailureCode.LEDGER_ROW_MISSING
+
+
+class SnowflakePublishOperator(SnowflakeSyncOperator):
+    """
+    Changes the target and writes the ledger row in one transaction; returns the row, and tells it as an asset event.
+
+    A repetition finds in the ledger that this export was published, and changes nothing. A preview changes nothing and
+    returns what would change. What it returns says which attempt did so: see :mod:`data_share.attempts`. What the
+    ledger says before the transaction only spares it: what decides is the target's row in its lock table, in the
+    transaction.
+    """
+
+    def __init__(self, *, dataset: Dataset, **kwargs: Any) -> None:
+        super().__init__(dataset=dataset, outlets=[AssetAlias(dataset.name)], **kwargs)
+        self._is_committed = False
+
+    def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
+        """Publish, unless it has been done."""
+        self._context = context
+        if self.sync.is_dry_run:
+            changes = self._run("count_changes")[-1].rows[0]
+            answer = {"dry_run": True, "load_mode": self.sync.load_mode.value, "export_path": self._export_path}
+            return made_by(context, answer | json_row(changes))
+        row = self._ledger_row("ledger before")
+        if row is not None and self._is_published(row):
+            self.log.info("The ledger says that %s was published before: nothing is left to do", row["export_path"])
+            # Told again, as the attempt that published may have died before Airflow knew: at least once, not at most.
+            self._tell_asset(context, row)
+            return made_by(context, row)
+        # DDL, hence before the transaction. What has no values yet does no harm when the publish then fails.
+        if created_columns := self.sync.loaded["created_columns"]:
+            self._run_with("create_target_from_source", columns=created_columns)
+        self._run_with("add_columns", table=self.dataset.target, columns=self.sync.loaded["new_columns"])
+        statements = self._hook.split_sql_string(self.sql["publish"], strip_semicolon=True)
+        try:
+            try:
+                self._hook.run_transaction(statements, request_id=self._request_id("publish"))
+            finally:
+                # The step is about this one, and not the looks into the ledger that follow.
+                self.shown_query_id = next(iter(self._hook.query_ids), "")
+        except SnowflakeStatementError as error:
+            if (hidden := hidden_rows(str(error))) is not None:
+                raise self._rows_hidden(error, *hidden) from error
+            if _REFUSED not in str(error):
+                raise
+            row = self._row_after_refusal(error)
+        else:
+            self._is_committed = True
+            # A kill that came too late to undo it must not keep anybody from hearing of it.
+            self._hook.is_stopped = False
+            row = self._ledger_row("ledger after")
+        if row is None:
+            raise PublishError(
+                f"{self._export_path} of run key {self.sync.key} is published, but the ledger has no row of it.",
+                snowflake_query_id=self.shown_query_id,
+            )
+        self._tell_asset(context, row)
+        return made_by(context, row)
+
+    def on_kill(self) -> None:
+        """Roll the transaction back. When it has ended, the step only reads its row, and has five seconds for that."""
+        if not self._is_committed:
+            super().on_kill()
+
+    def _rows_hidden(self, error: SnowflakeStatementError, keys: int, seen: int, needed: int) -> RowsHiddenError:
+        role, target = self._hook.role_name, self.dataset.target_table
+        return RowsHiddenError(
+            f"After the change, role {role} sees {seen:,} row(s) in {target}, where at least {needed:,} must be, and "
+            f"does not find {keys:,} of the staged keys: a row access policy hides rows from it, or a masking policy "
+            f"changes the merge keys. The transaction was rolled back. {TARGET_UNCHANGED}",
+            snowflake_query_id=error.snowflake_query_id,
+            what_to_do=f"{way_out(role, self.dataset)} Start the sync again after that.",
+        )
+
+    def _row_after_refusal(self, error: SnowflakeStatementError) -> dict[str, Any] | None:
+        """
+        Return the ledger row when another process of this sync was faster; else say why this one may not publish.
+
+        The requests are sessions that began after the refusal: they see what it was refused for.
+        """
+        locked = self._run("select_lock")[-1].rows
+        row = self._ledger_row("ledger after refusal")
+        if row is not None and self._is_published(row):
+            return row
+        refuse_target_of_another(self.dataset, self.share, locked, unchanged="This attempt changed nothing.")
+        if any((last["RUN_KEY"], last["EXPORT_PATH"]) == (self.sync.key, self._export_path) for last in locked):
+            return None  # it is published, and somebody has deleted its row from the ledger
+        raise SupersededError(
+            f"{self._export_path} is not published: {self._why_refused(locked)}. This attempt changed nothing.",
+            snowflake_query_id=error.snowflake_query_id,
+            **self._advice_for_a_refusal(),
+        ) from error
+
+    def _why_refused(self, locked: Sequence[Mapping[str, Any]]) -> str:
+        if not locked:
+            return "somebody has deleted the target's row from its lock table, which the next sync makes anew"
+        last = locked[0]
+        if last["STAGED_AT"] > self.sync.staged_at:
+            return (
+                f"a sync of {self.dataset.name} that was staged later is published already (run key {last['RUN_KEY']})"
+            )
+        counts_once = not self.sync.load_mode.is_repeatable
+        if counts_once and last["EXPORT_PATH"] == self._export_path:
+            return f"this export was appended before (run key {last['RUN_KEY']})"
+        changed = "its staging tables are not as they were when they were checked"
+        return f"this export was appended before, or {changed}" if counts_once else changed
+
+    def _advice_for_a_refusal(self) -> dict[str, Any]:
+        if self.sync.load_mode.is_repeatable or not self.sync.is_reload:
+            return {}
+        return {
+            "what_to_do": "An append counts an export once. To have this one in the place of everything in the target, "
+            "start the sync with full_refresh: true as well.",
+            "retriable": False,
+        }
+
+    @property
+    def _export_path(self) -> str:
+        return str(self.sync.loaded["export_path"])
+
+    def _is_published(self, row: dict[str, Any]) -> bool:
+        # An append counts a run key once, ever; else, an export that was made again takes the place of the first.
+        return not self.sync.load_mode.is_repeatable or row["export_path"] == self._export_path
+
+    def _ledger_row(self, place: str) -> dict[str, Any] | None:
+        rows = self._run("select_ledger_row", place, bindings=[self.sync.key])[-1].rows
+        return json_row(rows[0]) if rows else None
+
+    def _tell_asset(self, context: Context, row: dict[str, Any]) -> None:
+        asset = Asset(self._hook.asset_uri(self.dataset.target_table))
+        extra = {name: row[name] for name in _ASSET_EVENT_FIELDS}
+        context["outlet_events"][AssetAlias(self.dataset.name)].add(asset, extra=extra)

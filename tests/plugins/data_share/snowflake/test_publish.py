@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from airflow.sdk import AssetAlias
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.execution_time.context import OutletEventAccessors
+
+from data_share.outcome.codes import FailureCode
+from data_share.share import Share
+from data_share.snowflake.policies import RowsHiddenError
+from data_share.snowflake.publish import PublishError, SnowflakePublishOperator, SupersededError
+from data_share.snowflake.sql_api import SnowflakeStatementError, StatementResult
+from data_share.snowflake.target_lock import TargetTakenError
+from tests.plugins.data_share.conftest import Snowflake, known_sync, tides
+from tests.plugins.data_share.snowflake.examples import EXPORT_PATH, KEY, LOCK, MakeContext
+
+LEDGER_ROW = {
+    "RUN_KEY": KEY,
+    "EXPORT_PATH": EXPORT_PATH,
+    "ROWS_LOADED": 5,
+    "ROWS_INSERTED": 3,
+    "ROWS_UPDATED": 2,
+    "ROWS_DELETED": 1,
+    "ROWS_IN_TARGET": 40,
+    "SHARE_OF_NULLS": Decimal("0.25"),
+    "REQUESTED_BY": None,
+    "PUBLISHED_AT": datetime(2026, 1, 2, 3, 5),
+}
+REFUSED_BY_LEDGER = SnowflakeStatementError("Snowflake: NULL result in a non-nullable column (code 100072)")
+
+
+TRANSACTION = "BEGIN TRANSACTION;\nINSERT OVERWRITE INTO tides\nSELECT * FROM staging.tides;\nCOMMIT;"
+
+
+def publish_step(
+    load_mode: str = "replace", *, conf: dict[str, Any] | None = None, **loaded: Any
+) -> SnowflakePublishOperator:
+    """Make the publish step as it is after its templates are rendered, for what the steps before have loaded."""
+    task = SnowflakePublishOperator(
+        share=Share(),
+        task_id="publish",
+        dataset=tides(load_mode=load_mode),
+        sql={
+            "publish": f"-- why\n{TRANSACTION}",
+            "select_lock": "SELECT lock;",
+            "select_ledger_row": "SELECT ledger;",
+            "count_changes": "-- why\nSELECT changes",
+        },
+    )
+    known = {"export_path": EXPORT_PATH, "staged_at": "2026-01-02T03:04:30", "new_columns": {}, "created_columns": {}}
+    task.sync = known_sync(task.dataset, conf=conf, key=KEY, loaded={**known, **loaded})
+    return task
+
+
+@pytest.fixture
+def publish() -> SnowflakePublishOperator:
+    return publish_step()
+
+
+@pytest.fixture
+def publish_context(task_context: MakeContext) -> MakeContext:
+    """Make the context of the publish step, which can tell of assets."""
+
+    def make(task: SnowflakePublishOperator, **changes: Any) -> dict[str, Any]:
+        return {**task_context(task, **changes), "outlet_events": OutletEventAccessors()}
+
+    return make
+
+
+def asset_events(context: dict[str, Any]) -> list[Any]:
+    return list(context["outlet_events"][AssetAlias("tides")].asset_alias_events)
+
+
+def test_publishing_runs_one_transaction_and_answers_with_the_ledger_row(
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
+    context = publish_context(publish)
+    row = publish.execute(context)  # type: ignore[arg-type]
+    assert snowflake.statements == ["SELECT ledger", TRANSACTION, "SELECT ledger"]
+    assert snowflake.hook.run_transaction.call_args.args == (TRANSACTION.removesuffix(";").split(";\n"),)
+    assert publish.shown_query_id == "query 2", "its link leads to the transaction"
+    assert [call.kwargs["bindings"] for call in snowflake.hook.run_statement.call_args_list] == [[KEY], [KEY]]
+    assert len(set(snowflake.request_ids)) == 3, "the second look must not be answered with the first"
+    assert json.loads(json.dumps(row)) == {
+        "run_key": KEY,
+        "export_path": EXPORT_PATH,
+        "rows_loaded": 5,
+        "rows_inserted": 3,
+        "rows_updated": 2,
+        "rows_deleted": 1,
+        "rows_in_target": 40,
+        "share_of_nulls": 0.25,
+        "requested_by": None,
+        "published_at": "2026-01-02T03:05:00",
+        "task_instance_id": str(context["ti"].id),
+        "clear_number": 0,
+    }
+    [event] = asset_events(context)
+    assert event.extra == {
+        "run_key": KEY,
+        "rows_inserted": 3,
+        "rows_updated": 2,
+        "rows_deleted": 1,
+        "rows_in_target": 40,
+    }
+
+
+def test_an_export_that_is_in_the_ledger_is_told_and_not_published_again(
+    snowflake: Snowflake, publish_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT ledger", [LEDGER_ROW])
+    publish = publish_step(new_columns={"SALINITY": "NUMBER(5, 2)"})
+    context = publish_context(publish, try_number=2)
+    assert publish.execute(context)["rows_loaded"] == 5  # type: ignore[arg-type]
+    assert snowflake.statements == ["SELECT ledger"]
+    # The attempt that published may have died before Airflow knew.
+    assert len(asset_events(context)) == 1
+
+
+@pytest.mark.parametrize(
+    ("looks", "refusal", "dry_run"),
+    [
+        ([[], [LEDGER_ROW]], None, False),
+        ([[LEDGER_ROW]], None, False),
+        ([[], [LEDGER_ROW]], REFUSED_BY_LEDGER, False),
+        ([[]], None, True),
+    ],
+    ids=["published", "published before", "published by another process", "dry run"],
+)
+def test_an_answer_says_which_attempt_gave_it(
+    snowflake: Snowflake, publish_context: MakeContext, looks: Any, refusal: Exception | None, dry_run: bool
+) -> None:
+    snowflake.answer("SELECT ledger", *looks)
+    snowflake.answer("SELECT changes", [{"ROWS_INSERTED": 3}])
+    snowflake.refusal = refusal
+    publish = publish_step(conf={"dry_run": dry_run})
+    context = publish_context(publish, try_number=3)
+    context["dag_run"].clear_number = 2
+    answer = publish.execute(context)  # type: ignore[arg-type]
+    assert (answer["task_instance_id"], answer["clear_number"]) == (str(context["ti"].id), 2)
+    assert answer["export_path"] == EXPORT_PATH
+
+
+OTHER_EXPORT = {**LEDGER_ROW, "EXPORT_PATH": EXPORT_PATH.replace("/1-", "/0-"), "ROWS_LOADED": 4}
+
+
+def test_a_target_is_created_before_the_transaction_and_not_in_it(
+    snowflake: Snowflake, publish_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
+    publish = publish_step(created_columns={"HARBOUR": "VARCHAR", "DEPTH": "FLOAT"})
+    publish.execute(publish_context(publish))  # type: ignore[arg-type]
+    create = 'CREATE TABLE IF NOT EXISTS "PUBLIC"."TIDES" ("HARBOUR" VARCHAR, "DEPTH" FLOAT)'
+    assert snowflake.statements == ["SELECT ledger", create, TRANSACTION, "SELECT ledger"]
+
+
+REFUSALS: dict[str, tuple[str, list[dict[str, Any]], type[Exception], str]] = {
+    "a later sync was published": (
+        "replace",
+        [{**LOCK, "RUN_KEY": "20260102T040000_ffffffff", "STAGED_AT": datetime(2026, 1, 2, 4)}],
+        SupersededError,
+        r"a sync of tides that was staged later is published already \(run key 20260102T040000_ffffffff\)\.",
+    ),
+    "the staging tables were changed": (
+        "replace",
+        [LOCK],
+        SupersededError,
+        "is not published: its staging tables are not as they were when they were checked",
+    ),
+    "perhaps it was appended long ago": (
+        "append",
+        [LOCK],
+        SupersededError,
+        "this export was appended before, or its staging tables",
+    ),
+    "another run has appended it": (
+        "append",
+        [{**LOCK, "EXPORT_PATH": EXPORT_PATH}],
+        SupersededError,
+        r"is not published: this export was appended before \(run key 20250102T030405_ffffffff\)\.",
+    ),
+    "the row of the lock is gone": ("replace", [], SupersededError, "somebody has deleted the target's row"),
+    "another dataset has published": (
+        "replace",
+        [{**LOCK, "DATASET": "another"}],
+        TargetTakenError,
+        "is the target of the dataset another, whose sync",
+    ),
+    "it is published, and the ledger does not show it": (
+        "replace",
+        [{**LOCK, "RUN_KEY": KEY, "EXPORT_PATH": EXPORT_PATH}],
+        PublishError,
+        "is published, but the ledger has no row of it",
+    ),
+}
+"""By case: the load mode, what the lock says afterwards, and the failure."""
+
+
+@pytest.mark.parametrize(("load_mode", "locked", "kind", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refused_transaction_says_what_it_was_refused_for(
+    snowflake: Snowflake,
+    publish_context: MakeContext,
+    load_mode: str,
+    locked: list[dict[str, Any]],
+    kind: type[Exception],
+    message: str,
+) -> None:
+    # In these modes, another export of this run is no sign of this one.
+    snowflake.answer("SELECT ledger", [OTHER_EXPORT] if load_mode == "replace" and kind is SupersededError else [])
+    snowflake.answer("SELECT lock", locked)
+    snowflake.refusal = REFUSED_BY_LEDGER
+    publish = publish_step(load_mode=load_mode)
+    context = publish_context(publish)
+    with pytest.raises(kind, match=message) as caught:
+        publish.execute(context)  # type: ignore[arg-type]
+    # Another attempt would be refused too; only the ledger may be mended.
+    assert isinstance(caught.value, AirflowFailException) == (kind is not PublishError)
+    assert asset_events(context) == []
+    assert snowflake.statements == ["SELECT ledger", TRANSACTION, "SELECT lock", "SELECT ledger"]
+    assert len(set(snowflake.request_ids)) == 4, "the second look must not be answered with the first"
+
+
+def test_a_publish_that_another_process_was_faster_with_is_told_as_its_own(
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
+    snowflake.answer("SELECT lock", [{**LOCK, "RUN_KEY": KEY, "EXPORT_PATH": EXPORT_PATH}])
+    snowflake.refusal = REFUSED_BY_LEDGER
+    context = publish_context(publish)
+    assert publish.execute(context)["run_key"] == KEY  # type: ignore[arg-type]
+    assert len(asset_events(context)) == 1
+
+
+def test_a_transaction_that_does_not_see_all_rows_is_told_apart(
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
+) -> None:
+    said = (
+        'JavaScript execution error: Uncaught Execution of multiple statements failed on statement "UPDATE x" (at line '
+        "1, position 75).\nDML operation to table X failed on column ROWS_AFTER with error: Numeric value 'rows hidden "
+        "from the loader: 3, 1200 of 1203' is not recognized in SYSTEM$MULTISTMT"
+    )
+    snowflake.answer("SELECT ledger", [])
+    snowflake.refusal = SnowflakeStatementError(f"Snowflake: {said} (code 100132)")
+    with pytest.raises(RowsHiddenError) as caught:
+        publish.execute(publish_context(publish))  # type: ignore[arg-type]
+    assert "sees 1,200 row(s) in public.tides, where at least 1,203 must be, and does not find 3 of" in str(
+        caught.value
+    )
+    assert caught.value.code is FailureCode.ROWS_HIDDEN
+    assert isinstance(caught.value, AirflowFailException), "another attempt would be refused too"
+
+
+def test_a_transaction_without_a_trace_in_the_ledger_is_an_error_that_may_be_tried_again(
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT ledger", [])
+    context = publish_context(publish)
+    with pytest.raises(PublishError, match=KEY) as caught:
+        publish.execute(context)  # type: ignore[arg-type]
+    assert isinstance(caught.value, AirflowException)
+    assert not isinstance(caught.value, AirflowFailException)
+    assert asset_events(context) == []
+
+
+def test_killing_a_publication_cancels_its_transaction(
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
+) -> None:
+    snowflake.hook.run_transaction.side_effect = KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        publish.execute(publish_context(publish))  # type: ignore[arg-type]
+    publish.on_kill()
+    snowflake.hook.stop.assert_called_once_with()
+
+
+def test_a_publication_that_is_killed_too_late_says_what_it_published(
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
+) -> None:
+    """The kill comes before the end of the transaction is heard of, and again while the ledger is read."""
+
+    def commit(*_: object, **__: object) -> None:
+        snowflake.hook.is_stopped = True
+
+    def look(sql: str, **_: object) -> StatementResult:
+        looks.append(snowflake.hook.is_stopped)
+        publish.on_kill()
+        return StatementResult(query_id="query", rows=[LEDGER_ROW] if len(looks) == 2 else [])
+
+    looks: list[bool] = []
+    snowflake.hook.is_stopped = False
+    snowflake.hook.run_transaction.side_effect = commit
+    snowflake.hook.run_statement.side_effect = look
+    row = publish.execute(publish_context(publish))  # type: ignore[arg-type]
+    assert row["run_key"] == KEY
+    assert looks == [False, False]
+    # Before the transaction, a kill stops the step.
+    snowflake.hook.stop.assert_called_once_with()
