@@ -96,7 +96,6 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
     ) as dag:
         export_to_s3 = DatabricksExportOperator(
             task_id=EXPORT_TO_S3.id,
-            sql=sql_files("select_ledger_row"),
             known_conf=tuple(PARAMS),
             job_id=f"{{{{ var.value.{share.export_job_variable} }}}}",
             job_parameters={

@@ -89,9 +89,8 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         """
         dag_run = context["dag_run"]
         # An export step that did not end well has left the export of an earlier attempt, if any.
-        export = self.sync.found_export if states.get(EXPORT_TO_S3.id) in ("success", "skipped") else None
-        if states.get(EXPORT_TO_S3.id) == "skipped" and not self.sync.is_reload:
-            export = None
+        has_export = self.sync.is_reload or states.get(EXPORT_TO_S3.id) == "success"
+        export = self.sync.found_export if has_export else None
         is_success = states.get(PUBLISH.id) == "success"
         is_answer = is_of_this_time(answer, dag_run) or (
             is_success and answer and export and answer.get("export_path") == export["export_path"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from types import SimpleNamespace
@@ -20,6 +20,8 @@ from data_share.steps import COPY_INTO_STAGING, EXPORT_TO_S3, WAIT_FOR_EXPORT, S
 
 ROWS_HIDDEN = "rows hidden from the loader: "
 """What ``check_visible.sql`` says with the counts, in the place of a number: so Snowflake refuses it and repeats it."""
+
+FindExport = Callable[[str], dict[str, Any]]
 
 
 class ResultMissingError(ShareError, AirflowFailException):
@@ -45,21 +47,41 @@ class Sync:
     :param dag_run: the run, as a task's context holds it
     :param ti: the attempt of the step
     :param params: the conf of the run, with the defaults of the DAG
+    :param find_export: finds the export of an earlier sync by its run key; the step that loads the export has it
     """
 
     rows_hidden = ROWS_HIDDEN
 
-    def __init__(self, dataset: Dataset, share: Share, *, dag_run: Any, ti: Any, params: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        share: Share,
+        *,
+        dag_run: Any,
+        ti: Any,
+        params: Mapping[str, Any],
+        find_export: FindExport | None = None,
+    ) -> None:
         self.dataset = dataset
         self.share = share
         self.dag_run = dag_run
         self.params = params
         self._ti = ti
+        self._find_export = find_export
 
     @classmethod
-    def of(cls, context: Mapping[str, Any], dataset: Dataset, share: Share) -> Sync:
+    def of(
+        cls, context: Mapping[str, Any], dataset: Dataset, share: Share, find_export: FindExport | None = None
+    ) -> Sync:
         """Return the sync of a task's context."""
-        return cls(dataset, share, dag_run=context["dag_run"], ti=context["ti"], params=context["params"])
+        return cls(
+            dataset,
+            share,
+            dag_run=context["dag_run"],
+            ti=context["ti"],
+            params=context["params"],
+            find_export=find_export,
+        )
 
     # ---- the run
 
@@ -135,17 +157,24 @@ class Sync:
         """
         The export that this sync loads, or None if there is none.
 
+        For a sync that loads an earlier export, the step ``copy_into_staging`` looks it up in the ledger, and the steps
+        after it read what that step has left.
+
         Airflow never clears the XComs of ``wait_for_export``, as it starts in the triggerer: what it has left counts
         only for the run that ``export_to_s3`` has started.
         """
+        if self.is_reload:
+            return self._find_export(self.params["reload_run_key"]) if self._find_export else self._copied_export
         started = self._pull(EXPORT_TO_S3, "export")
         if started is None:
             # A step that was killed has left the id of the run that it had started, and nothing more.
             started = {"run_id": self._pull(EXPORT_TO_S3, "run_id")}
-        if "export_path" in started:
-            return dict(started)
         waited = self._pull(WAIT_FOR_EXPORT)
         return {**waited, **started} if waited and waited["run_id"] == started["run_id"] else None
+
+    @property
+    def _copied_export(self) -> dict[str, Any] | None:
+        return self._copied and {**self._copied, "run_id": self._copied["databricks_run_id"]}
 
     @property
     def export(self) -> dict[str, Any]:
@@ -155,7 +184,8 @@ class Sync:
         :raises ResultMissingError: there is none
         """
         if self.found_export is None:
-            raise ResultMissingError("The step wait_for_export has left no export to load. The target is as it was.")
+            step = COPY_INTO_STAGING if self.is_reload else WAIT_FOR_EXPORT
+            raise ResultMissingError(f"The step {step.id} has left no export. The target is as it was.")
         return self.found_export
 
     @property
@@ -197,15 +227,22 @@ class Sync:
 
         :raises ResultMissingError: it has left nothing, or has loaded another export than that of this sync
         """
-        result: dict[str, Any] | None = self._pull(COPY_INTO_STAGING)
+        result = self._copied
         if result is None:
             raise ResultMissingError("The step copy_into_staging has left no counts. The target is as it was.")
-        # A copy of this time has loaded the export of this time. What is older may be of an export that was made again.
-        if not is_of_this_time(result, self.dag_run) and result["export_path"] != self.export_path:
+        # A copy of this time has loaded the export of this time. What is older may be of an export that was made again;
+        # an earlier export is never made again.
+        is_right = self.is_reload or is_of_this_time(result, self.dag_run) or result["export_path"] == self.export_path
+        if not is_right:
             raise ResultMissingError(
                 f"The step copy_into_staging has loaded {result['export_path']}, and the export of this sync is "
                 f"{self.export_path}. The target is as it was."
             )
+        return result
+
+    @cached_property
+    def _copied(self) -> dict[str, Any] | None:
+        result: dict[str, Any] | None = self._pull(COPY_INTO_STAGING)
         return result
 
     @property
@@ -327,8 +364,11 @@ class SyncStep:
 
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
         """Make the sync of this attempt, and render the template fields with it as ``sync``."""
-        self.sync = Sync.of(context, self.dataset, self.share)
+        self.sync = self._sync_of(context)
         super().render_template_fields({**context, "sync": self.sync}, jinja_env)  # type: ignore[misc]
+
+    def _sync_of(self, context: Any) -> Sync:
+        return Sync.of(context, self.dataset, self.share)
 
 
 def _qualified(column: str, table: str | None = None) -> str:

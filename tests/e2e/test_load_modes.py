@@ -32,11 +32,11 @@ def test_an_unknown_run_key_fails_before_anything_runs(share: RunningShare) -> N
     run_id = share.start_sync(conf={"reload_run_key": "20200101T000000_00000000"})
 
     assert share.end_of(run_id)["state"] == "failed"
-    assert list(share.failures(run_id)) == ["export_to_s3"]
+    assert list(share.failures(run_id)) == ["copy_into_staging"]
     report = share.xcom(run_id, "finish_sync", "failure")
     assert report["code"] == "RUN_KEY_UNKNOWN"
     assert "no sync 20200101T000000_00000000" in report["message"]
-    assert share.task_states(run_id)["copy_into_staging"] == "upstream_failed"
+    assert share.task_states(run_id)["check_staging"] == "upstream_failed"
 
 
 @pytest.mark.parametrize(

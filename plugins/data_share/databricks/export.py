@@ -1,8 +1,8 @@
-"""The step that starts the export on Databricks, or takes up an earlier export."""
+"""The step that starts the export on Databricks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from airflow.providers.databricks.operators.databricks import DatabricksJobRunLink, DatabricksRunNowOperator
@@ -16,14 +16,7 @@ from data_share.datasets import Dataset
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.share import Share
-from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from data_share.sync import SyncStep
-
-
-class UnknownRunKeyError(ShareError, AirflowFailException):
-    """The sync whose export is to be loaded again is not in the ledger."""
-
-    code = FailureCode.RUN_KEY_UNKNOWN
 
 
 class UnknownConfError(ShareError, AirflowFailException):
@@ -48,7 +41,7 @@ class ExportRunLink(DatabricksJobRunLink):
 
 class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
     """
-    Starts the export job; with a run key of an earlier sync, finds that sync's export instead and skips itself.
+    Starts the export job, and skips itself when the export of an earlier sync is to be loaded again.
 
     Closes five gaps of ``DatabricksRunNowOperator`` (provider 7.23.0). That a sync needs no job has to be known before
     the job is started, and a task of its own for that would cost every other sync its time. And a step that is killed
@@ -59,11 +52,8 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
     :param dataset: what is exported
     :param share: where it is exported to
     :param known_conf: keys that the conf of a run may have
-    :param sql: SQL files by their names; templates, which find the sync in ``sync``
     """
 
-    template_fields: Sequence[str] = (*DatabricksRunNowOperator.template_fields, "sql", "snowflake_conn_id")
-    template_ext: Sequence[str] = (".sql",)
     operator_extra_links = (ExportRunLink(),)
 
     def __init__(
@@ -72,7 +62,6 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         dataset: Dataset,
         share: Share,
         known_conf: Sequence[str],
-        sql: Mapping[str, str],
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -88,40 +77,24 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         self.dataset = dataset
         self.share = share
         self.known_conf = known_conf
-        self.sql = dict(sql)
-        self.snowflake_conn_id = share.snowflake_conn_id
         self._asked_in: Context | None = None
         self._is_killed = False
 
     def execute(self, context: Context) -> Any:
-        """Start the job, or skip it; the export of this attempt, or the earlier one, is the XCom ``export``."""
+        """Start the job, or skip it; what this attempt has started is the XCom ``export``."""
         if unknown := sorted(set(context["dag_run"].conf or {}) - set(self.known_conf)):
             raise UnknownConfError(
                 f"The conf has {', '.join(map(repr, unknown))}; a sync knows {', '.join(self.known_conf)}. Nothing was "
                 "started."
             )
-        if not self.sync.is_reload:
-            if self.sync.attempt > 1:
-                self._cancel_earlier_exports()
-            result = super().execute(context)
-            self._hand_on(context, {"run_id": self.run_id})
-            return result
-        hook = DataShareSnowflakeHook(self.snowflake_conn_id)
-        (statement,) = hook.split_sql_string(self.sql["select_ledger_row"], strip_semicolon=True)
-        reload_run_key = self.sync.params["reload_run_key"]
-        rows = hook.run_statement(statement, bindings=[reload_run_key]).rows
-        if not rows:
-            raise UnknownRunKeyError(
-                f"The ledger has no sync {reload_run_key} of this dataset, so there is no export to load again."
-            )
-        row = rows[0]
-        self._hand_on(context, {"run_id": row["DATABRICKS_RUN_ID"], "export_path": row["EXPORT_PATH"]})
-        raise AirflowSkipException(f"The export {row['EXPORT_PATH']} is loaded again; Databricks is not asked")
-
-    @staticmethod
-    def _hand_on(context: Context, export: dict[str, Any]) -> None:
-        """Leave the export of this attempt; its path is known before it is made only when an earlier one is loaded."""
-        context["ti"].xcom_push(key="export", value=made_by(context, export))
+        if self.sync.is_reload:
+            key = self.sync.params["reload_run_key"]
+            raise AirflowSkipException(f"The export of the sync {key} is loaded again; Databricks is not asked")
+        if self.sync.attempt > 1:
+            self._cancel_earlier_exports()
+        result = super().execute(context)
+        context["ti"].xcom_push(key="export", value=made_by(context, {"run_id": self.run_id}))
+        return result
 
     def _cancel_earlier_exports(self) -> None:
         try:

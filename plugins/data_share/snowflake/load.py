@@ -30,6 +30,8 @@ from data_share.snowflake.sql_api import (
 from data_share.snowflake.statements import NOT_THERE, TARGET_UNCHANGED, SnowflakeSyncOperator
 from data_share.snowflake.target_lock import refuse_target_of_another
 from data_share.snowflake.value_proofs import proven_columns
+from data_share.sql_files import render_sql
+from data_share.sync import Sync
 
 
 class NothingLoadedError(ShareError, AirflowFailException):
@@ -42,6 +44,12 @@ class TargetMissingError(ShareError, AirflowFailException):
     """There is no target, or the role of the syncs does not see it."""
 
     code = FailureCode.TARGET_MISSING
+
+
+class UnknownRunKeyError(ShareError, AirflowFailException):
+    """The sync whose export is to be loaded again is not in the ledger."""
+
+    code = FailureCode.RUN_KEY_UNKNOWN
 
 
 class ManifestError(ShareError, AirflowFailException):
@@ -67,6 +75,22 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
     creates; else none), ``proofs`` and ``unproven`` (see :func:`~data_share.snowflake.value_proofs.proven_columns`),
     ``query_ids``, and which attempt it was (see :mod:`data_share.attempts`).
     """
+
+    def _sync_of(self, context: Any) -> Sync:
+        # The export's path stands in the COPY statements, so the ledger is asked while they are rendered.
+        self._context = context
+        return Sync.of(context, self.dataset, self.share, find_export=self._earlier_export)
+
+    def _earlier_export(self, run_key: str) -> dict[str, Any]:
+        """Return the export of an earlier sync, from the ledger."""
+        file = render_sql("select_ledger_row", share=self.share, sync=self.sync)
+        rows = self._run_file(file, "ledger of the earlier sync", bindings=[run_key])[-1].rows
+        if not rows:
+            raise UnknownRunKeyError(
+                f"The ledger has no sync {run_key} of this dataset, so there is no export to load again. "
+                f"{TARGET_UNCHANGED}"
+            )
+        return {"run_id": rows[0]["DATABRICKS_RUN_ID"], "export_path": rows[0]["EXPORT_PATH"]}
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Load the staging tables of this attempt."""

@@ -262,7 +262,7 @@ def test_the_state_of_no_other_step_makes_a_publish_or_undoes_one(
     assert cases == 1260
 
 
-RELOADED = {("export_to_s3", "export"): {"run_id": 5, "export_path": OTHER_PATH, **NOW}}
+RELOADED = {("copy_into_staging", "return_value"): {"databricks_run_id": 5, "export_path": OTHER_PATH, **NOW}}
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,8 @@ STARTED = {"run_id": 77, **BY}
 EXPORT = {"run_id": 77, "run_page_url": "https://d/run/77", "export_path": f"{Share().url}tides/{KEY}/3-0a1b2c3d/"}
 EARLIER = {"run_id": 66, "export_path": f"{Share().url}tides/20250102T030405_ffffffff/1-0a1b2c3d/"}
 LOADED = {"export_path": EXPORT["export_path"], **BY}
+RELOAD = {**PARAMS, "reload_run_key": "20260101T000000_eeeeeeee"}
+RELOADED = {"export_path": EARLIER["export_path"], "databricks_run_id": 66, **BY}
 
 
 def handed_on(of: Dataset = TIDES, params: dict[str, Any] = PARAMS, clear_number: int = 0, **xcoms: Any) -> Sync:
@@ -182,17 +184,34 @@ def test_nothing_is_pulled_before_it_is_asked_for() -> None:
 
 
 def test_the_export_of_a_reload_is_the_earlier_one() -> None:
-    sync = handed_on(export_to_s3=EARLIER)
+    asked = []
+
+    def find(run_key: str) -> dict[str, Any]:
+        asked.append(run_key)
+        return EARLIER
+
+    run = DagRun(dag_id="sync_tides")
+    sync = Sync(TIDES, Share(), dag_run=run, ti=TaskInstance(run, "the_task"), params=RELOAD, find_export=find)
     assert sync.export == EARLIER
     assert sync.path_in_stage == "tides/20250102T030405_ffffffff/1-0a1b2c3d/"
+    assert asked == [RELOAD["reload_run_key"]]
+
+
+def test_later_steps_read_the_earlier_export_of_what_the_copy_step_has_left() -> None:
+    # Also when the run was cleared since: no earlier export is ever made again.
+    for clear_number in (0, 1):
+        sync = handed_on(params=RELOAD, copy_into_staging=RELOADED, clear_number=clear_number)
+        assert (sync.export_path, sync.export["run_id"]) == (EARLIER["export_path"], 66)
+        assert sync.loaded == RELOADED
+    with pytest.raises(ResultMissingError, match="copy_into_staging has left no export"):
+        _ = handed_on(params=RELOAD).export
 
 
 def test_the_manifest_has_the_run_key_under_which_the_export_was_made() -> None:
     own = handed_on(wait_for_export=EXPORT)
     assert own.manifest_run_key == own.key
     # The sync that the conf names may have loaded an earlier export itself.
-    reload = {**PARAMS, "reload_run_key": "20260101T000000_eeeeeeee"}
-    assert handed_on(params=reload, export_to_s3=EARLIER).manifest_run_key == "20250102T030405_ffffffff"
+    assert handed_on(params=RELOAD, copy_into_staging=RELOADED).manifest_run_key == "20250102T030405_ffffffff"
 
 
 @pytest.mark.parametrize("path", [EXPORT["export_path"].replace("tides", "winds"), None], ids=["another", "none"])
@@ -205,9 +224,8 @@ def test_the_advice_for_a_wrong_path_is_that_of_its_sync() -> None:
     winds = dataset("winds")
     with pytest.raises(InvalidExportPathError, match="Deploy the asset bundle again"):
         _ = handed_on(winds, wait_for_export=EXPORT).path_in_stage
-    reload = {**PARAMS, "reload_run_key": KEY}
     with pytest.raises(InvalidExportPathError, match="start a sync without reload_run_key") as caught:
-        _ = handed_on(winds, reload, export_to_s3=EARLIER).path_in_stage
+        _ = handed_on(winds, RELOAD, copy_into_staging=RELOADED).path_in_stage
     assert "Deploy" not in str(caught.value)
 
 

@@ -178,7 +178,8 @@ class Run(DagRun):
     @property
     def export_path(self) -> str:
         """Path of the export that is loaded."""
-        export = self.xcoms.get(("wait_for_export", "return_value")) or self.xcoms["export_to_s3", "export"]
+        step = "copy_into_staging" if self.params["reload_run_key"] else "wait_for_export"
+        export = self.xcoms[step, "return_value"]
         return cast("str", export["export_path"])
 
     @property

@@ -8,8 +8,8 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 from data_share.dag_defaults import SHARE
-from data_share.databricks.export import UnknownRunKeyError
 from data_share.datasets import Dataset
+from data_share.snowflake.load import UnknownRunKeyError
 from data_share.snowflake.publish import SupersededError
 from tests.sandbox.load.driver import Row, Run, Share
 
@@ -78,16 +78,16 @@ def test_an_unknown_run_key_stops_the_sync_before_anything_runs(a_share: Share) 
     before = a_share.everything(dataset)
     run = a_share.run(dataset, reload_run_key="20200101T000000_00000000")
     with pytest.raises(UnknownRunKeyError, match="20200101T000000_00000000"):
-        a_share.step(run, "export_to_s3")
+        a_share.step(run, "copy_into_staging")
     assert a_share.everything(dataset) == before
-    assert set(run.xcoms) == {("export_to_s3", "failure")}
+    assert set(run.xcoms) == {("copy_into_staging", "failure")}
 
 
 def test_the_run_key_of_another_dataset_is_unknown(a_share: Share) -> None:
     _, elsewhere = two_syncs(a_share)
     dataset, _ = two_syncs(a_share)
     with pytest.raises(UnknownRunKeyError):
-        a_share.step(a_share.run(dataset, reload_run_key=elsewhere.key), "export_to_s3")
+        a_share.step(a_share.run(dataset, reload_run_key=elsewhere.key), "copy_into_staging")
 
 
 def test_an_append_does_not_take_an_export_twice_but_a_full_refresh_does(a_share: Share) -> None:

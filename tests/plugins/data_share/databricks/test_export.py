@@ -1,4 +1,4 @@
-"""The first step: a job on Databricks, or the export of an earlier sync."""
+"""The first step: a job on Databricks."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ from unittest import mock
 import pytest
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.providers.databricks.operators.databricks import DatabricksRunNowOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 
 from data_share.databricks import export as export_module
 from data_share.databricks.export import (
     DatabricksExportOperator,
     ExportStoppedError,
     UnknownConfError,
-    UnknownRunKeyError,
 )
 from data_share.databricks.follow import cancel_exports_of
 from data_share.share import Share, run_key_of
-from data_share.snowflake.sql_api import DataShareSnowflakeHook, StatementResult
 from data_share.sync import Sync
 from tests.plugins.data_share.conftest import tides
 
 KEY = "20260102T030405_0a1b2c3d"
-PATH = f"s3://databricks-snowflake-share/dataset/tides/{KEY}/1-0a1b2c3d/"
 
 
 @pytest.fixture
@@ -33,14 +30,6 @@ def start_job() -> Iterator[mock.Mock]:
     """Take the place of the provider's step."""
     with mock.patch.object(DatabricksRunNowOperator, "execute", autospec=True, return_value="started") as execute:
         yield execute
-
-
-@pytest.fixture
-def ask_ledger() -> Iterator[mock.Mock]:
-    """Take the place of Snowflake; the ledger is empty."""
-    answer = StatementResult(query_id="query", rows=[])
-    with mock.patch.object(DataShareSnowflakeHook, "run_statement", autospec=True, return_value=answer) as run:
-        yield run
 
 
 @pytest.fixture
@@ -57,22 +46,20 @@ TIDES = tides(target_table="tides")
 
 def export(context: Any, reload_run_key: str | None = None) -> DatabricksExportOperator:
     task = DatabricksExportOperator(
-        share=Share(snowflake_conn_id="other"),
+        share=Share(),
         task_id="export_to_s3",
         dataset=TIDES,
         job_id=1,
-        sql={"select_ledger_row": "-- why\nSELECT * FROM ledger WHERE run_key = ?;"},
         known_conf=("dry_run", "requested_by"),
     )
     task.sync = Sync.of({**context, "params": {"reload_run_key": reload_run_key}}, TIDES, Share())
     return task
 
 
-def test_a_sync_starts_the_job_and_asks_no_ledger(start_job: mock.Mock, ask_ledger: mock.Mock, context: Any) -> None:
+def test_a_sync_starts_the_job(start_job: mock.Mock, context: Any) -> None:
     task = export(context)
     assert task.execute(context) == "started"
     start_job.assert_called_once_with(task, context)
-    ask_ledger.assert_not_called()
 
 
 def test_what_was_started_is_handed_on_with_the_attempt_that_started_it(
@@ -89,15 +76,11 @@ def test_what_was_started_is_handed_on_with_the_attempt_that_started_it(
     }
 
 
-def test_a_reload_hands_the_earlier_export_on_with_the_attempt_that_found_it(
-    ask_ledger: mock.Mock, context: Any
-) -> None:
-    row = {"DATABRICKS_RUN_ID": 66, "EXPORT_PATH": PATH}
-    ask_ledger.return_value = StatementResult(query_id="query", rows=[row])
-    with pytest.raises(AirflowSkipException):
+def test_a_sync_that_loads_an_earlier_export_starts_no_job(start_job: mock.Mock, context: Any) -> None:
+    with pytest.raises(AirflowSkipException, match=KEY):
         export(context, KEY).execute(context)
-    by = {"task_instance_id": str(context["ti"].id), "clear_number": 0}
-    assert handed_on(context) == {"run_id": 66, "export_path": PATH, **by}
+    start_job.assert_not_called()
+    assert handed_on(context) is None
 
 
 @pytest.fixture
@@ -127,7 +110,7 @@ def test_another_attempt_cancels_what_an_earlier_one_has_started(
     assert None not in started
 
 
-def test_a_conf_that_is_misspelt_starts_nothing(start_job: mock.Mock, ask_ledger: mock.Mock, context: Any) -> None:
+def test_a_conf_that_is_misspelt_starts_nothing(start_job: mock.Mock, context: Any) -> None:
     # Airflow takes it, and the sync would publish.
     context["dag_run"].conf = {"requested_by": "ada", "dryrun": True, "all": 1}
     with pytest.raises(UnknownConfError, match="The conf has 'all', 'dryrun'; a sync knows dry_run, requested_by"):
@@ -136,17 +119,6 @@ def test_a_conf_that_is_misspelt_starts_nothing(start_job: mock.Mock, ask_ledger
     context["dag_run"].conf = {"dry_run": True}
     export(context).execute(context)
     start_job.assert_called_once()
-
-
-def test_the_ledger_is_asked_for_the_run_key_as_a_bound_value(ask_ledger: mock.Mock, context: Any) -> None:
-    with pytest.raises(UnknownRunKeyError) as caught:
-        export(context, "x' OR 1 = 1").execute(context)
-    assert isinstance(caught.value, AirflowFailException), "another attempt would not find it either"
-    [call] = ask_ledger.call_args_list
-    hook, statement = call.args
-    assert hook.snowflake_conn_id == "other"
-    assert statement == "SELECT * FROM ledger WHERE run_key = ?"
-    assert call.kwargs["bindings"] == ["x' OR 1 = 1"]
 
 
 @pytest.fixture
@@ -162,11 +134,10 @@ def databricks(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
 
 def starting(context: Any) -> DatabricksExportOperator:
     task = DatabricksExportOperator(
-        share=Share(snowflake_conn_id="other"),
+        share=Share(),
         task_id="export_to_s3",
         dataset=TIDES,
         job_id=1,
-        sql={},
         known_conf=(),
         idempotency_token="the attempt",
     )
@@ -207,9 +178,3 @@ def test_a_step_that_is_killed_before_it_begins_starts_no_run(databricks: mock.M
     with pytest.raises(ExportStoppedError):
         task.execute(context)
     assert databricks.mock_calls == []
-
-
-def test_the_fields_of_the_provider_stay_templates() -> None:
-    own = {"sql", "snowflake_conn_id"}
-    assert set(DatabricksExportOperator.template_fields) == {*DatabricksRunNowOperator.template_fields, *own}
-    assert ".sql" in DatabricksExportOperator.template_ext
