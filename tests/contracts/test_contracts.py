@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import requests
 from airflow.providers.databricks.exceptions import DatabricksApiError
 from openapi_spec_validator import validate
 
@@ -184,7 +185,7 @@ def statements_are_cancelled(accounts: Accounts) -> None:
     task = SnowflakeStatementsOperator(share=Share(), task_id="long", sql=LONG, dag=run.dag)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         executed = pool.submit(task.execute, context)
-        until(lambda: "_hook" in vars(task) and task._hook.query_ids)
+        until(lambda: requests.get(f"{accounts.snowflake_url}/_sandbox/state", timeout=9).json()["running"])
         task.on_kill()
         with pytest.raises(SnowflakeStoppedError, match="cancel"):
             executed.result()
@@ -203,7 +204,7 @@ def snowflake_cannot_answer(accounts: Accounts) -> None:
         for method in ("POST", "GET"):
             path = "/api/v2/statements"
             with accounts.fault(accounts.snowflake_url, method=method, path=path, times=1, action=action):
-                hook.run_statement("SELECT 1")
+                hook.run_statement("SELECT 1", is_long=True)
 
 
 def snowflake_refuses(accounts: Accounts) -> None:

@@ -80,16 +80,16 @@ def test_large_results_come_whole_and_in_order(hook: DataShareSnowflakeHook) -> 
 def test_a_request_whose_answer_is_lost_executes_nothing_twice(
     hook: DataShareSnowflakeHook, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send, lost = requests.request, []
+    send, lost = requests.Session.request, []
 
-    def lose_the_first_answer(**call: Any) -> requests.Response:
-        response = send(**call)
+    def lose_the_first_answer(session: requests.Session, **call: Any) -> requests.Response:
+        response = send(session, **call)
         if not lost:
             lost.append(response.json()["statementHandle"])
             raise requests.ConnectionError("the answer is lost")
         return response
 
-    monkeypatch.setattr(requests, "request", lose_the_first_answer)
+    monkeypatch.setattr(requests.Session, "request", lose_the_first_answer)
     result = hook.run_statement(f"INSERT INTO {table} SELECT 1, 'once'")
     assert lost == [result.query_id]
     assert hook.run_statement(f"SELECT COUNT(*) AS total FROM {table}").rows == [{"TOTAL": 1}]
@@ -99,10 +99,10 @@ def test_a_request_whose_answer_is_lost_executes_nothing_twice(
 def test_a_request_that_is_repeated_late_finds_its_statement_running(
     hook: DataShareSnowflakeHook, scratch: Scratch, monkeypatch: pytest.MonkeyPatch, answer: Callable[[object], None]
 ) -> None:
-    send, lost = requests.request, []
+    send, lost = requests.Session.request, []
 
-    def lose_the_first_answer(**call: Any) -> requests.Response:
-        response = send(**call)
+    def lose_the_first_answer(session: requests.Session, **call: Any) -> requests.Response:
+        response = send(session, **call)
         if not lost:
             lost.append(response.json()["statementHandle"])
             time.sleep(scratch.settings.retry_after)
@@ -111,7 +111,7 @@ def test_a_request_that_is_repeated_late_finds_its_statement_running(
             raise requests.ConnectionError("the answer is lost")
         return response
 
-    monkeypatch.setattr(requests, "request", lose_the_first_answer)
+    monkeypatch.setattr(requests.Session, "request", lose_the_first_answer)
     found = ""
     try:
         found = hook.submit(LONG)
@@ -200,7 +200,7 @@ def test_null_in_a_column_that_takes_none_is_told_as_the_publish_expects(hook: D
 def test_a_statement_is_cancelled(hook: DataShareSnowflakeHook) -> None:
     hook.query_ids = []
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        executed = pool.submit(hook.run_statement, LONG)
+        executed = pool.submit(hook.run_statement, LONG, is_long=True)
         until(lambda: hook.query_ids)
         hook.cancel_queries(hook.query_ids)
         with pytest.raises(SnowflakeStatementError, match=r"(?i)cancel"):

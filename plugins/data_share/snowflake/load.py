@@ -121,7 +121,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         proofs, unproven = proven_columns(manifest["COLUMN_TYPES"], columns | new_columns, self.dataset)
         if manifest["ROW_COUNT"]:
             self._refuse_without_proof({name: reason for name, reason in unproven.items() if name in policed})
-        copy = self._run("copy_into_staging")[-1]
+        copy = self._run("copy_into_staging", is_long=True)[-1]
         # Without a file to load, the answer is one row with one column, `status`.
         files = [row for row in copy.rows if "rows_loaded" in row]
         counts = {name: sum(row[name] for row in files) for name in ("rows_parsed", "rows_loaded")}

@@ -122,17 +122,23 @@ class _Submission:
 
     :param request_id: the same each time; by it, Snowflake knows the repetition
     :param body: what is submitted
+    :param is_long: whether it is answered at once with a handle; if not, Snowflake answers with the result, or after
+        45 seconds with a handle ("Submitting a request to execute SQL statements" in the guide to the SQL API)
     """
 
-    def __init__(self, request_id: uuid.UUID | None, body: dict[str, Any]) -> None:
+    def __init__(self, request_id: uuid.UUID | None, body: dict[str, Any], *, is_long: bool) -> None:
         self.body = body
         self.is_sent = False
-        self._params = {"requestId": str(request_id or uuid.uuid4()), "async": "true"}
+        self._params = {"requestId": str(request_id or uuid.uuid4()), **({"async": "true"} if is_long else {})}
+
+    def ask_for_handle(self) -> None:
+        """Have it answered at once from now on: nobody waits for the result any more."""
+        self._params["async"] = "true"
 
     def params(self) -> dict[str, str]:
         """Return the parameters of the call that is made now."""
         # Snowflake looks the request up in its history for `retry`, so the first call goes without.
-        params = {**self._params, "retry": "true"} if self.is_sent else self._params
+        params = {**self._params, **({"retry": "true"} if self.is_sent else {})}
         self.is_sent = True
         return params
 
@@ -189,6 +195,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         self.statement_timeout = statement_timeout
         self.is_stopped = False
         self._tries = tries
+        self._http = requests.Session()
         self._unanswered: _Submission | None = None
         self._running = ""
         self._cancelled = ""
@@ -267,19 +274,21 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         *,
         request_id: uuid.UUID | None = None,
         bindings: Sequence[str] = (),
+        is_long: bool = False,
     ) -> StatementResult:
         """
         Run one statement and wait for its end.
 
         :param sql: one statement
+        :param is_long: whether its handle must be known while it runs: of a statement that moves data
         :param request_id: the same for each repetition of the same step; a new one by default
         :param bindings: text values of the ``?`` in the statement, in their order
         :raises SnowflakeStatementError: the statement failed
         :raises SnowflakeRefusedError: the request was not accepted
         """
-        handle = self.submit(sql, request_id=request_id, bindings=bindings)
-        answer = self.wait(handle)
-        return StatementResult(query_id=handle, rows=self._rows(handle, answer))
+        answer = self._submitted(sql, request_id=request_id, bindings=bindings, is_long=is_long)
+        body = self.wait(answer.handle) if answer.status == _RUNNING else answer.body
+        return StatementResult(query_id=answer.handle, rows=self._rows(answer.handle, body))
 
     def run_transaction(self, statements: Sequence[str], *, request_id: uuid.UUID | None = None) -> None:
         """
@@ -304,6 +313,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         self.is_stopped = True
         handle = self._running
         if self._unanswered is not None and self._unanswered.is_sent:
+            self._unanswered.ask_for_handle()
             handle = self._insist(self._submission(self._unanswered)).handle
         if handle:
             self._insist(lambda: self._cancel(handle))
@@ -315,25 +325,29 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         url = f"{self.statements_url}/{query_id}{url_suffix or ''}"
         return self.get_headers(), {"requestId": str(uuid.uuid4())}, url
 
-    def submit(
-        self,
-        sql: str,
-        *,
-        statement_count: int = 1,
-        request_id: uuid.UUID | None = None,
-        bindings: Sequence[str] = (),
-    ) -> str:
+    def submit(self, sql: str, *, statement_count: int = 1, request_id: uuid.UUID | None = None) -> str:
         """
         Have a statement executed, and return its handle, which is its query id too, without waiting for its end.
 
         :param sql: one statement, or several
         :param statement_count: how many
         :param request_id: the same for each repetition of the same step; a new one by default
-        :param bindings: text values of the ``?`` in the statement, in their order
         :raises SnowflakeStatementError: the statement failed already
         :raises SnowflakeRefusedError: the request was not accepted
         :raises SnowflakeTransientError: Snowflake does not answer; what it may have begun is cancelled
         """
+        return self._submitted(sql, statement_count=statement_count, request_id=request_id, is_long=True).handle
+
+    def _submitted(
+        self,
+        sql: str,
+        *,
+        statement_count: int = 1,
+        request_id: uuid.UUID | None = None,
+        bindings: Sequence[str] = (),
+        is_long: bool,
+    ) -> _Answer:
+        """Have a statement executed, and return its result or, while it runs, its handle."""
         connection = self._get_static_conn_params
         body: dict[str, Any] = {
             "statement": sql,
@@ -353,7 +367,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
             },
         }
         submission = _Submission(
-            request_id, {name: value for name, value in body.items() if value not in (None, "", {})}
+            request_id, {name: value for name, value in body.items() if value not in (None, "", {})}, is_long=is_long
         )
         # In this order: `stop` may come between any two of these lines.
         self._unanswered = submission
@@ -363,16 +377,18 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
             self._give_up_submission(submission, error)
         finally:
             self._unanswered = None
-        self._running = handle = answer.handle
+        handle = answer.handle
+        self._running = handle if answer.status == _RUNNING else ""
         self.query_ids = [handle] if handle else []
-        if answer.status == _FAILED or not handle:
-            self._running = ""
+        if answer.status in (_FAILED, _STOPPED) and self.is_stopped:
+            raise _stopped(handle)
+        if answer.status in (_FAILED, _STOPPED) or not handle:
             raise _statement_error(answer.body, handle)
-        if self.is_stopped and handle != self._cancelled:
+        if answer.status == _RUNNING and self.is_stopped and handle != self._cancelled:
             # The signal came as the request was about to leave: `stop` has cancelled nothing, or another statement.
             self._insist(lambda: self._cancel(handle))
         self.log.info("Snowflake query %s:\n%s", handle, sql.strip())
-        return handle
+        return answer
 
     def wait(self, handle: str) -> dict[str, Any]:
         """
@@ -392,9 +408,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
             if answer.status != _RUNNING:
                 self._running = ""
             if answer.status in (_FAILED, _STOPPED) and self.is_stopped:
-                raise SnowflakeStoppedError(
-                    "This step was ended from outside, and its statement was cancelled.", snowflake_query_id=handle
-                )
+                raise _stopped(handle)
             if answer.status in (_FAILED, _STOPPED):
                 raise _statement_error(answer.body, handle)
             if answer.status != _RUNNING:
@@ -465,7 +479,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         """
         with _as_share_errors():
             headers = self.get_headers()
-            response = requests.request(
+            response = self._http.request(
                 method=method,
                 url=url,
                 headers=headers,
@@ -544,6 +558,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         if not submission.is_sent:
             # There was not even a token to send it with.
             raise error
+        submission.ask_for_handle()
         try:
             handle = self._patiently(self._submission(submission), math.inf, _CANCEL_TRIES).handle
             outcome = f"the statement {self._cancel_given_up(handle)[3:]}" if handle else "no statement runs"
@@ -616,6 +631,12 @@ def _as_share_errors() -> Iterator[None]:
 def request_id(*parts: object) -> uuid.UUID:
     """Return the request id of a step: the same for the same parts."""
     return uuid.uuid5(uuid.NAMESPACE_URL, "data-share:" + "/".join(str(part) for part in parts))
+
+
+def _stopped(handle: str) -> SnowflakeStoppedError:
+    return SnowflakeStoppedError(
+        "This step was ended from outside, and its statement was cancelled.", snowflake_query_id=handle
+    )
 
 
 def _statement_error(answer: dict[str, Any], handle: str) -> SnowflakeStatementError | SnowflakeTransientError:

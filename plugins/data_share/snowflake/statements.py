@@ -96,11 +96,20 @@ class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
         self._context = context
         self._run_file(str(self.sql), "sql")
 
-    def _run_file(self, file: str, place: str, bindings: Sequence[str] = ()) -> list[StatementResult]:
-        """Run each statement of a rendered file in a request of its own; `place` tells the requests of a task apart."""
+    def _run_file(
+        self, file: str, place: str, bindings: Sequence[str] = (), *, is_long: bool = False
+    ) -> list[StatementResult]:
+        """
+        Run each statement of a rendered file in a request of its own.
+
+        :param place: tells the requests of a task apart
+        :param is_long: whether a kill must know the handle of a statement at once
+        """
         results = []
         for number, statement in enumerate(self._hook.split_sql_string(file, strip_semicolon=True)):
-            result = self._hook.run_statement(statement, request_id=self._request_id(place, number), bindings=bindings)
+            result = self._hook.run_statement(
+                statement, request_id=self._request_id(place, number), bindings=bindings, is_long=is_long
+            )
             self.log.info("Query %s answers %s row(s): %s", result.query_id, len(result.rows), result.rows[:20])
             results.append(result)
         return results
@@ -143,9 +152,11 @@ class SnowflakeSyncOperator(SyncStep, SnowflakeStatementsOperator):
         self.dataset = dataset
         self.sql = dict(sql)
 
-    def _run(self, name: str, place: str = "", bindings: Sequence[str] = ()) -> list[StatementResult]:
+    def _run(
+        self, name: str, place: str = "", bindings: Sequence[str] = (), *, is_long: bool = False
+    ) -> list[StatementResult]:
         """Run a file that Airflow has rendered; `place` tells apart the requests of one that is run twice."""
-        return self._run_file(self.sql[name], place or name, bindings)
+        return self._run_file(self.sql[name], place or name, bindings, is_long=is_long)
 
     def _run_with(self, name: str, place: str = "", **values: Any) -> list[StatementResult]:
         """Run a file with values that are known only now."""

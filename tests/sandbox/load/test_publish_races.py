@@ -23,7 +23,7 @@ MODES: dict[str, dict[str, Any]] = {
     "append": {"load_mode": "append"},
     "merge": {"load_mode": "merge", "merge_keys": ("k",), "delete_missing": True},
 }
-SEND_TRANSACTION = 2
+SEND_TRANSACTION = 1
 """Number of the call of ``publish`` that sends the transaction: it follows the look into the ledger."""
 
 ROWS = 40

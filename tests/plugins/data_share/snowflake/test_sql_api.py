@@ -203,7 +203,7 @@ def test_a_statement_is_sent_with_everything_that_makes_it_repeatable(
     hook.run_statement("SELECT * FROM t WHERE a = ? AND b = ?", request_id=step, bindings=["x'", "y"])
     submitted = snowflake.calls[0]
     assert submitted["method"] == "post"
-    assert submitted["params"] == {"requestId": str(step), "async": "true"}
+    assert submitted["params"] == {"requestId": str(step)}
     body = submitted["json"]
     tag = body["parameters"].pop("query_tag")
     assert json.loads(tag) == {"dag": "sync_tides", "try": 2}
@@ -217,6 +217,37 @@ def test_a_statement_is_sent_with_everything_that_makes_it_repeatable(
         "bindings": {"1": {"type": "TEXT", "value": "x'"}, "2": {"type": "TEXT", "value": "y"}},
         "parameters": {"MULTI_STATEMENT_COUNT": "1", "timezone": "UTC"},
     }
+
+
+def test_a_short_statement_costs_one_request_and_a_long_one_gives_its_handle_at_once(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook
+) -> None:
+    column = {"name": "N", "type": "fixed", "scale": 0}
+    answer = rows([column], [["7"]])
+    snowflake.will(answer, STARTED, answer)
+    assert hook.run_statement("SELECT 7 AS n").rows == [{"N": 7}]
+    assert hook.run_statement("COPY INTO t FROM @s", is_long=True).rows == [{"N": 7}]
+    assert snowflake.paths == ["post", "post", f"get /{HANDLE}"]
+    assert ["async" in (call["params"] or {}) for call in snowflake.calls] == [False, True, False]
+    assert hook.query_ids == [HANDLE]
+
+
+def test_a_transaction_gives_its_handle_at_once(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
+    snowflake.will(STARTED, DONE)
+    hook.run_transaction(["BEGIN", "COMMIT"])
+    assert snowflake.calls[0]["params"]["async"] == "true"
+
+
+@pytest.mark.parametrize("status", [422, 408])
+def test_a_statement_that_fails_in_the_first_answer_has_failed(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, status: int
+) -> None:
+    snowflake.will(failed(status=status))
+    with pytest.raises(SnowflakeStatementError, match="does not exist") as caught:
+        hook.run_statement("SELECT 1")
+    assert caught.value.snowflake_query_id == HANDLE
+    hook.stop()
+    assert snowflake.paths == ["post"], "nothing runs that could be cancelled"
 
 
 def test_what_the_connection_leaves_open_is_left_out(snowflake: Snowflake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,13 +313,15 @@ def with_header(made: requests.Response, retry_after: str) -> requests.Response:
 def test_a_lost_answer_is_asked_for_again_and_only_the_repetition_says_so(
     snowflake: Snowflake, hook: DataShareSnowflakeHook, trouble: requests.Response | Exception
 ) -> None:
-    snowflake.will(*[trouble] * 9, STARTED, DONE)
     step = request_id("sync_tides", "publish")
-    assert hook.run_statement("INSERT INTO t SELECT 1", request_id=step).query_id == HANDLE
-    posts = [call for call in snowflake.calls if call["method"] == "post"]
-    first = {"requestId": str(step), "async": "true"}
-    assert [post["params"] for post in posts] == [first, *[{**first, "retry": "true"}] * 9]
-    assert all(post["json"] == posts[0]["json"] for post in posts)
+    for is_long in (False, True):
+        snowflake.calls.clear()
+        snowflake.will(*[trouble] * 9, STARTED, DONE)
+        assert hook.run_statement("INSERT INTO t SELECT 1", request_id=step, is_long=is_long).query_id == HANDLE
+        posts = [call for call in snowflake.calls if call["method"] == "post"]
+        first = {"requestId": str(step), **({"async": "true"} if is_long else {})}
+        assert [post["params"] for post in posts] == [first, *[{**first, "retry": "true"}] * 9]
+        assert all(post["json"] == posts[0]["json"] for post in posts)
 
 
 @each_trouble
@@ -652,6 +685,9 @@ def test_a_kill_works_at_once_during_a_pause(
     with pytest.raises(SnowflakeStoppedError):
         hook.run_statement("INSERT INTO a SELECT 1")
     assert snowflake.paths == asked
+    if at == "submission":
+        asked_for_handle = ["async" in call["params"] for call in snowflake.calls[:7]]
+        assert asked_for_handle == [False] * 5 + [True] * 2, "whoever kills has no time to wait for the result"
     assert sum(slept) <= 0.5, "what the one lost answer costs"
 
 
@@ -662,6 +698,25 @@ def test_a_killed_step_that_hears_nothing_more_ends(
     snowflake.will(STARTED, RUNNING, CANCELLED, LOST)
     with pytest.raises(SnowflakeStoppedError, match="what became of its statement is not known"):
         hook.run_statement("SELECT 1")
+
+
+def test_a_kill_while_snowflake_works_on_a_short_statement_cancels_it(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(hook: DataShareSnowflakeHook, *arguments: Any, **options: Any) -> Any:
+        """Let the signal come while the first call waits for its answer."""
+        if not snowflake.calls and not hook.is_stopped:
+            arguments[2]()
+            hook.stop()
+        return make_call(hook, *arguments, **options)
+
+    make_call = DataShareSnowflakeHook._call
+    monkeypatch.setattr(DataShareSnowflakeHook, "_call", call)
+    snowflake.will(STARTED, CANCELLED, failed("000604", "SQL execution canceled", status=408))
+    with pytest.raises(SnowflakeStoppedError, match="its statement was cancelled"):
+        hook.run_statement("INSERT INTO a SELECT 1")
+    assert snowflake.paths == ["post", f"post /{HANDLE}/cancel", "post"]
+    assert snowflake.calls[0]["params"]["async"] == snowflake.calls[0]["params"]["retry"] == "true"
 
 
 def test_a_statement_that_was_not_sent_is_not_begun_by_the_kill(
