@@ -84,7 +84,9 @@ def rows_of(names: list[str], *keys: int) -> list[Row]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("names", [NAMES, OURS], ids=["unusual", "ours"])
+@pytest.mark.parametrize(
+    "names", [pytest.param(NAMES, id="unusual"), pytest.param(OURS, id="ours", marks=pytest.mark.tier("nightly"))]
+)
 def test_a_sync_is_right_whatever_the_names_are(a_share: Share, names: list[str], mode: str) -> None:
     fields, changes = MODES[mode]
     dataset = a_share.dataset(
@@ -133,13 +135,13 @@ def test_a_check_names_columns_as_snowflake_does(a_share: Share) -> None:
     "target",
     [
         "order",
-        "staging",
-        "staged_row",
-        '"Orders 2026"',
+        pytest.param("staging", marks=pytest.mark.tier("nightly")),
+        pytest.param("staged_row", marks=pytest.mark.tier("nightly")),
+        pytest.param('"Orders 2026"', marks=pytest.mark.tier("nightly")),
         'public."größe"',
         '"DATA_SHARE"."PUBLIC"."a.b"',
         '"say ""hi"""',
-        '"2026"',
+        pytest.param('"2026"', marks=pytest.mark.tier("nightly")),
     ],
 )
 def test_a_target_may_have_any_name(a_share: Share, target: str) -> None:

@@ -44,6 +44,7 @@ MASKED = {"k": ("NUMBER", "0"), "name": ("VARCHAR", "'***'"), "amount": ("FLOAT"
 EXEMPT = "IS_ROLE_IN_SESSION('DATA_SHARE_LOADER')"
 NOT_EXEMPT = "IS_ROLE_IN_SESSION('AUDITOR')"
 EACH_MODE = pytest.mark.parametrize("mode", MODES)
+TIERS_OF_MODES = {mode: "full" if mode == "merge that deletes" else "nightly" for mode in MODES}
 
 _numbers = itertools.count(1)
 
@@ -158,8 +159,9 @@ def test_a_full_refresh_is_stopped_too(a_share: Share, administer: Administer) -
     assert all_rows(a_share, administer, dataset) == BEFORE
 
 
-@pytest.mark.tier("full")
-@EACH_MODE
+@pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=pytest.mark.tier(tier)) for mode, tier in TIERS_OF_MODES.items()]
+)
 def test_an_exempt_role_syncs_a_masked_target(a_share: Share, administer: Administer, mode: str) -> None:
     dataset = a_share.dataset(policies="exempt", **MODES[mode])
     for column in MASKED:
@@ -329,7 +331,7 @@ def test_keys_that_a_tag_of_the_target_masks_add_no_row_twice(a_share: Share, ad
 
 
 @pytest.mark.tier("full")
-@pytest.mark.parametrize("mode", ["replace", "merge"])
+@pytest.mark.parametrize("mode", [pytest.param("replace", marks=pytest.mark.tier("nightly")), "merge"])
 def test_a_row_access_policy_stops_a_sync_that_says_nothing_of_it(
     a_share: Share, administer: Administer, mode: str
 ) -> None:
@@ -358,11 +360,11 @@ def test_an_exempt_role_syncs_a_target_with_a_row_access_policy(
 @pytest.mark.parametrize(
     ("mode", "shown", "seen"),
     [
-        ("replace", "amount < 2.9", 1),
-        ("append", "amount < 2.9", 1),
+        pytest.param("replace", "amount < 2.9", 1, marks=pytest.mark.tier("nightly")),
+        pytest.param("append", "amount < 2.9", 1, marks=pytest.mark.tier("nightly")),
         ("append", "FALSE", 0),
         ("merge", "amount < 2.9", 1),
-        ("merge that deletes", "FALSE", 0),
+        pytest.param("merge that deletes", "FALSE", 0, marks=pytest.mark.tier("nightly")),
     ],
 )
 def test_rows_that_the_loader_would_not_see_are_not_published(

@@ -165,7 +165,7 @@ def test_two_processes_of_one_run(a_share: Share, dataset: Dataset, mode: str) -
     assert_counted_once(a_share, dataset, run)
 
 
-@pytest.mark.tier("full")
+@pytest.mark.tier("nightly")
 def test_two_processes_of_one_run_that_see_each_others_commits_late(
     a_share: Share, dataset: Dataset, mode: str, sees_late: None
 ) -> None:

@@ -109,9 +109,9 @@ def test_an_append_does_not_take_an_export_twice_but_a_full_refresh_does(a_share
 @pytest.mark.parametrize(
     "fields",
     [
-        pytest.param({"load_mode": "replace"}, id="replace"),
-        pytest.param({"load_mode": "append"}, id="append"),
-        pytest.param(MERGE, id="merge"),
+        pytest.param({"load_mode": "replace"}, id="replace", marks=pytest.mark.tier("nightly")),
+        pytest.param({"load_mode": "append"}, id="append", marks=pytest.mark.tier("nightly")),
+        pytest.param(MERGE, id="merge", marks=pytest.mark.tier("nightly")),
         pytest.param({**MERGE, "delete_missing": True}, id="merge, delete missing"),
     ],
 )

@@ -32,8 +32,8 @@ def of_others(share: Share, administer: Callable[[str], object], rights: list[st
     ("fields", "rights"),
     [
         ({"load_mode": "append"}, ["SELECT", "INSERT"]),
-        ({"load_mode": "replace"}, ["SELECT", "INSERT", "DELETE"]),
-        (MERGE, ["SELECT", "INSERT", "UPDATE"]),
+        pytest.param({"load_mode": "replace"}, ["SELECT", "INSERT", "DELETE"], marks=pytest.mark.tier("nightly")),
+        pytest.param(MERGE, ["SELECT", "INSERT", "UPDATE"], marks=pytest.mark.tier("nightly")),
         ({**MERGE, "delete_missing": True}, ["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ],
     ids=["append", "replace", "merge", "merge and delete"],

@@ -463,7 +463,9 @@ def test_a_source_without_rows_creates_an_empty_target(a_share: Share) -> None:
 # ---- defaults of the target
 
 
-@pytest.mark.parametrize("mode", ["replace", "append", "merge"])
+@pytest.mark.parametrize(
+    "mode", ["merge", *[pytest.param(mode, marks=pytest.mark.tier("nightly")) for mode in ("replace", "append")]]
+)
 def test_a_column_that_the_source_lacks_keeps_its_default_when_the_file_lists_it(a_share: Share, mode: str) -> None:
     columns = {"k": "NUMBER(38, 0)", "price": "NUMBER(12, 2)", "origin": "VARCHAR(9) DEFAULT 'share' NOT NULL"}
     fields: dict[str, Any] = {"load_mode": mode, **({"merge_keys": ("k",)} if mode == "merge" else {})}
