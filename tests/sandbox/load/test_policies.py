@@ -330,8 +330,7 @@ def test_keys_that_a_tag_of_the_target_masks_add_no_row_twice(a_share: Share, ad
 # ---- row access policies
 
 
-@pytest.mark.tier("full")
-@pytest.mark.parametrize("mode", [pytest.param("replace", marks=pytest.mark.tier("nightly")), "merge"])
+@pytest.mark.parametrize("mode", ["replace", pytest.param("merge", marks=pytest.mark.tier("full"))])
 def test_a_row_access_policy_stops_a_sync_that_says_nothing_of_it(
     a_share: Share, administer: Administer, mode: str
 ) -> None:
@@ -356,15 +355,14 @@ def test_an_exempt_role_syncs_a_target_with_a_row_access_policy(
     assert a_share.target(dataset) == LEFT[mode]
 
 
-@pytest.mark.tier("full")
 @pytest.mark.parametrize(
     ("mode", "shown", "seen"),
     [
-        pytest.param("replace", "amount < 2.9", 1, marks=pytest.mark.tier("nightly")),
-        pytest.param("append", "amount < 2.9", 1, marks=pytest.mark.tier("nightly")),
-        ("append", "FALSE", 0),
-        ("merge", "amount < 2.9", 1),
-        pytest.param("merge that deletes", "FALSE", 0, marks=pytest.mark.tier("nightly")),
+        ("replace", "amount < 2.9", 1),
+        ("append", "amount < 2.9", 1),
+        pytest.param("append", "FALSE", 0, marks=pytest.mark.tier("full")),
+        pytest.param("merge", "amount < 2.9", 1, marks=pytest.mark.tier("full")),
+        ("merge that deletes", "FALSE", 0),
     ],
 )
 def test_rows_that_the_loader_would_not_see_are_not_published(
