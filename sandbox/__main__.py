@@ -57,7 +57,7 @@ def main() -> int:
     sync.add_argument("dataset")
     sync.add_argument("--dry-run", action="store_true", help="everything but publish")
     sync.add_argument("--full-refresh", action="store_true", help="replace everything in the target")
-    serve = commands.add_parser("serve", help="be the process of the stand-ins")
+    serve = commands.add_parser("serve", help="be the process of the emulators")
     serve.add_argument("ports", type=json.loads, nargs="?")
     arguments = parser.parse_args()
     # The same orderly end for `kill` as for Ctrl-C.

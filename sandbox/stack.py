@@ -1,4 +1,4 @@
-"""A whole stack on this machine: the stand-ins and Airflow's processes, started, watched and stopped."""
+"""A whole stack on this machine: the emulators and Airflow's processes, started, watched and stopped."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Endpoints:
         }
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask the stand-in of Snowflake, with Snowflake's own connector."""
+        """Ask the emulator of Snowflake, with Snowflake's own connector."""
         # Takes seconds to import, and most commands do without it.
         import snowflake.connector
 
@@ -244,9 +244,9 @@ class Stack:
                 snowflake_private_key_file=str(self.state / "keys" / "loader.p8"),
             )
             environment = self._airflow_environment(endpoints, secrets_)
-            tell("Starting the stand-ins of S3, Databricks and Snowflake")
+            tell("Starting the emulators of S3, Databricks and Snowflake")
             self._spawn(
-                "stand-ins", [sys.executable, "-m", "sandbox", "serve", json.dumps(ports)], self._base_environment()
+                "emulators", [sys.executable, "-m", "sandbox", "serve", json.dumps(ports)], self._base_environment()
             )
             self._migrate(environment, tell)
             tell("Starting Airflow: api-server, scheduler, dag-processor, triggerer")
@@ -331,11 +331,11 @@ class Stack:
 
     def serve(self, ports: dict[str, int]) -> None:
         """
-        Be the process of the stand-ins.
+        Be the process of the emulators.
 
-        :raises StackError: other machines would reach stand-ins whose keys nobody knows
+        :raises StackError: other machines would reach emulators whose keys nobody knows
         """
-        from sandbox.stand_ins import serve
+        from sandbox.emulator_process import serve
 
         token, public_key = self.options.databricks_token, self.options.snowflake_public_key
         if not (token and public_key):
@@ -431,7 +431,7 @@ class Stack:
             "SANDBOX_HOME": str(self.state),
             "PATH": path,
             "PYTHONUNBUFFERED": "1",
-            # A task process that inherits a proxy would look for the stand-ins there.
+            # A task process that inherits a proxy would look for the emulators there.
             "NO_PROXY": HOST,
             "no_proxy": HOST,
         }
@@ -469,7 +469,7 @@ class Stack:
         }
         return {
             **self._base_environment(),
-            # Those of the shell, as that of the alerts. The two of the share always lead to the stand-ins.
+            # Those of the shell, as that of the alerts. The two of the share always lead to the emulators.
             **{name: value for name, value in os.environ.items() if name.startswith(_CONNECTION)},
             "AIRFLOW_HOME": str(home),
             "PYTHONPATH": str(PROJECT / "config"),
@@ -546,7 +546,7 @@ class Stack:
     def _await_ready(self, endpoints: Endpoints) -> None:
         client = AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
         checks: dict[str, Callable[[], bool]] = {
-            "stand-ins": lambda: all(_answers(url) for url in (endpoints.databricks_url, endpoints.snowflake_url)),
+            "emulators": lambda: all(_answers(url) for url in (endpoints.databricks_url, endpoints.snowflake_url)),
             "api-server": lambda: bool(client.health()),
             "scheduler": lambda: client.health()["scheduler"]["status"] == "healthy",
             "triggerer": lambda: client.health()["triggerer"]["status"] == "healthy",
@@ -616,7 +616,7 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def _answers(url: str) -> bool:
-    """Return whether a stand-in is there."""
+    """Return whether an emulator is there."""
     return _holds(lambda: httpx.get(f"{url}/healthz", timeout=_HEALTH_SECONDS).is_success)
 
 

@@ -1,7 +1,7 @@
 """
-Each contract that the package relies on, broken on purpose in the stand-in: the product must notice.
+Each contract that the package relies on, broken on purpose in the emulator: the product must notice.
 
-The contracts are the rows of ``sandbox/README.md`` with *Relied on: yes*. A break that no scenario notices says that
+The contracts are the rows of ``emulators/README.md`` with *Relied on: yes*. A break that no scenario notices says that
 the package does not rely on the row, or that its scenario is too weak.
 """
 
@@ -28,15 +28,15 @@ from starlette.responses import JSONResponse
 
 from data_share.databricks import follow
 from data_share.snowflake import sql_api as statements_api
-from sandbox import faults
-from sandbox.databricks import answers, export, jobs, oauth, parquet, server
-from sandbox.databricks.records import USER, TaskRun
-from sandbox.snowflake import auth, copy_into, engine, locks, names, privileges, results, sql_api, translate
-from sandbox.snowflake.errors import SqlError
-from sandbox.snowflake.names import key, qualified
+from emulators import fault_injection
+from emulators.databricks import answers, export, jobs, oauth, parquet, server
+from emulators.databricks.records import USER, TaskRun
+from emulators.snowflake import auth, copy_into, engine, locks, names, privileges, results, sql_api, translate
+from emulators.snowflake.errors import SqlError
+from emulators.snowflake.names import key, qualified
 from tests.contracts import scenarios
 from tests.contracts.conftest import Accounts
-from tests.docs.test_sandbox_readme import rows
+from tests.docs.test_emulators_readme import rows
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
@@ -48,8 +48,8 @@ class Break:
     """
     A contract that is broken.
 
-    :param behaviour: the row of ``sandbox/README.md``
-    :param done: what the stand-in does instead
+    :param behaviour: the row of ``emulators/README.md``
+    :param done: what the emulator does instead
     :param patch: makes it do that
     :param scenario: what the product does then
     :param noticed: pattern of the error, or of what the scenario finds wrong, by which it is noticed
@@ -64,7 +64,7 @@ class Break:
 
 @pytest.fixture(scope="module")
 def ready(accounts: Accounts) -> Iterator[Accounts]:
-    """The accounts, set up; nobody waits longer than the stand-ins need."""
+    """The accounts, set up; nobody waits longer than the emulators need."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(follow, "_FIRST_POLL_SECONDS", 0.02)
         patch.setattr(statements_api, "_FIRST_POLL_SECONDS", 0.004)
@@ -545,7 +545,7 @@ BREAKS = [
     Break(
         "Too many requests",
         "a wrong request",
-        around(faults.FaultInjection, "_take", _orders_of_429_are_400),
+        around(fault_injection.FaultInjection, "_take", _orders_of_429_are_400),
         s.databricks_is_busy,
         "Too many requests",
     ),
@@ -1223,7 +1223,7 @@ NO_POLICIES = "the tables of the scenarios have no policies"
 ELSEWHERE = {
     "A column of the data named `_metadata` hides that of the files, which has one more underscore in front then": (
         "no dataset of the scenarios has such a column",
-        "tests/sandbox/databricks/test_export.py::test_a_column_that_hides_the_metadata_of_files_changes_no_count",
+        "tests/emulators/databricks/test_export.py::test_a_column_that_hides_the_metadata_of_files_changes_no_count",
     ),
     "Names in backticks, also in `IDENTIFIER()`; a hyphen without them is refused (`INVALID_IDENTIFIER`)": (
         "the sources of the scenarios have plain names",
@@ -1287,7 +1287,7 @@ ELSEWHERE = {
     ),
     "Grants, owners and load metadata outlive a killed process": (
         "a process has to be killed",
-        "tests/sandbox/snowflake/test_transactions.py::test_a_killed_process_loses_nothing",
+        "tests/emulators/snowflake/test_transactions.py::test_a_killed_process_loses_nothing",
     ),
 }
 """Rows that cannot be broken in this process: why, and the test that covers them."""

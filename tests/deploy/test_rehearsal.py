@@ -87,7 +87,7 @@ def start_copy(write_env: WriteEnv) -> Iterator[Callable[[str], Copy]]:
 
 @pytest.fixture(scope="module")
 def stack(start_copy: Callable[[str], Copy]) -> Copy:
-    """The whole project with the stand-ins, as `docker compose --profile sandbox up --scale worker=2`."""
+    """The whole project with the emulators, as `docker compose --profile sandbox up --scale worker=2`."""
     copy = start_copy("first")
     copy.engine.up(scale={"worker": WORKERS}, seconds=START_SECONDS)
     return copy

@@ -1,4 +1,4 @@
-"""Stand-ins on which an assumption of the suite is not true: one small change each, as the real service might be."""
+"""Emulators on which an assumption of the suite is not true: one small change each, as the real service might be."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from sqlglot import exp
 
-from sandbox.databricks import answers, export, jobs
-from sandbox.databricks.export import StatementError
-from sandbox.snowflake import copy_into, policies, privileges, sql_api, translate
-from sandbox.snowflake.engine import Stop
-from sandbox.snowflake.errors import SqlError, does_not_exist
-from sandbox.snowflake.names import key, qualified
+from emulators.databricks import answers, export, jobs
+from emulators.databricks.export import StatementError
+from emulators.snowflake import copy_into, policies, privileges, sql_api, translate
+from emulators.snowflake.engine import Stop
+from emulators.snowflake.errors import SqlError, does_not_exist
+from emulators.snowflake.names import key, qualified
 
 Break = Callable[[pytest.MonkeyPatch], None]
 

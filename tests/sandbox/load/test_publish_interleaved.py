@@ -17,10 +17,10 @@ from data_share import share
 from data_share.datasets import Dataset
 from data_share.share import Share
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
-from sandbox.s3 import s3_filesystem
-from sandbox.snowflake.engine import Engine, Session
-from sandbox.snowflake.errors import SqlError
-from sandbox.snowflake.server import bootstrap
+from emulators.s3 import s3_filesystem
+from emulators.snowflake.engine import Engine, Session
+from emulators.snowflake.errors import SqlError
+from emulators.snowflake.server import bootstrap
 from tests.airflow_double import with_templates_compiled_once
 from tests.sandbox.load.conftest import set_up_statements
 from tests.sandbox.load.driver import Run

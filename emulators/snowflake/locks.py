@@ -1,0 +1,135 @@
+"""The locks of tables: which statement waits for which transaction, and for how long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from emulators.snowflake.errors import SqlError
+
+if TYPE_CHECKING:
+    from emulators.snowflake.engine import Session, Stop
+
+Table = tuple[str, str, str]
+"""Database, schema and name."""
+
+CATALOGUE: Table = ("", "", "")
+"""Stands for the account's objects: one statement at a time changes them."""
+
+DEFAULT_LOCK_TIMEOUT = 43200.0
+"""The session parameter LOCK_TIMEOUT where nobody has set it."""
+
+
+class Mode(Enum):
+    """How a statement holds a table."""
+
+    INSERTS = "writes new partitions only"
+    CHANGES = "UPDATE, DELETE, MERGE, TRUNCATE, INSERT OVERWRITE"
+    REDEFINES = "DDL"
+
+    def waits_for(self, held: Mode) -> bool:
+        """Whether who wants this waits for who holds that."""
+        # Snowflake says of INSERT and COPY that they mostly wait for nobody, and advises against DDL beside them.
+        return Mode.REDEFINES in (self, held) or (self, held) == (Mode.CHANGES, Mode.CHANGES)
+
+
+@dataclass
+class _Held:
+    mode: Mode
+    statement: str
+    since: int
+
+
+class Locks:
+    """Who holds which table, and how often what it holds has changed. Each is held until its transaction ends."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._held: dict[Table, dict[Session, _Held]] = {}
+        self._waits: dict[Session, tuple[Table, Mode]] = {}
+        self._versions: Counter[Table] = Counter()
+
+    def acquire(self, owner: Session, table: Table, mode: Mode, statement: str, stop: Stop) -> None:
+        """
+        Wait until ``owner`` holds the table; it may hold it already.
+
+        :raises SqlError: if the statement is cancelled, reaches its timeout or that of the lock, or closes a deadlock.
+        """
+        began = time.monotonic()
+        with self._condition:
+            try:
+                while blockers := self._blockers(owner, table, mode):
+                    stop.check()
+                    self._waits[owner] = table, mode
+                    if self._is_deadlock(owner):
+                        raise _aborted(statement, table, blockers, "it is part of a deadlock")
+                    if time.monotonic() - began >= owner.lock_timeout:
+                        raise _aborted(statement, table, blockers, "it has waited as long as LOCK_TIMEOUT allows")
+                    self._condition.wait(0.02)
+            finally:
+                self._waits.pop(owner, None)
+            holders = self._held.setdefault(table, {})
+            before = holders.get(owner)
+            if before is None or mode.waits_for(Mode.CHANGES):
+                holders[owner] = _Held(mode, statement, time.time_ns())
+
+    def is_waiting(self, owner: Session) -> bool:
+        """Whether a statement of the session waits for a lock."""
+        with self._condition:
+            return owner in self._waits
+
+    def release(self, owner: Session, *, committed: bool) -> None:
+        """
+        Let go of all that a session holds.
+
+        :param committed: whether what it has written is there now.
+        """
+        with self._condition:
+            for table in [table for table, holders in self._held.items() if holders.pop(owner, None)]:
+                if committed:
+                    self._versions[table] += 1
+                if not self._held[table]:
+                    del self._held[table]
+            self._condition.notify_all()
+
+    def versions(self) -> Counter[Table]:
+        """How often each table was changed, as far as it is committed."""
+        with self._condition:
+            return self._versions.copy()
+
+    def held_by(self, owner: Session) -> set[Table]:
+        """The tables that a session has written to in its transaction, or is going to."""
+        with self._condition:
+            return {table for table, holders in self._held.items() if owner in holders}
+
+    def _blockers(self, owner: Session, table: Table, mode: Mode) -> dict[Session, _Held]:
+        holders = self._held.get(table, {})
+        return {other: held for other, held in holders.items() if other is not owner and mode.waits_for(held.mode)}
+
+    def _is_deadlock(self, owner: Session) -> bool:
+        """Whether one that the session waits for waits for it, directly or not."""
+        seen: set[Session] = set()
+        todo = [owner]
+        while todo:
+            waiting = todo.pop()
+            if waiting in self._waits and waiting not in seen:
+                seen.add(waiting)
+                # Those of now: one that has been let go of may not have woken up yet.
+                todo += self._blockers(waiting, *self._waits[waiting])
+                if owner in todo:
+                    return True
+        return False
+
+
+def _aborted(statement: str, table: Table, blockers: dict[Session, _Held], reason: str) -> SqlError:
+    held = next(iter(blockers.values()))
+    return SqlError(
+        625,
+        "57014",
+        f"Statement '{held.statement}' has locked table '{table[-1]}' in transaction {held.since} and this lock has "
+        f"not yet been released.\nYour statement '{statement}' was aborted because {reason}.",
+    )
