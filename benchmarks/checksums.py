@@ -30,7 +30,7 @@ from data_share.sql_files import render_sql  # noqa: E402
 from emulators.databricks.export import Session as ExportSession  # noqa: E402
 from emulators.databricks.unity_catalog import LAKE_BUCKET, write_table  # noqa: E402
 from emulators.s3 import SHARE_BUCKET, s3_filesystem  # noqa: E402
-from emulators.snowflake.engine import Engine, Session  # noqa: E402
+from emulators.snowflake.engine import Connection, Engine  # noqa: E402
 
 SQL = PROJECT / "include" / "sql"
 ROWS = """
@@ -80,10 +80,10 @@ def main() -> None:
         files.makedirs(bucket, exist_ok=True)
     write_table(url, "main.benchmark.rows", duckdb.sql(ROWS.format(rows=rows)).to_arrow_table())
     with tempfile.TemporaryDirectory() as folder:
-        engine = Engine(Path(folder), files, account="BENCHMARK")
+        engine = Engine(Path(folder), files, identifier="BENCHMARK")
         for setup in ("CREATE DATABASE d", "CREATE SCHEMA IF NOT EXISTS d.public", "CREATE WAREHOUSE w"):
-            Session(engine).cursor().execute(setup)
-        session = Session(engine, "D", "PUBLIC", warehouse="W")
+            Connection(engine).cursor().execute(setup)
+        session = Connection(engine, "D", "PUBLIC", warehouse="W")
         session.cursor().execute(
             "CREATE TABLE staged (id NUMBER(18, 0), price NUMBER(18, 4), label VARCHAR, at TIMESTAMP_LTZ, ratio FLOAT)"
         )

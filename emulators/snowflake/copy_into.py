@@ -7,17 +7,15 @@ import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from decimal import Decimal
-from email.utils import format_datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlglot import exp
 
-from emulators.snowflake import translate
+from emulators.snowflake import load_metadata, stages
 from emulators.snowflake.duckdb_names import in_duckdb, inner, outer
 from emulators.snowflake.errors import (
     SqlError,
@@ -28,18 +26,10 @@ from emulators.snowflake.errors import (
     syntax_error,
     unsupported,
 )
-from emulators.snowflake.names import name_of, qualified, stage_and_path
-
-if TYPE_CHECKING:
-    from emulators.snowflake.engine import Cursor, Session, Stop
-
-CREATE_LOADS_TABLE = """
-CREATE TABLE IF NOT EXISTS "{database}"._fs_information_schema._sandbox_loads (
-    schema_name VARCHAR, table_name VARCHAR, file_name VARCHAR, etag VARCHAR
-)
-"""
-"""The load metadata: which version of which file a table has loaded. In the table's own database, so that it is
-committed or rolled back together with the rows."""
+from emulators.snowflake.names import name_of, stage_and_path
+from emulators.snowflake.session import Session
+from emulators.snowflake.stages import FormatOptions, StagedFile, literal
+from emulators.snowflake.stop import Stop
 
 _MAX_FILES = 1000
 _MICROSECONDS = 6
@@ -125,48 +115,28 @@ class _Column:
         return min(int(found[1]), _MICROSECONDS) if found else _MICROSECONDS
 
 
-@dataclass(frozen=True)
-class _File:
-    """A staged file."""
-
-    bucket: str
-    key: str
-    etag: str
-    size: int
-    last_modified: datetime
-
-    @property
-    def url(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
-
-
-def copy_into(cursor: Cursor, expression: exp.Copy, stop: Stop) -> None:
+def copy_into(expression: exp.Copy, session: Session, stop: Stop) -> str:
     """
-    Execute the statement and give ``cursor`` its result. The caller provides the transaction.
+    Execute the statement and return its answer as a query in DuckDB's SQL. The caller provides the transaction.
 
     :raises SqlError: as the real service; nothing of what was loaded before the error may be committed then.
     """
-    session = cursor._conn
     if not isinstance(expression.this, exp.Table):
         raise unsupported("COPY INTO with a list of columns")
-    database, schema, name = qualified(expression.this, session)
+    database, schema, name = session.qualified(expression.this)
     columns = _columns(session, database, schema, name)
     if not columns:
         raise does_not_exist("Object", name_of(expression.this))
     stage_url, path, stage_format = _location(expression, session)
     options = _options(expression, stage_format)
     files = _list_files(session, stage_url, path, options)
-    target = in_duckdb(database, schema, name)
-    loads = f'"{database}"._fs_information_schema._sandbox_loads'
+    table = database, schema, name
+    target = in_duckdb(*table)
     connection = session._duck_conn
-    known = set(
-        connection.execute(
-            f"SELECT file_name, etag FROM {loads} WHERE schema_name = ? AND table_name = ?", [schema, name]
-        ).fetchall()
-    )
+    known = load_metadata.loaded(connection, table)
 
     rows: list[tuple[Any, ...]] = []
-    loaded: list[_File] = []
+    loaded: list[StagedFile] = []
     for file in files:
         stop.check()
         if options.size_limit is not None and sum(each.size for each in loaded) > options.size_limit:
@@ -177,64 +147,19 @@ def copy_into(cursor: Cursor, expression: exp.Copy, stop: Stop) -> None:
                 rows.append((file.url, "LOAD_SKIPPED", 0, 0, 1, 1, "File was loaded before."))
             continue
         count = _load(session, target, columns, file, options)
-        connection.execute(f"INSERT INTO {loads} VALUES (?, ?, ?, ?)", [schema, name, file.url, file.etag])
+        load_metadata.note(connection, table, file.url, file.etag)
         rows.append((file.url, "LOADED", count, count, 1, 0, None))
         loaded.append(file)
     if options.purge:
         for file in loaded:
             # As in the real service, a file that cannot be removed is no error.
             with contextlib.suppress(OSError):
-                session.engine.filesystem.rm_file(f"{file.bucket}/{file.key}")
+                session.account.filesystem.rm_file(f"{file.bucket}/{file.key}")
     if not rows:
-        cursor.answer("SELECT 'Copy executed with 0 files processed.' AS \"status\"", expression)
-        return
-    result = _RESULT.format(rows=", ".join(f"({', '.join(map(_literal, row))})" for row in rows))
+        return "SELECT 'Copy executed with 0 files processed.' AS \"status\""
+    result = _RESULT.format(rows=", ".join(f"({', '.join(map(literal, row))})" for row in rows))
     # A file that fails ends the statement: none of those in the result has failed.
-    cursor.answer(f"{result} WHERE FALSE" if options.failed_only else result, expression)
-
-
-def list_stage(cursor: Cursor, expression: exp.ListStage) -> None:
-    """
-    Execute LIST: the files below a path of an external stage.
-
-    :raises SqlError: as the real service, also if the stage's place cannot be read.
-    """
-    session = cursor._conn
-    found = stage_and_path(expression)
-    if found is None or {name for name, value in expression.args.items() if value} != {"this"}:
-        raise unsupported("LIST with more than a stage and a path")
-    stage, path = found
-    url = translate.stage_url(qualified(stage, session), session)
-    files = _with_prefix(session, (url.rstrip("/") + "/" if path else url) + path)
-    rows = [
-        (file.url, file.size, file.etag.strip('"'), format_datetime(file.last_modified, usegmt=True)) for file in files
-    ]
-    values = ", ".join(f"({', '.join(map(_literal, row))})" for row in rows) or "(NULL, NULL::BIGINT, NULL, NULL)"
-    where = "" if rows else " WHERE FALSE"
-    cursor.answer(f"SELECT * FROM (VALUES {values}) AS files(name, size, md5, last_modified){where}", expression)
-
-
-def forget_loads(cursor: Cursor, table: exp.Table) -> None:
-    """Delete the load metadata of a table, which belongs to the table object and not to its name."""
-    database, schema, name = qualified(table, cursor._conn)
-    loads = f'"{database}"._fs_information_schema._sandbox_loads'
-    cursor._duck_conn.execute(f"DELETE FROM {loads} WHERE schema_name = ? AND table_name = ?", [schema, name])
-
-
-def move_loads(cursor: Cursor, table: exp.Table, new: exp.Table) -> None:
-    """Let the load metadata follow a table to its new name."""
-    database, schema, name = qualified(table, cursor._conn)
-    loads = f'"{database}"._fs_information_schema._sandbox_loads'
-    cursor._duck_conn.execute(
-        f"UPDATE {loads} SET schema_name = ?, table_name = ? WHERE schema_name = ? AND table_name = ?",
-        [*qualified(new, cursor._conn)[1:], schema, name],
-    )
-
-
-def _literal(value: object) -> str:
-    if value is None:
-        return "NULL::VARCHAR"
-    return f"{value}::BIGINT" if isinstance(value, int) else exp.Literal.string(str(value)).sql("duckdb")
+    return f"{result} WHERE FALSE" if options.failed_only else result
 
 
 def _columns(session: Session, database: str, schema: str, name: str) -> list[_Column]:
@@ -255,7 +180,7 @@ def _columns(session: Session, database: str, schema: str, name: str) -> list[_C
     ]
 
 
-def _location(expression: exp.Copy, session: Session) -> tuple[str, str, translate.FormatOptions]:
+def _location(expression: exp.Copy, session: Session) -> tuple[str, str, FormatOptions]:
     """The URL of the stage in the FROM clause, the path below it, and the stage's file format."""
     source = expression.args["files"][0]
     if not isinstance(source, exp.Table):
@@ -264,14 +189,18 @@ def _location(expression: exp.Copy, session: Session) -> tuple[str, str, transla
     if found is None:
         raise unsupported("COPY INTO from a location that is not a stage")
     stage, path = found
-    key = qualified(stage, session)
-    url = translate.stage_url(key, session)
+    key = session.qualified(stage)
+    url = stages.stage_url(key, session)
     if not url.startswith("s3://"):
         raise unsupported("COPY INTO from a stage that is not on S3")
-    return (url.rstrip("/") + "/" if path else url), path, session.engine.catalogue.stage_formats.get(".".join(key), {})
+    return (
+        (url.rstrip("/") + "/" if path else url),
+        path,
+        session.account.catalogue.stage_formats.get(".".join(key), {}),
+    )
 
 
-def _options(expression: exp.Copy, stage_format: translate.FormatOptions) -> _Options:
+def _options(expression: exp.Copy, stage_format: FormatOptions) -> _Options:
     """The options, checked: one that is not understood must never be ignored."""
     options = _Options()
     file_format = stage_format
@@ -286,7 +215,7 @@ def _options(expression: exp.Copy, stage_format: translate.FormatOptions) -> _Op
         if name in _SWITCHES:
             switches[name] = _switch(name, value)
         elif name == "FILE_FORMAT":
-            file_format = translate.format_options(parameter.expressions)
+            file_format = stages.format_options(parameter.expressions)
         elif name == "PATTERN" and isinstance(value, exp.Literal):
             options.pattern = value.name
         elif name == "FILES":
@@ -343,7 +272,7 @@ def _use_switches(options: _Options, switches: dict[str, bool]) -> None:
     options.truncate = switches.get("TRUNCATECOLUMNS", False) or not switches.get("ENFORCE_LENGTH", True)
 
 
-def _format(given: translate.FormatOptions) -> _Format:
+def _format(given: FormatOptions) -> _Format:
     """The file format, checked as the options are."""
     if given.get("TYPE") != "PARQUET":
         raise unsupported(f"FILE_FORMAT TYPE = {given.get('TYPE', 'CSV')}")
@@ -378,7 +307,7 @@ def _format(given: translate.FormatOptions) -> _Format:
     return found
 
 
-def _list_files(session: Session, stage_url: str, path: str, options: _Options) -> list[_File]:
+def _list_files(session: Session, stage_url: str, path: str, options: _Options) -> list[StagedFile]:
     """
     The files of the FROM clause: its location is a plain prefix.
 
@@ -389,7 +318,7 @@ def _list_files(session: Session, stage_url: str, path: str, options: _Options) 
     if options.files is not None:
         found = [_named_file(session, location + name) for name in options.files]
     else:
-        found = _with_prefix(session, location)
+        found = stages.files_below(session, location)
     if options.pattern is None:
         return found
     try:
@@ -403,27 +332,8 @@ def _list_files(session: Session, stage_url: str, path: str, options: _Options) 
     ]
 
 
-def _with_prefix(session: Session, location: str) -> list[_File]:
-    bucket, _, prefix = location.removeprefix("s3://").partition("/")
-    files: list[_File] = []
-    more: dict[str, str] = {}
-    while True:
-        try:
-            answer = session.engine.filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **more)
-        except OSError as error:
-            raise SqlError(91003, "22000", f"Failure using stage area. Cause: [{error}]") from None
-        files += [
-            _File(bucket, entry["Key"], entry["ETag"], entry["Size"], entry["LastModified"].astimezone(UTC))
-            for entry in answer.get("Contents", ())
-            if not entry["Key"].endswith("/")
-        ]
-        if not answer.get("IsTruncated"):
-            return sorted(files, key=lambda file: file.key)
-        more = {"ContinuationToken": answer["NextContinuationToken"]}
-
-
-def _named_file(session: Session, url: str) -> _File:
-    matches = [file for file in _with_prefix(session, url) if file.url == url]
+def _named_file(session: Session, url: str) -> StagedFile:
+    matches = [file for file in stages.files_below(session, url) if file.url == url]
     if not matches:
         raise SqlError(
             91016,
@@ -436,7 +346,7 @@ def _named_file(session: Session, url: str) -> _File:
     return matches[0]
 
 
-def _load(session: Session, target: str, columns: list[_Column], file: _File, options: _Options) -> int:
+def _load(session: Session, target: str, columns: list[_Column], file: StagedFile, options: _Options) -> int:
     """
     Insert the rows of one file.
 
@@ -446,7 +356,7 @@ def _load(session: Session, target: str, columns: list[_Column], file: _File, op
     names = ", ".join(in_duckdb(column.name) for column in columns)
     listed = ", ".join(values[column] for column in columns)
     with _readable(session, file, options) as url:
-        reader = f"read_parquet({_literal(url)})"
+        reader = f"read_parquet({literal(url)})"
         try:
             answer = session._duck_conn.execute(f"INSERT INTO {target} ({names}) SELECT {listed} FROM {reader}")
             return int(answer.fetchall()[0][0])
@@ -457,7 +367,7 @@ def _load(session: Session, target: str, columns: list[_Column], file: _File, op
 
 
 @contextlib.contextmanager
-def _readable(session: Session, file: _File, options: _Options) -> Iterator[str]:
+def _readable(session: Session, file: StagedFile, options: _Options) -> Iterator[str]:
     """The place of a file that DuckDB can read."""
     if not options.file_format.replace_invalid_characters:
         yield file.url
@@ -474,12 +384,12 @@ def _readable(session: Session, file: _File, options: _Options) -> Iterator[str]
         yield copied.name
 
 
-def _read(session: Session, file: _File, columns: list[str] | None = None) -> pa.Table:
-    with session.engine.filesystem.open(f"{file.bucket}/{file.key}", "rb") as source:
+def _read(session: Session, file: StagedFile, columns: list[str] | None = None) -> pa.Table:
+    with session.account.filesystem.open(f"{file.bucket}/{file.key}", "rb") as source:
         return pq.read_table(source, columns=columns, coerce_int96_timestamp_unit="us")
 
 
-def _values(session: Session, columns: list[_Column], file: _File, options: _Options) -> dict[_Column, str]:
+def _values(session: Session, columns: list[_Column], file: StagedFile, options: _Options) -> dict[_Column, str]:
     """For each column of the table the expression that reads it from the file."""
     fields = _fields(session, file, options)
     values: dict[_Column, str] = {}
@@ -495,10 +405,10 @@ def _values(session: Session, columns: list[_Column], file: _File, options: _Opt
     return values
 
 
-def _fields(session: Session, file: _File, options: _Options) -> list[pa.Field]:
+def _fields(session: Session, file: StagedFile, options: _Options) -> list[pa.Field]:
     """The file's columns; those of INT96 say so in their metadata."""
     try:
-        with session.engine.filesystem.open(f"{file.bucket}/{file.key}", "rb", cache_type="readahead") as source:
+        with session.account.filesystem.open(f"{file.bucket}/{file.key}", "rb", cache_type="readahead") as source:
             opened = pq.ParquetFile(source)
             schema, metadata = opened.schema_arrow, opened.metadata
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
@@ -515,7 +425,7 @@ def _fields(session: Session, file: _File, options: _Options) -> list[pa.Field]:
     return [source.with_metadata(_INT96) if source.name in int96 else source for source in schema]
 
 
-def _bad_file(file: _File, words: str) -> SqlError:
+def _bad_file(file: StagedFile, words: str) -> SqlError:
     return SqlError(
         100152,
         "22000",
@@ -597,7 +507,7 @@ def _scanned(source: pa.Field, file_format: _Format) -> str:
     if file_format.trim_space and (types.is_string(source.type) or types.is_binary(source.type)):
         scanned = f"TRIM({scanned}, {_WHITE_SPACE})"
     if file_format.null_if and not (types.is_binary(source.type) and not file_format.binary_as_text):
-        nulls = ", ".join(map(_literal, file_format.null_if))
+        nulls = ", ".join(map(literal, file_format.null_if))
         scanned = f"CASE WHEN CAST({scanned} AS VARCHAR) IN ({nulls}) THEN NULL ELSE {scanned} END"
     return scanned
 
@@ -620,7 +530,7 @@ def _older_json(kind: pa.DataType, value: str, depth: int) -> str:
     if isinstance(kind, pa.StructType):
         parts = []
         for part in kind:
-            name = _literal(part.name)
+            name = literal(part.name)
             inner = f"struct_extract({value}, {name})"
             pair = f"CAST(to_json({name}) AS VARCHAR) || ':' || {_older_json(part.type, inner, depth)}"
             parts.append(f"CASE WHEN {inner} IS NOT NULL THEN {pair} END")
@@ -634,15 +544,15 @@ def _explain(
     session: Session,
     target: str,
     columns: list[_Column],
-    file: _File,
+    file: StagedFile,
     values: dict[_Column, str],
     url: str,
     error: duckdb.Error,
 ) -> SqlError:
     """Find the file's first value that the table does not take: DuckDB names neither the column nor the row."""
-    reader = f"read_parquet({_literal(url)}, file_row_number = true)"
+    reader = f"read_parquet({literal(url)}, file_row_number = true)"
     # Another connection: the failed transaction answers nothing any more.
-    with session.engine.duck_conn.cursor() as connection:
+    with session.account.duck_conn.cursor() as connection:
         session.use_time_zone(connection)
         for column in columns:
             value = values[column]
@@ -670,7 +580,7 @@ def _explain(
     return SqlError(int(reported.errno or 0), str(reported.sqlstate), f"{reported.msg}{where}")
 
 
-def _not_utf8(session: Session, target: str, column: _Column, file: _File) -> SqlError:
+def _not_utf8(session: Session, target: str, column: _Column, file: StagedFile) -> SqlError:
     """The words for a text that is not UTF-8, which DuckDB cannot even show."""
     table = _read(session, file)
     [name] = [name for name in table.column_names if name.upper() == column.name.upper()]
@@ -686,7 +596,7 @@ def _not_utf8(session: Session, target: str, column: _Column, file: _File) -> Sq
     raise AssertionError(f"{file.url} holds UTF-8 in {name}")
 
 
-def _where(target: str, column: _Column, file: _File, row: int) -> str:
+def _where(target: str, column: _Column, file: StagedFile, row: int) -> str:
     table = outer(target.rsplit(".", 1)[-1].strip('"'))
     return (
         f"\n  File '{file.key}', line {row}, character 0\n"
@@ -694,7 +604,7 @@ def _where(target: str, column: _Column, file: _File, row: int) -> str:
     )
 
 
-def _bad_value(target: str, column: _Column, file: _File, value: object, row: int) -> SqlError:
+def _bad_value(target: str, column: _Column, file: StagedFile, value: object, row: int) -> SqlError:
     where = _where(target, column, file, row)
     if value is None:
         return SqlError(100072, "22000", f"NULL result in a non-nullable column{where}")

@@ -5,19 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from emulators.snowflake.errors import SqlError
+from emulators.snowflake.names import ObjectName
+from emulators.snowflake.stop import Stop
 
-if TYPE_CHECKING:
-    from emulators.snowflake.engine import Session, Stop
-
-Table = tuple[str, str, str]
-"""Database, schema and name."""
-
-CATALOGUE: Table = ("", "", "")
+CATALOGUE: ObjectName = ("", "", "")
 """Stands for the account's objects: one statement at a time changes them."""
 
 DEFAULT_LOCK_TIMEOUT = 43200.0
@@ -49,13 +45,19 @@ class Locks:
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._held: dict[Table, dict[Session, _Held]] = {}
-        self._waits: dict[Session, tuple[Table, Mode]] = {}
-        self._versions: Counter[Table] = Counter()
+        self._held: dict[ObjectName, dict[Hashable, _Held]] = {}
+        self._waits: dict[Hashable, tuple[ObjectName, Mode]] = {}
+        self._versions: Counter[ObjectName] = Counter()
 
-    def acquire(self, owner: Session, table: Table, mode: Mode, statement: str, stop: Stop) -> None:
+    def acquire(
+        self, owner: Hashable, table: ObjectName, mode: Mode, statement: str, stop: Stop, *, timeout: float
+    ) -> None:
         """
         Wait until ``owner`` holds the table; it may hold it already.
+
+        :param owner: the session.
+        :param statement: the handle of its statement.
+        :param timeout: LOCK_TIMEOUT of the session, in seconds.
 
         :raises SqlError: if the statement is cancelled, reaches its timeout or that of the lock, or closes a deadlock.
         """
@@ -67,7 +69,7 @@ class Locks:
                     self._waits[owner] = table, mode
                     if self._is_deadlock(owner):
                         raise _aborted(statement, table, blockers, "it is part of a deadlock")
-                    if time.monotonic() - began >= owner.lock_timeout:
+                    if time.monotonic() - began >= timeout:
                         raise _aborted(statement, table, blockers, "it has waited as long as LOCK_TIMEOUT allows")
                     self._condition.wait(0.02)
             finally:
@@ -77,12 +79,12 @@ class Locks:
             if before is None or mode.waits_for(Mode.CHANGES):
                 holders[owner] = _Held(mode, statement, time.time_ns())
 
-    def is_waiting(self, owner: Session) -> bool:
+    def is_waiting(self, owner: Hashable) -> bool:
         """Whether a statement of the session waits for a lock."""
         with self._condition:
             return owner in self._waits
 
-    def release(self, owner: Session, *, committed: bool) -> None:
+    def release(self, owner: Hashable, *, committed: bool) -> None:
         """
         Let go of all that a session holds.
 
@@ -96,23 +98,23 @@ class Locks:
                     del self._held[table]
             self._condition.notify_all()
 
-    def versions(self) -> Counter[Table]:
+    def versions(self) -> Counter[ObjectName]:
         """How often each table was changed, as far as it is committed."""
         with self._condition:
             return self._versions.copy()
 
-    def held_by(self, owner: Session) -> set[Table]:
+    def held_by(self, owner: Hashable) -> set[ObjectName]:
         """The tables that a session has written to in its transaction, or is going to."""
         with self._condition:
             return {table for table, holders in self._held.items() if owner in holders}
 
-    def _blockers(self, owner: Session, table: Table, mode: Mode) -> dict[Session, _Held]:
+    def _blockers(self, owner: Hashable, table: ObjectName, mode: Mode) -> dict[Hashable, _Held]:
         holders = self._held.get(table, {})
         return {other: held for other, held in holders.items() if other is not owner and mode.waits_for(held.mode)}
 
-    def _is_deadlock(self, owner: Session) -> bool:
+    def _is_deadlock(self, owner: Hashable) -> bool:
         """Whether one that the session waits for waits for it, directly or not."""
-        seen: set[Session] = set()
+        seen: set[Hashable] = set()
         todo = [owner]
         while todo:
             waiting = todo.pop()
@@ -125,7 +127,7 @@ class Locks:
         return False
 
 
-def _aborted(statement: str, table: Table, blockers: dict[Session, _Held], reason: str) -> SqlError:
+def _aborted(statement: str, table: ObjectName, blockers: dict[Hashable, _Held], reason: str) -> SqlError:
     held = next(iter(blockers.values()))
     return SqlError(
         625,

@@ -1,16 +1,13 @@
-"""Names of objects: upper case unless quoted, completed by the session's current database and schema."""
+"""Names of objects as the text of a statement has them: upper case unless quoted."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from emulators.snowflake.errors import SqlError
-
-if TYPE_CHECKING:
-    from emulators.snowflake.engine import Session
+ObjectName = tuple[str, str, str]
+"""Database, schema and name of a table or a stage."""
 
 NAME = r'((?:"(?:[^"]|"")+"|[\w$]+)(?:\.(?:"(?:[^"]|"")+"|[\w$]+))*)'
 """A name in the text of a statement, perhaps in quotes and with its database and schema."""
@@ -42,33 +39,6 @@ def key(kind: str, *parts: str) -> str:
     return f"{plain_kind(kind)}:{'.'.join(quoted)}"
 
 
-def qualified(table: exp.Table, session: Session) -> tuple[str, str, str]:
-    """
-    Database, schema and name of a table or stage.
-
-    :raises SqlError: 90105 or 90106 if the session has no current database or schema to complete the name.
-    """
-    database = name_of(table.args["catalog"]) if table.args.get("catalog") else current_database(session)
-    schema = name_of(table.args["db"]) if table.args.get("db") else None
-    if not schema:
-        # A schema that the role may not use is not the session's, though a client asked for it.
-        if not session.schema_set or not session.may(key("SCHEMA", database, str(session.schema)), "USAGE"):
-            raise SqlError(90106, "22000", _no_current("schema", "Call 'USE SCHEMA'"))
-        schema = str(session.schema)
-    return database, schema, name_of(table.this)
-
-
-def current_database(session: Session) -> str:
-    """
-    The session's current database.
-
-    :raises SqlError: 90105 if there is none, or none that its role may use.
-    """
-    if not session.database_set or not session.may(key("DATABASE", str(session.database)), "USAGE"):
-        raise SqlError(90105, "22000", _no_current("database", "Call 'USE DATABASE'"))
-    return str(session.database)
-
-
 def described_integration(expression: exp.Expr) -> str | None:
     """The integration that the statement describes, or None for any other statement."""
     kinds = {"INTEGRATION", "STORAGE INTEGRATION"}
@@ -83,7 +53,3 @@ def stage_and_path(source: exp.Expr) -> tuple[exp.Table, str] | None:
         return None
     stage, _, path = text[1:].partition("/")
     return exp.to_table(stage, dialect="snowflake"), path
-
-
-def _no_current(kind: str, advice: str) -> str:
-    return f"This session does not have a current {kind}. {advice}, or use a qualified name."

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import sqlglot
 from sqlglot import exp
 
 from emulators.snowflake import privileges
+from emulators.snowflake.catalogue import Policies, Policy
 from emulators.snowflake.duckdb_names import inner, outer
 from emulators.snowflake.errors import SqlError, already_exists, does_not_exist, syntax_error, unsupported
-from emulators.snowflake.names import NAME, key, name_of, normal, qualified
-
-if TYPE_CHECKING:
-    from emulators.snowflake.engine import Session
+from emulators.snowflake.names import NAME, key, name_of, normal
+from emulators.snowflake.session import Session
 
 MASKING, ROW_ACCESS, TAG = "MASKING POLICY", "ROW ACCESS POLICY", "TAG"
 
@@ -69,87 +68,6 @@ _KINDS = {
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
 
 
-@dataclass
-class Policy:
-    """
-    A policy.
-
-    :param kind: ``MASKING POLICY`` or ``ROW ACCESS POLICY``
-    :param arguments: the names of its arguments
-    :param types: the kinds of their types
-    :param body: the expression behind the arrow
-    """
-
-    kind: str
-    arguments: list[str]
-    types: list[str]
-    body: str
-
-
-@dataclass
-class Policies:
-    """The account's policies and tags, as they are kept in the catalogue's file. Objects are named by :func:`key`."""
-
-    known: dict[str, Policy] = field(default_factory=dict)
-    masks: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Table -> column -> the masking policy that is set on it directly."""
-    filters: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
-    """Table -> its row access policy, and the columns that are its arguments."""
-    tags: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Tag -> kind of a type -> the masking policy of the columns of this type."""
-    tagged: dict[str, list[str]] = field(default_factory=dict)
-    """Database, schema or table -> its tags."""
-
-    @classmethod
-    def read(cls, kept: dict[str, dict[str, Any]]) -> Policies:
-        """The policies that the catalogue's file has."""
-        made = cls(**kept)
-        made.known = {name: Policy(**policy) for name, policy in kept.get("known", {}).items()}
-        return made
-
-    @property
-    def _of_tables(self) -> tuple[dict[str, Any], ...]:
-        return self.masks, self.tagged, self.filters
-
-    def copy_to(self, table: str, like: str) -> None:
-        """
-        Give a new table what it has of the one that it is LIKE: tags, and masking policies of columns.
-
-        A row access policy is not carried over. Of masking policies no page says it; here they are, as what a sync then
-        stages is masked too.
-        """
-        for of_table in self._of_tables[:2]:
-            if like in of_table:
-                of_table[table] = of_table[like].copy()
-
-    def forget(self, name: str) -> None:
-        """Note that a table, schema or database is gone."""
-        kind, _, path = name.partition(":")
-        for of_table in self._of_tables:
-            for other in list(of_table):
-                is_inside = kind != "TABLE" and other.partition(":")[2].startswith(f"{path}.")
-                if other == name or is_inside:
-                    del of_table[other]
-
-    def move(self, name: str, new: str) -> None:
-        """Note a table's new name."""
-        for of_table in self._of_tables:
-            if name in of_table:
-                of_table[new] = of_table.pop(name)
-
-    def rename_column(self, table: str, column: str, new: str | None) -> None:
-        """Note a column's new name; None for a column that is gone."""
-        masks = self.masks.get(table, {})
-        if (policy := masks.pop(column, None)) is not None and new is not None:
-            masks[new] = policy
-
-    def users_of(self, policy: str) -> list[str]:
-        """The tables and tags that a policy is set on."""
-        masked = [table for table, columns in self.masks.items() if policy in columns.values()]
-        filtered = [table for table, (name, _) in self.filters.items() if name == policy]
-        return [*masked, *filtered, *(tag for tag, by_kind in self.tags.items() if policy in by_kind.values())]
-
-
 def about_policies(sql: str) -> exp.Command | None:
     """The tree of a statement about policies or tags, which the parser does not know; None for any other one."""
     text = sql.strip().rstrip(";").strip()
@@ -192,7 +110,7 @@ def _create(match: re.Match[str], session: Session) -> str | None:
         words = f"{kind.capitalize()} function argument and return type mismatch: it must return {wanted}."
         raise SqlError(1023, "22023", f"SQL compilation error:\n{words}")
     _parsed(body)
-    known = session.engine.catalogue.policies.known
+    known = session.account.catalogue.policies.known
     full = _created(kind, name, session, replace=bool(replace))
     if full in known and not replace:
         if exists:
@@ -204,7 +122,7 @@ def _create(match: re.Match[str], session: Session) -> str | None:
 
 def _create_tag(match: re.Match[str], session: Session) -> str | None:
     replace, _, name = match.groups()
-    tags = session.engine.catalogue.policies.tags
+    tags = session.account.catalogue.policies.tags
     full = _created(TAG, name, session, replace=bool(replace))
     tags.setdefault(full, {})
     return f"Tag {name.upper()} successfully created."
@@ -212,10 +130,10 @@ def _create_tag(match: re.Match[str], session: Session) -> str | None:
 
 def _created(kind: str, written: str, session: Session, *, replace: bool) -> str:
     """Check that the role may create a policy or tag, and note who owns it; return its name."""
-    parts = qualified(exp.to_table(written, dialect="snowflake"), session)
+    parts = session.qualified(exp.to_table(written, dialect="snowflake"))
     privileges.check(session, "SCHEMA", parts[:2], f"CREATE {kind}")
     name = key(kind, *parts)
-    rights = session.engine.catalogue.rights
+    rights = session.account.catalogue.rights
     if name not in rights.owners:
         rights.create(name, session.role)
     elif replace:
@@ -228,14 +146,14 @@ def _set_body(match: re.Match[str], session: Session) -> str | None:
     full = _existing(" ".join(kind.upper().split()), name, session)
     privileges.check_owner(full, session)
     _parsed(body)
-    session.engine.catalogue.policies.known[full].body = body.strip()
+    session.account.catalogue.policies.known[full].body = body.strip()
     return None
 
 
 def _drop(match: re.Match[str], session: Session) -> str | None:
     kind, exists, name = match.groups()
     kind = " ".join(kind.upper().split())
-    policies = session.engine.catalogue.policies
+    policies = session.account.catalogue.policies
     try:
         full = _existing(kind, name, session)
     except SqlError:
@@ -253,14 +171,14 @@ def _drop(match: re.Match[str], session: Session) -> str | None:
         )
     named: dict[str, Any] = policies.tags if kind == TAG else policies.known
     del named[full]
-    session.engine.catalogue.rights.forget(full)
+    session.account.catalogue.rights.forget(full)
     return f"{name.upper()} successfully dropped."
 
 
 def _existing(kind: str, written: str, session: Session) -> str:
-    parts = qualified(exp.to_table(written, dialect="snowflake"), session)
+    parts = session.qualified(exp.to_table(written, dialect="snowflake"))
     name = key(kind, *parts)
-    policies = session.engine.catalogue.policies
+    policies = session.account.catalogue.policies
     if name not in (policies.tags if kind == TAG else policies.known):
         raise does_not_exist(kind.capitalize(), ".".join(parts))
     return name
@@ -273,7 +191,7 @@ def _set_mask(match: re.Match[str], session: Session) -> str | None:
     table, column, name, force = match.groups()
     full, kinds = _table(table, session, MASKING)
     column, policy = _column(column, kinds), _existing(MASKING, name, session)
-    policies = session.engine.catalogue.policies
+    policies = session.account.catalogue.policies
     if column in policies.masks.get(full, {}) and not force:
         raise _in_use(column, "another masking policy")
     if full in policies.filters and column in policies.filters[full][1]:
@@ -285,7 +203,7 @@ def _set_mask(match: re.Match[str], session: Session) -> str | None:
 
 def _unset_mask(match: re.Match[str], session: Session) -> str | None:
     full, kinds = _table(match[1], session, MASKING)
-    session.engine.catalogue.policies.masks.get(full, {}).pop(_column(match[2], kinds), None)
+    session.account.catalogue.policies.masks.get(full, {}).pop(_column(match[2], kinds), None)
     return None
 
 
@@ -293,7 +211,7 @@ def _add_filter(match: re.Match[str], session: Session) -> str | None:
     full, kinds = _table(match[1], session, ROW_ACCESS)
     policy = _existing(ROW_ACCESS, match[2], session)
     columns = [_column(name.strip(), kinds) for name in match[3].split(",")]
-    policies = session.engine.catalogue.policies
+    policies = session.account.catalogue.policies
     known = policies.known[policy]
     if full in policies.filters:
         raise _in_use(match[1].upper(), "another row access policy")
@@ -310,14 +228,14 @@ def _add_filter(match: re.Match[str], session: Session) -> str | None:
 def _drop_filter(match: re.Match[str], session: Session) -> str | None:
     full, _ = _table(match[1], session, ROW_ACCESS)
     _existing(ROW_ACCESS, match[2], session)
-    session.engine.catalogue.policies.filters.pop(full, None)
+    session.account.catalogue.policies.filters.pop(full, None)
     return None
 
 
 def _set_tag_mask(match: re.Match[str], session: Session) -> str | None:
     privileges.check_account(session, f"APPLY {MASKING}")
     tag, policy = _existing(TAG, match[1], session), _existing(MASKING, match[2], session)
-    policies = session.engine.catalogue.policies
+    policies = session.account.catalogue.policies
     kind = policies.known[policy].types[0]
     if kind in policies.tags[tag]:
         raise _in_use(match[1].upper(), f"a masking policy of the type {kind}")
@@ -328,7 +246,7 @@ def _set_tag_mask(match: re.Match[str], session: Session) -> str | None:
 def _unset_tag_mask(match: re.Match[str], session: Session) -> str | None:
     privileges.check_account(session, f"APPLY {MASKING}")
     tag, policy = _existing(TAG, match[1], session), _existing(MASKING, match[2], session)
-    by_kind = session.engine.catalogue.policies.tags[tag]
+    by_kind = session.account.catalogue.policies.tags[tag]
     for kind in [kind for kind, other in by_kind.items() if other == policy]:
         del by_kind[kind]
     return None
@@ -336,7 +254,7 @@ def _unset_tag_mask(match: re.Match[str], session: Session) -> str | None:
 
 def _set_tag(match: re.Match[str], session: Session) -> str | None:
     thing, tag = _taggable(match, session)
-    tags = session.engine.catalogue.policies.tagged.setdefault(thing, [])
+    tags = session.account.catalogue.policies.tagged.setdefault(thing, [])
     if tag not in tags:
         tags.append(tag)
     return None
@@ -344,7 +262,7 @@ def _set_tag(match: re.Match[str], session: Session) -> str | None:
 
 def _unset_tag(match: re.Match[str], session: Session) -> str | None:
     thing, tag = _taggable(match, session)
-    tagged = session.engine.catalogue.policies.tagged
+    tagged = session.account.catalogue.policies.tagged
     tagged[thing] = [other for other in tagged.get(thing, []) if other != tag]
     return None
 
@@ -359,7 +277,7 @@ def _taggable(match: re.Match[str], session: Session) -> tuple[str, str]:
 def _table(written: str, session: Session, kind: str) -> tuple[str, dict[str, str]]:
     """A table that a policy is set on or taken from: its name, and the kinds of its columns' types."""
     privileges.check_account(session, f"APPLY {kind}")
-    parts = qualified(exp.to_table(written, dialect="snowflake"), session)
+    parts = session.qualified(exp.to_table(written, dialect="snowflake"))
     kinds = _column_kinds(parts, session)
     if not kinds:
         raise does_not_exist("Object", written.upper())
@@ -411,7 +329,7 @@ def _kind(written: str) -> str:
 def _column_kinds(table: tuple[str, str, str], session: Session) -> dict[str, str]:
     """The kinds of the types of a table's columns, in their order."""
     rows = (
-        session.engine.duck_conn.cursor()
+        session.account.duck_conn.cursor()
         .execute(
             "SELECT column_name, COALESCE(comment, data_type) FROM duckdb_columns()"
             " WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index",
@@ -448,7 +366,7 @@ class _Protection:
 def applied(expression: exp.Expr, session: Session) -> exp.Expr:
     """The statement as Snowflake rewrites it: it reads what the policies leave to the session's role."""
     expression = _roles_resolved(expression, session)
-    policies = session.engine.catalogue.policies
+    policies = session.account.catalogue.policies
     if not (policies.masks or policies.filters or policies.tagged):
         return expression
     read = expression.expression if isinstance(expression, exp.Create) else expression
@@ -467,8 +385,8 @@ def applied(expression: exp.Expr, session: Session) -> exp.Expr:
 
 
 def _protection(table: exp.Table, session: Session) -> _Protection | None:
-    parts = qualified(table, session)
-    name, policies = key("TABLE", *parts), session.engine.catalogue.policies
+    parts = session.qualified(table)
+    name, policies = key("TABLE", *parts), session.account.catalogue.policies
     direct, tags = policies.masks.get(name, {}), _tags_of(parts, policies)
     filtered = policies.filters.get(name)
     if not (direct or tags or filtered):
@@ -569,7 +487,7 @@ def _roles_resolved(expression: exp.Expr, session: Session) -> exp.Expr:
             continue
         if len(call.expressions) != 1 or not isinstance(call.expressions[0], exp.Literal):
             raise unsupported("IS_ROLE_IN_SESSION of anything but a literal")
-        roles = session.engine.catalogue.rights.of(session.role)
+        roles = session.account.catalogue.rights.of(session.role)
         call.replace(exp.Boolean(this=call.expressions[0].name in roles))
     return expression
 
@@ -580,7 +498,7 @@ def described(table: exp.Table, session: Session) -> dict[str, str]:
 
     As in the service, one that comes by a tag is not told.
     """
-    masks = session.engine.catalogue.policies.masks.get(key("TABLE", *qualified(table, session)), {})
+    masks = session.account.catalogue.policies.masks.get(key("TABLE", *session.qualified(table)), {})
     return {column: policy.partition(":")[2] for column, policy in masks.items()}
 
 
@@ -598,8 +516,8 @@ def plan(expression: exp.Expr, session: Session) -> str | None:
     privileges.authorize(query, session)
     rows: list[tuple[str, str | None]] = [("GlobalStats", None), ("Result", None)]
     for table in privileges.read_tables(query, None):
-        parts = qualified(table, session)
-        filtered = key("TABLE", *parts) in session.engine.catalogue.policies.filters
+        parts = session.qualified(table)
+        filtered = key("TABLE", *parts) in session.account.catalogue.policies.filters
         rows.append(
             ("DynamicSecureView", f"{parts[2]} (+ RowAccessPolicy)") if filtered else ("TableScan", ".".join(parts))
         )
@@ -613,23 +531,23 @@ def plan(expression: exp.Expr, session: Session) -> str | None:
 
 def note_end(expression: exp.Expr, session: Session) -> None:
     """Note what a statement has made, dropped or renamed."""
-    policies = session.engine.catalogue.policies
+    policies = session.account.catalogue.policies
     if isinstance(expression, exp.Create) and expression.kind == "TABLE":
         properties = expression.args.get("properties")
         like = properties.find(exp.LikeProperty) if properties else None
         table = expression.find(exp.Table)
         if table is not None and not expression.args.get("exists"):
-            name = key("TABLE", *qualified(table, session))
+            name = key("TABLE", *session.qualified(table))
             policies.forget(name)
             if like is not None:
-                policies.copy_to(name, key("TABLE", *qualified(like.this, session)))
+                policies.copy_to(name, key("TABLE", *session.qualified(like.this)))
     elif isinstance(expression, exp.Drop):
         for name in privileges.dropped(expression, session):
             policies.forget(name)
     elif isinstance(expression, exp.Alter):
-        name = key("TABLE", *qualified(expression.this, session)) if isinstance(expression.this, exp.Table) else ""
+        name = key("TABLE", *session.qualified(expression.this)) if isinstance(expression.this, exp.Table) else ""
         if (renamed := privileges.new_name(expression)) is not None:
-            policies.move(name, key("TABLE", *qualified(renamed, session)))
+            policies.move(name, key("TABLE", *session.qualified(renamed)))
         for action in expression.args.get("actions") or ():
             if isinstance(action, exp.RenameColumn):
                 policies.rename_column(name, name_of(action.this.this), name_of(action.args["to"].this))

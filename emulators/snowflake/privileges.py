@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
@@ -21,42 +19,20 @@ from emulators.snowflake.errors import (
 )
 from emulators.snowflake.names import (
     NAME,
-    current_database,
     described_integration,
     key,
     name_of,
     normal,
     plain_kind,
-    qualified,
     stage_and_path,
 )
+from emulators.snowflake.rights import APPLY, OWNERSHIP, Rights
+from emulators.snowflake.session import Session
 
-if TYPE_CHECKING:
-    from emulators.snowflake.engine import Session
-
-ADMINISTRATOR = "ADMIN"
-"""The user who set the account up; a session without a named user is theirs."""
-
-OWNERSHIP = "OWNERSHIP"
-# Setting a policy or a tag takes these, and not the ownership of the table.
-_APPLY = ("APPLY MASKING POLICY", "APPLY ROW ACCESS POLICY", "APPLY TAG")
-_SYSTEM_ROLES = {
-    "ACCOUNTADMIN": ["SYSADMIN", "SECURITYADMIN"],
-    "SECURITYADMIN": ["USERADMIN"],
-    "USERADMIN": [],
-    "SYSADMIN": [],
-    "PUBLIC": [],
-}
-_SYSTEM_GRANTS = {
-    "ACCOUNTADMIN": ["CREATE INTEGRATION", *_APPLY],
-    "SECURITYADMIN": ["MANAGE GRANTS"],
-    "USERADMIN": ["CREATE ROLE"],
-    "SYSADMIN": ["CREATE DATABASE", "CREATE WAREHOUSE"],
-}
 _PRIVILEGES = {
     "ACCOUNT": (
         *("MANAGE GRANTS", "CREATE DATABASE", "CREATE WAREHOUSE", "CREATE ROLE", "CREATE INTEGRATION"),
-        *_APPLY,
+        *APPLY,
     ),
     "DATABASE": ("USAGE", "MODIFY", "MONITOR", "CREATE SCHEMA"),
     "SCHEMA": (
@@ -90,98 +66,6 @@ _SHOWN = {
 }
 
 
-@dataclass
-class Rights:
-    """
-    Everybody's rights, as they are kept in the catalogue's file.
-
-    Objects are named by :func:`key`; an object exists for the access control when it has an owner.
-    """
-
-    owners: dict[str, str] = field(default_factory=dict)
-    """Object -> the role with OWNERSHIP."""
-    grants: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    """Object -> role -> privileges."""
-    future: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    """Kind and container -> role -> privileges on what is made there."""
-    roles: dict[str, list[str]] = field(default_factory=lambda: {role: list(of) for role, of in _SYSTEM_ROLES.items()})
-    """Role -> the roles granted to it, whose rights it has too."""
-    users: dict[str, list[str]] = field(default_factory=lambda: {ADMINISTRATOR: ["ACCOUNTADMIN"]})
-    """User -> the roles granted to them."""
-
-    def __post_init__(self) -> None:
-        for role, privileges in _SYSTEM_GRANTS.items():
-            self.grants.setdefault("ACCOUNT", {}).setdefault(role, list(privileges))
-
-    def of(self, role: str) -> set[str]:
-        """The role and all roles whose rights it has."""
-        found, new = {"PUBLIC"}, [role]
-        while new:
-            one = new.pop()
-            if one not in found:
-                found.add(one)
-                new.extend(self.roles.get(one, ()))
-        return found
-
-    def may_use(self, user: str, role: str) -> bool:
-        """Whether the role is granted to the user, perhaps by another role."""
-        return role == "PUBLIC" or any(role in self.of(granted) for granted in self.users.get(user, ()))
-
-    def holds(self, role: str, name: str, privilege: str | None = None) -> bool:
-        """Whether the role owns the object or has the privilege on it; without a privilege: whether it has any."""
-        roles = self.of(role)
-        if self.owners.get(name) in roles:
-            return True
-        return any(
-            granted and (privilege is None or privilege in granted)
-            # A copy: readers do not wait for who changes it.
-            for grantee, granted in list(self.grants.get(name, {}).items())
-            if grantee in roles
-        )
-
-    def create(self, name: str, role: str) -> None:
-        """Note a new object: the role's own, with the grants that were made for the future."""
-        self.forget(name)
-        self.owners[name] = role
-        kind, _, path = name.partition(":")
-        schema, database = path.rpartition(".")[0], path.partition(".")[0]
-        # Those on the schema take the place of those on the database.
-        planned = self.future.get(f"{kind}S:SCHEMA:{schema}") or self.future.get(f"{kind}S:DATABASE:{database}") or {}
-        for grantee, privileges in planned.items():
-            if OWNERSHIP in privileges:
-                self.owners[name] = grantee
-            if kept := [privilege for privilege in privileges if privilege != OWNERSHIP]:
-                self.grants.setdefault(name, {})[grantee] = kept
-
-    def forget(self, name: str) -> None:
-        """Note that an object is gone, with all that is in it."""
-        path = name.partition(":")[2] + "."
-        inside = name.startswith(("DATABASE:", "SCHEMA:"))
-        for table in (self.owners, self.grants):
-            for other in [
-                other for other in table if other == name or (inside and other.partition(":")[2].startswith(path))
-            ]:
-                del table[other]
-
-    def move(self, name: str, new: str) -> None:
-        """Note an object's new name."""
-        if name in self.owners:
-            self.owners[new] = self.owners.pop(name)
-        if name in self.grants:
-            self.grants[new] = self.grants.pop(name)
-
-    def drop_role(self, role: str, heir: str) -> None:
-        """Note that a role is gone; what it owned belongs to the role that dropped it."""
-        self.roles.pop(role, None)
-        for granted in (*self.roles.values(), *self.users.values()):
-            if role in granted:
-                granted.remove(role)
-        for by_role in (*self.grants.values(), *self.future.values()):
-            by_role.pop(role, None)
-        for name in [name for name, owner in self.owners.items() if owner == role]:
-            self.owners[name] = heir
-
-
 def authorize(expression: exp.Expr, session: Session) -> None:
     """
     Check that the session's role may execute the statement.
@@ -201,7 +85,7 @@ def authorize(expression: exp.Expr, session: Session) -> None:
             _check_table(expression.this, session)
             check_owner(_object("TABLE", expression.this, session), session)
             if renamed := new_name(expression):
-                database, schema, _ = qualified(renamed, session)
+                database, schema, _ = session.qualified(renamed)
                 check(session, "SCHEMA", (database, schema), "CREATE TABLE")
     elif isinstance(expression, exp.TruncateTable):
         for target in _targets(expression):
@@ -214,7 +98,7 @@ def authorize(expression: exp.Expr, session: Session) -> None:
         _check_stage(expression, session)
     elif (integration := described_integration(expression)) is not None:
         name = key("INTEGRATION", integration)
-        if name not in session.engine.catalogue.rights.owners or not session.may(name, "USAGE"):
+        if name not in session.account.catalogue.rights.owners or not session.may(name, "USAGE"):
             raise does_not_exist("Integration", integration)
     elif isinstance(expression, exp.Describe) and isinstance(expression.this, exp.Table):
         if expression.args.get("kind") in {None, "TABLE", "VIEW"}:
@@ -233,7 +117,7 @@ def _authorize_create(expression: exp.Create, session: Session) -> None:
     parts = _parts(kind, target, session)
     container = "DATABASE" if kind == "SCHEMA" else "SCHEMA"
     check(session, container, parts[:-1], f"CREATE {kind}")
-    rights = session.engine.catalogue.rights
+    rights = session.account.catalogue.rights
     if name in rights.owners:
         if expression.args.get("replace"):
             check_owner(name, session)
@@ -250,7 +134,7 @@ def _authorize_create(expression: exp.Create, session: Session) -> None:
 def _authorize_drop(expression: exp.Drop, target: exp.Table, session: Session) -> None:
     kind = str(expression.args.get("kind"))
     name = _object(kind, target, session)
-    if name in session.engine.catalogue.rights.owners:
+    if name in session.account.catalogue.rights.owners:
         check_owner(name, session)
 
 
@@ -263,7 +147,7 @@ def _authorize_copy(expression: exp.Copy, session: Session) -> None:
 def _check_stage(source: exp.Expr, session: Session) -> None:
     """Check the rights to read from the stage of a FROM clause or of LIST."""
     if stage := stage_and_path(source):
-        parts = qualified(stage[0], session)
+        parts = session.qualified(stage[0])
         _check_schema(session, *parts[:2])
         if not session.may(key("STAGE", *parts), "USAGE"):
             raise does_not_exist("Stage", ".".join(parts))
@@ -273,7 +157,7 @@ def _check_stage(source: exp.Expr, session: Session) -> None:
 def _check_integration(stage: tuple[str, str, str], session: Session) -> None:
     """Check the right to use the storage integration of a stage: the role needs it although the stage has it."""
     for (integration,) in (
-        session.engine.duck_conn.cursor()
+        session.account.duck_conn.cursor()
         .execute(
             "SELECT storage_integration FROM _fs_global._fs_information_schema._fs_stages"
             " WHERE database_name = ? AND schema_name = ? AND name = ? AND storage_integration IS NOT NULL",
@@ -282,7 +166,7 @@ def _check_integration(stage: tuple[str, str, str], session: Session) -> None:
         .fetchall()
     ):
         name = key("INTEGRATION", integration)
-        if name not in session.engine.catalogue.rights.owners:
+        if name not in session.account.catalogue.rights.owners:
             raise does_not_exist("Integration", integration)
         if not session.may(name, "USAGE"):
             raise insufficient("integration", integration)
@@ -338,7 +222,7 @@ def shown_objects(expression: exp.Show, rows: list[dict[str, object]]) -> list[s
 def check_account(session: Session, privilege: str) -> None:
     """Check a privilege on the account."""
     if not session.may("ACCOUNT", privilege):
-        raise insufficient("account", session.engine.account)
+        raise insufficient("account", session.account.identifier)
 
 
 def check(session: Session, kind: str, parts: tuple[str, ...], privilege: str) -> None:
@@ -360,12 +244,12 @@ def _check_schema(session: Session, database: str, schema: str) -> None:
 
 def _check_table(table: exp.Table, session: Session, *privileges: str) -> None:
     """Check privileges on a table; without any, that the role may know of it."""
-    parts = qualified(table, session)
+    parts = session.qualified(table)
     _check_schema(session, *parts[:2])
     name = key("TABLE", *parts)
     if name in session.temporary:
         return
-    owners = session.engine.catalogue.rights.owners
+    owners = session.account.catalogue.rights.owners
     if not session.may(name) or (name not in owners and key("SCHEMA", *parts[:2]) in owners):
         raise does_not_exist("Object", name_of(table))
     if not all(session.may(name, privilege) for privilege in privileges):
@@ -421,8 +305,8 @@ def _parts(kind: str, target: exp.Table, session: Session) -> tuple[str, ...]:
     if kind in _IN_ACCOUNT:
         return given[-1:]
     if kind == "SCHEMA":
-        return given if len(given) > 1 else (current_database(session), *given)
-    return qualified(target, session)
+        return given if len(given) > 1 else (session.current_database(), *given)
+    return session.qualified(target)
 
 
 def _object(kind: str, target: exp.Table, session: Session) -> str:
@@ -444,7 +328,7 @@ def claimed(expression: exp.Expr, session: Session) -> Iterator[None]:
 
     If the statement fails, all is as it was.
     """
-    rights = session.engine.catalogue.rights
+    rights = session.account.catalogue.rights
     name = _created(expression, session)
     properties = expression.args.get("properties")
     if name is not None and properties and properties.find(exp.TemporaryProperty):
@@ -457,7 +341,7 @@ def claimed(expression: exp.Expr, session: Session) -> Iterator[None]:
     before = dict(rights.owners), dict(rights.grants)
     rights.create(name, session.role)
     if (rights.owners, rights.grants) != before:
-        session.engine.save()
+        session.account.save()
     try:
         yield
     except BaseException:
@@ -490,7 +374,7 @@ def dropped(expression: exp.Drop, session: Session) -> list[str]:
 
 def note_end(expression: exp.Expr, session: Session) -> None:
     """Note what a statement has dropped or renamed."""
-    rights = session.engine.catalogue.rights
+    rights = session.account.catalogue.rights
     if isinstance(expression, exp.Drop):
         for target, name in zip(_targets(expression), dropped(expression, session), strict=True):
             if expression.args.get("kind") == "ROLE":
@@ -506,7 +390,7 @@ def change_grants(sql: str, session: Session) -> None:
 
     :raises SqlError: 2003 for an unknown object or role, 3001 if the session's role may not give the right.
     """
-    rights = session.engine.catalogue.rights
+    rights = session.account.catalogue.rights
     sql = sql.strip()
     if match := _GRANT_ROLE.fullmatch(sql):
         _change_role(rights, session, match)
@@ -548,7 +432,7 @@ def _change_role(rights: Rights, session: Session, match: re.Match[str]) -> None
 
 def _granted_on(where: str, session: Session) -> Iterator[tuple[str, list[str], dict[str, dict[str, list[str]]]]]:
     """What the ON of a GRANT names: kind of the objects, their names, and where their grants are noted."""
-    rights = session.engine.catalogue.rights
+    rights = session.account.catalogue.rights
     if where.upper() == "ACCOUNT":
         yield "ACCOUNT", ["ACCOUNT"], rights.grants
     elif match := _MANY.fullmatch(where):
@@ -569,7 +453,7 @@ def _granted_on(where: str, session: Session) -> Iterator[tuple[str, list[str], 
 def existing(kind: str, written: str, session: Session) -> str:
     """The full name of an object, which must exist."""
     name = _object(kind, exp.to_table(written, dialect="snowflake"), session)
-    if name not in session.engine.catalogue.rights.owners:
+    if name not in session.account.catalogue.rights.owners:
         raise does_not_exist(kind.capitalize(), name.partition(":")[2])
     return name
 
@@ -585,13 +469,13 @@ def _privileges(listed: str, kind: str) -> list[str]:
 
 
 def _check_may_grant(name: str, table: dict[str, dict[str, list[str]]], session: Session) -> None:
-    rights = session.engine.catalogue.rights
+    rights = session.account.catalogue.rights
     if rights.holds(session.role, "ACCOUNT", "MANAGE GRANTS"):
         return
     kind, _, path = name.partition(":")
     # Future grants take the right to manage grants; the owner of the container does not have it by that alone.
     if table is rights.future or not rights.holds(session.role, name, OWNERSHIP):
-        raise insufficient(kind.lower(), path.rpartition(".")[2] or session.engine.account)
+        raise insufficient(kind.lower(), path.rpartition(".")[2] or session.account.identifier)
 
 
 def _change_owner(rights: Rights, name: str, role: str, current_grants: str | None, *, gives: bool) -> None:

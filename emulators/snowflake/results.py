@@ -7,16 +7,14 @@ import datetime
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pyarrow as pa
 from fakesnow.rowtype import describe_as_rowtype
 from sqlglot import exp
-
-if TYPE_CHECKING:
-    from emulators.snowflake.engine import Cursor
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _NAIVE_EPOCH = datetime.datetime(1970, 1, 1)
@@ -72,12 +70,16 @@ class Result:
         return described
 
 
-def encode(cursor: Cursor, statement: exp.Expr) -> Result:
-    """The result of the statement that ``cursor`` has executed."""
-    table = cursor._arrow_table
+def encode(described: Sequence[tuple[str, str]], table: pa.Table | None, statement: exp.Expr) -> Result:
+    """
+    The result of a statement.
+
+    :param described: name and DuckDB type of each column.
+    :param table: the values; None for no rows.
+    """
     offsets = _columns_with_offset(statement)
     columns = []
-    for index, (name, type_) in enumerate(cursor.columns):
+    for index, (name, type_) in enumerate(described):
         known = _SAME_KIND.get(type_, type_)
         if type_.endswith("[]") or type_.startswith(("STRUCT", "MAP")):
             known = "JSON"

@@ -33,9 +33,10 @@ from emulators.snowflake.auth import (
     OAuthClient,
     OAuthError,
 )
-from emulators.snowflake.engine import DEFAULT_STATEMENT_TIMEOUT, Cursor, Engine, Session, Stop
-from emulators.snowflake.privileges import ADMINISTRATOR
+from emulators.snowflake.engine import Connection, Cursor, Engine
+from emulators.snowflake.rights import ADMINISTRATOR
 from emulators.snowflake.sql_api import SqlApi, role_missing, role_not_granted
+from emulators.snowflake.stop import DEFAULT_STATEMENT_TIMEOUT, Stop
 
 WAREHOUSE = "LOAD_WH"
 DATABASE = "DATA_SHARE"
@@ -83,7 +84,7 @@ def create_app(
     :param access_tokens: programmatic access tokens that are accepted.
     :param oauth_clients: clients that get OAuth tokens at ``/oauth/token-request``.
     """
-    engine = Engine(state_dir, s3_filesystem(s3_endpoint_url), account=account.split(".")[0].upper())
+    engine = Engine(state_dir, s3_filesystem(s3_endpoint_url), identifier=account.split(".")[0].upper())
     bootstrap(engine, users)
     authenticator = Authenticator(account, users, access_tokens=access_tokens, oauth_clients=oauth_clients)
     api = SqlApi(engine, authenticator)
@@ -115,7 +116,7 @@ def create_app(
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={405: _method_not_allowed})
 
 
-class _ConnectorSession(Session):
+class _ConnectorSession(Connection):
     """
     A connector's session: another request can end what it runs.
 

@@ -21,11 +21,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from emulators.snowflake import translate
+from emulators.snowflake import statements
 from emulators.snowflake.auth import Authenticator, AuthError
-from emulators.snowflake.engine import DEFAULT_STATEMENT_TIMEOUT, Engine, Session, Stop
+from emulators.snowflake.engine import Connection, Engine
 from emulators.snowflake.errors import SqlError, from_parser
 from emulators.snowflake.results import Result, bound_value, encode
+from emulators.snowflake.stop import DEFAULT_STATEMENT_TIMEOUT, Stop
 
 log = logging.getLogger(__name__)
 
@@ -295,7 +296,7 @@ class SqlApi:
     def _run(self, execution: _Execution, submission: _Submission) -> None:
         """Execute a submission in a worker thread."""
         try:
-            translate.check_count(len(submission.statements), submission.count)
+            statements.check_count(len(submission.statements), submission.count)
             several = len(submission.statements) != 1
             if several and submission.bindings:
                 raise SqlError(2, "0A000", "Unsupported feature 'multi-statement with bind variables'.")
@@ -335,7 +336,7 @@ class SqlApi:
             return None, None
         return submission.database, submission.schema if submission.schema in schemas else None
 
-    def _run_several(self, execution: _Execution, submission: _Submission, session: Session) -> None:
+    def _run_several(self, execution: _Execution, submission: _Submission, session: Connection) -> None:
         if session.warehouse is None:
             raise _no_warehouse()
         children: list[str] = []
@@ -370,17 +371,17 @@ class SqlApi:
         )
 
     def _run_one(
-        self, execution: _Execution, sql: str, session: Session, bindings: dict[str, dict[str, Any]], *, alone: bool
+        self, execution: _Execution, sql: str, session: Connection, bindings: dict[str, dict[str, Any]], *, alone: bool
     ) -> None:
         try:
-            expression = translate.parse_one(sql)
+            expression = statements.parse_one(sql)
         except sqlglot.errors.SqlglotError as error:
             raise from_parser(error) from error
         _check_supported(expression, alone=alone)
         values = _bound_values(expression, bindings)
         cursor = session.cursor()
         cursor.execute(sql, stop=execution.stop, handle=execution.handle, binding_params=values or None, server=True)
-        execution.result = encode(cursor, expression)
+        execution.result = encode(cursor.columns, cursor._arrow_table, expression)
 
     def _running(self, execution: _Execution) -> Response:
         return JSONResponse(
@@ -562,15 +563,15 @@ def _read(body: bytes, user: str, request_id: str, *, nullable: bool) -> _Submis
         elif name not in _IGNORED_PARAMETERS:
             raise BadRequestError(400, "390142", f"The emulator does not take parameter {name} = {value}.")
     try:
-        statements = translate.split(sql)
+        texts = statements.split(sql)
     except sqlglot.errors.SqlglotError:
         # The parser will say what is wrong with it, when it is executed.
-        statements = [sql]
+        texts = [sql]
     names = {key: _name(content.get(key), invalid) for key in ("database", "schema", "warehouse", "role")}
     seconds = DEFAULT_STATEMENT_TIMEOUT if timeout is None else float(timeout or MAX_TIMEOUT)
     return _Submission(
         sql=sql,
-        statements=statements,
+        statements=texts,
         user=user,
         request_id=request_id,
         bindings=bindings,
@@ -605,7 +606,7 @@ def _check_supported(expression: exp.Expr, *, alone: bool) -> None:
         name = "TRANSACTION_BEGIN"
     elif alone and isinstance(expression, (exp.Commit, exp.Rollback)):
         name = f"TRANSACTION_{type(expression).__name__.upper()}"
-    elif alone and translate.is_session(expression):
+    elif alone and statements.is_session(expression):
         name = "USE" if isinstance(expression, exp.Use) else "SET"
         name = "ALTER_SESSION" if isinstance(expression, exp.Alter) else name
     elif alone and isinstance(expression, exp.Create) and expression.find(exp.TemporaryProperty):

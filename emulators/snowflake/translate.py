@@ -1,36 +1,21 @@
-"""What fakesnow lacks and this project's users send: recognised, checked and rewritten, one statement at a time."""
+"""Translates a statement to what fakesnow and DuckDB know, and the types of its columns."""
 
 from __future__ import annotations
 
-import logging
 import re
-from typing import TYPE_CHECKING, TypeVar, cast
 
 import duckdb
 import sqlglot
 from sqlglot import exp
-from sqlglot.tokenizer_core import TokenType
 
-from emulators.snowflake import policies, privileges
 from emulators.snowflake.duckdb_names import inner, outer
 from emulators.snowflake.errors import (
     SqlError,
-    already_exists,
-    cannot_use,
     does_not_exist,
-    insufficient,
-    not_assigned,
-    syntax_error,
     unsupported,
 )
-from emulators.snowflake.locks import CATALOGUE, DEFAULT_LOCK_TIMEOUT, Mode, Table
-from emulators.snowflake.names import key, name_of, normal, qualified
-
-if TYPE_CHECKING:
-    from emulators.snowflake.engine import Session
-
-# It warns of each statement that it only partly understands, and those are handled here.
-logging.getLogger("sqlglot").setLevel(logging.ERROR)
+from emulators.snowflake.names import key, name_of
+from emulators.snowflake.session import Session
 
 # Names that Snowflake takes without quotes and DuckDB does not.
 _DUCKDB_WORDS = frozenset(
@@ -39,422 +24,6 @@ _DUCKDB_WORDS = frozenset(
     .execute("SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category <> 'unreserved'")
     .fetchall()
 )
-_Property = TypeVar("_Property", bound=exp.Expr)
-FormatOptions = dict[str, str | bool | list[str]]
-"""The options of a file format, as :func:`format_options` reads them."""
-
-DEFAULT_TIME_ZONE = "America/Los_Angeles"
-"""The session parameter TIMEZONE of an account where nobody has set it."""
-
-_READS = (exp.Query, exp.Show, exp.Describe, exp.Use, exp.Set, exp.ListStage)
-_DDL = (exp.Create, exp.Drop, exp.Alter, exp.Comment, exp.Grant, exp.Revoke)
-_DDL_COMMANDS = frozenset({"CREATE", "DROP", "ALTER", "GRANT", "REVOKE", "COMMENT"})
-_READ_CONSISTENCY = re.compile(r"ALTER ACCOUNT SET READ_CONSISTENCY_MODE = '(SESSION|GLOBAL)'", re.IGNORECASE)
-_STATEMENTS = (
-    *(*_READS, *_DDL, exp.DML, exp.Copy, exp.TruncateTable, exp.Transaction, exp.Commit, exp.Rollback),
-    *(exp.Command, exp.MultitableInserts, exp.Put, exp.Get),
-)
-
-
-def split(sql: str) -> list[str]:
-    """The statements of a text, as they were written; comments alone are none."""
-    tokens = sqlglot.tokenize(sql, read="snowflake")
-    statements: list[str] = []
-    start: int | None = None
-    for token in tokens:
-        if token.token_type == TokenType.SEMICOLON:
-            if start is not None:
-                statements.append(sql[start : token.start].strip())
-            start = None
-        elif start is None:
-            start = token.start
-    if start is not None:
-        statements.append(sql[start:].strip())
-    return statements
-
-
-def parse_one(sql: str) -> exp.Expr:
-    """
-    The statement's tree.
-
-    :raises SqlError: 1003 if it is no statement.
-    """
-    if re.fullmatch(r"\s*START\s+TRANSACTION\s*;?\s*", sql, re.IGNORECASE):
-        return exp.Transaction()
-    texts = split(sql)
-    if len(texts) != 1:
-        raise SqlError(
-            *(
-                (900, "42601", "SQL compilation error:\nEmpty SQL statement.")
-                if not texts
-                else _count_error(len(texts), 1)
-            )
-        )
-    if (statement := policies.about_policies(texts[0])) is not None:
-        return statement
-    for token in sqlglot.tokenize(texts[0], read="snowflake"):
-        if token.token_type == TokenType.VAR and not token.text.isascii():
-            raise syntax_error(token.line, max(0, token.col - len(token.text)), token.text)
-    # The parser takes `?::` for an operator of another dialect.
-    expression = sqlglot.parse_one(_spaced(texts[0]), read="snowflake")
-    if not isinstance(expression, _STATEMENTS):
-        # The parser takes almost any words for an expression.
-        raise syntax_error(1, 0, texts[0].split(None, 1)[0])
-    return expression
-
-
-def _spaced(sql: str) -> str:
-    for token in reversed(sqlglot.tokenize(sql, read="snowflake")):
-        if token.token_type == TokenType.QDCOLON:
-            sql = sql[: token.start] + "? ::" + sql[token.end + 1 :]
-    return sql
-
-
-def _count_error(actual: int, desired: int) -> tuple[int, str, str]:
-    return 8, "0A000", f"Actual statement count {actual} did not match the desired statement count {desired}."
-
-
-def check_count(actual: int, desired: int) -> None:
-    """
-    Check the number of a request's statements.
-
-    :param desired: what the client announced; 0 is any number.
-    :raises SqlError: 8 if it is another one.
-    """
-    if desired and actual != desired:
-        raise SqlError(*_count_error(actual, desired))
-
-
-def locked_tables(expression: exp.Expr, session: Session) -> dict[Table, Mode]:
-    """
-    The tables that the statement holds until its transaction ends, and how.
-
-    :raises SqlError: if the session has no current database or schema to complete a name.
-    """
-    if isinstance(expression, exp.Insert):
-        mode = Mode.CHANGES if expression.args.get("overwrite") else Mode.INSERTS
-        return {qualified(cast("exp.Table", expression.find(exp.Table)), session): mode}
-    if isinstance(expression, exp.Copy):
-        is_into_table = isinstance(expression.this, exp.Table) and not expression.this.name.startswith("@")
-        return {qualified(expression.this, session): Mode.INSERTS} if is_into_table else {}
-    if isinstance(expression, (exp.Update, exp.Delete, exp.Merge)):
-        return {qualified(expression.this, session): Mode.CHANGES}
-    if isinstance(expression, exp.TruncateTable):
-        return {qualified(table, session): Mode.CHANGES for table in expression.expressions}
-    if not is_ddl(expression):
-        return {}
-    # Behind its table, so that who waits for a table keeps nobody from another one.
-    redefined = {qualified(table, session): Mode.REDEFINES for table in _redefined_tables(expression)}
-    return {**redefined, CATALOGUE: Mode.REDEFINES}
-
-
-def _redefined_tables(expression: exp.Expr) -> list[exp.Table]:
-    """The tables that DDL makes, alters or drops."""
-    if isinstance(expression, exp.Alter) and isinstance(expression.this, exp.Table):
-        return [expression.this]
-    return changed_tables(expression)
-
-
-def is_session(expression: exp.Expr) -> bool:
-    """Whether the statement changes nothing but its session."""
-    if isinstance(expression, exp.Command):
-        return str(expression.this).upper() in {"SET", "UNSET"}
-    return isinstance(expression, (exp.Use, exp.Set)) or (
-        isinstance(expression, exp.Alter) and expression.args.get("kind") == "SESSION"
-    )
-
-
-def is_ddl(expression: exp.Expr) -> bool:
-    """Whether the statement commits the open transaction."""
-    if is_session(expression):
-        return False
-    if isinstance(expression, exp.Command):
-        return str(expression.this).upper() in _DDL_COMMANDS
-    return isinstance(expression, _DDL)
-
-
-def needs_transaction(expression: exp.Expr) -> bool:
-    """Whether one statement of Snowflake becomes several of DuckDB, which must be seen together or not at all."""
-    if isinstance(expression, exp.Insert):
-        return bool(expression.args.get("overwrite"))
-    return isinstance(expression, (exp.Copy, exp.TruncateTable))
-
-
-def needs_warehouse(expression: exp.Expr) -> bool:
-    """Whether the statement computes something, or is answered by Snowflake's metadata alone."""
-    if isinstance(expression, exp.Query):
-        return expression.find(exp.Table) is not None
-    if isinstance(expression, exp.Create):
-        return isinstance(expression.expression, exp.Query)
-    return isinstance(expression, (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Copy))
-
-
-def wait_seconds(expression: exp.Expr) -> float | None:
-    """The seconds of ``SELECT SYSTEM$WAIT(n)`` or ``CALL SYSTEM$WAIT(n)``, or None for any other statement."""
-    match = re.fullmatch(r"(?:SELECT|CALL) SYSTEM\$WAIT\((\d+(?:\.\d+)?)\)", expression.sql("snowflake"), re.IGNORECASE)
-    return float(match[1]) if match else None
-
-
-def account_statement(expression: exp.Expr, session: Session) -> str | None:
-    """
-    Do what a statement about the account's objects says: roles, warehouses, integrations, grants, session settings.
-
-    :returns: the sentence that it answers, or None if it is another kind of statement.
-    """
-    done = "Statement executed successfully."
-    if isinstance(expression, exp.Alter) and expression.args.get("kind") == "SESSION":
-        return done if _alter_session(expression, session) else None
-    if isinstance(expression, exp.Use):
-        return done if _use(expression, session) else None
-    if isinstance(expression, (exp.Grant, exp.Revoke)) or _is_command(expression, "GRANT", "REVOKE"):
-        privileges.change_grants(expression.sql("snowflake"), session)
-        return done
-    if match := _READ_CONSISTENCY.fullmatch(expression.sql("snowflake")):
-        # Of what the role may do, this is known: no other may set a parameter of the account.
-        if session.role != "ACCOUNTADMIN":
-            raise insufficient("account", session.engine.account)
-        session.engine.sees_late = match[1].upper() == "SESSION"
-        return done
-    if match := privileges.created_role(expression):
-        return _create_role(normal(match[2]), session, exists=bool(match[1]))
-    if isinstance(expression, exp.Create):
-        return _create_object(expression, session)
-    if isinstance(expression, exp.Drop):
-        return _drop_object(expression, session)
-    return None
-
-
-def _alter_session(expression: exp.Alter, session: Session) -> bool:
-    for action in expression.args.get("actions") or ():
-        for item in action.expressions:
-            setting = item.this
-            name = setting.this.name if isinstance(setting, exp.EQ) else setting.name
-            value = setting.expression.name if isinstance(setting, exp.EQ) else ""
-            if name.upper() == "TIMEZONE":
-                session.set_time_zone(value or DEFAULT_TIME_ZONE)
-            elif name.upper() == "QUERY_TAG":
-                session.query_tag = value
-            elif name.upper() == "LOCK_TIMEOUT":
-                session.lock_timeout = float(value or DEFAULT_LOCK_TIMEOUT)
-            else:
-                return False
-    return True
-
-
-def _use(expression: exp.Use, session: Session) -> bool:
-    kind = expression.args["kind"].name.upper() if expression.args.get("kind") else ""
-    if kind not in {"ROLE", "WAREHOUSE"}:
-        return False
-    name = name_of(expression.this)
-    catalogue = session.engine.catalogue
-    if name not in (catalogue.roles if kind == "ROLE" else catalogue.warehouses):
-        raise cannot_use()
-    if kind == "ROLE" and not catalogue.rights.may_use(session.user, name):
-        raise not_assigned(name)
-    if kind == "WAREHOUSE" and not session.may(key("WAREHOUSE", name), "USAGE"):
-        raise cannot_use()
-    setattr(session, kind.lower(), name)
-    return True
-
-
-def _create_role(name: str, session: Session, *, exists: bool) -> str:
-    status = _create(list(session.engine.catalogue.roles), name, "Role", exists=exists)
-    session.engine.catalogue.rights.roles.setdefault(name, [])
-    return status
-
-
-def _create_object(expression: exp.Create, session: Session) -> str | None:
-    catalogue = session.engine.catalogue
-    kind, exists, replace = expression.kind, bool(expression.args.get("exists")), bool(expression.args.get("replace"))
-    if kind == "WAREHOUSE":
-        return _create(catalogue.warehouses, name_of(expression.this), "Warehouse", exists=exists, replace=replace)
-    if kind != "STORAGE INTEGRATION":
-        if kind == "STAGE":
-            _check_stage(expression, session)
-        return None
-    name = name_of(expression.this)
-    locations = [
-        literal.name for literal in property_of(expression, "STORAGE_ALLOWED_LOCATIONS", exp.Tuple).expressions
-    ]
-    if not property_of(expression, "ENABLED", exp.Boolean).this:
-        raise unsupported("STORAGE INTEGRATION with ENABLED = FALSE")
-    names = list(catalogue.integrations)
-    status = _create(names, name, "Integration", exists=exists, replace=replace)
-    if name not in catalogue.integrations or replace:
-        catalogue.integrations[name] = locations
-    return status
-
-
-def _create(names: list[str], name: str, kind: str, *, exists: bool = False, replace: bool = False) -> str:
-    if name in names:
-        if exists:
-            return f"{name} already exists, statement succeeded."
-        if not replace:
-            raise already_exists(name)
-    else:
-        names.append(name)
-    return f"{kind} {name} successfully created."
-
-
-def _drop_object(expression: exp.Drop, session: Session) -> str | None:
-    catalogue = session.engine.catalogue
-    targets = expression.args.get("tables") or [expression.this]
-    kind = str(expression.args.get("kind") or "").upper()
-    if kind == "STAGE":
-        key = qualified(targets[0], session)
-        name = key[2]
-        found = _stage_url(key, session) is not None
-        session.engine.duck_conn.cursor().execute(
-            "DELETE FROM _fs_global._fs_information_schema._fs_stages"
-            " WHERE database_name = ? AND schema_name = ? AND name = ?",
-            key,
-        )
-        catalogue.stage_formats.pop(".".join(key), None)
-    elif kind == "ROLE":
-        name = name_of(targets[0])
-        # What it owned finds its heir in privileges.note_end.
-        found = name in catalogue.roles
-    elif kind == "WAREHOUSE":
-        name = name_of(targets[0])
-        if found := name in catalogue.warehouses:
-            catalogue.warehouses.remove(name)
-    elif kind in {"INTEGRATION", "STORAGE INTEGRATION"}:
-        name = name_of(targets[0])
-        found = catalogue.integrations.pop(name, None) is not None
-    else:
-        return None
-    if not found and not expression.args.get("exists"):
-        raise does_not_exist(kind.capitalize(), name)
-    return (
-        f"{name} successfully dropped." if found else f"Drop statement executed successfully ({name} already dropped)."
-    )
-
-
-def property_of(expression: exp.Create, name: str, kind: type[_Property]) -> _Property:
-    """
-    A property of a CREATE statement.
-
-    :raises SqlError: 1003 if it is missing or has another form.
-    """
-    properties = expression.args.get("properties")
-    for item in properties.expressions if properties else ():
-        if isinstance(item, exp.Property) and item.name.upper() == name:
-            value = item.args.get("value")
-            # One value in parentheses is parsed as Paren.
-            if kind is exp.Tuple and isinstance(value, exp.Paren):
-                value = exp.Tuple(expressions=[value.this])
-            if isinstance(value, kind):
-                return value
-    raise SqlError(1003, "42000", f"SQL compilation error:\nmissing or wrong property {name}")
-
-
-def _check_stage(expression: exp.Create, session: Session) -> None:
-    """Check an external stage's integration and URL, as Snowflake does when the stage is created."""
-    properties = expression.args.get("properties")
-    names = {item.name.upper() for item in properties.expressions} if properties else set()
-    if "URL" not in names:
-        return
-    if "STORAGE_INTEGRATION" not in names:
-        raise unsupported("external stage without STORAGE_INTEGRATION")
-    url = property_of(expression, "URL", exp.Literal).name
-    integration = property_of(expression, "STORAGE_INTEGRATION", exp.Expr).name.upper()
-    locations = session.engine.catalogue.integrations.get(integration)
-    if locations is None:
-        raise does_not_exist("Integration", integration)
-    if not any(url.startswith(location) or location == "*" for location in locations):
-        raise SqlError(
-            3127,
-            "42601",
-            f"SQL compilation error:\nLocation '{url}' is not allowed by integration '{integration}'. "
-            "Please use DESC INTEGRATION to check out allowed and blocked locations.",
-        )
-
-
-def complete_stage(expression: exp.Expr, session: Session) -> None:
-    """Note a new stage's integration and file format, which fakesnow drops."""
-    if not (isinstance(expression, exp.Create) and expression.kind == "STAGE"):
-        return
-    key = qualified(expression.find(exp.Table) or exp.Table(), session)
-    properties = expression.args.get("properties")
-    for item in properties.expressions if properties else ():
-        if isinstance(item, exp.FileFormatProperty):
-            session.engine.catalogue.stage_formats[".".join(key)] = format_options(item.expressions)
-        elif isinstance(item, exp.Property) and item.name.upper() == "STORAGE_INTEGRATION":
-            session.engine.duck_conn.cursor().execute(
-                "UPDATE _fs_global._fs_information_schema._fs_stages SET storage_integration = ?"
-                " WHERE database_name = ? AND schema_name = ? AND name = ?",
-                [item.args["value"].name.upper(), *key],
-            )
-
-
-def format_options(properties: list[exp.Expr]) -> FormatOptions:
-    """
-    A file format's options: name in upper case -> value, words in upper case too, texts in parentheses as they are.
-
-    :raises SqlError: 1003 if one is stated twice.
-    """
-    options: FormatOptions = {}
-    for item in properties:
-        if not isinstance(item, exp.Property):
-            continue  # a comma
-        name, value = item.name.upper(), item.args.get("value")
-        if name in options:
-            raise syntax_error(1, 0, name)
-        if isinstance(value, (exp.Tuple, exp.Paren)):
-            options[name] = [literal.name for literal in value.find_all(exp.Literal)]
-        else:
-            options[name] = value.this if isinstance(value, exp.Boolean) else str(value.name if value else "").upper()
-    return options
-
-
-def _stage_url(key: tuple[str, str, str], session: Session) -> str | None:
-    row = (
-        session.engine.duck_conn.cursor()
-        .execute(
-            "SELECT url FROM _fs_global._fs_information_schema._fs_stages"
-            " WHERE database_name = ? AND schema_name = ? AND name = ?",
-            key,
-        )
-        .fetchone()
-    )
-    return row[0] if row else None
-
-
-def describe_integration(name: str, session: Session) -> str:
-    """A query in DuckDB's SQL for the properties of a storage integration, as far as it has them here."""
-    locations = ",".join(session.engine.catalogue.integrations[name])
-    rows = [
-        ("ENABLED", "Boolean", "true", "false"),
-        ("STORAGE_PROVIDER", "String", "S3", ""),
-        ("STORAGE_ALLOWED_LOCATIONS", "List", locations, "[]"),
-        ("STORAGE_BLOCKED_LOCATIONS", "List", "", "[]"),
-    ]
-    values = ", ".join(f"({', '.join(exp.Literal.string(value).sql('duckdb') for value in row)})" for row in rows)
-    return f"SELECT * FROM (VALUES {values}) AS t(property, property_type, property_value, property_default)"
-
-
-def stage_url(key: tuple[str, str, str], session: Session) -> str:
-    """
-    The URL of a stage.
-
-    :raises SqlError: 2003 if there is none of that name.
-    """
-    url = _stage_url(key, session)
-    if url is None:
-        raise does_not_exist("Stage", ".".join(key))
-    return url
-
-
-def changed_tables(expression: exp.Expr) -> list[exp.Table]:
-    """The tables whose load metadata ends with the statement: created anew, dropped or truncated."""
-    if isinstance(expression, exp.TruncateTable):
-        return list(expression.expressions)
-    if isinstance(expression, exp.Drop) and expression.args.get("kind") == "TABLE":
-        return list(expression.args.get("tables") or [expression.this])
-    if isinstance(expression, exp.Create) and expression.kind == "TABLE" and not expression.args.get("exists"):
-        table = expression.find(exp.Table)
-        return [table] if table else []
-    return []
 
 
 def translate(expression: exp.Expr, session: Session) -> exp.Expr:
@@ -559,13 +128,13 @@ def declared_columns(expression: exp.Expr, session: Session) -> tuple[tuple[str,
     if table is None or not is_table:
         return None
     is_kept = isinstance(expression, exp.Create) and bool(expression.args.get("exists"))
-    if is_kept and _has_columns(qualified(table, session), session):
+    if is_kept and _has_columns(session.qualified(table), session):
         return None
     if isinstance(expression, exp.Create):
         properties = expression.args.get("properties")
         if like := properties.find(exp.LikeProperty) if properties else None:
-            rows = _comments(qualified(like.this, session), session)
-            return qualified(table, session), rows
+            rows = _comments(session.qualified(like.this), session)
+            return session.qualified(table), rows
         definitions = expression.this.expressions if isinstance(expression.this, exp.Schema) else []
     else:
         definitions = expression.args.get("actions") or []
@@ -574,12 +143,12 @@ def declared_columns(expression: exp.Expr, session: Session) -> tuple[tuple[str,
         for column in definitions
         if isinstance(column, exp.ColumnDef) and column.kind and (declared := declared_type(column.kind))
     }
-    return qualified(table, session), found
+    return session.qualified(table), found
 
 
 def _has_columns(key: tuple[str, str, str], session: Session) -> bool:
     found = (
-        session.engine.duck_conn.cursor()
+        session.account.duck_conn.cursor()
         .execute(
             "SELECT TRUE FROM duckdb_columns() WHERE database_name = ? AND schema_name = ? AND table_name = ? LIMIT 1",
             [*key[:2], inner(key[2])],
@@ -591,7 +160,7 @@ def _has_columns(key: tuple[str, str, str], session: Session) -> bool:
 
 def _comments(key: tuple[str, str, str], session: Session) -> dict[str, str]:
     rows = (
-        session.engine.duck_conn.cursor()
+        session.account.duck_conn.cursor()
         .execute(
             "SELECT column_name, comment FROM duckdb_columns()"
             " WHERE database_name = ? AND schema_name = ? AND table_name = ? AND comment IS NOT NULL",
@@ -605,14 +174,14 @@ def _comments(key: tuple[str, str, str], session: Session) -> dict[str, str]:
 def described_types(expression: exp.Describe, session: Session) -> dict[str, str]:
     """The types of a described table's columns that DuckDB has none of its own for."""
     table = expression.find(exp.Table)
-    return _comments(qualified(table, session), session) if table is not None else {}
+    return _comments(session.qualified(table), session) if table is not None else {}
 
 
 def _columns_like(table: exp.Table, session: Session) -> list[exp.Expr]:
     """The column definitions of a table: names, types, NOT NULL and defaults."""
-    database, schema, name = qualified(table, session)
+    database, schema, name = session.qualified(table)
     rows = (
-        session.engine.duck_conn.cursor()
+        session.account.duck_conn.cursor()
         .execute(
             "SELECT c.column_name, c.data_type, c.is_nullable, c.column_default, e.ext_character_maximum_length"
             " FROM duckdb_columns() c LEFT JOIN _fs_global._fs_information_schema._fs_columns_ext e"
@@ -725,7 +294,7 @@ def _replace(node: exp.Expr, session: Session) -> exp.Expr:
         exp.CurrentUser: session.user,
         exp.CurrentRole: session.role,
         exp.CurrentWarehouse: session.warehouse,
-        exp.CurrentAccount: session.engine.account,
+        exp.CurrentAccount: session.account.identifier,
         exp.CurrentDatabase: database,
         exp.CurrentSchema: schema,
     }
@@ -746,7 +315,3 @@ def _hexadecimal(node: exp.ToNumber) -> exp.Expr:
     error = f"ERROR('Can''t parse ' || {text} || ' as number with format {digits}')"
     value = f"CASE WHEN LENGTH({text}) > {len(digits)} THEN {error} ELSE '0x' || {text} END"
     return sqlglot.parse_one(f"CAST(CAST({value} AS HUGEINT) AS DECIMAL(38, 0))", read="duckdb")
-
-
-def _is_command(expression: exp.Expr, *words: str) -> bool:
-    return isinstance(expression, exp.Command) and str(expression.this).upper() in words

@@ -31,9 +31,25 @@ from data_share.snowflake import sql_api as statements_api
 from emulators import fault_injection
 from emulators.databricks import answers, export, jobs, oauth, parquet, server
 from emulators.databricks.records import USER, TaskRun
-from emulators.snowflake import auth, copy_into, engine, locks, names, privileges, results, sql_api, translate
+from emulators.snowflake import (
+    account_statements,
+    auth,
+    copy_into,
+    engine,
+    load_metadata,
+    locks,
+    privileges,
+    results,
+    rights,
+    session,
+    sql_api,
+    stages,
+    statements,
+    stop,
+    translate,
+)
 from emulators.snowflake.errors import SqlError
-from emulators.snowflake.names import key, qualified
+from emulators.snowflake.names import key
 from tests.contracts import scenarios
 from tests.contracts.conftest import Accounts
 from tests.docs.test_emulators_readme import rows
@@ -319,12 +335,12 @@ def _not_cancelled(true: Any, self: Any) -> Any:
 
 
 def _no_location_is_allowed(true: Any, expression: exp.Expr, session: Any) -> None:
-    kept = dict(session.engine.catalogue.integrations)
-    session.engine.catalogue.integrations.update({name: [] for name in kept})
+    kept = dict(session.account.catalogue.integrations)
+    session.account.catalogue.integrations.update({name: [] for name in kept})
     try:
         true(expression, session)
     finally:
-        session.engine.catalogue.integrations.update(kept)
+        session.account.catalogue.integrations.update(kept)
 
 
 def _the_file_itself(true: Any, session: Any, location: str) -> Any:
@@ -345,7 +361,7 @@ def _nothing_is_a_row_of_nulls(true: Any, self: Any, sql: str, expression: Any) 
 
 
 def _columns_by_place(true: Any, session: Any, columns: Any, file: Any, options: Any) -> Any:
-    with session.engine.filesystem.open(f"{file.bucket}/{file.key}", "rb") as source:
+    with session.account.filesystem.open(f"{file.bucket}/{file.key}", "rb") as source:
         fields = list(copy_into.pq.read_schema(source))
     places = itertools.zip_longest(columns, fields[: len(columns)])
     return {column: copy_into._value(field, column, options) if field else "NULL" for column, field in places}
@@ -368,7 +384,7 @@ def _replace_forgets_grants(true: Any, self: Any, expression: exp.Expr, *args: A
     if isinstance(expression, exp.Insert) and expression.args.get("overwrite"):
         table = expression.find(exp.Table)
         assert table is not None
-        self._conn.engine.catalogue.rights.grants.pop(key("TABLE", *qualified(table, self._conn)), None)
+        self._conn.account.catalogue.rights.grants.pop(key("TABLE", *self._conn.qualified(table)), None)
 
 
 def _merge_takes_any_row(true: Any, self: Any, merge: exp.Merge, params: Any) -> None:
@@ -388,7 +404,7 @@ def _rows_are_copied_too(true: Any, self: Any, expression: exp.Expr, *args: Any)
     like = expression.find(exp.LikeProperty) if isinstance(expression, exp.Create) else None
     if like is not None:
         new, old = (
-            ".".join(f'"{part}"' for part in qualified(table, self._conn))
+            ".".join(f'"{part}"' for part in self._conn.qualified(table))
             for table in (expression.find(exp.Table), like.this)
         )
         self._duck_conn.execute(f"INSERT INTO {new} SELECT * FROM {old}")
@@ -941,7 +957,7 @@ BREAKS = [
     Break(
         "Cancel: 200 with 000604; what has ended: 422 with 000709",
         "the statement goes on",
-        around(engine.Stop, "error", _not_cancelled),
+        around(stop.Stop, "error", _not_cancelled),
         s.a_statement_is_cancelled,
         "DID NOT RAISE",
     ),
@@ -949,14 +965,14 @@ BREAKS = [
     Break(
         "Stage URL must be allowed by the integration",
         "none is allowed",
-        around(translate, "_check_stage", _no_location_is_allowed),
+        around(account_statements, "check_new_stage", _no_location_is_allowed),
         s.set_up_again,
         "is not allowed by integration",
     ),
     Break(
         "COPY: the location is a plain prefix: `path/1` takes `path/10/` too",
         "the name of a file",
-        around(copy_into, "_with_prefix", _the_file_itself),
+        around(stages, "files_below", _the_file_itself),
         s.a_sync,
         "ManifestError: The export left 0",
     ),
@@ -1076,7 +1092,7 @@ BREAKS = [
     Break(
         "INSERT OVERWRITE is one transaction",
         "it commits what is open",
-        around(translate, "is_ddl", _replace_commits),
+        around(statements, "is_ddl", _replace_commits),
         s.readers_look_while_a_sync_is_published,
         r"\(3, 1, 2\)",
     ),
@@ -1111,7 +1127,7 @@ BREAKS = [
     Break(
         "Names fold to upper case, quoted ones do not",
         "they stay as they are",
-        instead(names, "name_of", _as_written),
+        instead(session, "name_of", _as_written),
         s.a_sync,
         "does not exist",
     ),
@@ -1157,7 +1173,7 @@ BREAKS = [
     Break(
         OWNERSHIP,
         "the administrator owns all",
-        around(privileges.Rights, "create", _the_administrators),
+        around(rights.Rights, "create", _the_administrators),
         s.a_sync,
         "not authorized|Insufficient privileges",
     ),
@@ -1171,7 +1187,7 @@ BREAKS = [
     Break(
         "Role hierarchy, roles of users, USE ROLE (003013), login with a role that is not granted (390186)",
         "any role",
-        instead(privileges.Rights, "may_use", lambda *_: True),
+        instead(rights.Rights, "may_use", lambda *_: True),
         s.who_may_load,
         "DID NOT RAISE",
     ),
@@ -1181,7 +1197,7 @@ WITHSTOOD = [
     Break(
         "COPY: load metadata belongs to the table object: gone with CREATE OR REPLACE and TRUNCATE, follows RENAME",
         "it outlives CREATE OR REPLACE",
-        instead(engine, "forget_loads", nothing),
+        instead(load_metadata, "forget", nothing),
         s.the_load_is_repeated,
         "",
     ),
@@ -1212,7 +1228,7 @@ WITHSTOOD = [
     Break(
         "DDL commits the open transaction, also CREATE TABLE ... AS and GRANT",
         "it does not",
-        around(engine.Session, "end_transaction", nothing),
+        around(session.Session, "end_transaction", nothing),
         s.a_second_sync,
         "",
     ),

@@ -15,7 +15,7 @@ import sqlparse
 from airflow.dag_processing.dagbag import DagBag
 
 from data_share.share import Share
-from emulators.snowflake.engine import Engine, Session
+from emulators.snowflake.engine import Connection, Engine
 from tests.airflow_double import DagRun
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
@@ -32,7 +32,7 @@ def statements(text: str) -> list[str]:
     return [one.rstrip(";") for one in sqlparse.split(bare) if one.strip(" ;\n")]
 
 
-def run_scripts(session: Session) -> None:
+def run_scripts(session: Connection) -> None:
     for path in SCRIPTS:
         for statement in statements(path.read_text()):
             if not UNKNOWN.match(statement):
@@ -50,7 +50,7 @@ def as_loader(engine: Engine, statement: str) -> list[Any]:
 @pytest.fixture
 def engine(s3: tuple[str, s3fs.S3FileSystem], tmp_path: Path) -> Iterator[Engine]:
     """An account in which nobody has done anything yet."""
-    account = Engine(tmp_path, s3[1], account="MYORG-SHARE")
+    account = Engine(tmp_path, s3[1], identifier="MYORG-SHARE")
     for role in SYSTEM_ROLES:
         if role not in account.catalogue.roles:
             account.catalogue.roles.append(role)
