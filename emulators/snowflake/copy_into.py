@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -31,7 +28,6 @@ from emulators.snowflake.session import Session
 from emulators.snowflake.stages import FormatOptions, StagedFile, literal
 from emulators.snowflake.stop import Stop
 
-_MAX_FILES = 1000
 _MICROSECONDS = 6
 _REFUSED = " is refused"
 """Put behind a value that DuckDB would cast and Snowflake does not, so that DuckDB does not either."""
@@ -41,9 +37,14 @@ _CONTINUE_HINT = (
     "'CONTINUE' for the ON_ERROR option. For more information on loading options, please run 'info loading_data' in a "
     "SQL client."
 )
-_SWITCHES = frozenset(
-    {"ENFORCE_LENGTH", "FORCE", "LOAD_UNCERTAIN_FILES", "PURGE", "RETURN_FAILED_ONLY", "TRUNCATECOLUMNS"}
-)
+# Copy options of TRUE or FALSE -> the one value that is known here.
+_SWITCHES = {
+    "FORCE": False,
+    "PURGE": False,
+    "RETURN_FAILED_ONLY": False,
+    "TRUNCATECOLUMNS": False,
+    "ENFORCE_LENGTH": True,
+}
 _FORMAT_SWITCHES = frozenset(
     {"BINARY_AS_TEXT", "REPLACE_INVALID_CHARACTERS", "TRIM_SPACE", "USE_LOGICAL_TYPE", "USE_VECTORIZED_SCANNER"}
 )
@@ -51,7 +52,9 @@ _ON_ERROR = re.compile(r"CONTINUE|SKIP_FILE(_\d+%?)?|ABORT_STATEMENT")
 _LENGTH = re.compile(r"> (\d+)\)")
 """The most characters of a column, in the constraint that translate.py makes of VARCHAR(n)."""
 
-_OTHER_OPTIONS = frozenset({"CLUSTER_AT_INGEST_TIME", "INCLUDE_METADATA", "LOAD_MODE", "VALIDATION_MODE"})
+_OTHER_OPTIONS = frozenset(
+    {"CLUSTER_AT_INGEST_TIME", "FILES", "INCLUDE_METADATA", "LOAD_MODE", "SIZE_LIMIT", "VALIDATION_MODE"}
+)
 """Options that the service has and this emulator has not."""
 
 _WHITE_SPACE = "' ' || chr(9) || chr(10) || chr(11) || chr(12) || chr(13)"
@@ -68,14 +71,9 @@ FROM (VALUES {rows})
 
 @dataclass
 class _Format:
-    """A file format of Parquet, with the service's defaults."""
+    """A file format of Parquet that is read by the vectorized scanner, with the service's defaults."""
 
-    compression: str = "AUTO"
-    vectorized: bool = False
-    logical_types: bool = False
-    binary_as_text: bool = True
     trim_space: bool = False
-    replace_invalid_characters: bool = False
     null_if: tuple[str, ...] = ("\\N",)
 
 
@@ -85,14 +83,8 @@ class _Options:
 
     file_format: _Format = field(default_factory=_Format)
     pattern: str | None = None
-    files: list[str] | None = None
     match_case: bool | None = None
     """Whether MATCH_BY_COLUMN_NAME minds the case; None is NONE."""
-    force: bool = False
-    truncate: bool = False
-    purge: bool = False
-    failed_only: bool = False
-    size_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -136,30 +128,16 @@ def copy_into(expression: exp.Copy, session: Session, stop: Stop) -> str:
     known = load_metadata.loaded(connection, table)
 
     rows: list[tuple[Any, ...]] = []
-    loaded: list[StagedFile] = []
     for file in files:
         stop.check()
-        if options.size_limit is not None and sum(each.size for each in loaded) > options.size_limit:
-            break
-        if (file.url, file.etag) in known and not options.force:
-            # Only a file that was asked for by its name is reported as skipped.
-            if options.files is not None:
-                rows.append((file.url, "LOAD_SKIPPED", 0, 0, 1, 1, "File was loaded before."))
+        if (file.url, file.etag) in known:
             continue
         count = _load(session, target, columns, file, options)
         load_metadata.note(connection, table, file.url, file.etag)
         rows.append((file.url, "LOADED", count, count, 1, 0, None))
-        loaded.append(file)
-    if options.purge:
-        for file in loaded:
-            # As in the real service, a file that cannot be removed is no error.
-            with contextlib.suppress(OSError):
-                session.account.filesystem.rm_file(f"{file.bucket}/{file.key}")
     if not rows:
         return "SELECT 'Copy executed with 0 files processed.' AS \"status\""
-    result = _RESULT.format(rows=", ".join(f"({', '.join(map(literal, row))})" for row in rows))
-    # A file that fails ends the statement: none of those in the result has failed.
-    return f"{result} WHERE FALSE" if options.failed_only else result
+    return _RESULT.format(rows=", ".join(f"({', '.join(map(literal, row))})" for row in rows))
 
 
 def _columns(session: Session, database: str, schema: str, name: str) -> list[_Column]:
@@ -204,7 +182,6 @@ def _options(expression: exp.Copy, stage_format: FormatOptions) -> _Options:
     """The options, checked: one that is not understood must never be ignored."""
     options = _Options()
     file_format = stage_format
-    switches: dict[str, bool] = {}
     stated: set[str] = set()
     for parameter in expression.args.get("params") or ():
         name, value = parameter.name.upper(), parameter.args.get("expression")
@@ -212,22 +189,19 @@ def _options(expression: exp.Copy, stage_format: FormatOptions) -> _Options:
         if name in stated:
             raise syntax_error(1, 0, name)
         stated.add(name)
-        if name in _SWITCHES:
-            switches[name] = _switch(name, value)
+        if name in _SWITCHES or name == "LOAD_UNCERTAIN_FILES":
+            if not isinstance(value, exp.Boolean):
+                raise invalid_value(_shown(value), name)
+            if value.this != _SWITCHES.get(name, value.this):
+                raise unsupported(f"{name} = {_shown(value)}")
         elif name == "FILE_FORMAT":
             file_format = stages.format_options(parameter.expressions)
         elif name == "PATTERN" and isinstance(value, exp.Literal):
             options.pattern = value.name
-        elif name == "FILES":
-            options.files = [literal.name for literal in parameter.find_all(exp.Literal)]
         elif name == "MATCH_BY_COLUMN_NAME":
             if word not in {"CASE_INSENSITIVE", "CASE_SENSITIVE", "NONE"}:
                 raise invalid_value(_shown(value), name)
             options.match_case = None if word == "NONE" else word == "CASE_SENSITIVE"
-        elif name == "SIZE_LIMIT":
-            if not (isinstance(value, exp.Literal) and value.is_number and value.name.isdigit() and int(value.name)):
-                raise invalid_value(_shown(value), name)
-            options.size_limit = int(value.name)
         elif name == "ON_ERROR":
             if word is None or not _ON_ERROR.fullmatch(word):
                 raise invalid_value(_shown(value), name)
@@ -237,10 +211,10 @@ def _options(expression: exp.Copy, stage_format: FormatOptions) -> _Options:
             raise unsupported(name)
         else:
             raise syntax_error(1, 0, name)
-    _use_switches(options, switches)
+    if {"TRUNCATECOLUMNS", "ENFORCE_LENGTH"} <= stated:
+        # One says the opposite of the other: both together have no meaning that is documented.
+        raise syntax_error(1, 0, "ENFORCE_LENGTH")
     options.file_format = _format(file_format)
-    if options.files is not None and len(options.files) > _MAX_FILES:
-        raise unsupported(f"FILES with more than {_MAX_FILES} names")
     if options.match_case is None:
         raise SqlError(
             2019,
@@ -252,24 +226,8 @@ def _options(expression: exp.Copy, stage_format: FormatOptions) -> _Options:
     return options
 
 
-def _switch(name: str, value: exp.Expr | None) -> bool:
-    if not isinstance(value, exp.Boolean):
-        raise invalid_value(_shown(value), name)
-    return bool(value.this)
-
-
 def _shown(value: exp.Expr | None) -> str:
     return "" if value is None else value.sql("snowflake")
-
-
-def _use_switches(options: _Options, switches: dict[str, bool]) -> None:
-    if {"TRUNCATECOLUMNS", "ENFORCE_LENGTH"} <= switches.keys():
-        # One says the opposite of the other: both together have no meaning that is documented.
-        raise syntax_error(1, 0, "ENFORCE_LENGTH")
-    options.force = switches.get("FORCE", False)
-    options.purge = switches.get("PURGE", False)
-    options.failed_only = switches.get("RETURN_FAILED_ONLY", False)
-    options.truncate = switches.get("TRUNCATECOLUMNS", False) or not switches.get("ENFORCE_LENGTH", True)
 
 
 def _format(given: FormatOptions) -> _Format:
@@ -287,23 +245,17 @@ def _format(given: FormatOptions) -> _Format:
             raise invalid_property(name, "FILE_FORMAT")
         if not allowed:
             raise invalid_value(str(value), name)
-    found = _Format(
-        compression=str(given.get("COMPRESSION", "AUTO")),
-        vectorized=given.get("USE_VECTORIZED_SCANNER") is True,
-        logical_types=given.get("USE_LOGICAL_TYPE") is True,
-        binary_as_text=given.get("BINARY_AS_TEXT") is not False,
-        trim_space=given.get("TRIM_SPACE") is True,
-        replace_invalid_characters=given.get("REPLACE_INVALID_CHARACTERS") is True,
-    )
+    if given.get("COMPRESSION", "AUTO") != "AUTO":
+        raise unsupported(f"COMPRESSION = {given['COMPRESSION']}")
+    if given.get("USE_VECTORIZED_SCANNER") is not True:
+        raise unsupported("FILE_FORMAT without USE_VECTORIZED_SCANNER = TRUE")
+    if given.get("REPLACE_INVALID_CHARACTERS") is True:
+        raise unsupported("REPLACE_INVALID_CHARACTERS = TRUE")
+    # That scanner takes BINARY_AS_TEXT for FALSE and USE_LOGICAL_TYPE for TRUE, whatever they are set to.
+    found = _Format(trim_space=given.get("TRIM_SPACE") is True)
     null_if = given.get("NULL_IF")
     if isinstance(null_if, list):
         found.null_if = tuple(null_if)
-    if found.vectorized:
-        # The vectorized scanner takes these two for what it can do, whatever they are set to.
-        found.logical_types, found.binary_as_text = True, False
-    if not found.logical_types:
-        # Without it dates and decimals arrive as plain integers, which DuckDB's reader cannot show.
-        raise unsupported("FILE_FORMAT without USE_LOGICAL_TYPE = TRUE and without USE_VECTORIZED_SCANNER = TRUE")
     return found
 
 
@@ -314,11 +266,7 @@ def _list_files(session: Session, stage_url: str, path: str, options: _Options) 
     Snowflake's documentation applies PATTERN to the entire storage location, other descriptions to the path below the
     stage. A file that the pattern matches by one of them alone is not loaded, so that no pattern can rely on either.
     """
-    location = stage_url + path
-    if options.files is not None:
-        found = [_named_file(session, location + name) for name in options.files]
-    else:
-        found = stages.files_below(session, location)
+    found = stages.files_below(session, stage_url + path)
     if options.pattern is None:
         return found
     try:
@@ -332,20 +280,6 @@ def _list_files(session: Session, stage_url: str, path: str, options: _Options) 
     ]
 
 
-def _named_file(session: Session, url: str) -> StagedFile:
-    matches = [file for file in stages.files_below(session, url) if file.url == url]
-    if not matches:
-        raise SqlError(
-            91016,
-            "22000",
-            f"Remote file '{url}' was not found. There are several potential causes. The file might not exist. The "
-            "required credentials may be missing or invalid. If you are running a copy command, please make sure files "
-            "are not deleted when they are being loaded or files are not being loaded into two different tables "
-            "concurrently with auto purge option.",
-        )
-    return matches[0]
-
-
 def _load(session: Session, target: str, columns: list[_Column], file: StagedFile, options: _Options) -> int:
     """
     Insert the rows of one file.
@@ -355,33 +289,14 @@ def _load(session: Session, target: str, columns: list[_Column], file: StagedFil
     values = _values(session, columns, file, options)
     names = ", ".join(in_duckdb(column.name) for column in columns)
     listed = ", ".join(values[column] for column in columns)
-    with _readable(session, file, options) as url:
-        reader = f"read_parquet({literal(url)})"
-        try:
-            answer = session._duck_conn.execute(f"INSERT INTO {target} ({names}) SELECT {listed} FROM {reader}")
-            return int(answer.fetchall()[0][0])
-        except duckdb.InterruptException:
-            raise
-        except duckdb.Error as error:
-            raise _explain(session, target, columns, file, values, url, error) from error
-
-
-@contextlib.contextmanager
-def _readable(session: Session, file: StagedFile, options: _Options) -> Iterator[str]:
-    """The place of a file that DuckDB can read."""
-    if not options.file_format.replace_invalid_characters:
-        yield file.url
-        return
-    # DuckDB refuses texts that are not UTF-8: it reads a copy of the file, in which they are.
-    table = _read(session, file)
-    for number, column in enumerate(table.schema):
-        if pa.types.is_string(column.type):
-            raw = table.column(number).cast(pa.binary()).to_pylist()
-            texts = [None if value is None else value.decode(errors="replace") for value in raw]
-            table = table.set_column(number, column, pa.array(texts, pa.string()))
-    with tempfile.NamedTemporaryFile(suffix=".parquet") as copied:
-        pq.write_table(table, copied.name)
-        yield copied.name
+    reader = f"read_parquet({literal(file.url)})"
+    try:
+        answer = session._duck_conn.execute(f"INSERT INTO {target} ({names}) SELECT {listed} FROM {reader}")
+        return int(answer.fetchall()[0][0])
+    except duckdb.InterruptException:
+        raise
+    except duckdb.Error as error:
+        raise _explain(session, target, columns, file, values, error) from error
 
 
 def _read(session: Session, file: StagedFile, columns: list[str] | None = None) -> pa.Table:
@@ -391,7 +306,7 @@ def _read(session: Session, file: StagedFile, columns: list[str] | None = None) 
 
 def _values(session: Session, columns: list[_Column], file: StagedFile, options: _Options) -> dict[_Column, str]:
     """For each column of the table the expression that reads it from the file."""
-    fields = _fields(session, file, options)
+    fields = _fields(session, file)
     values: dict[_Column, str] = {}
     for column in columns:
         matching = [
@@ -405,7 +320,7 @@ def _values(session: Session, columns: list[_Column], file: StagedFile, options:
     return values
 
 
-def _fields(session: Session, file: StagedFile, options: _Options) -> list[pa.Field]:
+def _fields(session: Session, file: StagedFile) -> list[pa.Field]:
     """The file's columns; those of INT96 say so in their metadata."""
     try:
         with session.account.filesystem.open(f"{file.bucket}/{file.key}", "rb", cache_type="readahead") as source:
@@ -414,13 +329,6 @@ def _fields(session: Session, file: StagedFile, options: _Options) -> list[pa.Fi
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise _bad_file(file, f"Invalid: {str(error).split(chr(10), 1)[0]}") from None
     leaves = [metadata.schema.column(number) for number in range(metadata.num_columns)]
-    codecs = {
-        "NONE" if (codec := metadata.row_group(group).column(leaf).compression) == "UNCOMPRESSED" else codec
-        for group in range(metadata.num_row_groups)
-        for leaf in range(metadata.num_columns)
-    }
-    if options.file_format.compression != "AUTO" and (others := codecs - {options.file_format.compression}):
-        raise _bad_file(file, f"compressed with {', '.join(sorted(others))}")
     int96 = {leaf.path for leaf in leaves if leaf.physical_type == "INT96"}
     return [source.with_metadata(_INT96) if source.name in int96 else source for source in schema]
 
@@ -439,9 +347,7 @@ def _value(source: pa.Field, column: _Column, options: _Options) -> str:
     types = pa.types
     nested = types.is_nested(source.type)
     number = types.is_integer(source.type) or types.is_floating(source.type) or types.is_decimal(source.type)
-    if nested and not options.file_format.vectorized:
-        quoted = f"CAST({_older_json(source.type, quoted, 0)} AS JSON)"
-    elif nested:
+    if nested:
         quoted = f"to_json({quoted})"
     if column.declared == "ARRAY" and not types.is_list(source.type):
         quoted = f"CASE WHEN {quoted} IS NOT NULL THEN to_json([{quoted}]) END"
@@ -461,16 +367,12 @@ def _value(source: pa.Field, column: _Column, options: _Options) -> str:
         # As bytes, any text would do for DuckDB but one with such an end.
         words = _REFUSED + ("\\x" if column.type == "BLOB" else "")
         return f"CAST(CAST({quoted} AS VARCHAR) || '{words}' AS {column.type})"
-    if options.truncate and column.length is not None and types.is_string(source.type):
-        quoted = f"LEFT({quoted}, {column.length})"
-    elif types.is_floating(source.type) and column.type == "VARCHAR":
+    if types.is_floating(source.type) and column.type == "VARCHAR":
         quoted = f"format('{{:.10g}}', {quoted})"
     elif types.is_string(source.type) and column.type == "BLOB":
         quoted = f"unhex({quoted})"
     elif column.type.startswith("TIME"):
-        is_instant = types.is_timestamp(source.type) and (
-            source.type.tz is not None or (source.metadata == _INT96 and options.file_format.vectorized)
-        )
+        is_instant = types.is_timestamp(source.type) and (source.type.tz is not None or source.metadata == _INT96)
         quoted = _time(quoted, source.type, column, is_instant=is_instant)
     return f"CAST({quoted} AS {column.type})"
 
@@ -497,47 +399,16 @@ def _scanned(source: pa.Field, file_format: _Format) -> str:
     """The expression for a file's column as the scanner gives it."""
     scanned: str = '"' + source.name.replace('"', '""') + '"'
     types = pa.types
-    if source.metadata == _INT96 and file_format.vectorized:
-        # An instant; without the vectorized scanner it is the time that clocks of UTC show.
+    if source.metadata == _INT96:
         scanned = f"({scanned} AT TIME ZONE 'UTC')"
-    if types.is_binary(source.type) and file_format.binary_as_text:
-        scanned = f"decode({scanned})"
-    if types.is_nested(source.type):
+    if types.is_nested(source.type) or types.is_binary(source.type):
         return scanned
-    if file_format.trim_space and (types.is_string(source.type) or types.is_binary(source.type)):
+    if file_format.trim_space and types.is_string(source.type):
         scanned = f"TRIM({scanned}, {_WHITE_SPACE})"
-    if file_format.null_if and not (types.is_binary(source.type) and not file_format.binary_as_text):
+    if file_format.null_if:
         nulls = ", ".join(map(literal, file_format.null_if))
         scanned = f"CASE WHEN CAST({scanned} AS VARCHAR) IN ({nulls}) THEN NULL ELSE {scanned} END"
     return scanned
-
-
-def _older_json(kind: pa.DataType, value: str, depth: int) -> str:
-    """
-    The expression for a value's JSON as the scanner before the vectorized one shows it, as text.
-
-    NULLs are left out, and a map is a list of its entries.
-    """
-    each = f"e{depth}"
-    if isinstance(kind, pa.MapType):
-        entry = pa.struct([("key", kind.key_type), ("value", kind.item_type)])
-        entries = _older_json(pa.list_(entry), f"map_entries({value})", depth)
-        return f"'{{\"key_value\":' || {entries} || '}}'"
-    if isinstance(kind, pa.ListType):
-        item = _older_json(kind.value_type, each, depth + 1)
-        kept = f"list_filter({value}, lambda {each}: {each} IS NOT NULL)"
-        return f"'[' || array_to_string(list_transform({kept}, lambda {each}: {item}), ',') || ']'"
-    if isinstance(kind, pa.StructType):
-        parts = []
-        for part in kind:
-            name = literal(part.name)
-            inner = f"struct_extract({value}, {name})"
-            pair = f"CAST(to_json({name}) AS VARCHAR) || ':' || {_older_json(part.type, inner, depth)}"
-            parts.append(f"CASE WHEN {inner} IS NOT NULL THEN {pair} END")
-        kept = f"list_filter([{', '.join(parts)}], lambda {each}: {each} IS NOT NULL)"
-        # A struct that is NULL has parts that are, and must not become an empty one.
-        return f"CASE WHEN {value} IS NOT NULL THEN '{{' || array_to_string({kept}, ',') || '}}' END"
-    return f"CAST(to_json({value}) AS VARCHAR)"
 
 
 def _explain(
@@ -546,11 +417,10 @@ def _explain(
     columns: list[_Column],
     file: StagedFile,
     values: dict[_Column, str],
-    url: str,
     error: duckdb.Error,
 ) -> SqlError:
     """Find the file's first value that the table does not take: DuckDB names neither the column nor the row."""
-    reader = f"read_parquet({literal(url)}, file_row_number = true)"
+    reader = f"read_parquet({literal(file.url)}, file_row_number = true)"
     # Another connection: the failed transaction answers nothing any more.
     with session.account.duck_conn.cursor() as connection:
         session.use_time_zone(connection)
