@@ -8,24 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from emulators.databricks.export import resolve_references
-from emulators.databricks.records import Job, Run, State, TaskRun, invalid, latest_attempts
+from emulators.databricks.records import Job, Run, State, invalid
 
 WORKSPACE_ID = 900800700600
-
-TASKS_ON_PAGE = 100
-"""Tasks of one job or run that an answer holds at most."""
 
 _QUEUED = "Queued due to reaching maximum concurrent runs of job."
 
 
-def job_answer(job: Job, *, page_token: str) -> dict[str, Any]:
-    """What jobs/get tells. Every page repeats all but the settings that are lists, which come with the first one."""
-    answer = _job(job) | {"run_as_user_name": job.creator}
-    tasks, start, rest = _page_of_tasks(job.settings["tasks"], page_token)
-    answer["settings"] = job.settings | {"tasks": tasks}
-    if start:
-        answer["settings"]["parameters"] = []
-    return answer | rest
+def job_answer(job: Job) -> dict[str, Any]:
+    """What jobs/get tells."""
+    return _job(job) | {"run_as_user_name": job.creator, "settings": job.settings}
 
 
 def listed_job(job: Job, *, tasks: bool) -> dict[str, Any]:
@@ -33,48 +25,37 @@ def listed_job(job: Job, *, tasks: bool) -> dict[str, Any]:
     answer = _job(job)
     answer["settings"] = {key: value for key, value in job.settings.items() if key != "tasks"}
     if tasks:
-        answer["settings"]["tasks"] = job.settings["tasks"][:TASKS_ON_PAGE]
-        answer["has_more"] = len(job.settings["tasks"]) > TASKS_ON_PAGE
+        answer["settings"]["tasks"] = job.settings["tasks"]
+        answer["has_more"] = False
     return answer
 
 
-def run_answer(
-    run: Run, base_url: str, *, history: bool = False, resolved: bool = False, page_token: str = ""
-) -> dict[str, Any]:
-    """What jobs/runs/get tells of a run. Lists other than the tasks come with the first page only."""
-    answer = _run(run, base_url)
-    tasks, start, rest = _page_of_tasks(run.tasks, page_token)
-    answer["tasks"] = [_task(run, task, base_url, resolved=resolved) for task in tasks]
-    if history:
-        answer["repair_history"] = _repair_history(run)
-    if start:
-        answer |= {name: [] for name in ("job_parameters", "repair_history") if name in answer}
-    return answer | rest
+def run_answer(run: Run, base_url: str, *, resolved: bool = False) -> dict[str, Any]:
+    """What jobs/runs/get tells of a run."""
+    return _run(run, base_url) | {"tasks": [_task(run, base_url, resolved=resolved)]}
 
 
 def listed_run(run: Run, base_url: str, *, tasks: bool) -> dict[str, Any]:
     """What jobs/runs/list tells of one run."""
     answer = _run(run, base_url)
     if tasks:
-        answer["tasks"] = [_task(run, task, base_url) for task in run.tasks[:TASKS_ON_PAGE]]
-        answer["has_more"] = len(run.tasks) > TASKS_ON_PAGE
+        answer |= {"tasks": [_task(run, base_url)], "has_more": False}
     return answer
 
 
-def task_run_answer(run: Run, task: TaskRun, base_url: str) -> dict[str, Any]:
+def task_run_answer(run: Run, base_url: str) -> dict[str, Any]:
     """What jobs/runs/get tells of the run of a task, and jobs/runs/get-output as its metadata."""
-    key = task.task["task_key"]
-    told = _task(run, task, base_url)
-    original = next(attempt.run_id for attempt in run.tasks if attempt.task["task_key"] == key)
+    task = run.task
+    told = _task(run, base_url)
     return {
         "job_id": run.job_id,
         "run_id": task.run_id,
         "job_run_id": run.run_id,
         "number_in_job": task.run_id,
-        "original_attempt_run_id": original,
-        "attempt_number": task.attempt_number,
+        "original_attempt_run_id": task.run_id,
+        "attempt_number": 0,
         "creator_user_name": run.creator,
-        "run_name": key,
+        "run_name": task.settings["task_key"],
         "run_page_url": told["run_page_url"],
         "run_type": "JOB_RUN",
         "state": told["state"],
@@ -113,7 +94,6 @@ def _job(job: Job) -> dict[str, Any]:
 
 def _run(run: Run, base_url: str) -> dict[str, Any]:
     defaults = {parameter["name"]: parameter["default"] for parameter in run.settings.get("parameters", [])}
-    attempts = list(latest_attempts(run).values())
     return {
         "job_id": run.job_id,
         "run_id": run.run_id,
@@ -131,8 +111,8 @@ def _run(run: Run, base_url: str) -> dict[str, Any]:
             {"name": name, **({"default": defaults[name]} if name in defaults else {}), "value": value}
             for name, value in sorted(run.job_parameters.items())
         ],
-        # A run of several tasks has no durations of its own but the whole one.
-        **_times(attempts[0].state if len(attempts) == 1 else State()),
+        # Those of a job with one task.
+        **_times(run.task.state),
         "start_time": run.created_time,
         "end_time": run.state.end_time,
         "run_duration": max(0, run.state.end_time - run.created_time),
@@ -140,42 +120,22 @@ def _run(run: Run, base_url: str) -> dict[str, Any]:
     }
 
 
-def _task(run: Run, task: TaskRun, base_url: str, *, resolved: bool = False) -> dict[str, Any]:
+def _task(run: Run, base_url: str, *, resolved: bool = False) -> dict[str, Any]:
+    task = run.task
     answer = {
-        **task.task,
+        **task.settings,
         "run_id": task.run_id,
-        "attempt_number": task.attempt_number,
+        "attempt_number": 0,
         "run_page_url": _run_page_url(run, base_url),
         "state": _state(task.state),
         "status": _status(task.state),
         **_times(task.state),
     }
     if resolved:
-        parameters = task.task["sql_task"].get("parameters", {})
+        parameters = task.settings["sql_task"].get("parameters", {})
         values = {name: resolve_references(value, run.job_parameters) for name, value in parameters.items()}
         answer["resolved_values"] = {"sql_task": {"parameters": values}}
     return answer
-
-
-def _repair_history(run: Run) -> list[dict[str, Any]]:
-    """The original run and its repairs, each with how it ended; only repairs have an id."""
-    repaired = {run_id for repair in run.repairs for run_id in repair.task_run_ids}
-    original = [task.run_id for task in run.tasks if task.run_id not in repaired]
-    entries: list[dict[str, Any]] = [{"type": "ORIGINAL", "start_time": run.created_time, "task_run_ids": original}]
-    for repair in run.repairs:
-        entries.append(
-            {
-                "type": "REPAIR",
-                "id": repair.id,
-                "start_time": repair.start_time,
-                "task_run_ids": repair.task_run_ids,
-            }
-        )
-    ends = [*(repair.before for repair in run.repairs), run.state]
-    return [
-        entry | {"end_time": end.end_time, "state": _state(end), "status": _status(end)}
-        for entry, end in zip(entries, ends, strict=True)
-    ]
 
 
 def _state(state: State) -> dict[str, Any]:
@@ -215,14 +175,6 @@ def _times(state: State) -> dict[str, int]:
 
 def _run_page_url(run: Run, base_url: str) -> str:
     return f"{base_url}?o={WORKSPACE_ID}#job/{run.job_id}/run/{run.run_id}"
-
-
-def _page_of_tasks(tasks: Sequence[Any], page_token: str) -> tuple[Sequence[Any], int, dict[str, Any]]:
-    """Tasks of one page, where it begins, and what the answer says of the next one."""
-    start = _page_start(page_token) if page_token else 0
-    end = start + TASKS_ON_PAGE
-    rest = {"has_more": True, "next_page_token": _page_token(end)} if end < len(tasks) else {}
-    return tasks[start:end], start, rest
 
 
 def _page_token(start: int) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from emulators.databricks.records import invalid, upstream
+from emulators.databricks.records import invalid
 
 MAX_CONCURRENT_RUNS = 1000
 
@@ -28,10 +27,9 @@ def checked_settings(settings: dict[str, Any], files_dir: Path) -> dict[str, Any
     settings = json.loads(json.dumps(settings))
     if not isinstance(tasks := settings.get("tasks"), list) or not tasks:
         raise invalid("At least one task must be specified in the job settings.")
-    keys = [task.get("task_key") for task in tasks if isinstance(task, dict)]
-    if not all(keys) or len(set(keys)) != len(tasks):
-        raise invalid("Every task needs a task_key of its own.")
-    settings["tasks"] = _in_order([_checked_task(task, files_dir) for task in tasks])
+    if len(tasks) > 1:
+        raise invalid("The emulator knows only jobs of one task.")
+    settings["tasks"] = [_checked_task(tasks[0], files_dir)]
     parameters = settings.get("parameters", [])
     for parameter in parameters:
         if not all(isinstance(parameter.get(field), str) for field in ("name", "default")):
@@ -45,8 +43,6 @@ def checked_settings(settings: dict[str, Any], files_dir: Path) -> dict[str, Any
         raise invalid("queue.enabled must be true or false.")
     if not isinstance(settings.setdefault("timeout_seconds", 0), int) or settings["timeout_seconds"] < 0:
         raise invalid("timeout_seconds must be a number that is not negative.")
-    if len(tasks) > 1 and any(task["timeout_seconds"] for task in settings["tasks"]):
-        raise invalid("The sandbox knows a time-out of a task only where it is the only one.")
     settings.setdefault("name", "Untitled")
     settings.setdefault("email_notifications", {})
     settings.setdefault("webhook_notifications", {})
@@ -73,31 +69,22 @@ def jobs_of_bundle(bundle: Path) -> dict[str, dict[str, Any]]:
 
 
 def _checked_task(task: dict[str, Any], files_dir: Path) -> dict[str, Any]:
-    key = task["task_key"]
+    key = task.get("task_key")
+    if not key:
+        raise invalid("Every task needs a task_key.")
+    if task.get("depends_on"):
+        raise invalid(f"Task {key} depends on {task['depends_on'][0].get('task_key')}, which does not exist.")
     sql_task = task.get("sql_task", {})
     file = sql_task.get("file", {})
     if not isinstance(file.get("path"), str):
-        raise invalid(f"Task {key}: the sandbox runs only tasks with sql_task.file.path.")
+        raise invalid(f"Task {key}: the emulator runs only tasks with sql_task.file.path.")
     if not isinstance(sql_task.get("warehouse_id"), str):
         raise invalid(f"Task {key}: sql_task.warehouse_id is missing.")
     file["path"] = str((files_dir / file["path"]).resolve())
     for field, value in _ONLY:
         if task.setdefault(field, value) != value:
-            raise invalid(f"Task {key}: the sandbox knows no other {field} than {value}.")
+            raise invalid(f"Task {key}: the emulator knows no other {field} than {value}.")
     if not isinstance(task.setdefault("timeout_seconds", 0), int) or task["timeout_seconds"] < 0:
         raise invalid(f"Task {key}: timeout_seconds must be a number that is not negative.")
     task.setdefault("email_notifications", {})
     return task
-
-
-def _in_order(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The tasks in an order in which each comes after those that it waits for."""
-    by_key = {task["task_key"]: task for task in tasks}
-    for key, task in by_key.items():
-        if missing := [other for other in upstream(task) if other not in by_key]:
-            raise invalid(f"Task {key} depends on {missing[0]}, which does not exist.")
-    try:
-        order = TopologicalSorter({key: upstream(task) for key, task in by_key.items()}).static_order()
-        return [by_key[key] for key in order]
-    except CycleError:
-        raise invalid("The tasks depend on each other in a circle.") from None

@@ -21,16 +21,11 @@ from emulators.databricks.records import (
     RESULT_STATES,
     TERMINATION_CODES,
     USER,
-    ApiError,
     Job,
-    Repair,
     Run,
-    State,
     TaskRun,
     invalid,
-    latest_attempts,
     now,
-    upstream,
 )
 from emulators.s3 import s3_filesystem
 
@@ -38,7 +33,6 @@ log = logging.getLogger(__name__)
 
 MAX_PARALLEL_RUNS = 16
 MAX_HOLD_SECONDS = 120.0
-MAX_DELAY_SECONDS = 600.0
 MAX_TOKEN_LENGTH = 64
 
 # What Databricks says of a task that failed; the reason itself is only in the task's output.
@@ -54,7 +48,6 @@ class Control:
     hold_at: HoldPoint | None = None
     held: bool = False
     failure: dict[str, str] | None = None
-    minimum_seconds: float = 0.0
     stop_reason: Literal["", "CANCELED", "TIMEDOUT"] = ""
     working: bool = False
     session: Session | None = None
@@ -90,7 +83,6 @@ class Workspace:
         self._closing = False
         self._pending_holds: list[HoldPoint] = []
         self._pending_failures: list[dict[str, str]] = []
-        self._delay = 0.0
         self._load()
         self._deploy(bundle)
         self._workers = ThreadPoolExecutor(MAX_PARALLEL_RUNS, thread_name_prefix="run")
@@ -169,8 +161,6 @@ class Workspace:
             if token:
                 for earlier in self._runs.values():
                     if earlier.idempotency_token == token:
-                        if earlier.deleted:
-                            raise invalid(f"The run with the idempotency token {token} was deleted.")
                         return earlier
             settings = json.loads(json.dumps(job.settings))
             defaults = {parameter["name"]: parameter["default"] for parameter in settings.get("parameters", [])}
@@ -179,7 +169,7 @@ class Workspace:
                 job_id=job_id,
                 settings=settings,
                 job_parameters=defaults | dict(parameters),
-                tasks=[self._attempt(task) for task in settings["tasks"]],
+                task=TaskRun(self._new_id(), settings["tasks"][0]),
                 created_time=now(),
                 idempotency_token=token,
                 creator=creator,
@@ -190,22 +180,19 @@ class Workspace:
             return run
 
     def run(self, run_id: int) -> Run:
-        """The run with this id; the id of one of its tasks will do."""
+        """The run with this id; the id of its task's run will do."""
         with self._changed:
             found = self._runs.get(run_id)
             if found is None:
-                found = next(
-                    (run for run in self._runs.values() if any(task.run_id == run_id for task in run.tasks)), None
-                )
-            if found is None or found.deleted:
+                found = next((run for run in self._runs.values() if run.task.run_id == run_id), None)
+            if found is None:
                 raise invalid(f"Run {run_id} does not exist.")
             return found
 
     def runs(self) -> list[Run]:
         """All runs, the newest first."""
         with self._changed:
-            kept = (run for run in self._runs.values() if not run.deleted)
-            return sorted(kept, key=lambda run: (-run.created_time, run.run_id))
+            return sorted(self._runs.values(), key=lambda run: (-run.created_time, run.run_id))
 
     def read(self, view: Callable[[], Any]) -> Any:
         """Call a function that reads jobs and runs, while nothing changes them."""
@@ -223,7 +210,7 @@ class Workspace:
             if not control.working:  # nobody works on it yet, so nobody will end it
                 self._stopped(run, control)
                 return
-            for state in [run.state, *(task.state for task in run.tasks)]:
+            for state in (run.state, run.task.state):
                 if state.active:
                     state.life_cycle_state = "TERMINATING"
                     state.code = TERMINATION_CODES[control.stop_reason]
@@ -239,64 +226,6 @@ class Workspace:
                 wanted = run.state.life_cycle_state == "QUEUED" if queued_only else run.state.active
                 if wanted and job_id in (None, run.job_id):
                     self.cancel(run.run_id)
-
-    def delete_run(self, run_id: int) -> None:
-        """Delete a run that has ended. Its idempotency token stays taken."""
-        with self._changed:
-            run = self.run(run_id)
-            if run.state.active:
-                raise ApiError(400, "INVALID_STATE", f"Run {run_id} is active and cannot be deleted.")
-            run.deleted = True
-            self._save(run)
-
-    def repair(
-        self,
-        run_id: int,
-        *,
-        tasks: list[str] | None,
-        failed: bool,
-        dependent: bool,
-        latest_repair_id: int | None,
-        parameters: Mapping[str, str],
-    ) -> int:
-        """
-        Run tasks of an ended run again, as further attempts within the same run, and return the id of the repair.
-
-        :param tasks: keys of the tasks.
-        :param failed: also all tasks that did not succeed.
-        :param dependent: also all tasks that wait for one of these.
-        :param latest_repair_id: id of the last repair, needed for every repair but the first.
-        :param parameters: values of job parameters that are other than before.
-        """
-        with self._changed:
-            run = self.run(run_id)
-            if run.state.active:
-                raise ApiError(400, "INVALID_STATE", f"Run {run_id} is active and cannot be repaired.")
-            if latest_repair_id != (run.repairs[-1].id if run.repairs else None):
-                raise invalid("The latest repair ID needs to be provided in order to create a new repair.")
-            latest = latest_attempts(run)
-            for key in tasks or []:
-                if key not in latest:
-                    raise invalid(f"Task {key} does not exist in run {run_id}.")
-            chosen = set(tasks or [])
-            if failed:
-                chosen |= {key for key, attempt in latest.items() if attempt.state.result_state != "SUCCESS"}
-            for key, attempt in latest.items() if dependent else ():  # in the order in which they run
-                if chosen.intersection(upstream(attempt.task)):
-                    chosen.add(key)
-            if not chosen:
-                raise invalid(f"Run {run_id} has no task to repair.")
-            again = [
-                self._attempt(attempt.task, attempt.attempt_number + 1)
-                for key, attempt in latest.items()
-                if key in chosen
-            ]
-            run.repairs.append(Repair(self._new_id(), now(), [attempt.run_id for attempt in again], run.state))
-            run.tasks.extend(again)
-            run.job_parameters |= parameters
-            run.state = State(start_time=run.state.start_time)
-            self._begin(run)
-            return run.repairs[-1].id
 
     # Orders of tests and demonstrations
 
@@ -321,13 +250,6 @@ class Workspace:
         with self._changed:
             self._pending_failures.extend([failure] * count)
 
-    def delay(self, seconds: float) -> None:
-        """Let every later run take at least so many seconds."""
-        if not 0 <= seconds <= MAX_DELAY_SECONDS:
-            raise invalid(f"A delay is between 0 and {MAX_DELAY_SECONDS:.0f} seconds, not {seconds}.")
-        with self._changed:
-            self._delay = seconds
-
     def counts(self) -> dict[str, Any]:
         """Runs by state, and the orders that wait for runs."""
         with self._changed:
@@ -339,13 +261,12 @@ class Workspace:
                 "held": [run_id for run_id, control in self._controls.items() if control.held],
                 "holds": list(self._pending_holds),
                 "failures": len(self._pending_failures),
-                "delay_seconds": self._delay,
             }
 
     # How a run goes
 
     def _begin(self, run: Run, queue: bool | None = None) -> None:
-        """Give a new or repaired run its place: a worker, the queue, or none."""
+        """Give a new run its place: a worker, the queue, or none."""
         if queue is None:
             queue = run.settings.get("queue", {}).get("enabled", False)
         limit = run.settings.get("max_concurrent_runs", 1)
@@ -359,16 +280,13 @@ class Workspace:
         if len(active) >= limit and (not queue or limit == 0):  # the limit 0 lets no run start, ever
             message = "This run was skipped because the limit of concurrent runs of the job has been reached."
             run.state.end("SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED", message)
-            for task in run.tasks:
-                if task.state.active:
-                    task.state.end("SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED", message)
+            run.task.state.end("SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED", message)
             self._save(run)
             return
         # Orders belong to runs in the order in which these were made, also when they wait in the queue.
         self._controls[run.run_id] = Control(
             hold_at=self._pending_holds.pop(0) if self._pending_holds else None,
             failure=self._pending_failures.pop(0) if self._pending_failures else None,
-            minimum_seconds=self._delay,
         )
         if len(active) >= limit:
             run.state.life_cycle_state = "QUEUED"
@@ -392,8 +310,7 @@ class Workspace:
             control.working = True
             run.state.life_cycle_state = "RUNNING"
             self._save(run)
-            # A task has one of its own only where it is the job's only task.
-            timeouts = [run.settings.get("timeout_seconds", 0), *(task.task["timeout_seconds"] for task in run.tasks)]
+            timeouts = [run.settings.get("timeout_seconds", 0), run.task.settings["timeout_seconds"]]
             if any(timeouts):
                 control.timer = threading.Timer(min(filter(None, timeouts)), self.cancel, (run.run_id, "TIMEDOUT"))
                 control.timer.daemon = True
@@ -410,39 +327,27 @@ class Workspace:
                 self._ended(run, "INTERNAL_ERROR", "FAILED", f"Unexpected failure: {error}")
 
     def _perform(self, run: Run, control: Control) -> None:
-        started = time.monotonic()
         self._hold(control, "start")
-        for task in [task for task in run.tasks if task.state.active]:
-            if control.failure is None:
-                self._perform_task(run, task, control)
-            else:
-                task.state.start_time = now()
-        self._wait(control, lambda: False, started + control.minimum_seconds)
+        if control.failure is None:
+            self._perform_task(run, control)
+        else:
+            run.task.state.start_time = now()
         self._hold(control, "end")
         with self._changed:
             self._stop_if_asked(control)
             if control.failure:
                 failure = control.failure
                 self._ended(run, failure["life_cycle_state"], failure["result_state"], failure["message"])
-                return
-            failed = [key for key, task in latest_attempts(run).items() if task.state.result_state == "FAILED"]
-            skipped = any(task.state.result_state == "UPSTREAM_FAILED" for task in latest_attempts(run).values())
-            if failed:
+            elif run.task.state.result_state == "FAILED":
                 # The run says INTERNAL_ERROR here, though its task says TERMINATED: so does Databricks.
-                message = f"Task {failed[0]} failed with message: {TASK_FAILURE}."
-                if skipped:
-                    message += " This caused all downstream tasks to get skipped."
+                message = f"Task {run.task.settings['task_key']} failed with message: {TASK_FAILURE}."
                 self._ended(run, "INTERNAL_ERROR", "FAILED", message, "RUN_EXECUTION_ERROR")
             else:
                 self._ended(run, "TERMINATED", "SUCCESS", "")
 
-    def _perform_task(self, run: Run, task: TaskRun, control: Control) -> None:
+    def _perform_task(self, run: Run, control: Control) -> None:
+        task = run.task
         with self._changed:
-            latest = latest_attempts(run)
-            if any(latest[key].state.result_state != "SUCCESS" for key in upstream(task.task)):
-                task.state.end("SKIPPED", "UPSTREAM_FAILED", "An upstream task failed.")
-                self._save(run)
-                return
             task.state.life_cycle_state = "RUNNING"
             task.state.start_time = now()
             self._save(run)
@@ -451,7 +356,7 @@ class Workspace:
             with self._changed:
                 control.session = session
                 self._stop_if_asked(control)
-            sql_task = task.task["sql_task"]
+            sql_task = task.settings["sql_task"]
             parameters = {
                 name: resolve_references(value, run.job_parameters)
                 for name, value in sql_task.get("parameters", {}).items()
@@ -500,10 +405,9 @@ class Workspace:
 
     def _ended(self, run: Run, life_cycle_state: str, result_state: str, message: str, code: str = "") -> None:
         """Give a run its last state, and its place to the next one in the queue."""
-        for task in run.tasks:
-            if task.state.active:
-                task.error = "" if result_state in {"SUCCESS", "CANCELED"} else message
-                task.state.end(life_cycle_state, result_state, message, code)
+        if run.task.state.active:
+            run.task.error = "" if result_state in {"SUCCESS", "CANCELED"} else message
+            run.task.state.end(life_cycle_state, result_state, message, code)
         run.leave_queue()
         run.state.end(life_cycle_state, result_state, message, code)
         control = self._controls.pop(run.run_id, None)
@@ -523,12 +427,15 @@ class Workspace:
             for stored in json.loads(self._jobs_file.read_text("utf-8")):
                 self._jobs[stored["job_id"]] = Job(**stored)
         for file in self._runs_dir.glob("*.json"):
-            run = Run.from_json(json.loads(file.read_text("utf-8")))
+            stored = json.loads(file.read_text("utf-8"))
+            if "task" not in stored:
+                raise RuntimeError(f"{file} was written by an older version of this emulator: delete its folder")
+            run = Run.from_json(stored)
             self._runs[run.run_id] = run
             if run.state.active:
                 run.leave_queue()
                 message = "Run failed because the workspace was restarted."
-                for state in [run.state, *(task.state for task in run.tasks)]:
+                for state in (run.state, run.task.state):
                     if state.active:
                         state.end("INTERNAL_ERROR", "FAILED", message)
                 self._save(run)
@@ -546,9 +453,6 @@ class Workspace:
                 self.replace_settings(deployed[0].job_id, settings)
             else:
                 self.create_job(settings, key)
-
-    def _attempt(self, task: dict[str, Any], number: int = 0) -> TaskRun:
-        return TaskRun(self._new_id(), task, number, State("BLOCKED" if upstream(task) else "PENDING"))
 
     def _new_id(self) -> int:
         """A number of 15 digits, as Databricks takes: too large for 32 bits, small enough for JavaScript."""

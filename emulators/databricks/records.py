@@ -99,23 +99,12 @@ class State:
 
 @dataclass
 class TaskRun:
-    """One attempt of one task of a run."""
+    """The run of the task of a run, with the settings of the task."""
 
     run_id: int
-    task: dict[str, Any]
-    attempt_number: int = 0
+    settings: dict[str, Any]
     state: State = field(default_factory=State)
     error: str = ""
-
-
-@dataclass
-class Repair:
-    """One repair of a run. ``before`` is how the run had ended until then."""
-
-    id: int
-    start_time: int
-    task_run_ids: list[int]
-    before: State
 
 
 @dataclass
@@ -131,12 +120,10 @@ class Run:
     job_id: int
     settings: dict[str, Any]
     job_parameters: dict[str, str]
-    tasks: list[TaskRun]
+    task: TaskRun
     created_time: int
     state: State = field(default_factory=State)
     idempotency_token: str = ""
-    repairs: list[Repair] = field(default_factory=list)
-    deleted: bool = False
     creator: str = USER
     queued_at: int = 0
     queue_duration: int = 0
@@ -150,19 +137,8 @@ class Run:
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Run:
         """The run that :func:`dataclasses.asdict` made this of."""
-        tasks = [TaskRun(**task | {"state": State(**task["state"])}) for task in stored["tasks"]]
-        repairs = [Repair(**repair | {"before": State(**repair["before"])}) for repair in stored["repairs"]]
-        return cls(**stored | {"tasks": tasks, "repairs": repairs, "state": State(**stored["state"])})
-
-
-def latest_attempts(run: Run) -> dict[str, TaskRun]:
-    """The last attempt of each task of a run, by task key."""
-    return {task.task["task_key"]: task for task in run.tasks}
-
-
-def upstream(task: dict[str, Any]) -> list[str]:
-    """Keys of the tasks that a task waits for."""
-    return [dependency["task_key"] for dependency in task.get("depends_on", [])]
+        task = TaskRun(**stored["task"] | {"state": State(**stored["task"]["state"])})
+        return cls(**stored | {"task": task, "state": State(**stored["state"])})
 
 
 def now() -> int:

@@ -24,7 +24,7 @@ from starlette.routing import Route
 from emulators.databricks import answers
 from emulators.databricks.jobs import Workspace
 from emulators.databricks.oauth import Credentials, OAuthError, authorization_server, host_metadata
-from emulators.databricks.records import ApiError, Run, TaskRun, invalid, latest_attempts
+from emulators.databricks.records import ApiError, invalid
 from emulators.databricks.sql_statements import SqlStatements
 
 RUNS_ON_PAGE = 100
@@ -72,22 +72,18 @@ class _Api:
             ("GET", "jobs/list", self._list),
             ("POST", "jobs/delete", self._delete),
             ("POST", "jobs/reset", self._reset),
-            ("POST", "jobs/update", self._update),
             ("POST", "jobs/run-now", self._run_now),
             ("GET", "jobs/runs/get", self._runs_get),
             ("GET", "jobs/runs/get-output", self._runs_get_output),
             ("GET", "jobs/runs/list", self._runs_list),
             ("POST", "jobs/runs/cancel", self._runs_cancel),
             ("POST", "jobs/runs/cancel-all", self._runs_cancel_all),
-            ("POST", "jobs/runs/delete", self._runs_delete),
-            ("POST", "jobs/runs/repair", self._runs_repair),
         ]
         orders: list[tuple[str, str, Callable[[Request, Body], Any]]] = [
             ("POST", "hold", self._hold),
             ("POST", "release", self._release),
             ("POST", "fail_next", self._fail_next),
             ("POST", "token", self._new_token),
-            ("POST", "delay", self._delay),
             ("POST", "token_lifetime", self._token_lifetime),
             ("GET", "state", self._state),
         ]
@@ -143,8 +139,7 @@ class _Api:
         return {"job_id": self._workspace.create_job(dict(body), creator=request.state.principal)}
 
     def _get(self, request: Request, body: Body) -> Any:
-        job = self._workspace.job(_integer(body, "job_id"))
-        return answers.job_answer(job, page_token=_text(body, "page_token"))
+        return answers.job_answer(self._workspace.job(_integer(body, "job_id")))
 
     def _list(self, request: Request, body: Body) -> Any:
         jobs = self._workspace.jobs()
@@ -160,14 +155,6 @@ class _Api:
 
     def _reset(self, request: Request, body: Body) -> Any:
         self._workspace.replace_settings(_integer(body, "job_id"), _object(body, "new_settings"))
-        return {}
-
-    def _update(self, request: Request, body: Body) -> Any:
-        job = self._workspace.job(_integer(body, "job_id"))
-        settings = job.settings | _object(body, "new_settings")
-        for name in body.get("fields_to_remove", []):
-            settings.pop(name, None)
-        self._workspace.replace_settings(job.job_id, settings)
         return {}
 
     # Runs
@@ -192,15 +179,9 @@ class _Api:
 
         def view() -> dict[str, Any]:
             run = self._workspace.run(run_id)
-            if task := _task_of(run, run_id):
-                return answers.task_run_answer(run, task, base_url)
-            return answers.run_answer(
-                run,
-                base_url,
-                history=_flag(body, "include_history"),
-                resolved=_flag(body, "include_resolved_values"),
-                page_token=_text(body, "page_token"),
-            )
+            if run_id == run.task.run_id:
+                return answers.task_run_answer(run, base_url)
+            return answers.run_answer(run, base_url, resolved=_flag(body, "include_resolved_values"))
 
         return self._workspace.read(view)
 
@@ -209,15 +190,14 @@ class _Api:
 
         def view() -> dict[str, Any]:
             run = self._workspace.run(run_id)
-            task = _task_of(run, run_id)
-            if task is None:
+            if run_id != run.task.run_id:
                 raise invalid(
                     "Retrieving the output of runs with multiple tasks is not supported. Please retrieve the output of "
                     "each individual task run instead."
                 )
-            metadata = answers.task_run_answer(run, task, str(request.base_url))
+            metadata = answers.task_run_answer(run, str(request.base_url))
             output: dict[str, Any] = {"metadata": metadata, "sql_output": {}}
-            return output | ({"error": task.error} if task.error else {})
+            return output | ({"error": run.task.error} if run.task.error else {})
 
         return self._workspace.read(view)
 
@@ -257,35 +237,6 @@ class _Api:
             self._workspace.job(job_id)
         self._workspace.cancel_all(job_id, queued_only=job_id is None)
         return {}
-
-    def _runs_delete(self, request: Request, body: Body) -> Any:
-        self._workspace.delete_run(_integer(body, "run_id"))
-        return {}
-
-    def _runs_repair(self, request: Request, body: Body) -> Any:
-        _only(
-            body,
-            "run_id",
-            "rerun_tasks",
-            "rerun_all_failed_tasks",
-            "rerun_dependent_tasks",
-            "latest_repair_id",
-            "job_parameters",
-        )
-        tasks, failed = body.get("rerun_tasks"), _flag(body, "rerun_all_failed_tasks")
-        if tasks is None and not failed:
-            raise invalid("Either rerun_tasks or rerun_all_failed_tasks must be set.")
-        if tasks is not None and not (isinstance(tasks, list) and all(isinstance(key, str) for key in tasks)):
-            raise _malformed("Expected a list of strings for field 'rerun_tasks'")
-        repair_id = self._workspace.repair(
-            _integer(body, "run_id"),
-            tasks=tasks,
-            failed=failed,
-            dependent=_flag(body, "rerun_dependent_tasks"),
-            latest_repair_id=_integer(body, "latest_repair_id") if "latest_repair_id" in body else None,
-            parameters=_parameters(body),
-        )
-        return {"repair_id": repair_id}
 
     # SQL warehouses, and files of the workspace
 
@@ -345,13 +296,6 @@ class _Api:
     def _state(self, request: Request, body: Body) -> Any:
         return self._workspace.counts() | {"oauth_tokens": self._credentials.issued}
 
-    def _delay(self, request: Request, body: Body) -> Any:
-        _only(body, "seconds")
-        if not isinstance(seconds := body.get("seconds"), int | float) or isinstance(seconds, bool):
-            raise invalid("seconds must be a number.")
-        self._workspace.delay(seconds)
-        return {}
-
     # For people and for those who wait for the start
 
     async def _healthz(self, request: Request) -> Response:
@@ -361,9 +305,8 @@ class _Api:
         """The runs as a page. A run's URL ends in ``#job/<id>/run/<id>``, which is the id of its row."""
         rows = []
         for run in self._workspace.runs()[:RUNS_ON_PAGE]:
-            output = "\n".join(task.error for task in latest_attempts(run).values() if task.error)
             state = f"{run.state.life_cycle_state} {run.state.result_state}"
-            cells = (run.settings["name"], run.run_id, state, run.state.message, output)
+            cells = (run.settings["name"], run.run_id, state, run.state.message, run.task.error)
             columns = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
             rows.append(f'<tr id="job/{run.job_id}/run/{run.run_id}">{columns}</tr>')
         return HTMLResponse(
@@ -373,10 +316,6 @@ class _Api:
             "<h1>Job runs</h1><p>Emulator of a Databricks workspace.</p>"
             f"<table><tr><th>Job<th>Run<th>State<th>Message<th>Output</tr>{''.join(rows)}</table>"
         )
-
-
-def _task_of(run: Run, run_id: int) -> TaskRun | None:
-    return next((task for task in run.tasks if task.run_id == run_id), None)
 
 
 def _document(make: Callable[[str], dict[str, Any]]) -> Callable[[Request], Any]:

@@ -230,8 +230,8 @@ def _only_numbers(true: Any, body: Any, name: str) -> int:
     return int(true(body, name))
 
 
-def _own_run_id(true: Any, run: Any, task: Any, base_url: str, **options: Any) -> Any:
-    return {**true(run, task, base_url, **options), "run_id": run.run_id}
+def _own_run_id(true: Any, run: Any, base_url: str, **options: Any) -> Any:
+    return {**true(run, base_url, **options), "run_id": run.run_id}
 
 
 def _absent_tables_are_empty(true: Any, self: Any, name: str) -> Any:

@@ -80,16 +80,15 @@ def _empty_table(patch: pytest.MonkeyPatch) -> None:
 def _failure_reason(patch: pytest.MonkeyPatch) -> None:
     def run(original: Any, workspace: Any, run_id: int) -> Any:
         found = original(workspace, run_id)
-        for task in found.tasks:
-            task.error = ""
+        found.task.error = ""
         return found
 
     _wrapped(patch, jobs.Workspace, "run", run)
 
 
 def _queue_start_time(patch: pytest.MonkeyPatch) -> None:
-    def task_answer(original: Any, run: Any, task: Any, *given: Any, **named: Any) -> Any:
-        return original(run, task, *given, **named) | {"start_time": run.created_time}
+    def task_answer(original: Any, run: Any, *given: Any, **named: Any) -> Any:
+        return original(run, *given, **named) | {"start_time": run.created_time}
 
     _wrapped(patch, answers, "_task", task_answer)
 
