@@ -7,7 +7,6 @@ import os
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import s3fs
 from fakesnow import info_schema, macros
@@ -24,8 +23,6 @@ Path(LOCAL_BUCKET_PATH).rmdir()
 
 _HISTORY_LENGTH = 10_000
 
-_KEPT_RESULTS = 200
-
 # What fakesnow keeps in memory about the databases in files, and we keep in the catalogue's file.
 _KEPT_TABLES = ("_fs_stages", "_fs_columns_ext", "_fs_tables_ext")
 
@@ -41,15 +38,6 @@ class Statement:
     user: str
     status: str = "running"
     error: str | None = None
-
-
-class _RecentResults(dict[str, tuple[Any, ...]]):
-    """The latest results for RESULT_SCAN; fakesnow would keep all of them."""
-
-    def __setitem__(self, key: str, value: tuple[Any, ...]) -> None:
-        super().__setitem__(key, value)
-        while len(self) > _KEPT_RESULTS:
-            self.pop(next(iter(self)))
 
 
 class Account(FakeSnow):
@@ -71,7 +59,6 @@ class Account(FakeSnow):
         self.state_dir = state_dir
         self.identifier = identifier
         self.filesystem = filesystem
-        self.results_cache = _RecentResults()
         self.locks = Locks()
         self.sees_late = False
         self.catalogue = Catalogue()

@@ -15,7 +15,6 @@ from emulators.snowflake.errors import (
     not_assigned,
     unsupported,
 )
-from emulators.snowflake.locks import DEFAULT_LOCK_TIMEOUT
 from emulators.snowflake.names import key, name_of, normal
 from emulators.snowflake.session import DEFAULT_TIME_ZONE, Session
 from emulators.snowflake.stages import check_new_stage, found_stage_url, property_of
@@ -63,7 +62,7 @@ def _alter_session(expression: exp.Alter, session: Session) -> bool:
             elif name.upper() == "QUERY_TAG":
                 session.query_tag = value
             elif name.upper() == "LOCK_TIMEOUT":
-                session.lock_timeout = float(value or DEFAULT_LOCK_TIMEOUT)
+                raise unsupported("LOCK_TIMEOUT")
             else:
                 return False
     return True

@@ -30,7 +30,7 @@ from emulators.snowflake import (
 from emulators.snowflake.account import Account, Statement
 from emulators.snowflake.copy_into import copy_into
 from emulators.snowflake.duckdb_names import in_duckdb, inner, outer
-from emulators.snowflake.errors import SqlError, from_duckdb, from_parser
+from emulators.snowflake.errors import SqlError, from_duckdb, from_parser, unsupported
 from emulators.snowflake.locks import Mode
 from emulators.snowflake.names import ObjectName, described_integration, key
 from emulators.snowflake.session import Session
@@ -120,10 +120,6 @@ class Cursor(FakeSnowflakeCursor):
                 session.note_end(committed=is_done)
         record.status = "success"
         self._sfqid = record.handle  # type: ignore[assignment]
-        if self._arrow_table is not None:
-            session.results_cache[record.handle] = (
-                self._arrow_table, self._rowcount, self._last_sql, self._last_params, self._last_transformed
-            )  # fmt: skip
         return self
 
     def answer(self, sql: str, expression: exp.Expr) -> None:
@@ -133,6 +129,8 @@ class Cursor(FakeSnowflakeCursor):
 
     def _execute(self, transformed: exp.Expr, params: Any = None) -> None:
         """Execute in DuckDB, and note the columns while it remembers them."""
+        if transformed.args.get("result_scan_sfqid"):
+            raise unsupported("RESULT_SCAN")
         if lengths := transformed.args.get("text_lengths"):
             # fakesnow writes these names into SQL as they are.
             transformed.set("text_lengths", [(name.replace("'", "''"), length) for name, length in lengths])
@@ -148,10 +146,7 @@ class Cursor(FakeSnowflakeCursor):
                 for column in self._arrow_table.schema
             ]
             self._arrow_table = self._arrow_table.cast(pa.schema(instants))
-        if transformed.args.get("result_scan_sfqid"):
-            self.columns = tuple((name, type_) for name, type_, *_ in self._describe_last_sql())
-        else:
-            self.columns = tuple((outer(name), str(type_)) for name, type_, *_ in self._duck_conn.description or ())
+        self.columns = tuple((outer(name), str(type_)) for name, type_, *_ in self._duck_conn.description or ())
 
     def _read_where_it_must_be(self, transformed: exp.Expr) -> None:
         """Put what :meth:`Session.source_of` says in the place of tables that are read."""
@@ -193,7 +188,7 @@ class Cursor(FakeSnowflakeCursor):
             session.end_transaction("COMMIT")
         locked = statements.locked_tables(expression, session)
         for table, mode in locked.items():
-            session.account.locks.acquire(session, table, mode, handle, stop, timeout=session.lock_timeout)
+            session.account.locks.acquire(session, table, mode, handle, stop)
         if locked and not statements.is_ddl(expression):
             self._begin_anew_if_late(locked)
             session.note_beginning()

@@ -16,9 +16,6 @@ from emulators.snowflake.stop import Stop
 CATALOGUE: ObjectName = ("", "", "")
 """Stands for the account's objects: one statement at a time changes them."""
 
-DEFAULT_LOCK_TIMEOUT = 43200.0
-"""The session parameter LOCK_TIMEOUT where nobody has set it."""
-
 
 class Mode(Enum):
     """How a statement holds a table."""
@@ -49,28 +46,22 @@ class Locks:
         self._waits: dict[Hashable, tuple[ObjectName, Mode]] = {}
         self._versions: Counter[ObjectName] = Counter()
 
-    def acquire(
-        self, owner: Hashable, table: ObjectName, mode: Mode, statement: str, stop: Stop, *, timeout: float
-    ) -> None:
+    def acquire(self, owner: Hashable, table: ObjectName, mode: Mode, statement: str, stop: Stop) -> None:
         """
         Wait until ``owner`` holds the table; it may hold it already.
 
         :param owner: the session.
         :param statement: the handle of its statement.
-        :param timeout: LOCK_TIMEOUT of the session, in seconds.
 
-        :raises SqlError: if the statement is cancelled, reaches its timeout or that of the lock, or closes a deadlock.
+        :raises SqlError: if the statement is cancelled, reaches its timeout, or closes a deadlock.
         """
-        began = time.monotonic()
         with self._condition:
             try:
                 while blockers := self._blockers(owner, table, mode):
                     stop.check()
                     self._waits[owner] = table, mode
                     if self._is_deadlock(owner):
-                        raise _aborted(statement, table, blockers, "it is part of a deadlock")
-                    if time.monotonic() - began >= timeout:
-                        raise _aborted(statement, table, blockers, "it has waited as long as LOCK_TIMEOUT allows")
+                        raise _part_of_a_deadlock(statement, table, blockers)
                     self._condition.wait(0.02)
             finally:
                 self._waits.pop(owner, None)
@@ -127,11 +118,11 @@ class Locks:
         return False
 
 
-def _aborted(statement: str, table: ObjectName, blockers: dict[Hashable, _Held], reason: str) -> SqlError:
+def _part_of_a_deadlock(statement: str, table: ObjectName, blockers: dict[Hashable, _Held]) -> SqlError:
     held = next(iter(blockers.values()))
     return SqlError(
         625,
         "57014",
         f"Statement '{held.statement}' has locked table '{table[-1]}' in transaction {held.since} and this lock has "
-        f"not yet been released.\nYour statement '{statement}' was aborted because {reason}.",
+        f"not yet been released.\nYour statement '{statement}' was aborted because it is part of a deadlock.",
     )

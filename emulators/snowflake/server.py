@@ -59,7 +59,7 @@ _SET_UP = (
     f"GRANT USAGE ON INTEGRATION {INTEGRATION} TO ROLE {ROLE}",
 )
 # The connector's requests that fakesnow answers well as it is.
-_REUSED = frozenset({"/session/heartbeat", "/queries/v1/query-request", "/monitoring/queries/{sfqid}"})
+_REUSED = frozenset({"/session/heartbeat", "/queries/v1/query-request"})
 
 # What a connector calls its kind of token -> what the SQL API calls it.
 _LOGIN_KINDS = {"SNOWFLAKE_JWT": KEYPAIR_JWT, OAUTH: OAUTH, PROGRAMMATIC_ACCESS_TOKEN: PROGRAMMATIC_ACCESS_TOKEN}

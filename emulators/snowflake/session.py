@@ -13,7 +13,6 @@ from sqlglot import exp
 from emulators.snowflake import load_metadata
 from emulators.snowflake.account import Account
 from emulators.snowflake.errors import SqlError, invalid_value
-from emulators.snowflake.locks import DEFAULT_LOCK_TIMEOUT
 from emulators.snowflake.names import ObjectName, key, name_of
 from emulators.snowflake.rights import ADMINISTRATOR
 
@@ -68,7 +67,6 @@ class Session(FakeSnowflakeConnection):
         self.set_time_zone(time_zone or DEFAULT_TIME_ZONE)
         self.request_id = request_id
         self.in_transaction = False
-        self.lock_timeout = DEFAULT_LOCK_TIMEOUT
         self.done: list[tuple[exp.Expr, Any]] = []
         """What the open transaction has written with, while DuckDB has one too; BEGIN alone takes no snapshot there."""
         self.snapshot: Counter[ObjectName] | None = None

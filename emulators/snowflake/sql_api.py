@@ -81,8 +81,6 @@ class _Submission:
     query_tag: str
     time_zone: str | None
     count: int
-    nullable: bool
-    max_rows: int
 
 
 @dataclass
@@ -102,17 +100,11 @@ class _Partition:
 
 @dataclass
 class _Execution:
-    """
-    A statement that was submitted, or one of the statements of such a submission.
-
-    :param max_rows: the most rows of its result that it returns; 0 is all of them.
-    """
+    """A statement that was submitted, or one of the statements of such a submission."""
 
     handle: str
     request_id: str
     stop: Stop
-    nullable: bool = True
-    max_rows: int = 0
     created: int = field(default_factory=lambda: int(time.time() * 1000))
     result: Result | None = None
     error: Exception | None = None
@@ -127,22 +119,9 @@ class _Execution:
     @cached_property
     def partitions(self) -> list[_Partition]:
         rows = self.result.rows if self.result else []
-        rows = rows[: self.max_rows] if self.max_rows else rows
-        if not self.nullable:
-            rows = [["null" if value is None else value for value in row] for row in rows]
         return [_Partition(rows[i : i + PARTITION_ROWS]) for i in range(0, len(rows), PARTITION_ROWS)] or [
             _Partition([])
         ]
-
-    def links(self, partition: int) -> str:
-        """The `Link` header of the answer with a partition."""
-        last = len(self.partitions) - 1
-        places = [("first", 0), ("prev", partition - 1), ("next", partition + 1), ("last", last)]
-        return ", ".join(
-            f'<{self.status_url}?requestId={uuid.uuid4()}&partition={number}>; rel="{rel}"'
-            for rel, number in places
-            if 0 <= number <= last
-        )
 
 
 class SqlApi:
@@ -215,12 +194,14 @@ class SqlApi:
             raise BadRequestError(415, "391903", f"Unsupported Content-Type header {media_type} is specified.")
         request_id = _request_id(request)
         asynchronous = _flag(request, "async")
+        if not _flag(request, "nullable", "true"):
+            raise BadRequestError(400, "390142", "The emulator does not take nullable = false.")
         first = self._executions.get(self._by_request.get(request_id, "")) if _flag(request, "retry") else None
         # What failed is executed again: only what was executed successfully, or still is, must not be.
         if first is not None and first.error is None:
             execution = first
         else:
-            submission = _read(await request.body(), user, request_id, nullable=_flag(request, "nullable", "true"))
+            submission = _read(await request.body(), user, request_id)
             self._check_role(submission)
             execution = self._start(submission)
         if asynchronous:
@@ -277,8 +258,6 @@ class SqlApi:
             str(uuid.uuid4()),
             submission.request_id,
             Stop(submission.timeout),
-            nullable=submission.nullable,
-            max_rows=submission.max_rows,
         )
         self._keep(execution)
         self._by_request[submission.request_id] = execution.handle
@@ -348,8 +327,6 @@ class SqlApi:
                 str(uuid.uuid4()),
                 submission.request_id,
                 execution.stop,
-                nullable=submission.nullable,
-                max_rows=submission.max_rows,
             )
             self._keep(child)
             children.append(child.handle)
@@ -411,9 +388,8 @@ class SqlApi:
             raise BadRequestError(
                 400, "391922", f"Invalid partition {partition}. Valid partitions are 0 to {len(partitions) - 1}."
             )
-        headers = {"Link": execution.links(partition)}
         if partition > 0:
-            headers["Content-Encoding"] = "gzip"
+            headers = {"Content-Encoding": "gzip"}
             return Response(partitions[partition].compressed, headers=headers, media_type="application/json")
         info = [{"rowCount": len(part.rows), "uncompressedSize": len(part.body)} for part in partitions]
         for sizes, part in list(zip(info, partitions, strict=True))[1:]:
@@ -438,7 +414,7 @@ class SqlApi:
             body["statementHandles"] = execution.children
         if result.stats is not None:
             body["stats"] = result.stats
-        return JSONResponse(body, headers=headers)
+        return JSONResponse(body)
 
     def _failed(self, execution: _Execution, error: Exception, stopped: int) -> Response:
         body = {
@@ -523,7 +499,7 @@ def _flag(request: Request, name: str, default: str = "false") -> bool:
     return value == "true"
 
 
-def _read(body: bytes, user: str, request_id: str, *, nullable: bool) -> _Submission:
+def _read(body: bytes, user: str, request_id: str) -> _Submission:
     """
     The request's body.
 
@@ -549,15 +525,13 @@ def _read(body: bytes, user: str, request_id: str, *, nullable: bool) -> _Submis
     for binding in bindings.values():
         if not isinstance(binding, dict) or not isinstance(binding.get("value"), str | None):
             raise invalid
-    count, query_tag, max_rows, time_zone = 1, "", 0, None
+    count, query_tag, time_zone = 1, "", None
     for name, value in parameters.items():
         # The spelling is that of the reference. The one name of which another page says it in upper case has two.
         if name in {"multi_statement_count", "MULTI_STATEMENT_COUNT"} and str(value).isdigit():
             count = int(value)
         elif name == "query_tag":
             query_tag = str(value or "")
-        elif name == "rows_per_resultset" and str(value).isdigit():
-            max_rows = int(value)
         elif name == "timezone":
             time_zone = str(value)
         elif name not in _IGNORED_PARAMETERS:
@@ -579,8 +553,6 @@ def _read(body: bytes, user: str, request_id: str, *, nullable: bool) -> _Submis
         query_tag=query_tag,
         time_zone=time_zone,
         count=count,
-        nullable=nullable,
-        max_rows=max_rows,
         **names,
     )
 

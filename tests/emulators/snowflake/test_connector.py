@@ -139,9 +139,8 @@ def test_many_rows_at_once(connect: Any) -> None:
         assert cursor.execute("SELECT * FROM many ORDER BY n").fetchall() == rows
 
 
-def test_results_by_query_id(connect: Any) -> None:
+def test_results_by_query_id_are_refused(connect: Any) -> None:
     with connect() as connection, connection.cursor() as cursor:
         query = cursor.execute("SELECT 7 AS n").sfqid
-        assert connection.get_query_status(query) == snowflake.connector.constants.QueryStatus.SUCCESS
-        cursor.get_results_from_sfqid(query)
-        assert cursor.fetchall() == [(7,)]
+        with pytest.raises(snowflake.connector.errors.ProgrammingError, match="Unsupported feature 'RESULT_SCAN'"):
+            cursor.execute(f"SELECT * FROM TABLE(RESULT_SCAN('{query}'))")

@@ -1,4 +1,4 @@
-"""Airflow's hooks, operators and trigger for Snowflake, as they are, at the address that they make up themselves."""
+"""Airflow's hooks, operator and trigger, as they are, at the address that they make up themselves."""
 
 from __future__ import annotations
 
@@ -16,24 +16,11 @@ from unittest import mock
 import aiohttp.connector
 import pytest
 import requests
-from airflow.providers.common.sql.operators.sql import (
-    SQLCheckOperator,
-    SQLColumnCheckOperator,
-    SQLExecuteQueryOperator,
-    SQLTableCheckOperator,
-    SQLThresholdCheckOperator,
-    SQLValueCheckOperator,
-)
 from airflow.providers.snowflake.hooks.snowflake import SnowflakeHook
 from airflow.providers.snowflake.hooks.sql_api import SnowflakeSqlApiHook
-from airflow.providers.snowflake.operators.snowflake import (
-    SnowflakeCheckOperator,
-    SnowflakeIntervalCheckOperator,
-    SnowflakeSqlApiOperator,
-    SnowflakeValueCheckOperator,
-)
+from airflow.providers.snowflake.operators.snowflake import SnowflakeSqlApiOperator
 from airflow.providers.snowflake.triggers.snowflake_trigger import SnowflakeSqlApiTrigger
-from airflow.sdk.exceptions import AirflowException, TaskDeferred
+from airflow.sdk.exceptions import TaskDeferred
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -46,11 +33,6 @@ from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeRefuse
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
 HOST = "myorg-share.snowflakecomputing.com"
-OBSERVATIONS = (
-    "CREATE OR REPLACE TABLE observations AS SELECT * FROM VALUES"
-    " ('2015-01-01'::DATE, 'Seattle', 10.5::NUMBER(5, 1)), ('2015-01-02'::DATE, 'Seattle', 12.5::NUMBER(5, 1)),"
-    " ('2015-01-02'::DATE, 'Boston', NULL) AS o (observed_on, city, celsius)"
-)
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +113,6 @@ def use_connection(
 
 def context() -> dict[str, Any]:
     return {"ti": mock.MagicMock(), "task_state_store": None}
-
-
-@pytest.fixture
-def observations(api: Any) -> None:
-    api.ok(OBSERVATIONS)
-
-
-# ---- the address
 
 
 def test_a_certificate_has_no_underscores_and_the_address_of_the_package_neither(
@@ -268,137 +242,3 @@ def test_oauth(monkeypatch: pytest.MonkeyPatch, tools: ModuleType) -> None:
     use_connection(monkeypatch, password="another", **oauth)
     with pytest.raises(requests.HTTPError, match="400"):
         statements("SELECT 1", statement_count=1).execute(context())
-
-
-# ---- the connector
-
-
-def test_the_hook(api: Any) -> None:
-    hook = SnowflakeHook("snowflake_default")
-    assert hook.test_connection() == (True, "Connection successfully tested")
-    hook.run(["CREATE OR REPLACE TABLE hooked (n NUMBER, t VARCHAR)", "INSERT INTO hooked VALUES (1, 'a')"])
-    hook.insert_rows("hooked", [(2, "b"), (3, None)], target_fields=["n", "t"])
-    assert hook.get_records("SELECT * FROM hooked ORDER BY n") == [(1, "a"), (2, "b"), (3, None)]
-    assert hook.get_first("SELECT t FROM hooked WHERE n = %(n)s", parameters={"n": 2}) == ("b",)
-    assert list(hook.get_df("SELECT n FROM hooked ORDER BY n")["N"]) == [1, 2, 3]
-    assert len(hook.query_ids) == 1
-    assert api.rows("SELECT COUNT(*) FROM hooked") == [["3"]]
-
-
-def test_a_run_of_the_hook_is_one_transaction(api: Any) -> None:
-    api.ok("CREATE OR REPLACE TABLE all_or_nothing (n NUMBER)")
-    hook = SnowflakeHook("snowflake_default")
-    with pytest.raises(Exception, match="Object 'NOPE' does not exist"):
-        hook.run(["INSERT INTO all_or_nothing VALUES (1)", "INSERT INTO nope VALUES (1)"], autocommit=False)
-    assert api.rows("SELECT COUNT(*) FROM all_or_nothing") == [["0"]]
-
-
-def test_the_execute_query_operator(observations: None) -> None:
-    def query(sql: str, **options: Any) -> Any:
-        return SQLExecuteQueryOperator(task_id="q", conn_id="snowflake_default", sql=sql, **options).execute({})
-
-    assert query("SELECT city, celsius FROM observations WHERE celsius > 11") == [("Seattle", 12.5)]
-    both = query("SELECT 1; SELECT 2", split_statements=True, return_last=False)
-    assert both == [[(1,)], [(2,)]]
-    with pytest.raises(Exception, match="invalid identifier 'NOPE'"):
-        query("SELECT nope FROM observations")
-
-
-GOOD = [
-    SQLCheckOperator(task_id="c", conn_id="snowflake_default", sql="SELECT COUNT(*), TRUE FROM observations"),
-    SnowflakeCheckOperator(task_id="c", sql="SELECT COUNT(*) FROM observations WHERE city = 'Boston'"),
-    SQLValueCheckOperator(
-        task_id="c", conn_id="snowflake_default", sql="SELECT SUM(celsius) FROM observations", pass_value=23
-    ),
-    SnowflakeValueCheckOperator(task_id="c", sql="SELECT COUNT(*) FROM observations", pass_value=4, tolerance=0.3),
-    SQLThresholdCheckOperator(
-        task_id="c",
-        conn_id="snowflake_default",
-        sql="SELECT AVG(celsius) FROM observations",
-        min_threshold=11,
-        max_threshold=12,
-    ),
-    SnowflakeIntervalCheckOperator(
-        task_id="c",
-        table="observations",
-        metrics_thresholds={"COUNT(*)": 3},
-        date_filter_column="observed_on",
-        days_back=-1,
-    ),
-    SQLTableCheckOperator(
-        task_id="c",
-        conn_id="snowflake_default",
-        table="observations",
-        checks={
-            "count": {"check_statement": "COUNT(*) = 3"},
-            "cities": {"check_statement": "city IN ('Seattle', 'Boston')"},
-        },
-    ),
-    SQLColumnCheckOperator(
-        task_id="c",
-        conn_id="snowflake_default",
-        table="observations",
-        column_mapping={
-            "celsius": {"null_check": {"equal_to": 1}, "min": {"geq_to": 10}, "max": {"less_than": 13}},
-            "city": {"distinct_check": {"equal_to": 2}, "unique_check": {"equal_to": 1}},
-        },
-    ),
-]
-BAD = [
-    SQLCheckOperator(task_id="c", conn_id="snowflake_default", sql="SELECT COUNT(*) FROM observations WHERE FALSE"),
-    SnowflakeCheckOperator(task_id="c", sql="SELECT 1, COUNT(*) FROM observations WHERE city = 'Paris'"),
-    SQLValueCheckOperator(
-        task_id="c", conn_id="snowflake_default", sql="SELECT SUM(celsius) FROM observations", pass_value=24
-    ),
-    SnowflakeValueCheckOperator(task_id="c", sql="SELECT COUNT(*) FROM observations", pass_value=4, tolerance=0.1),
-    SQLThresholdCheckOperator(
-        task_id="c",
-        conn_id="snowflake_default",
-        sql="SELECT AVG(celsius) FROM observations",
-        min_threshold=12,
-        max_threshold=13,
-    ),
-    SnowflakeIntervalCheckOperator(
-        task_id="c",
-        table="observations",
-        metrics_thresholds={"COUNT(*)": 1.5},
-        date_filter_column="observed_on",
-        days_back=-1,
-    ),
-    SQLTableCheckOperator(
-        task_id="c",
-        conn_id="snowflake_default",
-        table="observations",
-        checks={"count": {"check_statement": "COUNT(*) = 3"}, "known": {"check_statement": "celsius IS NOT NULL"}},
-    ),
-    SQLColumnCheckOperator(
-        task_id="c",
-        conn_id="snowflake_default",
-        table="observations",
-        column_mapping={"celsius": {"null_check": {"equal_to": 0}}},
-    ),
-]
-
-
-def kind(operator: Any) -> str:
-    return type(operator).__name__
-
-
-# The interval check compares the day of the run with the one before; the template is rendered by Airflow.
-def render(operator: Any) -> Any:
-    if isinstance(operator, SnowflakeIntervalCheckOperator):
-        operator.sql1 = operator.sql1.replace("{{ ds }}", "2015-01-02")
-        operator.sql2 = operator.sql2.replace("{{ macros.ds_add(ds, -1) }}", "2015-01-01")
-        assert "{{" not in operator.sql1 + operator.sql2
-    return operator
-
-
-@pytest.mark.parametrize("operator", GOOD, ids=kind)
-def test_a_check_that_holds(observations: None, operator: Any) -> None:
-    render(operator).execute({})
-
-
-@pytest.mark.parametrize("operator", BAD, ids=kind)
-def test_a_check_that_does_not_hold(observations: None, operator: Any) -> None:
-    with pytest.raises(AirflowException):
-        render(operator).execute({})
