@@ -14,6 +14,7 @@ RUN pip install --no-cache-dir --constraint requirements.lock -r requirements.tx
 COPY include include
 COPY plugins plugins
 COPY emulators emulators
+COPY examples examples
 COPY sandbox sandbox
 USER 50000:0
 CMD ["python", "-m", "sandbox", "serve"]

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "data_share": set[str](),
     "emulators": set[str](),
     "examples": set[str](),
-    "sandbox": {"data_share", "emulators"},
+    "sandbox": {"data_share", "emulators", "examples"},
 }
 
 

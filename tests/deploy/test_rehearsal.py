@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sandbox.airflow_client import AirflowClient
+from tests.airflow_client import AirflowClient
 from tests.conftest import PROJECT
 from tests.deploy.compose import load
 from tests.deploy.conftest import WriteEnv

@@ -14,8 +14,8 @@ import pyarrow as pa
 from data_share.share import Share
 from emulators.databricks.unity_catalog import read_table, write_table
 from emulators.s3 import s3_filesystem
-from sandbox.airflow_client import AirflowClient
 from sandbox.stack import Endpoints, Stack
+from tests.airflow_client import AirflowClient
 
 DAG_ID = "sync_shared_forecasts"
 SOURCE = "main.weather.forecasts"

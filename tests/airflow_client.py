@@ -1,18 +1,14 @@
-"""Airflow's REST API, as the sandbox's commands and the tests call it."""
+"""Airflow's REST API, as the tests call it: without the clients that they are about."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
 FINISHED = frozenset({"success", "failed"})
-
-# Airflow's own limit.
-_PAGE = 100
 
 # Airflow on SQLite answers 500 when another process has held the database for too long.
 _PAUSES_SECONDS = (0.5, 1, 2, 4)
@@ -77,11 +73,6 @@ class AirflowClient:
         answer: dict[str, Any] = self._answer(self.call(method, path, **options))
         return answer
 
-    def health(self) -> dict[str, Any]:
-        """Return the health of the scheduler, the triggerer, the dag-processor and the database; no sign-in needed."""
-        answer: dict[str, Any] = self._http.get("/api/v2/monitor/health").raise_for_status().json()
-        return answer
-
     def set_variable(self, key: str, value: str) -> None:
         """Create or change an Airflow Variable."""
         body = {"key": key, "value": value}
@@ -109,49 +100,6 @@ class AirflowClient:
         if run_id or started.status_code != httpx.codes.CONFLICT:
             self._answer(started)
         return own_id
-
-    def syncs(self) -> list[dict[str, Any]]:
-        """Return the DAGs of the datasets, in the order of their names."""
-        found: list[dict[str, Any]] = []
-        while True:
-            params = {"tags": ["data-share", "sync"], "tags_match_mode": "all", "limit": _PAGE, "offset": len(found)}
-            page = self.ask("GET", "/dags", params=params)
-            found += page["dags"]
-            if not page["dags"] or len(found) >= page["total_entries"]:
-                return sorted(found, key=lambda dag: str(dag["dag_id"]))
-
-    def check_dataset(self, dataset: str) -> None:
-        """
-        Make sure that Airflow has a dataset.
-
-        :raises AirflowError: otherwise; it names the datasets that there are, and what is wrong with the file, if that
-            is why
-        """
-        known = [dag["dag_id"].removeprefix("sync_") for dag in self.syncs()]
-        if dataset in known:
-            return
-        why = ""
-        for error in self.ask("GET", "/importErrors", params={"limit": _PAGE})["import_errors"]:
-            if error["filename"].endswith(f"datasets/{dataset}.yaml"):
-                # The trace ends with what is wrong, after the file's name.
-                _, _, said = error["stack_trace"].rpartition(f"{dataset}.yaml")
-                why = f" {dataset}.yaml{said}".rstrip()
-        raise AirflowError(f"Airflow has no dataset {dataset}; it has {', '.join(known) or 'none'}.{why}")
-
-    def last_runs(self, dag_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return the last run of each DAG that has one; some calls, however many DAGs there are."""
-        found: dict[str, dict[str, Any]] = {}
-        missing = set(dag_ids)
-        while missing:
-            body = {"dag_ids": sorted(missing), "order_by": "-run_after", "page_limit": _PAGE}
-            page = self.ask("POST", "/dags/~/dagRuns/list", json=body)
-            for run in page["dag_runs"]:
-                found.setdefault(run["dag_id"], run)
-            # Each page that is not the last one has the run of at least one more.
-            missing -= found.keys()
-            if len(page["dag_runs"]) >= page["total_entries"]:
-                break
-        return found
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """Return a DAG run."""
@@ -188,24 +136,16 @@ class AirflowClient:
         dag_id: str,
         run_id: str,
         timeout_seconds: float,
-        on_task: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """
         Wait for the end of a run and return it.
 
         :param timeout_seconds: longest wait
-        :param on_task: is given a task instance each time that one changes its state
         :raises AirflowError: when the run has not ended in time
         """
         deadline = time.monotonic() + timeout_seconds
-        seen: dict[str, Any] = {}
         while True:
             run = self.run(dag_id, run_id)
-            if on_task:
-                for name, task in self.tasks(dag_id, run_id).items():
-                    if task["state"] != seen.get(name):
-                        seen[name] = task["state"]
-                        on_task(task)
             if run["state"] in FINISHED:
                 return run
             if time.monotonic() > deadline:
