@@ -23,7 +23,7 @@ _DROPS = ("before", "after")
 @dataclass
 class Fault:
     """
-    One order.
+    A fault of the next calls that match.
 
     :param path: regular expression that is searched in the path of the call.
     :param action: what happens: ``{"status": 503, "json": {...}, "headers": {...}}`` answers without the application,
@@ -47,7 +47,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         """
-        Check the order.
+        Check the fault.
 
         :raises ValueError: if it cannot be carried out.
         """
@@ -69,7 +69,7 @@ class Fault:
             raise ValueError("skip and times are numbers")
 
     def matches(self, method: str, path: str, query: str, body: str) -> bool:
-        """Whether the order is about this call, whatever its counts say."""
+        """Whether the fault is about this call, whatever its counts say."""
         return (
             (self.method is None or self.method.upper() == method)
             and re.search(self.path, path) is not None
@@ -78,16 +78,16 @@ class Fault:
         )
 
     def describe(self) -> dict[str, Any]:
-        """The order, with what is left of it."""
+        """The fault, with what is left of it."""
         return {**asdict(self), "remaining": self.times}
 
 
 class FaultInjection:
     """
-    ASGI middleware that carries out the orders given at ``/_sandbox/faults``.
+    ASGI middleware that injects the faults that were asked for at ``/_sandbox/faults``.
 
-    ``POST`` adds an order (the fields of :class:`Fault`), ``GET`` lists them, ``DELETE`` removes all of them. The first
-    order that matches a call and is not used up decides.
+    ``POST`` adds one (the fields of :class:`Fault`), ``GET`` lists them, ``DELETE`` removes all of them. The first
+    fault that matches a call and is not used up decides.
 
     It must be the outermost application: only its return value makes uvicorn close a connection without an answer.
 
@@ -143,7 +143,7 @@ class FaultInjection:
         return await carry_out(action, self._app, scope, replay(body, receive), send)
 
     def _take(self, method: str, path: str, query: str, body: str) -> dict[str, Any]:
-        """The action for a call, with its order's counts brought up to date; empty if there is none."""
+        """The action for a call, with the counts of its fault brought up to date; empty if there is none."""
         with self._lock:
             for fault in self._faults:
                 if fault.times <= 0 or not fault.matches(method, path, query, body):
@@ -159,7 +159,7 @@ class FaultInjection:
 
 async def carry_out(action: dict[str, Any], app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> str | None:
     """
-    Do to one call what an order says.
+    Do to one call what a fault says.
 
     :param action: see :class:`Fault`; empty: nothing goes wrong.
     :returns: see :meth:`FaultInjection.__call__`.

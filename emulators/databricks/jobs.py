@@ -227,7 +227,7 @@ class Workspace:
                 if wanted and job_id in (None, run.job_id):
                     self.cancel(run.run_id)
 
-    # Orders of tests and demonstrations
+    # Controls of tests and demonstrations
 
     def hold(self, at: HoldPoint, count: int) -> None:
         """Let the next runs stop at a point until they are released, cancelled, or :data:`MAX_HOLD_SECONDS` over."""
@@ -251,7 +251,7 @@ class Workspace:
             self._pending_failures.extend([failure] * count)
 
     def counts(self) -> dict[str, Any]:
-        """Runs by state, and the orders that wait for runs."""
+        """Runs by state, and the holds and failures that wait for runs."""
         with self._changed:
             states = Counter(
                 "/".join(filter(None, (run.state.life_cycle_state, run.state.result_state))) for run in self.runs()
@@ -283,7 +283,7 @@ class Workspace:
             run.task.state.end("SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED", message)
             self._save(run)
             return
-        # Orders belong to runs in the order in which these were made, also when they wait in the queue.
+        # Holds and failures apply to the runs in the order in which these were made, also to those in the queue.
         self._controls[run.run_id] = Control(
             hold_at=self._pending_holds.pop(0) if self._pending_holds else None,
             failure=self._pending_failures.pop(0) if self._pending_failures else None,

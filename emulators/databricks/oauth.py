@@ -26,7 +26,7 @@ from emulators.databricks.records import USER, ApiError
 ACCOUNT_ID = "00000000-0000-4000-8000-900800700600"
 SCOPE = "all-apis"
 TOKEN_LIFETIME = 3600
-"""Seconds that an OAuth token is valid, unless an order says otherwise."""
+"""Seconds that an OAuth token is valid, unless `token_lifetime` says otherwise."""
 
 _ALGORITHM = "HS256"
 

@@ -2,7 +2,7 @@
 The Jobs API of a Databricks workspace over HTTP, and how service principals sign in to it.
 
 Both versions of the API that are in use, 2.1 and 2.2; OAuth for service principals; and below ``/_sandbox/`` the
-orders by which tests and demonstrations make runs wait, fail or take long.
+calls by which tests and demonstrations make runs wait or fail.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class _Api:
             ("POST", "jobs/runs/cancel", self._runs_cancel),
             ("POST", "jobs/runs/cancel-all", self._runs_cancel_all),
         ]
-        orders: list[tuple[str, str, Callable[[Request, Body], Any]]] = [
+        controls: list[tuple[str, str, Callable[[Request, Body], Any]]] = [
             ("POST", "hold", self._hold),
             ("POST", "release", self._release),
             ("POST", "fail_next", self._fail_next),
@@ -98,7 +98,9 @@ class _Api:
             Route("/api/2.0/sql/statements/{statement_id}", self._endpoint(self._executed), methods=["GET"]),
             Route("/api/2.0/workspace/get-status", self._endpoint(self._get_status), methods=["GET"]),
         ]
-        routes += [Route(f"/_sandbox/{path}", self._endpoint(call), methods=[method]) for method, path, call in orders]
+        routes += [
+            Route(f"/_sandbox/{path}", self._endpoint(call), methods=[method]) for method, path, call in controls
+        ]
         routes += [
             Route("/.well-known/databricks-config", _document(host_metadata)),
             Route("/oidc/.well-known/oauth-authorization-server", _document(authorization_server)),
@@ -256,7 +258,7 @@ class _Api:
             raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"Path ({path}) doesn't exist.")
         return {"object_type": "FILE", "path": path, "resource_id": path}
 
-    # Orders
+    # Controls of tests and demonstrations
 
     def _hold(self, request: Request, body: Body) -> Any:
         _only(body, "at", "count")
@@ -274,7 +276,7 @@ class _Api:
     def _fail_next(self, request: Request, body: Body) -> Any:
         _only(body, "message", "result_state", "life_cycle_state", "count")
         self._workspace.fail_next(
-            str(body.get("message", "Failed on order.")),
+            str(body.get("message", "This run had to fail: fail_next.")),
             str(body.get("result_state", "FAILED")),
             str(body.get("life_cycle_state", "TERMINATED")),
             _count(body),
