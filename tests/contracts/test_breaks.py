@@ -595,7 +595,7 @@ BREAKS = [
         "not replaced",
         instead(jobs, "resolve_references", lambda template, _: template),
         s.a_sync,
-        r"'\{\{job.parameters.export_path\}\}data/'",
+        "The parameter data_path must be a directory",
     ),
     Break(
         "`idempotency_token`: the existing run, also when it failed",
