@@ -1,4 +1,4 @@
-# Two images: `airflow`, with everything that Airflow runs (docker-compose.yaml, Kubernetes), and `sandbox`, the stand-ins.
+# Two images: `airflow`, with everything that Airflow runs (docker-compose.yaml, Kubernetes), and `sandbox`, the emulators.
 # The Python version is the one that requirements.lock and the tests are for.
 ARG AIRFLOW_VERSION=3.3.2
 ARG PYTHON_VERSION=3.11
@@ -9,10 +9,12 @@ WORKDIR /opt/sandbox
 RUN useradd --uid 50000 --gid 0 --home-dir /var/lib/sandbox --create-home sandbox
 COPY requirements.txt requirements.lock ./
 COPY sandbox/requirements.txt sandbox/requirements.txt
-# The stand-ins depend on exact versions, so all of them are the locked ones.
+# The emulators depend on exact versions, so all of them are the locked ones.
 RUN pip install --no-cache-dir --constraint requirements.lock -r requirements.txt -r sandbox/requirements.txt
 COPY include include
 COPY plugins plugins
+COPY emulators emulators
+COPY examples examples
 COPY sandbox sandbox
 USER 50000:0
 CMD ["python", "-m", "sandbox", "serve"]

@@ -65,7 +65,7 @@ test: .venv/.installed ## Run the tests that answer in minutes
 test-all: .venv/.installed ## Run all tests that a change needs: those of make test too
 	@$(MAKE) --no-print-directory test TIER=quick,full
 
-test-nightly: .venv/.installed ## Run what takes long: broken stand-ins, Spark, random syncs, other ways to run it
+test-nightly: .venv/.installed ## Run what takes long: broken emulators, Spark, random syncs, other ways to run it
 	@$(MAKE) --silent --no-print-directory .venv/.spark || { \
 	  test -z "$$CI" && echo "- Spark cannot be installed: the tests of it are skipped"; }
 	@$(MAKE) --no-print-directory test TIER=nightly

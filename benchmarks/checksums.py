@@ -1,9 +1,9 @@
 """
 Measures what the checksums of a sync cost, in seconds of processor time for a million rows of five columns.
 
-The rows have a BIGINT, a DECIMAL(18, 4), a STRING, a TIMESTAMP and a DOUBLE. Measured are the export on the stand-in of
-Databricks, with ``proof`` checksums and counts, and the query of ``check_values.sql`` on the stand-in of Snowflake. The
-stand-ins compute with DuckDB: the figures say what the sandbox pays, and how the two compare.
+The rows have a BIGINT, a DECIMAL(18, 4), a STRING, a TIMESTAMP and a DOUBLE. Measured are the export on the emulator of
+Databricks, with ``proof`` checksums and counts, and the query of ``check_values.sql`` on the emulator of Snowflake. The
+emulators compute with DuckDB: the figures say what the sandbox pays, and how the two compare.
 
     python benchmarks/checksums.py --rows 1000000
 """
@@ -27,10 +27,10 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "plugins")]
 
 from data_share.sql_files import render_sql  # noqa: E402
-from sandbox.databricks.export import Session as ExportSession  # noqa: E402
-from sandbox.s3 import s3_filesystem  # noqa: E402
-from sandbox.snowflake.engine import Engine, Session  # noqa: E402
-from sandbox.sources import LAKE_BUCKET, SHARE_BUCKET, write_source  # noqa: E402
+from emulators.databricks.export import Session as ExportSession  # noqa: E402
+from emulators.databricks.unity_catalog import LAKE_BUCKET, write_table  # noqa: E402
+from emulators.s3 import SHARE_BUCKET, s3_filesystem  # noqa: E402
+from emulators.snowflake.engine import Connection, Engine  # noqa: E402
 
 SQL = PROJECT / "include" / "sql"
 ROWS = """
@@ -78,12 +78,12 @@ def main() -> None:
     files = s3_filesystem(url)
     for bucket in (LAKE_BUCKET, SHARE_BUCKET):
         files.makedirs(bucket, exist_ok=True)
-    write_source(url, "main.benchmark.rows", duckdb.sql(ROWS.format(rows=rows)).to_arrow_table())
+    write_table(url, "main.benchmark.rows", duckdb.sql(ROWS.format(rows=rows)).to_arrow_table())
     with tempfile.TemporaryDirectory() as folder:
-        engine = Engine(Path(folder), files, account="BENCHMARK")
+        engine = Engine(Path(folder), files, identifier="BENCHMARK")
         for setup in ("CREATE DATABASE d", "CREATE SCHEMA IF NOT EXISTS d.public", "CREATE WAREHOUSE w"):
-            Session(engine).cursor().execute(setup)
-        session = Session(engine, "D", "PUBLIC", warehouse="W")
+            Connection(engine).cursor().execute(setup)
+        session = Connection(engine, "D", "PUBLIC", warehouse="W")
         session.cursor().execute(
             "CREATE TABLE staged (id NUMBER(18, 0), price NUMBER(18, 4), label VARCHAR, at TIMESTAMP_LTZ, ratio FLOAT)"
         )

@@ -33,7 +33,7 @@ def fresh_secrets() -> dict[str, str]:
 
 
 def sandbox_accounts() -> dict[str, str]:
-    """Return the connections to the stand-ins, and what the stand-ins accept."""
+    """Return the connections to the emulators, and what the emulators accept."""
     token = f"dapi{secrets.token_hex(16)}"
     private_key = _openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048")
     public_key = _openssl("pkey", "-pubout", stdin=private_key)
@@ -85,7 +85,7 @@ def _openssl(*arguments: str, stdin: str = "") -> str:
 def main() -> int:
     """Write the file, readable by its owner alone, and never over one that exists."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sandbox", action="store_true", help="with connections to the stand-ins, and their keys")
+    parser.add_argument("--sandbox", action="store_true", help="with connections to the emulators, and their keys")
     parser.add_argument("--file", type=Path, default=PROJECT / ".env")
     parser.add_argument("--project-name", help="prefix of containers and volumes, for a second copy on this machine")
     parser.add_argument("--port", type=int, help="port of Airflow on this machine")

@@ -1,1 +1,1 @@
-"""The embedded default: stand-ins of S3, Databricks and Snowflake, and a whole stack on this machine."""
+"""A whole stack on this machine: Airflow, and the emulators of S3, Databricks and Snowflake."""

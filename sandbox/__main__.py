@@ -13,7 +13,8 @@ import time
 from dataclasses import fields
 from typing import Any
 
-from sandbox.airflow_client import AirflowClient, AirflowError, task_name
+from examples.backend.airflow_client import Sync, SyncError
+from sandbox.airflow import Airflow, task_name
 from sandbox.settings import PREFERRED_PORTS, PROJECT, Settings, SettingsError
 from sandbox.stack import STOPPED_BY_ANOTHER, Endpoints, Stack, StackError
 
@@ -57,7 +58,7 @@ def main() -> int:
     sync.add_argument("dataset")
     sync.add_argument("--dry-run", action="store_true", help="everything but publish")
     sync.add_argument("--full-refresh", action="store_true", help="replace everything in the target")
-    serve = commands.add_parser("serve", help="be the process of the stand-ins")
+    serve = commands.add_parser("serve", help="be the process of the emulators")
     serve.add_argument("ports", type=json.loads, nargs="?")
     arguments = parser.parse_args()
     # The same orderly end for `kill` as for Ctrl-C.
@@ -91,7 +92,7 @@ def main() -> int:
             return set_up_elsewhere()
         conf = {"dry_run": arguments.dry_run, "full_refresh": arguments.full_refresh}
         return show_sync(stack, arguments.dataset, {key: True for key, is_on in conf.items() if is_on})
-    except (StackError, SettingsError, AirflowError) as error:
+    except (StackError, SettingsError, SyncError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -142,20 +143,27 @@ def up(stack: Stack) -> int:
 
 def set_up(stack: Stack) -> int:
     """Let ``set_up_snowflake`` create what the datasets need, and show each step; exit code 0 only on success."""
-    client = stack.client()
+    airflow = stack.airflow()
     dag_id = "set_up_snowflake"
     try:
-        run_id = client.trigger(dag_id)
+        run_id = airflow.trigger(dag_id)
         print(f"\nSet-up: POST /api/v2/dags/{dag_id}/dagRuns -> {run_id}\n")
-        run = _show_run(client, dag_id, run_id, _SET_UP_SECONDS)
-        if run["state"] == "success":
+        began = time.monotonic()
+
+        def show(task: dict[str, Any]) -> None:
+            # A mapped task gets its name while it runs. Before, it has a number that says nothing.
+            if task["map_index"] < 0 or task["state"] not in ("queued", "running"):
+                _show_state(began, task_name(task), task["state"])
+
+        if airflow.wait(dag_id, run_id, _SET_UP_SECONDS, show) == "success":
             print("\nSet-up Complete: what was missing is created, what was there is as it was.")
             return 0
         print("\nThe set-up failed. What it has created stays, and a new one goes on from there.")
-        _show_failures(client, dag_id, run_id)
+        for step, reason in airflow.failures(dag_id, run_id).items():
+            print(f"  {step}: {reason}")
         return 1
     finally:
-        client.close()
+        airflow.close()
 
 
 def set_up_elsewhere() -> int:
@@ -170,18 +178,18 @@ def set_up_elsewhere() -> int:
             for field in fields(Endpoints)
         }
     )
-    client = AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
+    airflow = endpoints.airflow()
     try:
         deadline = time.monotonic() + _DAG_SECONDS
-        while client.call("GET", "/dags/set_up_snowflake").is_error:
+        while airflow.ask("GET", "/dags/set_up_snowflake") is None:
             if time.monotonic() > deadline:
-                raise AirflowError(f"{client.url} has no DAG set_up_snowflake after {_DAG_SECONDS} seconds")
+                raise SyncError(f"{airflow.url} has no DAG set_up_snowflake after {_DAG_SECONDS} seconds")
             time.sleep(1)
         _say("Setting up: the export job's id, the Snowflake tables")
         Stack.set_up(endpoints)
-        return _show_sync(client, endpoints, "shared_forecasts", {})
+        return _show_sync(airflow, endpoints, "shared_forecasts", {})
     finally:
-        client.close()
+        airflow.close()
 
 
 def status(stack: Stack, as_json: bool) -> int:
@@ -221,14 +229,14 @@ def _status_of(stack: Stack) -> dict[str, Any]:
         return found | {"state": "starting"}
     parts = stack.health()
     is_well = all(state == "healthy" for state in parts.values())
-    client = stack.client()
-    found |= {"state": "ready" if is_well else "broken", "airflow_url": client.url, "parts": parts}
+    airflow = stack.airflow()
+    found |= {"state": "ready" if is_well else "broken", "airflow_url": airflow.url, "parts": parts}
     try:
         # An Airflow that does not answer has been waited for once.
-        syncs = client.syncs() if "api_server" not in parts else []
-        last = client.last_runs(dag["dag_id"] for dag in syncs)
+        syncs = airflow.syncs() if "api_server" not in parts else []
+        last = airflow.last_runs(dag["dag_id"] for dag in syncs)
     finally:
-        client.close()
+        airflow.close()
     for dag in syncs:
         run = last.get(dag["dag_id"])
         found["datasets"].append(
@@ -248,86 +256,77 @@ def show_sync(stack: Stack, dataset: str, conf: dict[str, bool] | None = None) -
     # The connector takes seconds to import; the sync goes on meanwhile.
     importing = threading.Thread(target=lambda: __import__("snowflake.connector"), daemon=True)
     importing.start()
-    client = stack.client()
+    airflow = stack.airflow()
     try:
-        return _show_sync(client, endpoints, dataset, conf or {})
+        return _show_sync(airflow, endpoints, dataset, conf or {})
     finally:
-        client.close()
+        airflow.close()
 
 
-def _show_sync(client: AirflowClient, endpoints: Endpoints, dataset: str, conf: dict[str, bool]) -> int:
-    client.check_dataset(dataset)
-    dag_id = f"sync_{dataset}"
+def _show_sync(airflow: Airflow, endpoints: Endpoints, dataset: str, conf: dict[str, bool]) -> int:
     began = time.monotonic()
-    run_id = client.trigger(dag_id, conf={"requested_by": "sandbox", **conf})
-    print(f"\nSync of {dataset}: POST /api/v2/dags/{dag_id}/dagRuns -> {run_id}\n")
-
-    run = _show_run(client, dag_id, run_id, _SYNC_SECONDS)
+    sync = airflow.start(dataset, {"requested_by": "sandbox", **conf})
+    print(f"\nSync of {dataset}: POST /api/v2/dags/sync_{dataset}/dagRuns -> {sync.run_id}\n")
+    shown: dict[str, str | None] = {}
+    for sync in airflow.follow(sync, _SYNC_SECONDS):  # noqa: B020 (the same sync, as it is now)
+        for step in sync.steps:
+            if step.state != shown.get(step.name):
+                shown[step.name] = step.state
+                _show_state(began, step.name, step.state)
     seconds = round(time.monotonic() - began, 1)
-    answer = client.xcom(dag_id, run_id, "publish") if run["state"] == "success" else None
-    if answer and conf.get("dry_run"):
+    row = sync.result or {}
+    if sync.complete and conf.get("dry_run"):
         print(
-            f"\nDry run complete: nothing was published. A sync would insert {answer['rows_inserted']:,} rows into "
-            f"{dataset}, update {answer['rows_updated']:,} and delete {answer['rows_deleted']:,}.\n"
+            f"\nDry run complete: nothing was published. A sync would insert {row['rows_inserted']:,} rows into "
+            f"{dataset}, update {row['rows_updated']:,} and delete {row['rows_deleted']:,}.\n"
         )
-    elif answer:
-        _show_summary(client, endpoints, run, answer)
+    elif sync.complete:
+        _show_summary(endpoints, sync, row)
     else:
         print("\nThe sync failed. The target is as it was.")
-        _show_failures(client, dag_id, run_id)
-        print(f"  {endpoints.airflow_url}/dags/{dag_id}/runs/{run_id}")
+        if sync.failure:
+            print(f"  {sync.failure.sentence} {sync.failure.what_to_do}")
+        print(f"  {sync.airflow_url}")
     counts = ("rows_exported", "rows_loaded", "rows_in_target", "rows_inserted", "rows_updated", "rows_deleted")
     print(
         json.dumps(
             {
                 "dataset": dataset,
-                "state": run["state"],
+                "state": sync.state,
                 "dry_run": conf.get("dry_run", False),
                 "full_refresh": conf.get("full_refresh", False),
-                "run_key": (answer or {}).get("run_key"),
-                "dag_run_id": run_id,
-                **{name: (answer or {}).get(name) for name in counts},
+                "run_key": row.get("run_key"),
+                "dag_run_id": sync.run_id,
+                **{name: row.get(name) for name in counts},
                 "seconds": seconds,
             }
         ),
         flush=True,
     )
-    return 0 if run["state"] == "success" else 1
+    return 0 if sync.complete else 1
 
 
-def _show_run(client: AirflowClient, dag_id: str, run_id: str, timeout_seconds: float) -> dict[str, Any]:
-    """Show each change of a task's state until the run ends, and return the run."""
-    began = time.monotonic()
-
-    def show(task: dict[str, Any]) -> None:
-        # A mapped task gets its name while it runs. Before, it has a number that says nothing.
-        is_unnamed = task["map_index"] >= 0 and task["state"] in ("queued", "running")
-        if (state := _SHOWN_STATES.get(task["state"])) and not is_unnamed:
-            print(f"  {time.monotonic() - began:6.1f} s  {task_name(task):18} {state}", flush=True)
-
-    return client.wait(dag_id, run_id, timeout_seconds, show)
+def _show_state(began: float, name: str, state: str | None) -> None:
+    if shown := _SHOWN_STATES.get(state or ""):
+        print(f"  {time.monotonic() - began:6.1f} s  {name:18} {shown}", flush=True)
 
 
-def _show_failures(client: AirflowClient, dag_id: str, run_id: str) -> None:
-    for step, reason in client.failures(dag_id, run_id).items():
-        print(f"  {step}: {reason}")
-
-
-def _show_summary(client: AirflowClient, endpoints: Endpoints, run: dict[str, Any], ledger: dict[str, Any]) -> None:
+def _show_summary(endpoints: Endpoints, sync: Sync, row: dict[str, Any]) -> None:
     print(
-        f"\nSync Complete: {ledger['rows_exported']:,} rows exported, {ledger['rows_loaded']:,} loaded, "
-        f"{ledger['rows_in_target']:,} in {ledger['target_table']}\n"
+        f"\nSync Complete: {row['rows_exported']:,} rows exported, {row['rows_loaded']:,} loaded, "
+        f"{row['rows_in_target']:,} in {row['target_table']}\n"
     )
     print("Seconds per step")
-    for task in sorted(client.tasks(run["dag_id"], run["dag_run_id"]).values(), key=lambda t: t["start_date"] or ""):
-        print(f"  {task['task_id']:18} {task['duration'] or 0:5.2f}")
+    for step in sync.steps:
+        if step.started and step.ended:
+            print(f"  {step.name:18} {(step.ended - step.started).total_seconds():5.2f}")
     if endpoints.snowflake_private_key_file:
-        table = ledger["target_table"]
+        table = row["target_table"]
         print(f"\nFive rows of {table}")
-        for row in endpoints.query(f"SELECT * FROM {table} ORDER BY 1, 2 LIMIT 5"):
-            print("  " + "  ".join(str(value) for value in row))
+        for values in endpoints.query(f"SELECT * FROM {table} ORDER BY 1, 2 LIMIT 5"):
+            print("  " + "  ".join(str(value) for value in values))
     print("\nThe ledger's row")
-    for name, value in ledger.items():
+    for name, value in row.items():
         print(f"  {name:18} {value}")
     print()
 

@@ -34,7 +34,7 @@ class Settings:
     :param state: ``SANDBOX_HOME``, the folder of everything that the sandbox writes; ``.sandbox`` in the project
     :param places: ``SANDBOX_PLACES``, places of the source table: it has 1,461 rows for each
     :param ports: ``SANDBOX_AIRFLOW_PORT`` and so on, the ports that were asked for
-    :param host: ``SANDBOX_HOST``, the address that the stand-ins of Databricks and Snowflake listen on
+    :param host: ``SANDBOX_HOST``, the address that the emulators of Databricks and Snowflake listen on
     :param databricks_token: ``SANDBOX_WORKSPACE_TOKEN``, what the workspace accepts; else one of the state folder
     :param snowflake_public_key: ``SANDBOX_LOADER_PUBLIC_KEY``, the loader's key as ``ALTER USER`` takes it (base64,
         one line); else one of the state folder

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from typing import Literal
-
 import numpy as np
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
 from vega_datasets import local_data
 
-from sandbox.s3 import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, s3_filesystem
+from emulators.databricks.unity_catalog import LAKE_BUCKET, table_uri, write_table
+from emulators.s3 import SHARE_BUCKET, s3_filesystem
 
-SHARE_BUCKET = "databricks-snowflake-share"
-LAKE_BUCKET = "unity-catalog"
 FORECASTS = "main.weather.forecasts"
 CITY_TEMPERATURES = "main.weather.city_temperatures"
 DAILY_OBSERVATIONS = "main.weather.daily_observations"
@@ -33,42 +28,12 @@ METRES_PER_MILE = 1609.344
 
 OBSERVED_YEAR = 2015
 
-# A name that is more than letters, digits and underscores stands in backticks.
-_PART = r"(?:[A-Za-z0-9_]{1,128}|`(?:[^`./ \x00-\x1f\x7f]|``){1,255}`)"
-
-
-def table_uri(name: str) -> str:
-    """
-    The location of a Unity Catalog table: ``main.weather.forecasts`` is at ``s3://unity-catalog/main/weather/forecasts``.
-
-    :raises ValueError: the name does not have the form catalog.schema.table. Names are folded to lower case, as Unity
-        Catalog does.
-    """
-    if not re.fullmatch(rf"{_PART}\.{_PART}\.{_PART}", name):
-        raise ValueError(f"Not a table name of the form catalog.schema.table: {name!r}")
-    parts = [re.sub("^`|`$", "", part).replace("``", "`").lower() for part in re.findall(_PART, name)]
-    return f"s3://{LAKE_BUCKET}/{'/'.join(parts)}"
-
-
-def storage_options(endpoint_url: str) -> dict[str, str]:
-    """How ``deltalake`` reaches the stand-in of S3."""
-    return {
-        "AWS_ENDPOINT_URL": endpoint_url,
-        "AWS_ENDPOINT_URL_S3": endpoint_url,  # else one in the environment would win
-        "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
-        "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
-        "AWS_REGION": REGION,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false",
-        "aws_conditional_put": "etag",  # two writers cannot both make the same version
-    }
-
 
 def seed(endpoint_url: str, *, places: int = 1) -> None:
     """
     Make the buckets and the source tables, where they are absent.
 
-    :param endpoint_url: the stand-in of S3.
+    :param endpoint_url: the emulator of S3.
     :param places: number of places in the weather forecasts; each has 1,461 rows, one a day from 2012 to
         2015. The first is the real station.
     """
@@ -84,34 +49,7 @@ def seed(endpoint_url: str, *, places: int = 1) -> None:
     for name, rows in tables.items():
         # Not asked of deltalake: its is_deltatable keeps the interpreter lock, and the server may be in this process.
         if not filesystem.exists(f"{table_uri(name)}/_delta_log"):
-            write_source(endpoint_url, name, rows())
-
-
-def write_source(
-    endpoint_url: str, name: str, table: pa.Table, mode: Literal["overwrite", "append"] = "overwrite"
-) -> None:
-    """
-    Write a source table, as one new version of its Delta table.
-
-    :param name: Unity Catalog name.
-    :param mode: ``overwrite`` replaces rows and columns, ``append`` adds rows.
-    """
-    write_deltalake(
-        table_uri(name),
-        table,
-        mode=mode,
-        schema_mode="overwrite" if mode == "overwrite" else None,
-        storage_options=storage_options(endpoint_url),
-    )
-
-
-def read_source(endpoint_url: str, name: str) -> pa.Table:
-    """
-    Read the present version of a source table.
-
-    :raises deltalake.exceptions.TableNotFoundError: there is no such table.
-    """
-    return DeltaTable(table_uri(name), storage_options=storage_options(endpoint_url)).to_pyarrow_table()
+            write_table(endpoint_url, name, rows())
 
 
 def forecasts(places: int = 1) -> pa.Table:

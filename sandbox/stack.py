@@ -1,4 +1,4 @@
-"""A whole stack on this machine: the stand-ins and Airflow's processes, started, watched and stopped."""
+"""A whole stack on this machine: the emulators and Airflow's processes, started, watched and stopped."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from typing import Any
 import httpx
 import psutil
 
+from examples.backend.airflow_client import SyncError
 from sandbox import settings
-from sandbox.airflow_client import AirflowClient, AirflowError
+from sandbox.airflow import Airflow
 from sandbox.settings import HOST, PROJECT, Settings
 
 # Logs are read from the files: the servers for them would listen on fixed ports.
@@ -81,8 +82,12 @@ class Endpoints:
             "SNOWFLAKE_SCHEMA": settings.SNOWFLAKE_SCHEMA,
         }
 
+    def airflow(self, **options: Any) -> Airflow:
+        """Return Airflow, signed in as the administrator. ``options`` are those of :class:`Airflow`."""
+        return Airflow(self.airflow_url, self.airflow_user, self.airflow_password, **options)
+
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask the stand-in of Snowflake, with Snowflake's own connector."""
+        """Ask the emulator of Snowflake, with Snowflake's own connector."""
         # Takes seconds to import, and most commands do without it.
         import snowflake.connector
 
@@ -130,24 +135,22 @@ class Stack:
         """Return whether the stack has come up, so that a sync can be started on it."""
         return self._endpoints_file.exists()
 
-    def client(self, timeout_seconds: float = 120) -> AirflowClient:
-        """Return a client of the running stack's Airflow, which waits so long for an answer."""
-        endpoints = self.endpoints()
-        user, password = endpoints.airflow_user, endpoints.airflow_password
-        return AirflowClient(endpoints.airflow_url, user, password, timeout_seconds)
+    def airflow(self) -> Airflow:
+        """Return the running stack's Airflow."""
+        return self.endpoints().airflow()
 
     def unfinished_runs(self) -> list[str]:
         """Return the runs of DAGs that have not ended; none when Airflow does not answer at once."""
         try:
-            client = self.client(timeout_seconds=5)
+            airflow = self.endpoints().airflow(timeout_seconds=5, back_off=())
         except StackError:
             return []
         try:
-            found = client.ask("GET", "/dags/~/dagRuns", params={"state": ["queued", "running"]})
-        except (AirflowError, httpx.HTTPError):
+            found = airflow.ask("GET", "/dags/~/dagRuns", params={"state": ["queued", "running"]})
+        except SyncError:
             return []
         finally:
-            client.close()
+            airflow.close()
         return [f"{run['dag_id']} ({run['dag_run_id']})" for run in found["dag_runs"]]
 
     def processes(self) -> list[psutil.Process]:
@@ -167,14 +170,11 @@ class Stack:
     def health(self) -> dict[str, str]:
         """Return what each part of the running stack says of itself; a process that is gone has ended."""
         endpoints = self.endpoints()
-        client = self.client(_HEALTH_SECONDS)
         services = {"databricks": endpoints.databricks_url, "snowflake": endpoints.snowflake_url}
         try:
-            parts = {name: str(part["status"]) for name, part in client.health().items()}
+            parts = {name: str(part["status"]) for name, part in _health(endpoints).items()}
         except httpx.HTTPError:
             parts = {"api_server": "does not answer"}
-        finally:
-            client.close()
         for name, url in services.items():
             parts[name] = "healthy" if _answers(url) else "does not answer"
         # Airflow notices only after half a minute that one of its processes has died.
@@ -244,9 +244,9 @@ class Stack:
                 snowflake_private_key_file=str(self.state / "keys" / "loader.p8"),
             )
             environment = self._airflow_environment(endpoints, secrets_)
-            tell("Starting the stand-ins of S3, Databricks and Snowflake")
+            tell("Starting the emulators of S3, Databricks and Snowflake")
             self._spawn(
-                "stand-ins", [sys.executable, "-m", "sandbox", "serve", json.dumps(ports)], self._base_environment()
+                "emulators", [sys.executable, "-m", "sandbox", "serve", json.dumps(ports)], self._base_environment()
             )
             self._migrate(environment, tell)
             tell("Starting Airflow: api-server, scheduler, dag-processor, triggerer")
@@ -331,11 +331,11 @@ class Stack:
 
     def serve(self, ports: dict[str, int]) -> None:
         """
-        Be the process of the stand-ins.
+        Be the process of the emulators.
 
-        :raises StackError: other machines would reach stand-ins whose keys nobody knows
+        :raises StackError: other machines would reach emulators whose keys nobody knows
         """
-        from sandbox.stand_ins import serve
+        from sandbox.emulator_process import serve
 
         token, public_key = self.options.databricks_token, self.options.snowflake_public_key
         if not (token and public_key):
@@ -362,12 +362,12 @@ class Stack:
         """Return the export job's id as Airflow has it: outside of a task, it is only looked for in the environment."""
         from data_share.dag_defaults import SHARE
 
-        client = self.client()
+        airflow = self.airflow()
         try:
-            answer = client.call("GET", f"/variables/{SHARE.export_job_variable}")
+            variable = airflow.ask("GET", f"/variables/{SHARE.export_job_variable}")
         finally:
-            client.close()
-        return {f"AIRFLOW_VAR_{SHARE.export_job_variable.upper()}": answer.json()["value"]} if answer.is_success else {}
+            airflow.close()
+        return {f"AIRFLOW_VAR_{SHARE.export_job_variable.upper()}": variable["value"]} if variable else {}
 
     @property
     def _endpoints_file(self) -> Path:
@@ -431,7 +431,7 @@ class Stack:
             "SANDBOX_HOME": str(self.state),
             "PATH": path,
             "PYTHONUNBUFFERED": "1",
-            # A task process that inherits a proxy would look for the stand-ins there.
+            # A task process that inherits a proxy would look for the emulators there.
             "NO_PROXY": HOST,
             "no_proxy": HOST,
         }
@@ -469,7 +469,7 @@ class Stack:
         }
         return {
             **self._base_environment(),
-            # Those of the shell, as that of the alerts. The two of the share always lead to the stand-ins.
+            # Those of the shell, as that of the alerts. The two of the share always lead to the emulators.
             **{name: value for name, value in os.environ.items() if name.startswith(_CONNECTION)},
             "AIRFLOW_HOME": str(home),
             "PYTHONPATH": str(PROJECT / "config"),
@@ -544,13 +544,13 @@ class Stack:
             _write_whole(self._sessions_file, json.dumps(sessions))
 
     def _await_ready(self, endpoints: Endpoints) -> None:
-        client = AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
+        airflow = endpoints.airflow(back_off=())
         checks: dict[str, Callable[[], bool]] = {
-            "stand-ins": lambda: all(_answers(url) for url in (endpoints.databricks_url, endpoints.snowflake_url)),
-            "api-server": lambda: bool(client.health()),
-            "scheduler": lambda: client.health()["scheduler"]["status"] == "healthy",
-            "triggerer": lambda: client.health()["triggerer"]["status"] == "healthy",
-            "dag-processor": lambda: client.ask("GET", "/dags")["total_entries"] > 1,
+            "emulators": lambda: all(_answers(url) for url in (endpoints.databricks_url, endpoints.snowflake_url)),
+            "api-server": lambda: bool(_health(endpoints)),
+            "scheduler": lambda: _health(endpoints)["scheduler"]["status"] == "healthy",
+            "triggerer": lambda: _health(endpoints)["triggerer"]["status"] == "healthy",
+            "dag-processor": lambda: airflow.ask("GET", "/dags")["total_entries"] > 1,
         }
         deadline = time.monotonic() + _START_SECONDS
         try:
@@ -562,7 +562,7 @@ class Stack:
                     self._check_alive()
                     time.sleep(0.2)
         finally:
-            client.close()
+            airflow.close()
 
     def _check_alive(self) -> None:
         """Fail when a process has ended, with the last lines of its log."""
@@ -579,7 +579,7 @@ class Stack:
         """
         from data_share.dag_defaults import SHARE
 
-        client = AirflowClient(endpoints.airflow_url, endpoints.airflow_user, endpoints.airflow_password)
+        airflow = endpoints.airflow()
         try:
             jobs = httpx.get(
                 f"{endpoints.databricks_url}/api/2.2/jobs/list",
@@ -587,15 +587,14 @@ class Stack:
                 headers={"Authorization": f"Bearer {endpoints.databricks_token}"},
                 timeout=30,
             )
-            client.set_variable(SHARE.export_job_variable, str(jobs.raise_for_status().json()["jobs"][0]["job_id"]))
-            run_id = client.trigger("set_up_snowflake")
-            run = client.wait("set_up_snowflake", run_id, 120)
-            if run["state"] != "success":
-                raise StackError(f"set_up_snowflake failed: {client.failures('set_up_snowflake', run_id)}")
-        except (AirflowError, httpx.HTTPError) as error:
+            airflow.set_variable(SHARE.export_job_variable, str(jobs.raise_for_status().json()["jobs"][0]["job_id"]))
+            run_id = airflow.trigger("set_up_snowflake")
+            if airflow.wait("set_up_snowflake", run_id, 120) != "success":
+                raise StackError(f"set_up_snowflake failed: {airflow.failures('set_up_snowflake', run_id)}")
+        except (SyncError, httpx.HTTPError) as error:
             raise StackError(f"Airflow could not be set up: {str(error) or type(error).__name__}") from error
         finally:
-            client.close()
+            airflow.close()
 
 
 @contextmanager
@@ -615,15 +614,22 @@ def _interrupts_held_back() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+def _health(endpoints: Endpoints) -> dict[str, dict[str, Any]]:
+    """Return the health of the scheduler, the triggerer, the dag-processor and the database; nobody has to sign in."""
+    url = f"{endpoints.airflow_url}/api/v2/monitor/health"
+    found: dict[str, dict[str, Any]] = httpx.get(url, timeout=_HEALTH_SECONDS).raise_for_status().json()
+    return found
+
+
 def _answers(url: str) -> bool:
-    """Return whether a stand-in is there."""
+    """Return whether an emulator is there."""
     return _holds(lambda: httpx.get(f"{url}/healthz", timeout=_HEALTH_SECONDS).is_success)
 
 
 def _holds(check: Callable[[], Any]) -> bool:
     try:
         return bool(check())
-    except (httpx.HTTPError, AirflowError, KeyError):
+    except (httpx.HTTPError, SyncError, KeyError):
         return False
 
 

@@ -47,7 +47,7 @@ LIVE_TESTS = "tests/live/"
 
 
 class ByStack(LoadScopeScheduling):
-    """Deals whole modules out to the processes, and all tests that share a stack or stand-ins to one of them."""
+    """Deals whole modules out to the processes, and all tests that share a stack or emulators to one of them."""
 
     def _split_scope(self, nodeid: str) -> str:
         shared = (folder for folder in (STACK_TESTS, LIVE_TESTS) if nodeid.startswith(folder))

@@ -5,7 +5,8 @@ Run it by `python -m tests.measure_house`, also for an older commit in another f
 
     .venv/bin/python -m tests.measure_house --project ../older
 
-A room is a package, or a module that lies beside packages. An arrow is an import at the top of a module.
+A room is a package, or a module that lies beside packages. An arrow is an import at the top of a module. A circle of
+modules also counts the imports in functions and under TYPE_CHECKING, which a reader has to follow too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import ast
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -48,9 +49,9 @@ def room_of(module: str) -> str:
     return ".".join(parts[:2]) if parts[0] in ("data_share", *HOUSES) else module
 
 
-def imports(tree: ast.Module, known: dict[str, Path]) -> Iterator[str]:
-    """Yield the modules of ours that a module imports at its top."""
-    for node in tree.body:
+def imports(nodes: Iterable[ast.AST], known: dict[str, Path]) -> Iterator[str]:
+    """Yield the modules of ours that are imported by some nodes of a module."""
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
@@ -67,6 +68,12 @@ def definitions(module: str, tree: ast.Module, kinds: tuple[type, ...]) -> Itera
     for node in ast.walk(tree):
         if isinstance(node, kinds):
             yield Definition((node.end_lineno or node.lineno) - node.lineno + 1, f"{module}.{node.name}")
+
+
+def among_modules(known: dict[str, Path]) -> dict[str, set[str]]:
+    """Return which modules each module imports, anywhere in it."""
+    parsed = ((name, ast.parse(path.read_text(encoding="utf-8"))) for name, path in known.items())
+    return {name: set(imports(ast.walk(tree), known)) for name, tree in parsed}
 
 
 def circles(arrows: dict[str, set[str]]) -> str:
@@ -99,11 +106,9 @@ def main() -> None:
     trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in known.items()}
     lines: Counter[str] = Counter()
     arrows: dict[str, set[str]] = defaultdict(set)
-    among: dict[str, set[str]] = defaultdict(set)
     for name, tree in trees.items():
         lines[room_of(name)] += len(known[name].read_text(encoding="utf-8").splitlines())
-        for other in imports(tree, known):
-            among[name].add(other)
+        for other in imports(tree.body, known):
             if room_of(other) != room_of(name):
                 arrows[room_of(name)].add(room_of(other))
     print(f"rooms: {len(lines)}, lines: {lines.total():,}")
@@ -111,7 +116,7 @@ def main() -> None:
         print(f"  {count:6,}  {room}" + (f"  -> {', '.join(sorted(arrows[room]))}" if arrows[room] else ""))
     print(f"arrows between rooms: {sum(map(len, arrows.values()))}")
     print(f"circle of rooms: {circles(arrows)}")
-    print(f"circle of modules: {circles(among)}")
+    print(f"circle of modules: {circles(among_modules(known))}")
     for title, kinds in (("function", (ast.FunctionDef, ast.AsyncFunctionDef)), ("class", (ast.ClassDef,))):
         found = sorted((each for name, tree in trees.items() for each in definitions(name, tree, kinds)), reverse=True)
         longest = ", ".join(f"{each.name} ({each.lines})" for each in found[:LONGEST])

@@ -222,7 +222,7 @@ HOOKS: list[dict[str, Any]] = yaml.safe_load((PROJECT / ".pre-commit-config.yaml
 # What each part of `make check` reads.
 READ_BY = {
     "check-style": [".ci/sqlfluff_context/__init__.py", "dags/sync_datasets.py", "tests/conftest.py", "pyproject.toml"],
-    "check-types": ["plugins/data_share/share.py", "sandbox/__main__.py", "pyproject.toml"],
+    "check-types": ["plugins/data_share/share.py", "emulators/s3.py", "sandbox/__main__.py", "pyproject.toml"],
     "check-sql": [
         "include/sql/snowflake/publish.sql",
         "include/sql/databricks/export_dataset.sql",

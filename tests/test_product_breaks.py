@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = "plugins/data_share"
 SQL = "include/sql/snowflake"
-COPIED = ("dags", "plugins", "include", "sandbox", "examples", "tests", "docs", "pyproject.toml")
+COPIED = ("dags", "plugins", "include", "emulators", "sandbox", "examples", "tests", "docs", "pyproject.toml")
 LEAST_IN_MAKE_TEST = 17
 
 

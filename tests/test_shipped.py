@@ -56,7 +56,7 @@ READERS = [
 
 def test_other_datasets_touch_no_test(tmp_path: Path) -> None:
     copy = tmp_path / "project"
-    for name in (".ci", "config", "dags", "docs", "include", "plugins", "sandbox", "tests"):
+    for name in (".ci", "config", "dags", "docs", "emulators", "include", "plugins", "sandbox", "tests"):
         shutil.copytree(PROJECT / name, copy / name, ignore=left_out)
     for path in PROJECT.iterdir():
         if path.is_file():

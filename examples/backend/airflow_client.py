@@ -167,7 +167,7 @@ class AirflowClient:
         names: list[str] = []
         while True:
             params = {"tags": ["data-share", "sync"], "tags_match_mode": "all", "limit": 100, "offset": len(names)}
-            page = await self._ask("GET", "/api/v2/dags", params=params)
+            page = await self.ask("GET", "/api/v2/dags", params=params)
             names += [dag["dag_id"].removeprefix("sync_") for dag in page["dags"]]
             if not page["dags"] or len(names) >= page["total_entries"]:
                 return sorted(names)
@@ -248,7 +248,30 @@ class AirflowClient:
     async def cancel(self, dataset: str, run_id: str) -> None:
         """Cancel a sync, on Databricks and Snowflake too; it is ``failed`` some seconds later. A finished one stays."""
         if not (await self.sync(dataset, run_id)).finished:
-            await self._ask("PATCH", f"{_runs(dataset)}/{quote(run_id, safe='')}", json={"state": "failed"})
+            await self.ask("PATCH", f"{_runs(dataset)}/{quote(run_id, safe='')}", json={"state": "failed"})
+
+    async def ask(self, method: str, path: str, *, missing: SyncError | None = None, **options: Any) -> Any:
+        """
+        Make any call of Airflow's REST API, signed in, with the same attempts, and return the answer's JSON.
+
+        :param path: such as ``/api/v2/dags``
+        :param missing: what to raise for 404; without it, 404 returns None, as 409 does
+        :param options: of ``httpx``, such as ``json`` and ``params``
+        """
+        token = await self._sign_in()
+        answer = await self._send(method, path, token, **options)
+        # A token that has expired gets 401; one that was revoked, or signed with an older key, 403.
+        if answer.status_code == 401 or (answer.status_code == 403 and "Invalid JWT" in answer.text):
+            answer = await self._send(method, path, await self._sign_in(refused=token), **options)
+        if answer.is_success:
+            return _json(answer)
+        if answer.status_code == 409 or (answer.status_code == 404 and missing is None):
+            return None
+        if answer.status_code == 404 and missing:
+            raise missing
+        words = _json(answer).get("detail", answer.text) if "json" in answer.headers.get("content-type", "") else ""
+        kind = {400: InvalidConfError, 401: NotSignedInError, 403: NotAllowedError}.get(answer.status_code, SyncError)
+        raise kind(f"Airflow refuses {method} {path} (HTTP {answer.status_code}): {str(words)[:500]}")
 
     async def _check_ready(self, dataset: str) -> None:
         if (await self._ask_of(dataset, "GET", _dag(dataset)))["is_paused"]:
@@ -271,8 +294,8 @@ class AirflowClient:
     async def _look(self, dataset: str, run_id: str, known: Sync | None = None) -> Sync:
         path = f"{_runs(dataset)}/{quote(run_id, safe='')}"
         unknown = UnknownSyncError(f"Airflow knows no sync {run_id} of {dataset}")
-        run = await self._ask("GET", path, missing=unknown)
-        tasks = (await self._ask("GET", f"{path}/taskInstances", missing=unknown))["task_instances"]
+        run = await self.ask("GET", path, missing=unknown)
+        tasks = (await self.ask("GET", f"{path}/taskInstances", missing=unknown))["task_instances"]
         by_name = {task["task_id"]: task for task in tasks}
         steps = tuple(
             Step(name, by_name[name]["state"], _time(by_name[name]["start_date"]), _time(by_name[name]["end_date"]))
@@ -281,7 +304,7 @@ class AirflowClient:
         )
 
         async def xcom(task: str, key: str) -> Any:
-            answer = await self._ask("GET", f"{path}/taskInstances/{task}/xcomEntries/{key}")
+            answer = await self.ask("GET", f"{path}/taskInstances/{task}/xcomEntries/{key}")
             return answer and answer["value"]
 
         def of_this_time(task: str, left: Any) -> Any:
@@ -312,27 +335,10 @@ class AirflowClient:
     async def _ask_of(self, dataset: str, method: str, path: str, **options: Any) -> Any:
         """Return the answer's JSON; when there is no such dataset, say which there are."""
         try:
-            return await self._ask(method, path, missing=UnknownDatasetError(dataset), **options)
+            return await self.ask(method, path, missing=UnknownDatasetError(dataset), **options)
         except UnknownDatasetError:
             known = ", ".join(await self.datasets()) or "none"
             raise UnknownDatasetError(f"Airflow has no dataset {dataset}; it has {known}") from None
-
-    async def _ask(self, method: str, path: str, *, missing: SyncError | None = None, **options: Any) -> Any:
-        """Return the answer's JSON; for 409 None; for 404 raise ``missing``, or return None if that is not given."""
-        token = await self._sign_in()
-        answer = await self._send(method, path, token, **options)
-        # A token that has expired gets 401; one that was revoked, or signed with an older key, 403.
-        if answer.status_code == 401 or (answer.status_code == 403 and "Invalid JWT" in answer.text):
-            answer = await self._send(method, path, await self._sign_in(refused=token), **options)
-        if answer.is_success:
-            return _json(answer)
-        if answer.status_code == 409 or (answer.status_code == 404 and missing is None):
-            return None
-        if answer.status_code == 404 and missing:
-            raise missing
-        words = _json(answer).get("detail", answer.text) if "json" in answer.headers.get("content-type", "") else ""
-        kind = {400: InvalidConfError, 401: NotSignedInError, 403: NotAllowedError}.get(answer.status_code, SyncError)
-        raise kind(f"Airflow refuses {method} {path} (HTTP {answer.status_code}): {str(words)[:500]}")
 
     async def _sign_in(self, refused: str | None = None) -> str:
         async with self._signing_in:

@@ -1,4 +1,4 @@
-"""The stand-ins behind a recorder, and the product's own tasks on them."""
+"""The emulators behind a recorder, and the product's own tasks on them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from data_share.dataset_files import read_dataset
 from data_share.datasets import Dataset
 from data_share.share import Share
 from data_share.snowflake import sql_api
-from sandbox.faults import FaultInjection
-from sandbox.snowflake.auth import AccessToken, OAuthClient
+from emulators.fault_injection import FaultInjection
+from emulators.snowflake.auth import AccessToken, OAuthClient
 from tests.airflow_double import DagRun, export_job, with_templates_compiled_once
 from tests.contracts.contract import Exchange, Recorder
-from tests.sandbox.conftest import S3Process
+from tests.emulators.conftest import S3Process
 
 pytest.register_assert_rewrite("tests.contracts.scenarios")
 
@@ -140,17 +140,17 @@ def serve_accounts(
     around: Callable[[str, ASGIApp], ASGIApp] = lambda system, app: app,
 ) -> Iterator[Accounts]:
     """
-    Serve the stand-ins, recorded, and make Airflow's connections to them.
+    Serve the emulators, recorded, and make Airflow's connections to them.
 
     :param state: an empty folder
     :param sync_dag: makes the DAG of a dataset
-    :param around: puts something around a stand-in, of which it is told the name
+    :param around: puts something around an emulator, of which it is told the name
     """
     # They take seconds to import, and collecting the tests does without them.
     from airflow.providers.databricks.hooks import databricks_base
 
-    from sandbox.databricks.server import create_app as databricks_app
-    from sandbox.snowflake.server import create_app as snowflake_app
+    from emulators.databricks.server import create_app as databricks_app
+    from emulators.snowflake.server import create_app as snowflake_app
     from sandbox.sources import seed
 
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -201,7 +201,7 @@ def serve_accounts(
 
 @pytest.fixture(scope="module")
 def accounts(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleType) -> Iterator[Accounts]:
-    """The stand-ins, recorded, with Airflow's connections to them."""
+    """The emulators, recorded, with Airflow's connections to them."""
     with serve_accounts(tmp_path_factory.mktemp("accounts"), sync_datasets.sync_dag) as made:
         yield made
 

@@ -23,7 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 FOLDER = Path(__file__).parent
 OUR_OWN = ("/_sandbox/", "/healthz")
-"""Paths that only the stand-ins have."""
+"""Paths that only the emulators have."""
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,10 @@ from data_share.snowflake.sql_api import (
     SnowflakeStoppedError,
 )
 from data_share.snowflake.statements import SnowflakeStatementsOperator
-from sandbox.databricks import parquet
-from sandbox.s3 import s3_filesystem
-from sandbox.snowflake.sql_api import SqlApi
-from sandbox.sources import write_source
+from emulators.databricks import parquet
+from emulators.databricks.unity_catalog import write_table
+from emulators.s3 import s3_filesystem
+from emulators.snowflake.sql_api import SqlApi
 from tests.airflow_double import SYNC, DagRun, TriggerFailedError, events_of
 from tests.contracts.conftest import SIGNED, Accounts, until
 
@@ -72,7 +72,7 @@ def administer(*statements: str) -> None:
 
 
 def write(accounts: Accounts, dataset: Dataset, rows: Sequence[dict[str, Any]], schema: pa.Schema = SCHEMA) -> None:
-    write_source(accounts.s3_url, dataset.source_table, pa.Table.from_pylist(list(rows), schema=schema))
+    write_table(accounts.s3_url, dataset.source_table, pa.Table.from_pylist(list(rows), schema=schema))
 
 
 def a_dataset(
@@ -624,7 +624,7 @@ def clean_up_beside_tables_of_others(accounts: Accounts) -> None:
         assert answer["dropped_tables"] == [own.partition(".")[2].upper()]
         assert query(f"SELECT * FROM {others}", ADMINISTRATOR) == []
     finally:
-        # what a broken stand-in kept from the clean-up would be one more for the next
+        # what a broken emulator kept from the clean-up would be one more for the next
         query(f"DROP TABLE IF EXISTS {own}")
         administer(f"DROP TABLE {others}")
 

@@ -1,7 +1,7 @@
 """
-Each contract that the package relies on, broken on purpose in the stand-in: the product must notice.
+Each contract that the package relies on, broken on purpose in the emulator: the product must notice.
 
-The contracts are the rows of ``sandbox/README.md`` with *Relied on: yes*. A break that no scenario notices says that
+The contracts are the rows of ``emulators/README.md`` with *Relied on: yes*. A break that no scenario notices says that
 the package does not rely on the row, or that its scenario is too weak.
 """
 
@@ -20,6 +20,7 @@ from unittest import mock
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import s3fs
 import sqlglot
@@ -28,15 +29,31 @@ from starlette.responses import JSONResponse
 
 from data_share.databricks import follow
 from data_share.snowflake import sql_api as statements_api
-from sandbox import faults
-from sandbox.databricks import answers, export, jobs, oauth, parquet, server
-from sandbox.databricks.records import USER, TaskRun
-from sandbox.snowflake import auth, copy_into, engine, locks, names, privileges, results, sql_api, translate
-from sandbox.snowflake.errors import SqlError
-from sandbox.snowflake.names import key, qualified
+from emulators import fault_injection
+from emulators.databricks import answers, export, jobs, oauth, parquet, server
+from emulators.databricks.records import USER, TaskRun
+from emulators.snowflake import (
+    account_statements,
+    auth,
+    copy_into,
+    engine,
+    load_metadata,
+    locks,
+    privileges,
+    results,
+    rights,
+    session,
+    sql_api,
+    stages,
+    statements,
+    stop,
+    translate,
+)
+from emulators.snowflake.errors import SqlError
+from emulators.snowflake.names import key
 from tests.contracts import scenarios
 from tests.contracts.conftest import Accounts
-from tests.docs.test_sandbox_readme import rows
+from tests.docs.test_emulators_readme import rows
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
@@ -48,8 +65,8 @@ class Break:
     """
     A contract that is broken.
 
-    :param behaviour: the row of ``sandbox/README.md``
-    :param done: what the stand-in does instead
+    :param behaviour: the row of ``emulators/README.md``
+    :param done: what the emulator does instead
     :param patch: makes it do that
     :param scenario: what the product does then
     :param noticed: pattern of the error, or of what the scenario finds wrong, by which it is noticed
@@ -64,7 +81,7 @@ class Break:
 
 @pytest.fixture(scope="module")
 def ready(accounts: Accounts) -> Iterator[Accounts]:
-    """The accounts, set up; nobody waits longer than the stand-ins need."""
+    """The accounts, set up; nobody waits longer than the emulators need."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(follow, "_FIRST_POLL_SECONDS", 0.02)
         patch.setattr(statements_api, "_FIRST_POLL_SECONDS", 0.004)
@@ -213,8 +230,8 @@ def _only_numbers(true: Any, body: Any, name: str) -> int:
     return int(true(body, name))
 
 
-def _own_run_id(true: Any, run: Any, task: Any, base_url: str, **options: Any) -> Any:
-    return {**true(run, task, base_url, **options), "run_id": run.run_id}
+def _own_run_id(true: Any, run: Any, base_url: str, **options: Any) -> Any:
+    return {**true(run, base_url, **options), "run_id": run.run_id}
 
 
 def _absent_tables_are_empty(true: Any, self: Any, name: str) -> Any:
@@ -319,12 +336,12 @@ def _not_cancelled(true: Any, self: Any) -> Any:
 
 
 def _no_location_is_allowed(true: Any, expression: exp.Expr, session: Any) -> None:
-    kept = dict(session.engine.catalogue.integrations)
-    session.engine.catalogue.integrations.update({name: [] for name in kept})
+    kept = dict(session.account.catalogue.integrations)
+    session.account.catalogue.integrations.update({name: [] for name in kept})
     try:
         true(expression, session)
     finally:
-        session.engine.catalogue.integrations.update(kept)
+        session.account.catalogue.integrations.update(kept)
 
 
 def _the_file_itself(true: Any, session: Any, location: str) -> Any:
@@ -344,8 +361,25 @@ def _nothing_is_a_row_of_nulls(true: Any, self: Any, sql: str, expression: Any) 
     true(self, sql, expression)
 
 
+def _maps_are_lists(true: Any, source: pa.Field, file_format: Any) -> str:
+    scanned = true(source, file_format)
+    return f"map_entries({scanned})" if pa.types.is_map(source.type) else scanned
+
+
+def _invalid_characters_are_replaced(true: Any, session: Any, target: str, columns: Any, file: Any, *rest: Any) -> Any:
+    table = copy_into._read(session, file)
+    for number, column in enumerate(table.schema):
+        if pa.types.is_string(column.type):
+            raw = table.column(number).cast(pa.binary()).to_pylist()
+            texts = [None if value is None else value.decode(errors="replace") for value in raw]
+            table = table.set_column(number, column, pa.array(texts, pa.string()))
+    with session.account.filesystem.open(f"{file.bucket}/{file.key}", "wb") as replaced:
+        pq.write_table(table, replaced)
+    return true(session, target, columns, file, *rest)
+
+
 def _columns_by_place(true: Any, session: Any, columns: Any, file: Any, options: Any) -> Any:
-    with session.engine.filesystem.open(f"{file.bucket}/{file.key}", "rb") as source:
+    with session.account.filesystem.open(f"{file.bucket}/{file.key}", "rb") as source:
         fields = list(copy_into.pq.read_schema(source))
     places = itertools.zip_longest(columns, fields[: len(columns)])
     return {column: copy_into._value(field, column, options) if field else "NULL" for column, field in places}
@@ -368,7 +402,7 @@ def _replace_forgets_grants(true: Any, self: Any, expression: exp.Expr, *args: A
     if isinstance(expression, exp.Insert) and expression.args.get("overwrite"):
         table = expression.find(exp.Table)
         assert table is not None
-        self._conn.engine.catalogue.rights.grants.pop(key("TABLE", *qualified(table, self._conn)), None)
+        self._conn.account.catalogue.rights.grants.pop(key("TABLE", *self._conn.qualified(table)), None)
 
 
 def _merge_takes_any_row(true: Any, self: Any, merge: exp.Merge, params: Any) -> None:
@@ -388,7 +422,7 @@ def _rows_are_copied_too(true: Any, self: Any, expression: exp.Expr, *args: Any)
     like = expression.find(exp.LikeProperty) if isinstance(expression, exp.Create) else None
     if like is not None:
         new, old = (
-            ".".join(f'"{part}"' for part in qualified(table, self._conn))
+            ".".join(f'"{part}"' for part in self._conn.qualified(table))
             for table in (expression.find(exp.Table), like.this)
         )
         self._duck_conn.execute(f"INSERT INTO {new} SELECT * FROM {old}")
@@ -545,7 +579,7 @@ BREAKS = [
     Break(
         "Too many requests",
         "a wrong request",
-        around(faults.FaultInjection, "_take", _orders_of_429_are_400),
+        around(fault_injection.FaultInjection, "_take", _orders_of_429_are_400),
         s.databricks_is_busy,
         "Too many requests",
     ),
@@ -561,7 +595,7 @@ BREAKS = [
         "not replaced",
         instead(jobs, "resolve_references", lambda template, _: template),
         s.a_sync,
-        r"'\{\{job.parameters.export_path\}\}data/'",
+        "The parameter data_path must be a directory",
     ),
     Break(
         "`idempotency_token`: the existing run, also when it failed",
@@ -941,7 +975,7 @@ BREAKS = [
     Break(
         "Cancel: 200 with 000604; what has ended: 422 with 000709",
         "the statement goes on",
-        around(engine.Stop, "error", _not_cancelled),
+        around(stop.Stop, "error", _not_cancelled),
         s.a_statement_is_cancelled,
         "DID NOT RAISE",
     ),
@@ -949,14 +983,14 @@ BREAKS = [
     Break(
         "Stage URL must be allowed by the integration",
         "none is allowed",
-        around(translate, "_check_stage", _no_location_is_allowed),
+        around(account_statements, "check_new_stage", _no_location_is_allowed),
         s.set_up_again,
         "is not allowed by integration",
     ),
     Break(
         "COPY: the location is a plain prefix: `path/1` takes `path/10/` too",
         "the name of a file",
-        around(copy_into, "_with_prefix", _the_file_itself),
+        around(stages, "files_below", _the_file_itself),
         s.a_sync,
         "ManifestError: The export left 0",
     ),
@@ -1019,9 +1053,9 @@ BREAKS = [
     Break(
         VECTORIZED,
         "as without it",
-        after(copy_into, "_format", lambda found: dataclasses.replace(found, vectorized=False)),
+        around(copy_into, "_scanned", _maps_are_lists),
         s.values_that_options_of_copy_change,
-        "key_value",
+        "'key'",
     ),
     Break(
         NULL_IF,
@@ -1040,14 +1074,14 @@ BREAKS = [
     Break(
         NOT_UTF8,
         "they are replaced",
-        after(copy_into, "_format", lambda found: dataclasses.replace(found, replace_invalid_characters=True)),
+        around(copy_into, "_load", _invalid_characters_are_replaced),
         s.a_text_that_is_not_utf8,
         "DID NOT RAISE",
     ),
     Break(
         "COPY: TRUNCATECOLUMNS = FALSE, the default: a longer text is an error that names the column",
         "it is cut",
-        after(copy_into, "_options", lambda options: dataclasses.replace(options, truncate=True)),
+        loaded(lambda field, column, value: f"LEFT({value}, {column.length})" if column.length else value),
         s.a_text_that_is_too_long,
         "DID NOT RAISE",
     ),
@@ -1076,7 +1110,7 @@ BREAKS = [
     Break(
         "INSERT OVERWRITE is one transaction",
         "it commits what is open",
-        around(translate, "is_ddl", _replace_commits),
+        around(statements, "is_ddl", _replace_commits),
         s.readers_look_while_a_sync_is_published,
         r"\(3, 1, 2\)",
     ),
@@ -1111,7 +1145,7 @@ BREAKS = [
     Break(
         "Names fold to upper case, quoted ones do not",
         "they stay as they are",
-        instead(names, "name_of", _as_written),
+        instead(session, "name_of", _as_written),
         s.a_sync,
         "does not exist",
     ),
@@ -1157,7 +1191,7 @@ BREAKS = [
     Break(
         OWNERSHIP,
         "the administrator owns all",
-        around(privileges.Rights, "create", _the_administrators),
+        around(rights.Rights, "create", _the_administrators),
         s.a_sync,
         "not authorized|Insufficient privileges",
     ),
@@ -1171,7 +1205,7 @@ BREAKS = [
     Break(
         "Role hierarchy, roles of users, USE ROLE (003013), login with a role that is not granted (390186)",
         "any role",
-        instead(privileges.Rights, "may_use", lambda *_: True),
+        instead(rights.Rights, "may_use", lambda *_: True),
         s.who_may_load,
         "DID NOT RAISE",
     ),
@@ -1181,7 +1215,7 @@ WITHSTOOD = [
     Break(
         "COPY: load metadata belongs to the table object: gone with CREATE OR REPLACE and TRUNCATE, follows RENAME",
         "it outlives CREATE OR REPLACE",
-        instead(engine, "forget_loads", nothing),
+        instead(load_metadata, "forget", nothing),
         s.the_load_is_repeated,
         "",
     ),
@@ -1212,7 +1246,7 @@ WITHSTOOD = [
     Break(
         "DDL commits the open transaction, also CREATE TABLE ... AS and GRANT",
         "it does not",
-        around(engine.Session, "end_transaction", nothing),
+        around(session.Session, "end_transaction", nothing),
         s.a_second_sync,
         "",
     ),
@@ -1223,7 +1257,7 @@ NO_POLICIES = "the tables of the scenarios have no policies"
 ELSEWHERE = {
     "A column of the data named `_metadata` hides that of the files, which has one more underscore in front then": (
         "no dataset of the scenarios has such a column",
-        "tests/sandbox/databricks/test_export.py::test_a_column_that_hides_the_metadata_of_files_changes_no_count",
+        "tests/emulators/databricks/test_export.py::test_a_column_that_hides_the_metadata_of_files_changes_no_count",
     ),
     "Names in backticks, also in `IDENTIFIER()`; a hyphen without them is refused (`INVALID_IDENTIFIER`)": (
         "the sources of the scenarios have plain names",
@@ -1287,7 +1321,7 @@ ELSEWHERE = {
     ),
     "Grants, owners and load metadata outlive a killed process": (
         "a process has to be killed",
-        "tests/sandbox/snowflake/test_transactions.py::test_a_killed_process_loses_nothing",
+        "tests/emulators/snowflake/test_transactions.py::test_a_killed_process_loses_nothing",
     ),
 }
 """Rows that cannot be broken in this process: why, and the test that covers them."""

@@ -1,4 +1,4 @@
-"""What the product sends to Databricks and Snowflake is what they publish, and so is what the stand-ins answer."""
+"""What the product sends to Databricks and Snowflake is what they publish, and so is what the emulators answer."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def test_each_request_of_the_product_keeps_the_contract(service: str, recorded: 
     assert not broken, "\n".join(broken)
 
 
-def test_each_answer_of_the_stand_ins_keeps_the_contract(service: str, recorded: dict[str, list[Exchange]]) -> None:
+def test_each_answer_of_the_emulators_keeps_the_contract(service: str, recorded: dict[str, list[Exchange]]) -> None:
     broken = [
         f"{exchange}\n    {problem}"
         for exchange in recorded[service]

@@ -81,7 +81,7 @@ def test_each_secret_is_required() -> None:
     secret = re.compile("PASSWORD|SECRET|_KEY|_CONN_|TOKEN")
     example = read_env_file(PROJECT / ".env.example")
     secrets = {name for name in example if secret.search(name)}
-    # What the stand-ins accept is needed with them only; they refuse to start without. Nobody has to be told.
+    # What the emulators accept is needed with them only; they refuse to start without. Nobody has to be told.
     assert secrets - set(REQUIRED) == {
         "SANDBOX_WORKSPACE_TOKEN",
         "SANDBOX_LOADER_PUBLIC_KEY",
@@ -101,7 +101,7 @@ def test_the_example_explains_each_variable_and_no_other() -> None:
         assert lines[position - 1].startswith("#") or name in ("WORKER_CONCURRENCY",), name
 
 
-def test_without_the_profile_no_stand_in_starts(write_env: Any) -> None:
+def test_without_the_profile_no_emulator_starts(write_env: Any) -> None:
     accounts = {"AIRFLOW_CONN_DATABRICKS_DEFAULT": "{}", "AIRFLOW_CONN_SNOWFLAKE_DEFAULT": "{}"}
     env = write_env() | accounts
     names = {"postgres", "redis", "init", "api-server", "scheduler", "dag-processor", "triggerer", "worker"}
@@ -235,7 +235,7 @@ def test_what_the_image_copies_exists_and_is_not_held_back() -> None:
     assert ".env" not in kept
 
 
-def test_stand_ins_that_others_can_reach_do_not_start_without_keys(tmp_path: Path) -> None:
+def test_emulators_that_others_can_reach_do_not_start_without_keys(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "SANDBOX_HOST": "0.0.0.0",

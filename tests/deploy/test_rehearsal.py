@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sandbox.airflow_client import AirflowClient
+from tests.airflow_client import AirflowClient
 from tests.conftest import PROJECT
 from tests.deploy.compose import load
 from tests.deploy.conftest import WriteEnv
@@ -87,7 +87,7 @@ def start_copy(write_env: WriteEnv) -> Iterator[Callable[[str], Copy]]:
 
 @pytest.fixture(scope="module")
 def stack(start_copy: Callable[[str], Copy]) -> Copy:
-    """The whole project with the stand-ins, as `docker compose --profile sandbox up --scale worker=2`."""
+    """The whole project with the emulators, as `docker compose --profile sandbox up --scale worker=2`."""
     copy = start_copy("first")
     copy.engine.up(scale={"worker": WORKERS}, seconds=START_SECONDS)
     return copy

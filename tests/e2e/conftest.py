@@ -1,4 +1,4 @@
-"""One running stack for all end-to-end tests: Airflow's own processes, the REST API, the stand-ins."""
+"""One running stack for all end-to-end tests: Airflow's own processes, the REST API, the emulators."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def running_share() -> Iterator[RunningShare]:
 
 @pytest.fixture
 def share(running_share: RunningShare) -> Iterator[RunningShare]:
-    """The running stack, with the source tables as they were and no order to the stand-ins left over."""
+    """The running stack, with the source tables as they were and no order to the emulators left over."""
     running_share.reset()
     yield running_share
     running_share.reset()

@@ -12,10 +12,10 @@ import httpx
 import pyarrow as pa
 
 from data_share.share import Share
-from sandbox.airflow_client import AirflowClient
-from sandbox.s3 import s3_filesystem
-from sandbox.sources import read_source, write_source
+from emulators.databricks.unity_catalog import read_table, write_table
+from emulators.s3 import s3_filesystem
 from sandbox.stack import Endpoints, Stack
+from tests.airflow_client import AirflowClient
 
 DAG_ID = "sync_shared_forecasts"
 SOURCE = "main.weather.forecasts"
@@ -60,10 +60,10 @@ class RunningShare:
     # The source tables
 
     def source(self, name: str = SOURCE) -> pa.Table:
-        return read_source(self.endpoints.s3_url, name)
+        return read_table(self.endpoints.s3_url, name)
 
     def write_source(self, table: pa.Table, name: str = SOURCE) -> None:
-        write_source(self.endpoints.s3_url, name, table)
+        write_table(self.endpoints.s3_url, name, table)
 
     def restore_source(self, name: str = SOURCE) -> None:
         """Write a source table as it was when the stack started."""

@@ -17,8 +17,8 @@ import httpx
 import psutil
 import pytest
 
-from sandbox.airflow_client import AirflowError
 from sandbox.settings import HOST
+from tests.airflow_client import AirflowError
 from tests.e2e.share import SUBMITS, RunningShare, stopped, wait_for
 
 pytestmark = pytest.mark.tier("nightly")

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pytest
 import snowflake.connector
 
-from sandbox.airflow_client import AirflowClient, AirflowError
+from tests.airflow_client import AirflowClient, AirflowError
 from tests.e2e.share import RunningShare, stopped, wait_for
 
 pytestmark = pytest.mark.tier("nightly")

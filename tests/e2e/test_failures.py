@@ -12,7 +12,7 @@ import pytest
 
 from data_share.outcome.report import Failure
 from data_share.share import Share
-from sandbox.airflow_client import AirflowError
+from tests.airflow_client import AirflowError
 from tests.e2e.share import DAG_ID, RunningShare, wait_for
 
 pytestmark = pytest.mark.tier("full")

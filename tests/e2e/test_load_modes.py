@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.airflow_client import AirflowError
+from tests.airflow_client import AirflowError
 from tests.e2e.share import RunningShare
 
 pytestmark = pytest.mark.tier("full")

@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from data_share.share import Share
-from sandbox.airflow_client import AirflowClient, AirflowError
 from sandbox.settings import HOST, PROJECT
+from tests.airflow_client import AirflowClient, AirflowError
 from tests.e2e.share import DAG_ID, SYNC_SECONDS, TARGET, RunningShare, wait_for
 from tests.shipped import left_out
 

@@ -1,1 +1,1 @@
-"""A package, so that the stand-ins which its tests share can end with the last of them."""
+"""A package, so that the emulators which its tests share can end with the last of them."""

@@ -1,5 +1,5 @@
 """
-What the package takes for true of the two services and no stand-in can settle: the suite tries each, and reports it.
+What the package takes for true of the two services and no emulator can settle: the suite tries each, and reports it.
 
 A test says by its mark which one it tries, ``@pytest.mark.assumption("empty_text")``, and by the fixture ``answer``
 what was answered. The table of docs/live-tests.md is this one.
@@ -106,7 +106,7 @@ ASSUMPTIONS = {
         "`check_staging` fails in every sync: `proof: counts` until then",
     ),
     "sync_modes": Assumption(
-        "Syncs append, and merge by keys and delete, as on the stand-ins.",
+        "Syncs append, and merge by keys and delete, as on the emulators.",
         "see the answer",
     ),
     "integration_usage": Assumption(

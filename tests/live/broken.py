@@ -1,4 +1,4 @@
-"""Stand-ins on which an assumption of the suite is not true: one small change each, as the real service might be."""
+"""Emulators on which an assumption of the suite is not true: one small change each, as the real service might be."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from sqlglot import exp
 
-from sandbox.databricks import answers, export, jobs
-from sandbox.databricks.export import StatementError
-from sandbox.snowflake import copy_into, policies, privileges, sql_api, translate
-from sandbox.snowflake.engine import Stop
-from sandbox.snowflake.errors import SqlError, does_not_exist
-from sandbox.snowflake.names import key, qualified
+from emulators.databricks import answers, export, jobs
+from emulators.databricks.export import StatementError
+from emulators.snowflake import copy_into, policies, privileges, sql_api, statements
+from emulators.snowflake.errors import SqlError, does_not_exist
+from emulators.snowflake.names import key
+from emulators.snowflake.stop import Stop
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -28,7 +28,7 @@ def _wrapped(patch: pytest.MonkeyPatch, owner: Any, name: str, wrapper: Callable
 
 def _empty_text(patch: pytest.MonkeyPatch) -> None:
     def load(original: Any, session: Any, target: str, columns: Any, file: Any, options: Any) -> int:
-        with session.engine.filesystem.open(f"{file.bucket}/{file.key}") as content:
+        with session.account.filesystem.open(f"{file.bucket}/{file.key}") as content:
             table = pq.read_table(content)
         if any("" in column.to_pylist() for column in table.columns if column.type == "string"):
             raise SqlError(100069, "22P02", "Error parsing the parquet file: empty column value")
@@ -80,16 +80,15 @@ def _empty_table(patch: pytest.MonkeyPatch) -> None:
 def _failure_reason(patch: pytest.MonkeyPatch) -> None:
     def run(original: Any, workspace: Any, run_id: int) -> Any:
         found = original(workspace, run_id)
-        for task in found.tasks:
-            task.error = ""
+        found.task.error = ""
         return found
 
     _wrapped(patch, jobs.Workspace, "run", run)
 
 
 def _queue_start_time(patch: pytest.MonkeyPatch) -> None:
-    def task_answer(original: Any, run: Any, task: Any, *given: Any, **named: Any) -> Any:
-        return original(run, task, *given, **named) | {"start_time": run.created_time}
+    def task_answer(original: Any, run: Any, *given: Any, **named: Any) -> Any:
+        return original(run, *given, **named) | {"start_time": run.created_time}
 
     _wrapped(patch, answers, "_task", task_answer)
 
@@ -115,7 +114,7 @@ def _missing_schema(patch: pytest.MonkeyPatch) -> None:
 
 def _statements(patch: pytest.MonkeyPatch, pattern: str, put: str) -> None:
     """Let statements of Snowflake be others."""
-    _wrapped(patch, translate, "parse_one", lambda original, sql: original(re.sub(pattern, put, sql)))
+    _wrapped(patch, statements, "parse_one", lambda original, sql: original(re.sub(pattern, put, sql)))
 
 
 def _fresh_session(patch: pytest.MonkeyPatch) -> None:
@@ -163,10 +162,10 @@ def _like_policies(patch: pytest.MonkeyPatch) -> None:
         like = expression.find(exp.LikeProperty)
         table = expression.find(exp.Table)
         if like is not None and table is not None:
-            filters = session.engine.catalogue.policies.filters
-            copied = filters.get(key("TABLE", *qualified(like.this, session)))
+            filters = session.account.catalogue.policies.filters
+            copied = filters.get(key("TABLE", *session.qualified(like.this)))
             if copied is not None:
-                filters[key("TABLE", *qualified(table, session))] = copied
+                filters[key("TABLE", *session.qualified(table))] = copied
 
     _wrapped(patch, policies, "note_end", note_end)
 

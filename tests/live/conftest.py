@@ -1,4 +1,4 @@
-"""The accounts of the suite: the stand-ins, or real ones if DATA_SHARE_LIVE=1 is set. See docs/live-tests.md."""
+"""The accounts of the suite: the emulators, or real ones if DATA_SHARE_LIVE=1 is set. See docs/live-tests.md."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from data_share.datasets import Dataset
 from data_share.doctor.deployment import State
 from data_share.snowflake import sql_api
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
-from sandbox.databricks.jobs import Workspace
-from sandbox.databricks.records import Run
-from sandbox.s3 import s3_filesystem
-from sandbox.snowflake.server import INTEGRATION
-from sandbox.sources import SHARE_BUCKET, write_source
+from emulators.databricks.jobs import Workspace
+from emulators.databricks.records import Run
+from emulators.databricks.unity_catalog import write_table
+from emulators.s3 import SHARE_BUCKET, s3_filesystem
+from emulators.snowflake.server import INTEGRATION
 from tests.airflow_double import DagRun, export_job, with_templates_compiled_once
 from tests.contracts.conftest import USER, Accounts, serve_accounts
 from tests.contracts.contract import Contract, Exchange
@@ -47,7 +47,7 @@ S3_SIGN_IN = {
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
-# Those of setup_live.sql that the stand-in's user does not have from the beginning.
+# Those of setup_live.sql that the emulator's user does not have from the beginning.
 RIGHTS = (
     "CREATE ROLE LIVE_OTHER",
     f"GRANT ROLE LIVE_OTHER TO USER {USER}",
@@ -74,12 +74,12 @@ def on_real_accounts() -> bool:
     return os.environ.get(SWITCH) == "1"
 
 
-# The stand-ins have no field that the contracts do not name; real services get new ones.
+# The emulators have no field that the contracts do not name; real services get new ones.
 CONTRACTS = [Contract(name, lets_fields_pass=on_real_accounts()) for name in ("databricks", "snowflake")]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "live: on the stand-ins, and with DATA_SHARE_LIVE=1 on real accounts")
+    config.addinivalue_line("markers", "live: on the emulators, and with DATA_SHARE_LIVE=1 on real accounts")
     config.addinivalue_line("markers", "assumption(id): tries one of those in tests/live/assumptions.py")
     config.stash[REPORT] = LiveReport()
 
@@ -91,7 +91,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.sandbox)
             item.add_marker(pytest.mark.tier("full"))
     if on_real_accounts():
-        # Those about the suite itself need nothing but the stand-ins.
+        # Those about the suite itself need nothing but the emulators.
         config.hook.pytest_deselected(items=[item for item in items if not item.get_closest_marker("live")])
         items[:] = [item for item in items if item.get_closest_marker("live")]
 
@@ -108,7 +108,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     told = yield
     report = item.config.stash[REPORT]
     if on_real_accounts() and call.excinfo is not None and call.excinfo.errisinstance(NotTriedError):
-        # An account that lacks something is no failure. On the stand-ins, nothing may be lacking.
+        # An account that lacks something is no failure. On the emulators, nothing may be lacking.
         told.outcome, told.longrepr = "skipped", (str(item.path), item.location[1] or 0, str(call.excinfo.value))
     if (call.when == "call" or not told.passed) and item.get_closest_marker("live"):
         outcome = "not tried" if told.skipped else told.outcome if call.when == "call" else f"failed at {call.when}"
@@ -165,18 +165,18 @@ def answer(request: pytest.FixtureRequest) -> Callable[[object], None]:
 
 
 @pytest.fixture(scope="package")
-def stand_ins(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleType) -> Iterator[Accounts]:
-    """The stand-ins, as if they were real accounts: with the table that each real workspace has."""
+def emulators(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleType) -> Iterator[Accounts]:
+    """The emulators, as if they were real accounts: with the table that each real workspace has."""
     with (
         pytest.MonkeyPatch.context() as patch,
         serve_accounts(tmp_path_factory.mktemp("live"), sync_datasets.sync_dag) as accounts,
     ):
         for name, value in S3_SIGN_IN.items():
             patch.setenv(name, value)
-        # Nobody waits longer than the stand-ins need.
+        # Nobody waits longer than the emulators need.
         patch.setattr(follow, "_FIRST_POLL_SECONDS", 0.02)
         patch.setattr(sql_api, "_FIRST_POLL_SECONDS", 0.004)
-        write_source(accounts.s3_url, "samples.nyctaxi.trips", pa.table(RIDES))
+        write_table(accounts.s3_url, "samples.nyctaxi.trips", pa.table(RIDES))
         for statement in RIGHTS:
             DataShareSnowflakeHook("snowflake_administrator").run_statement(statement)
         s3_filesystem(accounts.s3_url).pipe_file(f"{PREFIX}somebody_elses.parquet", b"not ours")
@@ -196,25 +196,25 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleTyp
         yield accounts
 
 
-def live_environment(stand_ins: Accounts) -> dict[str, str]:
-    """Return the settings by which the suite takes the stand-ins for real accounts."""
+def live_environment(emulators: Accounts) -> dict[str, str]:
+    """Return the settings by which the suite takes the emulators for real accounts."""
     return {
         "DATA_SHARE_LIVE_SNOWFLAKE": os.environ["AIRFLOW_CONN_SNOWFLAKE_DEFAULT"],
         "DATA_SHARE_LIVE_DATABRICKS": os.environ["AIRFLOW_CONN_DATABRICKS_DEFAULT"],
-        "DATA_SHARE_LIVE_JOB_ID": stand_ins.job_id,
+        "DATA_SHARE_LIVE_JOB_ID": emulators.job_id,
         "DATA_SHARE_LIVE_S3_PREFIX": PREFIX,
         "DATA_SHARE_LIVE_STORAGE_INTEGRATION": INTEGRATION,
         "DATA_SHARE_LIVE_SOURCE_SCHEMA": "main.live",
-        "DATA_SHARE_LIVE_S3_ENDPOINT": stand_ins.s3_url,
+        "DATA_SHARE_LIVE_S3_ENDPOINT": emulators.s3_url,
         "DATA_SHARE_LIVE_OTHER_ROLE": "LIVE_OTHER",
         "DATA_SHARE_LIVE_RETRY_AFTER": "0.2",
     }
 
 
 @pytest.fixture(scope="package")
-def settings(stand_ins: Accounts) -> LiveSettings:
+def settings(emulators: Accounts) -> LiveSettings:
     """The settings of the suite, read."""
-    return LiveSettings.read(live_environment(stand_ins))
+    return LiveSettings.read(live_environment(emulators))
 
 
 @pytest.fixture(autouse=True)
@@ -299,7 +299,7 @@ def the_published_contract(request: pytest.FixtureRequest, monkeypatch: pytest.M
     assert not problems, "not as published:\n" + "\n".join(dict.fromkeys(problems))
 
 
-# Not S3, which the stand-ins ask in the process of the tests.
+# Not S3, which the emulators ask in the process of the tests.
 _SERVICES = re.compile(r"/(api|oauth|oidc)/")
 
 

@@ -1,4 +1,4 @@
-"""The suite as it runs on real accounts: by its documented command, against stand-ins that are as good, or not."""
+"""The suite as it runs on real accounts: by its documented command, against emulators that are as good, or not."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ import sqlparse
 
 from data_share.doctor.deployment import State
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
-from sandbox.databricks.sql_statements import SqlStatements
-from sandbox.snowflake import copy_into
-from sandbox.snowflake.errors import SqlError
+from emulators.databricks.sql_statements import SqlStatements
+from emulators.snowflake import copy_into
+from emulators.snowflake.errors import SqlError
 from tests.contracts.conftest import ACCOUNT, TOKEN, USER, Accounts
 from tests.live.accounts import LiveSettings, Scratch
 from tests.live.assumptions import ASSUMPTIONS
@@ -54,12 +54,12 @@ class Ran:
 
 
 @pytest.fixture
-def run(stand_ins: Accounts, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Run the suite with the documented command, against the stand-ins as against real accounts."""
+def run(emulators: Accounts, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run the suite with the documented command, against the emulators as against real accounts."""
 
     def make(*selected: str, **changed: str) -> Ran:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTEST"))}
-        environment |= live_environment(stand_ins) | {"DATA_SHARE_LIVE_REPORT": str(tmp_path)} | changed
+        environment |= live_environment(emulators) | {"DATA_SHARE_LIVE_REPORT": str(tmp_path)} | changed
         # The environment of these tests is that of the child, whatever its age: it is not made anew here.
         command = ["make", "--silent", "-o", ".venv/.installed", "test-live", f"PYTEST_ARGS={' '.join(selected)}"]
         began = time.monotonic()
@@ -77,13 +77,13 @@ def run(stand_ins: Accounts, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     return make
 
 
-def secrets(stand_ins: Accounts) -> list[str]:
-    key = json.loads(live_environment(stand_ins)["DATA_SHARE_LIVE_SNOWFLAKE"])["extra"]["private_key_content"]
+def secrets(emulators: Accounts) -> list[str]:
+    key = json.loads(live_environment(emulators)["DATA_SHARE_LIVE_SNOWFLAKE"])["extra"]["private_key_content"]
     return [TOKEN, *key.splitlines()[1:-1], ACCOUNT, USER, "databricks-snowflake-share"]
 
 
-def test_a_whole_run_brings_back_that_all_holds_and_no_secret(stand_ins: Accounts, run: Callable[..., Ran]) -> None:
-    before = left(stand_ins)
+def test_a_whole_run_brings_back_that_all_holds_and_no_secret(emulators: Accounts, run: Callable[..., Ran]) -> None:
+    before = left(emulators)
     ran = run()
     assert ran.code == 0, ran.printed
     assert {name: ran.result(name) for name in ASSUMPTIONS} == dict.fromkeys(ASSUMPTIONS, "holds")
@@ -96,16 +96,16 @@ def test_a_whole_run_brings_back_that_all_holds_and_no_secret(stand_ins: Account
     assert ran.report["unknown_fields"] == []
     versions = ran.report["versions"]
     assert {"commit", "apache-airflow", "Snowflake", "Databricks SQL warehouse"} <= set(versions)
-    for secret in secrets(stand_ins):
+    for secret in secrets(emulators):
         assert secret.lower() not in json.dumps(ran.report).lower()
         assert secret.lower() not in ran.page.lower()
-    assert left(stand_ins) == before
+    assert left(emulators) == before
 
 
 def test_a_field_that_is_new_is_told_and_fails_nothing(
-    stand_ins: Accounts, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    emulators: Accounts, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sandbox.databricks import answers
+    from emulators.databricks import answers
 
     told = answers._run
     monkeypatch.setattr(answers, "_run", lambda *given: told(*given) | {"new_in_2027": True})
@@ -132,9 +132,9 @@ def test_each_assumption_has_a_test_and_a_break() -> None:
 
 @pytest.mark.parametrize("name", ASSUMPTIONS)
 def test_an_assumption_that_is_not_true_is_told(
-    stand_ins: Accounts, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, name: str
+    emulators: Accounts, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    before = left(stand_ins)
+    before = left(emulators)
     BREAKS[name](monkeypatch)
     ran = run("-k", f"'{' or '.join(trying(name))}'")
     assert ran.result(name) == "does not hold", ran.printed[-3000:]
@@ -143,7 +143,7 @@ def test_an_assumption_that_is_not_true_is_told(
     others = [other for other in ASSUMPTIONS if other != name and not set(trying(other)) & set(trying(name))]
     assert {ran.result(other) for other in others} == {"not tried"}
     monkeypatch.undo()
-    assert left(stand_ins) == before
+    assert left(emulators) == before
 
 
 def test_an_account_that_lacks_what_a_trial_takes_fails_nothing(run: Callable[..., Ran]) -> None:
@@ -292,32 +292,32 @@ def test_each_right_is_taken_away_once() -> None:
 
 @pytest.mark.parametrize("part", TAKEN)
 def test_a_right_that_is_missing_is_named_and_nothing_is_left(
-    stand_ins: Accounts, settings: LiveSettings, monkeypatch: pytest.MonkeyPatch, part: str
+    emulators: Accounts, settings: LiveSettings, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    before = left(stand_ins)
-    with TAKEN[part](stand_ins, settings, monkeypatch) as without:
+    before = left(emulators)
+    with TAKEN[part](emulators, settings, monkeypatch) as without:
         findings = list(preflight(without, {}))
     monkeypatch.undo()
     assert [finding.name for finding in findings if finding.state is State.WRONG] == [
         check.right for check in CHECKS if part in check.right
     ]
-    assert left(stand_ins) == before
+    assert left(emulators) == before
 
 
-def test_without_a_right_the_command_names_it_and_makes_nothing(stand_ins: Accounts, run: Callable[..., Ran]) -> None:
-    before = left(stand_ins)
-    with _revoked(f"USAGE ON INTEGRATION S3_SHARE_INT {LOADER}", stand_ins, None, None):  # type: ignore[arg-type]
-        submitted, asked = len(stand_ins.snowflake), len(stand_ins.databricks)
+def test_without_a_right_the_command_names_it_and_makes_nothing(emulators: Accounts, run: Callable[..., Ran]) -> None:
+    before = left(emulators)
+    with _revoked(f"USAGE ON INTEGRATION S3_SHARE_INT {LOADER}", emulators, None, None):  # type: ignore[arg-type]
+        submitted, asked = len(emulators.snowflake), len(emulators.databricks)
         ran = run()
     assert ran.code == FAILED
     assert "wrong        USAGE on the storage integration, which allows the prefix" in ran.printed
     assert "Nothing was made" in ran.printed
     statements = [
-        json.loads(e.body)["statement"] for e in stand_ins.snowflake[submitted:] if e.method == "POST" and e.body
+        json.loads(e.body)["statement"] for e in emulators.snowflake[submitted:] if e.method == "POST" and e.body
     ]
     assert [sql for sql in statements if re.match("CREATE|INSERT|COPY", sql)] == []
-    assert [e.path for e in stand_ins.databricks[asked:] if e.method == "POST" and "statements" not in e.path] == []
-    assert left(stand_ins) == before
+    assert [e.path for e in emulators.databricks[asked:] if e.method == "POST" and "statements" not in e.path] == []
+    assert left(emulators) == before
     [wrong] = [finding for finding in ran.report["preflight"] if finding["state"] == "wrong"]
     assert "GRANT USAGE ON INTEGRATION" in wrong["text"]
     assert ran.report["tests"] == {}
@@ -332,11 +332,11 @@ def script(name: str) -> list[str]:
     return [statement.rstrip(";") for statement in sqlparse.split(text) if statement.strip(" ;\n")]
 
 
-def test_the_script_makes_all_that_the_suite_takes(stand_ins: Accounts, settings: LiveSettings) -> None:
+def test_the_script_makes_all_that_the_suite_takes(emulators: Accounts, settings: LiveSettings) -> None:
     administrator = DataShareSnowflakeHook("snowflake_administrator")
-    # What the stand-in does not have: other users, a role from one request to the next, the end of a database.
+    # What the emulator does not have: other users, a role from one request to the next, the end of a database.
     unknown = re.compile(r"(CREATE|DROP) USER |USE ROLE |DROP (DATABASE|WAREHOUSE) ")
-    before = left(stand_ins)
+    before = left(emulators)
     try:
         for statement in script("setup_live.sql"):
             if not unknown.match(statement):
@@ -349,7 +349,7 @@ def test_the_script_makes_all_that_the_suite_takes(stand_ins: Accounts, settings
         for statement in script("remove_live.sql"):
             if not unknown.match(statement):
                 administrator.run_statement(statement)
-    assert left(stand_ins) == before
+    assert left(emulators) == before
 
 
 def test_a_setting_that_is_missing_is_named(run: Callable[..., Ran]) -> None:

@@ -14,8 +14,7 @@ from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from data_share.doctor.deployment import State
 from data_share.doctor.run import Finding
 from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStatementError, SnowflakeTransientError
-from sandbox.s3 import s3_filesystem
-from sandbox.sources import SHARE_BUCKET
+from emulators.s3 import SHARE_BUCKET, s3_filesystem
 from tests.contracts.conftest import Accounts
 from tests.live.accounts import (
     DATABRICKS_CONN,
@@ -54,9 +53,9 @@ def left(accounts: Accounts) -> dict[str, Any]:
 @pytest.mark.sandbox
 @pytest.mark.skipif(os.environ.get(SWITCH) == "1", reason="the suite is on its way to real accounts")
 def test_nothing_is_left_of_the_scratch_place_when_the_suite_breaks_off(
-    stand_ins: Accounts, settings: LiveSettings
+    emulators: Accounts, settings: LiveSettings
 ) -> None:
-    before = left(stand_ins)
+    before = left(emulators)
     started: list[int] = []
 
     def break_off() -> None:
@@ -70,8 +69,8 @@ def test_nothing_is_left_of_the_scratch_place_when_the_suite_breaks_off(
 
     with pytest.raises(KeyboardInterrupt):
         break_off()
-    assert left(stand_ins) == before
-    assert stand_ins.on_databricks("runs/get", run_id=started[0])["state"]["result_state"] == "CANCELED"
+    assert left(emulators) == before
+    assert emulators.on_databricks("runs/get", run_id=started[0])["state"]["result_state"] == "CANCELED"
 
 
 # ---- its settings and its limits
@@ -271,12 +270,12 @@ def found(settings: LiveSettings) -> list[Finding]:
 
 
 @pytest.mark.sandbox
-def test_with_all_rights_nothing_is_missing_and_nothing_is_left(stand_ins: Accounts, settings: LiveSettings) -> None:
-    before = left(stand_ins)
+def test_with_all_rights_nothing_is_missing_and_nothing_is_left(emulators: Accounts, settings: LiveSettings) -> None:
+    before = left(emulators)
     findings = found(settings)
     assert [finding.line() for finding in findings if finding.state is not State.OK] == []
     assert [finding.name for finding in findings][: len(CHECKS)] == [check.right for check in CHECKS]
-    assert left(stand_ins) == before
+    assert left(emulators) == before
 
 
 # ---- its report

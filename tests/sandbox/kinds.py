@@ -298,6 +298,6 @@ def _loaded_part(value: Any) -> Any:
         return [_loaded_part(part) for part in value]
     if isinstance(value, Decimal):
         return value.normalize()
-    # How a VARIANT shows an instant is not documented; the stand-in shows its zone.
+    # How a VARIANT shows an instant is not documented; the emulator shows its zone.
     is_instant = isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:.*\+00", value)
     return value.removesuffix("+00") if is_instant else value

@@ -4,11 +4,11 @@ from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pytest
-from deltalake.exceptions import TableNotFoundError
 from vega_datasets import local_data
 
+from emulators.databricks import unity_catalog
+from emulators.s3 import SHARE_BUCKET, s3_filesystem
 from sandbox import sources
-from sandbox.s3 import s3_filesystem
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
@@ -119,45 +119,17 @@ def in_order(table: pa.Table) -> pa.Table:
 def test_seed_makes_what_is_absent_and_changes_nothing_else(s3_url: str) -> None:
     files = s3_filesystem(s3_url)
     for name in (sources.FORECASTS, sources.CITY_TEMPERATURES, sources.DAILY_OBSERVATIONS):
-        if files.exists(sources.table_uri(name)):
-            files.rm(sources.table_uri(name), recursive=True)
+        if files.exists(unity_catalog.table_uri(name)):
+            files.rm(unity_catalog.table_uri(name), recursive=True)
 
     sources.seed(s3_url, places=4)
-    sources.write_source(s3_url, "main.weather.daily_observations", sources.daily_observations(), mode="append")
+    unity_catalog.write_table(s3_url, "main.weather.daily_observations", sources.daily_observations(), mode="append")
     sources.seed(s3_url, places=1)
 
-    table = sources.read_source(s3_url, "main.weather.forecasts")
+    table = unity_catalog.read_table(s3_url, "main.weather.forecasts")
     assert (table.num_rows, table.schema) == (5844, SCHEMA)
-    temperatures = sources.read_source(s3_url, "main.weather.city_temperatures")
+    temperatures = unity_catalog.read_table(s3_url, "main.weather.city_temperatures")
     # A table has no order, least of all one of several files.
     assert in_order(temperatures) == in_order(sources.city_temperatures())
-    assert sources.read_source(s3_url, "main.weather.daily_observations").num_rows == 2 * 365
-    assert {sources.SHARE_BUCKET, sources.LAKE_BUCKET} <= set(files.ls(""))
-
-
-def test_a_source_is_read_as_it_was_written(s3_url: str) -> None:
-    sources.seed(s3_url)
-    name = "main.weather.round_trip"
-    three = sources.forecasts().slice(0, 3)
-    sources.write_source(s3_url, name, three)
-    sources.write_source(s3_url, name, three, mode="append")
-    assert sources.read_source(s3_url, name) == pa.concat_tables([three, three])
-
-    other = pa.table({"id": [1], "note": ["ü"]})
-    sources.write_source(s3_url, name, other)
-    assert sources.read_source(s3_url, name) == other
-
-    with pytest.raises(TableNotFoundError):
-        sources.read_source(s3_url, "main.weather.absent")
-
-
-@pytest.mark.parametrize(
-    "name", ["weather.forecasts", "a.b.c.d", "main..x", "main.weather.x/..", "main.weather.x y", ""]
-)
-def test_only_a_name_of_three_levels_has_a_location(name: str) -> None:
-    with pytest.raises(ValueError, match=r"catalog\.schema\.table"):
-        sources.table_uri(name)
-
-
-def test_a_table_has_its_folder_in_the_lake() -> None:
-    assert sources.table_uri("main.weather.forecasts") == "s3://unity-catalog/main/weather/forecasts"
+    assert unity_catalog.read_table(s3_url, "main.weather.daily_observations").num_rows == 2 * 365
+    assert {SHARE_BUCKET, unity_catalog.LAKE_BUCKET} <= set(files.ls(""))

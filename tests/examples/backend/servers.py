@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sandbox.faults import FaultInjection
+from emulators.fault_injection import FaultInjection
 
 METHODS = ["GET", "POST", "PATCH", "DELETE"]
 STEPS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "finish_sync")
@@ -23,7 +23,7 @@ STEPS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging"
 
 @contextmanager
 def served(app: Starlette) -> Iterator[str]:
-    """Serve an application on loopback, with faults on order; gives its address."""
+    """Serve an application on loopback, with fault injection; gives its address."""
     options: dict[str, Any] = {"log_level": "critical", "lifespan": "off", "timeout_graceful_shutdown": 0}
     server = uvicorn.Server(uvicorn.Config(FaultInjection(app), host="127.0.0.1", port=0, **options))
     thread = threading.Thread(target=server.run, daemon=True)

@@ -95,6 +95,14 @@ def test_a_call_is_tried_again(
     assert list(airflow.runs) == ["press-1"]
 
 
+@pytest.mark.parametrize("language", ["python"])
+def test_any_other_call_is_made_in_the_same_way(client: Client, order: Callable[..., None]) -> None:
+    order("/api/v2/dags$", {"status": 503}, times=3)
+
+    assert client.call("ask", "GET", "/api/v2/dags", params={"limit": 100, "offset": 0})["total_entries"] > 0
+    assert client.call("ask", "GET", f"{RUNS}/unknown") is None
+
+
 @pytest.mark.parametrize(
     ("action", "words"), [({"status": 503}, "HTTP 503"), ({"status": 429}, "HTTP 429"), ({"drop": "before"}, "answer")]
 )

@@ -1,4 +1,4 @@
-"""A deployment on the stand-ins, set up as the DAG does it, and ways to break it."""
+"""A deployment on the emulators, set up as the DAG does it, and ways to break it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from data_share.doctor.run import Finding, examine
 from data_share.share import Share
 from data_share.snowflake import sql_api
 from data_share.sql_files import SQL_FOLDER, render_sql
-from tests.sandbox.databricks.conftest import BUNDLE, TOKEN, WorkspaceServer
+from tests.emulators.databricks.conftest import BUNDLE, TOKEN, WorkspaceServer
+from tests.emulators.snowflake.conftest import ACCOUNT, KEY, OTHER_KEY, USER, private_der_pem, public_pem, serve
 from tests.sandbox.load.driver import Wire
-from tests.sandbox.snowflake.conftest import ACCOUNT, KEY, OTHER_KEY, USER, private_der_pem, public_pem, serve
 
 
 class Examined:
@@ -56,9 +56,8 @@ def workspace(s3_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module")
 def snowflake_url(s3_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # They take long to import, and collecting the tests does without them.
-    from sandbox.s3 import s3_filesystem
-    from sandbox.snowflake.server import create_app
-    from sandbox.sources import SHARE_BUCKET
+    from emulators.s3 import SHARE_BUCKET, s3_filesystem
+    from emulators.snowflake.server import create_app
 
     s3_filesystem(s3_url).makedirs(SHARE_BUCKET, exist_ok=True)
     users = {USER: public_pem(KEY), "ADMIN": public_pem(KEY)}

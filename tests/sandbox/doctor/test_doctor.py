@@ -28,8 +28,8 @@ from data_share.doctor.deployment import Answer, Check, State
 from data_share.doctor.run import CHECKS, DoctorOperator, ShareIsBrokenError
 from data_share.share import Share
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
-from tests.sandbox.databricks.conftest import TOKEN, WorkspaceServer
-from tests.sandbox.snowflake.conftest import KEY
+from tests.emulators.databricks.conftest import TOKEN, WorkspaceServer
+from tests.emulators.snowflake.conftest import KEY
 
 pytestmark = pytest.mark.sandbox
 

@@ -1,4 +1,4 @@
-"""The stand-ins of S3 and Snowflake in a process of their own, and the share on them."""
+"""The emulators of S3 and Snowflake in a process of their own, and the share on them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from data_share.dag_defaults import SHARE
 from data_share.snowflake import sql_api
 from data_share.sql_files import render_sql
-from sandbox.s3 import s3_filesystem
-from sandbox.sources import LAKE_BUCKET, SHARE_BUCKET
+from emulators.databricks.unity_catalog import LAKE_BUCKET
+from emulators.s3 import SHARE_BUCKET, s3_filesystem
 from tests.sandbox.load.driver import PROJECT, Share, Wire
 
 ACCOUNT = "MYORG-SHARE"
@@ -29,7 +29,7 @@ SERVE = """
 import asyncio, os, socket, sys, threading
 from pathlib import Path
 import uvicorn
-from sandbox.snowflake.server import create_app
+from emulators.snowflake.server import create_app
 
 os.fsync = lambda _: None  # a power failure is not among the tests
 state, s3_url, account, user, key = sys.argv[1:]
@@ -47,7 +47,7 @@ asyncio.run(server.serve(sockets=[listener]))
 
 
 @pytest.fixture(scope="session")
-def stand_ins(s3_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
+def snowflake_emulator(s3_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
     """The port of Snowflake, and the private key that it accepts."""
     for bucket in (SHARE_BUCKET, LAKE_BUCKET):
         s3_filesystem(s3_url).makedirs(bucket, exist_ok=True)
@@ -71,9 +71,9 @@ def stand_ins(s3_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def a_share(s3_url: str, stand_ins: tuple[int, str], sync_datasets: ModuleType) -> Iterator[Share]:
-    """The share on the stand-ins, set up."""
-    port, private_key = stand_ins
+def a_share(s3_url: str, snowflake_emulator: tuple[int, str], sync_datasets: ModuleType) -> Iterator[Share]:
+    """The share on the emulators, set up."""
+    port, private_key = snowflake_emulator
     extra = {
         "account": ACCOUNT,
         "host": "127.0.0.1",

@@ -1,4 +1,4 @@
-"""A sync without Airflow: the real operators of a dataset's DAG, one after the other, against the stand-ins."""
+"""A sync without Airflow: the real operators of a dataset's DAG, one after the other, against the emulators."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from data_share.dag_defaults import SHARE
 from data_share.datasets import Dataset
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from data_share.sql_text import column_name, quoted, written
-from sandbox.s3 import s3_filesystem
-from sandbox.sources import write_source
+from emulators.databricks.unity_catalog import write_table
+from emulators.s3 import s3_filesystem
 from tests.airflow_double import DagRun, with_templates_compiled_once
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -195,7 +195,7 @@ class Run(DagRun):
 
 class Share:
     """
-    The stand-ins, and the syncs on them.
+    The emulators, and the syncs on them.
 
     :param s3_url: S3
     :param snowflake_url: Snowflake
@@ -262,7 +262,7 @@ class Share:
 
     def write(self, dataset: Dataset, rows: Sequence[Row], schema: pa.Schema = SCHEMA) -> None:
         """Make the source table hold these rows."""
-        write_source(self.s3_url, dataset.source_table, pa.Table.from_pylist(list(rows), schema=schema))
+        write_table(self.s3_url, dataset.source_table, pa.Table.from_pylist(list(rows), schema=schema))
 
     def insert(self, dataset: Dataset, rows: Sequence[Row]) -> None:
         """Put rows into the target, past every sync."""
@@ -307,7 +307,7 @@ class Share:
         run.export_attempt += 1
         path = SHARE.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
         # It takes long to import, and collecting the tests does without it.
-        from sandbox.databricks.export import Session
+        from emulators.databricks.export import Session
 
         session = Session(self.s3_url, self.files)
         try:
@@ -403,7 +403,7 @@ class Reader:
     """
     Reads with a connection of its own, again and again, from another thread.
 
-    :param share: the stand-ins
+    :param share: the emulators
     :param sql: a query with one row of whole numbers
     """
 

@@ -203,7 +203,7 @@ def test_the_target_is_what_the_model_says(a_share: Share, sequences: int) -> No
 
         holds()
 
-    # A sync waits for the stand-ins most of the time. The kinds do not meet: each sequence has a dataset of its own.
+    # A sync waits for the emulators most of the time. The kinds do not meet: each sequence has a dataset of its own.
     with ThreadPoolExecutor(len(KINDS)) as threads:
         for future in [threads.submit(kind, number) for number in played]:
             future.result()

@@ -24,7 +24,7 @@ from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import FAILURE_KEY, NotPublishedError
 from data_share.snowflake import sql_api as statements_api
 from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStoppedError
-from sandbox.faults import carry_out, replay
+from emulators.fault_injection import carry_out, replay
 from tests.airflow_double import SYNC, DagRun
 from tests.contracts.conftest import Accounts, serve_accounts, until
 from tests.contracts.scenarios import FIRST, a_dataset, ledger, target
@@ -48,7 +48,7 @@ LOOKS_AT_THE_RUN = "databricks runs/get of DatabricksRunSensor"
 @dataclass
 class Line:
     """
-    What stands between the product and both stand-ins: it knows the calls, and lets one of them go wrong.
+    What stands between the product and both emulators: it knows the calls, and lets one of them go wrong.
 
     A call is named by what it is for, so that it is found again in another sync: by the number of its statement, not by
     the handle.
@@ -82,7 +82,7 @@ class Line:
         self.wrong, self.times, self.held = wrong or {}, times, hold
 
     def around(self, system: str, app: ASGIApp) -> ASGIApp:
-        """Put the line before a stand-in."""
+        """Put the line before an emulator."""
 
         async def line(scope: Scope, receive: Receive, send: Send) -> str | None:
             if scope["type"] != "http" or scope["path"].startswith("/_sandbox/"):
@@ -140,8 +140,8 @@ def line() -> Line:
 
 @pytest.fixture(scope="module")
 def accounts(line: Line, tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleType) -> Iterator[Accounts]:
-    """The stand-ins behind the line, and hooks that wait for nothing."""
-    from sandbox.snowflake import sql_api
+    """The emulators behind the line, and hooks that wait for nothing."""
+    from emulators.snowflake import sql_api
 
     execute = sql_api.SqlApi._run
 

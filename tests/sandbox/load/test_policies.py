@@ -444,7 +444,7 @@ def test_rows_that_others_insert_meanwhile_stop_nothing(a_share: Share, administ
     other = {"k": 99, "name": "other", "amount": 9.0}
 
     def insert_in_between(call: dict[str, Any]) -> None:
-        """As one session: the stand-in lets no other one write meanwhile."""
+        """As one session: the emulator lets no other one write meanwhile."""
         body = call.get("json") or {}
         if "COMMIT" in body.get("statement", ""):
             insert = f"INSERT INTO {dataset.target} SELECT 99, 'other', 9;\n"

@@ -17,10 +17,10 @@ from data_share import share
 from data_share.datasets import Dataset
 from data_share.share import Share
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
-from sandbox.s3 import s3_filesystem
-from sandbox.snowflake.engine import Engine, Session
-from sandbox.snowflake.errors import SqlError
-from sandbox.snowflake.server import bootstrap
+from emulators.s3 import s3_filesystem
+from emulators.snowflake.engine import Connection, Engine
+from emulators.snowflake.errors import SqlError
+from emulators.snowflake.server import bootstrap
 from tests.airflow_double import with_templates_compiled_once
 from tests.sandbox.load.conftest import set_up_statements
 from tests.sandbox.load.driver import Run
@@ -72,7 +72,7 @@ class Publisher:
     sent: int = 0
     error: SqlError | None = None
     is_over: bool = False
-    session: Session | None = None
+    session: Connection | None = None
     _running: Future[Any] | None = None
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
@@ -219,7 +219,7 @@ class Target:
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    made = Engine(tmp_path_factory.mktemp("interleaved"), s3_filesystem("http://127.0.0.1:9"), account="A")
+    made = Engine(tmp_path_factory.mktemp("interleaved"), s3_filesystem("http://127.0.0.1:9"), identifier="A")
     bootstrap(made)
     with closing(made):
         for sql in set_up_statements("create_schemas", "create_ledger"):

@@ -282,7 +282,7 @@ def test_a_staging_table_that_is_made_anew_between_two_statements(
     staged = f"UPDATE {share.staging_manifest(run.staging_table)} SET staged_at = SYSDATE()"
 
     def remake_staging(call: dict[str, Any]) -> None:
-        # Snowflake locks only what a transaction writes, while the stand-in would hold back another session's DELETE.
+        # Snowflake locks only what a transaction writes, while the emulator would hold back another session's DELETE.
         body = call.get("json") or {}
         if "COMMIT" in body.get("statement", ""):
             statements = body["statement"].split(";\n")

@@ -79,7 +79,7 @@ def test_another_number_of_files_than_the_manifests(a_share: Share, dataset: Dat
 
 
 def test_a_file_that_is_gone_is_missed(a_share: Share, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandbox.databricks.parquet.MAX_ROWS_PER_FILE", 2)
+    monkeypatch.setattr("emulators.databricks.parquet.MAX_ROWS_PER_FILE", 2)
     run = exported(a_share, dataset, ROWS[:5])
     files = sorted(a_share.files.glob(f"{run.export_path}data/part-*"))
     assert len(files) == 3

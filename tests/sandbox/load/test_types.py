@@ -126,7 +126,7 @@ PAIRS_OF_TYPES = [
 OF_VERDICT = {verdict: [pair for pair in PAIRS_OF_TYPES if pair.verdict is verdict] for verdict in Verdict}
 ROWS = 1 + max(len(source.values) for source in SOURCES)  # the last row is NULL
 
-# Refused, though the stand-in shows no other value: why.
+# Refused, though the emulator shows no other value: why.
 NOT_SHOWN = {
     # By the page TO_DATE, a VARIANT that holds a timestamp has no date; by Data type conversion, a timestamp has one.
     ("timestamp", "DATE"),
@@ -142,7 +142,7 @@ NOT_SHOWN = {
     ("array", "VARIANT"),
     ("array", "ARRAY"),
     ("binary", "VARIANT"),
-    # The stand-in's decimals have the digit that Snowflake's lack.
+    # The emulator's decimals have the digit that Snowflake's lack.
     ("decimal", "VARCHAR"),
 }
 
@@ -319,7 +319,7 @@ def test_each_pair_that_could_change_a_value_is_refused_by_name(a_share: Share) 
 
 
 def test_each_pair_that_is_refused_would_change_a_value(a_share: Share) -> None:
-    # Why a type may not become text has nothing to do with the length of the text; the stand-in's JSON holds no bytes
+    # Why a type may not become text has nothing to do with the length of the text; the emulator's JSON holds no bytes
     # and no number without a digit before the point.
     pairs = [
         pair
@@ -342,7 +342,7 @@ def test_each_pair_that_is_refused_would_change_a_value(a_share: Share) -> None:
     assert unchanged <= NOT_SHOWN
 
 
-# The stand-in takes the stricter of two readings of Snowflake's pages.
+# The emulator takes the stricter of two readings of Snowflake's pages.
 REFUSED_LOUDLY = {kinds for kinds in NOT_SHOWN if kinds[1] in ("DATE", "BOOLEAN")}
 
 

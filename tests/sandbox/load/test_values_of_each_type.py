@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.sources import write_source
+from emulators.databricks.unity_catalog import write_table
 from tests.sandbox.kinds import LOADED, NESTED, ROWS, differences, source
 from tests.sandbox.load.driver import Share, unproven
 
@@ -19,7 +19,7 @@ def test_the_target_holds_the_values_of_the_source(a_share: Share, mode: str) ->
     a_share.query(f"INSERT INTO {dataset.target} (k) SELECT {ROWS}")
     if mode == "merge":
         a_share.query(f"INSERT INTO {dataset.target} (k) SELECT 0")
-    write_source(a_share.s3_url, dataset.source_table, source(LOADED))
+    write_table(a_share.s3_url, dataset.source_table, source(LOADED))
 
     run = a_share.sync(dataset)
 

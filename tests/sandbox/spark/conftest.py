@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import s3fs
 
-from sandbox.s3 import s3_filesystem
-from sandbox.sources import LAKE_BUCKET, SHARE_BUCKET
-from tests.sandbox.load.conftest import a_share, stand_ins
+from emulators.databricks.unity_catalog import LAKE_BUCKET
+from emulators.s3 import SHARE_BUCKET, s3_filesystem
+from tests.sandbox.load.conftest import a_share, snowflake_emulator
 from tests.sandbox.spark.engines import Engines
 
-__all__ = ["a_share", "stand_ins"]
+__all__ = ["a_share", "snowflake_emulator"]
 
 # The JRE comes from a wheel, and lacks a module that Spark's launcher names and only its linear algebra uses.
 JAVA = """#!/bin/sh

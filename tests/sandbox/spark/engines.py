@@ -13,8 +13,9 @@ import s3fs
 from deltalake import write_deltalake
 
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
-from sandbox.databricks.export import Session
-from sandbox.sources import SHARE_BUCKET, storage_options, table_uri
+from emulators.databricks.export import Session
+from emulators.databricks.unity_catalog import table_uri
+from emulators.s3 import SHARE_BUCKET, storage_options
 
 PROJECT = Path(__file__).resolve().parents[3]
 EXPORT_SQL = (PROJECT / "include" / "sql" / "databricks" / "export_dataset.sql").read_text()
@@ -113,9 +114,9 @@ class Engines:
         parameters = {"run_key": "", "dataset": "", "source_table": "main.load.written", "proof": "checksums"}
         return self.on_spark(MANIFEST_SQL, parameters | {"data_path": data_path}).manifest()
 
-    def on_stand_in(self, sql: str, parameters: dict[str, str]) -> Export:
+    def on_emulator(self, sql: str, parameters: dict[str, str]) -> Export:
         """Execute the same on the sandbox's own engine."""
-        folder = f"stand_in_{next(_numbers)}"
+        folder = f"emulator_{next(_numbers)}"
         paths = {name: f"s3://{SHARE_BUCKET}/{folder}/{name[:-5]}/" for name in ("data_path", "manifest_path")}
         session = Session(str(self.files.client_kwargs["endpoint_url"]), self.files)
         try:
@@ -132,4 +133,4 @@ class Engines:
         """Export a source table with the product's own SQL: on Spark, and on the sandbox's own engine."""
         parameters = {"source_table": source_table, "run_key": 'it\'s a "key" -- ü', "dataset": "everything"}
         parameters["proof"] = "checksums"
-        return self.on_spark(EXPORT_SQL, parameters), self.on_stand_in(EXPORT_SQL, parameters)
+        return self.on_spark(EXPORT_SQL, parameters), self.on_emulator(EXPORT_SQL, parameters)

@@ -14,8 +14,8 @@ import pytest
 
 from data_share.snowflake.exported_schema import exported_columns
 from data_share.sql_text import source_name
-from sandbox.databricks import parquet
-from sandbox.databricks.export import StatementError
+from emulators.databricks import parquet
+from emulators.databricks.export import StatementError
 from tests.sandbox.kinds import KINDS, ROWS, comparable, source, spark_types
 from tests.sandbox.spark.engines import EXPORT, EXPORT_SQL, Engines, Export
 from tests.source_names import KEY_WORDS, NO_SOURCES, SOURCES, WITHOUT_BACKTICKS, no_paths
@@ -36,7 +36,7 @@ def table(engines: Engines) -> str:
 
 @pytest.fixture(scope="module")
 def exports(engines: Engines, table: str) -> tuple[Export, Export]:
-    """That table, exported by Spark and by the stand-in."""
+    """That table, exported by Spark and by the emulator."""
     return engines.export(table)
 
 
@@ -67,22 +67,22 @@ def schema(part: pq.ParquetFile) -> str:
 
 @pytest.mark.parametrize("column", ["k", *KINDS])
 def test_each_type_is_written_as_spark_writes_it(exports: tuple[Export, Export], column: str) -> None:
-    on_spark, on_stand_in = (export.parts() for export in exports)
-    assert len(on_spark) == len(on_stand_in) == 1
-    assert leaves(on_stand_in[0], column) == leaves(on_spark[0], column) != []
+    on_spark, on_emulator = (export.parts() for export in exports)
+    assert len(on_spark) == len(on_emulator) == 1
+    assert leaves(on_emulator[0], column) == leaves(on_spark[0], column) != []
 
 
 @pytest.mark.parametrize("column", ["k", *KINDS])
 def test_each_value_is_that_of_spark_and_of_the_source(exports: tuple[Export, Export], column: str) -> None:
-    on_spark, on_stand_in = (comparable(export.rows()[column]) for export in exports)
+    on_spark, on_emulator = (comparable(export.rows()[column]) for export in exports)
     assert on_spark == comparable(source()[column])
-    assert on_stand_in == on_spark
+    assert on_emulator == on_spark
 
 
 def test_whole_files_have_the_same_columns(exports: tuple[Export, Export]) -> None:
     for directory in ("data", "manifest"):
-        [on_spark], [on_stand_in] = (export.parts(directory) for export in exports)
-        assert schema(on_stand_in) == schema(on_spark)
+        [on_spark], [on_emulator] = (export.parts(directory) for export in exports)
+        assert schema(on_emulator) == schema(on_spark)
 
 
 def test_the_manifest_is_that_of_spark(exports: tuple[Export, Export], table: str) -> None:
@@ -90,10 +90,10 @@ def test_the_manifest_is_that_of_spark(exports: tuple[Export, Export], table: st
     for row in manifests:
         age = datetime.now(UTC) - row.pop("exported_at").replace(tzinfo=UTC)
         assert timedelta() < age < timedelta(minutes=10)
-    on_spark, on_stand_in = manifests
-    columns = on_spark.pop("column_types"), on_stand_in.pop("column_types")
+    on_spark, on_emulator = manifests
+    columns = on_spark.pop("column_types"), on_emulator.pop("column_types")
     assert exported_columns(columns[0]) == exported_columns(columns[1]) == spark_types() | STRUCT_AS_IT_IS
-    assert on_stand_in == on_spark
+    assert on_emulator == on_spark
     assert on_spark == {
         "run_key": 'it\'s a "key" -- ü',
         "dataset": "everything",
@@ -114,23 +114,23 @@ def sums(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_the_sums_of_the_values_are_those_of_spark(exports: tuple[Export, Export]) -> None:
-    on_spark, on_stand_in = (sums(export.manifest()) for export in exports)
-    for column, same in zip(on_spark, on_stand_in, strict=True):
+    on_spark, on_emulator = (sums(export.manifest()) for export in exports)
+    for column, same in zip(on_spark, on_emulator, strict=True):
         assert same == column
     proven = {column["type"] for column in on_spark if column.get("checksum") or "finite" in column}
     nested = {column["type"] for column in on_spark if column["type"].startswith(("array", "map", "struct"))}
     assert proven == {column["type"] for column in on_spark} - nested
 
 
-def test_spark_reads_the_files_of_the_stand_in_as_its_own(spark: Any, exports: tuple[Export, Export]) -> None:
-    on_spark, on_stand_in = (spark.read.parquet(f"{export.folder}/data").orderBy("k") for export in exports)
-    assert on_stand_in.schema.json() == on_spark.schema.json()
+def test_spark_reads_the_files_of_the_emulator_as_its_own(spark: Any, exports: tuple[Export, Export]) -> None:
+    on_spark, on_emulator = (spark.read.parquet(f"{export.folder}/data").orderBy("k") for export in exports)
+    assert on_emulator.schema.json() == on_spark.schema.json()
     text = [
         f"HEX(`{name}`)" if kind == "binary" else f"CAST(`{name.replace('`', '``')}` AS STRING)"
         for name, kind in spark_types().items()
     ]
     rows = on_spark.selectExpr(*text).collect()
-    assert on_stand_in.selectExpr(*text).collect() == rows
+    assert on_emulator.selectExpr(*text).collect() == rows
     assert len(rows) == ROWS
 
 
@@ -150,9 +150,9 @@ def test_the_zone_of_the_session_changes_nothing(
 
 def test_an_empty_table(engines: Engines) -> None:
     exports = engines.export(engines.write_source(source().slice(0, 0), spark_types()))
-    [on_spark], [on_stand_in] = (export.parts() for export in exports)
-    assert schema(on_stand_in) == schema(on_spark)
-    assert on_stand_in.metadata.num_rows == on_spark.metadata.num_rows == 0
+    [on_spark], [on_emulator] = (export.parts() for export in exports)
+    assert schema(on_emulator) == schema(on_spark)
+    assert on_emulator.metadata.num_rows == on_spark.metadata.num_rows == 0
     for export in exports:
         row = export.manifest()
         assert (row["row_count"], row["file_count"]) == (0, 0)
@@ -208,22 +208,22 @@ def test_several_files(spark: Any, engines: Engines, table: str, monkeypatch: py
         exports = engines.export(table)
     finally:
         spark.conf.unset("spark.sql.files.maxRecordsPerFile")
-    on_spark, on_stand_in = exports
+    on_spark, on_emulator = exports
     assert [part.metadata.num_rows for part in on_spark.parts()] == [ROWS - 1, 1]
-    assert [part.metadata.num_rows for part in on_stand_in.parts()] == [ROWS - 1, 1]
-    assert {schema(part) for part in on_stand_in.parts()} == {schema(part) for part in on_spark.parts()}
+    assert [part.metadata.num_rows for part in on_emulator.parts()] == [ROWS - 1, 1]
+    assert {schema(part) for part in on_emulator.parts()} == {schema(part) for part in on_spark.parts()}
     for column in on_spark.rows().column_names:
-        assert comparable(on_stand_in.rows()[column]) == comparable(on_spark.rows()[column]), column
+        assert comparable(on_emulator.rows()[column]) == comparable(on_spark.rows()[column]), column
     manifests = [export.manifest() for export in exports]
     assert [row["file_count"] for row in manifests] == [2, 2]
     assert sums(manifests[0]) == sums(manifests[1])
 
 
 def test_the_names_of_the_files(exports: tuple[Export, Export]) -> None:
-    on_spark, on_stand_in = (export.names() for export in exports)
+    on_spark, on_emulator = (export.names() for export in exports)
     assert [PART.sub("part", name) for name in on_spark] == ["_SUCCESS", "part"]
     # Databricks commits in its own way, and leaves two files more.
-    assert [re.sub(r"\d+", "", PART.sub("part", name)) for name in on_stand_in] == [
+    assert [re.sub(r"\d+", "", PART.sub("part", name)) for name in on_emulator] == [
         "_SUCCESS",
         "_committed_",
         "_started_",
@@ -251,7 +251,7 @@ def test_a_source_may_have_any_name_of_unity_catalog(engines: Engines, name: str
     with pytest.raises(PySparkException, match=message):
         engines.on_spark(EXPORT_SQL, parameters)
     with pytest.raises(StatementError, match=message):
-        engines.on_stand_in(EXPORT_SQL, parameters)
+        engines.on_emulator(EXPORT_SQL, parameters)
 
 
 def test_each_source_of_a_dataset_file_is_asked_for_by_its_name(engines: Engines) -> None:
@@ -331,9 +331,9 @@ def test_types_of_calculations(engines: Engines, table: str, query: str) -> None
     sql = f"INSERT OVERWRITE DIRECTORY '{{data_path}}' USING PARQUET {query};"
     parameters = {"source_table": table}
     [on_spark] = engines.on_spark(sql, parameters).parts()
-    [on_stand_in] = engines.on_stand_in(sql, parameters).parts()
+    [on_emulator] = engines.on_emulator(sql, parameters).parts()
     # What is never NULL is known to both only for what the manifest is made of.
-    assert schema(on_stand_in).replace("required", "optional") == schema(on_spark).replace("required", "optional")
+    assert schema(on_emulator).replace("required", "optional") == schema(on_spark).replace("required", "optional")
 
 
 @pytest.mark.parametrize(
@@ -359,4 +359,4 @@ def test_what_spark_refuses_is_refused_in_its_words(engines: Engines, query: str
     with pytest.raises(PySparkException, match=message):
         engines.on_spark(sql, {})
     with pytest.raises(StatementError, match=message):
-        engines.on_stand_in(sql, {})
+        engines.on_emulator(sql, {})

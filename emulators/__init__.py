@@ -1,0 +1,1 @@
+"""Emulators of S3, Databricks and Snowflake, which speak the protocols of the real services on this machine."""

@@ -1,0 +1,188 @@
+"""What the Jobs API tells of jobs and runs: the JSON of its answers, whole or in pages."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from emulators.databricks.export import resolve_references
+from emulators.databricks.records import Job, Run, State, invalid
+
+WORKSPACE_ID = 900800700600
+
+_QUEUED = "Queued due to reaching maximum concurrent runs of job."
+
+
+def job_answer(job: Job) -> dict[str, Any]:
+    """What jobs/get tells."""
+    return _job(job) | {"run_as_user_name": job.creator, "settings": job.settings}
+
+
+def listed_job(job: Job, *, tasks: bool) -> dict[str, Any]:
+    """What jobs/list tells of one job."""
+    answer = _job(job)
+    answer["settings"] = {key: value for key, value in job.settings.items() if key != "tasks"}
+    if tasks:
+        answer["settings"]["tasks"] = job.settings["tasks"]
+        answer["has_more"] = False
+    return answer
+
+
+def run_answer(run: Run, base_url: str, *, resolved: bool = False) -> dict[str, Any]:
+    """What jobs/runs/get tells of a run."""
+    return _run(run, base_url) | {"tasks": [_task(run, base_url, resolved=resolved)]}
+
+
+def listed_run(run: Run, base_url: str, *, tasks: bool) -> dict[str, Any]:
+    """What jobs/runs/list tells of one run."""
+    answer = _run(run, base_url)
+    if tasks:
+        answer |= {"tasks": [_task(run, base_url)], "has_more": False}
+    return answer
+
+
+def task_run_answer(run: Run, base_url: str) -> dict[str, Any]:
+    """What jobs/runs/get tells of the run of a task, and jobs/runs/get-output as its metadata."""
+    task = run.task
+    told = _task(run, base_url)
+    return {
+        "job_id": run.job_id,
+        "run_id": task.run_id,
+        "job_run_id": run.run_id,
+        "number_in_job": task.run_id,
+        "original_attempt_run_id": task.run_id,
+        "attempt_number": 0,
+        "creator_user_name": run.creator,
+        "run_name": task.settings["task_key"],
+        "run_page_url": told["run_page_url"],
+        "run_type": "JOB_RUN",
+        "state": told["state"],
+        "status": told["status"],
+        **_times(task.state),
+        "tasks": [told],
+    }
+
+
+def page_of(
+    name: str, items: Sequence[Any], *, limit: int, offset: int, page_token: str, show: Callable[[Any], Any]
+) -> dict[str, Any]:
+    """
+    One page of a list. A page's token says where it begins; a list without items is not in the answer at all.
+
+    :param name: the list's name in the answer.
+    :param limit: most items of a page.
+    :param offset: where to begin, when there is no token.
+    :param show: what is told of an item.
+    """
+    start = _page_start(page_token) if page_token else offset
+    shown = [show(item) for item in items[start : start + limit]]
+    more = len(items) > start + limit
+    answer: dict[str, Any] = {name: shown} if shown else {}
+    answer["has_more"] = more
+    if more:
+        answer["next_page_token"] = _page_token(start + limit)
+    if start:
+        answer["prev_page_token"] = _page_token(max(0, start - limit))
+    return answer
+
+
+def _job(job: Job) -> dict[str, Any]:
+    return {"job_id": job.job_id, "creator_user_name": job.creator, "created_time": job.created_time}
+
+
+def _run(run: Run, base_url: str) -> dict[str, Any]:
+    defaults = {parameter["name"]: parameter["default"] for parameter in run.settings.get("parameters", [])}
+    return {
+        "job_id": run.job_id,
+        "run_id": run.run_id,
+        "job_run_id": run.run_id,
+        "number_in_job": run.run_id,
+        "original_attempt_run_id": run.run_id,
+        "creator_user_name": run.creator,
+        "run_name": run.settings["name"],
+        "run_page_url": _run_page_url(run, base_url),
+        "run_type": "JOB_RUN",
+        "trigger": "ONE_TIME",
+        "state": _state(run.state),
+        "status": _status(run.state),
+        "job_parameters": [
+            {"name": name, **({"default": defaults[name]} if name in defaults else {}), "value": value}
+            for name, value in sorted(run.job_parameters.items())
+        ],
+        # Those of a job with one task.
+        **_times(run.task.state),
+        "start_time": run.created_time,
+        "end_time": run.state.end_time,
+        "run_duration": max(0, run.state.end_time - run.created_time),
+        "queue_duration": run.queue_duration,
+    }
+
+
+def _task(run: Run, base_url: str, *, resolved: bool = False) -> dict[str, Any]:
+    task = run.task
+    answer = {
+        **task.settings,
+        "run_id": task.run_id,
+        "attempt_number": 0,
+        "run_page_url": _run_page_url(run, base_url),
+        "state": _state(task.state),
+        "status": _status(task.state),
+        **_times(task.state),
+    }
+    if resolved:
+        parameters = task.settings["sql_task"].get("parameters", {})
+        values = {name: resolve_references(value, run.job_parameters) for name, value in parameters.items()}
+        answer["resolved_values"] = {"sql_task": {"parameters": values}}
+    return answer
+
+
+def _state(state: State) -> dict[str, Any]:
+    """The older form in which Databricks tells a state."""
+    answer: dict[str, Any] = {"life_cycle_state": state.life_cycle_state}
+    if state.result_state:
+        answer["result_state"] = state.result_state
+    answer["state_message"] = state.message
+    answer["user_cancelled_or_timedout"] = state.result_state in {"CANCELED", "TIMEDOUT"}
+    if state.life_cycle_state == "QUEUED":
+        answer["queue_reason"] = _QUEUED
+    return answer
+
+
+def _status(state: State) -> dict[str, Any]:
+    """The newer form in which Databricks tells a state."""
+    answer: dict[str, Any] = {"state": state.life_cycle_state if state.active else "TERMINATED"}
+    if state.life_cycle_state == "QUEUED":
+        answer["queue_details"] = {"code": "MAX_CONCURRENT_RUNS_REACHED", "message": _QUEUED}
+    if not state.active or state.life_cycle_state == "TERMINATING":
+        kind = state.code if state.code in {"SUCCESS", "INTERNAL_ERROR"} else "CLIENT_ERROR"
+        answer["termination_details"] = {"code": state.code, "type": kind, "message": state.message}
+    return answer
+
+
+def _times(state: State) -> dict[str, int]:
+    """Times in milliseconds since 1970, durations in milliseconds; what has not ended has the end 0."""
+    ended = state.start_time and state.end_time
+    return {
+        "start_time": state.start_time,
+        "end_time": state.end_time,
+        "setup_duration": 0,
+        "execution_duration": max(0, state.end_time - state.start_time) if ended else 0,
+        "cleanup_duration": 0,
+    }
+
+
+def _run_page_url(run: Run, base_url: str) -> str:
+    return f"{base_url}?o={WORKSPACE_ID}#job/{run.job_id}/run/{run.run_id}"
+
+
+def _page_token(start: int) -> str:
+    return base64.urlsafe_b64encode(f"from:{start}".encode()).decode()
+
+
+def _page_start(token: str) -> int:
+    try:
+        return int(base64.urlsafe_b64decode(token).decode().removeprefix("from:"))
+    except (ValueError, binascii.Error) as error:
+        raise invalid("Invalid page token.") from error

@@ -1,0 +1,581 @@
+"""
+Executes a Databricks SQL file on the sandbox's lake, with DuckDB.
+
+Understood: ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, ``DECLARE OR REPLACE VARIABLE``, ``SET VAR``
+and ``EXECUTE IMMEDIATE`` of an ``INSERT OVERWRITE DIRECTORY`` or, with ``INTO``, of a query, several in a file; of
+these, no more than what runtime 14.3 takes. A query may read Delta tables by their Unity Catalog name, also as
+``IDENTIFIER(...)``, and directories of Parquet files as ``parquet.`path```, with the hidden column ``_metadata`` of
+their files. ``TYPEOF`` answers in Spark's words, also for ``STRUCT(*)``, and
+``JSON_OBJECT_KEYS(TO_JSON(STRUCT(*), MAP('ignoreNullFields', 'false')))`` with the names of the columns. Functions of
+Spark that DuckDB lacks are in ``emulators/databricks/functions.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset
+import s3fs
+import sqlglot
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaProtocolError, TableNotFoundError
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+from sqlglot.tokenizer_core import TokenType
+
+from emulators.databricks.functions import MACROS, USER_RAISED_EXCEPTION, as_duckdb
+from emulators.databricks.parquet import (
+    METADATA_COLUMNS,
+    UnsupportedTypeError,
+    open_directory,
+    overwrite_directory,
+    spark_struct,
+    spark_type,
+)
+from emulators.databricks.unity_catalog import LAKE_BUCKET, table_uri
+from emulators.s3 import SHARE_BUCKET, storage_options
+
+ROWS_PER_BATCH = 131_072
+
+_EXTERNAL_LOCATIONS = (f"s3://{SHARE_BUCKET}/", f"s3://{LAKE_BUCKET}/")
+_METADATA = "_metadata"
+_PLAIN_NAME = re.compile(r"\w+", re.ASCII)
+# What is NULL in no row, as Spark sees it without looking at the rows. Parameters are strings.
+_NEVER_NULL = (exp.Count, exp.CurrentTimestamp, exp.Literal, exp.Placeholder)
+# With one more underscore in front for each column of the data that has the name already.
+_ANY_METADATA = re.compile(r"_+metadata", re.IGNORECASE)
+_PARQUET_DIRECTORY = re.compile(r"parquet\.`([^`]*)`", re.IGNORECASE)
+
+
+class StatementError(Exception):
+    """A statement failed. The message is what Databricks would say."""
+
+
+class InterruptedStatementError(Exception):
+    """A statement was stopped by :meth:`Session.interrupt`."""
+
+
+class Session:
+    """
+    Executes the statements of one task run. Not to be used after :meth:`close`.
+
+    :param s3_endpoint_url: the emulator of S3.
+    :param filesystem: a file system on it, which sessions may share: making one takes as long as a small export.
+    """
+
+    def __init__(self, s3_endpoint_url: str, filesystem: s3fs.S3FileSystem) -> None:
+        self._endpoint_url = s3_endpoint_url
+        self._filesystem = filesystem
+        self._interrupted = threading.Event()
+        self._connection = duckdb.connect(config={"threads": 2})
+        # A statement may read what is registered here and nothing else: no local file, no variable of this process.
+        self._connection.execute("SET python_enable_replacements = false")
+        self._connection.execute("SET TimeZone = 'UTC'")
+        self._connection.execute("SET enable_external_access = false")
+        self._connection.execute("SET lambda_syntax = 'ENABLE_SINGLE_ARROW'")  # as sqlglot writes it
+        for macro in MACROS:
+            self._connection.execute(macro)
+        self._views = 0
+        # The type of each variable by its name, in DuckDB's words; DuckDB keeps the values.
+        self._variables: dict[str, str] = {}
+
+    def execute(self, sql: str, parameters: Mapping[str, str]) -> None:
+        """
+        Execute all statements of a SQL text, one after the other.
+
+        :param sql: statements, separated by ``;``.
+        :param parameters: values of the named parameter markers, without the colon. They are bound as strings.
+        :raises StatementError: a statement is wrong, or it failed. Statements after it were not executed.
+        :raises InterruptedStatementError: somebody called :meth:`interrupt`.
+        """
+        with self._as_statement_errors():
+            for statement in _statements(sql):
+                self._stop_if_interrupted()
+                self._run(statement, parameters)
+
+    def table(self, sql: str) -> pa.Table:
+        """
+        Execute one query, and return its rows.
+
+        :raises StatementError: the query is wrong, or it failed.
+        """
+        with self._as_statement_errors():
+            translated = self._translate(sqlglot.parse_one(sql, read="databricks"), {})
+            return self._connection.sql(translated.sql("duckdb")).to_arrow_table()
+
+    @contextlib.contextmanager
+    def _as_statement_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except SqlglotError as error:
+            raise StatementError(f"[PARSE_SYNTAX_ERROR] {error} SQLSTATE: 42601") from error
+        except UnsupportedTypeError as error:
+            raise StatementError(str(error)) from error
+        except (
+            duckdb.Error,
+            OSError,
+            pa.ArrowException,
+        ) as error:  # OSError: what a query says while its rows are read
+            if self._interrupted.is_set():
+                raise InterruptedStatementError from error
+            if raised := USER_RAISED_EXCEPTION.search(str(error)):
+                raise StatementError(raised[0]) from error
+            raise StatementError(f"[INTERNAL_ERROR] {error} SQLSTATE: XX000") from error
+
+    def interrupt(self) -> None:
+        """Make :meth:`execute`, which runs in another thread, end soon."""
+        self._interrupted.set()
+        self._connection.interrupt()
+
+    def close(self) -> None:
+        """Release the memory of the engine."""
+        self._connection.close()
+
+    def _run(self, sql: str, parameters: Mapping[str, str]) -> None:
+        words = sql.upper().split(None, 4)
+        if words[:3] == ["INSERT", "OVERWRITE", "DIRECTORY"]:
+            directory, query = _directory_insert(sql)
+            self._insert_overwrite_directory(directory, sqlglot.parse_one(query, read="databricks"), parameters)
+        elif words[:4] == ["DECLARE", "OR", "REPLACE", "VARIABLE"]:
+            self._declare(sqlglot.parse_one(sql, read="databricks"))
+        elif words[:2] in (["SET", "VAR"], ["SET", "VARIABLE"]):
+            self._set(sqlglot.parse_one(sql, read="databricks"), parameters)
+        elif words[:2] == ["EXECUTE", "IMMEDIATE"]:
+            self._execute_immediate(sql)
+        else:
+            raise _syntax_error(
+                words[0],
+                "the sandbox executes only INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT, DECLARE OR REPLACE "
+                "VARIABLE, SET VAR and EXECUTE IMMEDIATE",
+            )
+
+    def _insert_overwrite_directory(self, directory: str, query: exp.Expr, parameters: Mapping[str, str]) -> None:
+        location = _writable_location(directory)
+        never_null = self._never_null(query)
+        translated = self._translate(query, parameters)
+        relation = self._connection.sql(translated.sql("duckdb"), params=_used(translated, parameters))
+        reader = relation.to_arrow_reader(ROWS_PER_BATCH)
+        overwrite_directory(self._filesystem, location, reader, self._stop_if_interrupted, never_null)
+
+    def _declare(self, statement: exp.Expr) -> None:
+        items = statement.expressions if isinstance(statement, exp.Declare) else []
+        if len(items) != 1 or not items[0].args.get("kind") or items[0].args.get("default"):
+            raise _syntax_error("DECLARE", "the sandbox declares one variable of a type, without a default")
+        name = items[0].this[0].name.lower()
+        self._variables[name] = items[0].args["kind"].sql("duckdb")
+        self._connection.execute(f"SET VARIABLE {_quoted(name)} = NULL")
+
+    def _set(self, statement: exp.Expr, parameters: Mapping[str, str]) -> None:
+        [item] = statement.expressions
+        value = exp.Select(expressions=[item.this.expression.copy()])
+        translated = self._translate(value, parameters)
+        self._assign([item.this.this.name], translated, parameters)
+
+    def _execute_immediate(self, sql: str) -> None:
+        match = re.fullmatch(
+            r"EXECUTE\s+IMMEDIATE\s+(\w+)(?:\s+INTO\s+(\w+(?:\s*,\s*\w+)*))?(?:\s+USING\s+(.*))?", sql, re.I | re.S
+        )
+        if match is None:
+            raise _syntax_error("EXECUTE", "the sandbox executes a variable INTO variables, USING what has a name")
+        text = self._value(match[1])
+        if not isinstance(text, str):
+            raise StatementError(
+                f"[NULL_QUERY_STRING_EXECUTE_IMMEDIATE] Execute immediate requires a non-null variable as the query "
+                f"string, but the provided variable `{match[1]}` is null. SQLSTATE: 22004"
+            )
+        statement, *others = _statements(text)
+        if others:
+            raise _syntax_error(";", "EXECUTE IMMEDIATE executes one statement")
+        into = re.split(r"\s*,\s*", match[2]) if match[2] else []
+        arguments = sqlglot.parse_one(f"SELECT {match[3]}", read="databricks").expressions if match[3] else []
+        words = statement.upper().split(None, 3)
+        if words[:3] == ["INSERT", "OVERWRITE", "DIRECTORY"] and not into:
+            directory, query = _directory_insert(statement)
+            self._insert_overwrite_directory(directory, self._bound(query, arguments), {})
+        elif words[0] in {"SELECT", "WITH", "VALUES"} and into:
+            self._assign(into, self._translate(self._bound(statement, arguments), {}), {})
+        elif into:
+            raise StatementError(
+                f"[INVALID_STATEMENT_FOR_EXECUTE_INTO] The INTO clause of EXECUTE IMMEDIATE is only valid for queries "
+                f"but the given statement is not a query: {text}. SQLSTATE: 07501"
+            )
+        elif words[0] == "EXECUTE":
+            raise StatementError(
+                "[NESTED_EXECUTE_IMMEDIATE] Nested EXECUTE IMMEDIATE commands are not allowed. Please ensure that the "
+                f"SQL query provided ({text}) does not contain another EXECUTE IMMEDIATE command. SQLSTATE: 07501"
+            )
+        else:
+            raise _syntax_error(words[0], "the sandbox executes INSERT OVERWRITE DIRECTORY, and queries INTO variables")
+
+    def _bound(self, sql: str, arguments: list[exp.Expr]) -> exp.Expr:
+        """The query of a text, with the arguments of EXECUTE IMMEDIATE in the place of its markers."""
+        values: dict[str, exp.Expr] = {}
+        for argument in arguments:
+            value = argument.unalias()
+            if isinstance(value, exp.Column) and value.name.lower() in self._variables:
+                values[argument.alias or value.name] = self._variable(value.name)
+            elif isinstance(value, exp.Literal):
+                values[argument.alias] = value
+            else:
+                raise StatementError(
+                    "[UNSUPPORTED_EXPR_FOR_PARAMETER] A query parameter contains unsupported expression. Parameters "
+                    f"can either be variables or literals. Invalid expression: [{value.sql('databricks')}]. "
+                    "SQLSTATE: 42K0E"
+                )
+        query = sqlglot.parse_one(sql, read="databricks")
+        for marker in list(query.find_all(exp.Placeholder)):
+            if marker.name in values:
+                value = values[marker.name]
+                # It names a table, which has to be known before the query is executed.
+                if _names_a_table(marker) and "variable" in value.meta:
+                    value = exp.Literal.string(self._value(value.meta["variable"]))
+                marker.replace(value.copy())
+        return query
+
+    def _variable(self, name: str) -> exp.Expr:
+        """A variable, for DuckDB."""
+        value = exp.func("getvariable", exp.Literal.string(name.lower()))
+        cast = exp.cast(value, exp.DataType.build(self._type_of_variable(name), dialect="duckdb"))
+        cast.meta["variable"] = name
+        return cast
+
+    def _assign(self, names: list[str], query: exp.Expr, parameters: Mapping[str, str]) -> None:
+        """Set variables to what a query answers: NULL without a row."""
+        types = [self._type_of_variable(name) for name in names]
+        columns = query.selects if isinstance(query, exp.Select) else []
+        if len(columns) != len(names):
+            raise StatementError(
+                f"[ASSIGNMENT_ARITY_MISMATCH] The number of columns or variables assigned or aliased: {len(names)} "
+                f"does not match the number of source expressions: {len(columns)}. SQLSTATE: 42802"
+            )
+        query.set(
+            "expressions", [exp.alias_(column.unalias(), name) for column, name in zip(columns, names, strict=True)]
+        )
+        table = f"answer_{self._views}"
+        self._views += 1
+        self._connection.execute(f"CREATE TEMP TABLE {table} AS {query.sql('duckdb')}", _used(query, parameters))
+        if len(self._connection.execute(f"FROM {table} LIMIT 2").fetchall()) > 1:
+            raise StatementError(
+                "[ROW_SUBQUERY_TOO_MANY_ROWS] More than one row returned by a subquery used as a row. SQLSTATE: 21000"
+            )
+        for name, kind in zip(names, types, strict=True):
+            value = f"(SELECT CAST({_quoted(name)} AS {kind}) FROM {table})"
+            self._connection.execute(f"SET VARIABLE {_quoted(name.lower())} = {value}")
+        self._connection.execute(f"DROP TABLE {table}")
+
+    def _type_of_variable(self, name: str) -> str:
+        if name.lower() not in self._variables:
+            raise StatementError(f"[UNRESOLVED_VARIABLE] Cannot resolve variable `{name}`. SQLSTATE: 42883")
+        return self._variables[name.lower()]
+
+    def _value(self, name: str) -> Any:
+        self._type_of_variable(name)
+        [(value,)] = self._connection.execute(f"SELECT getvariable({_literal(name.lower())})").fetchall()
+        return value
+
+    def _never_null(self, query: exp.Expr) -> set[str]:
+        """The columns of a query that Spark writes as required ones."""
+        if not isinstance(query, exp.Select):
+            return set()
+        return {
+            column.alias_or_name
+            for column in query.selects
+            if isinstance(column.unalias(), _NEVER_NULL)
+            or ("variable" in column.unalias().meta and self._value(column.unalias().meta["variable"]) is not None)
+        }
+
+    def _translate(self, query: exp.Expr, parameters: Mapping[str, str]) -> exp.Expr:
+        """The query for DuckDB, its tables registered."""
+        query = query.copy()
+        defined_here = {cte.alias_or_name.lower() for cte in query.find_all(exp.CTE)}
+        asks_for_metadata = any(_is_metadata(column) for column in query.find_all(exp.Column))
+        for table in list(query.find_all(exp.Table)):
+            if not table.db and table.name.lower() in defined_here:
+                continue
+            view, name, metadata = self._register(table, parameters, asks_for_metadata)
+            alias = table.args.get("alias") or exp.TableAlias(this=exp.to_identifier(name, quoted=True))
+            if metadata:
+                _hide_metadata(table.find_ancestor(exp.Select), alias.name, metadata)
+            table.replace(exp.Table(this=exp.to_identifier(view), alias=alias, joins=table.args.get("joins")))
+        for keys in list(query.find_all(exp.JSONKeys)):
+            names = [exp.Literal.string(name) for name in self._keys_of(keys, parameters)]
+            keys.replace(exp.Array(expressions=names))
+        # From the inside out: the type of an outer one is asked when the inner ones have their answer.
+        for typeof in reversed(list(query.find_all(exp.Typeof))):
+            typeof.replace(exp.Literal.string(self._type_of(typeof, parameters)))
+        for column in list(query.find_all(exp.Column)):
+            if _is_variable(column, self._variables):
+                column.replace(self._variable(column.name))
+        return as_duckdb(query)
+
+    def _register(
+        self, table: exp.Table, parameters: Mapping[str, str], asks_for_metadata: bool
+    ) -> tuple[str, str, str]:
+        """
+        Make what a query names readable.
+
+        Returns the view, the name that columns may be qualified with, and that of the view's metadata column, if any.
+        """
+        if isinstance(table.this, exp.Anonymous) and table.this.name.upper() == "IDENTIFIER":
+            written = _constant(table.this.expressions[0], parameters)
+        elif table.db.lower() == "parquet":
+            written = f"parquet.`{table.name}`"
+        else:
+            written = ".".join(part.name for part in table.parts)
+
+        view = f"source_{self._views}"
+        self._views += 1
+        if not (match := _PARQUET_DIRECTORY.fullmatch(written)):
+            self._connection.register(view, self._delta_dataset(written))
+            return view, written.rpartition(".")[2], ""
+        dataset = self._parquet_dataset(match[1])
+        # A column of the data wins over the hidden one of the same name.
+        metadata = _METADATA
+        while metadata in map(str.lower, dataset.schema.names):
+            metadata = f"_{metadata}"
+        self._connection.register(f"{view}_files", dataset)
+        columns = [f"* EXCLUDE ({', '.join(map(_quoted, METADATA_COLUMNS.values()))})"]
+        if asks_for_metadata:
+            fields = (f"{field} := {_quoted(column)}" for field, column in METADATA_COLUMNS.items())
+            columns.append(f"struct_pack({', '.join(fields)}) AS {metadata}")
+        self._connection.execute(f"CREATE TEMP VIEW {view} AS SELECT {', '.join(columns)} FROM {view}_files")
+        return view, "parquet", metadata if asks_for_metadata else ""
+
+    def _type_of(self, typeof: exp.Typeof, parameters: Mapping[str, str]) -> str:
+        """What TYPEOF says."""
+        fields = self._fields_of(typeof.this, typeof.find_ancestor(exp.Select), parameters)
+        try:
+            return spark_struct(fields) if isinstance(typeof.this, exp.Struct) else spark_type(fields[0][1])
+        except ValueError as error:
+            raise StatementError(f"[UNSUPPORTED_DATATYPE] {error}. SQLSTATE: 0A000") from error
+
+    def _keys_of(self, keys: exp.JSONKeys, parameters: Mapping[str, str]) -> list[str]:
+        """What JSON_OBJECT_KEYS says of a struct whose NULLs are kept: the names of its fields, whatever the row is."""
+        made = keys.this
+        options = made.args.get("options") if isinstance(made, exp.JSONFormat) else None
+        kept = exp.VarMap(
+            keys=exp.array(exp.Literal.string("ignoreNullFields")), values=exp.array(exp.Literal.string("false"))
+        )
+        if options != kept or not isinstance(made.this, exp.Struct):
+            raise StatementError(
+                "[UNSUPPORTED_FEATURE] The sandbox knows JSON_OBJECT_KEYS only of TO_JSON(STRUCT(...), "
+                "MAP('ignoreNullFields', 'false')). SQLSTATE: 0A000"
+            )
+        return [name for name, _ in self._fields_of(made.this, keys.find_ancestor(exp.Select), parameters)]
+
+    def _fields_of(
+        self, argument: exp.Expr, select: exp.Select | None, parameters: Mapping[str, str]
+    ) -> list[tuple[str, Any]]:
+        """Names and types of a struct's fields, or of one expression: it is asked of the same tables, for no rows."""
+        # STRUCT(*) is asked column by column: DuckDB has no such function.
+        parts = argument.expressions if isinstance(argument, exp.Struct) else [argument]
+        probe = exp.Select(expressions=[_struct_field(part, number) for number, part in enumerate(parts, start=1)])
+        for clause in ("from_", "joins", "laterals"):
+            if select is not None and (present := select.args.get(clause)):
+                probe.set(clause, [part.copy() for part in present] if isinstance(present, list) else present.copy())
+        visible: dict[str, exp.Expr] = {}
+        scope: exp.Expr | None = select
+        while scope is not None:  # the nearest definition of a name wins
+            for cte in scope.args["with_"].expressions if scope.args.get("with_") else ():
+                visible.setdefault(cte.alias_or_name.lower(), cte.copy())
+            scope = scope.parent
+        if visible:
+            probe.set("with_", exp.With(expressions=list(visible.values())))
+        probe = probe.limit(0)
+        self._connection.execute(probe.sql("duckdb"), _used(probe, parameters))
+        return [(name, engine_type) for name, engine_type, *_ in self._connection.description]
+
+    def _delta_dataset(self, name: str) -> pyarrow.dataset.Dataset:
+        written = re.findall(r"`(?:[^`]|``)+`|[^.`]+|[.`]", name)
+        parts = [part.strip() for part in written[::2]]
+        plain = [part for part in parts if not part.startswith("`")]
+        if unquoted := next((part for part in plain if re.fullmatch(r"[\w-]*-[\w-]*", part)), None):
+            raise StatementError(
+                f"[INVALID_IDENTIFIER] The unquoted identifier {unquoted} is invalid and must be back quoted as: "
+                f"`{unquoted}`. Unquoted identifiers can only contain ASCII letters ('a' - 'z', 'A' - 'Z'), digits "
+                "('0' - '9'), and underbar ('_'). SQLSTATE: 42602"
+            )
+        if not parts or "`" in parts or set(written[1::2]) - {"."} or not all(map(_PLAIN_NAME.fullmatch, plain)):
+            raise StatementError(f"[PARSE_SYNTAX_ERROR] Syntax error at or near '{name}'. SQLSTATE: 42601")
+        try:
+            table = DeltaTable(table_uri(".".join(parts)), storage_options=storage_options(self._endpoint_url))
+        except (ValueError, TableNotFoundError) as error:
+            quoted = ".".join(part if part.startswith("`") else f"`{part}`" for part in parts)
+            raise StatementError(
+                f"[TABLE_OR_VIEW_NOT_FOUND] The table or view {quoted} cannot be found. Verify the spelling and "
+                "correctness of the schema and catalog.\n"
+                "If you did not qualify the name with a schema, verify the current_schema() output, or qualify the "
+                "name with the correct schema and catalog.\n"
+                "To tolerate the error on drop use DROP VIEW IF EXISTS or DROP TABLE IF EXISTS. SQLSTATE: 42P01"
+            ) from error
+        try:
+            return table.to_pyarrow_dataset()
+        except (ValueError, DeltaProtocolError) as error:
+            raise StatementError(f"[INTERNAL_ERROR] The sandbox cannot read {name}: {error} SQLSTATE: XX000") from error
+
+    def _parquet_dataset(self, path: str) -> pyarrow.dataset.Dataset:
+        if not path.startswith(_EXTERNAL_LOCATIONS):
+            raise _no_external_location(path)
+        try:
+            return open_directory(self._filesystem, path)
+        except FileNotFoundError as error:
+            raise StatementError(f"[PATH_NOT_FOUND] Path does not exist: {path}. SQLSTATE: 42K03") from error
+
+    def _stop_if_interrupted(self) -> None:
+        if self._interrupted.is_set():
+            raise InterruptedStatementError
+
+
+def _statements(sql: str) -> Iterator[str]:
+    begin: int | None = None
+    end = 0
+    for token in sqlglot.tokenize(sql, read="databricks"):
+        if token.token_type != TokenType.SEMICOLON:
+            begin = token.start if begin is None else begin
+            end = token.end + 1
+        elif begin is not None:
+            yield sql[begin:end]
+            begin = None
+    if begin is not None:
+        yield sql[begin:end]
+
+
+def _directory_insert(sql: str) -> tuple[str, str]:
+    """
+    The directory and the query of an INSERT OVERWRITE DIRECTORY.
+
+    sqlglot knows it in Hive's form only. A marker in the place of the directory takes runtime 18.
+    """
+    tokens = sqlglot.tokenize(sql, read="databricks")
+    words = [token.text.upper() for token in tokens]
+    if len(tokens) > 3 and tokens[3].token_type != TokenType.STRING:
+        raise _syntax_error(tokens[3].text, "the directory must be a literal")
+    if words[4:5] != ["USING"]:
+        near = tokens[4].text if len(tokens) > 4 else "end of input"
+        raise _syntax_error(near, "the sandbox executes only INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT")
+    if words[5:6] != ["PARQUET"]:
+        found = tokens[5].text if len(tokens) > 5 else "end of input"
+        raise StatementError(f"[DATA_SOURCE_NOT_FOUND] Failed to find the data source: {found}. SQLSTATE: 42K02")
+    if len(tokens) < 7:
+        raise StatementError("[PARSE_SYNTAX_ERROR] Syntax error at or near end of input. SQLSTATE: 42601")
+    return tokens[3].text, sql[tokens[6].start : tokens[-1].end + 1]
+
+
+def _syntax_error(near: str, reason: str) -> StatementError:
+    return StatementError(f"[PARSE_SYNTAX_ERROR] Syntax error at or near '{near}': {reason}. SQLSTATE: 42601")
+
+
+def _constant(expression: exp.Expr, parameters: Mapping[str, str]) -> str:
+    """The value of an expression of literals, parameter markers and concatenation: all that may name a thing."""
+    if isinstance(expression, exp.Literal) and expression.is_string:
+        return str(expression.this)
+    if isinstance(expression, exp.Placeholder):
+        return _value_of(expression, parameters)
+    if isinstance(expression, exp.Paren):
+        return _constant(expression.this, parameters)
+    if isinstance(expression, exp.DPipe):
+        return _constant(expression.left, parameters) + _constant(expression.right, parameters)
+    if isinstance(expression, exp.Concat):
+        return "".join(_constant(part, parameters) for part in expression.expressions)
+    raise StatementError(
+        f"[NOT_A_CONSTANT_STRING.NOT_CONSTANT] The expression {expression.sql('databricks')} used for the routine or "
+        "clause IDENTIFIER must be a constant STRING which is NOT NULL. To be considered constant, the expression must "
+        "not depend on any columns, contain a subquery, or invoke a non deterministic function. SQLSTATE: 42601"
+    )
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def _literal(text: str) -> str:
+    return exp.Literal.string(text).sql("duckdb")
+
+
+def _names_a_table(marker: exp.Expr) -> bool:
+    call = marker.find_ancestor(exp.Anonymous)
+    return call is not None and call.name.upper() == "IDENTIFIER"
+
+
+def _is_variable(expression: exp.Expr, variables: Collection[str]) -> bool:
+    """Whether an expression is a variable. Spark looks for a column first; here, only a query of no table has any."""
+    if not isinstance(expression, exp.Column) or expression.table or expression.name.lower() not in variables:
+        return False
+    select = expression.find_ancestor(exp.Select)
+    return select is None or not select.args.get("from_")
+
+
+def _is_metadata(column: exp.Column) -> bool:
+    return any(_ANY_METADATA.fullmatch(name) for name in (column.name, column.table))
+
+
+def _hide_metadata(select: exp.Select | None, table: str, metadata: str) -> None:
+    """Keep the metadata column of a table out of every ``*``: it is there only for those who name it."""
+    for star in select.find_all(exp.Star) if select is not None else ():
+        if star.find_ancestor(exp.Select) is not select or isinstance(star.parent, exp.Count):
+            continue
+        if isinstance(star.parent, exp.Column) and star.parent.table.lower() != table.lower():
+            continue
+        excepted = star.args.get("except_") or []
+        if metadata not in [column.name for column in excepted]:  # by another table of the same query
+            star.set("except_", [*excepted, exp.column(metadata)])
+
+
+def _struct_field(part: exp.Expr, number: int) -> exp.Expr:
+    """An argument of STRUCT as a column, with the name that Spark gives to it."""
+    if part.is_star:
+        return part.copy()
+    if isinstance(part, exp.PropertyEQ):
+        return exp.alias_(part.expression.copy(), part.name, quoted=True)
+    return exp.alias_(part.copy(), f"col{number}", quoted=True)
+
+
+def _used(query: exp.Expr, parameters: Mapping[str, str]) -> dict[str, str]:
+    """The parameters that a query binds: DuckDB takes no others."""
+    return {marker.name: _value_of(marker, parameters) for marker in query.find_all(exp.Placeholder)}
+
+
+def _value_of(marker: exp.Placeholder, parameters: Mapping[str, str]) -> str:
+    if marker.name not in parameters:
+        raise StatementError(
+            f"[UNBOUND_SQL_PARAMETER] Found the unbound parameter: {marker.name or '_'}. Please, fix `args` and "
+            "provide a mapping of the parameter to either a SQL literal or collection constructor functions such as "
+            "`map()`, `array()`, `struct()`. SQLSTATE: 42P02"
+        )
+    return parameters[marker.name]
+
+
+def _writable_location(path: str) -> str:
+    """A directory as it was written, with one slash at its end."""
+    if not path:
+        raise StatementError(
+            "[INVALID_EMPTY_LOCATION] The location name cannot be empty string, but `` was given. SQLSTATE: 42K05"
+        )
+    location = path.rstrip("/") + "/"
+    steps = location.removeprefix("s3://").rstrip("/").split("/")
+    # Not the bucket itself, and no way around the check.
+    if not location.startswith(_EXTERNAL_LOCATIONS) or len(steps) < 2 or not {"", ".", ".."}.isdisjoint(steps):
+        raise _no_external_location(path)
+    return location
+
+
+def _no_external_location(path: str) -> StatementError:
+    return StatementError(
+        "[UNAUTHORIZED_ACCESS] Unauthorized access: PERMISSION_DENIED: No parent external location found for path "
+        f"'{path}'. SQLSTATE: 42501"
+    )
+
+
+def resolve_references(template: str, job_parameters: Mapping[str, Any]) -> str:
+    """Replace ``{{job.parameters.NAME}}`` in a task parameter by its value. An unknown reference stays as it is."""
+
+    def value(match: re.Match[str]) -> str:
+        return str(job_parameters.get(match[1], match[0]))
+
+    return re.sub(r"\{\{\s*job\.parameters\.([A-Za-z0-9_.-]+?)\s*\}\}", value, template)

@@ -1,0 +1,468 @@
+"""The jobs and runs of the emulator: their queue, their workers and their files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from emulators.databricks.export import InterruptedStatementError, Session, StatementError, resolve_references
+from emulators.databricks.job_settings import checked_settings, jobs_of_bundle
+from emulators.databricks.records import (
+    RESULT_STATES,
+    TERMINATION_CODES,
+    USER,
+    Job,
+    Run,
+    TaskRun,
+    invalid,
+    now,
+)
+from emulators.s3 import s3_filesystem
+
+log = logging.getLogger(__name__)
+
+MAX_PARALLEL_RUNS = 16
+MAX_HOLD_SECONDS = 120.0
+MAX_TOKEN_LENGTH = 64
+
+# What Databricks says of a task that failed; the reason itself is only in the task's output.
+TASK_FAILURE = "Workload failed, see run output for details"
+
+HoldPoint = Literal["start", "end"]
+
+
+@dataclass
+class Control:
+    """What concerns a run only while it is active: who wants it to stop, wait or fail."""
+
+    hold_at: HoldPoint | None = None
+    held: bool = False
+    failure: dict[str, str] | None = None
+    stop_reason: Literal["", "CANCELED", "TIMEDOUT"] = ""
+    working: bool = False
+    session: Session | None = None
+    timer: threading.Timer | None = None
+
+
+class _StoppedError(Exception):
+    """The run was cancelled or timed out, or the workspace closes."""
+
+
+class Workspace:
+    """
+    Jobs and their runs, kept in files.
+
+    All methods may be called from any thread. Those that take an id raise :class:`ApiError` when nothing has it.
+
+    :param state_dir: directory of the files, made when it is absent.
+    :param s3_endpoint_url: the emulator of S3, which holds the lake and the share.
+    :param bundle: asset bundle; its jobs are created, or brought up to date, as ``databricks bundle deploy`` would.
+    """
+
+    def __init__(self, *, state_dir: Path, s3_endpoint_url: str, bundle: Path) -> None:
+        self._jobs_file = state_dir / "jobs.json"
+        self._runs_dir = state_dir / "runs"
+        self._runs_dir.mkdir(parents=True, exist_ok=True)
+        self._s3_endpoint_url = s3_endpoint_url
+        self._filesystem = s3_filesystem(s3_endpoint_url)
+        self._files_dir = bundle.parent
+        self._changed = threading.Condition(threading.RLock())
+        self._jobs: dict[int, Job] = {}
+        self._runs: dict[int, Run] = {}
+        self._controls: dict[int, Control] = {}
+        self._closing = False
+        self._pending_holds: list[HoldPoint] = []
+        self._pending_failures: list[dict[str, str]] = []
+        self._load()
+        self._deploy(bundle)
+        self._workers = ThreadPoolExecutor(MAX_PARALLEL_RUNS, thread_name_prefix="run")
+
+    def close(self) -> None:
+        """Stop the workers. Runs that are active will be found failed by the next workspace on the same directory."""
+        with self._changed:
+            self._closing = True
+            for control in self._controls.values():
+                if control.timer:
+                    control.timer.cancel()
+                if control.session:
+                    control.session.interrupt()
+            self._changed.notify_all()
+        self._workers.shutdown(wait=True, cancel_futures=True)
+
+    # Jobs
+
+    def create_job(self, settings: dict[str, Any], key: str = "", *, creator: str = USER) -> int:
+        """Create a job and return its id."""
+        with self._changed:
+            # The same bundle makes the same id, also when the files were removed.
+            job_id = int(hashlib.sha256(key.encode()).hexdigest()[:12], 16) if key else self._new_id()
+            self._jobs[job_id] = Job(job_id, checked_settings(settings, self._files_dir), now(), key, creator)
+            self._save_jobs()
+            return job_id
+
+    def job(self, job_id: int) -> Job:
+        """One job."""
+        with self._changed:
+            if job_id not in self._jobs:
+                raise invalid(f"Job {job_id} does not exist.")
+            return self._jobs[job_id]
+
+    def jobs(self) -> list[Job]:
+        """All jobs, the newest first."""
+        with self._changed:
+            return sorted(self._jobs.values(), key=lambda job: (-job.created_time, job.job_id))
+
+    def replace_settings(self, job_id: int, settings: dict[str, Any]) -> None:
+        """Give a job new settings; its active runs keep the old ones."""
+        with self._changed:
+            job = self.job(job_id)
+            job.settings = checked_settings(settings, self._files_dir)
+            self._save_jobs()
+
+    def delete_job(self, job_id: int) -> None:
+        """Delete a job; its runs stay."""
+        with self._changed:
+            del self._jobs[self.job(job_id).job_id]
+            self._save_jobs()
+
+    # Runs
+
+    def run_now(
+        self,
+        job_id: int,
+        parameters: Mapping[str, str],
+        *,
+        token: str = "",
+        queue: bool | None = None,
+        creator: str = USER,
+    ) -> Run:
+        """
+        Start a run, or return the one that the same idempotency token started before.
+
+        :param parameters: values that override the defaults of the job's parameters, or add to them.
+        :param token: idempotency token, at most 64 characters.
+        :param queue: whether to wait when too many runs are active; by default what the job says.
+        :param creator: who starts it.
+        """
+        if len(token) > MAX_TOKEN_LENGTH:
+            raise invalid(f"The idempotency token can have at most {MAX_TOKEN_LENGTH} characters, it has {len(token)}.")
+        with self._changed:
+            job = self.job(job_id)
+            if token:
+                for earlier in self._runs.values():
+                    if earlier.idempotency_token == token:
+                        return earlier
+            settings = json.loads(json.dumps(job.settings))
+            defaults = {parameter["name"]: parameter["default"] for parameter in settings.get("parameters", [])}
+            run = Run(
+                run_id=self._new_id(),
+                job_id=job_id,
+                settings=settings,
+                job_parameters=defaults | dict(parameters),
+                task=TaskRun(self._new_id(), settings["tasks"][0]),
+                created_time=now(),
+                idempotency_token=token,
+                creator=creator,
+            )
+            run.state.start_time = run.created_time
+            self._runs[run.run_id] = run
+            self._begin(run, queue)
+            return run
+
+    def run(self, run_id: int) -> Run:
+        """The run with this id; the id of its task's run will do."""
+        with self._changed:
+            found = self._runs.get(run_id)
+            if found is None:
+                found = next((run for run in self._runs.values() if run.task.run_id == run_id), None)
+            if found is None:
+                raise invalid(f"Run {run_id} does not exist.")
+            return found
+
+    def runs(self) -> list[Run]:
+        """All runs, the newest first."""
+        with self._changed:
+            return sorted(self._runs.values(), key=lambda run: (-run.created_time, run.run_id))
+
+    def read(self, view: Callable[[], Any]) -> Any:
+        """Call a function that reads jobs and runs, while nothing changes them."""
+        with self._changed:
+            return view()
+
+    def cancel(self, run_id: int, reason: Literal["CANCELED", "TIMEDOUT"] = "CANCELED") -> None:
+        """Ask a run to stop. It says TERMINATING until it has stopped; nothing happens when it has ended already."""
+        with self._changed:
+            run = self.run(run_id)
+            if not run.state.active:
+                return
+            control = self._controls[run.run_id]
+            control.stop_reason = control.stop_reason or reason
+            if not control.working:  # nobody works on it yet, so nobody will end it
+                self._stopped(run, control)
+                return
+            for state in (run.state, run.task.state):
+                if state.active:
+                    state.life_cycle_state = "TERMINATING"
+                    state.code = TERMINATION_CODES[control.stop_reason]
+            self._save(run)
+            if control.session:
+                control.session.interrupt()
+            self._changed.notify_all()
+
+    def cancel_all(self, job_id: int | None, *, queued_only: bool = False) -> None:
+        """Ask all active runs to stop: those of one job, or of all."""
+        with self._changed:
+            for run in self.runs():
+                wanted = run.state.life_cycle_state == "QUEUED" if queued_only else run.state.active
+                if wanted and job_id in (None, run.job_id):
+                    self.cancel(run.run_id)
+
+    # Controls of tests and demonstrations
+
+    def hold(self, at: HoldPoint, count: int) -> None:
+        """Let the next runs stop at a point until they are released, cancelled, or :data:`MAX_HOLD_SECONDS` over."""
+        with self._changed:
+            self._pending_holds.extend([at] * count)
+
+    def release(self) -> None:
+        """Let all held runs go on, and hold no others."""
+        with self._changed:
+            self._pending_holds.clear()
+            for control in self._controls.values():
+                control.hold_at = None
+            self._changed.notify_all()
+
+    def fail_next(self, message: str, result_state: str, life_cycle_state: str, count: int) -> None:
+        """Let the next runs end like this, without running any SQL."""
+        if result_state not in RESULT_STATES or life_cycle_state not in {"TERMINATED", "INTERNAL_ERROR", "SKIPPED"}:
+            raise invalid(f"A run cannot end as {life_cycle_state}/{result_state}.")
+        failure = {"message": message, "result_state": result_state, "life_cycle_state": life_cycle_state}
+        with self._changed:
+            self._pending_failures.extend([failure] * count)
+
+    def counts(self) -> dict[str, Any]:
+        """Runs by state, and the holds and failures that wait for runs."""
+        with self._changed:
+            states = Counter(
+                "/".join(filter(None, (run.state.life_cycle_state, run.state.result_state))) for run in self.runs()
+            )
+            return {
+                "runs": dict(states),
+                "held": [run_id for run_id, control in self._controls.items() if control.held],
+                "holds": list(self._pending_holds),
+                "failures": len(self._pending_failures),
+            }
+
+    # How a run goes
+
+    def _begin(self, run: Run, queue: bool | None = None) -> None:
+        """Give a new run its place: a worker, the queue, or none."""
+        if queue is None:
+            queue = run.settings.get("queue", {}).get("enabled", False)
+        limit = run.settings.get("max_concurrent_runs", 1)
+        active = [
+            other
+            for other in self._runs.values()
+            if other is not run
+            and other.job_id == run.job_id
+            and other.state.life_cycle_state in {"PENDING", "RUNNING", "TERMINATING"}
+        ]
+        if len(active) >= limit and (not queue or limit == 0):  # the limit 0 lets no run start, ever
+            message = "This run was skipped because the limit of concurrent runs of the job has been reached."
+            run.state.end("SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED", message)
+            run.task.state.end("SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED", message)
+            self._save(run)
+            return
+        # Holds and failures apply to the runs in the order in which these were made, also to those in the queue.
+        self._controls[run.run_id] = Control(
+            hold_at=self._pending_holds.pop(0) if self._pending_holds else None,
+            failure=self._pending_failures.pop(0) if self._pending_failures else None,
+        )
+        if len(active) >= limit:
+            run.state.life_cycle_state = "QUEUED"
+            run.queued_at = now()
+            self._save(run)
+        else:
+            self._submit(run)
+
+    def _submit(self, run: Run) -> None:
+        run.leave_queue()
+        run.state.life_cycle_state = "PENDING"
+        self._save(run)
+        self._workers.submit(self._work, run)
+
+    def _work(self, run: Run) -> None:
+        """What a worker does with a run. Nothing that goes wrong here may leave the run active."""
+        with self._changed:
+            if self._closing or not run.state.active:
+                return
+            control = self._controls[run.run_id]
+            control.working = True
+            run.state.life_cycle_state = "RUNNING"
+            self._save(run)
+            timeouts = [run.settings.get("timeout_seconds", 0), run.task.settings["timeout_seconds"]]
+            if any(timeouts):
+                control.timer = threading.Timer(min(filter(None, timeouts)), self.cancel, (run.run_id, "TIMEDOUT"))
+                control.timer.daemon = True
+                control.timer.start()
+        try:
+            self._perform(run, control)
+        except (_StoppedError, InterruptedStatementError):
+            with self._changed:
+                if not self._closing:
+                    self._stopped(run, control)
+        except Exception as error:
+            log.exception("Run %s failed unexpectedly", run.run_id)
+            with self._changed:
+                self._ended(run, "INTERNAL_ERROR", "FAILED", f"Unexpected failure: {error}")
+
+    def _perform(self, run: Run, control: Control) -> None:
+        self._hold(control, "start")
+        if control.failure is None:
+            self._perform_task(run, control)
+        else:
+            run.task.state.start_time = now()
+        self._hold(control, "end")
+        with self._changed:
+            self._stop_if_asked(control)
+            if control.failure:
+                failure = control.failure
+                self._ended(run, failure["life_cycle_state"], failure["result_state"], failure["message"])
+            elif run.task.state.result_state == "FAILED":
+                # The run says INTERNAL_ERROR here, though its task says TERMINATED: so does Databricks.
+                message = f"Task {run.task.settings['task_key']} failed with message: {TASK_FAILURE}."
+                self._ended(run, "INTERNAL_ERROR", "FAILED", message, "RUN_EXECUTION_ERROR")
+            else:
+                self._ended(run, "TERMINATED", "SUCCESS", "")
+
+    def _perform_task(self, run: Run, control: Control) -> None:
+        task = run.task
+        with self._changed:
+            task.state.life_cycle_state = "RUNNING"
+            task.state.start_time = now()
+            self._save(run)
+        session = Session(self._s3_endpoint_url, self._filesystem)
+        try:
+            with self._changed:
+                control.session = session
+                self._stop_if_asked(control)
+            sql_task = task.settings["sql_task"]
+            parameters = {
+                name: resolve_references(value, run.job_parameters)
+                for name, value in sql_task.get("parameters", {}).items()
+            }
+            # Job parameters are pushed down to the task, and win over its own of the same name.
+            session.execute(Path(sql_task["file"]["path"]).read_text("utf-8"), parameters | run.job_parameters)
+            error = ""
+        except StatementError as problem:
+            error = str(problem)
+        except OSError as problem:  # the file is gone
+            error = f"[INTERNAL_ERROR] {problem}"
+        finally:
+            with self._changed:
+                control.session = None
+            session.close()
+        with self._changed:
+            self._stop_if_asked(control)
+            task.error = error
+            task.state.end("TERMINATED", "FAILED" if error else "SUCCESS", TASK_FAILURE if error else "")
+            self._save(run)
+
+    def _hold(self, control: Control, point: HoldPoint) -> None:
+        with self._changed:
+            control.held = control.hold_at == point
+        self._wait(control, lambda: control.hold_at != point, time.monotonic() + MAX_HOLD_SECONDS)
+        with self._changed:
+            control.held = False
+
+    def _wait(self, control: Control, done: Callable[[], bool], deadline: float) -> None:
+        """Wait for a condition or a time, unless the run has to stop."""
+        with self._changed:
+            while not done() and (left := deadline - time.monotonic()) > 0:
+                self._stop_if_asked(control)
+                self._changed.wait(left)
+            self._stop_if_asked(control)
+
+    def _stop_if_asked(self, control: Control) -> None:
+        if self._closing or control.stop_reason:
+            raise _StoppedError
+
+    def _stopped(self, run: Run, control: Control) -> None:
+        if control.stop_reason == "TIMEDOUT":
+            self._ended(run, "TERMINATED", "TIMEDOUT", "Run timed out.")
+        else:
+            self._ended(run, "TERMINATED", "CANCELED", "Run cancelled.")
+
+    def _ended(self, run: Run, life_cycle_state: str, result_state: str, message: str, code: str = "") -> None:
+        """Give a run its last state, and its place to the next one in the queue."""
+        if run.task.state.active:
+            run.task.error = "" if result_state in {"SUCCESS", "CANCELED"} else message
+            run.task.state.end(life_cycle_state, result_state, message, code)
+        run.leave_queue()
+        run.state.end(life_cycle_state, result_state, message, code)
+        control = self._controls.pop(run.run_id, None)
+        if control and control.timer:
+            control.timer.cancel()
+        self._save(run)
+        for waiting in [] if self._closing else reversed(self.runs()):
+            if waiting.job_id == run.job_id and waiting.state.life_cycle_state == "QUEUED":
+                self._submit(waiting)
+                break
+        self._changed.notify_all()
+
+    # Files
+
+    def _load(self) -> None:
+        if self._jobs_file.exists():
+            for stored in json.loads(self._jobs_file.read_text("utf-8")):
+                self._jobs[stored["job_id"]] = Job(**stored)
+        for file in self._runs_dir.glob("*.json"):
+            stored = json.loads(file.read_text("utf-8"))
+            if "task" not in stored:
+                raise RuntimeError(f"{file} was written by an older version of this emulator: delete its folder")
+            run = Run.from_json(stored)
+            self._runs[run.run_id] = run
+            if run.state.active:
+                run.leave_queue()
+                message = "Run failed because the workspace was restarted."
+                for state in (run.state, run.task.state):
+                    if state.active:
+                        state.end("INTERNAL_ERROR", "FAILED", message)
+                self._save(run)
+
+    def _save(self, run: Run) -> None:
+        _write_json(self._runs_dir / f"{run.run_id}.json", asdict(run))
+
+    def _save_jobs(self) -> None:
+        _write_json(self._jobs_file, [asdict(job) for job in self._jobs.values()])
+
+    def _deploy(self, bundle: Path) -> None:
+        for key, settings in jobs_of_bundle(bundle).items():
+            deployed = [job for job in self._jobs.values() if job.key == key]
+            if deployed:
+                self.replace_settings(deployed[0].job_id, settings)
+            else:
+                self.create_job(settings, key)
+
+    def _new_id(self) -> int:
+        """A number of 15 digits, as Databricks takes: too large for 32 bits, small enough for JavaScript."""
+        while True:
+            number = secrets.randbelow(9 * 10**14) + 10**14
+            if number not in self._runs and number not in self._jobs:
+                return number
+
+
+def _write_json(path: Path, content: Any) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content), "utf-8")
+    partial.replace(path)

@@ -1,0 +1,104 @@
+"""
+SQL warehouses as the API tells of them, and single statements that one of them executes: the Statement Execution API.
+
+What it executes: queries, ``INSERT OVERWRITE DIRECTORY``, ``CREATE TABLE ... AS`` and ``DROP TABLE``. A statement has
+ended when it is answered, whatever ``wait_timeout`` says, which the real service allows. There are no grants.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from deltalake import DeltaTable
+
+from emulators.databricks.export import Session, StatementError
+from emulators.databricks.records import ApiError, invalid
+from emulators.databricks.unity_catalog import table_uri, write_table
+from emulators.s3 import s3_filesystem, storage_options
+
+DBSQL_VERSION = "2026.30"
+
+_CREATE_TABLE = re.compile(r"CREATE\s+TABLE\s+(\S+)\s+AS\s+(.*)", re.IGNORECASE | re.DOTALL)
+_DROP_TABLE = re.compile(r"DROP\s+TABLE\s+(IF\s+EXISTS\s+)?(\S+)", re.IGNORECASE)
+
+
+class SqlStatements:
+    """
+    The statements of one workspace.
+
+    :param s3_endpoint_url: the emulator of S3.
+    """
+
+    def __init__(self, s3_endpoint_url: str) -> None:
+        self._endpoint_url = s3_endpoint_url
+        self._filesystem = s3_filesystem(s3_endpoint_url)
+        self._answers: dict[str, dict[str, Any]] = {}
+
+    def warehouse(self, warehouse_id: str) -> dict[str, Any]:
+        """What the API tells of a SQL warehouse; each id is that of one."""
+        return {
+            "id": warehouse_id,
+            "name": warehouse_id,
+            "cluster_size": "2X-Small",
+            "warehouse_type": "PRO",
+            "enable_serverless_compute": True,
+            "state": "RUNNING",
+            "channel": {"name": "CHANNEL_NAME_CURRENT", "dbsql_version": DBSQL_VERSION},
+        }
+
+    def execute(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Execute a statement.
+
+        :param body: of the request; ``warehouse_id`` and ``statement``
+        """
+        warehouse_id, sql = body.get("warehouse_id"), body.get("statement")
+        if not isinstance(warehouse_id, str) or not warehouse_id or not isinstance(sql, str) or not sql.strip():
+            raise invalid("warehouse_id and statement are required.")
+        answer: dict[str, Any] = {"statement_id": str(uuid.uuid4())}
+        try:
+            rows = self._execute(sql.strip())
+            answer |= {"status": {"state": "SUCCEEDED"}, "manifest": {"format": "JSON_ARRAY"}}
+            answer["manifest"]["total_row_count"] = len(rows)
+            answer["result"] = {"row_count": len(rows), **({"data_array": rows} if rows else {})}
+        except StatementError as error:
+            answer["status"] = {"state": "FAILED", "error": {"error_code": "BAD_REQUEST", "message": str(error)}}
+        self._answers[answer["statement_id"]] = answer
+        return answer
+
+    def told(self, statement_id: str) -> dict[str, Any]:
+        """What is told of a statement that was executed."""
+        if statement_id not in self._answers:
+            raise ApiError(404, "NOT_FOUND", f"The statement {statement_id} was not found.")
+        return self._answers[statement_id]
+
+    def _execute(self, sql: str) -> list[list[str | None]]:
+        session = Session(self._endpoint_url, self._filesystem)
+        try:
+            if created := _CREATE_TABLE.fullmatch(sql):
+                if self._is_there(created[1]):
+                    raise StatementError(
+                        f"[TABLE_OR_VIEW_ALREADY_EXISTS] Cannot create table or view {created[1]} because it already "
+                        "exists. SQLSTATE: 42P07"
+                    )
+                write_table(self._endpoint_url, created[1], session.table(created[2]))
+                return []
+            if dropped := _DROP_TABLE.fullmatch(sql):
+                if self._is_there(dropped[2]):
+                    self._filesystem.rm(table_uri(dropped[2]), recursive=True)
+                elif not dropped[1]:
+                    raise StatementError(f"[TABLE_OR_VIEW_NOT_FOUND] {dropped[2]} cannot be found. SQLSTATE: 42P01")
+                return []
+            if sql.upper().startswith("INSERT"):
+                session.execute(sql, {})
+                return []
+            rows = session.table(sql).to_pylist()
+            return [[None if value is None else str(value) for value in row.values()] for row in rows]
+        finally:
+            session.close()
+
+    def _is_there(self, table: str) -> bool:
+        return DeltaTable.is_deltatable(table_uri(table), storage_options(self._endpoint_url))

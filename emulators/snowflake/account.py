@@ -1,0 +1,119 @@
+"""The account: fakesnow's DuckDB in a directory, the objects that DuckDB has no place for, and the locks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import s3fs
+from fakesnow import info_schema, macros
+from fakesnow.instance import FakeSnow
+from fakesnow.transforms.stage import LOCAL_BUCKET_PATH
+
+from emulators.snowflake import load_metadata
+from emulators.snowflake.catalogue import Catalogue, Policies
+from emulators.snowflake.locks import Locks
+from emulators.snowflake.rights import Rights
+
+# fakesnow makes it for internal stages when it is imported, and never removes it. There are no such stages here.
+Path(LOCAL_BUCKET_PATH).rmdir()
+
+_HISTORY_LENGTH = 10_000
+
+# What fakesnow keeps in memory about the databases in files, and we keep in the catalogue's file.
+_KEPT_TABLES = ("_fs_stages", "_fs_columns_ext", "_fs_tables_ext")
+
+
+@dataclass
+class Statement:
+    """One executed statement, as the tests of this project read it."""
+
+    handle: str
+    request_id: str | None
+    sql: str
+    query_tag: str
+    user: str
+    status: str = "running"
+    error: str | None = None
+
+
+class Account(FakeSnow):
+    """
+    The account: its databases, its other objects, its locks, and the statements that were executed.
+
+    :param state_dir: the directory of the database files and of ``catalogue.json``; created if missing.
+    :param filesystem: how the external stages' files are read.
+    :param identifier: the account identifier.
+
+    ``sees_late`` is the account parameter READ_CONSISTENCY_MODE: with SESSION, sessions that begin from then on do not
+    see what others commit after they began, but in the tables that they write to. That is the worst that Snowflake
+    allows; with GLOBAL, the value at the beginning, each statement sees all that was committed before it began.
+    """
+
+    def __init__(self, state_dir: Path, filesystem: s3fs.S3FileSystem, *, identifier: str) -> None:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        super().__init__(create_database_on_connect=False, create_schema_on_connect=False, db_path=state_dir)
+        self.state_dir = state_dir
+        self.identifier = identifier
+        self.filesystem = filesystem
+        self.locks = Locks()
+        self.sees_late = False
+        self.catalogue = Catalogue()
+        self.history: deque[Statement] = deque(maxlen=_HISTORY_LENGTH)
+        self.duck_conn.register_filesystem(filesystem)
+        # A file may be written again at the same place; and a table's name must never find a Python variable.
+        self.duck_conn.execute("SET GLOBAL enable_external_file_cache = false")
+        self.duck_conn.execute("SET GLOBAL python_enable_replacements = false")
+        self._file = state_dir / "catalogue.json"
+        for database in sorted(state_dir.glob("*.db")):
+            self._attach(database.stem)
+        self._load()
+
+    def close(self) -> None:
+        """Close the database files."""
+        self.duck_conn.close()
+
+    def prepare_database(self, name: str) -> None:
+        """Give a new database the table of the load metadata."""
+        load_metadata.create(self.duck_conn, name)
+
+    def save(self) -> None:
+        """Write the catalogue to its file, whole or not at all."""
+        tables = {
+            name: [
+                [None if value is None else str(value) for value in row]
+                for row in self.duck_conn.cursor()
+                .execute(f"SELECT * FROM _fs_global._fs_information_schema.{name}")
+                .fetchall()
+            ]
+            for name in _KEPT_TABLES
+        }
+        partial = self._file.with_suffix(".partial")
+        with partial.open("w") as target:
+            json.dump({"catalogue": asdict(self.catalogue), "tables": tables}, target)
+            target.flush()
+            os.fsync(target.fileno())
+        partial.replace(self._file)
+
+    def _attach(self, database: str) -> None:
+        self.duck_conn.execute(f"ATTACH DATABASE '{self.state_dir / database}.db' AS \"{database}\"")
+        self.duck_conn.execute(info_schema.per_db_creation_sql(database))
+        self.duck_conn.execute(macros.creation_sql(database))
+        self.prepare_database(database)
+
+    def _load(self) -> None:
+        if not self._file.exists():
+            return
+        content = json.loads(self._file.read_text())
+        kept = content["catalogue"]
+        if "rights" not in kept:
+            raise RuntimeError(f"{self._file} was written by an older version of this emulator: delete its folder")
+        objects = {"rights": Rights(**kept["rights"]), "policies": Policies.read(kept.get("policies", {}))}
+        self.catalogue = Catalogue(**{**kept, **objects})
+        for name, rows in content["tables"].items():
+            for row in rows:
+                marks = ", ".join("?" for _ in row)
+                self.duck_conn.execute(f"INSERT INTO _fs_global._fs_information_schema.{name} VALUES ({marks})", row)

@@ -1,0 +1,128 @@
+"""The locks of tables: which statement waits for which transaction, and for how long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import Enum
+
+from emulators.snowflake.errors import SqlError
+from emulators.snowflake.names import ObjectName
+from emulators.snowflake.stop import Stop
+
+CATALOGUE: ObjectName = ("", "", "")
+"""Stands for the account's objects: one statement at a time changes them."""
+
+
+class Mode(Enum):
+    """How a statement holds a table."""
+
+    INSERTS = "writes new partitions only"
+    CHANGES = "UPDATE, DELETE, MERGE, TRUNCATE, INSERT OVERWRITE"
+    REDEFINES = "DDL"
+
+    def waits_for(self, held: Mode) -> bool:
+        """Whether who wants this waits for who holds that."""
+        # Snowflake says of INSERT and COPY that they mostly wait for nobody, and advises against DDL beside them.
+        return Mode.REDEFINES in (self, held) or (self, held) == (Mode.CHANGES, Mode.CHANGES)
+
+
+@dataclass
+class _Held:
+    mode: Mode
+    statement: str
+    since: int
+
+
+class Locks:
+    """Who holds which table, and how often what it holds has changed. Each is held until its transaction ends."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._held: dict[ObjectName, dict[Hashable, _Held]] = {}
+        self._waits: dict[Hashable, tuple[ObjectName, Mode]] = {}
+        self._versions: Counter[ObjectName] = Counter()
+
+    def acquire(self, owner: Hashable, table: ObjectName, mode: Mode, statement: str, stop: Stop) -> None:
+        """
+        Wait until ``owner`` holds the table; it may hold it already.
+
+        :param owner: the session.
+        :param statement: the handle of its statement.
+
+        :raises SqlError: if the statement is cancelled, reaches its timeout, or closes a deadlock.
+        """
+        with self._condition:
+            try:
+                while blockers := self._blockers(owner, table, mode):
+                    stop.check()
+                    self._waits[owner] = table, mode
+                    if self._is_deadlock(owner):
+                        raise _part_of_a_deadlock(statement, table, blockers)
+                    self._condition.wait(0.02)
+            finally:
+                self._waits.pop(owner, None)
+            holders = self._held.setdefault(table, {})
+            before = holders.get(owner)
+            if before is None or mode.waits_for(Mode.CHANGES):
+                holders[owner] = _Held(mode, statement, time.time_ns())
+
+    def is_waiting(self, owner: Hashable) -> bool:
+        """Whether a statement of the session waits for a lock."""
+        with self._condition:
+            return owner in self._waits
+
+    def release(self, owner: Hashable, *, committed: bool) -> None:
+        """
+        Let go of all that a session holds.
+
+        :param committed: whether what it has written is there now.
+        """
+        with self._condition:
+            for table in [table for table, holders in self._held.items() if holders.pop(owner, None)]:
+                if committed:
+                    self._versions[table] += 1
+                if not self._held[table]:
+                    del self._held[table]
+            self._condition.notify_all()
+
+    def versions(self) -> Counter[ObjectName]:
+        """How often each table was changed, as far as it is committed."""
+        with self._condition:
+            return self._versions.copy()
+
+    def held_by(self, owner: Hashable) -> set[ObjectName]:
+        """The tables that a session has written to in its transaction, or is going to."""
+        with self._condition:
+            return {table for table, holders in self._held.items() if owner in holders}
+
+    def _blockers(self, owner: Hashable, table: ObjectName, mode: Mode) -> dict[Hashable, _Held]:
+        holders = self._held.get(table, {})
+        return {other: held for other, held in holders.items() if other is not owner and mode.waits_for(held.mode)}
+
+    def _is_deadlock(self, owner: Hashable) -> bool:
+        """Whether one that the session waits for waits for it, directly or not."""
+        seen: set[Hashable] = set()
+        todo = [owner]
+        while todo:
+            waiting = todo.pop()
+            if waiting in self._waits and waiting not in seen:
+                seen.add(waiting)
+                # Those of now: one that has been let go of may not have woken up yet.
+                todo += self._blockers(waiting, *self._waits[waiting])
+                if owner in todo:
+                    return True
+        return False
+
+
+def _part_of_a_deadlock(statement: str, table: ObjectName, blockers: dict[Hashable, _Held]) -> SqlError:
+    held = next(iter(blockers.values()))
+    return SqlError(
+        625,
+        "57014",
+        f"Statement '{held.statement}' has locked table '{table[-1]}' in transaction {held.since} and this lock has "
+        f"not yet been released.\nYour statement '{statement}' was aborted because it is part of a deadlock.",
+    )

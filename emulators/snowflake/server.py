@@ -1,0 +1,319 @@
+"""The emulator's web application: the connector's protocol, the SQL API v2, and a health check."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import gzip
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from fakesnow.server import routes as fakesnow_routes
+from fakesnow.server import sessions
+from fakesnow.transforms.transforms import SERVER_VERSION
+from snowflake.connector.cursor import DictCursor, SnowflakeCursor
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from emulators.s3 import SHARE_BUCKET, s3_filesystem
+from emulators.snowflake.auth import (
+    KEYPAIR_JWT,
+    OAUTH,
+    PROGRAMMATIC_ACCESS_TOKEN,
+    AccessToken,
+    Authenticator,
+    AuthError,
+    OAuthClient,
+    OAuthError,
+)
+from emulators.snowflake.engine import Connection, Cursor, Engine
+from emulators.snowflake.rights import ADMINISTRATOR
+from emulators.snowflake.sql_api import SqlApi, role_missing, role_not_granted
+from emulators.snowflake.stop import DEFAULT_STATEMENT_TIMEOUT, Stop
+
+WAREHOUSE = "LOAD_WH"
+DATABASE = "DATA_SHARE"
+SCHEMA = "PUBLIC"
+ROLE = "DATA_SHARE_LOADER"
+INTEGRATION = "S3_SHARE_INT"
+ALLOWED_LOCATION = f"s3://{SHARE_BUCKET}/dataset/"
+
+_SET_UP = (
+    f"CREATE WAREHOUSE {WAREHOUSE} WAREHOUSE_SIZE = 'XSMALL' AUTO_SUSPEND = 60",
+    f"CREATE DATABASE {DATABASE}",
+    f"CREATE SCHEMA IF NOT EXISTS {DATABASE}.{SCHEMA}",
+    f"""CREATE STORAGE INTEGRATION {INTEGRATION} TYPE = EXTERNAL_STAGE STORAGE_PROVIDER = 'S3' ENABLED = TRUE
+    STORAGE_AWS_ROLE_ARN = 'arn:aws:iam::123456789012:role/share' STORAGE_ALLOWED_LOCATIONS = ('{ALLOWED_LOCATION}')""",
+    f"CREATE ROLE {ROLE}",
+    f"GRANT ROLE {ROLE} TO ROLE SYSADMIN",
+    f"GRANT USAGE ON WAREHOUSE {WAREHOUSE} TO ROLE {ROLE}",
+    f"GRANT USAGE, CREATE SCHEMA ON DATABASE {DATABASE} TO ROLE {ROLE}",
+    f"GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA {DATABASE}.{SCHEMA} TO ROLE {ROLE}",
+    f"GRANT USAGE ON INTEGRATION {INTEGRATION} TO ROLE {ROLE}",
+)
+# The connector's requests that fakesnow answers well as it is.
+_REUSED = frozenset({"/session/heartbeat", "/queries/v1/query-request"})
+
+# What a connector calls its kind of token -> what the SQL API calls it.
+_LOGIN_KINDS = {"SNOWFLAKE_JWT": KEYPAIR_JWT, OAUTH: OAUTH, PROGRAMMATIC_ACCESS_TOKEN: PROGRAMMATIC_ACCESS_TOKEN}
+
+
+def create_app(
+    *,
+    state_dir: Path,
+    s3_endpoint_url: str,
+    account: str,
+    users: dict[str, str],
+    access_tokens: Sequence[AccessToken] = (),
+    oauth_clients: Sequence[OAuthClient] = (),
+) -> Starlette:
+    """
+    The application of one account.
+
+    :param state_dir: where its data are kept; created if missing. One process at a time may use it.
+    :param s3_endpoint_url: where the files of `s3://` stages are.
+    :param account: the account identifier that clients log in to.
+    :param users: user name -> PEM public key. These are service users: they have no password.
+    :param access_tokens: programmatic access tokens that are accepted.
+    :param oauth_clients: clients that get OAuth tokens at ``/oauth/token-request``.
+    """
+    engine = Engine(state_dir, s3_filesystem(s3_endpoint_url), identifier=account.split(".")[0].upper())
+    bootstrap(engine, users)
+    authenticator = Authenticator(account, users, access_tokens=access_tokens, oauth_clients=oauth_clients)
+    api = SqlApi(engine, authenticator)
+
+    async def login(request: Request) -> Response:
+        return await _login(request, engine, authenticator)
+
+    async def token_request(request: Request) -> Response:
+        return await _token_request(request, authenticator)
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        api.close()
+        engine.close()
+
+    routes = [
+        Route("/healthz", health, methods=["GET"]),
+        Route("/session/v1/login-request", login, methods=["POST"]),
+        Route("/session", _end_session, methods=["POST"]),
+        Route("/queries/v1/abort-request", _abort, methods=["POST"]),
+        Route("/oauth/token-request", token_request, methods=["POST"]),
+        *(route for route in fakesnow_routes if route.path in _REUSED),
+        *api.routes(),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={405: _method_not_allowed})
+
+
+class _ConnectorSession(Connection):
+    """
+    A connector's session: another request can end what it runs.
+
+    :param timeout: seconds after which each of its statements is cancelled.
+    """
+
+    def __init__(self, *args: Any, timeout: float = DEFAULT_STATEMENT_TIMEOUT, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.timeout = timeout
+        self.running: Stop | None = None
+
+    def cursor(self, cursor_class: type[Any] = SnowflakeCursor) -> Cursor:
+        return _ConnectorCursor(self, self._duck_conn, use_dict_result=cursor_class == DictCursor)
+
+
+class _ConnectorCursor(Cursor):
+    _conn: _ConnectorSession
+
+    def execute(self, command: str, params: Any = None, *args: Any, **kwargs: Any) -> Cursor:
+        self._conn.running = stop = Stop(self._conn.timeout)
+        try:
+            return super().execute(command, params, *args, stop=stop, **kwargs)
+        finally:
+            self._conn.running = None
+
+
+def bootstrap(engine: Engine, users: Iterable[str] = ()) -> None:
+    """
+    Do what an administrator of the account has done before, unless it is done already.
+
+    The loader's role gets the least that the set-up and the syncs need: what they create belongs to it.
+
+    :param users: the account's users; all but the administrator have the loader's role.
+    """
+    rights = engine.catalogue.rights
+    for user in users:
+        rights.users.setdefault(user.upper(), [])
+    is_new = ROLE not in rights.roles
+    with contextlib.closing(engine.connect(warehouse=WAREHOUSE)) as session:
+        for statement in _SET_UP if is_new else ():
+            session.cursor().execute(statement)
+        for user in rights.users:
+            if user != ADMINISTRATOR:
+                session.cursor().execute(f'GRANT ROLE {ROLE} TO USER "{user}"')
+
+
+async def _login(request: Request, engine: Engine, authenticator: Authenticator) -> Response:
+    """Log a connector in. A refused login is HTTP 200 with ``success`` false, as the real service answers it."""
+    data: dict[str, Any] = (await _json_body(request))["data"]
+    names = {key: _name(request.query_params.get(f"{key}Name")) for key in ("database", "schema", "role")}
+    names["warehouse"] = _name(request.query_params.get("warehouse"))
+    try:
+        user = _verify_login(data, authenticator)
+        if names["role"] is not None and names["role"] not in engine.catalogue.roles:
+            raise AuthError("390189", role_missing(names["role"]))
+        if names["role"] is not None and not engine.catalogue.rights.may_use(user, names["role"]):
+            raise AuthError("390186", role_not_granted(names["role"]))
+    except AuthError as error:
+        return JSONResponse({"data": None, "code": error.code, "message": error.message, "success": False})
+    parameters = data.get("SESSION_PARAMETERS") or {}
+    autocommit = parameters.get("AUTOCOMMIT", True)
+    session = _ConnectorSession(
+        engine,
+        names["database"],
+        names["schema"],
+        user=user,
+        role=names["role"],
+        warehouse=names["warehouse"],
+        query_tag=str(parameters.get("QUERY_TAG") or ""),
+        time_zone=parameters.get("TIMEZONE"),
+        autocommit=autocommit,
+        timeout=float(parameters.get("STATEMENT_TIMEOUT_IN_SECONDS") or DEFAULT_STATEMENT_TIMEOUT),
+    )
+    token = secrets.token_urlsafe(32)
+    sessions[token] = session
+    return JSONResponse(
+        {
+            "data": {
+                "token": token,
+                "masterToken": secrets.token_urlsafe(32),
+                "serverVersion": SERVER_VERSION,
+                "parameters": [
+                    {"name": "AUTOCOMMIT", "value": autocommit},
+                    {"name": "CLIENT_SESSION_KEEP_ALIVE_HEARTBEAT_FREQUENCY", "value": 3600},
+                    {"name": "CLIENT_STAGE_ARRAY_BINDING_THRESHOLD", "value": 0},
+                ],
+                "sessionInfo": {
+                    "databaseName": session.database if session.database_set else None,
+                    "schemaName": session.schema if session.schema_set else None,
+                    "warehouseName": session.warehouse,
+                    "roleName": session.role,
+                },
+            },
+            "success": True,
+        }
+    )
+
+
+def _verify_login(data: dict[str, Any], authenticator: Authenticator) -> str:
+    """
+    The user whom a connector's login proves.
+
+    :raises AuthError: if it proves nobody, or another user than it names.
+    """
+    kind = _LOGIN_KINDS.get(str(data.get("AUTHENTICATOR", "")).upper())
+    wrong_password = AuthError("390100", "Incorrect username or password was specified.")
+    if kind is not None:
+        user = authenticator.verify(str(data.get("TOKEN", "")), kind)
+    else:
+        try:
+            # A programmatic access token may stand in the password's place.
+            user = authenticator.verify(str(data.get("PASSWORD", "")), PROGRAMMATIC_ACCESS_TOKEN)
+        except AuthError:
+            raise wrong_password from None
+    named = str(data.get("LOGIN_NAME") or "")
+    if not named or named.upper() == user:
+        return user
+    if kind is None:
+        raise wrong_password
+    if kind == OAUTH:
+        message = "The user you were trying to authenticate as differs from the user tied to the access token."
+        raise AuthError("390309", message)
+    # Another user's token is no token of this user.
+    return authenticator.verify("", kind)
+
+
+async def _token_request(request: Request, authenticator: Authenticator) -> Response:
+    """Give an OAuth client an access token for its refresh token: Snowflake OAuth's token endpoint."""
+    form = {name: values[0] for name, values in parse_qs((await request.body()).decode(errors="replace")).items()}
+    client_id, _, client_secret = _basic_credentials(request).partition(":")
+    try:
+        token, client = authenticator.issue(
+            client_id,
+            client_secret,
+            grant_type=form.get("grant_type", ""),
+            refresh_token=form.get("refresh_token", ""),
+        )
+    except OAuthError as error:
+        refusal = {"data": None, "message": error.message, "code": None, "success": False, "error": error.error}
+        return JSONResponse(refusal, 400)
+    grant = {"access_token": token, "expires_in": client.lifetime, "token_type": "Bearer"}
+    return JSONResponse({**grant, "username": client.user.upper()})
+
+
+def _basic_credentials(request: Request) -> str:
+    scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(encoded, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+
+
+async def _json_body(request: Request) -> dict[str, Any]:
+    body = await request.body()
+    if request.headers.get("Content-Encoding") == "gzip":
+        body = gzip.decompress(body)
+    return dict(json.loads(body))
+
+
+def _session_of(request: Request) -> _ConnectorSession | None:
+    found = sessions.get(request.headers.get("Authorization", "")[17:-1])
+    return found if isinstance(found, _ConnectorSession) else None
+
+
+async def _abort(request: Request) -> Response:
+    """Cancel what a connector's session runs: fakesnow would only say that it did."""
+    session = _session_of(request)
+    if session is None:
+        return _no_session()
+    if session.running is not None:
+        session.running.cancelled.set()
+    return JSONResponse({"data": None, "code": None, "message": None, "success": True})
+
+
+async def _method_not_allowed(request: Request, error: Exception) -> Response:
+    return Response(status_code=405, headers=getattr(error, "headers", None))
+
+
+def _no_session() -> Response:
+    message = "User must login again to access the service."
+    return JSONResponse({"data": None, "code": "390104", "message": message, "success": False}, 401)
+
+
+async def _end_session(request: Request) -> Response:
+    """End a connector's session: fakesnow would forget it without ending its transaction."""
+    session = _session_of(request)
+    if session is None:
+        return _no_session()
+    if request.query_params.get("delete"):
+        del sessions[request.headers["Authorization"][17:-1]]
+        session.close()
+    return JSONResponse({"data": None, "code": None, "message": None, "success": True})
+
+
+def _name(value: str | None) -> str | None:
+    if not value:
+        return None
+    return value[1:-1] if value.startswith('"') else value.upper()

@@ -1,0 +1,80 @@
+"""The process that holds the emulators of S3, Databricks and Snowflake."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import uvicorn
+
+from emulators.databricks.server import create_app as databricks_app
+from emulators.fault_injection import FaultInjection
+from emulators.s3 import S3Server
+from emulators.snowflake.server import create_app as snowflake_app
+from sandbox import settings, sources
+
+
+def serve(
+    state: Path,
+    ports: dict[str, int],
+    *,
+    databricks_token: str,
+    snowflake_public_key: str,
+    places: int,
+    host: str = settings.HOST,
+) -> None:
+    """
+    Serve until SIGTERM or SIGINT.
+
+    :param state: folder of the emulators' state
+    :param ports: port of ``s3``, ``databricks`` and ``snowflake``
+    :param databricks_token: the token that the workspace accepts
+    :param snowflake_public_key: PEM of the loader's public key
+    :param places: places of the source table, when it has to be made
+    :param host: address that Databricks and Snowflake listen on; S3 is for these two alone, on loopback
+    """
+    s3 = S3Server(state / "s3", settings.HOST, ports["s3"])
+    s3_url = s3.start()
+    try:
+        sources.seed(s3_url, places=places)
+        databricks = databricks_app(
+            state_dir=state / "databricks",
+            s3_endpoint_url=s3_url,
+            token=databricks_token,
+            bundle=settings.PROJECT / "include" / "databricks" / "databricks.yml",
+        )
+        snowflake = snowflake_app(
+            state_dir=state / "snowflake",
+            s3_endpoint_url=s3_url,
+            account=settings.SNOWFLAKE_ACCOUNT,
+            users={settings.SNOWFLAKE_USER: snowflake_public_key},
+        )
+        asyncio.run(_serve_all(host, {ports["databricks"]: databricks, ports["snowflake"]: snowflake}))
+    finally:
+        s3.stop()
+
+
+async def _serve_all(host: str, apps: dict[int, object]) -> None:
+    servers = [
+        uvicorn.Server(
+            uvicorn.Config(
+                FaultInjection(app),  # type: ignore[arg-type]
+                host=host,
+                port=port,
+                log_level="warning",
+                timeout_graceful_shutdown=5,
+            )
+        )
+        for port, app in apps.items()
+    ]
+
+    def stop() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    # serve() would put signal handlers of its own in place, which end one server and not the other.
+    await asyncio.gather(*(server._serve() for server in servers))

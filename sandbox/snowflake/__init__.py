@@ -1,1 +1,0 @@
-"""Stand-in for Snowflake: DuckDB behind the connector's protocol and the SQL API v2."""

@@ -1,0 +1,118 @@
+"""From nothing to a loader that can load: the set-up scripts on an empty account, then what the DAGs send."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import s3fs
+import sqlparse
+from airflow.dag_processing.dagbag import DagBag
+
+from data_share.share import Share
+from emulators.snowflake.engine import Connection, Engine
+from tests.airflow_double import DagRun
+
+pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
+
+PROJECT = Path(__file__).resolve().parents[3]
+SCRIPTS = sorted((PROJECT / "include" / "sql" / "snowflake" / "setup").glob("*.sql"))
+# Users are not part of the emulator.
+UNKNOWN = re.compile(r"CREATE USER |GRANT ROLE \w+ TO USER ")
+SYSTEM_ROLES = ("ACCOUNTADMIN", "SECURITYADMIN", "USERADMIN", "SYSADMIN")
+
+
+def statements(text: str) -> list[str]:
+    bare = sqlparse.format(text, strip_comments=True)
+    return [one.rstrip(";") for one in sqlparse.split(bare) if one.strip(" ;\n")]
+
+
+def run_scripts(session: Connection) -> None:
+    for path in SCRIPTS:
+        for statement in statements(path.read_text()):
+            if not UNKNOWN.match(statement):
+                session.cursor().execute(statement)
+
+
+def as_loader(engine: Engine, statement: str) -> list[Any]:
+    """Run a statement as the syncs do: in a session of its own, as a CREATE SCHEMA changes the session's schema."""
+    with contextlib.closing(
+        engine.connect("DATA_SHARE", "PUBLIC", role="DATA_SHARE_LOADER", warehouse="LOAD_WH")
+    ) as session:
+        return list(session.cursor().execute(statement).fetchall())
+
+
+@pytest.fixture
+def engine(s3: tuple[str, s3fs.S3FileSystem], tmp_path: Path) -> Iterator[Engine]:
+    """An account in which nobody has done anything yet."""
+    account = Engine(tmp_path, s3[1], identifier="MYORG-SHARE")
+    for role in SYSTEM_ROLES:
+        if role not in account.catalogue.roles:
+            account.catalogue.roles.append(role)
+    with contextlib.closing(account):
+        yield account
+
+
+@pytest.fixture
+def files_of(rendered: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """The SQL files of a DAG's task, rendered: those of some of its fields."""
+
+    def render(dag_id: str, task_id: str, *fields: str, file: str = "") -> list[str]:
+        dag = DagBag(PROJECT / "dags" / f"{file or dag_id}.py", bundle_path=PROJECT).dags[dag_id]
+        if dag.get_task(task_id).is_mapped:
+            run = DagRun(dag=dag)
+            run.run("list_targets")
+            instances = [task for task, _ in run.instances(task_id)]
+        else:
+            monkeypatch.setattr(dag.get_task(task_id), "template_fields", fields)
+            instances = [rendered(dag, task_id)]
+        return [getattr(instance, field) for instance in instances for field in fields]
+
+    return render
+
+
+def test_the_scripts_make_all_that_the_syncs_ask_for(engine: Engine, files_of: Callable[..., list[str]]) -> None:
+    with contextlib.closing(engine.connect(role="ACCOUNTADMIN")) as administrator:
+        run_scripts(administrator)
+    set_up = [
+        statement
+        for task in ("create_schemas", "create_stage", "create_ledger", "create_target")
+        for file in files_of("set_up_snowflake", task, "sql")
+        for statement in statements(file)
+    ]
+    staging = (
+        *("describe_target", "explain_target", "create_staging", "count_visible", "copy_manifest", "select_manifest"),
+        "sql",
+    )
+    loads = [
+        statement
+        for file in files_of("sync_shared_forecasts", "copy_into_staging", *staging, file="sync_datasets")
+        for statement in statements(file)
+    ]
+    # As the step makes it, when it knows the columns.
+    staging_table = re.search(r"COPY INTO (\S+)", loads[-1])
+    assert staging_table
+    for statement in [*set_up, *loads[:-1], f"CREATE TABLE {staging_table[1]} (date DATE)"]:
+        as_loader(engine, statement)
+    # Nothing was exported, and so says the COPY, which has found the stage and the place that it is on.
+    assert loads[-1].startswith("COPY INTO")
+    assert as_loader(engine, loads[-1]) == [("Copy executed with 0 files processed.",)]
+
+
+def test_the_scripts_can_be_run_again_and_keep_what_is_there(engine: Engine) -> None:
+    with contextlib.closing(engine.connect(role="ACCOUNTADMIN")) as administrator:
+        run_scripts(administrator)
+        execute = administrator.cursor().execute
+        execute(f"CREATE TABLE data_share.public.{Share().ledger_table} (run_key VARCHAR)")
+        execute("USE WAREHOUSE load_wh")
+        execute(f"INSERT INTO data_share.public.{Share().ledger_table} VALUES ('a sync')")
+        before = copy.deepcopy(vars(engine.catalogue))
+        run_scripts(administrator)
+        assert vars(engine.catalogue) == before
+        rows = administrator.cursor().execute(f"SELECT * FROM data_share.public.{Share().ledger_table}").fetchall()
+        assert rows == [("a sync",)]
