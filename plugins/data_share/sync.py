@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from data_share.attempts import CLEAR_NUMBER_KEY, is_of_this_time
+from data_share.attempts import CLEAR_NUMBER_KEY, made_since_clear
 from data_share.datasets import Dataset, LoadMode
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
@@ -201,7 +201,7 @@ class Sync:
         if result is None:
             raise ResultMissingError("The step copy_into_staging has left no counts. The target is as it was.")
         # A copy of this time has loaded the export of this time. What is older may be of an export that was made again.
-        if not is_of_this_time(result, self.dag_run) and result["export_path"] != self.export_path:
+        if not made_since_clear(result, self.dag_run) and result["export_path"] != self.export_path:
             raise ResultMissingError(
                 f"The step copy_into_staging has loaded {result['export_path']}, and the export of this sync is "
                 f"{self.export_path}. The target is as it was."

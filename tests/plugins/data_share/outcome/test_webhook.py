@@ -52,7 +52,7 @@ def connection(host: str | None = URL, password: str | None = SECRETS[0]) -> Con
 
 
 def test_a_connection_holds_the_address_and_the_secrets() -> None:
-    assert Webhook.of_connection(connection(password=" ".join(SECRETS))) == Webhook(URL, KEYS)
+    assert Webhook.from_connection(connection(password=" ".join(SECRETS))) == Webhook(URL, KEYS)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_connection_holds_the_address_and_the_secrets() -> None:
 )
 def test_a_wrong_connection_is_named_without_its_secrets(changes: dict[str, Any]) -> None:
     with pytest.raises(AlertNotSentError, match="the connection data_share_webhook") as caught:
-        Webhook.of_connection(connection(**changes))
+        Webhook.from_connection(connection(**changes))
     assert SECRETS[0] not in str(caught.value)
     assert not changes.get("password") or changes["password"] not in str(caught.value)
 
