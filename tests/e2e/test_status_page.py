@@ -384,7 +384,7 @@ def test_a_success_is_as_old_as_what_it_has_published(fake: FakeAirflow, open_pa
 
 def test_the_reason_of_an_earlier_attempt_is_not_shown(fake: FakeAirflow, open_page: OpenPage) -> None:
     fake.add("tides", "failed")
-    fake.runs[0]["note"] = "finish_sync: A step ended without a word"
+    fake.runs[0]["note"] = "finish_sync: A step ended without a report"
     runs = "dags/sync_tides/dagRuns/tides-0/taskInstances"
     fake.xcoms[f"{runs}/finish_sync/xcomEntries/failure"] = {
         "step": "check_staging",
@@ -395,7 +395,7 @@ def test_the_reason_of_an_earlier_attempt_is_not_shown(fake: FakeAirflow, open_p
 
     one = card(open_page(), "tides")
 
-    expect(one).to_contain_text("finish_sync: A step ended without a word")
+    expect(one).to_contain_text("finish_sync: A step ended without a report")
     expect(one).not_to_contain_text("Correct the source.")
 
 

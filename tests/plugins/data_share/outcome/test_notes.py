@@ -78,8 +78,8 @@ def test_the_line_of_a_success(answer: Any, seconds: float, line: str) -> None:
     ("failure", "reason", "sentence"),
     [
         (FAILURE, "task_failure", "check_staging: 2 of 9 checks failed.\n- deep: depth > 0"),
-        (None, "timed_out", "sync: The sync took longer than a sync may"),
-        (None, "task_failure", "finish_sync: A step ended without a word"),
+        (None, "timed_out", "sync: The sync exceeded its max. time"),
+        (None, "task_failure", "finish_sync: A step ended without a report"),
     ],
 )
 def test_the_line_of_a_failure(failure: Any, reason: str, sentence: str) -> None:

@@ -273,8 +273,8 @@ def test_what_was_left_before_the_run_was_cleared_is_not_told(xcoms: dict[tuple[
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("timed_out", "took longer than a sync may"),
-        ("task_failure", "ended without a word"),
+        ("timed_out", "exceeded its max. time"),
+        ("task_failure", "ended without a report"),
     ],
 )
 def test_a_failure_without_a_report_has_the_same_fields(reason: str, words: str) -> None:
