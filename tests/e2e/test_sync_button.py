@@ -368,7 +368,7 @@ def test_another_site_cannot_press(context: BrowserContext, share: RunningShare,
     """Not even a page of the same machine on another port, which is the same site for a browser."""
     stranger = context.new_page()
     stranger.goto(f"{share.endpoints.databricks_url}/a-page")
-    path = f"{backend.url}/datasets/{DATASET}/press"
+    path = f"{backend.url}/datasets/{DATASET}/syncs"
 
     with stranger.expect_response(path) as answer:
         stranger.evaluate(

@@ -43,7 +43,7 @@ MERGE = {"load_mode": "merge", "merge_keys": ["harbour"]}
 COLUMNS = {"create_table": "from_columns", "columns": {"harbour": "VARCHAR(80)"}}
 LEFT_OUT = object()
 
-NO_COLUMN = """no plain name; any other name stands in double quotes, as in '"Net price"'"""
+NO_COLUMN = """no plain name; put any other name in double quotes, as in '"Net price"'"""
 NO_SOURCE = (
     "not of the form catalog.schema.table; a name must not contain a dot, a blank, a slash or a control character, and "
     "a name that contains a backtick must be in backticks"
