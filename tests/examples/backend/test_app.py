@@ -262,8 +262,8 @@ def test_a_user_is_valid_here_as_in_the_dag(sync_datasets: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "words"),
     [
-        (NotSignedInError("Airflow does not sign svc-sync in (HTTP 401)"), 502, "does not accept the sign-in"),
-        (NotAllowedError("Airflow refuses GET /api/v2/dags (HTTP 403)"), 502, "Airflow does not allow this"),
+        (NotSignedInError("Airflow does not sign svc-sync in (HTTP 401)"), 502, "does not accept the credentials"),
+        (NotAllowedError("Airflow refuses GET /api/v2/dags (HTTP 403)"), 502, "account lacks a right in Airflow"),
         (UnknownDatasetError("Airflow has no dataset tides"), 404, "Airflow has no dataset tides"),
         (UnknownSyncError("Airflow knows no sync x of tides"), 404, "Airflow knows no sync x"),
         (InvalidConfError("requested_by is not valid"), 400, "requested_by is not valid"),
@@ -293,7 +293,7 @@ def test_trouble_with_one_dataset_leaves_the_others_alone(page: Page, airflow: F
     answer = page.get("/")
 
     assert answer.status_code == 200
-    assert "Airflow does not allow this" in answer.text
+    assert "account lacks a right in Airflow" in answer.text
     assert "Sync Complete" in answer.text
 
 

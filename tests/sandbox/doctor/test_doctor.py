@@ -397,8 +397,7 @@ BROKEN = {
             *("DROP TAG secret", "DROP MASKING POLICY texts", "DROP MASKING POLICY dates"),
         ],
         "write and read",
-        "Role DATA_SHARE_LOADER reads other values from a table in staging than it wrote, in columns of type VARCHAR, "
-        "DATE: a masking policy changes them",
+        "reads other values from a table in staging than it wrote, in columns of type VARCHAR, DATE: a masking policy",
     ),
     "a target with a masked column": (
         [
@@ -613,7 +612,7 @@ def test_policies_that_exempt_the_loader(look: Look, administer: Callable[..., o
         )
     assert examined.named(State.WRONG) == [], examined.told()
     said = examined.findings["policies"].text
-    assert "Exempt according to the dataset files, which each sync proves: shared_forecasts column LATITUDE has the masking policy" in said
+    assert "Exempt according to the dataset files, which each sync proves: shared_forecasts column LATITUDE has" in said
 
 
 def test_a_bucket_that_snowflake_cannot_list(look: Look, administer: Callable[..., object]) -> None:
