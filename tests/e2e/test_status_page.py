@@ -461,7 +461,8 @@ def test_old_data_are_called_old(fake: FakeAirflow, open_page: OpenPage) -> None
 
     fake.refusal = 0
     turn_clock(page, seconds=16)
-    expect(problem).to_contain_text(re.compile(r"Airflow does not answer\. The page shows the state of \d\d:\d\d:\d\d\."))
+    stale = re.compile(r"Airflow does not answer\. The page shows the state of \d\d:\d\d:\d\d\.")
+    expect(problem).to_contain_text(stale)
     expect(fact(card(page, "tides"), "Rows")).to_have_text("1,000")
     # The longer it does not answer, the less often it is asked: after 6, 12, 24, 48 seconds.
     fake.calls.clear()

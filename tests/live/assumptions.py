@@ -106,7 +106,7 @@ ASSUMPTIONS = {
         "`check_staging` fails in every sync: `proof: counts` until then",
     ),
     "sync_modes": Assumption(
-        "Syncs append, and merge by keys and delete, as on the stand-ins.",
+        "Syncs append, and merge by keys and delete, as on the emulators.",
         "see the answer",
     ),
     "integration_usage": Assumption(
