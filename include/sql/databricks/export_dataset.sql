@@ -72,8 +72,8 @@ END;
 SET VAR manifest_path = CASE
   WHEN :manifest_path RLIKE '^(s3:/)?(/[A-Za-z0-9_=-][A-Za-z0-9_.=-]*){2,}/\\z' THEN :manifest_path
   ELSE RAISE_ERROR(CONCAT(
-    'The parameter manifest_path must be a directory, as s3://bucket/path/manifest/. Each part may have ASCII letters, ',
-    'digits and _ . = -, must not begin with a dot, and must end in a slash.'
+    'The parameter manifest_path must be a directory, as s3://bucket/path/manifest/. Each part may have ASCII ',
+    'letters, digits and _ . = -, must not begin with a dot, and must end in a slash.'
   ))
 END;
 
