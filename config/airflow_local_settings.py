@@ -1,8 +1,8 @@
 """
 Airflow's local settings: import what the tasks and triggers of a sync need, once, in the processes that fork them.
 
-Without it, each task process imports the providers anew, and the first trigger stops the triggerer's event loop for the
-seconds that the Databricks hook takes to import. Airflow finds this file when its folder is on PYTHONPATH.
+Without this file, each task process imports the providers again, and the first trigger blocks the triggerer's event
+loop for seconds while the Databricks hook is imported. Airflow finds this file when its folder is on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ if _FORKING_COMMANDS & set(sys.argv[1:2]):
         importlib.import_module(_module)
 
 if sys.argv[1:2] == ["triggerer"]:
-    # The triggerer answers its triggers through an API server of its own, which it would import with the first trigger.
+    # The triggerer serves its triggers through its own API server, which it would import with the first trigger.
     importlib.import_module("airflow.api_fastapi.execution_api.app")

@@ -1,14 +1,15 @@
 """
 ### Clean up what old syncs left behind
 
-Drops the staging tables of runs that are older than `keep_days`: a sync drops its own, so these are of runs whose
-last step could not do it. Reports the exports in the ledger that are older than that. It deletes no file, because
-Snowflake's role on the bucket may not; a lifecycle rule on the share's prefix does, see the README.
+Drops staging tables of runs that are older than `keep_days`. A sync drops its own staging tables; older ones are left
+only if the last step of their sync could not drop them. Also reports the exports in the ledger that are older than
+`keep_days`. It deletes no file, because Snowflake's role may not delete in the bucket; a lifecycle rule on the share's
+prefix does, see the README.
 
 **To start it**, press *Trigger*, or send `POST /api/v2/dags/clean_up_share/dagRuns` with
 `{"logical_date": null, "conf": {"keep_days": 7}}`. It also runs every day.
 
-**Required conf:** none. **Optional conf:** `keep_days`, the age in days from which things count as old.
+**Required conf:** none. **Optional conf:** `keep_days`, the min. age in days of old tables and exports.
 
 **The answer** is the XCom `return_value` of `clean_up`. **A retry** of the step repeats it.
 """

@@ -1,16 +1,17 @@
 """
 ### Check the data share
 
-Looks at the deployment step by step, with Airflow's own connections, secrets and network: Airflow itself, Databricks
-and the export job, Snowflake with its stage, tables and rights. Says in words what is wrong and how to mend it. It
-changes nothing: what it writes, it drops or rolls back.
+Checks the deployment step by step, with Airflow's own connections, secrets and network: Airflow itself, Databricks
+and the export job, Snowflake with its stage, tables and rights. Says what is wrong and how to fix it. It changes
+nothing: it drops or rolls back what it writes.
 
 **To start it**, press *Trigger*, or send `POST /api/v2/dags/doctor/dagRuns` with
 `{"logical_date": null, "conf": {}}`. There is no conf, and no schedule: run it after the set-up, after a change of
 credentials or rights, and when syncs fail.
 
 **The answer** is the XCom `return_value` of each task, a list of findings; it is in the log too. A task fails when one
-of its checks does: the `message` of its XCom `failure` has the sentences, and its XCom `findings` the whole list.
+of its checks fails: the `message` of its XCom `failure` describes the failed checks, its XCom `findings` is the whole
+list.
 
 **A retry** of a task makes its checks again.
 """
@@ -26,7 +27,7 @@ from data_share.doctor.run import DoctorOperator
 
 with DAG(
     dag_id="doctor",
-    description="Says what is wrong with the deployment, and how to mend it.",
+    description="Says what is wrong with the deployment, and how to fix it.",
     doc_md=__doc__,
     schedule=None,
     start_date=START_DATE,
@@ -36,7 +37,7 @@ with DAG(
     default_args={**DEFAULT_ARGS, "execution_timeout": timedelta(minutes=15)},
     tags=["data-share", "housekeeping"],
 ):
-    # Side by side: what is wrong with one side does not hide what is wrong with another.
+    # No dependencies: a failed check of one system must not stop the checks of the others.
     DoctorOperator(task_id="check_airflow", group="Airflow", share=SHARE)
     DoctorOperator(task_id="check_databricks", group="Databricks", share=SHARE)
     DoctorOperator(task_id="check_snowflake", group="Snowflake", share=SHARE)

@@ -1,18 +1,18 @@
 """
 ### Set up Snowflake for the data share
 
-Creates what the syncs need and is not there yet: the staging schema, the stage on the share, the ledger, and the target
-tables: those with a file in `include/sql/snowflake/targets/`, and those of datasets with `create_table: from_columns`.
-Safe to run again at any time: it changes and drops nothing that exists. It fails before it creates targets when another
-dataset, perhaps of another Airflow, publishes to one of them.
+Creates what the syncs need and what does not exist yet: the staging schema, the stage on the share, the ledger, and the
+targets that have a file in `include/sql/snowflake/targets/` or belong to a dataset with `create_table: from_columns`.
+Safe to run again at any time: it changes and drops nothing that exists. The task `check_targets` fails when another
+dataset, perhaps of another Airflow, publishes to one of the targets.
 
 **To start it**, press *Trigger*, or send `POST /api/v2/dags/set_up_snowflake/dagRuns` with
 `{"logical_date": null, "conf": {}}`. There is no conf.
 
 **Before it**, an account administrator creates the storage integration, once.
 
-**A retry** of a step repeats that step. Each target is a task of its own in `create_target`: one that cannot be created
-keeps no other from it.
+**A retry** of a step repeats that step. `create_target` has a task for each target: if one target cannot be created,
+the others still are.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ with DAG(
 
     @task
     def list_targets() -> list[str]:
-        """Return what creates targets, files and datasets, as of now: Airflow's copy of this DAG may be older."""
+        """Return the SQL files and datasets that create targets. A task: Airflow's copy of this DAG may be outdated."""
         files = [f"targets/{path.name}" for path in sorted((SQL_FOLDER / "targets").glob("*.sql"))]
         return [*files, *(name for name, dataset in DATASETS.items() if dataset.create_table == "from_columns")]
 
@@ -61,5 +61,5 @@ with DAG(
     ).expand(target=targets)
 
     chain(create_schemas, create_stage, create_ledger, targets, create_target)
-    # Beside it: a target that another dataset has keeps no other one from being created.
+    # Not before create_target: a target that belongs to another dataset must not stop the creation of the others.
     chain(create_ledger, check_targets)

@@ -1,8 +1,8 @@
 """
-The init service of docker-compose.yaml: make Airflow's database, roles and users as the environment says.
+The init service of docker-compose.yaml: creates Airflow's database, roles and users from the environment.
 
-Repeatable: what is there already stays, passwords and the backend's rights become what they should be. Each failure
-ends it with an exit code that keeps the other services from starting.
+Safe to repeat: existing data stays; passwords and the backend's rights are set again. If anything fails, its exit code
+keeps the other services from starting.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from werkzeug.security import check_password_hash
 
 BACKEND_ROLE = "DataShareBackend"
 
-# For each dataset's DAG: see it, start a run, follow it, cancel it. To start a run, Airflow asks for edit on the DAG,
-# with which one may also pause it; to cancel one, for edit on the run, with which one may also clear it.
+# For each dataset's DAG: see it, start, follow and cancel runs. To start a run, Airflow requires edit on the DAG, which
+# also allows to pause it; to cancel a run, edit on the run, which also allows to clear it.
 DAG_RIGHTS = {
     "DAG:{dag_id}": ("can_read", "can_edit"),
     "DAG Run:{dag_id}": ("can_read", "can_create", "can_edit"),
 }
-# Progress by step and the result. Airflow grants these for all DAGs that the role can read, which are those above.
+# For the steps and the result. These rights apply to all DAGs that the role can read, which are those above.
 SHARED_RIGHTS = {
     "DAG Runs": ("can_read",),
     "Task Instances": ("can_read",),
@@ -32,12 +32,12 @@ SHARED_RIGHTS = {
 
 
 def migrate() -> None:
-    """Make the tables, or bring them to this version of Airflow."""
+    """Create the tables, or migrate them to this version of Airflow."""
     subprocess.run(["airflow", "db", "migrate"], check=True)  # noqa: S607
 
 
 def backend_rights() -> set[tuple[str, str]]:
-    """Return the backend's rights as pairs of action and resource; no more than its role shall have."""
+    """Return all rights of the backend's role, as pairs of action and resource."""
     # The plugins folder is on sys.path once Airflow is imported.
     from data_share.dataset_files import read_datasets
 
@@ -50,7 +50,7 @@ def backend_rights() -> set[tuple[str, str]]:
 
 
 def make_roles_and_users() -> None:
-    """Make Airflow's own roles, the backend's role, and the two users."""
+    """Create Airflow's own roles, the backend's role, and the two users."""
     with get_application_builder() as builder:
         manager = builder.sm
         builder.add_permissions(update_perms=True)
@@ -77,7 +77,7 @@ def _user(manager: Any, name: str, password: str, role: Any) -> None:
     user.roles = [role]
     user.active = True
     if not manager.update_user(user):
-        raise RuntimeError(f"Airflow does not change the user {name}; the reason stands above")
+        raise RuntimeError(f"Airflow does not change the user {name}; see the reason above")
 
 
 def set_job_id() -> None:

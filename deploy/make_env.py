@@ -1,7 +1,7 @@
 """
-Write the .env of docker-compose.yaml: a copy of .env.example with fresh secrets, and for the sandbox with its accounts.
+Writes the .env of docker-compose.yaml: a copy of .env.example with fresh secrets, and with --sandbox its accounts.
 
-Needs nothing but Python; for the sandbox's key pair also the command openssl.
+It needs only Python; for the sandbox's key pair also the command openssl.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def fresh_secrets() -> dict[str, str]:
-    """Return a value for each secret of Airflow, of characters that may stand in an address."""
+    """Return a new value for each secret of Airflow; its characters are allowed in a URL."""
     return {
         "POSTGRES_PASSWORD": secrets.token_urlsafe(24),
         "REDIS_PASSWORD": secrets.token_urlsafe(24),
@@ -33,7 +33,7 @@ def fresh_secrets() -> dict[str, str]:
 
 
 def sandbox_accounts() -> dict[str, str]:
-    """Return the connections to the emulators, and what the emulators accept."""
+    """Return the connections to the emulators, and the token and public key that the emulators accept."""
     token = f"dapi{secrets.token_hex(16)}"
     private_key = _openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048")
     public_key = _openssl("pkey", "-pubout", stdin=private_key)
@@ -67,7 +67,7 @@ def fill(template: str, values: dict[str, str]) -> str:
     """
     Put values into the assignments of an env file.
 
-    :raises KeyError: the file has no assignment to one of the names
+    :raises KeyError: the file does not assign one of the names
     """
     for name, value in values.items():
         line = re.compile(rf"^{re.escape(name)}=.*$", re.MULTILINE)
@@ -83,7 +83,7 @@ def _openssl(*arguments: str, stdin: str = "") -> str:
 
 
 def main() -> int:
-    """Write the file, readable by its owner alone, and never over one that exists."""
+    """Write the file, readable only by its owner; never overwrite an existing file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sandbox", action="store_true", help="with connections to the emulators, and their keys")
     parser.add_argument("--file", type=Path, default=PROJECT / ".env")
@@ -102,8 +102,8 @@ def main() -> int:
         descriptor = os.open(arguments.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         sys.stderr.write(
-            f"{arguments.file} exists and stays as it is. Its secrets belong to the database that was made with them: "
-            "move it away only together with that database.\n"
+            f"{arguments.file} exists and is not changed. Its secrets belong to the database that was created with "
+            "them: move it away only together with that database.\n"
         )
         return 1
     with os.fdopen(descriptor, "w") as file:

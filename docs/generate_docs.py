@@ -1,10 +1,10 @@
 """
-Generates documents from the code, so that they say what it does.
+Generates documents from the code, so that documents and code agree.
 
 ``docs/datasets.md`` and ``include/datasets/dataset.schema.json`` come from the model of a dataset, ``docs/failures.md``
-from the codes of failures. The steps of a sync are ``steps.json`` for the status page and for the example backend.
+from the failure codes, and ``steps.json`` of the status page and of the example backend from the steps of a sync.
 
-With ``--check`` it writes nothing, names each file that is out of date, and then ends with exit code 1.
+With ``--check`` it writes nothing and names each file that is out of date; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data_share.column_types import MOST_VARIANT_DIGITS, NEW_COLUMN, PAIRS, SYNONYMS, Verdict
+from data_share.column_types import MAX_VARIANT_DIGITS, NEW_COLUMN, PAIRS, SYNONYMS, Verdict
 from data_share.datasets import CHECKS_OF_EVERY_SYNC, Dataset, LoadMode
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.diagnose import failure_without_report
@@ -32,20 +32,20 @@ PAGE = """\
 
 One YAML file in `include/datasets/` is one dataset and one DAG: `include/datasets/tides.yaml` becomes `sync_tides`. The
 dataset's name is the file's name without `.yaml`: at most 60 lower-case letters, digits and underscores, the first one
-a letter. It is in the paths of the exports too, so keep it.
+a letter. The paths of the exports contain it too, so do not rename the file.
 
 ## Add a dataset
 
 1. Write the file. Its first line makes editors complete and check the fields:
 
    `# yaml-language-server: $schema=dataset.schema.json`
-2. Say who creates the target: the first sync with `create_table: from_source`; `create_table: from_columns` with
-   `columns`; a `CREATE TABLE IF NOT EXISTS` in `include/sql/snowflake/targets/`; or nothing, when the table is there
-   already. For the two in the middle, run the DAG `set_up_snowflake`.
-3. Let the export job read the source and the loader's role write the target (the grants are in the README). The DAG
-   appears with the next parse of the DAG files; press *Trigger*.
+2. Choose how the target is created: by the first sync, with `create_table: from_source`; by the DAG
+   `set_up_snowflake`, from `create_table: from_columns` with `columns`, or from a `CREATE TABLE IF NOT EXISTS` in
+   `include/sql/snowflake/targets/`; or not at all, when the table exists already.
+3. Grant the export job SELECT on the source and the loader's role its rights on the target (the README links to them).
+   The DAG appears with the next parse of the DAG files; press *Trigger*.
 
-A wrong file is an import error in Airflow: it names the file, the field and the reason. It stops no other dataset.
+A wrong file is an import error in Airflow, which names the file, the field and the reason. Other datasets keep working.
 
 The smallest dataset:
 
@@ -64,17 +64,17 @@ required_columns: [harbour, measured_at]
 | --- | --- | --- | --- |
 <fields>
 
-There are no other fields. The names of columns and tables are written without quotes, as letters, digits and
-underscores; Snowflake does not tell them by case. A preset of `schedule` is written in quotes: `"@daily"`.
+There are no other fields. [Names](#names) says how to write columns and tables. Write a preset of `schedule` in quotes:
+`"@daily"`.
 
 ## Load modes
 
-Each load is one transaction with the ledger row: readers see the target before it or after it, and nothing between.
+Each publish is one transaction together with the ledger row: readers see the target as it was before or after, and
+nothing in between.
 
 ### `replace`
 
-The target holds exactly what was exported. It stays the same table: its grants stay, and so do its
-[policies](#policies).
+The target has exactly the exported rows. It stays the same table, and keeps its grants and its [policies](#policies).
 
 ```yaml
 description: Stations of the tide gauges.
@@ -87,8 +87,8 @@ max_row_change_percent: 20
 
 ### `append`
 
-What was exported is added to the target. An export is added once, also when its tasks are cleared and run again. The
-source has to hold the new rows only: a row that two syncs export is there twice.
+The exported rows are added to the target. An export is added once, also when its tasks are cleared and run again. The
+source must contain only new rows: a row that two syncs export is added twice.
 
 ```yaml
 description: Readings of the last hour.
@@ -102,9 +102,9 @@ allow_empty: true
 
 ### `merge`
 
-A row whose `merge_keys` are known is updated in all columns, another one is inserted. The keys are checked: each is
-never NULL, and no two exported rows have the same ones. Target rows that were not exported stay, or go with
-`delete_missing: true`; then the source has to hold all rows.
+A row whose `merge_keys` are in the target is updated in all columns, any other row is inserted. The keys are checked:
+no key may be NULL, and no two exported rows may have the same keys. Target rows that were not exported stay; with
+`delete_missing: true` they are deleted, so the source must contain all rows.
 
 ```yaml
 description: Harbours with their operators.
@@ -125,10 +125,10 @@ columns:
 
 ## Checks
 
-The checks run on the staged rows, before anything is published. When one fails, the sync fails and names it, and the
-target is as it was. Every sync checks that the loaded rows are those that were exported, that `required_columns` and
-`merge_keys` hold no NULL, and that `merge_keys` are unique. `checks` adds conditions in Snowflake SQL, without `;` and
-without comments (`--`, `//`, `/* */`), which may stand in a string or in a name in quotes:
+The checks run on the staged rows, before anything is published. When a check fails, the sync fails and names it, and
+the target is as it was. Every sync checks that the loaded rows are the exported rows, that `required_columns` and
+`merge_keys` have no NULL, and that `merge_keys` are unique. `checks` adds conditions in Snowflake SQL, without `;` and
+without comments (`--`, `//`, `/* */`); within strings and quoted names these characters are allowed:
 
 ```yaml
 description: Tides by harbour, checked.
@@ -142,43 +142,44 @@ checks:
   all_harbours: COUNT(DISTINCT harbour) >= 12
 ```
 
-- A condition about columns holds for every row. One with an aggregate (`COUNT`, `MAX`, ...) holds for the whole export.
+- A condition on columns must hold for every row; a condition with an aggregate (`COUNT`, `MAX`, ...), once for the
+  whole export.
 - **NULL is not true.** A row for which a condition is NULL fails it: `level_m BETWEEN -10 AND 20` fails for a row
-  without a level. Where NULL is right, say so, as `gust_not_below_wind` does.
-- An empty export passes every condition about columns; it fails for being empty, unless `allow_empty` is `true`.
-- The names of the checks that every sync has are refused: <taken>, `<column>_not_null` of a required column or key, and
+  without a level. Where NULL is right, allow it, as `gust_not_below_wind` does.
+- An empty export passes every condition on columns; it fails because it is empty, unless `allow_empty` is `true`.
+- These names are reserved for the checks of every sync: <taken>, `<column>_not_null` of a required column or key, and
   `merge_keys_unique`.
 
-`max_row_change_percent` compares the number of exported rows with that of the last sync. The first sync passes it, and
-so does one that follows an export without a row: no percentage leads away from nothing. An export without a row is a
-change of 100 %: with `allow_empty: true` and a limit below that, it needs `accept_row_change`.
+`max_row_change_percent` compares the number of exported rows with that of the last sync. The first sync passes, and so
+does a sync after an empty export: there is no percentage of zero rows. An empty export is a
+change of 100 %: with `allow_empty: true` and a limit below 100, it needs `accept_row_change`.
 
 ## Names
 
-Columns and targets are named as in Snowflake's SQL:
+Write columns and targets as in Snowflake's SQL:
 
 - A plain name, of letters A to Z, digits, `_` and `$`, means its upper case: `harbour` is the column `HARBOUR`. It may
   be a key word: `order` is the table `ORDER`.
-- A name in double quotes means itself, with blanks, umlauts, points and its case; a double quote in it is doubled. YAML
-  takes double quotes for its own, so single ones stand around them: `'"Net price"'`.
-- In `checks`, which are SQL, it is the same: `"Net price" > 0`.
+- A name in double quotes is taken as written, with blanks, umlauts, points and its case; double a double quote within
+  it. YAML itself uses double quotes, so put single quotes around them: `'"Net price"'`.
+- In `checks`, which are SQL, the same holds: `"Net price" > 0`.
 
-The columns of a target keep the names that they have. A column of the source fills the one of the same name in any
-case; two columns of a source or of a target that differ by nothing but case are refused. Beyond the letters A to Z,
-case counts: `größe` does not fill `GRÖßE`.
+The columns of a target keep their names. A column of the source is loaded into the target's column of the same name,
+whatever its case; two columns of a source or of a target that differ only by case are refused. For other letters than
+A to Z, case matters: `größe` is not loaded into `GRÖßE`.
 
-A target has one dataset, whatever it is written like: `sales`, `public.sales` and `DATA_SHARE.PUBLIC.SALES` are one
-table when the connection has this database and schema. Files whose targets may be one table are both refused: what
-one of them leaves out may be what the other one has. To have tables of one name in two schemas as targets, write both
-with their schemas. That another Airflow publishes to the target, or a dataset did under its name of before, is known
-in Snowflake only: the sync is refused before it loads anything, and says how to go on.
+Each target belongs to one dataset, however its name is written: `sales`, `public.sales` and `DATA_SHARE.PUBLIC.SALES`
+are one table when the connection has this database and schema. Two files are both refused if their targets may be the
+same table: a schema or database that one of them omits may be the one that the other names. To use tables of one name
+in two schemas as targets, write both with their schemas. Only Snowflake knows whether another Airflow, or a renamed
+dataset, publishes to the target: then the sync is refused before it loads anything, and its message says what to do.
 
-A source is named by catalog, schema and table of Unity Catalog. What needs backticks in SQL gets them:
-`prod-eu.sales.orders` is `` `prod-eu`.sales.orders ``, which may be written so too. A column of the source with `${` in
-its name cannot be exported: Spark would put a setting there.
+A source is named by catalog, schema and table of Unity Catalog. Backticks are added where SQL needs them:
+`prod-eu.sales.orders` becomes `` `prod-eu`.sales.orders ``, which you may also write yourself. A column of the source
+with `${` in its name cannot be exported: Spark would replace it by a setting.
 
 ```yaml
-description: Orders of the shop, whose tables were made by a program that keeps the case of names.
+description: Orders of the shop, whose column names have lower case and blanks.
 source_table: prod-eu.sales.orders
 target_table: shop."Orders"
 load_mode: merge
@@ -199,15 +200,15 @@ compared with the target's:
 | `ignore_new` | the column is left out | the sync fails and lists it |
 | `add_new` | the column is added to the target | the sync fails and lists it |
 
-A column is added with the type that the [table of types](#types) names, a plain name in upper case, any other one as
-it is. Nothing drops a column or changes its type: a column of the source that gets another type is compared with the
-target's again, in each sync. An export without a row is not compared: it has nothing to load.
+A column is added with the type in the [table of types](#types); a plain name is added in upper case, any other name as
+it is. A sync never drops a column or changes its type; each sync compares the types of source and target again. An
+export without rows is not compared: there is nothing to load.
 
-A column of the target that the source lacks is no drift when it has a `DEFAULT` and stands in `target_defaults`: each
-new row gets the default, and in the mode `merge` a known row keeps what it has.
+A column of the target that the source lacks is no drift if it has a `DEFAULT` and is listed in `target_defaults`: each
+new row gets the default, and in the mode `merge` an existing row keeps its value.
 
 ```yaml
-description: Tides by harbour, with whatever the source adds.
+description: Tides by harbour, with all columns that the source adds.
 source_table: main.sea.tides
 target_table: tides
 load_mode: replace
@@ -217,25 +218,26 @@ schema_drift: add_new
 
 ## Proof
 
-A sync proves that what was loaded is what was exported. Rows and files are counted, and with `proof: checksums`, the
-default, the values of each column are summed up in the files and in the staging table: how many are filled, and the sum
-of 60 bits of the MD5 of each value's text. A difference fails the check `values_match_manifest`, which names the column
-and says both sums.
+A sync proves that the loaded rows are the exported rows. It counts rows and files, and with `proof: checksums`, the
+default, it also compares the values of each column in the files and in the staging table: the number of values that
+are not NULL, and the sum of 60 bits of the MD5 of each value's text. A difference fails the check
+`values_match_manifest`, which names the column and both sums.
 
-- Compared so are integers, decimals, text, booleans, dates, timestamps and bytes. Of FLOAT and DOUBLE, whose text is
-  not the same everywhere, these are the counts of finite and infinite values, minimum and maximum, and the sum within
-  10^-15 of the magnitude for each value, at least 10^-12 and at most 10^-9. So a change of one value by a millionth is
-  seen among up to 30,000 values of that size, and of the smallest and the largest always; the sign of zero is not.
-- Left out, and named in the log and in the XCom of `copy_into_staging` (`unproven`), are structs, arrays, maps, columns
-  in `casts`, and those that the target holds as another type, such as a decimal as text.
-- The order of the rows does not matter, so two values of one column that are exchanged are not seen.
-- An export that was made before this version, or with `proof: counts`, is counted. With
+- These types have such checksums: integers, decimals, text, booleans, dates, timestamps and bytes. FLOAT and DOUBLE
+  are formatted differently by the two sides, so the sync compares the counts of finite and infinite values, minimum and
+  maximum, and the sum, within 10^-15 of the magnitude for each value, at least 10^-12 and at most 10^-9. So a change of
+  one value by a millionth is detected among up to 30,000 values of that size, a change of the smallest or largest value
+  always; the sign of zero is not compared.
+- Not compared are structs, arrays, maps, columns in `casts`, and columns that have another type in the target, such as
+  a decimal as text. The log and the XCom of `copy_into_staging` (`unproven`) name them.
+- The order of the rows does not matter, so exchanged values within one column are not detected.
+- For an export of an earlier version, or with `proof: counts`, only rows and files are counted. With
   [`policies: exempt`](#policies), values are compared whatever `proof` says.
 
 For a million rows of five columns (BIGINT, DECIMAL(18, 4), STRING, TIMESTAMP, DOUBLE), the scan of the written files
-takes 10 to 18 s longer on one core of Spark 4.3, which is 2.5 to 4.5 s for a million values with a checksum; on the
-stand-ins, see `benchmarks/checksums.py`. In Snowflake it is one more query, which reads the staging table once. With
-`proof: counts`, neither is done:
+takes 10 to 18 s longer on one core of Spark 4.3, which is 2.5 to 4.5 s for a million values with a checksum; for the
+emulators, see `benchmarks/checksums.py`. In Snowflake it is one more query, which reads the staging table once. With
+`proof: counts`, both are skipped:
 
 ```yaml
 description: Readings of all gauges, by the second.
@@ -249,9 +251,9 @@ proof: counts
 ## Policies
 
 Snowflake applies a masking policy wherever a column is read, in the join of a merge too, and a row access policy hides
-rows from the owner of a table as well. So a role that they do not exempt would publish `***` for good, and a merge
-would insert again what it does not see. A sync that finds such a policy fails with the code `POLICY_FOUND`, names it,
-and changes nothing, unless the role of the syncs is exempt, and the dataset file says so:
+rows even from the owner of a table. So a role that is not exempt would publish `***` permanently, and a merge
+would insert rows again that it does not see. A sync that finds such a policy fails with the code `POLICY_FOUND`, names
+it, and changes nothing, unless the role of the syncs is exempt and the dataset file says `policies: exempt`:
 
 ```sql
 CREATE OR REPLACE MASKING POLICY email_mask AS (val STRING) RETURNS STRING ->
@@ -271,33 +273,36 @@ required_columns: [email]
 policies: exempt
 ```
 
-What each sync looks at:
+What each sync checks:
 
-- **A masking policy on a column** of the target: DESCRIBE TABLE names it. Without `policies`, that is `POLICY_FOUND`.
-  With `policies: exempt`, the column's checksum in the staging table must be that of the manifest, whatever `proof`
-  says. A column that has no checksum (see [Proof](#proof)), or is in `casts`, is refused, as nothing would prove the
-  exemption: set the policy on a view instead.
-- **A masking policy by a tag** of the schema `staging` or of the database, which DESCRIBE TABLE does not name: before
-  anything is loaded, two rows of known values are written into the staging table and read again. Values that are read
-  otherwise are `POLICY_FOUND`, in any case.
-- **A masking policy that changes some values, and not those**: the checksums differ, which is `CHECKS_FAILED`. It is
-  not seen with `proof: counts`, unless there is `policies: exempt`, and not in columns without a checksum.
-- **A row access policy on the target**: the plan of a query shows that there is one. Without `policies`, that is
-  `POLICY_FOUND`. With `policies: exempt`, the role has to see as many rows as SHOW TABLES tells, or it is
-  `ROWS_HIDDEN`.
-- **What the role sees after the change**, in the transaction, before it is committed: each staged key of a merge is
-  found in the target, which costs one more join, and no row is missing. Else it is `ROWS_HIDDEN`, and all is rolled
-  back. A key that the target holds twice is no fault, and neither are rows that others insert at the same time.
+- **A masking policy on a column** of the target: DESCRIBE TABLE names it. Without `policies`, the sync fails with
+  `POLICY_FOUND`. With `policies: exempt`, the column's checksum in the staging table must equal the manifest's,
+  whatever `proof` says. A column that has no checksum (see [Proof](#proof)), or is in `casts`, is refused, as nothing
+  would prove the exemption: set the policy on a view instead.
+- **A masking policy by a tag** on the schema `staging` or on the database, which DESCRIBE TABLE does not name: before
+  anything is loaded, the sync writes two rows of known values into the staging table and reads them again. If it reads
+  other values, it fails with `POLICY_FOUND`, also with `policies: exempt`.
+- **A masking policy that changes only some values**, not those of the two rows: the checksums differ, and the sync
+  fails with `CHECKS_FAILED`. With `proof: counts` this is not detected, unless there is `policies: exempt`, nor in
+  columns without a checksum.
+- **A row access policy on the target**: the plan of a query shows it. Without `policies`, the sync fails with
+  `POLICY_FOUND`. With `policies: exempt`, the role must see as many rows as SHOW TABLES reports; otherwise the sync
+  fails with `ROWS_HIDDEN`.
+- **What the role sees after the change**, in the transaction, before it is committed: each staged key of a merge must
+  be found in the target, which costs one more join, and no row may be missing. Otherwise the sync fails with
+  `ROWS_HIDDEN`, and everything is rolled back. A key that the target has twice is accepted, and so are rows that others
+  insert at the same time.
 
-That SHOW TABLES counts hidden rows is not documented. Where it did not, and a policy hid a row from a role that is said
-to be exempt, a merge would insert the same key a second time, if the policy does not hide the new row.
+Snowflake does not document that SHOW TABLES counts hidden rows. If it does not, and a policy hides a row from a role
+that is said to be exempt, a merge inserts the same key a second time, if the policy does not hide the new row.
 
 ## Types
 
-Before anything is loaded, the type of each column in the source is compared with that of the target. What can only
-fail is allowed: a text that is too long or a number that is too large ends the sync, names the column, and leaves the
-target as it was. What can **change a value without an error** is refused, with the reason and with the statements that
-give the target's column the right type. Name the column in `casts` if a changed value is right:
+Before anything is loaded, the type of each column in the source is compared with the type in the target. A pair of
+types that can only fail is allowed: a text that is too long or a number that is too large ends the sync, which names
+the column and leaves the target as it was. A pair that can **change a value without an error** is refused, with the
+reason and the statements that give the target's column the right type. Name the column in `casts` to allow changed
+values:
 
 ```yaml
 description: Tides by harbour, with levels in whole metres.
@@ -310,15 +315,15 @@ casts: [level_m]
 
 <types>
 
-- Every other pair has no cast in Snowflake: any value but NULL makes the load fail.
+- For every other pair Snowflake has no cast: any value but NULL makes the load fail.
 - Other types of Snowflake (GEOGRAPHY, GEOMETRY, VECTOR, UUID, FILE, structured ARRAY, OBJECT and MAP) are refused for
-  every column but those of type VOID: their values are not comparable with the source's. `casts` lets them through.
-- A `TIMESTAMP` is an instant. It is exported in UTC, and the session of a sync is in UTC: a `TIMESTAMP_NTZ` holds its
-  time in UTC. A `TIMESTAMP_NTZ` of the source names no zone, so no column with a zone may hold it.
+  every column but those of type VOID: their values cannot be compared with the source's. `casts` allows them.
+- A `TIMESTAMP` is an instant. It is exported in UTC, and the session of a sync is in UTC: a `TIMESTAMP_NTZ` column gets
+  its time in UTC. A `TIMESTAMP_NTZ` of the source has no time zone, so columns with a time zone refuse it.
 - Text with a collation is text: Snowflake compares it by its bytes.
-- A `VARIANT` keeps decimals of up to <digits> digits, as text and as binary number alike.
+- A `VARIANT` keeps decimals of up to <digits> digits, both as text and as binary number.
 
-In `columns`, a type of Snowflake has any of its names, in any case, with `NOT NULL` behind it or not:
+In `columns`, write a type of Snowflake with any of its names, in any case, with or without `NOT NULL` after it:
 
 | Type | Its names |
 | --- | --- |
@@ -330,9 +335,9 @@ A size is written as in Snowflake: `DECIMAL(38, 6)`, `CHAR(20)`, `TIMESTAMP_NTZ(
 ## A target from the source
 
 With `create_table: from_source`, the first sync creates the target, with the source's columns and the types of the
-table above: after the checks, and before the publish, which is a transaction of its own. A dry run creates nothing. The
-role of the syncs needs CREATE TABLE on the schema of the target, until the first sync has ended; `make doctor` and the
-DAG `doctor` say so when it is missing. Later syncs treat the target like any other.
+table above, after the checks and before the transaction of the publish. A dry run creates nothing. The
+role of the syncs needs CREATE TABLE on the schema of the target until the first sync has ended; `make doctor` and the
+DAG `doctor` report it when the right is missing. Later syncs treat the target like any other.
 
 ```yaml
 description: Stations of the tide gauges, in a table like the source.
@@ -345,24 +350,23 @@ create_table: from_source
 
 ## What the schema cannot say
 
-`include/datasets/dataset.schema.json` helps while writing. The DAG file judges: it also refuses a field that is there
-twice, a column that is repeated in another case, a name of more than 255 characters (200 of a target), a key or
-required column that is not in `columns`, a schedule that is no cron expression of five fields or that Airflow would
-read as another one (`*/90 * * * *`, `0 6 * * MON-MON`, `R`), a check that is no single condition or has a name that is
-taken, a target that two datasets have or that is a table of the share, `<<`, and a file of more than 100 000
-characters.
+`include/datasets/dataset.schema.json` helps editors while you write. The DAG file checks more: it also refuses a field
+that is given twice, a column that is repeated in another case, a name of more than 255 characters (200 for a target), a
+key or required column that is not in `columns`, a schedule that is no cron expression of five fields or that Airflow
+would misread (`*/90 * * * *`, `0 6 * * MON-MON`, `R`), a check that is no single condition or has a reserved name, a
+target that belongs to another dataset or is a table of the share, `<<`, and a file of more than 100 000 characters.
 """
 
 
-# The report is inserted at <report>, its fields at <fields>, what stands for one that is missing at <unreported>, the
-# codes at <codes>.
+# Replaced: <report> by an example, <fields> by its fields, <unreported> by the reports of runs that left none, <codes>
+# by the codes.
 FAILURES = """\
 <!-- Generated by docs/generate_docs.py: `make docs` -->
 
 # Failures
 
-Each sync that fails leaves one report, the same in the XCom `failure` of its last task `finish_sync`, in the task's
-log and in whatever tells others of it. The step that failed has it too.
+Each failed sync leaves one report. It is in the XCom `failure` of the last task, `finish_sync`, in this task's log, in
+the note of the run and in the webhook's event; also in the XCom `failure` of the step that failed.
 
 ```json
 <report>
@@ -372,17 +376,17 @@ log and in whatever tells others of it. The step that failed has it too.
 | --- | --- |
 <fields>
 
-The XCom says which attempt left it, too: `task_instance_id` is Airflow's id of that, `clear_number` how often the run
-had been cleared then. Airflow keeps the XCom of a step that was cleared and then did not begin: with another id than
-the step's, it is that of an earlier attempt, and tells nothing of this one.
+The XCom also names the attempt that left it: `task_instance_id` is Airflow's id of the attempt, `clear_number` the
+number of times that the run had been cleared. Airflow keeps the XCom of a step that was cleared and then did not begin:
+if its id is not that of the step, it comes from an earlier attempt, and says nothing about this one.
 
-Whatever failed, the target is as it was; only `ENDED_AFTER_PUBLISH` says that the rows are in it. To start a sync again
-does no harm, also when it is not going to help; but an append that was published adds its rows a second time.
+Whatever failed, the target is as it was; only `ENDED_AFTER_PUBLISH` means that the rows are in it. It is safe to start
+a failed sync again, even if it fails again; but an append that was published adds its rows a second time.
 
 ## Without a report
 
-When Airflow ends a run without its last task, or that task dies, there is no XCom. An [alert](alerts.md) tells of it
-all the same, with all fields:
+When Airflow ends a run without its last task, or that task dies, there is no XCom. An [alert](alerts.md) is sent
+nevertheless, with all fields:
 
 | The run | `step` | `code` | `message` |
 | --- | --- | --- | --- |
@@ -394,24 +398,24 @@ all the same, with all fields:
 | --- | --- | --- | --- |
 <codes>
 
-[The runbook](runbook.md) goes on by step and message. The codes are the enum `FailureCode` in
+[The runbook](runbook.md) lists failures by step and message. The codes are the enum `FailureCode` in
 `plugins/data_share/outcome/codes.py`.
 """
 
 FAILURE_FIELDS = {
     "step": "the task that failed",
-    "code": "what went wrong: one of the codes below. Treat one that you do not know like `UNEXPECTED`",
-    "message": "what happened, in the other system's words",
+    "code": "what went wrong: one of the codes below. Treat an unknown code like `UNEXPECTED`",
+    "message": "what happened; where another system failed, its message",
     "databricks_run_url": "page of the export on Databricks, or null",
     "snowflake_query_id": "the query in Snowflake's history, or null",
-    "what_to_do": "what helps in this case, in a sentence or two; the table below has what the code means in general",
-    "retriable": "whether the same sync may succeed when it is started again; as a rule, what the table below says",
+    "what_to_do": "the remedy for this case, in a sentence or two; the table below has the general remedy of the code",
+    "retriable": "whether the same sync may succeed when it is started again; usually as in the table below",
 }
 
-# The reason that Airflow gives for the end of a run.
+# By the reason that Airflow gives for the end of a run.
 UNREPORTED = {
-    "timed_out": "took longer than `dagrun_timeout`: Airflow skips what is left of it",
-    "task_failure": "ended otherwise",
+    "timed_out": "took longer than `dagrun_timeout`: Airflow skips the remaining steps",
+    "task_failure": "ended for another reason",
 }
 
 EXAMPLE = Failure(
@@ -450,7 +454,7 @@ def dataset_schema() -> str:
     """Return the JSON Schema of a dataset file."""
     schema = Dataset.model_json_schema()
     properties = schema["properties"]
-    # The name is the file's name, and no field of the file.
+    # The dataset's name is the name of its file, not a field in it.
     del properties["name"]
     schema["required"].remove("name")
     for field in ("merge_keys", "required_columns", "casts", "target_defaults"):
@@ -495,7 +499,7 @@ def dataset_docs() -> str:
         .replace("<taken>", taken)
         .replace("<types>", types_table())
         .replace("<synonyms>", "\n".join(synonyms))
-        .replace("<digits>", str(MOST_VARIANT_DIGITS))
+        .replace("<digits>", str(MAX_VARIANT_DIGITS))
     )
 
 
@@ -532,7 +536,7 @@ def _field_is(field: str, value: str) -> dict[str, Any]:
 
 
 def _type(schema: dict[str, Any], field: dict[str, Any]) -> str:
-    """Say in words what a field holds."""
+    """Describe the type of a field's value in words."""
     if "$ref" in field:
         field = schema["$defs"][field["$ref"].rpartition("/")[2]]
     if "anyOf" in field:
@@ -563,7 +567,7 @@ def _default(name: str, field: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def steps_list() -> str:
-    """Return the steps of a sync as the pages read them."""
+    """Return the steps of a sync as the JSON file that the pages read."""
     return _json(as_json())
 
 

@@ -1,8 +1,8 @@
 """
-What this project adds to Airflow itself: the page "Data shares" in the navigation of its UI, and the notes of the runs.
+The plugin for Airflow itself: the page "Data shares" in the navigation of its UI, and the notes of the runs.
 
-Airflow executes this file in every process that loads plugins, and that is each task. So it only names things; what
-serves the page is imported with the first request for it, which reaches the api-server alone.
+Airflow executes this file in every process that loads plugins, also in each task. So it imports little: the web server
+of the page is imported with the first request, and only in the api-server.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 
 _HEADERS = {
-    # Nothing from elsewhere, nothing inline, and no other site may frame the page around its Sync buttons.
+    # No content from other hosts, nothing inline, and no other site may embed the page with its Sync buttons.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
-    # Kept, but asked for each time with its ETag: after an upgrade, no page runs with a script of the one before.
+    # Browsers cache the files but revalidate them by ETag: after an upgrade, no page runs an old script.
     "cache-control": "no-cache",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
@@ -35,8 +35,8 @@ class StatusPage:
     """
     The files of the status page, as an ASGI application.
 
-    They are the same for everybody and hold no data, so they need no sign-in: the page's script asks Airflow's REST API
-    with the cookie of its viewer, and Airflow's own permissions decide what it shows and what its button starts.
+    They are the same for everybody and contain no data, so they need no sign-in: the page's script calls Airflow's REST
+    API with the viewer's cookie, and Airflow's permissions decide what it shows and which syncs its buttons start.
     """
 
     folder = Path(__file__).parent / "data_share" / "status_page"

@@ -1,10 +1,10 @@
 """
 Start, follow and cancel syncs of the data share through Airflow's REST API.
 
-One file to copy into a backend: Python 3.11 and ``httpx``, nothing else. ``docs/backend.md`` is the contract behind it.
+One file to copy into a backend; it needs Python 3.11 and ``httpx``. ``docs/backend.md`` describes the calls.
 
     async with AirflowClient(url, user, password) as airflow:
-        sync = await airflow.press("shared_forecasts", conf={"requested_by": "ada@example.com"})
+        sync = await airflow.request_sync("shared_forecasts", conf={"requested_by": "ada@example.com"})
         sync = await airflow.wait(sync.dataset, sync.run_id, deadline_seconds=3600)
         print("Sync Complete" if sync.complete else sync.failure.sentence)
 """
@@ -28,11 +28,11 @@ STEPS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging"
 
 
 class SyncError(Exception):
-    """Base of all errors of this client. The message is for people and holds no secret."""
+    """Base of all errors of this client. The message is for people and contains no secret."""
 
 
 class NotSignedInError(SyncError):
-    """Airflow does not know the user or the password, or refuses a token that it has just made."""
+    """Airflow does not accept the user or the password, or refuses a token that it has just issued."""
 
 
 class NotAllowedError(SyncError):
@@ -40,32 +40,32 @@ class NotAllowedError(SyncError):
 
 
 class UnknownDatasetError(SyncError):
-    """Airflow has no such dataset (404); the message names those that the account may see."""
+    """Airflow has no such dataset (404); the message lists the datasets that the account may see."""
 
 
 class UnknownSyncError(SyncError):
-    """The dataset has no run of this id (404)."""
+    """The dataset has no run with this id (404)."""
 
 
 class InvalidConfError(SyncError):
-    """Airflow refuses the conf or the run id (400), in its words."""
+    """Airflow refuses the conf or the run id (400); the message is Airflow's."""
 
 
 class PausedError(SyncError):
-    """The dataset is paused: Airflow would accept the run and never start it."""
+    """The dataset is paused: Airflow would accept the run but never start it."""
 
 
 class SyncTimeoutError(SyncError):
-    """The deadline is over. The sync goes on in Airflow, and may be followed again or cancelled."""
+    """The deadline has passed. The sync goes on in Airflow; it can be followed again or cancelled."""
 
 
 class AirflowUnavailableError(SyncError):
-    """No answer, 429 or 5xx, also after some attempts. Whether the call had an effect is not known."""
+    """No answer, 429 or 5xx after several attempts. It is unknown whether the call had an effect."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a sync, with Airflow's state of it: None before its turn, then ``running``, ``success``, ..."""
+    """One step of a sync, with its state in Airflow: None until it is scheduled, then ``running``, ``success``, ..."""
 
     name: str
     state: str | None
@@ -75,7 +75,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a sync failed; ``docs/failures.md`` lists the codes. ``retriable``: the same again may succeed."""
+    """Why a sync failed; ``docs/failures.md`` lists the codes. ``retriable``: the same request may succeed later."""
 
     step: str
     code: str
@@ -87,18 +87,17 @@ class Failure:
 
     @property
     def sentence(self) -> str:
-        """What to show to a person."""
+        """The failure as one sentence for people."""
         return f"{self.step}: {self.message}"
 
 
 @dataclass(frozen=True)
 class Sync:
     """
-    A sync as it is now.
+    The current state of a sync.
 
-    ``state`` is ``queued``, ``running``, ``success`` or ``failed``. ``result`` is the ledger's row of a sync that
-    succeeded (of a dry run: what would change), ``failure`` the reason of one that did not, or that a person has set to
-    success.
+    ``state`` is ``queued``, ``running``, ``success`` or ``failed``. If the sync succeeded, ``result`` is its row in the
+    ledger or, for a dry run, what would change. If it failed, or a person set it to success, ``failure`` is the reason.
     """
 
     dataset: str
@@ -114,26 +113,26 @@ class Sync:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more happens."""
+        """Whether the sync has ended."""
         return self.state in ("success", "failed")
 
     @property
     def complete(self) -> bool:
-        """Whether the user may read "Sync Complete"."""
+        """Whether to show "Sync Complete"."""
         return self.state == "success" and self.failure is None
 
 
 class AirflowClient:
     """
-    Airflow's REST API for a backend's service account; an async context manager, to be shared by all requests.
+    Airflow's REST API for a backend's service account; an async context manager. Share one client among all requests.
 
     :param url: address of Airflow, such as ``https://airflow.example.com``
     :param user: name of the service account
-    :param password: its password, exchanged for a token at the first call and whenever a token is refused
-    :param timeout: seconds until one attempt of a call is given up
-    :param back_off: seconds between the attempts of a call that Airflow does not answer, or with 429 or 5xx
-    :param outage: seconds that Airflow may be away, say for its restart, while a sync is followed
-    :param transport: takes the place of the network in tests
+    :param password: its password; exchanged for a token at the first call, and again when a token is refused
+    :param timeout: max. seconds of one attempt of a call
+    :param back_off: seconds between the attempts of a call that gets no answer, 429 or 5xx
+    :param outage: max. seconds without an answer, for example during a restart of Airflow, while a sync is followed
+    :param transport: replaces the network in tests
     """
 
     def __init__(
@@ -174,20 +173,20 @@ class AirflowClient:
 
     async def start(self, dataset: str, *, run_id: str | None = None, conf: dict[str, Any] | None = None) -> Sync:
         """
-        Start a sync, once: with a ``run_id`` that Airflow knows already, nothing starts and that run is returned.
+        Start a sync. If a run with this ``run_id`` exists already, start nothing and return that run.
 
-        :param run_id: your own id of the press, up to 200 of ``A-Za-z0-9_.~:+-``; without one, each call is a new sync
-        :raises PausedError, UnknownDatasetError, InvalidConfError: it was not started, and will not be
+        :param run_id: your own id for the request, up to 200 of ``A-Za-z0-9_.~:+-``; default: each call is a new sync
+        :raises PausedError, UnknownDatasetError, InvalidConfError: the sync was not started
         """
         await self._check_ready(dataset)
-        return await self._start(dataset, run_id or f"press_{uuid.uuid4().hex}", conf)
+        return await self._start(dataset, run_id or f"request_{uuid.uuid4().hex}", conf)
 
-    async def press(self, dataset: str, *, conf: dict[str, Any] | None = None) -> Sync:
+    async def request_sync(self, dataset: str, *, conf: dict[str, Any] | None = None) -> Sync:
         """
-        Do what a person wants who presses Sync Data: a sync whose export begins after this moment.
+        Return a sync whose export begins after this call: a queued one, or a new one. Use it for a button.
 
-        That is a run which waits for its turn, or a new one, which waits behind the one that is running. Presses at the
-        same moment, of other backends too, start one run: they see the same newest run and derive the same id from it.
+        A new run waits until the running one has ended. Requests at the same moment, also from other backends, start
+        only one run: they see the same newest run and derive the same id from it.
         """
         await self._check_ready(dataset)
         runs = await self._newest(dataset, 20)
@@ -197,20 +196,20 @@ class AirflowClient:
                 if sync.steps and sync.steps[0].state in (None, "scheduled", "queued"):
                     return sync
         after = f"{runs[0]['dag_run_id'] if runs else ''} {_same_work(conf)}"
-        return await self._start(dataset, f"press_after_{hashlib.sha256(after.encode()).hexdigest()[:12]}", conf)
+        return await self._start(dataset, f"request_after_{hashlib.sha256(after.encode()).hexdigest()[:12]}", conf)
 
     async def sync(self, dataset: str, run_id: str) -> Sync:
-        """Return a sync as it is now."""
+        """Return the current state of a sync."""
         return await self._look(dataset, run_id)
 
     async def newest(self, dataset: str) -> Sync | None:
-        """Return the newest sync of a dataset, whoever started it; None if there has been none."""
+        """Return the newest sync of a dataset, whoever started it; None if there is none."""
         runs = await self._newest(dataset, 1)
         return await self.sync(dataset, runs[0]["dag_run_id"]) if runs else None
 
     async def follow(self, dataset: str, run_id: str, *, deadline_seconds: float) -> AsyncIterator[Sync]:
         """
-        Yield the sync now and each time that something of it changes; the last one is finished.
+        Yield the sync now and whenever it changes, until it is finished.
 
         :raises SyncTimeoutError: after ``deadline_seconds``; the sync goes on
         """
@@ -235,7 +234,7 @@ class AirflowClient:
                     yield seen
                 if seen.finished:
                     return
-            # Often while much happens; every 5 s while Databricks works for an hour.
+            # 0.5 s after a change, growing to 5 s, which is enough while Databricks works for an hour.
             pause = min(0.5 + 0.05 * (time.monotonic() - changed), 5, deadline - time.monotonic())
             await asyncio.sleep(max(pause, 0))
 
@@ -246,7 +245,7 @@ class AirflowClient:
         return last
 
     async def cancel(self, dataset: str, run_id: str) -> None:
-        """Cancel a sync, on Databricks and Snowflake too; it is ``failed`` some seconds later. A finished one stays."""
+        """Cancel a sync, on Databricks and Snowflake too; it fails seconds later. A finished sync is unchanged."""
         if not (await self.sync(dataset, run_id)).finished:
             await self.ask("PATCH", f"{_runs(dataset)}/{quote(run_id, safe='')}", json={"state": "failed"})
 
@@ -275,14 +274,14 @@ class AirflowClient:
 
     async def _check_ready(self, dataset: str) -> None:
         if (await self._ask_of(dataset, "GET", _dag(dataset)))["is_paused"]:
-            raise PausedError(f"The dataset {dataset} is paused in Airflow: unpause it there, then press again")
+            raise PausedError(f"The dataset {dataset} is paused in Airflow: unpause it there, then try again")
 
     async def _start(self, dataset: str, run_id: str, conf: dict[str, Any] | None) -> Sync:
         if len(run_id) > 200 or run_id.endswith("\n"):
-            # Airflow takes it, and fails without a reason: it cannot make the folder of its logs.
+            # Airflow would accept it, but the sync would fail without a reason: its log folder cannot be created.
             raise InvalidConfError("A run id has at most 200 characters, and no line end")
         body = {"dag_run_id": run_id, "logical_date": None, "conf": conf or {}}
-        # 409, the id is known, is as good as 200: another call, or an attempt of this one, was first.
+        # 409 is a success too: another call, or an earlier attempt of this call, has started the run.
         await self._ask_of(dataset, "POST", _runs(dataset), json=body)
         return await self.sync(dataset, run_id)
 
@@ -307,33 +306,33 @@ class AirflowClient:
             answer = await self.ask("GET", f"{path}/taskInstances/{task}/xcomEntries/{key}")
             return answer and answer["value"]
 
-        def of_this_time(task: str, left: Any) -> Any:
-            # A step that was cleared, and then did not begin or was marked by a person, keeps what an earlier attempt
-            # has left: it says whose it is.
-            by = left.get("task_instance_id") if isinstance(left, dict) else None
-            return left if task in by_name and by == by_name[task]["id"] else None
+        def from_last_attempt(task: str, value: Any) -> Any:
+            # Airflow keeps the XCom of an earlier attempt when a step was cleared and then did not begin, or a person
+            # marked it. So compare the attempt's id in the XCom.
+            attempt = value.get("task_instance_id") if isinstance(value, dict) else None
+            return value if task in by_name and attempt == by_name[task]["id"] else None
 
         databricks_run_url = known.databricks_run_url if known else None
         if databricks_run_url is None and steps and steps[0].state == "success":
             databricks_run_url = await xcom("export_to_s3", "run_page_url")
         state, failure = run["state"], None
-        result = of_this_time("publish", await xcom("publish", "return_value")) if state == "success" else None
+        result = from_last_attempt("publish", await xcom("publish", "return_value")) if state == "success" else None
         if state == "queued" and steps and all(step.state == "skipped" for step in steps[:-1]):
-            # Cancelled while it waited for its turn. Airflow says so only when that comes.
+            # Cancelled while it was queued. Airflow sets it to failed only when the run before it has ended.
             state = "failed"
             failure = Failure(STEPS[0], "CANCELLED", "The sync was cancelled before it began.", retriable=True)
         elif state == "failed":
             step = next((step.name for step in steps if step.state == "failed"), "sync")
-            failure = _failure(step, of_this_time(STEPS[-1], await xcom(STEPS[-1], "failure")))
+            failure = _failure(step, from_last_attempt(STEPS[-1], await xcom(STEPS[-1], "failure")))
         elif state == "success" and result is None:
-            told = "Airflow says success, but nothing was published this time: marked by hand, or cleaned up?"
-            failure = _failure("publish", told)
+            message = "Airflow reports success, but nothing was published this time: was a step marked by hand?"
+            failure = _failure("publish", message)
         airflow_url = f"{self._url}/dags/sync_{quote(dataset, safe='')}/runs/{quote(run_id, safe='')}"
         started, ended = _time(run["start_date"]), _time(run["end_date"])
         return Sync(dataset, run_id, state, started, ended, steps, result, failure, airflow_url, databricks_run_url)
 
     async def _ask_of(self, dataset: str, method: str, path: str, **options: Any) -> Any:
-        """Return the answer's JSON; when there is no such dataset, say which there are."""
+        """Return the answer's JSON; if the dataset does not exist, raise an error that lists the datasets."""
         try:
             return await self.ask(method, path, missing=UnknownDatasetError(dataset), **options)
         except UnknownDatasetError:
@@ -346,7 +345,7 @@ class AirflowClient:
                 body = {"username": self._user, "password": self._password}
                 answer = await self._send("POST", "/auth/token", None, json=body)
                 if answer.status_code != 201:
-                    # Not the answer's words: Airflow repeats a body that it does not understand.
+                    # Without the answer's text: if Airflow cannot read the body, it repeats the password.
                     raise NotSignedInError(f"Airflow does not sign {self._user} in (HTTP {answer.status_code})")
                 self._token = str(_json(answer)["access_token"])
             return self._token
@@ -383,16 +382,17 @@ def _time(text: str | None) -> datetime | None:
 
 
 def _same_work(conf: dict[str, Any] | None) -> str:
-    """What a conf asks for, whoever asks: a press may not be answered with somebody's dry run."""
-    asked = {key: value for key, value in (conf or {}).items() if value and key != "requested_by"}
-    return json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """Return a conf without its requester, for comparison: a request must not join, say, somebody's dry run."""
+    options = {key: value for key, value in (conf or {}).items() if value and key != "requested_by"}
+    return json.dumps(options, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _failure(step: str, told: Any) -> Failure:
-    if isinstance(told, dict):
-        known = {field.name: told[field.name] for field in fields(Failure) if field.name in told}
+def _failure(step: str, report: Any) -> Failure:
+    """Return the failure for a report, or for a message; None for an unknown reason."""
+    if isinstance(report, dict):
+        known = {field.name: report[field.name] for field in fields(Failure) if field.name in report}
         return Failure(**{"step": step, "code": "UNEXPECTED", "message": "", **known})
-    return Failure(step, "UNEXPECTED", told or "failed without a reason; Airflow's log of the step has more")
+    return Failure(step, "UNEXPECTED", report or "failed without a reason; see Airflow's log of the step")
 
 
 def _json(answer: httpx.Response) -> Any:

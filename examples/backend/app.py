@@ -1,8 +1,8 @@
 """
-A small backend with one page: a button Sync Data for each dataset.
+A small backend with one page, which has a button Sync Data for each dataset.
 
-It holds the sign-in of Airflow and no state: what a page shows comes from Airflow, each time anew. So a page may be
-reloaded, and the backend restarted, while a sync runs. `README.md` says what to change before real users press.
+It has the credentials for Airflow and keeps no state: it reads what a page shows from Airflow each time. So the page
+may be reloaded, and the backend restarted, while a sync runs. `README.md` says what to change before users get it.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ from examples.backend.view import PAGE, TEMPLATES, as_html
 LOG = logging.getLogger("sync_button")
 
 STREAM_SECONDS = 15 * 60
-"""Longest life of a stream of events; the page opens the next one."""
+"""Max. duration of a stream of events; the page then opens the next one."""
 
 RECONNECT_MILLISECONDS = 1_000
 RECONNECT_AFTER_PROBLEM_MILLISECONDS = 5_000
 
-# What the DAGs accept as `requested_by`: a name of any script in one line.
+# The pattern of the DAGs for `requested_by`: one line, in any script.
 REQUESTED_BY = re.compile(r"^(?!\s*$)[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]{1,100}(?!\n)$")
 
 DatasetName = Annotated[str, InPath(pattern="^[a-z][a-z0-9_]*$", max_length=200)]
@@ -66,18 +66,18 @@ STATUS_OF = {
     UnknownSyncError: 404,
     InvalidConfError: 400,
     PausedError: 409,
-    # The page's user has done nothing wrong: it is the backend that Airflow does not let in.
+    # Not 401 or 403: Airflow refuses the backend's account, not the page's user.
     NotSignedInError: 502,
     NotAllowedError: 502,
     AirflowUnavailableError: 503,
     SyncTimeoutError: 504,
 }
 
-# What a person can do nothing about; the technical words are in the backend's log.
+# For errors that the page's user cannot fix; the technical message is in the backend's log.
 SENTENCE_OF = {
-    NotSignedInError: "Airflow does not accept the sign-in of this backend. Whoever runs it must correct it.",
-    NotAllowedError: "Airflow does not allow this to the backend's account. Whoever runs it must add the right.",
-    AirflowUnavailableError: "Airflow does not answer. What is running goes on there. Try again in a moment.",
+    NotSignedInError: "Airflow does not accept the credentials of this backend. Its administrator must correct them.",
+    NotAllowedError: "The backend's account lacks a right in Airflow. Its administrator must add it.",
+    AirflowUnavailableError: "Airflow does not answer. Running syncs go on there. Try again in a moment.",
 }
 
 SECURITY_HEADERS = {
@@ -91,22 +91,22 @@ SECURITY_HEADERS = {
 
 
 def sentence(error: SyncError) -> str:
-    """Return what a person reads of an error; the log keeps the words for engineers."""
+    """Return the sentence for people about an error, and log the technical message."""
     LOG.warning("%s: %s", type(error).__name__, error)
     return SENTENCE_OF.get(type(error), str(error))
 
 
-# ---- what a browser may do
+# ---- protection against other sites
 
 
 class OwnPageOnly:
     """
     ASGI middleware: only the backend's own page may change something, and no answer may be framed or cached.
 
-    A browser says in ``Sec-Fetch-Site`` which site a call comes from, and a page cannot change it. Where the header is
-    missing (an old browser, a page without TLS), ``Origin`` must be this host. A call with neither is refused.
+    The header ``Sec-Fetch-Site`` names the site of a call; browsers set it, and pages cannot change it. If it is
+    missing (an old browser, a page without TLS), ``Origin`` must be this host. A call with neither header is refused.
 
-    :param app: the application around which the middleware stands
+    :param app: the application that the middleware protects
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -129,7 +129,7 @@ class OwnPageOnly:
             await self._app(scope, receive, send_with_headers)
         else:
             refusal = JSONResponse(
-                {"message": "This did not come from the page of this backend: nothing was done."}, 403
+                {"message": "The request did not come from the page of this backend: nothing was done."}, 403
             )
             await refusal(scope, receive, send_with_headers)
 
@@ -140,7 +140,7 @@ class OwnPageOnly:
         try:
             return urlsplit(headers.get("origin", "")).netloc == headers["host"]
         except ValueError:
-            # No browser sends an address that is none.
+            # Origin is no valid address, so it was not sent by a browser.
             return False
 
 
@@ -148,11 +148,11 @@ def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str 
     """
     Return the backend.
 
-    :param client: Airflow, as the service account sees it; it is closed with the backend
-    :param hosts: host names under which the page is reached; other ones are refused, so that no other site can pass
-        itself off as this one by a name of its own for this address
-    :param user_header: header in which a proxy names the signed-in user. It must be one that the proxy sets or removes
-        at every call. None: nobody is named.
+    :param client: Airflow's REST API with the service account; closed together with the backend
+    :param hosts: host names of the page; others are refused, so that no other site can pose as this one with its own
+        name for this address
+    :param user_header: header in which a proxy names the signed-in user; the proxy must set or remove it in every call.
+        None: ``requested_by`` is not set.
     """
 
     @asynccontextmanager
@@ -195,12 +195,12 @@ def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str 
     async def script() -> FileResponse:
         return FileResponse(PAGE / "page.js", headers={"Cache-Control": "no-cache"})
 
-    @app.post("/datasets/{dataset}/press")
-    async def press(request: Request, dataset: DatasetName) -> dict[str, str]:
+    @app.post("/datasets/{dataset}/syncs")
+    async def request_sync(request: Request, dataset: DatasetName) -> dict[str, str]:
         user = name_in(request.headers.get(user_header, "")) if user_header else ""
-        # A name that the DAG would refuse must not keep its owner from pressing.
+        # Leave out a name that the DAG would refuse: its owner may still start a sync.
         conf = {"requested_by": user} if REQUESTED_BY.fullmatch(user) else {}
-        return {"html": as_html(await client.press(dataset, conf=conf))}
+        return {"html": as_html(await client.request_sync(dataset, conf=conf))}
 
     @app.post("/datasets/{dataset}/syncs/{run_id}/cancel")
     async def cancel(dataset: DatasetName, run_id: RunId) -> dict[str, str]:
@@ -214,7 +214,7 @@ def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str 
         queue: asyncio.Queue[ServerSentEvent | None] = asyncio.Queue()
 
         async def watch(dataset: str, run_id: str) -> bool:
-            """Send the states of a sync; whether it has come to its end."""
+            """Send the states of a sync, and return whether the sync has ended."""
             try:
                 async for state in client.follow(dataset, run_id, deadline_seconds=STREAM_SECONDS):
                     queue.put_nowait(ServerSentEvent(event="sync", data={"html": as_html(state)}))
@@ -232,14 +232,14 @@ def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str 
         watchers = [asyncio.create_task(watch(*name.split("/"))) for name in dict.fromkeys(sync)]
         ending = asyncio.create_task(app.state.ending.wait())
         for task in (*watchers, ending):
-            # Wakes the loop below, to look whether something is left to wait for.
+            # Wakes the loop below, which checks whether there is anything left to wait for.
             task.add_done_callback(lambda _: queue.put_nowait(None))
         try:
             while not ending.done() and not (queue.empty() and all(watcher.done() for watcher in watchers)):
                 if event := await queue.get():
                     yield event
             if not ending.done() and all([await watcher for watcher in watchers]):
-                # Without this, the browser would ask for the same again.
+                # Without this event, the browser would connect again.
                 yield ServerSentEvent(event="end", data={})
         finally:
             for task in (*watchers, ending):
@@ -249,7 +249,7 @@ def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str 
 
 
 def name_in(header: str) -> str:
-    """Return a header's text: what HTTP hands over as Latin-1 is mostly UTF-8."""
+    """Return a header's text: servers decode headers as Latin-1, but most proxies send UTF-8."""
     try:
         return header.encode("latin-1").decode()
     except UnicodeError:
@@ -257,7 +257,7 @@ def name_in(header: str) -> str:
 
 
 async def or_problem(asked: Awaitable[Sync | None]) -> tuple[Sync | None, str | None]:
-    """Return the answer, or what is wrong in a sentence: trouble with one dataset leaves the others alone."""
+    """Return the answer and None, or None and a sentence: an error of one dataset must not hide the others."""
     try:
         return await asked, None
     except SyncError as error:
@@ -268,15 +268,15 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> FastAPI:
     """
     Return the backend that the environment describes.
 
-    ``AIRFLOW_URL``, ``AIRFLOW_USER`` and ``AIRFLOW_PASSWORD`` must be set. ``BACKEND_HOSTS`` are the host names of the
-    page, with commas between; without it, the page is for this machine. ``BACKEND_USER_HEADER`` is the header in which
-    the proxy before the backend names the user.
+    ``AIRFLOW_URL``, ``AIRFLOW_USER`` and ``AIRFLOW_PASSWORD`` must be set. ``BACKEND_HOSTS`` lists the host names of
+    the page, separated by commas; default: only this machine. ``BACKEND_USER_HEADER`` is the header in which the proxy
+    in front of the backend names the user.
 
-    :raises SystemExit: when a variable is missing
+    :raises SystemExit: if a variable is missing
     """
     missing = [name for name in ("AIRFLOW_URL", "AIRFLOW_USER", "AIRFLOW_PASSWORD") if not environment.get(name)]
     if missing:
-        raise SystemExit(f"Not set: {', '.join(missing)}. For a stack of this machine, make backend sets them.")
+        raise SystemExit(f"Not set: {', '.join(missing)}. For the sandbox, make backend sets them.")
     client = AirflowClient(environment["AIRFLOW_URL"], environment["AIRFLOW_USER"], environment["AIRFLOW_PASSWORD"])
     hosts = environment.get("BACKEND_HOSTS", "127.0.0.1,localhost").split(",")
     return create_app(client, hosts=hosts, user_header=environment.get("BACKEND_USER_HEADER"))
@@ -284,9 +284,9 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> FastAPI:
 
 def listen(port: int | None) -> socket.socket:
     """
-    Return a socket of this machine alone: on the port that was asked for, else on 8000, else on any free one.
+    Return a socket on loopback: on the given port; without one, on port 8000 or any free port.
 
-    :raises SystemExit: when the port that was asked for is taken
+    :raises SystemExit: if the given port is taken
     """
     if port is not None:
         try:
@@ -299,7 +299,7 @@ def listen(port: int | None) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Ends the streams first when it is told to end: it waits for all answers, and they would last."""
+    """Ends the event streams when it is stopped: uvicorn waits for all answers, and a stream would last."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle Ctrl-C and SIGTERM."""

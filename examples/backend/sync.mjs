@@ -2,10 +2,10 @@
 /**
  * Start, follow and cancel syncs of the data share through Airflow's REST API: airflow_client.py in plain Node.js.
  *
- * One file to copy into a backend: Node.js 20, no packages. docs/backend.md is the contract behind it.
+ * One file to copy into a backend; it needs Node.js 20 and no packages. docs/backend.md describes the calls.
  *
  *     const airflow = new AirflowClient(url, user, password);
- *     let sync = await airflow.press("shared_forecasts", { conf: { requested_by: "ada@example.com" } });
+ *     let sync = await airflow.requestSync("shared_forecasts", { conf: { requested_by: "ada@example.com" } });
  *     sync = await airflow.wait(sync.dataset, sync.runId, { deadlineSeconds: 3600 });
  *     console.log(sync.complete ? "Sync Complete" : sync.failure.sentence);
  *
@@ -20,39 +20,39 @@ import { fileURLToPath } from "node:url";
 
 const STEPS = ["export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "finish_sync"];
 
-/** Base of all errors of this client. The message is for people and holds no secret. */
+/** Base of all errors of this client. The message is for people and contains no secret. */
 export class SyncError extends Error {
   name = this.constructor.name;
 }
-/** Airflow does not know the user or the password, or refuses a token that it has just made. */
+/** Airflow does not accept the user or the password, or refuses a token that it has just issued. */
 export class NotSignedInError extends SyncError {}
 /** The account lacks a right (403). */
 export class NotAllowedError extends SyncError {}
-/** Airflow has no such dataset (404); the message names those that the account may see. */
+/** Airflow has no such dataset (404); the message lists the datasets that the account may see. */
 export class UnknownDatasetError extends SyncError {}
-/** The dataset has no run of this id (404). */
+/** The dataset has no run with this id (404). */
 export class UnknownSyncError extends SyncError {}
-/** Airflow refuses the conf or the run id (400), in its words. */
+/** Airflow refuses the conf or the run id (400); the message is Airflow's. */
 export class InvalidConfError extends SyncError {}
-/** The dataset is paused: Airflow would accept the run and never start it. */
+/** The dataset is paused: Airflow would accept the run but never start it. */
 export class PausedError extends SyncError {}
-/** The deadline is over. The sync goes on in Airflow, and may be followed again or cancelled. */
+/** The deadline has passed. The sync goes on in Airflow; it can be followed again or cancelled. */
 export class SyncTimeoutError extends SyncError {}
-/** No answer, 429 or 5xx, also after some attempts. Whether the call had an effect is not known. */
+/** No answer, 429 or 5xx after several attempts. It is unknown whether the call had an effect. */
 export class AirflowUnavailableError extends SyncError {}
 
 /**
- * A sync as it is now, a plain object:
+ * The client's methods return a sync, in its current state, as a plain object:
  *   dataset, runId
  *   state             "queued", "running", "success" or "failed"
  *   started, ended    Date or null
- *   steps             in their order: { name, state, started, ended }; state is null before the step's turn
- *   result            the ledger's row of a sync that succeeded (of a dry run: what would change), else null
- *   failure           of one that did not: { step, code, message, what_to_do, databricks_run_url,
- *                     snowflake_query_id, retriable, sentence }, else null; docs/failures.md lists the codes
+ *   steps             in order: { name, state, started, ended }; state is null until Airflow schedules the step
+ *   result            if the sync succeeded: its row in the ledger (dry run: what would change); else null
+ *   failure           if it failed: { step, code, message, what_to_do, databricks_run_url,
+ *                     snowflake_query_id, retriable, sentence }; else null; docs/failures.md lists the codes
  *   airflowUrl, databricksRunUrl
- *   finished          whether nothing more happens
- *   complete          whether the user may read "Sync Complete"
+ *   finished          whether the sync has ended
+ *   complete          whether to show "Sync Complete"
  */
 export class AirflowClient {
   #url;
@@ -65,9 +65,9 @@ export class AirflowClient {
   #signingIn = null;
 
   /**
-   * url: of Airflow. user, password: of the service account. In seconds: timeout: until one attempt of a call is given
-   * up; backOff: between the attempts of a call that Airflow does not answer, or with 429 or 5xx; outage: that Airflow
-   * may be away, say for its restart, while a sync is followed.
+   * url: address of Airflow. user, password: the service account. All in seconds: timeout: max. time of one attempt of
+   * a call; backOff: pauses between the attempts of a call that gets no answer, 429 or 5xx; outage: max. time without
+   * an answer, for example during a restart of Airflow, while a sync is followed.
    */
   constructor(url, user, password, { timeout = 30, backOff = [0.5, 1, 2], outage = 330 } = {}) {
     this.#url = url.replace(/\/+$/, "");
@@ -90,21 +90,21 @@ export class AirflowClient {
   }
 
   /**
-   * Start a sync, once: with a runId that Airflow knows already, nothing starts and that run is returned.
-   * runId: your own id of the press, up to 200 of A-Za-z0-9_.~:+-; without one, each call is a new sync.
+   * Start a sync. If a run with this runId exists already, start nothing and return that run.
+   * runId: your own id for the request, up to 200 of A-Za-z0-9_.~:+-; default: each call is a new sync.
    */
-  async start(dataset, { runId = `press_${randomUUID().replaceAll("-", "")}`, conf = {} } = {}) {
+  async start(dataset, { runId = `request_${randomUUID().replaceAll("-", "")}`, conf = {} } = {}) {
     await this.#checkReady(dataset);
     return this.#start(dataset, runId, conf);
   }
 
   /**
-   * Do what a person wants who presses Sync Data: a sync whose export begins after this moment.
+   * Return a sync whose export begins after this call: a queued one, or a new one. Use it for a button.
    *
-   * That is a run which waits for its turn, or a new one, which waits behind the one that is running. Presses at the
-   * same moment, of other backends too, start one run: they see the same newest run and derive the same id from it.
+   * A new run waits until the running one has ended. Requests at the same moment, also from other backends, start only
+   * one run: they see the same newest run and derive the same id from it.
    */
-  async press(dataset, { conf = {} } = {}) {
+  async requestSync(dataset, { conf = {} } = {}) {
     await this.#checkReady(dataset);
     const runs = await this.#newest(dataset, 20);
     for (const run of runs) {
@@ -114,23 +114,23 @@ export class AirflowClient {
       }
     }
     const after = `${runs.length > 0 ? runs[0].dag_run_id : ""} ${sameWork(conf)}`;
-    const runId = `press_after_${createHash("sha256").update(after).digest("hex").slice(0, 12)}`;
+    const runId = `request_after_${createHash("sha256").update(after).digest("hex").slice(0, 12)}`;
     return this.#start(dataset, runId, conf);
   }
 
-  /** A sync as it is now. */
+  /** The current state of a sync. */
   async sync(dataset, runId) {
     return this.#look(dataset, runId);
   }
 
-  /** The newest sync of a dataset, whoever started it; null if there has been none. */
+  /** The newest sync of a dataset, whoever started it; null if there is none. */
   async newest(dataset) {
     const runs = await this.#newest(dataset, 1);
     return runs.length > 0 ? this.sync(dataset, runs[0].dag_run_id) : null;
   }
 
   /**
-   * Yield the sync now and each time that something of it changes; the last one is finished.
+   * Yield the sync now and whenever it changes, until it is finished.
    * Throws SyncTimeoutError after deadlineSeconds; the sync goes on.
    */
   async *follow(dataset, runId, { deadlineSeconds }) {
@@ -162,7 +162,7 @@ export class AirflowClient {
         }
         if (seen.finished) return;
       }
-      // Often while much happens; every 5 s while Databricks works for an hour.
+      // 0.5 s after a change, growing to 5 s, which is enough while Databricks works for an hour.
       const pause = 500 + 0.05 * (performance.now() - changed);
       await sleep(Math.max(Math.min(pause, 5000, deadline - performance.now()), 0));
     }
@@ -175,7 +175,7 @@ export class AirflowClient {
     return last;
   }
 
-  /** Cancel a sync, on Databricks and Snowflake too; it is "failed" some seconds later. A finished one stays. */
+  /** Cancel a sync, on Databricks and Snowflake too; seconds later it is "failed". A finished one is unchanged. */
   async cancel(dataset, runId) {
     if (!(await this.sync(dataset, runId)).finished) {
       await this.#ask("PATCH", `${runs(dataset)}/${encodeURIComponent(runId)}`, { body: { state: "failed" } });
@@ -184,17 +184,17 @@ export class AirflowClient {
 
   async #checkReady(dataset) {
     if ((await this.#askOf(dataset, "GET", dag(dataset))).is_paused) {
-      throw new PausedError(`The dataset ${dataset} is paused in Airflow: unpause it there, then press again`);
+      throw new PausedError(`The dataset ${dataset} is paused in Airflow: unpause it there, then try again`);
     }
   }
 
   async #start(dataset, runId, conf) {
     if (runId.length > 200 || runId.endsWith("\n")) {
-      // Airflow takes it, and fails without a reason: it cannot make the folder of its logs.
+      // Airflow would accept it, but the sync would fail without a reason: its log folder cannot be created.
       throw new InvalidConfError("A run id has at most 200 characters, and no line end");
     }
     const body = { dag_run_id: runId, logical_date: null, conf };
-    // 409, the id is known, is as good as 200: another call, or an attempt of this one, was first.
+    // 409 is a success too: another call, or an earlier attempt of this call, has started the run.
     await this.#askOf(dataset, "POST", runs(dataset), { body });
     return this.sync(dataset, runId);
   }
@@ -218,31 +218,31 @@ export class AirflowClient {
       }));
     const xcom = async (task, key) =>
       (await this.#ask("GET", `${path}/taskInstances/${task}/xcomEntries/${key}`, { signal }))?.value ?? null;
-    // A step that was cleared, and then did not begin or was marked by a person, keeps what an earlier attempt has left:
-    // it says whose it is.
-    const ofThisTime = (name, left) => {
+    // Airflow keeps the XCom of an earlier attempt when a step was cleared and then did not begin, or a person marked it.
+    // So compare the attempt's id in the XCom.
+    const fromLastAttempt = (name, value) => {
       const task = tasks.find((one) => one.task_id === name);
-      return task && left?.task_instance_id === task.id ? left : null;
+      return task && value?.task_instance_id === task.id ? value : null;
     };
 
     let databricksRunUrl = known?.databricksRunUrl ?? null;
     if (databricksRunUrl === null && steps[0]?.state === "success") {
       databricksRunUrl = await xcom("export_to_s3", "run_page_url");
     }
-    const result = run.state === "success" ? ofThisTime("publish", await xcom("publish", "return_value")) : null;
+    const result = run.state === "success" ? fromLastAttempt("publish", await xcom("publish", "return_value")) : null;
     let state = run.state;
     let failure = null;
     if (state === "queued" && steps.length > 0 && steps.slice(0, -1).every((step) => step.state === "skipped")) {
-      // Cancelled while it waited for its turn. Airflow says so only when that comes.
+      // Cancelled while it was queued. Airflow sets it to failed only when the run before it has ended.
       state = "failed";
       const message = "The sync was cancelled before it began.";
       failure = toFailure(STEPS[0], { code: "CANCELLED", message, retriable: true });
     } else if (state === "failed") {
       const step = steps.find((one) => one.state === "failed")?.name ?? "sync";
-      failure = toFailure(step, ofThisTime(STEPS.at(-1), await xcom(STEPS.at(-1), "failure")));
+      failure = toFailure(step, fromLastAttempt(STEPS.at(-1), await xcom(STEPS.at(-1), "failure")));
     } else if (state === "success" && result === null) {
-      const told = "Airflow says success, but nothing was published this time: marked by hand, or cleaned up?";
-      failure = toFailure("publish", told);
+      const message = "Airflow reports success, but nothing was published this time: was a step marked by hand?";
+      failure = toFailure("publish", message);
     }
     return {
       dataset,
@@ -260,7 +260,7 @@ export class AirflowClient {
     };
   }
 
-  /** The answer's JSON; when there is no such dataset, the error says which there are. */
+  /** The answer's JSON; if the dataset does not exist, throws an error that lists the datasets. */
   async #askOf(dataset, method, path, options = {}) {
     const missing = new UnknownDatasetError(dataset);
     try {
@@ -272,11 +272,11 @@ export class AirflowClient {
     }
   }
 
-  /** The answer's JSON; for 409 null; for 404 throws `missing`, or returns null if that is not given. */
+  /** The answer's JSON; null for 409; for 404, throws `missing` if it is given, otherwise returns null. */
   async #ask(method, path, { missing = null, body, signal } = {}) {
     const token = await this.#signIn();
     let answer = await this.#send(method, path, token, body, signal);
-    // A token that has expired gets 401; one that was revoked, or signed with an older key, 403.
+    // Airflow answers an expired token with 401, a revoked token, or one signed with an older key, with 403.
     if (answer.status === 401 || (answer.status === 403 && answer.text.includes("Invalid JWT"))) {
       answer = await this.#send(method, path, await this.#signIn(token), body, signal);
     }
@@ -285,11 +285,11 @@ export class AirflowClient {
     if (answer.status === 404) throw missing;
     const words = answer.type.includes("json") ? (toJson(answer, method, path).detail ?? answer.text) : "";
     const Kind = { 400: InvalidConfError, 401: NotSignedInError, 403: NotAllowedError }[answer.status] ?? SyncError;
-    const told = (typeof words === "string" ? words : JSON.stringify(words)).slice(0, 500);
-    throw new Kind(`Airflow refuses ${method} ${path} (HTTP ${answer.status}): ${told}`);
+    const detail = (typeof words === "string" ? words : JSON.stringify(words)).slice(0, 500);
+    throw new Kind(`Airflow refuses ${method} ${path} (HTTP ${answer.status}): ${detail}`);
   }
 
-  /** The token; a new one when there is none, or only the refused one. Calls at the same moment share one sign-in. */
+  /** The token, or a new one if there is none or it was refused. Concurrent calls share one sign-in. */
   async #signIn(refused = null) {
     if (this.#token === null || this.#token === refused) {
       this.#signingIn ??= this.#newToken().finally(() => (this.#signingIn = null));
@@ -301,7 +301,7 @@ export class AirflowClient {
   async #newToken() {
     const body = { username: this.#user, password: this.#password };
     const answer = await this.#send("POST", "/auth/token", null, body);
-    // Not the answer's words: Airflow repeats a body that it does not understand.
+    // Without the answer's text: if Airflow cannot read the body, it repeats the password.
     if (answer.status !== 201) {
       throw new NotSignedInError(`Airflow does not sign ${this.#user} in (HTTP ${answer.status})`);
     }
@@ -343,21 +343,22 @@ const dag = (dataset) => `/api/v2/dags/sync_${encodeURIComponent(dataset)}`;
 const runs = (dataset) => `${dag(dataset)}/dagRuns`;
 const time = (text) => (text ? new Date(text) : null);
 
-/** The promise, or the reason of the signal, whichever is first. */
+/** The promise's result, or the signal's reason as an error, whichever comes first. */
 function orAbort(promise, signal) {
   const abort = new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason), { once: true }));
   return Promise.race([promise, abort]);
 }
 
-/** What a conf asks for, whoever asks: a press may not be answered with somebody's dry run. */
+/** A conf without its requester, for comparison: a request must not join, say, somebody's dry run. */
 function sameWork(conf) {
-  const asked = Object.entries(conf ?? {}).filter(([key, value]) => value && key !== "requested_by");
-  return JSON.stringify(Object.fromEntries(asked.sort(([one], [other]) => (one < other ? -1 : 1))));
+  const options = Object.entries(conf ?? {}).filter(([key, value]) => value && key !== "requested_by");
+  return JSON.stringify(Object.fromEntries(options.sort(([one], [other]) => (one < other ? -1 : 1))));
 }
 
-function toFailure(step, told) {
-  const unknown = typeof told === "string" ? told : "failed without a reason; Airflow's log of the step has more";
-  const found = told !== null && typeof told === "object" ? told : { message: unknown };
+/** The failure for a report, or for a message; null for an unknown reason. */
+function toFailure(step, report) {
+  const message = typeof report === "string" ? report : "failed without a reason; see Airflow's log of the step";
+  const found = report !== null && typeof report === "object" ? report : { message };
   const failure = {
     step: found.step ?? step,
     code: found.code ?? "UNEXPECTED",
@@ -388,7 +389,7 @@ async function main([dataset, ...rest]) {
   const seconds = () => ((performance.now() - began) / 1000).toFixed(1);
   const airflow = new AirflowClient(AIRFLOW_URL, AIRFLOW_USER, AIRFLOW_PASSWORD);
   try {
-    const { runId } = await airflow.press(dataset, { conf: { requested_by: AIRFLOW_USER } });
+    const { runId } = await airflow.requestSync(dataset, { conf: { requested_by: AIRFLOW_USER } });
     const shown = {};
     let sync = null;
     for await (sync of airflow.follow(dataset, runId, { deadlineSeconds: 6 * 3600 })) {

@@ -1,4 +1,4 @@
-"""What a person reads of a sync: the headline, the steps, the reason, and the piece of HTML that shows them."""
+"""The texts that people read about a sync (headline, steps, reason), and the HTML that shows them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from examples.backend.airflow_client import Step, Sync
 
 PAGE = Path(__file__).with_name("page")
 
-# The steps of a sync in their order: the task in Airflow, its title, and what happens in it. Steps of one title are one
-# step for people.
+# The steps of a sync in order: task id, title, and the sentence shown while the step runs. The page shows steps with
+# the same title as one.
 STEPS: list[dict[str, str]] = json.loads(Path(__file__).with_name("steps.json").read_text(encoding="utf-8"))
 TITLES = {step["id"]: step["title"] for step in STEPS}
 FINISH = STEPS[-1]["id"]
@@ -64,23 +64,23 @@ def duration(seconds: float) -> str:
 
 
 def step_state(step: Step | None) -> str:
-    """Return the state of a step as the page knows it: one of ``STEP_WORDS``."""
+    """Return the page's state of a step: a key of ``STEP_WORDS``."""
     return STEP_STATES.get(step.state or "", "todo") if step else "todo"
 
 
 def progress_of(sync: Sync) -> list[dict[str, str]]:
-    """Return the steps of a sync in the page's words, in their order."""
+    """Return the steps of a sync for the page, in order."""
     known = {step.name: step for step in sync.steps}
     steps = []
     for title, tasks in itertools.groupby(STEPS, key=itemgetter("title")):
         doing = {task["doing"]: step_state(known.get(task["id"])) for task in tasks}
         steps.append({"name": title, "doing": doing_in(doing), "state": state_of(list(doing.values()))})
     if steps[-1]["state"] == "failed" and sync.failure and sync.failure.step != FINISH:
-        # The last task fails in each sync that was not published: so it ends as it should.
+        # finish_sync fails in every sync that was not published; here another step failed, and it did its work.
         steps[-1]["state"] = "done"
     states = [step["state"] for step in steps]
     if sync.state == "running" and not {"now", "retry", "failed"} & set(states) and "todo" in states:
-        # Between two steps, the next one is what people wait for.
+        # Between two steps, show the next one as running.
         steps[states.index("todo")]["state"] = "now"
     for step in steps:
         step["words"] = STEP_WORDS[step["state"]]
@@ -88,7 +88,7 @@ def progress_of(sync: Sync) -> list[dict[str, str]]:
 
 
 def state_of(states: list[str]) -> str:
-    """Return the state of a step that consists of tasks in these states."""
+    """Return the combined state of several tasks that the page shows as one step."""
     for state in ("failed", "retry", "now", "todo"):
         if state in states:
             return state
@@ -96,13 +96,13 @@ def state_of(states: list[str]) -> str:
 
 
 def doing_in(doing: dict[str, str]) -> str:
-    """Return what happens in a step, from what its tasks do and their states: that of the first that is not over."""
+    """Return the sentence for a step: that of its first task that has not ended, otherwise of its last task."""
     return next((words for words, state in doing.items() if state not in ("done", "skipped")), [*doing][-1])
 
 
 @dataclass
 class View:
-    """What the page shows of a sync."""
+    """What the page shows for a sync."""
 
     headline: str
     tone: str
@@ -113,19 +113,19 @@ class View:
     rows: int | None = None
     changes: list[tuple[str, int]] = field(default_factory=list)
     step: str = ""
-    """Where it failed."""
+    """Title of the step that failed."""
     reason: str = ""
     what_to_do: str = ""
     query_id: str | None = None
 
     @property
     def done(self) -> int:
-        """How many steps are behind it."""
+        """Number of steps that have ended."""
         return sum(step["state"] in ("done", "skipped") for step in self.steps)
 
 
 def view_of(sync: Sync) -> View:
-    """Return what the page shows of a sync."""
+    """Return what the page shows for a sync."""
     result, failure = sync.result or {}, sync.failure
     databricks_run_url = sync.databricks_run_url or (failure.databricks_run_url if failure else None)
     links = [("Airflow run", sync.airflow_url), ("Databricks run", databricks_run_url)]
@@ -133,7 +133,7 @@ def view_of(sync: Sync) -> View:
         headline="Sync failed",
         tone="failed",
         steps=progress_of(sync),
-        # What comes from another system must not become a link that runs a script.
+        # Only web addresses: another system's text must not become a link that runs a script.
         links=[(name, url) for name, url in links if url and urlsplit(url).scheme in ("http", "https")],
     )
     if sync.started:
@@ -145,9 +145,9 @@ def view_of(sync: Sync) -> View:
     elif sync.state == "running":
         view.headline, view.tone = doing_of(view.steps), "running"
         if view.headline == ENDING:
-            view.reason = "What it has staged is removed. The target stays as it was."
+            view.reason = "Its staging tables are removed. The target stays as it was."
     elif sync.complete:
-        # "Sync Complete" is said of what was published, and of nothing else.
+        # Show "Sync Complete" only if rows were published.
         view.headline, view.tone = "Dry run complete" if result.get("dry_run") else "Sync Complete", "done"
         view.rows = result.get("rows_loaded")
         view.changes = [(words, result[column]) for column, words in CHANGES if result.get(column) is not None]
@@ -159,12 +159,12 @@ def view_of(sync: Sync) -> View:
             view.step = TITLES.get(failure.step, failure.step)
         view.reason, view.what_to_do, view.query_id = failure.message, failure.what_to_do, failure.snowflake_query_id
     else:
-        view.reason, view.what_to_do = "Airflow does not say why.", "Look at the run in Airflow."
+        view.reason, view.what_to_do = "Airflow reports no reason.", "Look at the run in Airflow."
     return view
 
 
 def doing_of(steps: list[dict[str, str]]) -> str:
-    """Return what a running sync does now."""
+    """Return the headline of a running sync: its current step."""
     if any(step["state"] == "failed" for step in steps):
         return ENDING
     for number, step in enumerate(steps, 1):
@@ -179,5 +179,5 @@ TEMPLATES.filters |= {"title_of": title_of, "view_of": view_of}
 
 
 def as_html(sync: Sync) -> str:
-    """Return a sync as the piece of the page that shows it."""
+    """Return the HTML that shows a sync on the page."""
     return TEMPLATES.get_template("sync.html").render(sync=sync)

@@ -1,7 +1,7 @@
 """
-Makes a key pair for the user that Airflow signs in to Snowflake as, and says what to do with it.
+Makes a key pair for Airflow's user in Snowflake, and prints what to do with it.
 
-It writes a private and a public key into a folder, readable for nobody else, and never over another file. With a
+It writes a private and a public key into a folder, readable only for you, and never overwrites a file. With a
 passphrase in the environment variable ``SNOWFLAKE_KEY_PASSPHRASE``, the private key is encrypted.
 """
 
@@ -18,12 +18,12 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-# Snowflake takes 2048 bits and more.
+# Snowflake requires at least 2048 bits.
 KEY_BITS = 3072
 
 ENVIRONMENT_VARIABLE = "SNOWFLAKE_KEY_PASSPHRASE"
 
-TOLD = """\
+INSTRUCTIONS = """\
 Made {private} ({protection}) and {public}.
 
 1. In Snowflake, as an administrator, give the user its public key:
@@ -32,18 +32,18 @@ ALTER USER {user} SET RSA_PUBLIC_KEY = '{key}';
 
    DESCRIBE USER {user}; must then show as RSA_PUBLIC_KEY_FP
    {fingerprint}
-   To change the key of a user that is in use, say RSA_PUBLIC_KEY_2: both keys are accepted then. When Airflow has the
-   new one, take the old one away: ALTER USER {user} UNSET RSA_PUBLIC_KEY;
+   To change the key of a user that is in use, set RSA_PUBLIC_KEY_2: Snowflake then accepts both keys. When Airflow has
+   the new key, remove the old one: ALTER USER {user} UNSET RSA_PUBLIC_KEY;
 
 2. In Airflow, put the private key into the connection snowflake_default. As an environment variable of all its
-   processes, with the name of your account for <ACCOUNT>:
+   processes, with your account in place of <ACCOUNT>:
 
 export AIRFLOW_CONN_SNOWFLAKE_DEFAULT='{{"conn_type": "snowflake", "login": "{user}", {password}"schema": "PUBLIC",
   "extra": {{"account": "<ACCOUNT>", "database": "DATA_SHARE", "warehouse": "LOAD_WH", "role": "DATA_SHARE_LOADER",
   "private_key_content": "'"$(base64 < '{private}' | tr -d '\\n')"'"}}}}'
 
-   A secrets backend takes the same JSON as the value of the connection. Or leave the key in a file on each machine of
-   Airflow, readable for Airflow's user only, and say "private_key_file" with its path for "private_key_content".
+   A secrets backend stores the same JSON as the value of the connection. Or keep the key in a file on each machine of
+   Airflow, readable only for Airflow's user, and use "private_key_file" with its path instead of "private_key_content".
 
 3. Delete {private} here when Airflow has it.
 """
@@ -52,9 +52,9 @@ export AIRFLOW_CONN_SNOWFLAKE_DEFAULT='{{"conn_type": "snowflake", "login": "{us
 def main() -> int:
     """Make the key pair; return the exit code."""
     parser = argparse.ArgumentParser(description="Make a key pair for a service user of Snowflake.")
-    parser.add_argument("--user", default="DATA_SHARE_LOADER", help="the user; %(default)s by default")
-    parser.add_argument("--folder", type=Path, default=Path("keys"), help="where to write; %(default)s by default")
-    parser.add_argument("--name", help="name of the files; by default the user's")
+    parser.add_argument("--user", default="DATA_SHARE_LOADER", help="the user; default: %(default)s")
+    parser.add_argument("--folder", type=Path, default=Path("keys"), help="folder of the files; default: %(default)s")
+    parser.add_argument("--name", help="name of the files; default: the user's name")
     options = parser.parse_args()
     passphrase = os.environ.get(ENVIRONMENT_VARIABLE, "")
     name = options.name or options.user.lower()
@@ -62,7 +62,7 @@ def main() -> int:
         parser.error("the user must be a name of letters, digits and underscores")
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or "'" in str(options.folder):
         parser.error("the name must be of letters, digits, underscores, dots and hyphens; the folder without quotes")
-    # It has to stand in JSON, and Airflow takes blanks away from its ends.
+    # The passphrase becomes part of JSON, and Airflow strips blanks at its ends.
     if not re.fullmatch(r"[!#-\[\]-~]*", passphrase):
         parser.error(f'{ENVIRONMENT_VARIABLE} must be of printable ASCII characters, without blanks, " and \\')
 
@@ -75,7 +75,7 @@ def main() -> int:
         serialization.BestAvailableEncryption(passphrase.encode()) if passphrase else serialization.NoEncryption()
     )
     options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Whatever repository the folder is in, its files do not get into it.
+    # Keeps the keys out of any repository that the folder is in.
     ignore = options.folder / ".gitignore"
     if not ignore.exists():
         ignore.write_text("*\n")
@@ -92,7 +92,7 @@ def main() -> int:
     except FileExistsError as error:
         return _refuse(Path(error.filename))
     sys.stdout.write(
-        TOLD.format(
+        INSTRUCTIONS.format(
             private=private,
             public=public,
             user=options.user,
@@ -106,14 +106,14 @@ def main() -> int:
 
 
 def _write(file: Path, content: bytes) -> None:
-    # O_EXCL: a file that came into being in the meantime is not written over.
+    # O_EXCL: never overwrites a file, even if it was created since the check.
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
         target.write(content)
 
 
 def _refuse(file: Path) -> int:
     sys.stderr.write(
-        f"{file} exists, and a key that may be in use is not written over: say another name: make keys KEY=another.\n"
+        f"{file} exists, and may be in use; it is not overwritten. Choose another name: make keys KEY=another.\n"
     )
     return 1
 

@@ -1,13 +1,13 @@
 """
-Which attempt made what a step has left.
+Which attempt made an XCom.
 
-Airflow (3.3) clears the XComs of a task when its process starts; those of a task that starts in the triggerer, never. A
-task that fails before that, or that a person marks, keeps what an earlier attempt has left. So what decides about a
-sync says who made it, and whoever reads it compares.
+Airflow (3.3) deletes the XComs of a task when its process starts, but never those of a task that starts in the
+triggerer. A task that fails before its process starts, or that a person marks, keeps the XComs of an earlier attempt.
+So each XCom that decides about a sync names the attempt that made it, and every reader compares.
 
-Two things Airflow does not carry over. Each attempt of a task has an id of its own: whoever sees the task instances, as
-the REST API shows them, compares it. A task does not see the ids of others, but it knows how often its run was cleared,
-which no step survives that is made again.
+Two values identify the attempt. Each attempt of a task has its own id: readers who see the task instances, as in the
+REST API, compare it. A task does not see the ids of other tasks, but it knows how often the run was cleared: an XCom
+with a smaller number is older than the last clear.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ ATTEMPT_KEY = "task_instance_id"
 """Field with Airflow's id of the attempt that made a value."""
 
 CLEAR_NUMBER_KEY = "clear_number"
-"""Field with how often the run had been cleared when a value was made."""
+"""Field with the number of times that the run had been cleared when a value was made."""
 
 
 def made_by(context: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Return what a step leaves, together with who made it.
+    Return the value of an XCom, extended by the attempt that made it.
 
-    :param context: of the attempt
-    :param value: what it leaves
+    :param context: context of the attempt
+    :param value: the value without the attempt
     """
     return {
         **value,
@@ -36,11 +36,11 @@ def made_by(context: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def is_of_this_time(value: Any, dag_run: Any) -> bool:
+def made_since_clear(value: Any, dag_run: Any) -> bool:
     """
-    Return whether a value was made since the run was last cleared; what does not say who made it, was not.
+    Return whether an XCom was made since the run was last cleared; False if it does not name its attempt.
 
-    :param value: what a step has left, or None
-    :param dag_run: the run, as a task's context holds it
+    :param value: the XCom of a step, or None
+    :param dag_run: the run, from a task's context
     """
     return isinstance(value, Mapping) and value.get(CLEAR_NUMBER_KEY) == dag_run.clear_number

@@ -1,9 +1,9 @@
 """
-Which column of Snowflake keeps the values of which column of Databricks: one table of pairs.
+Which types of Snowflake keep the values of which types of Databricks: one table of pairs.
 
-It is what is compared before anything is loaded, what a new column gets, what the doctor looks at, and the table
-"Types" of ``docs/datasets.md``. What it says of a cast is what Snowflake's pages say: data type conversion, the
-conversion functions, numeric, date and time, and semi-structured types.
+Each sync compares types with it before it loads, new columns get their types from it, the doctor checks targets with
+it, and it is the table "Types" of ``docs/datasets.md``. Its statements about casts come from Snowflake's pages: data
+type conversion, the conversion functions, numeric, date and time, and semi-structured types.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """What a column can do to the values that are loaded into it."""
+    """What can happen to a value when it is loaded into a column."""
 
     EXACT = "exact"
-    """It holds each value of the source's type."""
+    """The column can hold each value of the source's type."""
     LOUD = "loud"
-    """It takes a value as it is, or the load fails and names the column."""
+    """The value is unchanged, or the load fails and names the column."""
     SILENT = "silent"
-    """It can take another value than the one in the source, without an error."""
+    """The value can change without an error."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class SourceType:
     A type of Databricks.
 
     :param text: as ``TYPEOF`` writes it
-    :param kind: its first word, in lower case; ``other`` for a type that is not known here
+    :param kind: its first word, in lower case; ``other`` for an unknown type
     :param precision: digits of a decimal
-    :param scale: digits behind the point of a decimal
+    :param scale: digits after the decimal point
     """
 
     text: str
@@ -47,11 +47,11 @@ class TargetType:
     """
     A type of Snowflake.
 
-    :param kind: its name, as ``DESCRIBE TABLE`` writes it; ``OTHER`` for one that is not known here
-    :param size: precision of a number, length of text or bytes, digits of a fraction of a second; None where there is
-        no such thing, or where the type is not known
-    :param scale: digits behind the point of a number
-    :param text: the type as it is written in a statement
+    :param kind: its name, as ``DESCRIBE TABLE`` writes it; ``OTHER`` for an unknown type
+    :param size: precision of a number, length of text or bytes, digits of a fraction of a second; None for a type
+        without a size and for an unknown type
+    :param scale: digits of a number after the decimal point
+    :param text: the type for SQL
     """
 
     kind: str
@@ -63,7 +63,7 @@ class TargetType:
 @dataclass(frozen=True)
 class Fit:
     """
-    What a column of one type does with the values of another.
+    What can happen to values of one type in a column of another type.
 
     :param reason: for ``loud`` and ``silent``: what can happen, in words
     """
@@ -80,7 +80,7 @@ _SOURCE_KINDS = (
     *("decimal", "float", "double", "string", "binary", "boolean", "date", "timestamp", "timestamp_ntz", "time"),
     *("interval", "void", "variant", "array", "map", "struct", "geography", "geometry"),
 )
-# Of a text with a length, the manifest mostly says string: Parquet has no lengths.
+# A CHAR or VARCHAR is mostly "string" in the manifest, as Parquet has no lengths.
 _SOURCE_SYNONYMS = {"char": "string", "varchar": "string", "null": "void", "byte": "tinyint", "short": "smallint"}
 _SOURCE_SYNONYMS |= {"long": "bigint", "integer": "int", "timestamp_ltz": "timestamp"}
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)", re.IGNORECASE)
@@ -101,13 +101,13 @@ def source_type(text: str) -> SourceType:
 
 # ---- the types of Snowflake
 
-MOST_DIGITS = 38
-MOST_SCALE = 37
-"""Databricks has one digit more behind the point: ``decimal(38,38)`` has no counterpart."""
+MAX_DIGITS = 38
+MAX_SCALE = 37
+"""Databricks allows one digit more after the point: ``decimal(38,38)`` has no counterpart."""
 _FRACTION_DIGITS = 9
 _MICROSECONDS = 6
 
-# Each name that Snowflake takes for a type, and the type's own.
+# The name that DESCRIBE TABLE shows for a type -> all names that Snowflake accepts for it.
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "NUMBER": ("NUMBER", "DECIMAL", "DEC", "NUMERIC", "INT", "INTEGER", "BIGINT", "SMALLINT", "TINYINT", "BYTEINT"),
     "DECFLOAT": ("DECFLOAT",),
@@ -131,13 +131,13 @@ _KIND_OF = {synonym: kind for kind, synonyms in SYNONYMS.items() for synonym in 
 _WITHOUT_SIZE = {"INT", "INTEGER", "BIGINT", "SMALLINT", "TINYINT", "BYTEINT", *SYNONYMS["FLOAT"], "DECFLOAT"}
 _WITHOUT_SIZE |= {"BOOLEAN", "DATE", "VARIANT", "OBJECT", "ARRAY"}
 _ONE_CHARACTER = {"CHAR", "CHARACTER", "NCHAR"}
-_LONGEST = {"VARCHAR": 134_217_728, "BINARY": 67_108_864, "TIME": 9}
-_LONGEST |= dict.fromkeys(("TIMESTAMP_NTZ", "TIMESTAMP_LTZ", "TIMESTAMP_TZ"), _FRACTION_DIGITS)
+_MAX_SIZE = {"VARCHAR": 134_217_728, "BINARY": 67_108_864, "TIME": 9}
+_MAX_SIZE |= dict.fromkeys(("TIMESTAMP_NTZ", "TIMESTAMP_LTZ", "TIMESTAMP_TZ"), _FRACTION_DIGITS)
 _WRITTEN_TYPE = re.compile(r"([A-Z][A-Z0-9_ ]*?) ?(?:\( ?(\d{1,9}) ?(?:, ?(\d{1,3}) ?)?\) ?)?(WITH(?:OUT)? .*)?")
 
 
 def type_pattern() -> str:
-    """Return a pattern of the types that :func:`target_type` reads, in any case: for editors, not for judging."""
+    """Return a pattern for the types that :func:`target_type` reads. For editors only: it allows wrong sizes."""
     names = sorted((name for names in SYNONYMS.values() for name in names), key=len, reverse=True)
     written = "|".join(_any_case(name) for name in names)
     size = r" *(\( *[0-9]{1,9} *(, *[0-9]{1,2} *)?\))?"
@@ -151,7 +151,7 @@ def _any_case(words: str) -> str:
 
 
 class UnknownTypeError(ValueError):
-    """A text that is no type of Snowflake that a column can be given here. The message says why."""
+    """A text is not a type of Snowflake that this package knows. The message says why."""
 
 
 def target_type(text: str) -> TargetType:
@@ -159,11 +159,11 @@ def target_type(text: str) -> TargetType:
     Read a type of Snowflake, by any of its names and in any case.
 
     :param text: e.g. ``NUMBER(38,0)``, ``decimal(10, 2)``, ``String``
-    :raises UnknownTypeError: no type, or one that takes no such size
+    :raises UnknownTypeError: for an unknown type, or a size that the type does not allow
     """
     words = " ".join(text.upper().split())
     found = _WRITTEN_TYPE.fullmatch(words)
-    # `TIMESTAMP(3) WITH TIME ZONE`: the size stands in the middle of the name.
+    # In `TIMESTAMP(3) WITH TIME ZONE` the size is in the middle of the name.
     name = " ".join(part for part in (found[1], found[4]) if part) if found else ""
     if found is None or name not in _KIND_OF:
         raise UnknownTypeError(f"{text!r} is no type of Snowflake that is known here")
@@ -173,24 +173,24 @@ def target_type(text: str) -> TargetType:
     if scale is not None and kind != "NUMBER":
         raise UnknownTypeError(f"{text!r}: {name} takes one size, not two")
     if kind == "NUMBER":
-        return _number(text, int(size or MOST_DIGITS), int(scale or 0))
-    if kind not in _LONGEST:
+        return _number(text, int(size or MAX_DIGITS), int(scale or 0))
+    if kind not in _MAX_SIZE:
         return TargetType(kind, None, 0, kind)
-    lowest, longest = (0 if kind.startswith("TIME") else 1), _LONGEST[kind]
+    min_size, max_size = (0 if kind.startswith("TIME") else 1), _MAX_SIZE[kind]
     if size is None:
         if name in _ONE_CHARACTER:
             return TargetType(kind, 1, 0, f"{kind}(1)")
         return TargetType(kind, _FRACTION_DIGITS if kind.startswith("TIME") else None, 0, kind)
-    if not lowest <= int(size) <= longest:
-        raise UnknownTypeError(f"{text!r}: the size of {name} is {lowest} to {longest}")
+    if not min_size <= int(size) <= max_size:
+        raise UnknownTypeError(f"{text!r}: the size of {name} is {min_size} to {max_size}")
     return TargetType(kind, int(size), 0, f"{kind}({int(size)})")
 
 
 def _number(text: str, precision: int, scale: int) -> TargetType:
-    if not 1 <= precision <= MOST_DIGITS:
-        raise UnknownTypeError(f"{text!r}: a number has 1 to {MOST_DIGITS} digits")
-    if scale > min(precision, MOST_SCALE):
-        raise UnknownTypeError(f"{text!r}: its scale is at most its precision, and at most {MOST_SCALE}")
+    if not 1 <= precision <= MAX_DIGITS:
+        raise UnknownTypeError(f"{text!r}: a number has 1 to {MAX_DIGITS} digits")
+    if scale > min(precision, MAX_SCALE):
+        raise UnknownTypeError(f"{text!r}: its scale is at most its precision, and at most {MAX_SCALE}")
     return TargetType("NUMBER", precision, scale, f"NUMBER({precision}, {scale})")
 
 
@@ -198,11 +198,10 @@ def described_type(text: str) -> TargetType:
     """
     Read a type as ``DESCRIBE TABLE`` writes it.
 
-    Here a type that is not known is no error: people may have columns of any type, and what the load does to those is
-    the question.
+    An unknown type is no error here: a target may have columns of any type, and :func:`fit` judges them.
     """
     try:
-        # A text with a collation has it behind its type. It changes how texts are compared, and not what is stored.
+        # Remove a collation after the type: it changes comparisons, not the stored text.
         return target_type(re.sub(r" COLLATE '[^']*'$", "", text))
     except UnknownTypeError:
         return TargetType("OTHER", None, 0, text)
@@ -216,10 +215,10 @@ _Condition = Callable[[SourceType, TargetType], bool]
 @dataclass(frozen=True)
 class Case:
     """
-    What a pair of types does, if a condition is true.
+    The verdict on a pair of types, if a condition is true.
 
-    :param words: the condition, for the documents
     :param reason: what can happen to a value
+    :param words: the condition in words, for the documents
     """
 
     verdict: Verdict
@@ -240,13 +239,13 @@ def _silent(reason: str) -> tuple[Case, ...]:
     return (Case(Verdict.SILENT, reason),)
 
 
-_TOO_LONG = "a longer one is refused"
-_ROUNDED = "digits behind the point are rounded away"
+_TOO_LONG = "a longer value is refused"
+_ROUNDED = "digits after the point are rounded away"
 _LARGEST_EXACT = "whole numbers beyond 2^53 are rounded"
-MOST_VARIANT_DIGITS = 15
-"""Digits of a decimal that a binary number of 64 bits gives back as they were."""
+MAX_VARIANT_DIGITS = 15
+"""Max. digits of a decimal that survive the conversion to a 64-bit binary number and back."""
 
-# An integer has no digits behind the point: it is as it is, or too large.
+# An integer has no digits after the point: it is kept unchanged, or it is too large.
 _WHOLE_TO_NUMBER = (
     Case(
         Verdict.LOUD,
@@ -276,29 +275,29 @@ _DECIMAL_TO_FLOAT = (
     Case(
         Verdict.SILENT,
         _LARGEST_EXACT,
-        f"from more than {MOST_VARIANT_DIGITS} digits",
-        lambda source, target: source.precision > MOST_VARIANT_DIGITS,
+        f"from more than {MAX_VARIANT_DIGITS} digits",
+        lambda source, target: source.precision > MAX_VARIANT_DIGITS,
     ),
-    Case(Verdict.EXACT, words=f"from at most {MOST_VARIANT_DIGITS} digits of scale 0"),
+    Case(Verdict.EXACT, words=f"from at most {MAX_VARIANT_DIGITS} digits of scale 0"),
 )
-_MANY_DIGITS = f"a decimal of more than {MOST_VARIANT_DIGITS} digits may become a binary number"
+_MANY_DIGITS = f"a decimal of more than {MAX_VARIANT_DIGITS} digits may become a binary number"
 _DECIMAL_TO_VARIANT = (
     Case(
         Verdict.SILENT,
         _MANY_DIGITS,
-        f"from more than {MOST_VARIANT_DIGITS} digits",
-        lambda source, target: source.precision > MOST_VARIANT_DIGITS,
+        f"from more than {MAX_VARIANT_DIGITS} digits",
+        lambda source, target: source.precision > MAX_VARIANT_DIGITS,
     ),
-    Case(Verdict.EXACT, words=f"from at most {MOST_VARIANT_DIGITS} digits"),
+    Case(Verdict.EXACT, words=f"from at most {MAX_VARIANT_DIGITS} digits"),
 )
 
 
 def _of_possible_scale(kept: Case) -> tuple[Case, ...]:
     lost = Case(
         Verdict.SILENT,
-        f"no number of Snowflake has more than {MOST_SCALE} digits behind the point",
-        f"from a scale of {MOST_SCALE + 1}",
-        lambda source, target: source.scale > MOST_SCALE,
+        f"no number of Snowflake has more than {MAX_SCALE} digits after the point",
+        f"from a scale of {MAX_SCALE + 1}",
+        lambda source, target: source.scale > MAX_SCALE,
     )
     return (lost, kept)
 
@@ -314,8 +313,8 @@ def _fraction(kept: tuple[Case, ...] = _exact("with 6 to 9 digits of a second"))
 
 
 def _parts_of(text: str) -> Iterator[SourceType]:
-    """The types that a nested one consists of. A name that reads like a type counts as one: rather one too many."""
-    # What a colon follows, before a comma or a bracket, is a name.
+    """Yield the types within a nested type. A field name that looks like a type may count too, which is safe."""
+    # A word that is followed by a colon, before any comma or bracket, is a field name.
     for found in re.finditer(r"[a-z_]+(\(\d+,\d+\))?(?![^<>,]*:)", text, re.IGNORECASE):
         yield source_type(found[0])
 
@@ -325,7 +324,7 @@ def _has_part(*kinds: str) -> _Condition:
 
 
 def _has_long_decimal(source: SourceType, target: TargetType) -> bool:
-    return any(part.kind == "decimal" and part.precision > MOST_VARIANT_DIGITS for part in _parts_of(source.text))
+    return any(part.kind == "decimal" and part.precision > MAX_VARIANT_DIGITS for part in _parts_of(source.text))
 
 
 def _has_odd_key(source: SourceType, target: TargetType) -> bool:
@@ -334,10 +333,10 @@ def _has_odd_key(source: SourceType, target: TargetType) -> bool:
 
 
 _NESTED = (
-    Case(Verdict.SILENT, _MANY_DIGITS, f"with decimals of more than {MOST_VARIANT_DIGITS} digits", _has_long_decimal),
+    Case(Verdict.SILENT, _MANY_DIGITS, f"with decimals of more than {MAX_VARIANT_DIGITS} digits", _has_long_decimal),
     Case(
         Verdict.SILENT,
-        "what COPY makes of such parts is not documented",
+        "Snowflake does not document how COPY loads such parts",
         "with parts of type BINARY, INTERVAL, VARIANT, GEOGRAPHY or GEOMETRY",
         _has_part("binary", "interval", "variant", "geography", "geometry"),
     ),
@@ -345,13 +344,13 @@ _NESTED = (
     Case(Verdict.EXACT),
 )
 _AS_TEXT = "its text depends on {} of the account"
-_WRAPPED = _silent("what is no array becomes the one element of an array")
+_WRAPPED = _silent("a value that is no array becomes the only element of an array")
 _NO_COUNTERPART = {
-    "interval": "the file holds a number of months or microseconds, without saying so",
-    "variant": "the file holds two fields of bytes, which COPY does not read as a VARIANT",
-    "geography": "what COPY makes of it is not documented",
-    "geometry": "what COPY makes of it is not documented",
-    "other": "it is not known here",
+    "interval": "the file has a plain number of months or microseconds, without the unit",
+    "variant": "the file has two fields of bytes, which COPY does not read as a VARIANT",
+    "geography": "Snowflake does not document how COPY loads it",
+    "geometry": "Snowflake does not document how COPY loads it",
+    "other": "this package does not know the type",
 }
 _INSTANT_OR_LOCAL = {
     "VARCHAR": _silent(_AS_TEXT.format("TIMESTAMP_OUTPUT_FORMAT") + ", which cuts off microseconds"),
@@ -360,17 +359,17 @@ _INSTANT_OR_LOCAL = {
     "VARIANT": _exact(),
     "ARRAY": _WRAPPED,
 }
-_NO_ZONE = _silent("it is made an instant, of a zone that the source does not name")
-_TO_OTHER = _silent("values of such a column are not comparable with those of the source")
+_NO_ZONE = _silent("it becomes an instant in a time zone that the source does not name")
+_TO_OTHER = _silent("values of such a column cannot be compared with those of the source")
 _WHOLE = {
     "NUMBER": _WHOLE_TO_NUMBER,
     "DECFLOAT": _exact(),
     "FLOAT": _exact(),
     "VARCHAR": _loud(_TOO_LONG),
     "BOOLEAN": _silent("every number but 0 becomes TRUE"),
-    "TIMESTAMP_NTZ": _silent("it is taken for seconds since 1970"),
-    "TIMESTAMP_LTZ": _silent("it is taken for seconds since 1970"),
-    "TIMESTAMP_TZ": _silent("it is taken for seconds since 1970"),
+    "TIMESTAMP_NTZ": _silent("it is read as seconds since 1970"),
+    "TIMESTAMP_LTZ": _silent("it is read as seconds since 1970"),
+    "TIMESTAMP_TZ": _silent("it is read as seconds since 1970"),
     "VARIANT": _exact(),
     "ARRAY": _WRAPPED,
 }
@@ -378,7 +377,7 @@ _TO_JSON = _silent("it becomes a text of JSON")
 _OBJECT = {"VARIANT": _NESTED, "OBJECT": _NESTED, "ARRAY": _WRAPPED, "VARCHAR": _TO_JSON}
 _BINARY_FLOAT = {
     "NUMBER": _silent("it is rounded"),
-    "DECFLOAT": _silent("a binary number can have more digits than the 38 that are kept"),
+    "DECFLOAT": _silent("only 38 digits are kept, and a binary number can have more"),
     "FLOAT": _exact(),
     "VARCHAR": _silent("its text has fewer digits than the number"),
     "BOOLEAN": _silent("every number but 0 becomes TRUE"),
@@ -406,18 +405,18 @@ PAIRS: Mapping[str, Mapping[str, tuple[Case, ...]]] = {
         "VARCHAR": _loud(_TOO_LONG),
         "BINARY": _silent("text is read as hexadecimal digits"),
         "BOOLEAN": _silent("'no', 'off' and '0' become FALSE, others TRUE"),
-        "DATE": _silent("text is read as a date, of a format that is guessed"),
-        "TIME": _silent("text is read as a time, of a format that is guessed"),
-        "TIMESTAMP_NTZ": _silent("text is read as a time, of a format that is guessed"),
-        "TIMESTAMP_LTZ": _silent("text is read as a time, of a format that is guessed"),
-        "TIMESTAMP_TZ": _silent("text is read as a time, of a format that is guessed"),
+        "DATE": _silent("text is read as a date, in a guessed format"),
+        "TIME": _silent("text is read as a time, in a guessed format"),
+        "TIMESTAMP_NTZ": _silent("text is read as a time, in a guessed format"),
+        "TIMESTAMP_LTZ": _silent("text is read as a time, in a guessed format"),
+        "TIMESTAMP_TZ": _silent("text is read as a time, in a guessed format"),
         "VARIANT": _loud(_TOO_LONG),
         "ARRAY": _WRAPPED,
     },
     "binary": {
         "BINARY": _loud(_TOO_LONG),
         "VARCHAR": _silent(_AS_TEXT.format("BINARY_OUTPUT_FORMAT")),
-        "VARIANT": _silent("what COPY makes of bytes in a VARIANT is not documented"),
+        "VARIANT": _silent("Snowflake does not document how COPY loads bytes into a VARIANT"),
         "ARRAY": _WRAPPED,
     },
     "boolean": {
@@ -439,7 +438,7 @@ PAIRS: Mapping[str, Mapping[str, tuple[Case, ...]]] = {
     },
     "timestamp": {
         **_INSTANT_OR_LOCAL,
-        # It is exported in UTC, and the session of a sync is in UTC too.
+        # Exported in UTC, and loaded in a session in UTC.
         "TIMESTAMP_NTZ": _fraction(_exact("with 6 to 9 digits of a second, as the time in UTC")),
         "TIMESTAMP_LTZ": _fraction(),
         "TIMESTAMP_TZ": _fraction(),
@@ -459,22 +458,22 @@ PAIRS: Mapping[str, Mapping[str, tuple[Case, ...]]] = {
     "array": {"VARIANT": _NESTED, "ARRAY": _NESTED, "VARCHAR": _TO_JSON},
     "map": _OBJECT,
     "struct": _OBJECT,
-    # A column without a type holds nothing but NULL.
+    # A column of type VOID has only NULLs.
     "void": {kind: _exact() for kind in (*SYNONYMS, "OTHER")},
     **{source: {kind: _silent(reason) for kind in SYNONYMS} for source, reason in _NO_COUNTERPART.items()},
 }
 """
-Kind of the source's type -> kind of the target's -> the cases, of which the first whose condition is true counts.
+Kind of the source's type -> kind of the target's type -> cases; the first case whose condition is true applies.
 
-A pair that is missing has no cast: any value makes the load fail.
+For a missing pair Snowflake has no cast: any value makes the load fail.
 """
 
-_NO_CAST = "Snowflake has no cast between them, so that any value is refused"
+_NO_CAST = "Snowflake has no cast between them, so any value is refused"
 
 
 def fit(source: str, target: str) -> Fit:
     """
-    Say what a column does with the values of another.
+    Return what can happen to the values of a source column in a target column.
 
     :param source: type of the source's column, as ``TYPEOF`` writes it
     :param target: type of the target's column, as ``DESCRIBE TABLE`` writes it
@@ -488,7 +487,7 @@ def fit(source: str, target: str) -> Fit:
 
 # ---- the type of a new column
 
-# The widest that there is: what a source's column may become later mostly still fits.
+# The widest types, so that a source column that becomes wider later mostly still fits.
 NEW_COLUMN = {
     **dict.fromkeys(_INTEGER_DIGITS, "NUMBER(38, 0)"),
     "float": "FLOAT",
@@ -502,19 +501,19 @@ NEW_COLUMN = {
     "time": "TIME",
     **dict.fromkeys(("void", "array", "map", "struct"), "VARIANT"),
 }
-"""Kind of the source's type -> the type of a new column; a decimal's is the NUMBER of its digits."""
+"""Kind of the source's type -> the type of a new column; for a decimal, it is the NUMBER with the same digits."""
 
 
 def new_column_type(source: str, *, with_cast: bool = False) -> str | None:
     """
-    Return the type that a new column gets: one that takes each value as it is; None where there is none.
+    Return the type of a new column: a type that keeps each value unchanged, or None if there is none.
 
     :param source: type of the source's column, as ``TYPEOF`` writes it
-    :param with_cast: whether the column may take other values than those of the source
+    :param with_cast: whether values may change
     """
     known = source_type(source)
     if known.kind == "decimal":
-        text = f"NUMBER({known.precision}, {known.scale})" if known.scale <= MOST_SCALE else ""
+        text = f"NUMBER({known.precision}, {known.scale})" if known.scale <= MAX_SCALE else ""
     else:
         text = NEW_COLUMN.get(known.kind, "")
     if not text or (fit(source, text).verdict is Verdict.SILENT and not with_cast):

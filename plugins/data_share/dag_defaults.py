@@ -11,7 +11,7 @@ from data_share.outcome.classify import RetryTransientErrors, report_failure
 from data_share.share import Share
 
 SHARE = Share()
-"""What this deployment is called in Databricks, S3, Snowflake and Airflow: each step gets it handed in."""
+"""The names of this deployment in Databricks, S3, Snowflake and Airflow; each step receives it as an argument."""
 
 START_DATE = pendulum.datetime(2026, 1, 1, tz="UTC")
 
@@ -22,7 +22,7 @@ DEFAULT_ARGS: dict[str, Any] = {
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(minutes=5),
     "retry_policy": RetryTransientErrors(),
-    # A load of many files takes its time.
+    # Long enough to load many files.
     "execution_timeout": timedelta(hours=2),
     "on_failure_callback": report_failure,
 }

@@ -1,4 +1,4 @@
-"""Reading dataset files: YAML that is read strictly, and errors that name the file, the field and the reason."""
+"""Reads dataset files: strict YAML, and errors that name the file, the field and the reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class InvalidDatasetError(ValueError):
 
     verdict = "is not a valid dataset file"
     depth = 3
-    """How many parts of the path are those in the project."""
+    """Number of parts at the end of the path that lie in the project."""
 
     def __init__(self, path: Path, problems: list[str]) -> None:
         self.path = path
@@ -38,12 +38,12 @@ class InvalidDatasetError(ValueError):
 
     @property
     def place(self) -> str:
-        """The path in the project."""
+        """The path within the project."""
         return "/".join(self.path.parts[-self.depth :])
 
 
 class NoDatasetsError(InvalidDatasetError):
-    """The folder of the dataset files is not deployed, or nobody has written one yet."""
+    """The folder of the dataset files is not deployed, or it is empty."""
 
     verdict = "has no dataset file, so there is nothing to sync"
     depth = 2
@@ -57,10 +57,10 @@ class NoDatasetsError(InvalidDatasetError):
         super().__init__(folder, [problem])
 
 
-# What is not written for this project is not worth the time of the dag-processor.
-_MOST_CHARACTERS = 100_000
-# A dataset file has three levels. Many thousands would end the process: the C library calls itself for each.
-_MOST_LEVELS = 20
+# A larger file was not written for this project; reading it would cost the dag-processor time.
+_MAX_CHARACTERS = 100_000
+# A dataset file has three levels. Many thousands would crash the process: the C library parses them recursively.
+_MAX_LEVELS = 20
 
 
 def read_dataset(path: Path, share: Share = Share()) -> Dataset:
@@ -68,21 +68,21 @@ def read_dataset(path: Path, share: Share = Share()) -> Dataset:
     Read one dataset file.
 
     :param path: the YAML file
-    :param share: its own tables are no targets
+    :param share: a dataset may not use the share's own tables as its target
     :raises InvalidDatasetError: for a file that is no YAML mapping or has a missing, unknown or wrong field
     """
     try:
         text = path.read_text(encoding="utf-8")
-        if len(text) > _MOST_CHARACTERS:
-            raise ValueError(f"more than {_MOST_CHARACTERS} characters")
+        if len(text) > _MAX_CHARACTERS:
+            raise ValueError(f"more than {_MAX_CHARACTERS} characters")
         _refuse_deep(text)
-        content: Any = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - it is a safe one
-    except Exception as error:  # also what Python's types raise: ValueError for the date 2026-02-30
+        content: Any = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a subclass of a safe loader
+    except Exception as error:  # not only YAML's errors: a date such as 2026-02-30 raises ValueError
         raise InvalidDatasetError(path, [f"it cannot be read as YAML: {_in_one_line(error)}"]) from None
     if not isinstance(content, dict):
-        raise InvalidDatasetError(path, ["it must hold fields, as in 'source_table: main.weather.forecasts'"])
+        raise InvalidDatasetError(path, ["it must contain fields, as in 'source_table: main.weather.forecasts'"])
     if "name" in content:
-        raise InvalidDatasetError(path, ["name: the file's name is the dataset's name; leave this field out"])
+        raise InvalidDatasetError(path, ["name: the file's name is the dataset's name; remove this field"])
     try:
         return Dataset.model_validate({"name": path.stem, **content}, context={"share": share})
     except ValidationError as error:
@@ -93,12 +93,12 @@ def _refuse_deep(text: str) -> None:
     level = 0
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if level > _MOST_LEVELS:
-            raise ValueError(f"more than {_MOST_LEVELS} levels, one in another")
+        if level > _MAX_LEVELS:
+            raise ValueError(f"more than {_MAX_LEVELS} nested levels")
 
 
-_MOST_PROBLEMS = 20
-# Of a wrong value, a message shows no more than this: aliases make a huge value of a small file.
+_MAX_PROBLEMS = 20
+# Limits for a wrong value in a message: with aliases, a small file can contain a huge value.
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 200
 _SHORT.maxlong = _SHORT.maxother = 100
@@ -107,7 +107,7 @@ _SHORT.maxlevel = 2
 
 def _in_words(error: ValidationError) -> list[str]:
     problems = error.errors(include_url=False)
-    # A list whose items are wrong is "too short" as well, after they are taken out: the items are the reason.
+    # pydantic drops wrong items and then reports that the list is too short: keep only the report of the items.
     with_wrong_items = {problem["loc"][:-1] for problem in problems}
     lines = []
     for problem in problems:
@@ -120,15 +120,15 @@ def _in_words(error: ValidationError) -> list[str]:
             found = "nothing" if problem["type"] == "missing" else _shown(problem["input"])
             message = f"{'.'.join(str(part) for part in problem['loc'])}: {message} (found: {found})"
         lines.append(message)
-    if len(lines) > _MOST_PROBLEMS:
-        lines[_MOST_PROBLEMS:] = [f"and {len(lines) - _MOST_PROBLEMS} more"]
+    if len(lines) > _MAX_PROBLEMS:
+        lines[_MAX_PROBLEMS:] = [f"and {len(lines) - _MAX_PROBLEMS} more"]
     return lines
 
 
 def _shown(value: object) -> str:
     try:
         return _SHORT.repr(value)
-    except ValueError:  # Python writes out no number of more than 4300 digits
+    except ValueError:  # Python formats no number of more than 4300 digits
         return "a huge number"
 
 
@@ -144,8 +144,8 @@ class _StrictLoader(yaml.CSafeLoader):
     """
     Reads YAML as data only.
 
-    It refuses a field that is there twice, of which YAML would silently keep the last, and ``<<``, with which a small
-    file grows without bounds.
+    It refuses a repeated field, of which YAML would silently keep only the last, and ``<<``, with which a small file
+    can grow without bounds.
     """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -155,7 +155,7 @@ class _StrictLoader(yaml.CSafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, "<< is not supported", key.start_mark)
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    problem = f"{key.value} is there more than once"
+                    problem = f"{key.value} is given more than once"
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
@@ -167,14 +167,14 @@ def read_datasets(
     """
     Read every dataset file of a folder, in the order of their names.
 
-    :param folder: folder with ``*.yaml`` files; one that ends in ``.yml`` or ``.YAML`` is an error and not passed over
-    :param share: its own tables are no targets
-    :return: the datasets of the valid files, and one error for each of the others; without a file, a
+    :param folder: folder with ``*.yaml`` files; a file that ends in ``.yml`` or ``.YAML`` is an error, not ignored
+    :param share: a dataset may not use the share's own tables as its target
+    :return: the datasets of the valid files, and one error for each invalid file; for an empty or missing folder, one
         :class:`NoDatasetsError`
     """
     datasets: list[Dataset] = []
     errors: list[InvalidDatasetError] = []
-    # A name with a dot before it is an editor's, while somebody edits.
+    # Files whose names begin with a dot are an editor's temporary files.
     paths = [path for path in folder.glob("[!.]*") if path.suffix.lower() in (".yaml", ".yml")]
     if not paths:
         errors.append(NoDatasetsError(folder))
@@ -194,23 +194,23 @@ def read_datasets(
 
 
 def _with_one_target(datasets: Sequence[Dataset]) -> dict[str, str]:
-    """Say, by the name of a dataset, whose target its target is too, or may be."""
-    of_one_name: dict[str, list[tuple[Dataset, list[str]]]] = {}
+    """Return the datasets whose targets are, or may be, the same table: the reason by the dataset's name."""
+    by_table_name: dict[str, list[tuple[Dataset, list[str]]]] = {}
     for dataset in datasets:
         parts = table_parts(dataset.target_table)
-        of_one_name.setdefault(parts[-1], []).append((dataset, parts))
+        by_table_name.setdefault(parts[-1], []).append((dataset, parts))
     refused = {}
-    for group in of_one_name.values():
+    for group in by_table_name.values():
         for dataset, parts in group:
             same = [(other, its) for other, its in group if other is not dataset and may_be_one_table(parts, its)]
             listed = ", ".join(
                 other.name if its == parts else f"{other.name} ({other.target_table})" for other, its in same
             )
-            # None of them is known to be the right one, and each would undo what the others load.
+            # All are refused: nobody knows which is right, and each would overwrite what the others load.
             if any(its != parts for _, its in same):
                 refused[dataset.name] = (
                     f"may be the target of {listed} too; if they are two tables, write both with their schemas, and "
-                    "with their databases where these are of one name"
+                    "with their databases if the schemas have the same name"
                 )
             elif same:
                 refused[dataset.name] = f"is the target of {listed} too"
@@ -219,23 +219,23 @@ def _with_one_target(datasets: Sequence[Dataset]) -> dict[str, str]:
 
 class InvalidDatasetDag(DAG):
     """
-    Stands in for the DAG of an invalid dataset: Airflow shows its error as an import error of the dataset file.
+    Replaces the DAG of an invalid dataset, so that Airflow shows the error as an import error of the dataset file.
 
-    Airflow keeps import errors by file and stops every DAG of a file that has one, so an error raised in the DAG file
-    would stop all datasets. This DAG names the dataset file as its own and fails only when Airflow serializes it.
+    Airflow stores import errors by file and stops every DAG of such a file: an error raised in the DAG file would stop
+    all datasets. This DAG claims the dataset file as its own file, and fails only when Airflow serializes it.
 
     :param error: what is wrong
     """
 
     def __init__(self, error: InvalidDatasetError) -> None:
         self.error = error
-        # Of a hash, as the file's name may be what is wrong: an id that Airflow refuses would stop all datasets.
+        # Hash the file name: it may itself be an invalid dag_id, and an invalid dag_id breaks every DAG of this file.
         digest = hashlib.sha256(error.path.stem.encode()).hexdigest()[:12]
         super().__init__(dag_id=f"invalid_dataset_{digest}", schedule=None)
 
     @property
     def relative_fileloc(self) -> str:
-        """The dataset file, in place of the DAG file that Airflow puts here."""
+        """The dataset file, instead of the DAG file that Airflow sets."""
         return self.error.place
 
     @relative_fileloc.setter

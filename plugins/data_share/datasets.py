@@ -1,4 +1,4 @@
-"""Datasets: one YAML file each in ``include/datasets/`` says what is copied, where to, how, and how it is checked."""
+"""Datasets. A YAML file in ``include/datasets/`` defines one: its source, its target, its load mode and its checks."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ from data_share.sql_text import (
 _SCHEDULE_PRESETS = {"@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly", "@once", "@continuous"}
 _CRON_FIELDS = ("minute", "hour", "day of month", "month", "day of week")
 
-# SQL up to the first comment, semicolon or quote that is not closed. Whatever stands between quotes is text.
-# Each character fits one alternative alone, so that no text takes long.
+# Matches SQL up to the first comment, semicolon or unclosed quote; anything between quotes is allowed.
+# Each character fits only one alternative, so that no text makes the match slow.
 _CONDITION = (
     r"""(?:[A-Za-z0-9_][A-Za-z0-9_$]*(?![A-Za-z0-9_$])|[^A-Za-z0-9_;'"$/-]|-(?!-)|/(?![/*])|\$(?!\$)"""
     r"""|'(?:[^'\\]|\\[\s\S])*'|"[^"]*"|\$\$(?:[^$]|\$(?!\$))*\$\$)*"""
@@ -55,22 +55,22 @@ CHECKS_OF_EVERY_SYNC = frozenset(
         *re.findall(r"^ +\('(\w+)', ", (SQL_FOLDER / "check_staging.sql").read_text("utf-8"), re.MULTILINE),
     }
 )
-"""Names of the checks in ``check_staging.sql``, and of that of the values. No check of a dataset has one of them."""
+"""Names of the checks in ``check_staging.sql``, and of the check of the values; reserved: no dataset may use them."""
 
-# It goes into SQL, paths and DAG ids without quotes, so it is held to what is safe in all of them.
+# SQL, paths and DAG ids contain the name without quotes: so only characters that are safe in all of them.
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
 Column = Annotated[str, AfterValidator(column_name), WithJsonSchema({"type": "string", "pattern": COLUMN_PATTERN})]
 
 
 def _column_type(value: str) -> str:
-    """Return a type as it is written into CREATE TABLE: the name of Snowflake's own, with its size."""
+    """Return a type for CREATE TABLE: Snowflake's main name for it, with its size."""
     words = value.upper().split()
     is_nullable = words[-2:] != ["NOT", "NULL"]
     try:
         kind = target_type(" ".join(words if is_nullable else words[:-2])).text
     except UnknownTypeError as error:
         listed = ", ".join(name for names in SYNONYMS.values() for name in names)
-        raise ValueError(f"{error}; known are {listed}, with NOT NULL behind them or not") from None
+        raise ValueError(f"{error}; known are {listed}, with or without NOT NULL after them") from None
     return kind if is_nullable else f"{kind} NOT NULL"
 
 
@@ -85,24 +85,24 @@ CheckName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,99}$")]
 Condition = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1),
-    # For editors; the model has words for what is wrong.
+    # Only for editors: the model's own check gives the reason.
     Field(json_schema_extra={"pattern": f"^{_CONDITION}$"}),
 ]
 
 
-# Behind the target's name, a staging table has the run key.
-_LONGEST_TARGET = 200
+# A staging table's name is the target's name followed by the run key and the attempt.
+_MAX_TARGET_CHARACTERS = 200
 
 
 class _Mode(NamedTuple):
     """
-    What a load mode needs.
+    The properties of a load mode.
 
-    :param name: what a dataset file says
-    :param rights: what it takes on the target, beside SELECT
-    :param is_repeatable: whether the target is the same when an export is published again
+    :param name: its name in a dataset file
+    :param rights: the rights on the target that it needs, besides SELECT
+    :param is_repeatable: whether publishing an export twice gives the same target as publishing it once
     :param keeps_rows: whether rows of the target that are not in the export stay
-    :param has_keys: whether rows are found again by their merge keys
+    :param has_keys: whether merge keys identify rows
     """
 
     name: str
@@ -116,7 +116,7 @@ class LoadMode(StrEnum):
     """How a sync changes the target table."""
 
     def __new__(cls, *mode: Any) -> LoadMode:
-        """Make a member: its value is what a dataset file says."""
+        """Make a member; its value is its name in a dataset file."""
         known = _Mode(*mode)
         member = str.__new__(cls, known.name)
         member._value_ = known.name
@@ -130,40 +130,40 @@ class LoadMode(StrEnum):
     has_keys: bool
 
     REPLACE = _Mode("replace", rights=("INSERT", "DELETE"), is_repeatable=True, keeps_rows=False)
-    """The target holds exactly what was exported."""
+    """The target has exactly the exported rows."""
     APPEND = _Mode("append", rights=("INSERT",), is_repeatable=False, keeps_rows=True)
-    """What was exported is added, once for each sync."""
+    """The exported rows are added, once for each sync."""
     MERGE = _Mode("merge", rights=("INSERT", "UPDATE"), is_repeatable=True, keeps_rows=True, has_keys=True)
     """Rows with a known key are updated, the others are inserted."""
 
     @property
     def sql_file(self) -> str:
-        """The file that changes the target; a part of ``publish.sql``."""
+        """The SQL file that changes the target; ``publish.sql`` includes it."""
         return f"change_{self.value}.sql"
 
 
 class SchemaDrift(StrEnum):
-    """What happens when the export has a column that the target does not have. A missing column is always a failure."""
+    """What happens when the export has a column that the target lacks. A missing column always fails the sync."""
 
     STRICT = "strict"
     """The sync fails and lists the columns."""
     IGNORE_NEW = "ignore_new"
-    """The new columns are left out."""
+    """The new columns are not loaded."""
     ADD_NEW = "add_new"
     """The new columns are added to the target."""
 
 
 class Proof(StrEnum):
-    """How a sync proves that what was exported is what was loaded."""
+    """How a sync proves that the loaded rows are the exported rows."""
 
     CHECKSUMS = "checksums"
-    """Rows and files are counted, and the values of each column are summed up on both sides."""
+    """By the number of rows and files, and a checksum of each column's values."""
     COUNTS = "counts"
-    """Rows and files are counted."""
+    """By the number of rows and files."""
 
 
 class Dataset(BaseModel):
-    """What one dataset file says. The file's name, without ``.yaml``, is the dataset's name."""
+    """A dataset, as its file defines it. The file's name, without ``.yaml``, is the dataset's name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -173,12 +173,12 @@ class Dataset(BaseModel):
         description="Unity Catalog name of the source: `catalog.schema.table`; see [Names](#names)."
     )
     target_table: TargetTable = Field(
-        description="Snowflake table, `table`, `schema.table` or `database.schema.table`; what is left out is the "
-        "connection's. One dataset each, whatever it is written like. See [Names](#names)."
+        description="Snowflake table, `table`, `schema.table` or `database.schema.table`; an omitted schema or "
+        "database is the connection's. Each target belongs to one dataset. See [Names](#names)."
     )
     load_mode: LoadMode = Field(
-        description="`replace`: the target holds exactly what was exported. `append`: it is added, once for each sync. "
-        "`merge`: rows with a known key are updated, the others inserted."
+        description="`replace`: the target has exactly the exported rows. `append`: the exported rows are added, once "
+        "for each sync. `merge`: rows with a known key are updated, the others inserted."
     )
     merge_keys: tuple[Column, ...] = Field(
         default=(), description="For `merge`: the columns that together identify a row. Unique and never NULL."
@@ -190,54 +190,55 @@ class Dataset(BaseModel):
     )
     schedule: str | None = Field(
         default=None,
-        description="Cron expression of five fields in UTC, or a preset such as `@daily`. Without it: on request only.",
+        description="Cron expression of five fields in UTC, or a preset such as `@daily`. Default: only on request.",
     )
     required_columns: tuple[Column, ...] = Field(
-        min_length=1, description="Columns without a NULL in any row of a sync. At least one."
+        min_length=1, description="Columns that must not be NULL in any row of a sync. At least one."
     )
     checks: dict[CheckName, Condition] = Field(
         default_factory=dict,
-        description="Conditions in Snowflake SQL by name. Each holds for every row or, with aggregates, for the whole "
-        "export. NULL is not true.",
+        description="Conditions in Snowflake SQL by name. Each must hold for every row or, with aggregates, for the "
+        "whole export. NULL is not true. See [Checks](#checks).",
     )
     max_row_change_percent: float | None = Field(
         default=None,
         gt=0,
         allow_inf_nan=False,
         strict=True,
-        description="Largest change of the number of exported rows since the last sync, in percent. A sync beyond it "
-        "fails, unless its conf says `accept_row_change`.",
+        description="Max. change of the number of exported rows since the last sync, in percent. A sync with a larger "
+        "change fails, unless its conf has `accept_row_change`.",
     )
-    allow_empty: bool = Field(default=False, strict=True, description="Whether an export without a row is right.")
+    allow_empty: bool = Field(default=False, strict=True, description="Whether an export may have no rows.")
     schema_drift: SchemaDrift = Field(
         default=SchemaDrift.STRICT,
-        description="When the export has new columns: `strict` fails, `ignore_new` leaves them out, `add_new` adds "
-        "them to the target. A column that is missing in the export always fails.",
+        description="When the export has new columns: `strict` fails, `ignore_new` does not load them, `add_new` adds "
+        "them to the target. A column that the export lacks always fails the sync.",
     )
     proof: Proof = Field(
         default=Proof.CHECKSUMS,
-        description="How a sync proves that what was exported is what was loaded. `checksums`: rows and files are "
-        "counted, and the values of each column are summed up in the files and in the staging table. `counts`: rows "
-        "and files are counted.",
+        description="How a sync proves that the loaded rows are the exported rows. `checksums`: by the number of rows "
+        "and files, and a checksum of each column's values. `counts`: by the number of rows and files. See "
+        "[Proof](#proof).",
     )
     policies: Literal["exempt"] | None = Field(
         default=None,
-        description="`exempt`: masking and row access policies exempt the role of the syncs, which each sync proves. "
-        "Without it, a sync that finds such a policy fails. See [Policies](#policies).",
+        description="`exempt`: masking and row access policies exempt the role of the syncs; each sync proves it. "
+        "Default: a sync that finds such a policy fails. See [Policies](#policies).",
     )
     export_timeout_minutes: int = Field(
         default=120,
         ge=1,
         le=1440,
         strict=True,
-        description="An export that takes longer is cancelled on Databricks. Its time in the job's queue counts.",
+        description="Max. time of the export, including its time in the job's queue. An export that takes longer is "
+        "cancelled on Databricks.",
     )
     load_timeout_minutes: int = Field(
         default=60,
         ge=1,
         le=1440,
         strict=True,
-        description="Longest time of one statement that loads, checks or publishes. Snowflake ends one that takes "
+        description="Max. time of one statement that loads, checks or publishes. Snowflake ends a statement that takes "
         "longer, or longer than the warehouse allows (STATEMENT_TIMEOUT_IN_SECONDS).",
     )
     sync_deadline_minutes: float | None = Field(
@@ -246,37 +247,37 @@ class Dataset(BaseModel):
         le=10080,
         allow_inf_nan=False,
         strict=True,
-        description="Time from the request of a sync to its end, with the wait behind an earlier one. When it is over, "
-        "an alert is sent; the sync goes on. Without it: no such alert.",
+        description="Max. time from the request of a sync to its end, including the wait for an earlier sync. After "
+        "it, an alert is sent; the sync goes on. Default: no such alert.",
     )
     create_table: Literal["from_columns", "from_source"] | None = Field(
         default=None,
         description="`from_columns`: the DAG `set_up_snowflake` creates the target from `columns`. `from_source`: the "
-        "first sync creates it, with the columns of the source. Without it, the target is created by a file in "
-        "`include/sql/snowflake/targets/`, or by its owners.",
+        "first sync creates it, with the columns of the source. Default: a file in `include/sql/snowflake/targets/`, "
+        "or the target's owners, create it.",
     )
     columns: dict[Column, ColumnType] = Field(
         default_factory=dict,
-        description="For `create_table: from_columns`: the Snowflake type of each column of the target, by any of its "
-        "names and in any case, with `NOT NULL` behind it or not. See [Types](#types).",
+        description="For `create_table: from_columns`: the Snowflake type of each column of the target, with or "
+        "without `NOT NULL` after it. See [Types](#types).",
     )
     casts: tuple[Column, ...] = Field(
         default=(),
-        description="Columns whose values may change on their way into the target, because its type holds less than "
-        "the source's. Never a merge key. See [Types](#types).",
+        description="Columns whose values may change when they are loaded, because the target's type cannot hold every "
+        "value of the source. Never a merge key. See [Types](#types).",
     )
     target_defaults: tuple[Column, ...] = Field(
         default=(),
-        description="Columns of the target that the source lacks, and that get their `DEFAULT` in each new row. One "
-        "that the source has is loaded like any other.",
+        description="Columns of the target that the source lacks, and that get their `DEFAULT` in each new row. If the "
+        "source has the column, it is loaded like any other.",
     )
 
     @field_validator("target_table")
     @classmethod
-    def _target_is_a_table_of_its_own(cls, value: str, info: ValidationInfo) -> str:
+    def _target_is_no_table_of_the_share(cls, value: str, info: ValidationInfo) -> str:
         table = table_parts(value)[-1]
-        if len(table) > _LONGEST_TARGET:
-            raise ValueError(f"the table's name has more than {_LONGEST_TARGET} characters")
+        if len(table) > _MAX_TARGET_CHARACTERS:
+            raise ValueError(f"the table's name has more than {_MAX_TARGET_CHARACTERS} characters")
         share = (info.context or {}).get("share") or Share()
         if table in (share.ledger_table.upper(), share.manifest_table.upper()):
             raise ValueError("all syncs write to a table of this name; choose another")
@@ -309,14 +310,14 @@ class Dataset(BaseModel):
     @field_validator("merge_keys", "required_columns", "columns", "casts", "target_defaults", mode="before")
     @classmethod
     def _columns_differ(cls, value: Any) -> Any:
-        # Before the names are Snowflake's: of two in a mapping, the last would be left.
+        # Before pydantic converts the names: a mapping would keep only the last of two equal names.
         names = []
         for text in value if isinstance(value, list | tuple | dict) else ():
-            # What is no name is told by the field itself.
+            # The field's own validation reports a text that is no name.
             with contextlib.suppress(ValueError, TypeError):
                 names.append(column_name(text))
         if repeated := [name for name, count in Counter(names).items() if count > 1]:
-            raise ValueError(f"{', '.join(repeated)} is there more than once (case does not count)")
+            raise ValueError(f"{', '.join(repeated)} is given more than once (case does not matter)")
         _refuse_alike(names)
         return value
 
@@ -333,77 +334,76 @@ class Dataset(BaseModel):
             raise ValueError("columns: only with create_table: from_columns")
         if cast := [name for name in self.casts if name in self.merge_keys]:
             raise ValueError(
-                f"casts: {', '.join(map(written, cast))} is a merge key; if it changed, another row would be "
-                "overwritten"
+                f"casts: {', '.join(map(written, cast))} is a merge key; a changed key would overwrite another row"
             )
-        if left := [name for name in self.target_defaults if name in (*self.merge_keys, *self.required_columns)]:
+        if keys := [name for name in self.target_defaults if name in (*self.merge_keys, *self.required_columns)]:
             raise ValueError(
-                f"target_defaults: {', '.join(map(written, left))} must come from the source: a key or a required "
-                "column"
+                f"target_defaults: {', '.join(map(written, keys))} must come from the source, as a merge key or "
+                "required column"
             )
         for field in ("merge_keys", "required_columns", "casts", "target_defaults"):
             if self.columns and (unknown := [name for name in getattr(self, field) if name not in self.columns]):
                 raise ValueError(f"{field}: {', '.join(map(written, unknown))} not in columns")
         _refuse_alike((*self.merge_keys, *self.required_columns, *self.casts, *self.target_defaults))
         if taken := [name for name in self.checks if name in CHECKS_OF_EVERY_SYNC or name in self._implied_checks]:
-            raise ValueError(f"checks: {', '.join(taken)} would replace the check of this name that each sync has")
+            raise ValueError(f"checks: {', '.join(taken)} is the name of a check of every sync; choose another")
         return self
 
     @property
     def dag_id(self) -> str:
-        """The DAG that syncs this dataset."""
+        """Id of the DAG that syncs this dataset."""
         return f"sync_{self.name}"
 
     @property
     def target(self) -> str:
-        """The target table for Snowflake's SQL."""
+        """The target table, quoted for SQL."""
         return table_sql(self.target_table)
 
     @property
     def target_name(self) -> str:
-        """The target's name alone, which its columns are qualified with."""
+        """The target without schema and database, quoted for SQL: it qualifies the target's columns."""
         return quoted(table_parts(self.target_table)[-1])
 
     @property
     def target_shown_as(self) -> str:
-        """The target's name alone, as SHOW TABLES tells it."""
+        """The target without schema and database, as SHOW TABLES shows it."""
         return table_parts(self.target_table)[-1]
 
     @property
     def target_schema(self) -> str:
-        """The target's schema for SQL, with its database where it is given; nothing for that of the connection."""
+        """The target's schema, with its database if given, quoted for SQL; empty for the connection's schema."""
         return ".".join(map(quoted, table_parts(self.target_table)[:-1]))
 
     @property
     def column_definitions(self) -> list[str]:
-        """The columns that the target is created with, for SQL."""
+        """The target's columns with their types, for CREATE TABLE."""
         return [f"{quoted(name)} {kind}" for name, kind in self.columns.items()]
 
     @property
     def proof_of_values(self) -> Proof:
-        """How a sync proves the values: an exemption from policies is proven by them, whatever ``proof`` says."""
+        """How a sync proves the values: with checksums if ``policies`` is ``exempt``, as they prove the exemption."""
         return Proof.CHECKSUMS if self.policies == "exempt" else self.proof
 
     @property
     def rights_on_target(self) -> tuple[str, ...]:
-        """What the role of the syncs must be granted on the target, beside SELECT."""
+        """The rights on the target that the role of the syncs needs, besides SELECT."""
         return (*self.load_mode.rights, *(("DELETE",) if self.delete_missing else ()))
 
     @property
     def all_checks(self) -> dict[str, str]:
-        """Conditions of the dataset by name: its own, and those that follow from its columns and keys."""
+        """Conditions by name: those for the required columns and merge keys, and those of the file."""
         return {**self._implied_checks, **self.checks}
 
     @property
     def checks_with_advice(self) -> list[tuple[str, str, str | None]]:
-        """Name and condition of each check, and what helps when it fails: nothing for those of the file."""
+        """Name, condition and remedy of each check; the checks of the file have no remedy."""
         return [(name, condition, self._advice.get(name)) for name, condition in self.all_checks.items()]
 
     @property
     def _advice(self) -> dict[str, str]:
         return {
             **{
-                f"{shown(column)}_not_null": f"Correct the source, or take {written(column)} out of required_columns "
+                f"{shown(column)}_not_null": f"Correct the source, or remove {written(column)} from required_columns "
                 "in the dataset file; then start the sync again."
                 for column in self.required_columns
             },
@@ -424,38 +424,38 @@ class Dataset(BaseModel):
 
 
 def _not_one_condition(sql: str) -> str | None:
-    """Say why a condition is not one that can stand in a query; a comment would hide the rest of the query."""
+    """Return why a text is not a single condition, or None. A comment in it would hide the rest of the query."""
     found = re.match(_CONDITION, sql)
     rest = sql[found.end() :] if found else sql
     if not rest:
         return None
     if rest[0] == ";":
-        return "holds a semicolon; it must be one condition"
+        return "contains a semicolon; it must be one condition"
     if rest[:2] in ("--", "//", "/*"):
-        return f"holds a comment ({rest[:2]}); leave it out, or put it beside the check"
+        return f"contains a comment ({rest[:2]}); remove it, or make it a YAML comment"
     return f"has a {rest[0]} that is not closed"
 
 
 def _misread_cron(value: str) -> str | None:
-    """Say why Airflow would not do what a cron expression says; croniter (7.0), its reader, takes more than that."""
+    """Return why Airflow would misread a cron expression, or None. Its parser, croniter (7.0), accepts such texts."""
     fields = value.split()
     if len(fields) != len(_CRON_FIELDS):
         return f"has {len(fields)} fields; a schedule has five: {', '.join(_CRON_FIELDS)}"
     if re.search(r"\br\b", value, re.IGNORECASE):
-        return "holds R, a time that is drawn anew whenever Airflow looks; write the time"
+        return "contains R, a random time that changes whenever Airflow reads it; write the time"
     numbers: Sequence[Any] = croniter.ALPHACONV
     for index, field in enumerate(fields):
         name, size = _CRON_FIELDS[index], croniter.LEN_MEANS_ALL[index]
         for part in field.split(","):
             span, _, step = part.partition("/")
             if step and int(step) > size:
-                return f"has the step {step}, but {name} starts anew after {size}; write what is meant"
+                return f"has the step {step}, but {name} starts again after {size}; list the values instead"
             ends = [str(numbers[index].get(end, end.lstrip("0") or 0)) for end in span.lower().split("-")]
             if len(ends) == 2 and ends[0] == ends[1]:
-                return f"has {span} for {name}, which croniter reads as every {name}; write one of the two"
+                return f"has {span} for {name}, which croniter reads as every {name}; write the value once"
     return None
 
 
 def _refuse_alike(columns: Collection[str]) -> None:
     if same := alike(columns):
-        raise ValueError(f"{', '.join(map(quoted, same))} differ only by case, and COPY INTO does not tell them apart")
+        raise ValueError(f"{', '.join(map(quoted, same))} differ only by case, which COPY INTO ignores")

@@ -11,7 +11,7 @@ from typing import Any
 from airflow.configuration import conf
 from airflow.sdk import Context, Variable
 
-from data_share.attempts import is_of_this_time
+from data_share.attempts import made_since_clear
 from data_share.dag_defaults import START_DATE
 from data_share.databricks.follow import cancel_exports_of
 from data_share.databricks.hook import DataShareDatabricksHook
@@ -56,7 +56,7 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         # Not without the states: when they cannot be asked for, this step is tried again.
         states = states_of(ti, BEFORE_FINISH)
         answer = ti.xcom_pull(task_ids=PUBLISH.id)
-        if states.get(PUBLISH.id) == "success" and is_of_this_time(answer, dag_run):
+        if states.get(PUBLISH.id) == "success" and made_since_clear(answer, dag_run):
             self._drop_staging(context, "at once")
             return
         started = ti.xcom_pull(task_ids=EXPORT_TO_S3.id, key="export")
@@ -92,7 +92,7 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         has_export = self.sync.is_reload or states.get(EXPORT_TO_S3.id) == "success"
         export = self.sync.found_export if has_export else None
         is_success = states.get(PUBLISH.id) == "success"
-        is_answer = is_of_this_time(answer, dag_run) or (
+        is_answer = made_since_clear(answer, dag_run) or (
             is_success and answer and export and answer.get("export_path") == export["export_path"]
         )
         if is_answer and answer.get("dry_run"):
@@ -109,7 +109,7 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         rows = [row for row in rows if row["EXPORT_PATH"] == path]
         if is_answer and rows:
             return True, True
-        if not is_of_this_time(export, dag_run):
+        if not made_since_clear(export, dag_run):
             # What a run published before it was cleared, which starts it anew, is another time's.
             started = (dag_run.start_date or START_DATE).astimezone(UTC).replace(tzinfo=None)
             rows = [row for row in rows if row["PUBLISHED_AT"] >= started]
@@ -170,8 +170,8 @@ def wait_for_killed_steps(context: Context, steps: Sequence[str], states: Mappin
         alive = [
             step
             for step in alive
-            if not is_of_this_time(ti.xcom_pull(task_ids=step, key=FAILURE_KEY), dag_run)
-            and not is_of_this_time(ti.xcom_pull(task_ids=step), dag_run)
+            if not made_since_clear(ti.xcom_pull(task_ids=step, key=FAILURE_KEY), dag_run)
+            and not made_since_clear(ti.xcom_pull(task_ids=step), dag_run)
         ]
         if not alive or time.monotonic() > deadline:
             return waited

@@ -1,4 +1,4 @@
-"""The share between Databricks and Snowflake: the names of its parts, and the names of what one sync makes in it."""
+"""The share between Databricks and Snowflake: its names, and the paths and tables that a sync creates under them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data_share.sql_text import shown, sql_string, table_parts
 LOCK_KEY = ("target_database", "target_schema", "target_name")
 """Columns of a lock table that name the target."""
 
-# The export's SQL has the path in its text, and takes no other characters either.
+# The export's SQL builds statements from the path, and allows only these characters too.
 _EXPORT_PATH = re.compile(r"s3:/(/[A-Za-z0-9_=-][A-Za-z0-9_.=-]*){2,}/")
 
 
@@ -24,14 +24,14 @@ class Share:
 
     :param url: where Databricks writes and Snowflake reads. Below it: ``<dataset>/<run key>/<attempt>-<hash>/``.
     :param stage: Snowflake's external stage on ``url``
-    :param storage_integration: Snowflake's way to read the bucket; an account administrator creates it once
-    :param staging_schema: schema of the staging tables and of the locks; the loader's role may create tables in it
+    :param storage_integration: gives Snowflake access to the bucket; an account administrator creates it once
+    :param staging_schema: schema of the staging and lock tables; the loader's role may create tables in it
     :param ledger_table: one row per published sync
     :param manifest_table: the manifests of the published syncs
     :param export_job_variable: Airflow Variable with the id of the Databricks job that exports
     :param databricks_conn_id: Airflow connection of the workspace
     :param snowflake_conn_id: Airflow connection of the account
-    :param webhook_conn_id: Airflow connection of whom to tell how syncs end; there may be none
+    :param webhook_conn_id: Airflow connection of the webhook for the ends of syncs; it need not exist
     """
 
     url: str = "s3://databricks-snowflake-share/dataset/"
@@ -47,27 +47,27 @@ class Share:
 
     def export_path(self, dataset: str, key: str, attempt: int, attempt_id: object) -> str:
         """
-        Return where an attempt to export writes: a new place each time, so that no file of an earlier one is loaded.
+        Return the folder of an attempt's export: a new one each time, so that no file of an earlier attempt is loaded.
 
-        :param attempt: its number
-        :param attempt_id: Airflow's id of it. The number comes again when a run is deleted and made again, or when
-            Airflow gets a new database; this does not.
-        :raises ValueError: for a ``url`` with other characters than the export's SQL takes
+        :param attempt: number of the attempt
+        :param attempt_id: Airflow's id of the attempt. Unlike the number, it is never used twice: not when a run is
+            deleted and created again, nor when Airflow gets a new database.
+        :raises ValueError: for a ``url`` with characters that the export's SQL does not allow
         """
         path = f"{self.url}{dataset}/{key}/{attempt}-{_digest(attempt_id)}/"
         if not _EXPORT_PATH.fullmatch(path):
             raise ValueError(
-                f"{path!r} is no path to export to: behind s3://, its steps consist of letters of ASCII, digits and "
-                "_ . = -, and begin with no point. Change the url of the share. Nothing was exported."
+                f"{path!r} is no path to export to: after s3://, each part may have ASCII letters, digits and _ . = -, "
+                "and must not begin with a dot. Change the url of the share. Nothing was exported."
             )
         return path
 
     def path_in_stage(self, path: str, dataset: str) -> str:
         """
-        Return an export path relative to the stage, safe to stand in a COPY statement.
+        Return an export path relative to the stage, safe for the text of a COPY statement.
 
         :param path: the path that the Databricks run reports
-        :param dataset: dataset that is going to be loaded
+        :param dataset: the dataset to load
         :raises ValueError: for a path outside this dataset's folder of the share, or with unsafe characters
         """
         pattern = re.escape(f"{self.url}{dataset}/") + r"[0-9]{8}T[0-9]{6}_[0-9a-f]{8}/[0-9]+-[0-9a-f]{8}/"
@@ -80,68 +80,72 @@ class Share:
 
     def staging_table(self, target_table: str, key: str, attempt: int, attempt_id: object) -> str:
         """
-        Return the staging table of an attempt to copy: its own, so that no other one can fill, empty or publish it.
+        Return the staging table of an attempt to copy. No other attempt can fill, empty or publish it.
 
         :param attempt: number of the attempt
-        :param attempt_id: Airflow's id of it, as for :meth:`export_path`
+        :param attempt_id: Airflow's id of the attempt, as for :meth:`export_path`
         """
         return f"{self._staging_prefix(target_table, key)}{attempt}_{_digest(attempt_id)}"
 
     def is_staging_of_run(self, table: str, target_table: str, key: str) -> bool:
-        """Whether a name, as :meth:`staging_table` or Snowflake's list has it, is of a staging table of one run."""
+        """
+        Return whether a table is a staging table of one run.
+
+        :param table: its name, from :meth:`staging_table` or from SHOW TABLES
+        """
         name = table.lower().removeprefix(f"{self.staging_schema}.")
         prefix = self._staging_prefix(target_table, key).lower().removeprefix(f"{self.staging_schema}.")
         return re.fullmatch(re.escape(prefix) + r"[0-9]+_[0-9a-f]{8}(__manifest)?", name) is not None
 
     def lock_table(self, target_table: str) -> str:
         """
-        Return the table whose one row for a target decides what is published to it.
+        Return the lock table of a target; the target's row in it decides what may be published.
 
-        Its name is of the last part of the target's name alone: so every spelling of a target finds the same table,
-        without asking Snowflake for what the spelling leaves out. Targets of one name in several schemas share it, with
-        a row each.
+        The lock table's name comes only from the last part of the target's name. So every spelling of a target leads
+        to the same lock table, without asking Snowflake for an omitted database or schema. Targets of the same name in
+        several schemas share a lock table, and have a row each.
         """
         name = table_parts(target_table)[-1]
-        # The hash tells names apart whose characters a plain name cannot hold.
+        # _plain() replaces special characters; the hash distinguishes names that differ only in these.
         return f"{self.staging_schema}.publish_lock__{_plain(name)}__{_digest(name)}"
 
     def _staging_prefix(self, target_table: str, key: str) -> str:
-        # The run key makes it the run's own, so characters that a plain name cannot hold need not be told apart.
+        # No hash of the name is needed: the run key already belongs to one target.
         return f"{self.staging_schema}.{_plain(table_parts(target_table)[-1])}__{key}__"
 
 
 def run_key(dag_id: str, run_id: str, run_after: datetime) -> str:
     """
-    Return the name of one sync: the same in every task and every retry of a DAG run, and of no other.
+    Return the unique key of one sync, which is the same in every task and every retry of the DAG run.
 
     :param dag_id: DAG of the run
-    :param run_id: the run; only its hash goes into the key, as it may hold any character
-    :param run_after: the run's time, which makes keys sort by time
+    :param run_id: the run; only its hash goes into the key, as it may contain any character
+    :param run_after: time of the run; run keys sort by it
     """
     digest = _digest(f"{dag_id}\n{run_id}")
     return f"{run_after.astimezone(UTC):%Y%m%dT%H%M%S}_{digest}"
 
 
 def run_key_of(dag_run: Any) -> str:
-    """Return the run key of a DAG run, as a task's context or a template holds it."""
+    """Return the run key of a DAG run, as found in a task's context or in a template."""
     return run_key(dag_run.dag_id, dag_run.run_id, dag_run.run_after)
 
 
 def attempt_of(path: str) -> int:
-    """Return the number of the attempt that wrote an export."""
+    """Return the number of the attempt that wrote the export at a path."""
     return int(path.rstrip("/").rpartition("/")[2].partition("-")[0])
 
 
 def staging_manifest(table: str) -> str:
-    """Return the table that the manifest of a staging table is loaded into."""
+    """Return the table into which the manifest is loaded that belongs to a staging table."""
     return f"{table}__manifest"
 
 
 def target_key(target_table: str) -> dict[str, str]:
     """
-    Return the SQL of a target's full name, by the columns of its lock table.
+    Return the parts of a target's full name as SQL expressions, by the columns of the lock table.
 
-    What a dataset file leaves out is what Snowflake takes for it: the session's database and schema.
+    For an omitted database or schema, the expression is the session's, as Snowflake completes the name.
     """
     given = [sql_string(part) for part in table_parts(target_table)]
     parts = [*["CURRENT_DATABASE()", "CURRENT_SCHEMA()"][: 3 - len(given)], *given]
@@ -149,12 +153,12 @@ def target_key(target_table: str) -> dict[str, str]:
 
 
 def is_target(target_table: str) -> str:
-    """Return the condition that finds the target's row in its lock table."""
+    """Return the SQL condition for the target's row in its lock table."""
     return " AND ".join(f"{column} = {part}" for column, part in target_key(target_table).items())
 
 
 def _plain(name: str) -> str:
-    """Return a name of a table in characters that need no quotes."""
+    """Return a table name with all characters replaced that would need quotes."""
     return re.sub("^(?=[0-9])|[^A-Za-z0-9_]", "_", shown(name))
 
 
@@ -163,9 +167,9 @@ def _digest(value: object) -> str:
 
 
 def staged_by_run_of(table: str) -> datetime | None:
-    """Return the time of the run whose staging table this is; None for a name that no run gave."""
+    """Return the time of the run that created a staging table; None if the name is not that of a staging table."""
     key, attempt = r"([0-9]{8}T[0-9]{6})_[0-9A-F]{8}", "[0-9]+_[0-9A-F]{8}"
-    # Those of before carry no attempt.
+    # The attempt is optional: earlier versions did not write it.
     found = re.fullmatch(rf"[A-Z0-9_]+__{key}(__{attempt})?(__MANIFEST)?", table)
     try:
         return datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) if found else None

@@ -1,4 +1,4 @@
-"""The files of ``include/sql/snowflake``: where they are, how a DAG names them, and how a step renders one itself."""
+"""The files of ``include/sql/snowflake``: their folder, their names in a DAG, and how a step renders one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data_share.sql_text import quoted, sql_string
 SQL_FOLDER = Path(__file__).resolve().parents[2] / "include" / "sql" / "snowflake"
 
 SQL_MACROS: dict[str, Any] = {"identifier": quoted}
-"""What each file can use beside the sync and the share: a function that puts a name in quotes."""
+"""Functions for all SQL files: ``identifier`` puts a name in quotes."""
 
 SQL_FILTERS: dict[str, Callable[[object], str]] = {"sql_string": sql_string}
 """Filters for values in SQL; see :func:`data_share.sql_text.sql_string`."""
@@ -23,10 +23,10 @@ SQL_FILTERS: dict[str, Callable[[object], str]] = {"sql_string": sql_string}
 
 def sql_templates(share: Share, **macros: Any) -> dict[str, Any]:
     """
-    Return the arguments of a DAG whose steps have SQL files.
+    Return the arguments of a DAG whose steps use SQL files.
 
-    :param share: the files find its names in ``share``
-    :param macros: what they find beside it
+    :param share: the files read its names as ``share``
+    :param macros: further names that the files can read
     """
     return {
         "template_searchpath": [str(SQL_FOLDER)],
@@ -36,24 +36,24 @@ def sql_templates(share: Share, **macros: Any) -> dict[str, Any]:
 
 
 def sql_files(*names: str) -> dict[str, str]:
-    """Return files by their names without ``.sql``, as the parameter ``sql`` of a step takes them."""
+    """Return file names by their stems, for the parameter ``sql`` of a step."""
     return {name: f"{name}.sql" for name in names}
 
 
 def render_sql(name: str, *, share: Share, **values: Any) -> str:
     """
-    Render a file with values that are known only while a step runs; Airflow renders the others before it.
+    Render a file with values that are known only while a step runs. Airflow renders all other files before the step.
 
     :param name: the file's name, without ``.sql``
-    :param share: whose names the file uses
-    :param values: what the file uses beside the macros and the filters
+    :param share: the file reads its names as ``share``
+    :param values: further names that the file reads, besides the macros and filters
     """
     return _environment().get_template(f"{name}.sql").render(share=share, **values)
 
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(  # noqa: S701 - it renders SQL
+    environment = jinja2.Environment(  # noqa: S701 - SQL needs no HTML escaping
         loader=jinja2.FileSystemLoader(SQL_FOLDER), undefined=jinja2.StrictUndefined
     )
     environment.globals.update(SQL_MACROS)

@@ -1,4 +1,4 @@
-"""The steps of a sync, in their order: the one list that the DAG, the reports, the page and the clients read."""
+"""The steps of a sync, in order: the one list that the DAG, the reports, the page and the clients use."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 @dataclass(frozen=True)
 class Step:
     """
-    A step.
+    A step of a sync.
 
     :param id: task id in Airflow
-    :param title: what people read; steps of one title are one step for them
-    :param doing: what happens in it, for people who watch a sync
+    :param title: title for people; steps with the same title are shown as one
+    :param doing: the sentence that people see while the step runs
     """
 
     id: str
@@ -31,9 +31,9 @@ FINISH_SYNC = Step("finish_sync", "Finish", "Finishing")
 STEPS = (EXPORT_TO_S3, WAIT_FOR_EXPORT, COPY_INTO_STAGING, CHECK_STAGING, PUBLISH, FINISH_SYNC)
 
 BEFORE_FINISH = tuple(step.id for step in STEPS[:-1])
-"""Task ids of the steps that the last one follows; the last of these publishes."""
+"""Task ids of all steps before ``finish_sync``; the last of them is ``publish``."""
 
 
 def as_json() -> list[dict[str, Any]]:
-    """Return the steps as pages and clients read them."""
+    """Return the steps as JSON, for pages and clients."""
     return [asdict(step) for step in STEPS]

@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from data_share.attempts import CLEAR_NUMBER_KEY, is_of_this_time
+from data_share.attempts import CLEAR_NUMBER_KEY, made_since_clear
 from data_share.datasets import Dataset, LoadMode
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
@@ -230,9 +230,9 @@ class Sync:
         result = self._copied
         if result is None:
             raise ResultMissingError("The step copy_into_staging has left no counts. The target is as it was.")
-        # A copy of this time has loaded the export of this time. What is older may be of an export that was made again;
-        # an earlier export is never made again.
-        is_right = self.is_reload or is_of_this_time(result, self.dag_run) or result["export_path"] == self.export_path
+        # A copy made since the last clear has loaded this sync's export. An older copy may hold another export: export_to_s3
+        # may have run again since. A reload always has the same export.
+        is_right = self.is_reload or made_since_clear(result, self.dag_run) or result["export_path"] == self.export_path
         if not is_right:
             raise ResultMissingError(
                 f"The step copy_into_staging has loaded {result['export_path']}, and the export of this sync is "

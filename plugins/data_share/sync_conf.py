@@ -1,11 +1,11 @@
-"""The conf of a sync: what whoever starts it may say. They are the fields of the form in Airflow's UI too."""
+"""The conf of a sync: its options, which are also the fields of the form in Airflow's UI."""
 
 from __future__ import annotations
 
 from airflow.sdk import Param
 
-# A name as people and directories write it: no end of a line, nothing that cannot be seen or turns the text around, no
-# half of a character. It means the same in Python, which judges, and in JavaScript.
+# A name of a person: one line, without invisible characters, text direction marks or lone surrogates. The pattern means
+# the same in Python, where Airflow checks it, and in JavaScript.
 PERSON = r"^(?!\s*$)[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]{1,100}(?!\n)$"
 
 PARAMS = {
@@ -13,7 +13,7 @@ PARAMS = {
         default=None,
         type=["null", "string"],
         title="Requested by",
-        description="Who wants this sync, for the ledger: a name or an e-mail address. Empty: whoever starts it here.",
+        description="Who requested this sync, for the ledger: a name or an e-mail address. Default: your Airflow user.",
         pattern=PERSON,
     ),
     "full_refresh": Param(
@@ -26,20 +26,20 @@ PARAMS = {
         default=False,
         type="boolean",
         title="Accept the change of the row count",
-        description="Publish this time, also when the source has far more or fewer rows than at the last sync.",
+        description="Publish this time although the row count changed by more than max_row_change_percent.",
     ),
     "dry_run": Param(
         default=False,
         type="boolean",
         title="Dry run",
-        description="Do everything but publish. The result of the step publish says what would change.",
+        description="Export, load and check, but do not publish. The result of publish says what would change.",
     ),
     "reload_run_key": Param(
         default=None,
         type=["null", "string"],
         title="Load an earlier export again",
-        description="Run key of an earlier sync, from the ledger. Its export is loaded; Databricks is not asked. "
-        "A dataset that appends needs a full refresh for it.",
+        description="Run key of an earlier sync, from the ledger. Its export is loaded again, without Databricks. "
+        "A dataset with load mode append also needs a full refresh.",
         pattern=r"^[0-9]{8}T[0-9]{6}_[0-9a-f]{8}(?!\n)$",
     ),
 }

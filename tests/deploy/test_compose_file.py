@@ -192,7 +192,7 @@ def test_the_env_file_is_for_its_owner_and_never_overwritten(tmp_path: Path) -> 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 1
-    assert "stays as it is" in again.stderr
+    assert "is not changed" in again.stderr
     assert file.read_text() == before
 
 

@@ -92,7 +92,7 @@ def wait_until_held(share: RunningShare) -> int:
 
 
 def own_id() -> str:
-    return f"press-{uuid.uuid4()}"
+    return f"request-{uuid.uuid4()}"
 
 
 def refused_token(share: RunningShare, why: str) -> str:
@@ -115,10 +115,10 @@ def fails(kind: str, client: Client, name: str, *args: Any, **kwargs: Any) -> st
     return raised.value.message
 
 
-def test_a_sync_from_the_press_to_complete(client: Client, share: RunningShare, gateway: Gateway) -> None:
+def test_a_sync_from_the_request_to_complete(client: Client, share: RunningShare, gateway: Gateway) -> None:
     share.hold_export("start")
-    pressed = client.call("press", DATASET, conf={"requested_by": NAME})
-    following = client.begin("follow", DATASET, pressed["run_id"], deadline_seconds=SECONDS)
+    requested = client.call("request_sync", DATASET, conf={"requested_by": NAME})
+    following = client.begin("follow", DATASET, requested["run_id"], deadline_seconds=SECONDS)
     databricks_run = wait_until_held(share)
     wait_for(lambda: client.call("newest", DATASET)["steps"][1]["state"] == "deferred", "the sync waits for it")
     waiting = client.call("newest", DATASET)
@@ -127,7 +127,7 @@ def test_a_sync_from_the_press_to_complete(client: Client, share: RunningShare, 
     share.release_export()
     seen = following.result(SECONDS)
 
-    assert (waiting["run_id"], waiting["state"], waiting["complete"]) == (pressed["run_id"], "running", False)
+    assert (waiting["run_id"], waiting["state"], waiting["complete"]) == (requested["run_id"], "running", False)
     assert waiting["databricks_run_url"].endswith(f"/run/{databricks_run}")
     assert gateway.next_token is None
     assert gateway.count("POST", "/auth/token") == signed_in + 1
@@ -191,7 +191,7 @@ def test_one_run_for_one_id_then_a_deadline_and_a_cancel(client: Client, share: 
     assert gateway.count("PATCH") == patches
 
 
-def test_presses_at_once_while_a_run_is_active_make_one_run(
+def test_requests_at_once_while_a_run_is_active_make_one_run(
     clients: Callable[[str], Client], share: RunningShare
 ) -> None:
     backends = [clients(language) for language in LANGUAGES]
@@ -200,9 +200,9 @@ def test_presses_at_once_while_a_run_is_active_make_one_run(
     wait_until_held(share)
     before = runs_in_all(share)
 
-    presses = [backend.begin("press", DATASET, conf={"requested_by": "ada"}) for backend in backends * 3]
-    (queued,) = {press.result(SECONDS)["run_id"] for press in presses}
-    (again,) = {backend.call("press", DATASET)["run_id"] for backend in backends}
+    requests = [backend.begin("request_sync", DATASET, conf={"requested_by": "ada"}) for backend in backends * 3]
+    (queued,) = {request.result(SECONDS)["run_id"] for request in requests}
+    (again,) = {backend.call("request_sync", DATASET)["run_id"] for backend in backends}
 
     assert queued == again != active
     assert runs_in_all(share) == before + 1
@@ -217,7 +217,7 @@ def test_a_paused_dataset(client: Client, share: RunningShare) -> None:
     before = runs_in_all(share)
     share.airflow.ask("PATCH", f"/dags/{DAG_ID}", json={"is_paused": True})
     try:
-        for name in ("start", "press"):
+        for name in ("start", "request_sync"):
             assert "unpause" in fails("PausedError", client, name, DATASET)
     finally:
         share.airflow.ask("PATCH", f"/dags/{DAG_ID}", json={"is_paused": False})

@@ -117,7 +117,7 @@ class Backend:
         self._http.close()
 
     def run_id(self, shown: str) -> str:
-        return shown.replace("press-", f"press-{self._own}")
+        return shown.replace("request-", f"request-{self._own}")
 
     def differences(self, example: Example) -> list[str]:
         """Make the call and return how its answer differs. What is only looked at may need some time to become so."""
@@ -163,9 +163,9 @@ class Situations:
 
     def _a_failing_sync(self) -> None:
         self._share.databricks("POST", "/_sandbox/fail_next", {"message": "Out of memory in stage 3"})
-        self._start("press-4712")
+        self._start("request-4712")
 
-    def _a_held_sync(self, shown: str = "press-4713") -> None:
+    def _a_held_sync(self, shown: str = "request-4713") -> None:
         self._share.hold_export("start")
         self._start(shown)
 
@@ -176,12 +176,12 @@ class Situations:
         wait_for(held, f"the export of {shown} is held", SYNC_SECONDS)
 
     def _a_held_sync_and_one_that_waits(self) -> None:
-        self._a_held_sync("press-4714")
-        self._start("press-4715")
+        self._a_held_sync("request-4714")
+        self._start("request-4715")
 
     def _paused(self) -> None:
-        self._end(self._run_id("press-4714"))
-        self._share.airflow.wait(DAG_ID, self._run_id("press-4715"), SYNC_SECONDS)
+        self._end(self._run_id("request-4714"))
+        self._share.airflow.wait(DAG_ID, self._run_id("request-4715"), SYNC_SECONDS)
         self._set_paused(True)
 
     def all_over(self) -> None:
@@ -237,7 +237,7 @@ RIGHT = """## Start
 POST /api/v2/dags/x/dagRuns
 Authorization: Bearer <token>
 
-{"dag_run_id": "press-1"}
+{"dag_run_id": "request-1"}
 ```
 
 Answer 200:
@@ -252,7 +252,7 @@ def test_the_examples_of_a_page() -> None:
     (example,) = examples(RIGHT)
 
     assert str(example) == "Start: POST /api/v2/dags/x/dagRuns"
-    assert (example.headers, example.body) == ({"Authorization": "Bearer <token>"}, {"dag_run_id": "press-1"})
+    assert (example.headers, example.body) == ({"Authorization": "Bearer <token>"}, {"dag_run_id": "request-1"})
     assert (example.status, example.answer["state"]) == (200, "queued")
 
 

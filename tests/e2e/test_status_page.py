@@ -384,7 +384,7 @@ def test_a_success_is_as_old_as_what_it_has_published(fake: FakeAirflow, open_pa
 
 def test_the_reason_of_an_earlier_attempt_is_not_shown(fake: FakeAirflow, open_page: OpenPage) -> None:
     fake.add("tides", "failed")
-    fake.runs[0]["note"] = "finish_sync: A step ended without a word"
+    fake.runs[0]["note"] = "finish_sync: A step ended without a report"
     runs = "dags/sync_tides/dagRuns/tides-0/taskInstances"
     fake.xcoms[f"{runs}/finish_sync/xcomEntries/failure"] = {
         "step": "check_staging",
@@ -395,7 +395,7 @@ def test_the_reason_of_an_earlier_attempt_is_not_shown(fake: FakeAirflow, open_p
 
     one = card(open_page(), "tides")
 
-    expect(one).to_contain_text("finish_sync: A step ended without a word")
+    expect(one).to_contain_text("finish_sync: A step ended without a report")
     expect(one).not_to_contain_text("Correct the source.")
 
 
@@ -461,7 +461,8 @@ def test_old_data_are_called_old(fake: FakeAirflow, open_page: OpenPage) -> None
 
     fake.refusal = 0
     turn_clock(page, seconds=16)
-    expect(problem).to_contain_text(re.compile(r"Airflow does not answer\. What you see is from \d\d:\d\d:\d\d\."))
+    stale = re.compile(r"Airflow does not answer\. The page shows the state of \d\d:\d\d:\d\d\.")
+    expect(problem).to_contain_text(stale)
     expect(fact(card(page, "tides"), "Rows")).to_have_text("1,000")
     # The longer it does not answer, the less often it is asked: after 6, 12, 24, 48 seconds.
     fake.calls.clear()

@@ -355,7 +355,7 @@ def test_what_is_wrong_with_airflow_is_a_sentence(
     page = context.new_page()
     wrong = open_backend(AIRFLOW_URL=share.endpoints.airflow_url, AIRFLOW_USER="svc-sync", AIRFLOW_PASSWORD="wrong-pw")
     page.goto(wrong.url)
-    expect(page.get_by_role("alert")).to_contain_text("Airflow does not accept the sign-in of this backend.")
+    expect(page.get_by_role("alert")).to_contain_text("Airflow does not accept the credentials of this backend.")
     assert "svc-sync" not in page.content()
 
     away = open_backend(AIRFLOW_URL="http://127.0.0.1:9", AIRFLOW_USER="svc-sync", AIRFLOW_PASSWORD="wrong-pw")
@@ -368,7 +368,7 @@ def test_another_site_cannot_press(context: BrowserContext, share: RunningShare,
     """Not even a page of the same machine on another port, which is the same site for a browser."""
     stranger = context.new_page()
     stranger.goto(f"{share.endpoints.databricks_url}/a-page")
-    path = f"{backend.url}/datasets/{DATASET}/press"
+    path = f"{backend.url}/datasets/{DATASET}/syncs"
 
     with stranger.expect_response(path) as answer:
         stranger.evaluate(

@@ -301,10 +301,10 @@ COPY_OPTIONS = """
 
 def test_each_option_of_copy_has_its_reason_and_those_that_may_be_are_stated() -> None:
     header, _, statement = (SQL / "snowflake" / "copy_into_staging.sql").read_text().partition("\n\n")
-    reasons, _, not_stated = header.partition("Not stated")
+    reasons, _, unstated = header.partition("Options left out")
     stated = set(re.findall(r"(\w+) = ", statement)) - {"FILE_FORMAT", "TYPE"}
-    assert set(re.findall(r"^--\s+([A-Z_]+)(?= = | keeps)", reasons, re.M)) - {"FILE_FORMAT"} == stated
-    left_out = set(re.findall(r"^--\s+([A-Z_]+) ", not_stated, re.M))
+    assert set(re.findall(r"^--\s+([A-Z_]+)(?= = | excludes)", reasons, re.M)) - {"FILE_FORMAT"} == stated
+    left_out = set(re.findall(r"^--\s+([A-Z_]+) ", unstated, re.M))
     assert (stated | left_out, stated & left_out) == (set(COPY_OPTIONS.split()), set())
 
 

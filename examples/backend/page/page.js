@@ -1,4 +1,4 @@
-// The page of the Sync Data button: it sends presses, and shows the pieces of HTML that the backend makes of a sync.
+// The page of the Sync Data button: it requests syncs, and shows the HTML that the backend renders for each sync.
 "use strict";
 
 const NOTICE_AFTER_MS = 3000;
@@ -9,7 +9,7 @@ const connection = document.getElementById("connection");
 let source = null;
 let noticeTimer = 0;
 
-/** Whole seconds in the words that the backend uses. */
+/** Whole seconds as text, in the same form as in the backend. */
 function inWords(seconds) {
   if (seconds < 60) return `${seconds} s`;
   const minutes = Math.floor(seconds / 60);
@@ -19,7 +19,7 @@ function inWords(seconds) {
     : `${Math.floor(minutes / 60)} h ${two(minutes % 60)} min`;
 }
 
-/** Makes times live: elapsed ones count on, points in time are the reader's own. */
+/** Starts the elapsed times, and shows points in time in the reader's time zone. */
 function setTimes(piece) {
   for (const elapsed of piece.querySelectorAll(".elapsed")) {
     elapsed.began = performance.now() - 1000 * Number(elapsed.dataset.seconds);
@@ -41,7 +41,7 @@ function parsed(html) {
   return made.content.firstElementChild;
 }
 
-/** Shows a sync as it is now. Buttons stay the same elements: whoever is on one with the keyboard stays there. */
+/** Shows the current state of a sync. It keeps the button elements, so that the keyboard focus stays on them. */
 function show(fresh) {
   setTimes(fresh);
   const headline = fresh.querySelector(".headline").textContent;
@@ -55,7 +55,7 @@ function show(fresh) {
     old.toggleAttribute("data-active", fresh.hasAttribute("data-active"));
   } else {
     const syncs = document.getElementById(fresh.dataset.dataset)?.querySelector(".syncs");
-    // What is over makes room. Of two that are under way, the one that waits stands below.
+    // Remove finished syncs. A queued sync goes below a running one.
     syncs?.querySelectorAll(":scope > :not([data-active])").forEach((over) => over.remove());
     syncs?.[fresh.classList.contains("queued") ? "append" : "prepend"](fresh);
     say(fresh, headline);
@@ -63,7 +63,7 @@ function show(fresh) {
   connection.hidden = true;
 }
 
-/** Tells those who do not see the page. */
+/** Announces a headline to screen readers. */
 function say(sync, headline) {
   const title = document.getElementById(`${sync.dataset.dataset}-title`)?.textContent;
   document.getElementById("said").textContent = `${title}: ${headline}`;
@@ -75,9 +75,10 @@ function complain(message) {
 }
 
 /**
- * Follows what is under way, all in one stream: a browser opens only a few to one host.
+ * Follows all active syncs in one stream: a browser opens only a few connections to one host.
  *
- * The page came with the newest sync of each dataset. Before a reload it may have shown one that runs before that.
+ * before: the syncs that were followed before a reload. The page has only the newest sync of each dataset, while an
+ * earlier one may still be running.
  */
 function follow(before = []) {
   source?.close();
@@ -109,7 +110,7 @@ function listen(names) {
       () => complain("The connection is lost. The sync goes on; this page tries to connect again."),
       NOTICE_AFTER_MS,
     );
-    // Most often the browser connects again by itself; where an answer was refused, it gives up.
+    // Mostly the browser connects again by itself; after an HTTP error it does not.
     if (source?.readyState === EventSource.CLOSED) setTimeout(() => follow(), RECONNECT_MS);
   };
 }
@@ -127,7 +128,7 @@ async function post(button) {
     if (!response.ok) throw new Error(answer.message ?? `The backend refuses this (HTTP ${response.status}).`);
     show(parsed(answer.html));
     follow();
-    // A sync takes some seconds to end, and once is enough.
+    // Keep the Cancel button disabled: the sync ends some seconds later.
     if (button.dataset.doing) return;
   } catch (error) {
     problem.textContent = error instanceof TypeError || error instanceof SyntaxError
@@ -141,7 +142,7 @@ async function post(button) {
 
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-post]");
-  // The second click of a double click is not a second wish.
+  // Ignore the second click of a double click.
   if (button && event.detail < 2 && button.getAttribute("aria-disabled") !== "true") post(button);
 });
 

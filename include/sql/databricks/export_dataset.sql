@@ -1,36 +1,36 @@
--- Exports one source table to the share as Parquet, then writes the manifest of what it wrote.
+-- Exports one source table to the share as Parquet, then writes a manifest of the written files.
 --
 -- Inputs (named parameter markers, filled by the export job from its job parameters):
---   :source_table   Unity Catalog name of the table to export, in backticks where it needs them
+--   :source_table   Unity Catalog name of the table to export, in backticks where needed
 --   :data_path      directory for the data files, ends in '/'
 --   :manifest_path  directory for the manifest, ends in '/'
---   :run_key        names this sync
+--   :run_key        key of this sync
 --   :dataset        name of the dataset
---   :proof          checksums, or counts: whether the values of the files are summed up too
+--   :proof          checksums or counts: whether the manifest gets checksums of the values
 --
--- Takes any SQL warehouse, or runtime 14.3: that has EXECUTE IMMEDIATE. INSERT OVERWRITE DIRECTORY takes its directory
--- as a literal; a marker in its place takes runtime 18, or version 2025.40 of a SQL warehouse. So the statements that
--- name a directory are made here as texts. Before runtime 17.3, or version 2025.35, EXECUTE IMMEDIATE takes its text
--- and what it binds as literals or variables only: so each value that is bound has a variable.
+-- Needs EXECUTE IMMEDIATE: any SQL warehouse, or runtime 14.3. INSERT OVERWRITE DIRECTORY needs its directory as a
+-- literal; a parameter marker for it would need runtime 18, or version 2025.40 of a SQL warehouse. So this file builds
+-- the statements that name a directory as texts. Before runtime 17.3, or version 2025.35, EXECUTE IMMEDIATE accepts
+-- only literals and variables, as its text and as bound values: so each bound value has a variable.
 --
--- Of the parameters, nothing becomes text but the two directories, and only when all of their characters are among
--- those that end no literal and no name in backticks. All else is bound; the source table too, by IDENTIFIER. It is
--- checked all the same: it has to be a table, and no directory that this job may read.
+-- Only the two directories become part of a text, and only if they have no character that could end a literal or a name
+-- in backticks. All other parameters are bound; the source table too, by IDENTIFIER. The source table is checked
+-- nevertheless: it must be a table, not a directory that this job may read.
 --
--- The manifest is counted from the files and not from the table: it says what can be loaded, also when the table
--- changes between two statements. file_count counts the files that hold rows. The manifest is written last, so that an
--- export without one is an export that did not finish.
+-- The manifest counts the files, not the table: so it describes what can be loaded, even if the table changes between
+-- two statements. file_count counts the files that have rows. The manifest is written last, so an export without a
+-- manifest did not finish.
 --
--- column_types is a list of the files' columns as JSON: each with its name, its type and, with checksums, what its
--- values sum up to: how many are filled, and the sum of 60 bits of the MD5 of each value's text. The order of the rows
--- does not matter, and the texts are such that Snowflake makes the same of the same value: numbers without zeros at
--- their end, dates as days and timestamps as microseconds since 1970, bytes as digits. The text of a binary fraction
--- is not the same everywhere: of FLOAT and DOUBLE, these are counts, minimum, maximum, sum and sum of the magnitudes.
--- Structs, arrays, maps and what Snowflake does not have are counted only.
+-- column_types is a JSON list of the files' columns: each with its name, its type and, with checksums, the number of
+-- values that are not NULL and the sum of 60 bits of the MD5 of each value's text. The sum does not depend on the order
+-- of the rows. Snowflake formats the same value as the same text: numbers without trailing zeros, dates as days and
+-- timestamps as microseconds since 1970, bytes as hexadecimal digits. FLOAT and DOUBLE are formatted differently by the
+-- two sides: they have counts, minimum, maximum, sum and sum of the magnitudes instead. Structs, arrays, maps and types
+-- that Snowflake lacks have only counts.
 --
--- The columns are those of any table. Of a column, nothing gets into the texts but its name in backticks, its own
--- backticks doubled; {} stands for it until then. Spark replaces a dollar sign with a name in braces, before it reads
--- a text: a column of such a name is refused.
+-- This works for the columns of any table. Of a column, only its name becomes part of a text, in backticks, with its
+-- own backticks doubled; {} is the placeholder for it. Spark replaces ${name} by a setting before it reads a text: a
+-- column with such a name is refused.
 
 DECLARE OR REPLACE VARIABLE source_table STRING;
 DECLARE OR REPLACE VARIABLE data_path STRING;
@@ -47,7 +47,7 @@ DECLARE OR REPLACE VARIABLE counted_files BIGINT;
 DECLARE OR REPLACE VARIABLE proofs ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
 DECLARE OR REPLACE VARIABLE column_types STRING;
 
--- \z is the end of the text; a $ would let a line feed pass behind it.
+-- \z matches only the end of the text; $ would allow a line feed after it.
 SET VAR source_table = CASE
   WHEN
     :source_table RLIKE CONCAT(
@@ -57,23 +57,23 @@ SET VAR source_table = CASE
     THEN :source_table
   ELSE RAISE_ERROR(CONCAT(
     'The job parameter source_table must be a table, as catalog.schema.table. A name with other characters than ',
-    'letters of ASCII, digits and underscores stands in backticks. No name holds a point, a blank or a slash.'
+    'ASCII letters, digits and underscores must be in backticks. No name may contain a dot, a blank or a slash.'
   ))
 END;
 
 SET VAR data_path = CASE
   WHEN :data_path RLIKE '^(s3:/)?(/[A-Za-z0-9_=-][A-Za-z0-9_.=-]*){2,}/\\z' THEN :data_path
   ELSE RAISE_ERROR(CONCAT(
-    'The parameter data_path must be a directory, as s3://bucket/path/data/. Its steps consist of letters of ASCII, ',
-    'digits and _ . = -, begin with no point, and each ends in a slash.'
+    'The parameter data_path must be a directory, as s3://bucket/path/data/. Each part may have ASCII letters, digits ',
+    'and _ . = -, must not begin with a dot, and must end in a slash.'
   ))
 END;
 
 SET VAR manifest_path = CASE
   WHEN :manifest_path RLIKE '^(s3:/)?(/[A-Za-z0-9_=-][A-Za-z0-9_.=-]*){2,}/\\z' THEN :manifest_path
   ELSE RAISE_ERROR(CONCAT(
-    'The parameter manifest_path must be a directory, as s3://bucket/path/manifest/. Its steps consist of letters of ',
-    'ASCII, digits and _ . = -, begin with no point, and each ends in a slash.'
+    'The parameter manifest_path must be a directory, as s3://bucket/path/manifest/. Each part may have ASCII ',
+    'letters, digits and _ . = -, must not begin with a dot, and must end in a slash.'
   ))
 END;
 
@@ -87,7 +87,7 @@ SET VAR run_key = :run_key;
 SET VAR dataset = :dataset;
 SET VAR data_files = CONCAT('parquet.`', data_path, '`');
 
--- What is exported: here is the place for other columns, and for a version of the table.
+-- Change this SELECT to export other columns, or a version of the table.
 SET VAR statement = CONCAT(
   'INSERT OVERWRITE DIRECTORY "', data_path, '" USING PARQUET',
   ' SELECT *',
@@ -96,7 +96,7 @@ SET VAR statement = CONCAT(
 
 EXECUTE IMMEDIATE statement USING source_table AS source_table;
 
--- A join that finds nothing has the columns all the same: no row is read, and there need be none.
+-- An outer join that matches nothing returns the columns without reading a row, also for an empty export.
 SET VAR statement = CONCAT(
   'SELECT JSON_OBJECT_KEYS(TO_JSON(STRUCT(files.*), MAP("ignoreNullFields", "false")))',
   ' FROM (SELECT 1) AS nothing LEFT OUTER JOIN ', data_files, ' AS files ON FALSE'
@@ -117,7 +117,7 @@ SET VAR statement = CONCAT(
 
 EXECUTE IMMEDIATE statement INTO types;
 
--- A column named _metadata hides the metadata of the files, which then have one more underscore in front.
+-- A column named _metadata hides the files' metadata; Spark then adds underscores in front of the metadata's name.
 SET VAR statement = CONCAT(
   'SELECT COUNT(*), COUNT(DISTINCT ',
   ELEMENT_AT(

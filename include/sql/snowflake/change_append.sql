@@ -1,4 +1,4 @@
--- Load mode append: the staged rows are added to the target. Part of publish.sql, which lets a run key through once.
+-- Load mode append: adds the staged rows to the target. Part of publish.sql, which allows each run key only once.
 
 {% include 'count_before.sql' %}
 

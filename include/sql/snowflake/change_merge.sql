@@ -1,5 +1,5 @@
--- Load mode merge: rows with a known key are updated, the others inserted and, if the dataset says so, target rows
--- without a staged one deleted. Part of publish.sql.
+-- Load mode merge: updates target rows whose keys are staged, inserts the other staged rows and, with delete_missing,
+-- deletes target rows whose keys are not staged. Part of publish.sql.
 
 {% if not sync.dataset.delete_missing -%}
 {% include 'count_before.sql' %}
@@ -16,7 +16,7 @@ WHEN NOT MATCHED THEN INSERT ({{ sync.columns() }}) VALUES ({{ sync.columns('sta
 {% if sync.dataset.delete_missing -%}
 DELETE FROM {{ sync.dataset.target }}
 WHERE
-  -- A row without a key equals no staged one, and is deleted too. With NOT IN, it would not be.
+  -- NOT EXISTS also deletes rows whose key is NULL; NOT IN would keep them.
   NOT EXISTS (
     SELECT 1
     FROM {{ sync.staging_table }}

@@ -1,5 +1,5 @@
--- Load mode replace: the target holds exactly the staged rows, and stays the same table: its grants and policies stay
--- too. Part of publish.sql.
+-- Load mode replace: the target gets exactly the staged rows. It stays the same table, and keeps its grants and
+-- policies. Part of publish.sql.
 
 INSERT OVERWRITE INTO {{ sync.dataset.target }} ({{ sync.columns() }})
 SELECT {{ sync.columns() }} FROM {{ sync.staging_table }};

@@ -1,12 +1,13 @@
--- Checks the staged rows: a row for each check, with its name, its condition, what helps when it fails, and 1 for
--- passed or 0 for failed.
--- A condition holds for each row or, with aggregates, for the whole table. NULL is not true: it fails the check.
+-- Checks the staged rows. Returns a row for each check: its name, its condition, the remedy, and 1 for passed or 0 for
+-- failed.
+-- A condition must hold for each row or, with aggregates, for the whole table. NULL is not true: it fails the check.
 --
--- The checks of every sync stand here, and no check of a dataset may have one of their names. What was exported is
--- what was loaded: the manifest, the answer of COPY INTO and the staging table agree. What COPY INTO has answered is
--- compared beside the rows, so that one failed step names all that differs; with COUNT(*), a condition is about the
--- table, also when it is empty. The row count of the last sync limits the change, if the dataset says so; without such
--- a sync, or when it had no rows, any number is right: no percentage leads away from nothing.
+-- The lists below are the checks of every sync; no check of a dataset may have one of their names.
+-- reconciliation: the manifest, the answer of COPY INTO and the staging table must agree, so the loaded rows are the
+-- exported rows. All four comparisons are made here, so that one failed step names all differences. COUNT(*) makes a
+-- condition apply to the whole table, also to an empty one.
+-- row_change: limits the change of the row count since the last sync, if the dataset has a limit. Without a last sync,
+-- or if it had no rows, any number passes: there is no percentage of zero rows.
 
 {% set loaded = sync.loaded -%}
 {% set limit = sync.dataset.max_row_change_percent -%}

@@ -1,7 +1,7 @@
--- Sums up the values of the staged columns as the manifest does those of the exported files: one row, in one scan.
--- For each column: how many are filled, and the sum of 60 bits of the MD5 of each value's text; of binary fractions,
--- counts, minimum, maximum and sum. The texts are those of include/sql/databricks/export_dataset.sql.
--- A timestamp without a zone counts as one in UTC, which is the session's zone too.
+-- Computes the checksums of the staged columns, as the export does for its manifest: one row, in one scan.
+-- For each column: the number of values that are not NULL, and the sum of 60 bits of the MD5 of each value's text; for
+-- FLOAT, counts, minimum, maximum and sum. Values become the same texts as in
+-- include/sql/databricks/export_dataset.sql. A timestamp without a time zone is read as UTC, the session's time zone.
 
 SELECT
 {%- for column in sync.loaded.proofs %}

@@ -1,12 +1,14 @@
--- Refuses the publish if the loader does not see all that the change has left in the target. Part of publish.sql.
+-- Refuses the publish if the loader does not see all rows that the target must have after the change. Part of
+-- publish.sql.
 --
--- A row access policy that hides rows from the loader, or a masking policy on merge keys, makes MERGE insert anew what
--- it does not see. So each staged key of a merge must be found in the target, once or more often (people put keys into
--- it twice), and in each load mode no row may be missing. More rows are no fault: others may insert at the same time.
+-- If a row access policy hides rows from the loader, or a masking policy changes merge keys, MERGE inserts rows again
+-- that it does not see. So each staged key of a merge must be found in the target, at least once (people may have
+-- inserted a key twice), and in each load mode no row may be missing. More rows than expected are accepted: others may
+-- insert at the same time.
 --
--- The counts are noted first, and refused by a statement that reads nothing but them: in one that reads a table with
--- policies, Snowflake may redact the words of the error. The words are a text that is no number. Without a count, the
--- staging tables are not as they were: that is the ledger's to refuse.
+-- The first statement stores the counts, the second one compares only these: in a statement that reads a table with
+-- policies, Snowflake may redact the message of an error. The message is a text that TO_NUMBER cannot convert, so the
+-- error shows it. rows_after is NULL if the staging tables have changed; the INSERT into the ledger refuses that.
 
 UPDATE {{ sync.lock_table }}
 SET

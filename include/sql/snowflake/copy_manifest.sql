@@ -1,6 +1,6 @@
 -- Loads the manifest of the export that the Databricks run reports.
--- Effect: one row in this attempt's manifest table, when the export has finished.
--- The options are those of copy_into_staging.sql, which gives the reason of each.
+-- Effect: one row in this attempt's manifest table, if the export has finished.
+-- The options are those of copy_into_staging.sql, which gives the reason for each.
 
 COPY INTO {{ sync.new_staging_manifest }}
 FROM @{{ share.stage }}/{{ sync.path_in_stage }}manifest/

@@ -1,4 +1,4 @@
--- Notes how many rows of the target the loader sees before the change. Part of publish.sql, for check_visible.sql.
+-- Stores the number of target rows that the loader sees before the change. Part of publish.sql, for check_visible.sql.
 
 UPDATE {{ sync.lock_table }}
 SET rows_before = (SELECT COUNT(*) FROM {{ sync.dataset.target }})

@@ -1,5 +1,5 @@
--- Counts what publishing the staged rows changes in the target, before it is done. Part of publish.sql; a dry run asks
--- for it alone. Without a semicolon, as publish.sql puts it in brackets:
+-- Counts the rows that publishing will insert, update and delete in the target. Part of publish.sql; a dry run runs
+-- only this statement. It has no final semicolon, as publish.sql puts it in brackets:
 -- sqlfluff:rules:convention.terminator:require_final_semicolon:False
 
 {% if sync.is_dry_run and sync.loaded.created_columns -%}
@@ -29,7 +29,7 @@ CROSS JOIN (
     ON {{ sync.same_keys('target', 'staging') }}
 ) AS known
 CROSS JOIN (
-  -- Fewer than known, when people have put a key into the target twice.
+  -- Counts each key once; known counts a key twice that people have inserted into the target twice.
   SELECT COUNT(*) AS total
   FROM (
     SELECT DISTINCT {{ sync.keys('staging') }}

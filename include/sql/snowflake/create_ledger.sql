@@ -1,4 +1,4 @@
--- The ledger, one row per published sync, and the manifests of these syncs.
+-- The ledger, with one row for each published sync, and the table of the manifests of these syncs.
 -- Effect: creates what is missing, changes nothing that exists.
 
 CREATE TABLE IF NOT EXISTS {{ share.ledger_table }} (

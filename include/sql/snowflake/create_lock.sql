@@ -1,9 +1,9 @@
--- The lock table of a target, with a row for this target. Tables of one name in several schemas share it, and publishes
--- to them wait for each other; each has a row of its own.
--- The row decides what may be published: whose target it is, and which export of which run was published last. Every
--- publish reads and writes it in its first statement. A run key that is empty: nothing was published yet.
--- Effect: creates what is missing, changes nothing that exists. The row is there before the first publish, so that each
--- publish updates a row, and none inserts one beside another's.
+-- The lock table of a target, and the target's row in it. Targets of the same name in several schemas share the table,
+-- and have a row each; their publishes wait for each other.
+-- The row decides what may be published: which dataset owns the target, and which export of which run was published
+-- last. Every publish reads and writes the row in its first statement. An empty run key: nothing was published yet.
+-- Effect: creates what is missing, changes nothing that exists. The row exists before the first publish, so that each
+-- publish updates it: two publishes at once could both insert one.
 
 CREATE TABLE IF NOT EXISTS {{ sync.lock_table }} (
   target_database VARCHAR NOT NULL,
@@ -33,7 +33,7 @@ USING (
     locked.target_database = mine.target_database
     AND locked.target_schema = mine.target_schema
     AND locked.target_name = mine.target_name
--- Without a current schema, the next statement of the step says so.
+-- Without a current schema, insert nothing: the next statement of the step reports it.
 WHEN NOT MATCHED AND mine.target_database IS NOT NULL AND mine.target_schema IS NOT NULL THEN
   INSERT (target_database, target_schema, target_name, dataset, run_key, export_path, attempt, staged_at)
   VALUES (mine.target_database, mine.target_schema, mine.target_name, '', '', '', 0, '1970-01-01'::TIMESTAMP_NTZ);

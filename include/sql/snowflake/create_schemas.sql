@@ -1,5 +1,5 @@
--- Schema for the staging tables of the runs. Tables in a transient schema are transient: no fail-safe storage is paid
--- for them, and no Time Travel. The target's own schema belongs to the people who own the target.
+-- Schema for the staging tables of the runs. Tables in a transient schema are transient: they cost no fail-safe storage
+-- and, with the retention time 0, no Time Travel storage. The schema of a target belongs to the target's owners.
 -- Effect: creates what is missing, changes nothing that exists.
 
 CREATE TRANSIENT SCHEMA IF NOT EXISTS {{ share.staging_schema }}

@@ -1,7 +1,7 @@
--- Stage on the share: where Databricks writes and COPY INTO reads.
--- Effect: creates it when it is missing, changes nothing that exists.
--- Needs: the storage integration, which an account administrator creates once, and USAGE on it, for good: each COPY
--- INTO and LIST of the stage asks for it too.
+-- Stage on the share, from which COPY INTO reads what Databricks has written.
+-- Effect: creates the stage if it is missing, changes nothing that exists.
+-- Needs: the storage integration, which an account administrator creates once, and USAGE on it, permanently: each COPY
+-- INTO and LIST of the stage requires it too.
 
 CREATE STAGE IF NOT EXISTS {{ share.stage }}
   URL = '{{ share.url }}'

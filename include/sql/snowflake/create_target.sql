@@ -1,5 +1,5 @@
--- A target table: one with a file in targets/, or that of a dataset with create_table: from_columns.
--- Effect: creates it when it is missing, changes nothing that exists.
+-- A target that has a file in targets/, or belongs to a dataset with create_table: from_columns.
+-- Effect: creates it if it is missing, changes nothing that exists.
 
 {% if task.target in datasets -%}
 {% set dataset = datasets[task.target] -%}

@@ -1,6 +1,6 @@
 -- The target of a dataset with create_table: from_source, before its first publish.
--- Effect: creates it when it is missing, changes nothing that exists. It is DDL, hence before the transaction; what has
--- no rows yet does no harm when the publish then fails.
+-- Effect: creates it if it is missing, changes nothing that exists. It runs before the transaction, because DDL would
+-- commit it; if the publish then fails, an empty table does no harm.
 
 CREATE TABLE IF NOT EXISTS {{ sync.dataset.target }} (
   {% for name, kind in columns.items() -%}

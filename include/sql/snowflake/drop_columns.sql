@@ -1,4 +1,4 @@
--- Takes columns out of a staging table.
+-- Drops columns of a staging table.
 
 {% for name in columns -%}
 ALTER TABLE {{ table }} DROP COLUMN {{ identifier(name) }};

@@ -1,3 +1,3 @@
--- Drops one staging table, by the name that Snowflake lists it under.
+-- Drops one staging table, by its name in Snowflake's list of tables.
 
 DROP TABLE IF EXISTS {{ share.staging_schema }}.{{ identifier(table) }};

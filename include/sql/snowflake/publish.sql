@@ -1,18 +1,19 @@
--- Makes the checked rows visible: the target, the manifest and the ledger row change in one transaction.
--- No DDL in here: DDL would commit what came before it.
+-- Publishes the checked rows: changes the target, the manifest table and the ledger in one transaction.
+-- No DDL here: DDL would commit everything before it.
 --
--- What decides stands in the target's row of its lock table, and the first statement reads it, decides and writes it in
--- one. It locks the table until the end, so publishes to one target follow each other. Whoever waited for the lock
--- changes the row as the one before left it; of other tables, such as the ledger, Snowflake does not promise that a
--- session sees what another one has committed meanwhile (Transactions, Read consistency across sessions). Snowflake
--- locks whole tables, so the tables that all datasets share come last, when the long work on the target is done: others
--- wait for moments only.
+-- The target's row in its lock table decides whether this sync may publish. The first statement reads, compares and
+-- writes the row, all in one, and locks the table until the end: publishes to one target run one after the other. A
+-- publish that waited for the lock sees the row as the previous publish left it. For other tables, such as the ledger,
+-- Snowflake does not promise that a session sees what another session has committed meanwhile (Transactions, Read
+-- consistency across sessions). Snowflake locks whole tables, so the tables that all datasets share are written last,
+-- after the long work on the target: then other syncs wait only for moments.
 --
--- A run key that is NULL is refused, which ends the request, and Snowflake rolls the transaction back. It is NULL when
--- another dataset publishes to this target, when a sync that was staged later is published already, or when this export
--- of this run is (in load mode append: when this run is, or this export). Before the target is touched, the second
--- statement refuses exports of long ago, by the ledger, and a staging table that is not as the copy left it. That is
--- looked at again in the end: somebody may have changed the table in between, or filled it at another time.
+-- To refuse a publish, a statement sets the run key to NULL: the column is NOT NULL, so the statement fails, and
+-- Snowflake rolls the transaction back. The first statement refuses if another dataset owns the target, if a sync that
+-- was staged later is published already, or if this export of this run is (load mode append: if this run or this
+-- export is). The second statement, before the target changes, refuses an export that the ledger has already, and a
+-- staging table whose row count is not that of the copy. The INSERT into the ledger compares the staging table again,
+-- as somebody may have changed it in between.
 
 {% set run = sync.key -%}
 {% set path = sync.loaded.export_path -%}
@@ -22,7 +23,7 @@ BEGIN TRANSACTION;
 
 MERGE INTO {{ sync.lock_table }} AS locked
 USING (
-  -- One row in any case: without a manifest, its NULL is refused.
+  -- MAX returns a row even without a manifest; its NULL is then refused.
   SELECT
     {{ sync.target_key.target_database }} AS target_database,
     {{ sync.target_key.target_schema }} AS target_schema,
@@ -75,7 +76,7 @@ WHERE {{ sync.is_target }};
 {% include 'check_visible.sql' %}
 
 {% if sync.load_mode.is_repeatable -%}
--- An export that was made again takes the place of the first.
+-- When a run exports again, its new row replaces the first.
 DELETE FROM {{ share.ledger_table }}
 WHERE run_key = '{{ run }}';
 
@@ -111,7 +112,7 @@ SELECT
   {{ sync.started_at | sql_string }}::TIMESTAMP_NTZ AS started_at,
   SYSDATE() AS published_at
 FROM (
-  -- One row in any case: without a manifest, its NULLs are refused.
+  -- MAX returns a row even without a manifest; its NULLs are then refused.
   SELECT
     MAX(source_table) AS source_table,
     MAX(row_count) AS row_count,
@@ -119,7 +120,7 @@ FROM (
   FROM {{ sync.staging_manifest }}
 ) AS manifest
 CROSS JOIN (
-  -- One row too: NULLs when somebody has deleted the target's row, and nothing is known of the target any more.
+  -- The same for the lock row: if somebody has deleted it, its NULLs are refused.
   SELECT
     MAX(run_key) AS run_key,
     MAX(staged_at) AS staged_at,

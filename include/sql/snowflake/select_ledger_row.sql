@@ -1,4 +1,4 @@
--- Reads what the ledger says of one sync of this dataset.
+-- Reads the ledger's row of one sync of this dataset.
 -- Input: ? is the run key. The Snowflake grammar of sqlfluff 4.5 has no such placeholder:
 -- sqlfluff:ignore:parsing
 

@@ -1,4 +1,4 @@
--- Reads the target's row in its lock table: whose target it is, and what was published to it last.
+-- Reads the target's row in its lock table: which dataset owns the target, and what was published to it last.
 
 SELECT
   target_database,

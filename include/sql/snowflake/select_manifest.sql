@@ -1,4 +1,4 @@
--- Reads the manifest of this run, after noting when it was staged: publishes to a target keep to this order.
+-- Stores the time at which the manifest was staged, and reads the manifest: publishes to a target follow these times.
 
 UPDATE {{ sync.new_staging_manifest }}
 SET staged_at = SYSDATE();

@@ -1,5 +1,5 @@
--- Lists the published exports that are older than a number of days, the youngest first: the files of the oldest are
--- those that a lifecycle rule has deleted, while their rows in the ledger stay.
+-- Lists the published exports that are older than a number of days, newest first: a lifecycle rule may have deleted the
+-- files of the oldest ones, whose rows stay in the ledger.
 
 SELECT
   dataset,

@@ -1,4 +1,4 @@
--- Counts the staged rows for which a condition is not true, and shows some of them: for the report of a failed check.
+-- Counts the staged rows for which a condition is not true, and returns some of them, for the report of a failed check.
 
 SELECT COUNT(*) AS total
 FROM {{ sync.staging_table }}

@@ -1,4 +1,4 @@
--- Lists the staging tables of one run, those of all its attempts. An underscore stands for any character in LIKE, so
--- there may be others among them: who drops them looks at the names again.
+-- Lists the staging tables of all attempts of one run. In LIKE, an underscore matches any character, so the list may
+-- contain other tables: the step that drops them checks the names again.
 
 SHOW TABLES LIKE '%{{ sync.key }}%' IN SCHEMA {{ share.staging_schema }};

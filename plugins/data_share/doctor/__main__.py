@@ -1,9 +1,9 @@
 """
-The doctor in a shell with Airflow's environment: ``python -m data_share.doctor``.
+Runs the doctor in a shell with Airflow's environment: ``python -m data_share.doctor``.
 
-It makes the checks with the connections and the Variable that the environment or a secrets backend has, prints the
-list, and ends with 1 if something is wrong. With ``--json`` it prints one JSON object instead, which sandbox/README.md
-explains, and whatever else writes to standard output goes to standard error.
+It uses the connections and the Variable in the environment or in a secrets backend, prints the findings, and exits with
+1 if something is wrong. With ``--json`` it prints one JSON object instead, which sandbox/README.md explains; all other
+output then goes to standard error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     """
     Print the findings, and return the exit code: 1 if something is wrong.
 
-    :param arguments: ``--json`` for one object, for programs
+    :param arguments: ``--json`` prints one JSON object, for programs
     """
     parser = argparse.ArgumentParser(prog="python -m data_share.doctor")
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def _examined(*, show: bool) -> tuple[dict[State, int], list[dict[str, Any]]]:
-    """Return how many findings there are of each state, and the findings; shows each as soon as it is made."""
+    """Return the number of findings by state, and the findings; print each finding at once if ``show`` is true."""
     write = sys.stdout.write if show else lambda _: 0
     counts = dict.fromkeys(State, 0)
     findings: list[dict[str, Any]] = []

@@ -30,7 +30,7 @@ def dataset_files(deployment: Deployment) -> Answer:
 
 
 def dag_files(deployment: Deployment) -> Answer:
-    """Each DAG file can be imported here, with the packages and the path that tasks have."""
+    """Each DAG file can be imported, with the packages and the path of this process."""
     problems = []
     files = sorted((PROJECT / "dags").glob("*.py"))
     for path in files:
@@ -44,24 +44,24 @@ def dag_files(deployment: Deployment) -> Answer:
 
 
 def local_settings(deployment: Deployment) -> Answer:
-    """Airflow's local settings are found, or every task imports the providers anew."""
+    """Airflow finds its local settings, which import the providers once instead of in each task."""
     spec = importlib.util.find_spec("airflow_local_settings")
     if spec is None:
         return Answer(
             State.ADVICE,
-            "airflow_local_settings is not found: each task imports the providers anew, which takes seconds. Put the "
+            "airflow_local_settings is not found: each task imports the providers again, which takes seconds. Put the "
             "project's folder config/ on PYTHONPATH of scheduler, workers and triggerer.",
         )
     return ok(f"found as {spec.origin}.")
 
 
 def airflow_processes(deployment: Deployment) -> Answer:
-    """Scheduler, dag-processor and triggerer are alive, by the api-server's own answer."""
+    """Scheduler, dag-processor and triggerer run, as the api-server reports."""
     address = conf.get("core", "execution_api_server_url", fallback="") or conf.get("api", "base_url", fallback="")
     if not address:
         return Answer(
             State.UNKNOWN,
-            "because this process knows no api-server: neither [core] execution_api_server_url nor [api] "
+            "because the address of the api-server is unknown here: neither [core] execution_api_server_url nor [api] "
             "base_url is set.",
         )
     address = address.rstrip("/").removesuffix("/execution")
@@ -71,14 +71,14 @@ def airflow_processes(deployment: Deployment) -> Answer:
         health = response.json()
     except (requests.RequestException, ValueError) as error:
         return wrong(
-            f"The api-server at {address} does not answer: {error_text(error)}. Tasks report to it: correct [core] "
-            "execution_api_server_url, or start it."
+            f"The api-server at {address} does not answer: {error_text(error)}. Tasks need it: start it, or correct "
+            "[core] execution_api_server_url."
         )
     reasons = {
         "metadatabase": "Nothing works without Airflow's database.",
         "scheduler": "No task starts without it: start `airflow scheduler`.",
         "dag_processor": "DAGs and datasets do not appear or change without it: start `airflow dag-processor`.",
-        "triggerer": "wait_for_export waits in it, and without it for ever: start `airflow triggerer`.",
+        "triggerer": "wait_for_export waits forever without it: start `airflow triggerer`.",
     }
     problems = [
         f"{part} is {health.get(part, {}).get('status') or 'not running'}. {reason}"

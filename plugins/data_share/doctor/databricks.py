@@ -1,4 +1,4 @@
-"""The checks of Databricks: connection, sign-in, and the export job as the asset bundle describes it."""
+"""The checks of Databricks: connection, sign-in, and whether the export job matches the asset bundle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from data_share.doctor.deployment import (
 
 
 def databricks_connection(deployment: Deployment) -> Answer:
-    """The connection is there and has what a sign-in takes."""
+    """The connection exists and has the fields of a sign-in."""
     share = deployment.share
     connection = connection_of(share.databricks_conn_id)
     if connection is None:
@@ -42,7 +42,7 @@ def databricks_connection(deployment: Deployment) -> Answer:
 
 
 def databricks_reachable(deployment: Deployment) -> Answer:
-    """Something answers at the workspace's address."""
+    """A server answers at the workspace's address."""
     connection = BaseHook.get_connection(deployment.share.databricks_conn_id)
     port = f":{connection.port}" if connection.port else ""
     host = str(connection.host).removeprefix("https://").removeprefix("http://").rstrip("/")
@@ -76,7 +76,7 @@ def export_job_id(deployment: Deployment) -> Answer:
 
 
 def export_job(deployment: Deployment) -> Answer:
-    """The job exists, and the sign-in may see it."""
+    """The job exists, and Airflow's principal may see it."""
     share = deployment.share
     job_id = int(Variable.get(share.export_job_variable))
     try:
@@ -91,31 +91,31 @@ def export_job(deployment: Deployment) -> Answer:
 
 
 def job_parameters(deployment: Deployment) -> Answer:
-    """The job takes exactly the parameters that a sync sends."""
+    """The job has exactly the parameters that a sync sends."""
     sent = {parameter["name"] for parameter in deployment.bundle_job["parameters"]}
     taken = {parameter["name"] for parameter in deployment.job.get("parameters", [])}
     problems = []
     if sent - taken:
-        problems.append(f"The job does not take {listed(sorted(sent - taken))}, which a sync sends.")
+        problems.append(f"The job lacks the parameters {listed(sorted(sent - taken))}, which a sync sends.")
     if taken - sent:
-        problems.append(f"The job takes {listed(sorted(taken - sent))}, which no sync sends.")
+        problems.append(f"The job has the parameters {listed(sorted(taken - sent))}, which no sync sends.")
     return verdict(with_advice(problems, "Deploy the bundle again: docs/databricks.md."), f"{listed(sorted(taken))}.")
 
 
 def job_queue(deployment: Deployment) -> Answer:
-    """A run more than the job allows waits instead of failing its sync."""
-    most = deployment.job.get("max_concurrent_runs", 1)
+    """A run beyond the job's limit waits in the queue instead of failing its sync."""
+    max_runs = deployment.job.get("max_concurrent_runs", 1)
     datasets = len(deployment.datasets[0])
-    if not most:
+    if not max_runs:
         return wrong("max_concurrent_runs of the job is 0: it starts no run. Deploy the bundle again.")
     if not deployment.job.get("queue", {}).get("enabled"):
         return wrong(
-            f"The job's queue is not enabled: a run beyond max_concurrent_runs ({most}) is skipped, and its sync "
+            f"The job's queue is not enabled: a run beyond max_concurrent_runs ({max_runs}) is skipped, and its sync "
             "fails. Deploy the bundle again, or enable the queue."
         )
-    if most < datasets:
-        return Answer(State.ADVICE, f"max_concurrent_runs is {most}: of {datasets} datasets, some wait for others.")
-    return ok(f"the queue is enabled, {most} runs at a time.")
+    if max_runs < datasets:
+        return Answer(State.ADVICE, f"max_concurrent_runs is {max_runs}: of {datasets} datasets, some wait for others.")
+    return ok(f"the queue is enabled, {max_runs} runs at a time.")
 
 
 def job_task(deployment: Deployment) -> Answer:

@@ -1,4 +1,4 @@
-"""What the checks look at, what they return, and what several of them use."""
+"""The deployment that the checks look at, the answers that they return, and functions that several checks use."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ from data_share.snowflake.sql_api import DataShareSnowflakeHook
 PROJECT = Path(__file__).resolve().parents[3]
 BUNDLE = PROJECT / "include" / "databricks" / "databricks.yml"
 
-LARGEST_SKEW_SECONDS = 60
-"""Clocks further apart than this are wrong: sign-ins are dated."""
+MAX_SKEW_SECONDS = 60
+"""Max. difference between two clocks: sign-ins carry the time, and are refused beyond it."""
 
 HTTP_SECONDS = 15
 _STATEMENT_SECONDS = 60
 _SNOWFLAKE_TRIES = 3
-_MOST_CHARACTERS = 1000
-# Not what tells where a key is.
+_MAX_CHARACTERS = 1000
+# Names of extras that contain secrets; names of files and addresses are no secrets.
 _SECRET_EXTRAS = re.compile(r"(?!.*(_file|_path|_url|_endpoint)$).*(key|secret|token|pass)", re.IGNORECASE)
 
 
 class State(StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     OK = "ok"
     WRONG = "wrong"
     ADVICE = "advice"
-    """It works, and could be better."""
+    """It works, but should be improved."""
     UNKNOWN = "not checked"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a check returns: how it came out, and a sentence; if it is wrong, with the way to mend it."""
+    """What a check returns: its result, and a text that says what was found and, if it is wrong, how to fix it."""
 
     state: State
     text: str
@@ -63,8 +63,8 @@ class Check:
     """
     One check.
 
-    :param looked_at: what is looked at; ``{share...}`` stands for a name of the deployment
-    :param needs: names of checks that must have come out well before
+    :param looked_at: what is checked; ``{share...}`` is replaced by a name of the deployment
+    :param needs: names of checks that must have passed before
     """
 
     group: str
@@ -76,11 +76,11 @@ class Check:
 
 class Deployment:
     """
-    What the checks look at; each part is looked up once.
+    The deployment that the checks look at; each part is read once.
 
-    :param share: the names of its parts
+    :param share: the names of the deployment
     :param datasets_folder: folder of the dataset files
-    :param now: the clock of this machine
+    :param now: returns the time of this machine
     """
 
     def __init__(
@@ -94,26 +94,26 @@ class Deployment:
         self.datasets_folder = datasets_folder
         self.now = now
         self.skews: dict[str, float] = {}
-        """System -> by how many seconds this machine is ahead of it."""
+        """System -> seconds by which this machine's clock is ahead of the system's clock."""
         self.session: dict[str, Any] = {}
         self.job: dict[str, Any] = {}
         self.role_refused = ""
 
     @cached_property
     def datasets(self) -> tuple[list[Dataset], list[InvalidDatasetError]]:
-        """The valid datasets, and what is wrong with the others."""
+        """The valid datasets, and the errors of the invalid ones."""
         return read_datasets(self.datasets_folder, self.share)
 
     @cached_property
     def databricks(self) -> DataShareDatabricksHook:
-        """The hook of the syncs, which does not try again here."""
+        """The same hook as in the syncs, without retries."""
         return DataShareDatabricksHook(
             self.share.databricks_conn_id, timeout_seconds=HTTP_SECONDS, tries=1, caller="doctor"
         )
 
     @cached_property
     def snowflake(self) -> DataShareSnowflakeHook:
-        """The hook of the syncs, which has less patience here."""
+        """The same hook as in the syncs, with fewer retries and a shorter timeout."""
         return DataShareSnowflakeHook(
             self.share.snowflake_conn_id,
             query_tag={"task": "doctor"},
@@ -123,7 +123,7 @@ class Deployment:
 
     @cached_property
     def bundle_job(self) -> dict[str, Any]:
-        """The export job as the asset bundle describes it."""
+        """The export job as defined in the asset bundle."""
         job: dict[str, Any] = yaml.safe_load(BUNDLE.read_text(encoding="utf-8"))["resources"]["jobs"]["export_dataset"]
         return job
 
@@ -136,10 +136,10 @@ class Deployment:
         self.snowflake.run_transaction(["BEGIN TRANSACTION", *statements, "ROLLBACK"])
 
     def without_secrets(self, text: str) -> str:
-        """Return a text in which no secret of the connections stands."""
+        """Return a text with all secrets of the connections replaced."""
         for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, "***")
-        return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} ..."
+        return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]} ..."
 
     @cached_property
     def _secrets(self) -> set[str]:
@@ -151,40 +151,40 @@ class Deployment:
                 found |= {
                     str(value) for name, value in connection.extra_dejson.items() if _SECRET_EXTRAS.match(str(name))
                 }
-        # A shorter one would be found in ordinary words.
+        # A shorter secret would be found in ordinary words.
         return {secret for secret in found if len(secret) >= 6}
 
 
 def ok(text: str) -> Answer:
-    """Answer that it is well; the text says what was found."""
+    """Return the answer of a passed check; the text says what was found."""
     return Answer(State.OK, text)
 
 
 def wrong(text: str) -> Answer:
-    """Answer that it is wrong; the text says what, and how to mend it."""
+    """Return the answer of a failed check; the text says what is wrong, and how to fix it."""
     return Answer(State.WRONG, text)
 
 
-def verdict(problems: Sequence[str], well: str) -> Answer:
-    """Answer with the problems, if there are any."""
-    return wrong(" ".join(problems)) if problems else ok(well)
+def verdict(problems: Sequence[str], passed_text: str) -> Answer:
+    """Return a failed answer if there are problems, otherwise a passed one."""
+    return wrong(" ".join(problems)) if problems else ok(passed_text)
 
 
 def error_text(error: Exception) -> str:
-    """Return what an error says, on one line and without a full stop."""
-    # What to do is said by the check that failed.
-    said = error.message if isinstance(error, ShareError) else str(error)
-    text = " ".join(said.split()).rstrip(".")
+    """Return the message of an error, on one line and without a full stop."""
+    # Without the error's remedy: the check gives its own.
+    message = error.message if isinstance(error, ShareError) else str(error)
+    text = " ".join(message.split()).rstrip(".")
     return text if isinstance(error, AirflowFailException) else f"{type(error).__name__}: {text}"
 
 
 def listed(names: Any) -> str:
-    """Return names with commas between them."""
+    """Return names separated by commas."""
     return ", ".join(names) or "nothing"
 
 
 def with_advice(problems: list[str], advice: str) -> list[str]:
-    """Return problems with how to mend them, if there are any."""
+    """Return the problems and, if there are any, how to fix them."""
     return [*problems, advice] if problems else []
 
 
@@ -197,7 +197,7 @@ def connection_of(conn_id: str) -> Any:
 
 
 def no_connection(conn_id: str) -> Answer:
-    """Answer that a connection does not exist."""
+    """Return the answer for a connection that does not exist."""
     return wrong(
         f"The Airflow connection {conn_id} does not exist. Create it in Airflow's UI or secrets backend, or as "
         f"AIRFLOW_CONN_{conn_id.upper()}: README.md, Real accounts."
@@ -205,22 +205,22 @@ def no_connection(conn_id: str) -> Answer:
 
 
 def check_fields(conn_id: str, missing: Sequence[str]) -> Answer:
-    """Answer whether a connection lacks any of its fields."""
+    """Return the answer for a connection: failed if fields are missing."""
     problems = [f"The Airflow connection {conn_id} lacks: {', '.join(missing)}. README.md, Real accounts."]
     return verdict(problems if missing else [], "complete.")
 
 
 def check_reachable(deployment: Deployment, system: str, url: str, field: str) -> Answer:
-    """Answer whether anything answers at an address, whatever it says; its clock is noted on the way."""
+    """Return whether a server answers at an address; also note the difference to its clock."""
     before = deployment.now()
     try:
-        # Whatever it answers, also that nobody has signed in, it is there.
+        # Any answer will do, also a refusal because nobody has signed in.
         response = requests.get(url, timeout=HTTP_SECONDS, allow_redirects=False)
     except OSError as error:
         if is_certificate_error(error):
             return wrong(
-                f"The certificate at {url} is refused: {error_text(error)}. Check {field} of the connection; where a "
-                "proxy opens the traffic, give Airflow its certificate authority (REQUESTS_CA_BUNDLE and "
+                f"The certificate at {url} is refused: {error_text(error)}. Check {field} of the connection; if a "
+                "proxy decrypts the traffic, give Airflow its certificate authority (REQUESTS_CA_BUNDLE and "
                 "SSL_CERT_FILE)."
             )
         return wrong(
@@ -234,19 +234,25 @@ def check_reachable(deployment: Deployment, system: str, url: str, field: str) -
 
 
 def skew_between(before: datetime, theirs: datetime, after: datetime) -> float:
-    """Return by how many seconds this machine is ahead of another one that was asked between two times."""
+    """
+    Return the seconds by which this machine's clock is ahead of another clock.
+
+    :param before: this machine's time before the call that read the other clock
+    :param theirs: the time of the other clock
+    :param after: this machine's time after the call
+    """
     return ((before + (after - before) / 2) - theirs).total_seconds()
 
 
 def clock(deployment: Deployment, system: str) -> Answer:
-    """Answer whether the clocks of this machine and of a system agree."""
+    """Return whether the clocks of this machine and of a system agree."""
     skew = deployment.skews.get(system)
     if skew is None:
-        return Answer(State.UNKNOWN, f"because {system} does not say what time it is.")
-    if abs(skew) > LARGEST_SKEW_SECONDS:
+        return Answer(State.UNKNOWN, f"because no answer of {system} has the time.")
+    if abs(skew) > MAX_SKEW_SECONDS:
         way = "ahead of" if skew > 0 else "behind"
         return wrong(
-            f"The clock of this machine is {abs(skew):,.0f} seconds {way} that of {system}: sign-ins are dated, and "
-            "are refused. Synchronise it (NTP)."
+            f"The clock of this machine is {abs(skew):,.0f} seconds {way} that of {system}: sign-ins carry the time, "
+            "and are refused. Synchronise it (NTP)."
         )
-    return ok(f"within {LARGEST_SKEW_SECONDS} seconds.")
+    return ok(f"within {MAX_SKEW_SECONDS} seconds.")

@@ -1,13 +1,13 @@
 """
-Checking a deployment step by step: what is wrong, in the other system's words, and how to mend it.
+Checks a deployment step by step, and reports what is wrong and how to fix it.
 
-The checks are functions, one module for each side beside this one, listed in their order in :data:`CHECKS`. Each
-returns an ``Answer``; one whose ground is missing is not made, and says for want of what. Nothing is changed: what is
-written is rolled back, or is in a table of the check's own that it drops. Secrets of the connections are taken out of
-all that is said.
+The checks are functions in the modules beside this one, one module for each system; :data:`CHECKS` lists them in order.
+Each returns an ``Answer``. A check is skipped if a check that it needs has failed; its finding then names that check.
+Checks change nothing: they roll back what they write, or write to a table of their own and drop it. Secrets of the
+connections are removed from all texts.
 
-Inside Airflow, the DAG ``doctor`` makes them, with Airflow's secrets and network; from a shell, ``python -m
-data_share.doctor`` does.
+The DAG ``doctor`` runs the checks inside Airflow, with Airflow's secrets and network; ``python -m data_share.doctor``
+runs them from a shell.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from data_share.outcome.report import ShareError
 from data_share.share import Share
 
 CHECKS: tuple[Check, ...] = (*airflow.CHECKS, *databricks.CHECKS, *snowflake.CHECKS)
-"""All checks, in their order."""
+"""All checks, in order."""
 
 
 @dataclass(frozen=True)
 class Finding:
     """
-    A check that was made, or not made.
+    The result of one check.
 
-    :param group: the side that it is about
+    :param group: the system that was checked: ``Airflow``, ``Databricks`` or ``Snowflake``
     :param name: the check
-    :param looked_at: what was looked at
+    :param looked_at: what was checked
+    :param text: what was found and, if it is wrong, how to fix it
     """
 
     group: str
@@ -51,28 +52,28 @@ class Finding:
 
 
 class ShareIsBrokenError(ShareError, AirflowFailException):
-    """A check of the deployment has failed; the message has the sentences of all that have."""
+    """Checks of the deployment failed; the message has the texts of all failed checks."""
 
     code = FailureCode.SHARE_BROKEN
 
 
 def examine(deployment: Deployment, groups: Sequence[str] = ()) -> Iterator[Finding]:
     """
-    Make the checks in their order.
+    Run the checks in order.
 
-    :param groups: the sides to look at; all by default
+    :param groups: the systems to check; default: all
     """
-    well: set[str] = set()
+    passed: set[str] = set()
     for check in CHECKS:
         if groups and check.group not in groups:
             continue
-        missing = [name for name in check.needs if name not in well]
+        missing = [name for name in check.needs if name not in passed]
         if missing:
-            answer = Answer(State.UNKNOWN, f"because this did not come out well: {', '.join(missing)}.")
+            answer = Answer(State.UNKNOWN, f"because a check before it did not pass: {', '.join(missing)}.")
         else:
             answer = _answer(check, deployment)
         if answer.state in (State.OK, State.ADVICE):
-            well.add(check.name)
+            passed.add(check.name)
         text = deployment.without_secrets(answer.text)
         looked_at = check.looked_at.format(share=deployment.share)
         yield Finding(check.group, check.name, looked_at, answer.state, text)
@@ -87,12 +88,12 @@ def _answer(check: Check, deployment: Deployment) -> Answer:
 
 class DoctorOperator(BaseOperator):
     """
-    Makes the checks of one side; returns the findings, and fails with the sentences of those that are wrong.
+    Runs the checks of one system, and returns the findings. Fails if one is wrong, with the texts of all wrong ones.
 
-    The findings of a failure are the XCom ``findings``.
+    After a failure, the XCom ``findings`` has all findings.
 
-    :param group: the side: ``Airflow``, ``Databricks`` or ``Snowflake``
-    :param share: what is looked at
+    :param group: the system: ``Airflow``, ``Databricks`` or ``Snowflake``
+    :param share: the names of the deployment
     """
 
     def __init__(
@@ -107,16 +108,16 @@ class DoctorOperator(BaseOperator):
         self.share = share
 
     def execute(self, context: Context) -> list[dict[str, str]]:
-        """Make the checks."""
+        """Run the checks."""
         deployment = Deployment(self.share)
         findings = []
         for finding in examine(deployment, [self.group]):
             self.log.info("%s", finding.line())
             findings.append(finding)
-        told = [{name: str(value) for name, value in asdict(finding).items()} for finding in findings]
+        answer = [{name: str(value) for name, value in asdict(finding).items()} for finding in findings]
         wrong = [finding for finding in findings if finding.state is State.WRONG]
         if wrong:
-            context["ti"].xcom_push(key="findings", value=told)
+            context["ti"].xcom_push(key="findings", value=answer)
             sentences = "\n".join(f"- {finding.name}: {finding.text}" for finding in wrong)
             raise ShareIsBrokenError(f"{len(wrong)} of {len(findings)} checks of {self.group} failed.\n{sentences}")
-        return told
+        return answer

@@ -1,4 +1,4 @@
-"""The checks of Snowflake: connection, sign-in, stage, tables, and the rights that the load modes take."""
+"""The checks of Snowflake: connection, sign-in, stage, tables, and the rights that the load modes need."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ from data_share.snowflake.target_lock import TargetTakenError, refuse_target_of_
 from data_share.sql_files import render_sql
 from data_share.sql_text import alike, folded, quoted, table_parts, written
 
-# No dataset has a name that begins so: there is never a file, and listing it costs nothing.
+# No dataset has a name like this, so the folder is always empty and listing it is cheap.
 _EMPTY_FOLDER = "_check/"
 _ROLE_REFUSED = ("390186", "390189")
 
 
 def snowflake_connection(deployment: Deployment) -> Answer:
-    """The connection is there and has what the syncs need."""
+    """The connection exists and has the fields that the syncs need."""
     share = deployment.share
     connection = connection_of(share.snowflake_conn_id)
     if connection is None:
@@ -69,15 +69,15 @@ def snowflake_connection(deployment: Deployment) -> Answer:
 
 
 def snowflake_key(deployment: Deployment) -> Answer:
-    """The key can be read, and is one that Snowflake takes."""
+    """The private key can be read, and Snowflake accepts keys like it."""
     key = deployment.snowflake.get_private_key()
     if key is None:
-        return ok("the sign-in takes a token, and no key.")
+        return ok("the sign-in uses a token, no key.")
     return ok(f"{key.key_size} bits; DESCRIBE USER shows it as RSA_PUBLIC_KEY_FP {fingerprint_of(key)}.")
 
 
 def snowflake_reachable(deployment: Deployment) -> Answer:
-    """Something answers at the account's address."""
+    """A server answers at the account's address."""
     return check_reachable(deployment, "Snowflake", deployment.snowflake.statements_url, "extra account or host")
 
 
@@ -107,7 +107,7 @@ def snowflake_sign_in(deployment: Deployment) -> Answer:
 
 
 def snowflake_clock(deployment: Deployment) -> Answer:
-    """The clocks of this machine and of Snowflake agree, or its tokens are refused."""
+    """The clocks of this machine and of Snowflake agree; otherwise Snowflake refuses the tokens."""
     return clock(deployment, "Snowflake")
 
 
@@ -129,20 +129,20 @@ def database_and_schema(deployment: Deployment) -> Answer:
         if deployment.session[f"{kind.upper()}_NAME"] is None:
             return wrong(
                 f"The {kind} {name} does not exist, or role {_role(deployment)} may not use it. Check the connection "
-                f"(the SQL API minds the case of the name), or GRANT USAGE ON {kind.upper()} {name} TO ROLE "
+                f"(in the SQL API, the name's case matters), or GRANT USAGE ON {kind.upper()} {name} TO ROLE "
                 f"{_role(deployment)}."
             )
     return ok(f"{deployment.session['DATABASE_NAME']}.{deployment.session['SCHEMA_NAME']}.")
 
 
 def snowflake_warehouse(deployment: Deployment) -> Answer:
-    """The role may compute with the connection's warehouse."""
+    """The role may use the connection's warehouse."""
     name = deployment.snowflake.get_connection(deployment.share.snowflake_conn_id).extra_dejson["warehouse"]
     try:
         deployment.rows("SELECT COUNT(*) AS total FROM information_schema.schemata")
     except SnowflakeStatementError as error:
         return wrong(
-            f"Warehouse {name} cannot be used: {error_text(error)}. It does not exist, or: GRANT USAGE ON WAREHOUSE "
+            f"Warehouse {name} cannot be used: {error_text(error)}. If it exists: GRANT USAGE ON WAREHOUSE "
             f"{name} TO ROLE {_role(deployment)}."
         )
     return ok(f"{name}.")
@@ -153,13 +153,13 @@ def storage_integration(deployment: Deployment) -> Answer:
     share = deployment.share
     name = share.storage_integration
     try:
-        # Takes USAGE on the integration, as each COPY INTO and LIST does, also for the role that owns the stage.
+        # Needs USAGE on the integration, as COPY INTO and LIST do, even for the role that owns the stage.
         rows = deployment.rows(f"DESCRIBE INTEGRATION {name}")
     except SnowflakeStatementError as error:
         return wrong(
-            f"{error_text(error)}. Each COPY INTO takes USAGE on the integration of its stage: GRANT USAGE ON "
-            f"INTEGRATION {name} TO ROLE {_role(deployment)}. If there is none of that name, an account administrator "
-            "creates it: include/sql/snowflake/setup/."
+            f"{error_text(error)}. Each COPY INTO needs USAGE on the integration of its stage: GRANT USAGE ON "
+            f"INTEGRATION {name} TO ROLE {_role(deployment)}. If the integration does not exist, an account "
+            "administrator creates it: include/sql/snowflake/setup/."
         )
     properties = {str(row["property"]).upper(): str(row["property_value"] or "") for row in rows}
     allowed, blocked = (
@@ -170,15 +170,15 @@ def storage_integration(deployment: Deployment) -> Answer:
     if properties.get("ENABLED", "").lower() != "true":
         problems.append(f"The integration {name} is not enabled: ALTER INTEGRATION {name} SET ENABLED = TRUE.")
     if not any(place == "*" or (place and share.url.startswith(place)) for place in allowed):
-        problems.append(f"The integration {name} allows {listed(allowed)}, and not {share.url}.")
+        problems.append(f"The integration {name} allows {listed(allowed)}, but not {share.url}.")
     if any(place and share.url.startswith(place) for place in blocked):
         problems.append(f"The integration {name} blocks {share.url}.")
-    advice = "An account administrator alters it, never replaces it: include/sql/snowflake/setup/."
+    advice = "An account administrator must alter it, never replace it: include/sql/snowflake/setup/."
     return verdict(with_advice(problems, advice), f"{name} allows {share.url}.")
 
 
 def stage(deployment: Deployment) -> Answer:
-    """The stage is on the share, by the storage integration."""
+    """The stage exists, and has the share's url and storage integration."""
     share = deployment.share
     schema = f"{deployment.session['DATABASE_NAME']}.{deployment.session['SCHEMA_NAME']}"
     found = [
@@ -189,29 +189,29 @@ def stage(deployment: Deployment) -> Answer:
     if not found:
         return wrong(
             f"The stage {schema}.{share.stage} does not exist, or role {_role(deployment)} has no right on it. Run the "
-            f"DAG set_up_snowflake (it takes USAGE on the integration {share.storage_integration}), or GRANT USAGE ON "
+            f"DAG set_up_snowflake (it needs USAGE on the integration {share.storage_integration}), or GRANT USAGE ON "
             "STAGE."
         )
     problems = []
     url, integration = str(found[0]["url"] or ""), str(found[0]["storage_integration"] or "")
     if url.rstrip("/") != share.url.rstrip("/"):
-        problems.append(f"The stage {share.stage} is on {url or 'no bucket'} instead of {share.url}.")
+        problems.append(f"The url of the stage {share.stage} is {url or 'empty'} instead of {share.url}.")
     if integration.upper() != share.storage_integration.upper():
         problems.append(f"The stage uses the integration {integration or 'none'}, not {share.storage_integration}.")
     return verdict(
-        with_advice(problems, "Drop the stage and run the DAG set_up_snowflake."), f"{share.stage} is on {url}."
+        with_advice(problems, "Drop the stage and run the DAG set_up_snowflake."), f"{share.stage} has the url {url}."
     )
 
 
 def list_stage(deployment: Deployment) -> Answer:
-    """Snowflake can list the share: its AWS role is trusted, and may list the bucket."""
+    """Snowflake can list the share: AWS trusts its role, and the role may list the bucket."""
     share = deployment.share
     try:
         deployment.rows(f"LIST @{share.stage}/{_EMPTY_FOLDER}")
     except SnowflakeStatementError as error:
         return wrong(
             f"{error_text(error)}. Role {_role(deployment)} needs USAGE on the stage and on its integration; the AWS "
-            "role needs the trust policy and the rights of docs/aws.md."
+            "role needs the trust policy and the rights in docs/aws.md."
         )
     return ok(f"{share.url} can be listed.")
 
@@ -229,7 +229,7 @@ def staging_schema(deployment: Deployment) -> Answer:
 
 
 def ledger_tables(deployment: Deployment) -> Answer:
-    """The ledger's tables have the columns that create_ledger.sql gives them."""
+    """Ledger and manifest table have the columns in create_ledger.sql."""
     problems, tables = [], _ledger_columns(deployment.share)
     for table, columns in tables.items():
         found = _columns(deployment, table)
@@ -242,7 +242,7 @@ def ledger_tables(deployment: Deployment) -> Answer:
 
 
 def target_tables(deployment: Deployment) -> Answer:
-    """Each target exists, is no other dataset's, and has the columns that its file names, as Snowflake stores names."""
+    """Each target exists, belongs to no other dataset, and has the columns that its dataset file names."""
     problems, first = [], []
     datasets, _ = deployment.datasets
     for dataset in datasets:
@@ -253,19 +253,19 @@ def target_tables(deployment: Deployment) -> Answer:
             first.append(dataset.target_table)
             continue
         if isinstance(found, str):
-            how = "Run the DAG set_up_snowflake" if dataset.create_table else "Its owners create it"
+            how = "Run the DAG set_up_snowflake" if dataset.create_table else "Its owners must create it"
             problems.append(f"{found} {how} (dataset file {file}).")
             continue
         if same := alike(found):
             problems.append(
-                f"The columns {listed(same)} of {dataset.target_table} differ only by case, and COPY INTO does not "
-                "tell them apart: rename one of them (ALTER TABLE ... RENAME COLUMN)."
+                f"The columns {listed(same)} of {dataset.target_table} differ only by case, which COPY INTO ignores: "
+                "rename one of them (ALTER TABLE ... RENAME COLUMN)."
             )
         for field in ("required_columns", "merge_keys", "casts", "target_defaults"):
             if missing := [name for name in getattr(dataset, field) if name not in found]:
                 problems.append(
-                    f"{dataset.target_table} has no column {listed(map(written, missing))}, which {field} of {file} "
-                    f"names. Correct one of both.{_other_case(missing, found)}"
+                    f"{dataset.target_table} has no column {listed(map(written, missing))}, which {field} in {file} "
+                    f"names. Correct the file or the table.{_other_case(missing, found)}"
                 )
         problems += _differences(
             dataset.target_table, dataset.columns, found, file, extra_is_wrong=bool(dataset.columns)
@@ -275,7 +275,7 @@ def target_tables(deployment: Deployment) -> Answer:
 
 
 def column_types(deployment: Deployment) -> Answer:
-    """The last export of each dataset has columns whose values its target of today would keep."""
+    """The current targets can hold every value of the columns in the last exports."""
     last = {
         str(row["DATASET"]): row["COLUMN_TYPES"]
         for row in deployment.rows(
@@ -291,7 +291,7 @@ def column_types(deployment: Deployment) -> Answer:
             continue
         sentences = lossy_columns(exported_columns(str(schema)), target, dataset)
         problems += [
-            f"{sentence} Or name it in casts of {dataset.name}.yaml, if a changed value is right."
+            f"{sentence} Or name it in casts of {dataset.name}.yaml, if values may change."
             for sentence in sentences.values()
         ]
         looked_at.append(dataset.name)
@@ -299,7 +299,7 @@ def column_types(deployment: Deployment) -> Answer:
 
 
 def ledger_rights(deployment: Deployment) -> Answer:
-    """The role may do to the ledger's tables what a publish does."""
+    """The role may write to the ledger and the manifest table, as a publish does."""
     share = deployment.share
     needed = {
         share.ledger_table: ("INSERT", "DELETE"),
@@ -310,7 +310,7 @@ def ledger_rights(deployment: Deployment) -> Answer:
 
 
 def target_rights(deployment: Deployment) -> Answer:
-    """The role may do to each target what its load mode does."""
+    """The role has the rights on each target that its load mode needs."""
     problems, owned, not_refreshed = [], [], []
     for dataset in deployment.datasets[0]:
         rights = dataset.rights_on_target
@@ -324,25 +324,25 @@ def target_rights(deployment: Deployment) -> Answer:
             not_refreshed.append(dataset.name)
         if dataset.schema_drift is SchemaDrift.ADD_NEW:
             owned.append(dataset.target_table)
-    note = f" Not checked: OWNERSHIP, which schema_drift add_new takes on {listed(owned)}." if owned else ""
+    note = f" Not checked: OWNERSHIP, which schema_drift add_new needs on {listed(owned)}." if owned else ""
     if not_refreshed and not problems:
         return Answer(
             State.ADVICE,
             f"each load mode may write to its target, but full_refresh would fail for {listed(not_refreshed)}: it "
-            f"takes DELETE on the target.{note}",
+            f"needs DELETE on the target.{note}",
         )
     return verdict(problems, f"each load mode may write to its target.{note}")
 
 
 def target_policies(deployment: Deployment) -> Answer:
-    """No policy that a sync would stop at is on a target, as far as the loader can see."""
+    """No target has a policy that would stop a sync, as far as the loader can see."""
     problems, exempt = [], []
     for dataset in deployment.datasets[0]:
         try:
             described = deployment.rows(f"DESCRIBE TABLE {dataset.target}")
             plan = deployment.rows(f"EXPLAIN SELECT * FROM {dataset.target}")  # noqa: S608
         except SnowflakeStatementError:
-            continue  # a target that cannot be read is told elsewhere
+            continue  # other checks report a target that cannot be read
         found = told(dataset.target_table, masking_policies(described), is_filtered=has_row_access_policy(plan))
         if found and dataset.policies == "exempt":
             exempt.append(found)
@@ -350,14 +350,14 @@ def target_policies(deployment: Deployment) -> Answer:
             problems.append(
                 f"{found}, which stops each sync of {dataset.name}.yaml. {way_out(_role(deployment), dataset)}"
             )
-    note = f" Said to be exempt, which each sync proves: {'; '.join(exempt)}." if exempt else ""
-    return verdict(problems, f"none is on a target, without the role being exempt.{note}")
+    note = f" Exempt according to the dataset files, which each sync proves: {'; '.join(exempt)}." if exempt else ""
+    return verdict(problems, f"no target has a policy that does not exempt the role.{note}")
 
 
 def write_and_read(deployment: Deployment) -> Answer:
-    """A table can be created in the staging schema, written, read as it was written, in each type, and dropped."""
+    """A table can be created in the staging schema and dropped, and a row with each type is read as it was written."""
     share = deployment.share
-    # Named as a run's staging table, so that clean_up_share drops it if this process dies.
+    # Named like the staging table of a run, so that clean_up_share drops it if this process dies.
     key = run_key("doctor", uuid.uuid4().hex, datetime.now(UTC))
     table = share.staging_table("doctor", key, 1, key)
     columns = dict(zip(SYNONYMS, SYNONYMS, strict=True))
@@ -378,10 +378,10 @@ def write_and_read(deployment: Deployment) -> Answer:
     if masked:
         check = f"IS_ROLE_IN_SESSION('{_role(deployment)}')"
         return wrong(
-            f"What is written to a table in {share.staging_schema} is not what role {_role(deployment)} reads of it, "
-            f"in columns of {listed(masked)}: a masking policy changes it, which a tag of the schema or the database "
-            "brings along. Snowflake hides its name from the role; an administrator finds it in "
-            "SNOWFLAKE.ACCOUNT_USAGE.POLICY_REFERENCES. Take the tag off, or exempt the role in the policy's body: "
+            f"Role {_role(deployment)} reads other values from a table in {share.staging_schema} than it wrote, in "
+            f"columns of type {listed(masked)}: a masking policy changes them, by a tag on the schema or the database. "
+            "Snowflake hides the policy's name from the role; an administrator finds it in "
+            "SNOWFLAKE.ACCOUNT_USAGE.POLICY_REFERENCES. Remove the tag, or exempt the role in the policy's body: "
             f"CASE WHEN {check} THEN val ELSE ... END."
         )
     note = f" Not checked: {listed(missing)}, which the account does not have." if missing else ""
@@ -389,13 +389,13 @@ def write_and_read(deployment: Deployment) -> Answer:
 
 
 def _create_of_each_type(deployment: Deployment, table: str, columns: dict[str, str]) -> list[str]:
-    """Create a table with a column of each type; take those out that the account does not have, and return them."""
+    """Create a table with a column of each type; remove the types that the account lacks, and return them."""
     try:
         deployment.rows(
             f"CREATE TABLE {table} ({', '.join(f'{quoted(name)} {kind}' for name, kind in columns.items())})"
         )
     except SnowflakeStatementError:
-        # One by one, to tell which: the first is one that every account has.
+        # Add the columns one by one, to find which types fail; every account has the first type.
         first, *others = columns
         deployment.rows(f"CREATE TABLE {table} ({quoted(first)} {columns[first]})")
         missing = []
@@ -414,9 +414,9 @@ def _role(deployment: Deployment) -> str:
 
 
 def _target_of_another(deployment: Deployment, dataset: Dataset) -> list[str]:
-    """Return a sentence if another dataset publishes to the target, perhaps one of another Airflow."""
+    """Return a problem if another dataset, perhaps of another Airflow, publishes to the target."""
     rows = []
-    # Before the first sync, there is no such table.
+    # Before the first sync, the lock table does not exist.
     with contextlib.suppress(SnowflakeStatementError):
         rows = deployment.rows(select_lock(dataset, deployment.share))
     try:
@@ -427,14 +427,19 @@ def _target_of_another(deployment: Deployment, dataset: Dataset) -> list[str]:
 
 
 def _ledger_columns(share: Share) -> dict[str, dict[str, str]]:
-    """Return the ledger's tables with the types of their columns, as create_ledger.sql has them."""
+    """Return the tables in create_ledger.sql with the types of their columns."""
     sql = render_sql("create_ledger", share=share)
     tables = re.findall(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*?)\n\);", sql, flags=re.DOTALL)
     return {table: dict(re.findall(r"^ +(\w+) (\w+)", columns, flags=re.MULTILINE)) for table, columns in tables}
 
 
 def _columns(deployment: Deployment, table: str, shown: str = "") -> dict[str, str] | str:
-    """Return the types of a table's columns, or what Snowflake says instead of the table as it is shown."""
+    """
+    Return the types of a table's columns, or Snowflake's error.
+
+    :param table: the table for SQL
+    :param shown: the table for people, in the error; default: the same
+    """
     try:
         return {str(row["name"]): str(row["type"]) for row in deployment.rows(f"DESCRIBE TABLE {table}")}
     except SnowflakeStatementError as error:
@@ -456,19 +461,19 @@ def _differences(
     for name, kind in wanted.items():
         actual = found.get(name)
         if actual is not None and _plain(actual) != _plain(kind):
-            problems.append(f"{table}: column {name} is {actual}, and {kind} in {file}: alter one of both.")
+            problems.append(f"{table}: column {name} is {actual}, but {kind} in {file}: alter the table or the file.")
     return problems
 
 
 def _other_case(missing: Sequence[str], found: Iterable[str]) -> str:
-    """Return how a dataset file names the columns that are there in another case."""
+    """Return a hint at columns that exist in another case, with their names for a dataset file."""
     others = {folded(name): name for name in found}
-    there = [f"'{written(others[folded(name)])}'" for name in missing if folded(name) in others]
-    return f" In another case it is there: a dataset file names it {listed(there)}." if there else ""
+    existing = [f"'{written(others[folded(name)])}'" for name in missing if folded(name) in others]
+    return f" It exists in another case: write it as {listed(existing)} in the dataset file." if existing else ""
 
 
 def _plain(kind: str) -> str:
-    """Return a type without its size, by the name that Snowflake shows."""
+    """Return a type without its size, by the name that Snowflake's DESCRIBE TABLE shows."""
     words = kind.upper().removesuffix(" NOT NULL")
     try:
         return target_type(words).kind
@@ -478,10 +483,10 @@ def _plain(kind: str) -> str:
 
 def _missing_rights(deployment: Deployment, table: str, rights: Sequence[str], name: str = "") -> list[str]:
     """
-    Return a sentence for each right on a table that the role lacks, by statements that change no row.
+    Return a problem for each right on a table that the role lacks, found with statements that change no row.
 
     :param table: the table for SQL
-    :param name: the table for people; by default the same
+    :param name: the table for people; default: the same
     """
     column = quoted(next(iter(found))) if isinstance(found := _columns(deployment, table), dict) else ""
     if not column:
@@ -492,7 +497,7 @@ def _missing_rights(deployment: Deployment, table: str, rights: Sequence[str], n
         "UPDATE": f"UPDATE {table} SET {column} = {column} WHERE FALSE",  # noqa: S608
         "DELETE": f"DELETE FROM {table} WHERE FALSE",  # noqa: S608
     }
-    # All in one request; only when it fails, each alone, to tell which.
+    # All in one request; if it fails, each alone, to find which right is missing.
     with contextlib.suppress(SnowflakeStatementError):
         deployment.rolled_back([probes[right] for right in ("SELECT", *rights)])
         return []
@@ -504,13 +509,13 @@ def _missing_rights(deployment: Deployment, table: str, rights: Sequence[str], n
             grant = f"GRANT {right} ON TABLE {table} TO ROLE {_role(deployment)}"
             problems.append(f"{right} on {name or table} fails: {error_text(error)}. {grant}.")
             if right == "SELECT":
-                # The others read the table too, and would fail for this.
+                # The other statements read the table too, and would fail for the same reason.
                 break
     return problems
 
 
 def _missing_right_to_create(deployment: Deployment, dataset: Dataset) -> list[str]:
-    """Return a sentence if the role may not create a table where the first sync would: by one that is dropped again."""
+    """Return a problem if the role may not create a table in the target's schema; creates one and drops it."""
     schema = ".".join(map(quoted, table_parts(dataset.target_table)[:-1]))
     table = f"{schema}.check_share_{uuid.uuid4().hex}".removeprefix(".")
     try:

@@ -1,4 +1,4 @@
-"""What an error means: its code, its report, and whether another attempt can help."""
+"""Classifies errors: the code and the report of an error, and whether another attempt can help."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def failure_of(error: BaseException, step: str) -> Failure:
     """
     Return the report of an error.
 
-    :param error: what ended the step
+    :param error: the error that ended the step
     :param step: the task
     """
     if isinstance(error, NotPublishedError):
@@ -47,15 +47,15 @@ def failure_of(error: BaseException, step: str) -> Failure:
             error.retriable,
         )
     if isinstance(error, TaskDeferralTimeout):
-        # Airflow's, which comes after ours: the trigger was not there to count.
-        told = "The export has not ended in its time (export_timeout_minutes), and no triggerer was there to cancel it."
+        # Airflow's own timeout is later than the trigger's: it applies only when no triggerer ran the trigger.
+        message = "The export exceeded its max. time (export_timeout_minutes), and no triggerer ran that cancels it."
         advice = "Start the triggerer, and then the sync again."
-        return Failure(step, FailureCode.EXPORT_TIMED_OUT, told, what_to_do=advice)
+        return Failure(step, FailureCode.EXPORT_TIMED_OUT, message, what_to_do=advice)
     return Failure(step, _code_of(error), str(error) or type(error).__name__)
 
 
 def _code_of(error: BaseException) -> FailureCode:
-    """Tell the errors of Airflow and of the Databricks provider; those of Snowflake are ours."""
+    """Return the code of an error of Airflow or of the Databricks provider. Errors of Snowflake are a ShareError."""
     if isinstance(error, AirflowNotFoundException) or (
         isinstance(error, AirflowRuntimeError)
         and error.error.error in (ErrorType.CONNECTION_NOT_FOUND, ErrorType.VARIABLE_NOT_FOUND)
@@ -75,11 +75,11 @@ def _code_of(error: BaseException) -> FailureCode:
 
 def databricks_status(error: BaseException) -> int | None:
     """
-    Return the HTTP status of Databricks' answer, or None when the error is no answer of it.
+    Return the HTTP status of Databricks' answer, or None if the error is no answer of Databricks.
 
-    The provider (7.23.0) has a class for the answers to its calls, and none for a refused sign-in of a service
-    principal: in a worker that is text, in the triggerer an error of aiohttp. Such an answer is 401 here, whatever its
-    status was.
+    The provider (7.23.0) has an error class for answers to its calls, but not for a refused sign-in of a service
+    principal: in a worker that is only a text, in the triggerer an error of aiohttp. For such a refusal this returns
+    401, whatever its status was.
     """
     if isinstance(error, DatabricksApiError):
         return error.http_status_code
@@ -94,54 +94,55 @@ def _is_refusal(status: int | None) -> bool:
 
 def is_certificate_error(error: BaseException) -> bool:
     """
-    Return whether a call has failed because of a certificate: the next call fails in the same way.
+    Return whether a call failed because of a certificate, so that a repeated call would fail too.
 
-    Of a connection that is lost while TLS is set up, requests makes the same kind of error.
+    The class of the error is not enough: requests raises the same class when a connection is lost during the TLS
+    handshake.
     """
     return any(
         isinstance(each, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError)
-        # The file of certificate authorities that the environment names is not there.
+        # The environment names a file of certificate authorities that does not exist.
         or (type(each) is OSError and "TLS CA certificate bundle" in str(each))
         for each in _with_causes(error)
     )
 
 
 def _with_causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and those that it was made of: libraries put them in different places."""
+    """Yield an error and the errors that caused it; libraries store causes in different attributes."""
     seen: set[int] = set()
-    left: list[Any] = [error]
-    while left:
-        each = left.pop()
+    pending: list[Any] = [error]
+    while pending:
+        each = pending.pop()
         if not isinstance(each, BaseException) or id(each) in seen:
             continue
         seen.add(id(each))
         yield each
-        left += [each.__cause__, each.__context__, *each.args, getattr(each, "reason", None)]
+        pending += [each.__cause__, each.__context__, *each.args, getattr(each, "reason", None)]
         if isinstance(each, RetryError):
-            left.append(each.last_attempt.exception())
+            pending.append(each.last_attempt.exception())
 
 
 def seconds_to_wait(retry_after: str | None) -> float:
     """
-    Return the seconds that an answer asks to wait before the next call; 0 when it does not say, or nothing readable.
+    Return the seconds to wait before the next call, as an answer demands; 0 if the header is missing or unreadable.
 
-    :param retry_after: its header ``Retry-After``: a number of seconds, or the time of day
+    :param retry_after: the header ``Retry-After``: a number of seconds, or a date
     """
-    said = (retry_after or "").strip()
-    if re.fullmatch(r"\d{1,9}", said, re.ASCII):
-        return float(said)
+    value = (retry_after or "").strip()
+    if re.fullmatch(r"\d{1,9}", value, re.ASCII):
+        return float(value)
     try:
-        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
     except (TypeError, ValueError):
         return 0.0
 
 
 def code_of_status(status: int | None, refused: FailureCode) -> FailureCode:
     """
-    Return what an answer of Databricks means.
+    Return the code for an answer of Databricks.
 
-    :param status: HTTP status, or None when there was no answer
-    :param refused: the code of a request that Databricks finds wrong
+    :param status: HTTP status, or None if there was no answer
+    :param refused: the code for a request that Databricks rejects as wrong
     """
     if status in (401, 403):
         return FailureCode.DATABRICKS_SIGN_IN
@@ -152,11 +153,11 @@ def code_of_status(status: int | None, refused: FailureCode) -> FailureCode:
 
 def report_failure(context: Context) -> None:
     """
-    Leave the report of a failed task as its XCom and in its log: the failure callback of every task.
+    Write the report of a failed task to its XCom and its log: the failure callback of every task.
 
-    For a task that fails in the triggerer, or whose process has died, Airflow calls this in the dag-processor, without
-    the error. There, pushing an XCom would block the parsing of the DAG file until its time-out: the trigger has left
-    the report itself, and of a process that died there is nothing to tell.
+    When a task fails in the triggerer, or its process died, Airflow calls this in the dag-processor, without the error.
+    This does nothing then: pushing an XCom there would block the parsing of the DAG file until its time-out. The
+    trigger has written the report itself, and nothing is known about a process that died.
     """
     error = context.get("exception")
     if isinstance(error, BaseException):
@@ -166,7 +167,7 @@ def report_failure(context: Context) -> None:
 
 class RetryTransientErrors(RetryPolicy):
     """
-    Fails at once where another attempt cannot help: a certificate, or a request that Databricks refuses (4xx but 429).
+    Fails at once if a certificate is refused, or Databricks refuses the request (4xx, not 429): retries cannot help.
 
     The provider (7.23.0) raises both as ordinary errors, which Airflow would retry.
     """

@@ -1,4 +1,4 @@
-"""What can go wrong in a sync: the codes of the failure reports, with cause and remedy."""
+"""The codes of the failure reports, each with its cause and its remedy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from enum import Enum
 
 class FailureCode(Enum):
     """
-    What can go wrong; the name is the code.
+    A kind of failure; the member's name is the code.
 
-    Each has its cause, what to do, and whether the same sync may succeed when it is started again with nothing changed.
+    Each member has its cause, what to do, and whether the same sync may succeed when it is started again unchanged.
     """
 
     CONFIGURATION_MISSING = (
@@ -17,28 +17,28 @@ class FailureCode(Enum):
         "Create it; the README lists them under Real accounts, and make doctor checks them.",
     )
     CERTIFICATE_REFUSED = (
-        "The certificate at the address of Databricks or Snowflake is not trusted, or is that of another address.",
+        "The certificate of Databricks or Snowflake is not trusted, or belongs to another address.",
         (
-            "Check host of the connection databricks_default, and account or host of snowflake_default. Where a proxy "
-            "opens the traffic, give Airflow its certificate authority (REQUESTS_CA_BUNDLE and SSL_CERT_FILE)."
+            "Check host of the connection databricks_default, and account or host of snowflake_default. If a proxy "
+            "decrypts the traffic, give Airflow its certificate authority (REQUESTS_CA_BUNDLE and SSL_CERT_FILE)."
         ),
     )
     DATABRICKS_SIGN_IN = (
-        "Databricks does not accept the credentials, or their owner may not do this.",
+        "Databricks does not accept the credentials, or their owner lacks a right.",
         "Renew the credentials in the connection databricks_default, or grant Can Manage Run on the export job.",
     )
     EXPORT_JOB_REFUSED = (
-        "Databricks refuses to start the export job: there is no job of this id, or it takes other parameters.",
+        "Databricks refuses to start the export job: no job has this id, or the job has other parameters.",
         "Deploy the asset bundle, and set the Variable data_share_export_job_id to the id of its job export_dataset.",
     )
     DATABRICKS_UNAVAILABLE = (
-        "Databricks did not answer, or was not able to.",
-        "Start the sync again when Databricks is back; an export that still runs is never loaded.",
+        "Databricks did not answer, or answered that it is unavailable.",
+        "Start the sync again when Databricks is available; an export that still runs is never loaded.",
         True,
     )
     EXPORT_FAILED = (
         "The export job failed on Databricks.",
-        "Open the run's page on Databricks, mend what it says, and start the sync again.",
+        "Open the run's page on Databricks, fix what it reports, and start the sync again.",
     )
     EXPORT_CANCELED = (
         "Somebody cancelled the export on Databricks.",
@@ -46,40 +46,40 @@ class FailureCode(Enum):
         True,
     )
     EXPORT_TIMED_OUT = (
-        "The export took longer than it may.",
+        "The export exceeded its max. time.",
         (
-            "Find out on the run's page why it is slow; if it has to take so long, raise what ended it: "
+            "Find out on the run's page why it is slow; if it needs that long, raise the limit that ended it: "
             "export_timeout_minutes in the dataset file, or timeout_seconds in the asset bundle."
         ),
         True,
     )
     EXPORT_MISSING = (
-        "There is no export to wait for: the step before left none, or Databricks does not know it.",
+        "There is no export to wait for: export_to_s3 left no run id, or Databricks does not know the run.",
         "Clear export_to_s3, or start the sync again.",
         True,
     )
     RESULT_MISSING = (
-        "A step before has left no result: a person marked it as a success, or its XComs were deleted.",
-        "Clear export_to_s3 and what follows it, or start the sync again.",
+        "An earlier step left no result: a person marked it as a success, or its XComs were deleted.",
+        "Clear export_to_s3 and the steps after it, or start the sync again.",
         True,
     )
     EXPORT_PATH_INVALID = (
-        "A path is not one that this dataset may be exported to, or loaded from.",
+        "This dataset may not be exported to, or loaded from, the path.",
         (
-            "Deploy the asset bundle again: the export job has to take its job parameter export_path as it is. If the "
-            "report names the url of the share, change that in plugins/data_share/dag_defaults.py."
+            "Deploy the asset bundle again: the export job must use its job parameter export_path unchanged. If the "
+            "report names the url of the share, change the url in plugins/data_share/dag_defaults.py."
         ),
     )
     CONF_UNKNOWN = (
-        "The conf of the run has a key that no sync knows.",
-        "Start the sync again with a conf of known keys; the form in Airflow's UI has them all.",
+        "The conf of the run has an unknown key.",
+        "Start the sync again with known keys only; the form in Airflow's UI shows them all.",
     )
     RUN_KEY_UNKNOWN = (
-        "The ledger has no sync of the run key whose export is to be loaded again.",
-        "Take a run key of this dataset from sync_history.",
+        "The ledger has no sync with the run key in reload_run_key.",
+        "Use a run key of this dataset from sync_history.",
     )
     SNOWFLAKE_SIGN_IN = (
-        "Snowflake does not accept the credentials, or the connection has none that can be read.",
+        "Snowflake does not accept the credentials, or those in the connection cannot be read.",
         "Check user, key and account of the connection snowflake_default; make doctor says which is wrong.",
     )
     SNOWFLAKE_REFUSED = (
@@ -92,19 +92,19 @@ class FailureCode(Enum):
     SNOWFLAKE_STATEMENT_FAILED = (
         "Snowflake ended a statement with an error.",
         (
-            "Look the query up in Snowflake's history; mend the rights, the table or the data that the message names, "
+            "Look up the query in Snowflake's history; fix the rights, the table or the data that the message names, "
             "and start the sync again."
         ),
     )
     LOAD_TIMED_OUT = (
-        "A statement in Snowflake took longer than it may.",
+        "A statement in Snowflake exceeded its max. time.",
         (
-            "Take a larger warehouse, or raise load_timeout_minutes in the dataset file and "
+            "Use a larger warehouse, or raise load_timeout_minutes in the dataset file and "
             "STATEMENT_TIMEOUT_IN_SECONDS of the warehouse; then start the sync again."
         ),
     )
     SNOWFLAKE_UNAVAILABLE = (
-        "Snowflake did not answer, was not able to, or waited too long for a lock.",
+        "Snowflake did not answer, answered that it is unavailable, or waited too long for a lock.",
         "Start the sync again.",
         True,
     )
@@ -114,25 +114,25 @@ class FailureCode(Enum):
         True,
     )
     MANIFEST_INVALID = (
-        "The manifest is not that of this sync.",
-        "Deploy the asset bundle again: the export job has to take its job parameters as they are.",
+        "The manifest does not belong to this sync.",
+        "Deploy the asset bundle again: the export job must use its job parameters unchanged.",
     )
     NOTHING_LOADED = (
-        "COPY INTO ended well and loaded nothing.",
+        "COPY INTO succeeded but loaded nothing.",
         (
-            "If the source is empty and may be so, say allow_empty: true in the dataset file. If files of the export "
-            "are gone, start the sync again."
+            "If the source may be empty, set allow_empty: true in the dataset file. If files of the export are gone, "
+            "start the sync again."
         ),
     )
     SCHEMA_DRIFT = (
         "The columns of the export are not those of the target.",
         (
-            "Bring a missing column back, or take it out of the target. For a new column, set schema_drift in the "
-            "dataset file: ignore_new, or add_new."
+            "Restore a missing column in the source, or remove it from the target. For a new column, set schema_drift "
+            "in the dataset file: ignore_new, or add_new."
         ),
     )
     TYPES_LOSE_VALUES = (
-        "A column of the target can take other values than those of the source, without an error.",
+        "The target's type of a column can change the source's values without an error.",
         (
             "Give the target's column the type that the message names, or name the column in casts of the dataset file "
             "if a changed value is right."
@@ -140,11 +140,11 @@ class FailureCode(Enum):
     )
     POLICY_FOUND = (
         (
-            "A masking or row access policy of Snowflake covers the target or the staging table, and the role of the "
-            "syncs is not exempt from it, or nothing shows that it is."
+            "A masking or row access policy of Snowflake applies to the target or the staging table, and the role of "
+            "the syncs is not exempt from it, or its exemption cannot be proven."
         ),
         (
-            "Exempt the role in the body of the policy, by IS_ROLE_IN_SESSION('DATA_SHARE_LOADER'); then say policies: "
+            "Exempt the role in the body of the policy, by IS_ROLE_IN_SESSION('DATA_SHARE_LOADER'); then set policies: "
             "exempt in the dataset file."
         ),
     )
@@ -159,43 +159,43 @@ class FailureCode(Enum):
         ),
     )
     CHECKS_FAILED = (
-        "The loaded rows are not what was exported, or are not what the dataset file demands.",
+        "The loaded rows are not the exported rows, or they break a check of the dataset file.",
         "Correct the source, or the dataset file if a check is wrong, and start the sync again.",
     )
     TARGET_MISSING = (
         "The target table does not exist, or the role of the syncs does not see it.",
         (
             "Run the DAG set_up_snowflake: it creates targets with create_table: from_columns or a file in targets/, "
-            "or says what keeps it from that. A target of others is created, and granted to the role, by its owners. "
+            "or reports why it cannot. If others own the target, they create it and grant it to the role. "
             "Then start the sync again."
         ),
     )
     TARGET_TAKEN = (
-        "Another dataset publishes to the same target: one of this Airflow, of another one, or of before.",
+        "Another dataset publishes to the same target, in this Airflow or another; or this dataset was renamed.",
         (
-            "Give one of the two another target_table; if the other one is no more, or was renamed, the report has the "
-            "statement that says so."
+            "Give one of the two datasets another target_table. If the other dataset was renamed or no longer exists, "
+            "run the statement in the report, which hands the target over."
         ),
     )
     SUPERSEDED = (
         (
-            "A sync that was staged later is published already, this export was appended before, or its staging tables "
-            "were changed after the check."
+            "A later sync is published already, this export was appended before, or the staging tables were changed "
+            "after the check."
         ),
         "Look at the newest row of sync_history; if it is not what you want, start a new sync.",
         True,
     )
     LEDGER_ROW_MISSING = (
-        "The publish ended well, but its row is not in the ledger.",
+        "The publish succeeded, but its row is not in the ledger.",
         "Find out who deletes from sync_history: nobody else may write there.",
     )
     TIMED_OUT = (
-        "A step took longer than it may.",
-        "Look at its log for what it waited for, and start the sync again.",
+        "A step exceeded its max. time.",
+        "Look in its log what it waited for, and start the sync again.",
         True,
     )
     ENDED_AFTER_PUBLISH = (
-        "The sync was published, and was ended before it could say so.",
+        "The sync was published, but ended before it could report that.",
         "Nothing is left to do: the rows are in the target, and the ledger has the sync.",
     )
     CANCELLED = (
@@ -204,16 +204,16 @@ class FailureCode(Enum):
         True,
     )
     STEP_DIED = (
-        "A step ended without a word: killed for want of memory, lost with its machine, or ended by a person.",
+        "A step ended without a report: killed because memory ran out, lost with its machine, or ended by a person.",
         "Look at the step's log, and start the sync again.",
         True,
     )
     SHARE_BROKEN = (
-        "The deployment is not as it has to be.",
-        "Mend what each sentence says, and run the doctor again.",
+        "Checks of the deployment failed.",
+        "Fix what each finding names, and run the doctor again.",
     )
     UNEXPECTED = (
-        "Something that this package does not know.",
+        "An error that this package does not know.",
         "Look at the step's log.",
     )
 

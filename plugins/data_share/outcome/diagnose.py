@@ -1,11 +1,11 @@
-"""Why a sync was not published: found from what its steps left behind and from their states."""
+"""Finds why a sync was not published, from the reports and the states of its steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_share.attempts import is_of_this_time
+from data_share.attempts import made_since_clear
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import FAILURE_KEY, Failure
 from data_share.steps import FINISH_SYNC
@@ -15,17 +15,17 @@ def reports_of(
     ti: Any, dag_run: Any, steps: Sequence[str], export: Mapping[str, Any] | None
 ) -> dict[str, dict[str, Any]]:
     """
-    Return the reports that the steps of a run have left since it was last cleared, by step.
+    Return the reports that the steps of a run have made since it was last cleared, by step.
 
-    :param export: what the step that exports has left, if it has left anything: that of the step which waits for the
-        export, from where nobody sees how often a run was cleared, is about its run
+    :param export: the XCom of ``export_to_s3``, if there is one. A trigger does not see how often the run was cleared;
+        so the report of ``wait_for_export`` names its Databricks run instead, which must be that of the export.
     """
     reports = {step: ti.xcom_pull(task_ids=step, key=FAILURE_KEY) for step in steps}
-    about = str(export["run_id"] if export else None)
+    databricks_run = str(export["run_id"] if export else None)
     return {
         step: report
         for step, report in reports.items()
-        if is_of_this_time(report, dag_run) or (report and report.get("run_id") == about)
+        if made_since_clear(report, dag_run) or (report and report.get("run_id") == databricks_run)
     }
 
 
@@ -38,51 +38,51 @@ def failure_of_sync(
     in_ledger: bool | None = False,
 ) -> Failure:
     """
-    Return why a sync ended without the answer of its last step.
+    Return why a sync ended without an answer of ``publish``.
 
-    :param steps: the tasks in their order; the last one publishes
+    :param steps: the tasks in order; the last one publishes
     :param states: their states
-    :param reports: what they had left when the last task began: a step that fails by itself has left its report by
-        then, and one that a person ends is still at work
-    :param later_reports: what they have left now that all have ended
-    :param in_ledger: whether the ledger says that it was published all the same; None if that is not known
+    :param reports: their reports when ``finish_sync`` began. A step that failed by itself has written its report by
+        then; a step that a person ended is still running.
+    :param later_reports: their reports after all of them have ended
+    :param in_ledger: whether the ledger has the sync, so that it was published nevertheless; None if not known
     """
-    # A step that ends in the triggerer keeps the report of an earlier attempt, also when it succeeds at last.
+    # Check the state too: a step in the triggerer keeps the report of an earlier attempt, even if it succeeds later.
     failed = [step for step in steps if step in reports and states.get(step) == "failed"]
-    # A person who ends a run leaves the steps that wait skipped; a step that fails by itself does not.
+    # When a person ends a run, Airflow marks the waiting steps as skipped; when a step fails by itself, it does not.
     first = _first_that_did_not_succeed(steps, states)
     is_cancelled = any(states.get(step) == "skipped" for step in steps[steps.index(first) :])
-    told = "It was not published; the target is as it was."
+    effect = "It was not published; the target is as it was."
     if in_ledger is None:
-        told = "Whether it was published could not be asked: sync_history says so."
+        effect = "Snowflake did not answer whether it was published: look into sync_history."
     if in_ledger:
         code = FailureCode.ENDED_AFTER_PUBLISH
         return Failure(steps[-1], code, code.cause)
     if failed and not is_cancelled:
-        return Failure.of_xcom(reports[failed[0]])
+        return Failure.from_xcom(reports[failed[0]])
     if states.get(first) == "success":
-        # None has failed: the last one is marked.
-        return Failure(first, FailureCode.RESULT_MISSING, f"The step {first} has published nothing this time. {told}")
+        # No step failed: a person marked the last one as a success.
+        return Failure(first, FailureCode.RESULT_MISSING, f"The step {first} has published nothing this time. {effect}")
     is_cancelled = is_cancelled or first in later_reports
     code = FailureCode.CANCELLED if is_cancelled else FailureCode.STEP_DIED
-    return Failure(first, code, f"{code.cause} {told}")
+    return Failure(first, code, f"{code.cause} {effect}")
 
 
 def failure_without_report(reason: str) -> Failure:
     """
-    Return the report of a sync whose last task left none.
+    Return a report for a sync whose last task left none.
 
     :param reason: why Airflow ended the run: the ``reason`` in the context of a DAG's callback
     """
     if reason == "timed_out":
-        message = "The sync took longer than a sync may (dagrun_timeout), and Airflow ended it."
-        return Failure("sync", FailureCode.TIMED_OUT, f"{message} Whether it was published is in sync_history.")
+        message = "The sync exceeded its max. time (dagrun_timeout), and Airflow ended it."
+        return Failure("sync", FailureCode.TIMED_OUT, f"{message} sync_history shows whether it was published.")
     return Failure(FINISH_SYNC.id, FailureCode.STEP_DIED, FailureCode.STEP_DIED.cause)
 
 
 def _first_that_did_not_succeed(steps: Sequence[str], states: Mapping[str, str | None]) -> str:
     failed = [step for step in steps if states.get(step) == "failed"]
-    # The first steps are skipped too when an earlier export is loaded again.
+    # A skipped step does not count: with reload_run_key, the first steps are always skipped.
     begun = [step for step in steps if states.get(step) not in ("success", "skipped", None)]
     waiting = [step for step in steps if states.get(step) != "success"]
     return (failed or begun or waiting or steps[-1:])[0]

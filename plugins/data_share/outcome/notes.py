@@ -1,8 +1,8 @@
 """
-How a sync ended, in one line, as the note of its DAG run: an Airflow listener.
+An Airflow listener that writes in the note of each DAG run, in one line, how the sync ended.
 
 Airflow calls it in the scheduler, within the transaction that ends the run, and in the api-server when a person sets a
-run's state. Every Airflow process imports this module, so it imports nothing else until a run has ended.
+run's state. Every Airflow process imports this module, so it imports other modules only when a run has ended.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
 TAGS_OF_A_SYNC = frozenset({"data-share", "sync"})
-"""By these tags of its DAG, a run is known as a sync."""
+"""A DAG with these tags is a sync."""
 
-_LONGEST_NOTE = 1000  # the column's length
-_LONGEST_LINE = 400
-# Between what a person wrote and the line of this module. A Markdown rule, as Airflow shows notes as Markdown.
+_MAX_NOTE_CHARACTERS = 1000  # the length of the database column
+_MAX_LINE_CHARACTERS = 400
+# Separates a person's note from the line of this module. A Markdown rule, as Airflow shows notes as Markdown.
 _BELOW_A_PERSONS_NOTE = "\n\n---\n\n"
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def failure_line(report: dict[str, Any] | None, reason: str) -> str:
     Return why a sync failed: ``<step>: <message>``.
 
     :param report: the XCom ``failure`` of the run's last task; see :mod:`data_share.outcome.report`
-    :param reason: why Airflow ended the run, which tells when there is no report
+    :param reason: why Airflow ended the run; used when there is no report
     """
     if report is None:
         from data_share.outcome.diagnose import failure_without_report
@@ -70,18 +70,18 @@ def failure_line(report: dict[str, Any] | None, reason: str) -> str:
 
 
 def _write(dag_run: DagRun, reason: str) -> None:
-    # Airflow runs this inside its own transaction: whatever goes wrong here must not reach it.
+    # Airflow calls this within its own transaction, which an error from here would break.
     try:
         from data_share.steps import FINISH_SYNC, PUBLISH
 
         if not set(getattr(dag_run.dag, "tags", None) or ()) >= TAGS_OF_A_SYNC:
             return
         if dag_run.state == "success":
-            line = success_line(_left(dag_run, PUBLISH.id, "return_value"), _seconds(dag_run))
+            line = success_line(_xcom_of_last_attempt(dag_run, PUBLISH.id, "return_value"), _seconds(dag_run))
         elif dag_run.state == "failed":
-            line = failure_line(_left(dag_run, FINISH_SYNC.id, "failure"), reason)
+            line = failure_line(_xcom_of_last_attempt(dag_run, FINISH_SYNC.id, "failure"), reason)
         else:
-            # A person has cancelled the run, and its last task is still to come: then the scheduler calls again.
+            # A person cancelled the run, but its last task has not run yet: the scheduler calls again after it.
             return
         _put(dag_run, line)
     except Exception:
@@ -90,23 +90,23 @@ def _write(dag_run: DagRun, reason: str) -> None:
 
 def _put(dag_run: DagRun, line: str) -> None:
     line = " ".join(line.split())
-    if len(line) > _LONGEST_LINE:
-        line = line[: _LONGEST_LINE - 3] + "..."
+    if len(line) > _MAX_LINE_CHARACTERS:
+        line = line[: _MAX_LINE_CHARACTERS - 3] + "..."
     note = dag_run.dag_run_note
     if note is None:
         dag_run.note = line
     elif note.user_id is None:
-        # Of an earlier end of this run, before somebody cleared it.
+        # Our own line from before the run was cleared.
         note.content = line
     else:
-        # A person's words stay; only the line below them is ours.
+        # Keep the person's text; replace only our line below it.
         written = (note.content or "").partition(_BELOW_A_PERSONS_NOTE)[0]
-        if len(written) + len(_BELOW_A_PERSONS_NOTE) + len(line) <= _LONGEST_NOTE:
+        if len(written) + len(_BELOW_A_PERSONS_NOTE) + len(line) <= _MAX_NOTE_CHARACTERS:
             note.content = f"{written}{_BELOW_A_PERSONS_NOTE}{line}"
 
 
-def _left(dag_run: DagRun, task_id: str, key: str) -> Any:
-    """Return what a task has left, unless an earlier attempt did: a task that did not begin keeps that."""
+def _xcom_of_last_attempt(dag_run: DagRun, task_id: str, key: str) -> Any:
+    """Return the XCom of a task's last attempt, or None: a task that did not begin keeps that of an earlier attempt."""
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.xcom import XComModel
     from sqlalchemy import select
@@ -132,12 +132,12 @@ def _left(dag_run: DagRun, task_id: str, key: str) -> Any:
             XComModel.key == key,
         )
     )
-    # Without a flush: this only looks, and Airflow writes its changes when it wants to.
+    # No flush: this query must not write Airflow's pending changes.
     with session.no_autoflush:
         found = session.execute(query).first()
     if found is None:
         return None
-    # As it is stored: Airflow's own way to read makes objects of classes that the value names; not in the scheduler.
+    # The raw value: Airflow's own method creates objects of classes that the value names, which is unsafe here.
     xcom, attempt = found
     return xcom.value if xcom.value.get(ATTEMPT_KEY) == str(attempt) else None
 

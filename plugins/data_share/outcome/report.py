@@ -1,8 +1,8 @@
 """
-What went wrong: one report for each failed step, the same for people and for programs.
+The report of a failed step, the same for people and for programs.
 
-It is the XCom ``failure`` of the task that failed, and of the last task of a sync that was not published; it is in the
-log, in the alert and in a backend's answer.
+It is the XCom ``failure`` of the failed task, and of the last task of a sync that was not published; logs, alerts and
+backends show it too.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Failure:
 
     :param step: the task that failed
     :param code: what went wrong
-    :param message: what happened, in the other system's words
-    :param databricks_run_url: page of the export on Databricks, if it is known
+    :param message: what happened; where another system failed, its message
+    :param databricks_run_url: page of the export on Databricks, if known
     :param snowflake_query_id: the query in Snowflake's history, if there is one
-    :param what_to_do: what helps in this case; by default, what the code says
-    :param retriable: whether to start again with nothing changed may help; by default, what the code says
+    :param what_to_do: remedy for this case; default: that of the code
+    :param retriable: whether the same sync may succeed when it is started again; default: that of the code
     """
 
     step: str
@@ -48,7 +48,7 @@ class Failure:
     retriable: bool | None = None
 
     def __post_init__(self) -> None:
-        """Take from the code what this case does not say."""
+        """Set the defaults that depend on the code."""
         if self.what_to_do is None:
             object.__setattr__(self, "what_to_do", self.code.what_to_do)
         if self.retriable is None:
@@ -63,8 +63,8 @@ class Failure:
         return {**asdict(self), "code": self.code.name}
 
     @staticmethod
-    def of_xcom(report: Mapping[str, Any]) -> Failure:
-        """Return the report that a step left as its XCom."""
+    def from_xcom(report: Mapping[str, Any]) -> Failure:
+        """Return the report in the XCom of a step."""
         return Failure(
             step=report["step"],
             code=FailureCode[report["code"]],
@@ -78,14 +78,14 @@ class Failure:
 
 class ShareError(Exception):
     """
-    An error of this package: it knows its code, and its text ends with what to do.
+    An error of this package. It has a code, and its text ends with what to do.
 
-    :param message: what happened, in the other system's words
-    :param code: if it is another one than that of the class
+    :param message: what happened; where another system failed, its message
+    :param code: default: the class's code
     :param databricks_run_url: page of the export on Databricks
     :param snowflake_query_id: the query in Snowflake's history
-    :param what_to_do: what helps in this case, where that of the code would not; whole sentences
-    :param retriable: whether to start again with nothing changed may help, where the code says otherwise
+    :param what_to_do: remedy for this case, in whole sentences; default: that of the code
+    :param retriable: whether the same sync may succeed when it is started again; default: that of the code
     """
 
     code = FailureCode.UNEXPECTED
@@ -109,7 +109,7 @@ class ShareError(Exception):
 
     @property
     def message(self) -> str:
-        """What happened, without what to do."""
+        """What happened, without the remedy."""
         return str(self.args[0])
 
     def __str__(self) -> str:
@@ -117,12 +117,12 @@ class ShareError(Exception):
 
 
 def with_advice(message: str, what_to_do: str) -> str:
-    """Return a failure as a text for people: what happened, which may be a list, and what to do."""
+    """Return message and remedy as one text; the remedy gets its own line after a message of several lines."""
     return message + ("\n" if "\n" in message else " ") + what_to_do
 
 
 class NotPublishedError(AirflowFailException):
-    """The sync ended without a publish, for the reason that the report gives."""
+    """The sync ended without a publish; the report says why."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(str(failure))

@@ -1,8 +1,8 @@
 """
-Telling others how a sync ended, or that it is late: a notifier that posts signed JSON to a web address.
+A notifier that posts signed JSON to a web address when a sync ends or misses its deadline.
 
-The requests follow `Standard Webhooks <https://www.standardwebhooks.com>`_, so that a receiver can check them with a
-library of its language, or with the few lines in ``docs/alerts.md``.
+The requests follow `Standard Webhooks <https://www.standardwebhooks.com>`_, so that receivers can verify them with a
+library of their language, or with the few lines in ``docs/alerts.md``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.execution_time.xcom import XCom
 from asgiref.sync import sync_to_async
 
-from data_share.attempts import is_of_this_time
+from data_share.attempts import made_since_clear
 from data_share.datasets import Dataset
 from data_share.outcome.diagnose import failure_without_report
 from data_share.outcome.report import FAILURE_KEY
@@ -49,11 +49,11 @@ SYNC_SUCCEEDED = "sync_succeeded"
 SYNC_FAILED = "sync_failed"
 SYNC_DEADLINE_MISSED = "sync_deadline_missed"
 
-_SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of all secrets, by which they are known as such
-_SHORTEST_SECRET = 24  # bytes; the standard's least
+_SECRET_PREFIX = "whsec_"  # noqa: S105 - not a secret, but the prefix of all secrets
+_MIN_SECRET_BYTES = 24  # the minimum of the standard
 
-# Airflow stops what runs in the dag-processor after 50 s ([dag_processor] dag_file_processor_timeout), the parsing of
-# the DAG file included. Several syncs that end at once share one such process.
+# Airflow ends the dag-processor's process for a DAG file after 50 s ([dag_processor] dag_file_processor_timeout),
+# including the parsing. Several syncs that end at once share one such process.
 _TOTAL_SECONDS = 30.0
 _ATTEMPT_SECONDS = 10.0
 _FIRST_WAIT_SECONDS = 0.5
@@ -69,28 +69,28 @@ log = logging.getLogger(__name__)
 
 
 class AlertNotSentError(RuntimeError):
-    """The receiver did not take an event; the message holds no secret, and of the address the host."""
+    """The receiver did not accept an event. The message contains no secret, and only the host of the address."""
 
 
 @dataclass(frozen=True)
 class Webhook:
     """
-    Where events go, and the secrets that sign them.
+    The receiver of events, and the secrets that sign them.
 
-    :param url: address; it is kept out of logs, as it may be a secret too
-    :param secrets: keys; each event is signed with all of them, so that a secret can be changed without a gap
+    :param url: address; it is not logged, as it may be a secret too
+    :param secrets: keys; each event is signed with all of them, so that secrets can be rotated
     """
 
     url: str
     secrets: tuple[bytes, ...]
 
     @classmethod
-    def of_connection(cls, connection: Any) -> Webhook:
+    def from_connection(cls, connection: Any) -> Webhook:
         """
         Return the webhook that an Airflow connection describes.
 
         :param connection: the address in ``host``, one or more secrets in ``password``, with blanks between them
-        :raises AlertNotSentError: for a connection that does not hold them
+        :raises AlertNotSentError: for a connection without a valid address or secret
         """
         where = f"the connection {connection.conn_id}"
         url = connection.host or ""
@@ -102,18 +102,18 @@ class Webhook:
                 key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
             except binascii.Error:
                 key = b""
-            if not secret.startswith(_SECRET_PREFIX) or len(key) < _SHORTEST_SECRET:
+            if not secret.startswith(_SECRET_PREFIX) or len(key) < _MIN_SECRET_BYTES:
                 secrets = []
                 break
             secrets.append(key)
         if not secrets:
             raise AlertNotSentError(
-                f"The password of {where} must be {_SECRET_PREFIX} and {_SHORTEST_SECRET} or more bytes in base64"
+                f"The password of {where} must be {_SECRET_PREFIX} and {_MIN_SECRET_BYTES} or more bytes in base64"
             )
         return cls(url, tuple(secrets))
 
     def headers(self, event_id: str, body: bytes, now: float) -> dict[str, str]:
-        """Return the headers of one attempt: its time is signed, so that an old request can be refused."""
+        """Return the headers of one attempt; its time is signed, so that receivers can refuse old requests."""
         timestamp = str(int(now))
         signed = b".".join([event_id.encode(), timestamp.encode(), body])
         signatures = (base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode() for key in self.secrets)
@@ -127,13 +127,13 @@ class Webhook:
 
     def deliver(self, event_id: str, event: Mapping[str, Any], total_seconds: float) -> int:
         """
-        Post an event until the receiver takes it.
+        Post an event until the receiver accepts it.
 
         :param event_id: the same in each attempt
         :param event: the body
-        :param total_seconds: bound of all attempts and the waits between them
-        :return: how many attempts it took
-        :raises AlertNotSentError: the receiver refuses it, or does not take it in time
+        :param total_seconds: max. time of all attempts and the waits between them
+        :return: number of attempts
+        :raises AlertNotSentError: the receiver refuses the event, or does not accept it in time
         """
         body = json.dumps(event, default=str).encode()
         deadline = time.monotonic() + total_seconds
@@ -144,19 +144,19 @@ class Webhook:
             answer = self._post(event_id, body, min(_ATTEMPT_SECONDS, deadline - time.monotonic()))
             if isinstance(answer, int) and 200 <= answer < 300:
                 return attempt
-            pause = wait * random.uniform(0.5, 1)  # noqa: S311 - spreads the attempts, guards nothing
+            pause = wait * random.uniform(0.5, 1)  # noqa: S311 - spreads the attempts; needs no secure randomness
             final = isinstance(answer, int) and answer not in _WORTH_ANOTHER_ATTEMPT
             if final or time.monotonic() + pause >= deadline:
-                told = f"HTTP {answer}" if isinstance(answer, int) else answer
+                reason = f"HTTP {answer}" if isinstance(answer, int) else answer
                 raise AlertNotSentError(
-                    f"The receiver at {urlsplit(self.url).hostname} did not take {event['event']} of "
-                    f"{event['dag_run_id']} in {attempt} attempt(s): {told}"
+                    f"The receiver at {urlsplit(self.url).hostname} did not accept {event['event']} of "
+                    f"{event['dag_run_id']} in {attempt} attempt(s): {reason}"
                 )
             time.sleep(pause)
             wait *= _BACKOFF
 
     def _post(self, event_id: str, body: bytes, seconds: float) -> int | str:
-        """Return the status, or in a word why there is none; never later than after the given seconds."""
+        """Return the HTTP status or, if there is none, the reason; always within the given seconds."""
         answers: queue.Queue[int | str] = queue.Queue()
 
         def post() -> None:
@@ -166,17 +166,18 @@ class Webhook:
                     data=body,
                     headers=self.headers(event_id, body, time.time()),
                     timeout=seconds,
-                    # A redirect would carry the event to an address that nobody agreed to.
+                    # A redirect would send the event to an address that nobody configured.
                     allow_redirects=False,
-                    # The status is the answer; the body may be endless.
+                    # Only the status matters, and the body may be endless.
                     stream=True,
                 ) as response:
                     answers.put(response.status_code)
             except Exception as error:
-                # Its text would hold the address.
+                # Not the error's text: it contains the address.
                 answers.put(type(error).__name__)
 
-        # requests bounds each wait on the socket, and the look-up of the name not at all. A thread that hangs is left.
+        # A thread, because the timeout of requests limits each socket operation, not the whole call, and not the DNS
+        # lookup. A thread that hangs is abandoned.
         threading.Thread(target=post, name="data-share-webhook", daemon=True).start()
         try:
             return answers.get(timeout=seconds)
@@ -186,7 +187,7 @@ class Webhook:
 
 class WebhookNotifier(BaseNotifier):
     """
-    Posts the end of a sync, or a missed deadline, to the address in an Airflow connection; without one, does nothing.
+    Posts the end of a sync, or a missed deadline, to the address in an Airflow connection, if the connection exists.
 
     As ``on_success_callback`` and ``on_failure_callback`` of a DAG it runs in the dag-processor, as the callback of a
     deadline alert in the triggerer.
@@ -201,7 +202,7 @@ class WebhookNotifier(BaseNotifier):
         self.conn_id = conn_id
 
     def notify(self, context: Context) -> None:
-        """Send the event of a callback that runs in a process of its own."""
+        """Send the event of a callback that runs in a process of the dag-processor."""
         global _seconds_left_in_process
         began = time.monotonic()
         try:
@@ -217,17 +218,17 @@ class WebhookNotifier(BaseNotifier):
         try:
             connection = BaseHook.get_connection(self.conn_id)
         except AirflowNotFoundException:
-            self.log.debug("Nobody is told: there is no connection %s", self.conn_id)
+            self.log.debug("No event is sent: there is no connection %s", self.conn_id)
             return
         event = event_of(context)
         if event is None:
             return
-        attempts = Webhook.of_connection(connection).deliver(event["event_id"], event, total_seconds)
+        attempts = Webhook.from_connection(connection).deliver(event["event_id"], event, total_seconds)
         self.log.info("%s %s was sent in %s attempt(s)", event["event"], event["event_id"], attempts)
 
 
 def deadline_alerts(dataset: Dataset, callbacks: Sequence[AsyncCallback]) -> list[DeadlineAlert]:
-    """Return the alerts on a sync that takes too long, the time in the queue included; without a deadline, none."""
+    """Return the alerts for the dataset's deadline, which includes the time in the queue; none without a deadline."""
     if dataset.sync_deadline_minutes is None:
         return []
     interval = timedelta(minutes=dataset.sync_deadline_minutes)
@@ -236,15 +237,16 @@ def deadline_alerts(dataset: Dataset, callbacks: Sequence[AsyncCallback]) -> lis
 
 def event_of(context: Mapping[str, Any]) -> dict[str, Any] | None:
     """
-    Return what happened, from the context of a callback; None when there is nothing to tell.
+    Return the event for a callback, or None when no event is to be sent.
 
-    :param context: of a DAG's callback, or of a deadline alert, which holds the run as the REST API shows it
+    :param context: context of a DAG's callback, or of a deadline alert, in which the run is as the REST API shows it
     """
     missed = context.get("deadline")
-    run = _Run.of_context(context)
+    run = _Run.from_context(context)
     if missed:
         if run.state == "failed" and run.end and run.end <= _time(missed["deadline_time"]):
-            # Airflow (3.3) forgets the deadline of a run that succeeds, but not of one that fails, which was told.
+            # The run failed before its deadline, and sync_failed was sent. Airflow (3.3) drops the deadline of a run
+            # only when it succeeds.
             return None
         kind = SYNC_DEADLINE_MISSED
     else:
@@ -260,7 +262,7 @@ def event_of(context: Mapping[str, Any]) -> dict[str, Any] | None:
         "run_key": run_key(run.dag_id, run.run_id, run.after) if run.after else None,
         "state": run.state or ("success" if kind == SYNC_SUCCEEDED else "failed"),
         "requested_by": run.requested_by,
-        "result": _left(run, PUBLISH.id, XCom.XCOM_RETURN_KEY) if kind == SYNC_SUCCEEDED else None,
+        "result": _xcom_since_clear(run, PUBLISH.id, XCom.XCOM_RETURN_KEY) if kind == SYNC_SUCCEEDED else None,
         "failure": _failure(run, str(context.get("reason"))) if kind == SYNC_FAILED else None,
         "deadline": _time(missed["deadline_time"]).isoformat() if missed else None,
         "airflow_run_url": url,
@@ -270,7 +272,7 @@ def event_of(context: Mapping[str, Any]) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class _Run:
-    """A DAG run, as far as the context of a callback knows it."""
+    """A DAG run, with those facts that the context of a callback has."""
 
     dag_id: str
     run_id: str
@@ -281,10 +283,10 @@ class _Run:
     requested_by: str | None = None
 
     @classmethod
-    def of_context(cls, context: Mapping[str, Any]) -> _Run:
+    def from_context(cls, context: Mapping[str, Any]) -> _Run:
         run = context.get("dag_run")
         if run is None:
-            # Of a run without a task instance, Airflow tells no more.
+            # For a run without a task instance, the context has nothing else.
             return cls(dag_id=context["dag"].dag_id, run_id=context["run_id"])
         known: Mapping[str, Any] = run if isinstance(run, Mapping) else run.model_dump()
         return cls(
@@ -299,20 +301,20 @@ class _Run:
 
 
 def _failure(run: _Run, reason: str) -> dict[str, Any]:
-    report: dict[str, Any] | None = _left(run, FINISH_SYNC.id, FAILURE_KEY)
+    report: dict[str, Any] | None = _xcom_since_clear(run, FINISH_SYNC.id, FAILURE_KEY)
     return report or failure_without_report(reason).to_xcom()
 
 
-def _left(run: _Run, task_id: str, key: str) -> Any:
-    """Return what a step has left since the run was last cleared: one that did not begin keeps what it had left."""
-    # From here, XComs can be read; to write one would block for ever in the dag-processor (Airflow 3.3).
+def _xcom_since_clear(run: _Run, task_id: str, key: str) -> Any:
+    """Return a step's XCom, or None if it is older than the last clear: a step that did not begin keeps the old one."""
+    # Reading XComs works here; writing one would block forever in the dag-processor (Airflow 3.3).
     try:
         value = XCom.get_one(dag_id=run.dag_id, run_id=run.run_id, task_id=task_id, key=key, map_index=-1)
     except Exception:
-        # That the sync has ended is worth telling without its details too.
+        # Send the event without these details rather than not at all.
         log.exception("XCom %s of %s cannot be read", key, task_id)
         return None
-    return value if is_of_this_time(value, run) else None
+    return value if made_since_clear(value, run) else None
 
 
 def _run_url(run: _Run) -> str:

@@ -14,7 +14,7 @@ from data_share.datasets import Dataset, SchemaDrift
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.snowflake.exported_schema import exported_columns
-from data_share.sql_text import LONGEST_NAME, alike, folded, quoted, written
+from data_share.sql_text import MAX_NAME_CHARACTERS, alike, folded, quoted, written
 
 _UNCHANGED = "The target is as it was."
 _NEEDS_AN_EXPORT = "start a sync without reload_run_key after a change of the source"
@@ -149,7 +149,7 @@ def _refuse_alike(table: str, columns: Collection[str]) -> None:
 
 
 def _unsafe(new: Collection[str]) -> list[str]:
-    return [column for column in new if len(column) > LONGEST_NAME or not column.isprintable()]
+    return [column for column in new if len(column) > MAX_NAME_CHARACTERS or not column.isprintable()]
 
 
 def _stored(name: str) -> str:

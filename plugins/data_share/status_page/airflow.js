@@ -1,11 +1,11 @@
-// Airflow's REST API, asked with the viewer's own cookie: Airflow decides what is seen and what may be started.
+// Calls Airflow's REST API with the viewer's cookie: Airflow decides what the viewer may see and start.
 
 const ROOT = new URL("../", import.meta.url);
 const TIMEOUT_MILLISECONDS = 20_000;
 
 let clockOffset = 0;
 
-/** Now, by the clock of Airflow's api-server, in milliseconds. */
+/** The current time of Airflow's api-server, in milliseconds. */
 export const now = () => Date.now() + clockOffset;
 
 export const SIGNED_OUT = 401;
@@ -13,7 +13,7 @@ export const FORBIDDEN = 403;
 export const NOT_FOUND = 404;
 
 export class AirflowError extends Error {
-  /** `status` is 0 when there was no answer. */
+  /** `status` is the HTTP status, or 0 if there was no answer. */
   constructor(status, message) {
     super(message);
     this.status = status;
@@ -23,7 +23,7 @@ export class AirflowError extends Error {
 /** The address of a page of Airflow's UI. */
 export const uiAddress = (...parts) => new URL(parts.map(encodeURIComponent).join("/"), ROOT).href;
 
-/** Ask `api/v2/<parts>`: GET, or POST when there is a body. */
+/** Call `api/v2/<parts>` with GET, or with POST if there is a body. */
 export async function ask(parts, { query = [], body = null } = {}) {
   const url = new URL(`api/v2/${parts.map(encodeURIComponent).join("/")}`, ROOT);
   url.search = new URLSearchParams(query);
@@ -43,7 +43,7 @@ export async function ask(parts, { query = [], body = null } = {}) {
   if (!Number.isNaN(date)) clockOffset = date - Date.now();
   const answer = await response.json().catch(() => null);
   if (!response.ok) throw new AirflowError(response.status, reason(response.status, answer?.detail));
-  if (answer === null) throw new AirflowError(0, "What answers is not Airflow.");
+  if (answer === null) throw new AirflowError(0, "The answer is not Airflow's.");
   return answer;
 }
 

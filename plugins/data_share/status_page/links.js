@@ -1,5 +1,5 @@
-// Airflow's frame allows this page no other window and no way out of the frame. A click on a link is therefore handed
-// to the page around it: links into Airflow open in its place, all others in a new tab.
+// Airflow shows this page in a sandboxed frame, which can neither open windows nor navigate the page around it. So a
+// click on a link is passed to the page around it: links to Airflow replace that page, all others open in a new tab.
 
 function follow(event, link) {
   event.preventDefault();

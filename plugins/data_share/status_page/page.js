@@ -1,4 +1,4 @@
-// The page: one card for each dataset, made once and then changed in place, so that no focus and no open list is lost.
+// The page: one card for each dataset. Cards are updated in place, so that focus and open lists are kept.
 
 import { AirflowError, FORBIDDEN, SIGNED_OUT, now, uiAddress } from "./airflow.js";
 import { chart } from "./chart.js";
@@ -8,7 +8,7 @@ import { clockTime, distance, duration, exactly, moment, number, rows } from "./
 
 const IDLE_MILLISECONDS = 15_000;
 const ACTIVE_MILLISECONDS = 3_000; // while a sync runs
-const LONGEST_MILLISECONDS = 120_000; // between two tries while Airflow does not answer
+const MAX_MILLISECONDS = 120_000; // between two attempts while Airflow does not answer
 
 const STATES = {
   running: "Running",
@@ -38,17 +38,17 @@ function setTime(node, time) {
   node.title = exactly(time);
 }
 
-/** Links to what was said by other systems: addresses of the web, and nothing else. */
+/** Set a link to an address from another system; hide the link unless it is a web address. */
 function setLink(node, address) {
   const isWeb = address !== null && URL.canParse(address) && /^https?:$/.test(new URL(address).protocol);
   node.hidden = !isWeb;
   if (isWeb && node.href !== address) node.href = address;
 }
 
-/** How long a run took, or has taken until now; null before its start. */
+/** Duration of a run in seconds, until now if it is running; null before its start. */
 function seconds(run) {
   if (run.start_date === null) return null;
-  // Airflow's clock is known to the second: a run that has just begun is not to take less than nothing.
+  // Never negative: Airflow's clock is known only to the second, and the run may have just begun.
   return run.duration ?? Math.max(0, (now() - Date.parse(run.start_date)) / 1000);
 }
 
@@ -173,7 +173,7 @@ class Card {
     const { dag, lastSuccess } = this.dataset;
     if (lastSuccess) {
       const published = this.dataset.rowsOf(lastSuccess);
-      // A run that is cleared, and then set to success by a person, ends later than it has published.
+      // If a person cleared a run and set it to success, it ended later than it published.
       const at = published?.at ?? lastSuccess.end_date;
       setTime(this.age, at);
       setText(this.age, distance(at, now()));
@@ -213,12 +213,12 @@ class Card {
       );
       return;
     }
-    const { drawing, mostSeconds, mostRows } = chart([...runs].reverse());
+    const { drawing, maxSeconds, maxRows } = chart([...runs].reverse());
     const legend = make(
       "div",
       { className: "legend", ariaHidden: "true" },
-      make("span", { className: "mark success", textContent: `time, up to ${duration(mostSeconds)}` }),
-      make("span", { className: "mark rows", textContent: mostRows > 0 ? `rows, up to ${number(mostRows)}` : "rows" }),
+      make("span", { className: "mark success", textContent: `time, up to ${duration(maxSeconds)}` }),
+      make("span", { className: "mark rows", textContent: maxRows > 0 ? `rows, up to ${number(maxRows)}` : "rows" }),
     );
     this.drawing.replaceChildren(drawing, legend);
     this.runs.replaceChildren(...runs.map((run) => this.#row(run)));
@@ -237,7 +237,7 @@ class Card {
   }
 
   async #start() {
-    // Once: a second click finds the button disabled.
+    // Disable the button at once, so that a second click starts nothing.
     this.#isStarting = true;
     this.sync.disabled = true;
     this.#say("Asking Airflow to start a sync …");
@@ -260,7 +260,7 @@ class Card {
   }
 }
 
-/** The card of a file that Airflow cannot read; it has nothing but the reasons. */
+/** The card of a dataset file that Airflow cannot read; it shows only the reasons. */
 class InvalidFileCard {
   groups = ["invalid"];
 
@@ -307,7 +307,7 @@ class Page {
     this.refresh();
   }
 
-  /** Refresh now, and again after a time that depends on what happens; never twice at once, never while hidden. */
+  /** Refresh now, and again after the time from #pace(); never twice at once, never while the page is hidden. */
   refresh = async () => {
     clearTimeout(this.#timer);
     this.#isWanted = true;
@@ -328,16 +328,16 @@ class Page {
     try {
       await this.#shares.refresh();
       this.#failures = 0;
-      this.#tell(null);
+      this.#showError(null);
     } catch (error) {
       this.#failures += 1;
-      this.#tell(error);
+      this.#showError(error);
     }
     this.#show();
   }
 
   #pace() {
-    if (this.#failures > 0) return Math.min(ACTIVE_MILLISECONDS * 2 ** this.#failures, LONGEST_MILLISECONDS);
+    if (this.#failures > 0) return Math.min(ACTIVE_MILLISECONDS * 2 ** this.#failures, MAX_MILLISECONDS);
     return this.#shares.isActive ? ACTIVE_MILLISECONDS : IDLE_MILLISECONDS;
   }
 
@@ -351,18 +351,18 @@ class Page {
       const dataset = this.#shares.datasets.get(target.dataset.dagId);
       if (dataset) dataset.isOnScreen = isIntersecting;
     }
-    if (this.#failures > 0) return; // the next refresh asks
-    await this.#shares.complete().catch((error) => this.#tell(error));
+    if (this.#failures > 0) return; // the next refresh reads the details
+    await this.#shares.complete().catch((error) => this.#showError(error));
     this.#show();
   }
 
-  #tell(error) {
+  #showError(error) {
     const problem = byId("problem");
     problem.hidden = error === null;
     if (error === null) return;
     if (!(error instanceof AirflowError)) console.error(error);
-    const age = this.#shares.refreshedAt === null ? "" : ` What you see is from ${clockTime(this.#shares.refreshedAt)}.`;
-    const next = error.status === SIGNED_OUT ? "" : " It is asked again by itself.";
+    const age = this.#shares.refreshedAt === null ? "" : ` The page shows the state of ${clockTime(this.#shares.refreshedAt)}.`;
+    const next = error.status === SIGNED_OUT ? "" : " It tries again by itself.";
     setText(problem, `${error.message}${age}${next}`);
   }
 

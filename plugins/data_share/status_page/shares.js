@@ -1,8 +1,8 @@
-// What is known of each dataset, and the fewest calls that keep it so.
+// The state of each dataset, kept up to date with few calls.
 //
-// A refresh is two calls for any number of datasets: the DAGs, and the runs that changed since the last one. A third
-// tells of dataset files that Airflow cannot read, a fourth the step of the runs that are active. What only a card
-// shows (its history, rows, reason of a failure, Databricks run) is asked for when the card is on screen, and once.
+// For any number of datasets, a refresh makes these calls: the DAGs; the runs that changed since the last refresh; the
+// dataset files that Airflow cannot read; and, if runs are active, their steps. Details of a card (history, rows,
+// failure, Databricks run) are read once, when the card is on screen.
 
 import { AirflowError, FORBIDDEN, NOT_FOUND, ask, now } from "./airflow.js";
 
@@ -12,12 +12,12 @@ const CALLS_AT_ONCE = 4;
 const TAGS = ["data-share", "sync"];
 const DAG_PREFIX = "sync_";
 const DATASET_FILES = "include/datasets/";
-// Airflow writes the time of a change before it commits it.
+// Airflow sets the time of a change before it commits the change: so read changes again that are this old.
 const OVERLAP_MILLISECONDS = 15_000;
 
 const ACTIVE_STATES = ["queued", "running"];
 const TASK_STATES = ["scheduled", "queued", "running", "deferred", "restarting", "up_for_retry", "up_for_reschedule"];
-// The steps of a sync in their order, each with its task (id), its title, and what happens in it (doing).
+// The steps of a sync in order, each with its task (id), its title, and the sentence shown while it runs (doing).
 const STEPS = await (await fetch(new URL("steps.json", import.meta.url))).json();
 const TITLES = [...new Set(STEPS.map((step) => step.title))];
 const LAST_TASK = STEPS.at(-1).id;
@@ -30,11 +30,11 @@ const latestFirst = (one, other) => Date.parse(other.run_after) - Date.parse(one
 class Dataset {
   isOnScreen = false;
   hasHistory = false;
-  task = null; // the task instance that the active run is at
+  task = null; // the task instance that the active run executes
   failure = null;
   #runs = new Map();
   #rows = new Map();
-  #askedOf = new Set(); // successes that Airflow was asked about when it told the rows
+  #askedOf = new Set(); // successful runs that existed when the rows were read
   #rowsSince = 0;
   #olderSuccess = null;
   #databricks = null;
@@ -46,7 +46,7 @@ class Dataset {
     this.name = dag.dag_id.slice(DAG_PREFIX.length);
   }
 
-  /** The last runs, the latest first. */
+  /** The last runs, newest first. */
   get runs() {
     return [...this.#runs.values()].sort(latestFirst).slice(0, HISTORY);
   }
@@ -67,22 +67,22 @@ class Dataset {
     return this.runs.find((run) => !isActive(run)) ?? null;
   }
 
-  /** The last run that published; a dry run publishes nothing, nor does a run that a person sets to success. */
+  /** The last run that published. Dry runs, and runs that a person set to success, published nothing. */
   get lastSuccess() {
     return this.runs.find((run) => published(run) && !this.#isKnownToHaveNoRows(run)) ?? this.#olderSuccess;
   }
 
   #isKnownToHaveNoRows(run) {
-    const isTold = this.#askedOf.has(key(run)) && Date.parse(run.end_date) > this.#rowsSince;
-    return isTold && !this.#rows.has(run.dag_run_id);
+    const rowsWereRead = this.#askedOf.has(key(run)) && Date.parse(run.end_date) > this.#rowsSince;
+    return rowsWereRead && !this.#rows.has(run.dag_run_id);
   }
 
-  /** The page of the last run's export on Databricks, or null. */
+  /** Address of the last run's export on Databricks, or null. */
   get databricksUrl() {
     return this.#databricks?.url ?? null;
   }
 
-  /** What the last sync says of this dataset: running, queued, failed, success or never. */
+  /** The state of the last sync: running, queued, failed, success or never. */
   get state() {
     if (this.running) return "running";
     if (this.queued) return "queued";
@@ -93,7 +93,7 @@ class Dataset {
     return isDryRun(run);
   }
 
-  /** What a run published, and when: `{loaded, inTarget, at}`, or null while nobody knows. */
+  /** What a run published, and when: `{loaded, inTarget, at}`, or null if not known (yet). */
   rowsOf(run) {
     return this.#rows.get(run.dag_run_id) ?? null;
   }
@@ -131,7 +131,7 @@ class Dataset {
     });
   }
 
-  /** Each publish is an asset event with its rows: one call for the whole history. */
+  /** Read the rows of the whole history in one call: each publish is an asset event with its rows. */
   async #askRows() {
     const successes = this.runs.filter(published);
     const run = successes[0] ?? this.#olderSuccess;
@@ -140,9 +140,9 @@ class Dataset {
       const answer = await optional(ask(["assets", "events"], { query }));
       if (answer === null) return;
       const events = answer.asset_events;
-      // The oldest first: a run that is cleared publishes again, and the last time counts.
+      // Oldest first: if a cleared run has published again, its last publish counts.
       for (const { source_run_id: id, extra, timestamp: at } of [...events].reverse()) {
-        // A row that a sync loaded is either new in the target or takes the place of another.
+        // Each loaded row is either inserted or updates an existing row.
         const loaded = (extra?.rows_inserted ?? 0) + (extra?.rows_updated ?? 0);
         this.#rows.set(id, { loaded, inTarget: extra?.rows_in_target ?? null, at });
       }
@@ -158,7 +158,8 @@ class Dataset {
         this.#xcom(run, LAST_TASK, "failure"),
         optional(ask(["dags", this.dagId, "dagRuns", run.dag_run_id, "taskInstances", LAST_TASK])),
       ]);
-      // A step that was cleared and did not begin keeps what an earlier attempt has left: it says whose it is.
+      // Airflow keeps the report of an earlier attempt when a step was cleared and did not begin: compare the attempt's
+      // id.
       const report = value?.task_instance_id && value.task_instance_id === task?.id ? value : {};
       this.failure = {
         run,
@@ -173,7 +174,7 @@ class Dataset {
     const run = this.runs.find((one) => one.state !== "queued") ?? null;
     if (this.#databricks?.run !== run?.dag_run_id) this.#databricks = run && { run: run.dag_run_id, url: null };
     if (run === null || this.#databricks.url !== null) return;
-    // It is known soon after the start of a run: while the run goes on, it is asked for again.
+    // Read it again while the run is active: it is known some time after the start of the run.
     const about = isActive(run) ? `${key(run)} ${now()}` : key(run);
     await this.#once("databricks", about, async () => {
       const url = await this.#xcom(run, "export_to_s3", "run_page_url");
@@ -181,7 +182,7 @@ class Dataset {
     });
   }
 
-  /** Call once for each `about` that is not null; a call that fails is made again the next time. */
+  /** Call once for each `about` that is not null; after an error, call again the next time. */
   async #once(what, about, call) {
     if (about === null || this.#asked.get(what) === about) return;
     this.#asked.set(what, about);
@@ -200,10 +201,10 @@ class Dataset {
   }
 }
 
-/** Names a run and its end: a run that is cleared goes on and ends again. */
+/** Identifies a run together with its end: a cleared run ends again. */
 const key = (run) => `${run.dag_run_id} ${run.state} ${run.end_date}`;
 
-/** What the viewer may not see, and what is not there, is left out. */
+/** The answer, or null if the viewer may not see it or it does not exist. */
 async function optional(answer) {
   try {
     return await answer;
@@ -227,7 +228,7 @@ export class Shares {
     return this.all.some((dataset) => dataset.running || (dataset.queued && !dataset.dag.is_paused));
   }
 
-  /** Ask for all that changed. Raises an AirflowError, and then keeps what was known. */
+  /** Read all changes. If it throws an AirflowError, the previous state is kept. */
   async refresh() {
     const asked = now();
     await Promise.all([this.#askDags(), this.#askInvalidFiles()]);
@@ -238,7 +239,7 @@ export class Shares {
     this.refreshedAt = Date.now();
   }
 
-  /** Ask for what the cards on screen lack. */
+  /** Read the missing details of the cards on screen. */
   async complete() {
     const waiting = this.all.filter((dataset) => dataset.isOnScreen || dataset.needsHistory());
     const worker = async () => {
@@ -286,7 +287,7 @@ export class Shares {
     const body = { dag_ids: [...this.datasets.keys()], order_by: "-run_after", page_limit: PAGE };
     const answer = await ask(["dags", "~", "dagRuns", "list"], { body });
     this.#merge(answer.dag_runs);
-    // A dataset whose runs are all in the answer has its history; the others ask for theirs when they are looked at.
+    // If the answer has all runs, every dataset has its history; otherwise each reads it when its card is on screen.
     const areAll = answer.total_entries <= answer.dag_runs.length;
     for (const dataset of this.all) dataset.hasHistory = areAll;
   }
@@ -318,7 +319,7 @@ export class Shares {
     }
     for (const dataset of this.all) {
       const isSameRun = dataset.task?.dag_run_id === dataset.running?.dag_run_id;
-      // Between two tasks there is none: the step is the last one that was seen.
+      // Between two tasks, no task is active: keep showing the last one.
       dataset.task = tasks.get(dataset.dagId) ?? (isSameRun ? dataset.task : null);
     }
   }
@@ -328,14 +329,14 @@ export class Shares {
   }
 }
 
-/** The message at the end of a stack trace: a dataset file's lists what is wrong with it, line by line. */
+/** The message at the end of a stack trace; for a dataset file, its list of problems. */
 function problemsIn(stackTrace) {
   const [, afterHeading] = stackTrace.split("is not a valid dataset file:\n");
   const lines = (afterHeading ?? stackTrace).split("\n").map((line) => line.trim()).filter(Boolean);
   return afterHeading === undefined ? lines.slice(-1) : lines;
 }
 
-/** What a task is for people: "Step 2 of 5: Loading into Snowflake". Steps of one title are one step for them. */
+/** A task in words: "Step 2 of 5: Loading into Snowflake". Tasks with the same title count as one step. */
 export function inWords(task) {
   const step = STEPS.find((one) => one.id === task.task_id);
   return step ? `Step ${TITLES.indexOf(step.title) + 1} of ${TITLES.length}: ${step.doing}` : task.task_id;

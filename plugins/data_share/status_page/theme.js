@@ -1,10 +1,10 @@
-// Light or dark as Airflow's UI is, which frames this page; without that, as the browser prefers (page.css).
+// Uses the light or dark theme of Airflow's UI around this page; outside of it, the browser's preference (page.css).
 {
   const outer = () => {
     try {
       return window.parent === window ? null : window.parent.document.documentElement;
     } catch {
-      return null; // framed by something else
+      return null; // another site embeds the page
     }
   };
 

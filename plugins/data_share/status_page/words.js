@@ -1,4 +1,4 @@
-// Times, durations and numbers, as a person reads them. The page is English; the time zone is the browser's.
+// Formats times, durations and numbers for people, in English and in the browser's time zone.
 
 const numbers = new Intl.NumberFormat("en");
 const moments = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
@@ -18,7 +18,7 @@ export const moment = (time) => moments.format(new Date(time));
 export const exactly = (time) => exact.format(new Date(time));
 export const clockTime = (time) => clock.format(time);
 
-/** How long ago, or how far ahead: "3 min. ago", "in 2 hr.". */
+/** The distance from now: "3 min. ago", "in 2 hr.". */
 export function distance(time, now) {
   const seconds = (new Date(time) - now) / 1000;
   for (const [unit, size] of UNITS) {

@@ -128,7 +128,9 @@ class NodeClient:
         answer: Future[Any] = Future()
         self._waiting[number] = answer
         assert self._process.stdin
-        self._process.stdin.write(json.dumps({"id": number, "call": name, "args": [*args, *options]}) + "\n")
+        self._process.stdin.write(
+            json.dumps({"id": number, "call": _in_camel_case(name), "args": [*args, *options]}) + "\n"
+        )
         self._process.stdin.flush()
         return answer
 
@@ -188,4 +190,8 @@ def _with_pythons_names(value: Any) -> Any:
 
 
 def _camel_case(options: dict[str, Any]) -> dict[str, Any]:
-    return {re.sub("_([a-z])", lambda found: found[1].upper(), name): value for name, value in options.items()}
+    return {_in_camel_case(name): value for name, value in options.items()}
+
+
+def _in_camel_case(name: str) -> str:
+    return re.sub("_([a-z])", lambda found: found[1].upper(), name)

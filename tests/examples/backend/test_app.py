@@ -1,4 +1,4 @@
-"""The backend of the Sync Data button, without Airflow: who may press, what people read, when a stream ends."""
+"""The backend of the Sync Data button, without Airflow: who may start syncs, what people read, when a stream ends."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def sync(state: str = "running", *states: str | None, **fields: Any) -> Sync:
     return Sync(
         **{
             "dataset": "tides",
-            "run_id": "press_1",
+            "run_id": "request_1",
             "state": state,
             "started": None if state == "queued" else BEGAN,
             "ended": BEGAN + timedelta(seconds=6.21) if state in ("success", "failed") else None,
             "steps": tuple(Step(name, step, None, None) for name, step in zip(TASKS, steps, strict=True)),
             "result": None,
             "failure": None,
-            "airflow_url": "https://airflow.example/dags/sync_tides/runs/press_1",
+            "airflow_url": "https://airflow.example/dags/sync_tides/runs/request_1",
             "databricks_run_url": None,
             **fields,
         }
@@ -96,8 +96,8 @@ class FakeAirflow:
             raise found
         return found
 
-    async def press(self, dataset: str, *, conf: dict[str, Any]) -> Sync:
-        self.calls.append(("press", dataset, conf))
+    async def request_sync(self, dataset: str, *, conf: dict[str, Any]) -> Sync:
+        self.calls.append(("request_sync", dataset, conf))
         if isinstance(self.answer, SyncError):
             raise self.answer
         return self.answer
@@ -159,7 +159,7 @@ def events_of(body: str) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-# Who may press
+# Who may start a sync
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def events_of(body: str) -> list[tuple[str, dict[str, Any]]]:
     ],
 )
 def test_only_the_own_page_may_change_something(page: Page, airflow: FakeAirflow, headers: dict[str, str]) -> None:
-    for path in ("/datasets/tides/press", "/datasets/tides/syncs/press_1/cancel"):
+    for path in ("/datasets/tides/syncs", "/datasets/tides/syncs/request_1/cancel"):
         answer = page.post(path, headers=headers)
 
         assert answer.status_code == 403
@@ -186,13 +186,13 @@ def test_only_the_own_page_may_change_something(page: Page, airflow: FakeAirflow
 
 @pytest.mark.parametrize("headers", [SAME_ORIGIN, {"Origin": "http://localhost"}], ids=["Sec-Fetch-Site", "Origin"])
 def test_the_own_page_may(page: Page, airflow: FakeAirflow, headers: dict[str, str]) -> None:
-    assert page.post("/datasets/tides/press", headers=headers).status_code == 200
-    assert page.post("/datasets/tides/syncs/press_1/cancel", headers=headers).status_code == 200
-    assert airflow.calls == [("press", "tides", {}), ("cancel", "tides", "press_1")]
+    assert page.post("/datasets/tides/syncs", headers=headers).status_code == 200
+    assert page.post("/datasets/tides/syncs/request_1/cancel", headers=headers).status_code == 200
+    assert airflow.calls == [("request_sync", "tides", {}), ("cancel", "tides", "request_1")]
 
 
 def test_a_look_changes_nothing(page: Page, airflow: FakeAirflow) -> None:
-    for path in ("/datasets/tides/press", "/datasets/tides/syncs/press_1/cancel"):
+    for path in ("/datasets/tides/syncs", "/datasets/tides/syncs/request_1/cancel"):
         assert page.get(path).status_code == 405
     assert airflow.calls == []
 
@@ -200,13 +200,13 @@ def test_a_look_changes_nothing(page: Page, airflow: FakeAirflow) -> None:
 def test_another_name_for_this_address_is_refused(page: Page, airflow: FakeAirflow) -> None:
     headers = {"Host": "evil.example", **SAME_ORIGIN}
 
-    assert page.post("/datasets/tides/press", headers=headers).status_code == 400
+    assert page.post("/datasets/tides/syncs", headers=headers).status_code == 400
     assert page.get("/", headers=headers).status_code == 400
     assert airflow.calls == []
 
 
 @pytest.mark.parametrize(
-    "path", ["/datasets/..%2Fadmin/press", "/datasets/Tides/press", "/datasets/tides/syncs/a%2F..%2Fb/cancel"]
+    "path", ["/datasets/..%2Fadmin/syncs", "/datasets/Tides/syncs", "/datasets/tides/syncs/a%2F..%2Fb/cancel"]
 )
 def test_no_path_of_airflow_can_be_made_up(page: Page, airflow: FakeAirflow, path: str) -> None:
     assert page.post(path, headers=SAME_ORIGIN).status_code in (404, 422)
@@ -215,7 +215,7 @@ def test_no_path_of_airflow_can_be_made_up(page: Page, airflow: FakeAirflow, pat
 
 
 def test_every_answer_keeps_the_page_to_itself(page: Page) -> None:
-    for answer in (page.get("/"), page.get("/page.js"), page.get("/none"), page.post("/datasets/tides/press")):
+    for answer in (page.get("/"), page.get("/page.js"), page.get("/none"), page.post("/datasets/tides/syncs")):
         policy = answer.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'none'" in policy
@@ -224,7 +224,7 @@ def test_every_answer_keeps_the_page_to_itself(page: Page) -> None:
         assert answer.headers["Cache-Control"] in ("no-store", "no-cache")
 
 
-# Who has pressed
+# Who has started it
 
 
 @pytest.mark.parametrize(
@@ -246,9 +246,9 @@ def test_the_proxys_user_is_passed_on_when_the_dag_would_take_it(
     page = Page(airflow, user_header=header)
     sent = given.encode() if isinstance(given, str) else given
 
-    page.post("/datasets/tides/press", headers={b"X-Forwarded-User": sent, **SAME_ORIGIN})
+    page.post("/datasets/tides/syncs", headers={b"X-Forwarded-User": sent, **SAME_ORIGIN})
 
-    assert airflow.calls == [("press", "tides", conf)]
+    assert airflow.calls == [("request_sync", "tides", conf)]
 
 
 def test_a_user_is_valid_here_as_in_the_dag(sync_datasets: ModuleType) -> None:
@@ -262,8 +262,8 @@ def test_a_user_is_valid_here_as_in_the_dag(sync_datasets: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "words"),
     [
-        (NotSignedInError("Airflow does not sign svc-sync in (HTTP 401)"), 502, "does not accept the sign-in"),
-        (NotAllowedError("Airflow refuses GET /api/v2/dags (HTTP 403)"), 502, "Airflow does not allow this"),
+        (NotSignedInError("Airflow does not sign svc-sync in (HTTP 401)"), 502, "does not accept the credentials"),
+        (NotAllowedError("Airflow refuses GET /api/v2/dags (HTTP 403)"), 502, "account lacks a right in Airflow"),
         (UnknownDatasetError("Airflow has no dataset tides"), 404, "Airflow has no dataset tides"),
         (UnknownSyncError("Airflow knows no sync x of tides"), 404, "Airflow knows no sync x"),
         (InvalidConfError("requested_by is not valid"), 400, "requested_by is not valid"),
@@ -277,14 +277,14 @@ def test_a_user_is_valid_here_as_in_the_dag(sync_datasets: ModuleType) -> None:
 def test_an_error_is_a_sentence(page: Page, airflow: FakeAirflow, error: SyncError, status: int, words: str) -> None:
     airflow.answer = error
 
-    pressed, shown = page.post("/datasets/tides/press", headers=SAME_ORIGIN), page.get("/")
+    requested, shown = page.post("/datasets/tides/syncs", headers=SAME_ORIGIN), page.get("/")
 
-    assert (pressed.status_code, shown.status_code) == (status, status)
-    assert words in pressed.json()["message"]
+    assert (requested.status_code, shown.status_code) == (status, status)
+    assert words in requested.json()["message"]
     assert words in text_of(shown.text).replace("&#39;", "'")
     assert "Try again" in shown.text
     for internal in ("svc-sync", "10.0.0.7", "/api/v2"):
-        assert internal not in pressed.text + shown.text
+        assert internal not in requested.text + shown.text
 
 
 def test_trouble_with_one_dataset_leaves_the_others_alone(page: Page, airflow: FakeAirflow) -> None:
@@ -293,7 +293,7 @@ def test_trouble_with_one_dataset_leaves_the_others_alone(page: Page, airflow: F
     answer = page.get("/")
 
     assert answer.status_code == 200
-    assert "Airflow does not allow this" in answer.text
+    assert "account lacks a right in Airflow" in answer.text
     assert "Sync Complete" in answer.text
 
 
@@ -421,13 +421,13 @@ def test_what_other_systems_say_is_text_and_no_markup(page: Page, airflow: FakeA
     failure = Failure(HTML, "X", HTML, HTML, databricks_run_url="javascript:alert(1)", snowflake_query_id=HTML)
     bad = sync("failed", failure=failure, run_id=f'"{HTML}')
     airflow.newest_of = {"tides": bad, HTML: PausedError(HTML)}
-    airflow.states = {"tides/press_1": [bad]}
+    airflow.states = {"tides/request_1": [bad]}
     airflow.answer = bad
 
     pages = [
         page.get("/").text,
-        page.post("/datasets/tides/press", headers=SAME_ORIGIN).json()["html"],
-        events_of(page.get("/events", params={"sync": "tides/press_1"}).text)[0][1]["html"],
+        page.post("/datasets/tides/syncs", headers=SAME_ORIGIN).json()["html"],
+        events_of(page.get("/events", params={"sync": "tides/request_1"}).text)[0][1]["html"],
     ]
 
     for html in pages:
@@ -445,9 +445,9 @@ def test_durations(seconds: float, words: str) -> None:
 
 
 def test_a_stream_ends_with_the_sync(page: Page, airflow: FakeAirflow) -> None:
-    airflow.states = {"tides/press_1": [sync("queued"), sync("running", "success"), SUCCESS]}
+    airflow.states = {"tides/request_1": [sync("queued"), sync("running", "success"), SUCCESS]}
 
-    answer = page.get("/events", params={"sync": "tides/press_1"})
+    answer = page.get("/events", params={"sync": "tides/request_1"})
 
     assert answer.headers["Content-Type"].startswith("text/event-stream")
     events = events_of(answer.text)
@@ -458,9 +458,9 @@ def test_a_stream_ends_with_the_sync(page: Page, airflow: FakeAirflow) -> None:
 
 
 def test_a_stream_ends_at_its_bound_and_is_taken_up_again(page: Page, airflow: FakeAirflow) -> None:
-    airflow.states = {"tides/press_1": [sync(), SyncTimeoutError("not yet")]}
+    airflow.states = {"tides/request_1": [sync(), SyncTimeoutError("not yet")]}
 
-    answer = page.get("/events", params={"sync": "tides/press_1"})
+    answer = page.get("/events", params={"sync": "tides/request_1"})
 
     # Without the event "end", the browser connects again.
     assert [name for name, _ in events_of(answer.text)] == ["sync"]
@@ -469,16 +469,16 @@ def test_a_stream_ends_at_its_bound_and_is_taken_up_again(page: Page, airflow: F
 
 
 def test_a_stream_tells_trouble_and_is_taken_up_again_later(page: Page, airflow: FakeAirflow) -> None:
-    airflow.states = {"tides/press_1": [sync(), AirflowUnavailableError("ConnectError")]}
+    airflow.states = {"tides/request_1": [sync(), AirflowUnavailableError("ConnectError")]}
 
-    answer = page.get("/events", params={"sync": "tides/press_1"})
+    answer = page.get("/events", params={"sync": "tides/request_1"})
 
     assert events_of(answer.text)[1:] == [
         (
             "problem",
             {
-                "sync": "tides/press_1",
-                "message": "Airflow does not answer. What is running goes on there. Try again in a moment.",
+                "sync": "tides/request_1",
+                "message": "Airflow does not answer. Running syncs go on there. Try again in a moment.",
             },
         )
     ]
@@ -487,9 +487,9 @@ def test_a_stream_tells_trouble_and_is_taken_up_again_later(page: Page, airflow:
 
 def test_one_stream_follows_several_syncs_each_once(page: Page, airflow: FakeAirflow) -> None:
     other = sync("success", result=ROW, dataset="airports")
-    airflow.states = {"tides/press_1": [UnknownSyncError("gone")], "airports/press_1": [other]}
+    airflow.states = {"tides/request_1": [UnknownSyncError("gone")], "airports/request_1": [other]}
 
-    answer = page.get("/events", params={"sync": ["tides/press_1", "airports/press_1", "airports/press_1"]})
+    answer = page.get("/events", params={"sync": ["tides/request_1", "airports/request_1", "airports/request_1"]})
 
     assert sorted(name for name, _ in events_of(answer.text)) == ["problem", "sync"]
     assert len(airflow.calls) == 2
@@ -526,7 +526,7 @@ def test_a_page_that_is_closed_is_followed_no_longer(page: Page, airflow: FakeAi
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "method": "GET",
             "path": "/events",
-            "query_string": b"sync=tides/press_1",
+            "query_string": b"sync=tides/request_1",
             "headers": [(b"host", b"localhost")],
         }
         async with asyncio.timeout(10):

@@ -91,8 +91,8 @@ def test_a_call_is_tried_again(
     for path in ("/auth/token", "/dagRuns"):
         order(path, action, times=3)
 
-    assert client.call("start", DATASET, run_id="press-1")["state"] == "queued"
-    assert list(airflow.runs) == ["press-1"]
+    assert client.call("start", DATASET, run_id="request-1")["state"] == "queued"
+    assert list(airflow.runs) == ["request-1"]
 
 
 @pytest.mark.parametrize("language", ["python"])
@@ -111,7 +111,7 @@ def test_a_call_is_not_tried_for_ever(
 ) -> None:
     order("/dagRuns", action, times=100)
 
-    error = fails("AirflowUnavailableError", client, "start", DATASET, run_id="press-1")
+    error = fails("AirflowUnavailableError", client, "start", DATASET, run_id="request-1")
 
     assert words in error.message
     assert "4 attempts" in error.message
@@ -185,19 +185,19 @@ def test_a_page_of_something_else_is_no_success(connect: Callable[..., Client]) 
     ids=["expired", "revoked or signed with an older key"],
 )
 def test_a_refused_token_is_renewed(client: Client, airflow: SmallAirflow, refusal: tuple[int, dict[str, Any]]) -> None:
-    client.call("start", DATASET, run_id="press-1")
+    client.call("start", DATASET, run_id="request-1")
     airflow.tokens.clear()
     airflow.refusal = refusal
 
-    assert client.call("sync", DATASET, "press-1")["state"] == "queued"
+    assert client.call("sync", DATASET, "request-1")["state"] == "queued"
     assert airflow.count("POST", "/auth/token") == 2
 
 
 def test_calls_at_the_same_moment_renew_the_token_once(client: Client, airflow: SmallAirflow) -> None:
-    client.call("start", DATASET, run_id="press-1")
+    client.call("start", DATASET, run_id="request-1")
     airflow.tokens.clear()
 
-    for answer in [client.begin("sync", DATASET, "press-1") for _ in range(8)]:
+    for answer in [client.begin("sync", DATASET, "request-1") for _ in range(8)]:
         assert answer.result(60)["state"] == "queued"
     assert airflow.count("POST", "/auth/token") == 2
 
@@ -225,7 +225,7 @@ def test_nothing_shows_the_password_or_the_token(client: Client) -> None:
     assert "token-" not in client.shown()
 
 
-# Presses
+# Requests
 
 
 def test_presses_at_the_same_moment_start_one_run(
@@ -234,20 +234,20 @@ def test_presses_at_the_same_moment_start_one_run(
     airflow.add_run("earlier", "success", steps_done=6)
     backends = [connect(url), connect(url)]
 
-    answers = [backend.begin("press", DATASET) for backend in backends * 4]
+    answers = [backend.begin("request_sync", DATASET) for backend in backends * 4]
 
     (run_id,) = {answer.result(60)["run_id"] for answer in answers}
     assert list(airflow.runs) == ["earlier", run_id]
 
 
-def test_both_clients_derive_the_same_run_from_a_press(url: str, airflow: SmallAirflow) -> None:
+def test_both_clients_derive_the_same_run_from_a_request(url: str, airflow: SmallAirflow) -> None:
     run_ids = set()
     for language in LANGUAGES:
         backend = open_client(language, url, USER, PASSWORD)
         airflow.runs.clear()
         airflow.add_run("schéduled__2026", "running", steps_done=1)
         conf = {"requested_by": language, "reload_run_key": "ä/\"'", "full_refresh": True, "dry_run": False}
-        run_ids.add(backend.call("press", DATASET, conf=conf)["run_id"])
+        run_ids.add(backend.call("request_sync", DATASET, conf=conf)["run_id"])
         backend.close()
 
     assert len(run_ids) == 1
@@ -262,11 +262,13 @@ def test_a_run_id_that_airflow_would_take_and_fail_is_refused(
     assert client.call("start", DATASET, run_id="x" * 200)["run_id"] == "x" * 200
 
 
-def test_a_press_while_a_run_is_active_starts_one_behind_it_and_no_more(client: Client, airflow: SmallAirflow) -> None:
+def test_a_request_while_a_run_is_active_starts_one_behind_it_and_no_more(
+    client: Client, airflow: SmallAirflow
+) -> None:
     airflow.add_run("active", "running", conf={}, steps_done=1)
 
-    first = client.call("press", DATASET, conf={"requested_by": "ada"})
-    second = client.call("press", DATASET, conf={"requested_by": "grace"})
+    first = client.call("request_sync", DATASET, conf={"requested_by": "ada"})
+    second = client.call("request_sync", DATASET, conf={"requested_by": "grace"})
 
     assert first["run_id"] == second["run_id"]
     assert list(airflow.runs) == ["active", first["run_id"]]
@@ -274,13 +276,13 @@ def test_a_press_while_a_run_is_active_starts_one_behind_it_and_no_more(client: 
 
 
 @pytest.mark.parametrize("state", [None, "scheduled", "queued"])
-def test_a_press_attaches_to_a_run_whose_export_has_not_begun(
+def test_a_request_attaches_to_a_run_whose_export_has_not_begun(
     client: Client, airflow: SmallAirflow, state: str | None
 ) -> None:
     airflow.add_run("just started", "running", conf=None)
     airflow.set_steps("just started", state)
 
-    assert client.call("press", DATASET)["run_id"] == "just started"
+    assert client.call("request_sync", DATASET)["run_id"] == "just started"
 
 
 @pytest.mark.parametrize(
@@ -291,16 +293,16 @@ def test_a_press_attaches_to_a_run_whose_export_has_not_begun(
         pytest.param({}, ["running"], id="its export has begun"),
     ],
 )
-def test_a_press_does_not_attach_to_a_run_that_does_something_else(
+def test_a_request_does_not_attach_to_a_run_that_does_something_else(
     client: Client, airflow: SmallAirflow, conf: dict[str, Any], states: list[str | None]
 ) -> None:
     airflow.add_run("other", "queued", conf=conf)
     airflow.set_steps("other", *states)
 
-    assert client.call("press", DATASET)["run_id"] != "other"
+    assert client.call("request_sync", DATASET)["run_id"] != "other"
 
 
-@pytest.mark.parametrize("name", ["start", "press"])
+@pytest.mark.parametrize("name", ["start", "request_sync"])
 def test_nothing_is_started_on_a_paused_dataset(client: Client, airflow: SmallAirflow, name: str) -> None:
     airflow.paused = True
     airflow.add_run("waiting", "queued", conf={})
@@ -320,7 +322,7 @@ def test_names_from_outside_stay_in_their_place(client: Client, airflow: SmallAi
     ]
 
 
-@pytest.mark.parametrize("name", ["start", "press", "newest"])
+@pytest.mark.parametrize("name", ["start", "request_sync", "newest"])
 def test_an_unknown_dataset_is_answered_with_the_known_ones(client: Client, name: str) -> None:
     known = ", ".join(f"dataset_{number:03}" for number in range(120))
     assert (
@@ -336,12 +338,12 @@ def test_all_pages_of_datasets_are_read(client: Client) -> None:
 
 
 def test_a_sync_is_told_each_time_that_it_changes(client: Client, airflow: SmallAirflow) -> None:
-    client.call("start", DATASET, run_id="press-1")
-    following = client.begin("follow", DATASET, "press-1", deadline_seconds=60)
+    client.call("start", DATASET, run_id="request-1")
+    following = client.begin("follow", DATASET, "request-1", deadline_seconds=60)
     wait_for_looks(airflow, 2)
-    airflow.add_run("press-1", "running", steps_done=1)
+    airflow.add_run("request-1", "running", steps_done=1)
     wait_for_looks(airflow, 2)
-    airflow.end("press-1", "success", result=ROW)
+    airflow.end("request-1", "success", result=ROW)
 
     seen = following.result(60)
 
@@ -358,33 +360,33 @@ def test_a_sync_is_told_each_time_that_it_changes(client: Client, airflow: Small
 def test_an_airflow_that_is_away_for_a_while_loses_no_sync(
     client: Client, airflow: SmallAirflow, order: Callable[..., None]
 ) -> None:
-    client.call("start", DATASET, run_id="press-1")
-    order("/dagRuns/press-1$", {"status": 503}, times=6)  # more than the attempts of one call
-    airflow.end("press-1", "success", result=ROW)
+    client.call("start", DATASET, run_id="request-1")
+    order("/dagRuns/request-1$", {"status": 503}, times=6)  # more than the attempts of one call
+    airflow.end("request-1", "success", result=ROW)
 
-    assert client.call("wait", DATASET, "press-1", deadline_seconds=60)["complete"]
+    assert client.call("wait", DATASET, "request-1", deadline_seconds=60)["complete"]
 
 
 def test_an_airflow_that_stays_away_is_told(
     connect: Callable[..., Client], url: str, airflow: SmallAirflow, order: Callable[..., None]
 ) -> None:
     client = connect(url, outage=0.5)
-    client.call("start", DATASET, run_id="press-1")
-    order("/dagRuns/press-1", {"drop": "before"}, times=1000)
+    client.call("start", DATASET, run_id="request-1")
+    order("/dagRuns/request-1", {"drop": "before"}, times=1000)
 
-    fails("AirflowUnavailableError", client, "wait", DATASET, "press-1", deadline_seconds=60)
+    fails("AirflowUnavailableError", client, "wait", DATASET, "request-1", deadline_seconds=60)
 
 
-@pytest.mark.parametrize("path", ["/dagRuns/press-1$", "/auth/token"])
+@pytest.mark.parametrize("path", ["/dagRuns/request-1$", "/auth/token"])
 def test_the_deadline_holds_while_airflow_hangs(
     client: Client, airflow: SmallAirflow, order: Callable[..., None], path: str
 ) -> None:
-    client.call("start", DATASET, run_id="press-1")
+    client.call("start", DATASET, run_id="request-1")
     airflow.tokens.clear()
     order(path, {"delay": 60})
 
     began = time.monotonic()
-    error = fails("SyncTimeoutError", client, "wait", DATASET, "press-1", deadline_seconds=0.5)
+    error = fails("SyncTimeoutError", client, "wait", DATASET, "request-1", deadline_seconds=0.5)
 
     assert time.monotonic() - began < 30
     assert "not known" in error.message
@@ -412,11 +414,13 @@ FAILURE = {
     ids=["object", "object of a later version", "of nobody", "nothing"],
 )
 def test_the_failure_of_a_sync(client: Client, airflow: SmallAirflow, left: Any, expected: dict[str, Any]) -> None:
-    client.call("start", DATASET, run_id="press-1")
-    airflow.end("press-1", "failed", failure=left)
-    airflow.set_steps("press-1", "success", "failed", "upstream_failed", "upstream_failed", "upstream_failed", "failed")
+    client.call("start", DATASET, run_id="request-1")
+    airflow.end("request-1", "failed", failure=left)
+    airflow.set_steps(
+        "request-1", "success", "failed", "upstream_failed", "upstream_failed", "upstream_failed", "failed"
+    )
 
-    sync = client.call("sync", DATASET, "press-1")
+    sync = client.call("sync", DATASET, "request-1")
 
     assert (sync["finished"], sync["complete"], sync["result"]) == (True, False, None)
     assert sync["failure"] == {**sync["failure"], **expected}
@@ -425,10 +429,10 @@ def test_the_failure_of_a_sync(client: Client, airflow: SmallAirflow, left: Any,
 
 
 def test_a_run_that_was_marked_as_success_by_hand_is_not_complete(client: Client, airflow: SmallAirflow) -> None:
-    client.call("start", DATASET, run_id="press-1")
-    airflow.end("press-1", "success", result=None)
+    client.call("start", DATASET, run_id="request-1")
+    airflow.end("request-1", "success", result=None)
 
-    sync = client.call("wait", DATASET, "press-1", deadline_seconds=5)
+    sync = client.call("wait", DATASET, "request-1", deadline_seconds=5)
 
     assert (sync["state"], sync["complete"]) == ("success", False)
     assert "by hand" in sync["failure"]["message"]
@@ -438,51 +442,51 @@ def test_a_run_that_was_marked_as_success_by_hand_is_not_complete(client: Client
 def test_what_an_earlier_attempt_has_left_is_neither_the_result_nor_the_reason(
     client: Client, airflow: SmallAirflow, state: str
 ) -> None:
-    client.call("start", DATASET, run_id="press-1")
-    airflow.end("press-1", "success", result=ROW, failure=FAILURE)
-    assert client.call("sync", DATASET, "press-1")["complete"]
+    client.call("start", DATASET, run_id="request-1")
+    airflow.end("request-1", "success", result=ROW, failure=FAILURE)
+    assert client.call("sync", DATASET, "request-1")["complete"]
     # Cleared, and then its steps have not begun: a person has marked them, or no api-server was there.
-    airflow.clear("press-1")
-    airflow.end("press-1", state)
+    airflow.clear("request-1")
+    airflow.end("request-1", state)
 
-    sync = client.call("wait", DATASET, "press-1", deadline_seconds=5)
+    sync = client.call("wait", DATASET, "request-1", deadline_seconds=5)
 
     assert (sync["finished"], sync["complete"], sync["result"]) == (True, False, None)
     assert sync["failure"]["code"] == "UNEXPECTED"
     # The last step alone is cleared: publish keeps its attempt, and its answer counts.
-    airflow.end("press-1", "success", result=ROW)
-    assert client.call("sync", DATASET, "press-1")["complete"]
+    airflow.end("request-1", "success", result=ROW)
+    assert client.call("sync", DATASET, "request-1")["complete"]
 
 
 def test_a_result_that_does_not_say_whose_it_is_proves_nothing(client: Client, airflow: SmallAirflow) -> None:
-    client.call("start", DATASET, run_id="press-1")
-    airflow.end("press-1", "success")
-    airflow.xcoms["press-1", "publish", "return_value"] = ROW
+    client.call("start", DATASET, run_id="request-1")
+    airflow.end("request-1", "success")
+    airflow.xcoms["request-1", "publish", "return_value"] = ROW
 
-    assert not client.call("sync", DATASET, "press-1")["complete"]
+    assert not client.call("sync", DATASET, "request-1")["complete"]
 
 
 def test_a_sync_that_is_cancelled_before_its_turn_is_over(client: Client, airflow: SmallAirflow) -> None:
-    client.call("start", DATASET, run_id="press-1")
-    airflow.set_steps("press-1", *["skipped"] * 5)
+    client.call("start", DATASET, run_id="request-1")
+    airflow.set_steps("request-1", *["skipped"] * 5)
 
-    sync = client.call("wait", DATASET, "press-1", deadline_seconds=5)
+    sync = client.call("wait", DATASET, "request-1", deadline_seconds=5)
 
     assert (sync["state"], sync["complete"], sync["failure"]["code"]) == ("failed", False, "CANCELLED")
-    assert client.call("press", DATASET)["run_id"] != "press-1"
-    client.call("cancel", DATASET, "press-1")
+    assert client.call("request_sync", DATASET)["run_id"] != "request-1"
+    client.call("cancel", DATASET, "request-1")
     assert airflow.count("PATCH") == 0
 
 
 @pytest.mark.parametrize("state", ["success", "failed"])
 def test_a_finished_sync_is_not_cancelled(client: Client, airflow: SmallAirflow, state: str) -> None:
-    client.call("start", DATASET, run_id="press-1")
-    airflow.end("press-1", state, result=ROW)
+    client.call("start", DATASET, run_id="request-1")
+    airflow.end("request-1", state, result=ROW)
 
-    client.call("cancel", DATASET, "press-1")
+    client.call("cancel", DATASET, "request-1")
 
     assert airflow.count("PATCH") == 0
-    assert airflow.runs["press-1"]["state"] == state
+    assert airflow.runs["request-1"]["state"] == state
 
 
 def wait_for_looks(airflow: SmallAirflow, looks: int) -> None:

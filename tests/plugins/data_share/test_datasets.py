@@ -43,17 +43,17 @@ MERGE = {"load_mode": "merge", "merge_keys": ["harbour"]}
 COLUMNS = {"create_table": "from_columns", "columns": {"harbour": "VARCHAR(80)"}}
 LEFT_OUT = object()
 
-NO_COLUMN = """no plain name; any other name stands in double quotes, as in '"Net price"'"""
+NO_COLUMN = """no plain name; put any other name in double quotes, as in '"Net price"'"""
 NO_SOURCE = (
-    "not of the form catalog.schema.table; no name may hold a point, a blank, a slash or a control character, and one "
-    "with a backtick stands in backticks"
+    "not of the form catalog.schema.table; a name must not contain a dot, a blank, a slash or a control character, and "
+    "a name that contains a backtick must be in backticks"
 )
 NO_TARGET = (
-    "not of the form table, schema.table or database.schema.table; a name that is no plain one stands in double "
+    "not of the form table, schema.table or database.schema.table; put a name that is not plain in double "
     """quotes, as in 'sea."Tides 2026"'"""
 )
 KNOWN_TYPES = (
-    f"known are {', '.join(name for names in SYNONYMS.values() for name in names)}, with NOT NULL behind them or not"
+    f"known are {', '.join(name for names in SYNONYMS.values() for name in names)}, with or without NOT NULL after them"
 )
 PRESETS = "@continuous, @daily, @hourly, @monthly, @once, @quarterly, @weekly, @yearly"
 FIVE_FIELDS = "fields; a schedule has five: minute, hour, day of month, month, day of week"
@@ -358,13 +358,13 @@ BROKEN_RULES: dict[str, tuple[str, str]] = {
     "columns that differ by case alone": (
         text(create_table="from_columns", columns={"harbour": "DATE", '"Harbour"': "DATE"}),
         (
-            """columns: "HARBOUR", "Harbour" differ only by case, and COPY INTO does not tell them apart """
+            """columns: "HARBOUR", "Harbour" differ only by case, which COPY INTO ignores """
             """(found: {'"Harbour"': 'DATE', 'harbour': 'DATE'})"""
         ),
     ),
     "key and required column that differ by case alone": (
         text(load_mode="merge", merge_keys=['"harbour"']),
-        """"HARBOUR", "harbour" differ only by case, and COPY INTO does not tell them apart""",
+        """"HARBOUR", "harbour" differ only by case, which COPY INTO ignores""",
     ),
     "key in quotes that is not in columns": (
         text(load_mode="merge", merge_keys=['"Day"'], **COLUMNS),
@@ -372,15 +372,15 @@ BROKEN_RULES: dict[str, tuple[str, str]] = {
     ),
     "semicolon in a check": (
         text(checks={"deep": "depth > 0; DROP TABLE x"}),
-        "checks: deep holds a semicolon; it must be one condition (found: {'deep': 'depth > 0; DROP TABLE x'})",
+        "checks: deep contains a semicolon; it must be one condition (found: {'deep': 'depth > 0; DROP TABLE x'})",
     ),
     "check with a name of every sync": (
         text(checks={"rows_match_manifest": "TRUE"}),
-        "checks: rows_match_manifest would replace the check of this name that each sync has",
+        "checks: rows_match_manifest is the name of a check of every sync; choose another",
     ),
     "check with the name of a required column's": (
         text(checks={"harbour_not_null": "TRUE"}),
-        "checks: harbour_not_null would replace the check of this name that each sync has",
+        "checks: harbour_not_null is the name of a check of every sync; choose another",
     ),
     "merge without keys": (text(load_mode="merge"), "merge_keys: load_mode merge needs at least one"),
     "keys for replace": (text(merge_keys=["harbour"]), "merge_keys: only for load_mode merge, not for replace"),
@@ -390,15 +390,15 @@ BROKEN_RULES: dict[str, tuple[str, str]] = {
     ),
     "required column twice, in another case": (
         text(required_columns=["harbour", "HARBOUR"]),
-        "required_columns: HARBOUR is there more than once (case does not count) (found: ['harbour', 'HARBOUR'])",
+        "required_columns: HARBOUR is given more than once (case does not matter) (found: ['harbour', 'HARBOUR'])",
     ),
     "key twice, in another case": (
         text(load_mode="merge", merge_keys=["Harbour", "harbour"]),
-        "merge_keys: HARBOUR is there more than once (case does not count) (found: ['Harbour', 'harbour'])",
+        "merge_keys: HARBOUR is given more than once (case does not matter) (found: ['Harbour', 'harbour'])",
     ),
     "column twice, in another case": (
         text(create_table="from_columns", columns={"day": "DATE", "Day": "DATE"}),
-        "columns: DAY is there more than once (case does not count) (found: {'Day': 'DATE', 'day': 'DATE'})",
+        "columns: DAY is given more than once (case does not matter) (found: {'Day': 'DATE', 'day': 'DATE'})",
     ),
     "schedule in words": (
         text(schedule="every day"),
@@ -420,12 +420,12 @@ BROKEN_RULES: dict[str, tuple[str, str]] = {
         for cron, why in {
             "0 6 * * * 30": f"has 6 {FIVE_FIELDS}",
             "0 6 * * * 0 2027": f"has 7 {FIVE_FIELDS}",
-            "R 6 * * *": "holds R, a time that is drawn anew whenever Airflow looks; write the time",
-            "r(0-30) 6 * * *": "holds R, a time that is drawn anew whenever Airflow looks; write the time",
-            "*/90 * * * *": "has the step 90, but minute starts anew after 60; write what is meant",
-            "0 1,0-23/36 * * *": "has the step 36, but hour starts anew after 24; write what is meant",
-            "0 6 * MAR-3 *": "has MAR-3 for month, which croniter reads as every month; write one of the two",
-            "00-0 6 * * *": "has 00-0 for minute, which croniter reads as every minute; write one of the two",
+            "R 6 * * *": "contains R, a random time that changes whenever Airflow reads it; write the time",
+            "r(0-30) 6 * * *": "contains R, a random time that changes whenever Airflow reads it; write the time",
+            "*/90 * * * *": "has the step 90, but minute starts again after 60; list the values instead",
+            "0 1,0-23/36 * * *": "has the step 36, but hour starts again after 24; list the values instead",
+            "0 6 * MAR-3 *": "has MAR-3 for month, which croniter reads as every month; write the value once",
+            "00-0 6 * * *": "has 00-0 for minute, which croniter reads as every minute; write the value once",
         }.items()
     },
     "30 February": (text(schedule="0 6 30 2 *"), "schedule: '0 6 30 2 *' never comes (found: '0 6 30 2 *')"),
@@ -450,12 +450,12 @@ BROKEN_RULES: dict[str, tuple[str, str]] = {
     ),
     "cast of a merge key, in another case": (
         text(load_mode="merge", merge_keys=["harbour", "Day"], casts=["depth", "DAY"]),
-        "casts: day is a merge key; if it changed, another row would be overwritten",
+        "casts: day is a merge key; a changed key would overwrite another row",
     ),
     "cast of a column that is not in columns": (text(casts=["depth"], **COLUMNS), "casts: depth not in columns"),
     "default of a required column": (
         text(target_defaults=["loaded_at", "Harbour"]),
-        "target_defaults: harbour must come from the source: a key or a required column",
+        "target_defaults: harbour must come from the source, as a merge key or required column",
     ),
     "create_table without columns": (
         text(create_table="from_columns"),
@@ -469,15 +469,15 @@ BROKEN_RULES: dict[str, tuple[str, str]] = {
         text(required_columns=["HARBOUR", "day"], **COLUMNS),
         "required_columns: day not in columns",
     ),
-    "name in the file": (text(name="tides"), "name: the file's name is the dataset's name; leave this field out"),
-    "empty file": ("", "it must hold fields, as in 'source_table: main.weather.forecasts'"),
-    "comments only": ("# tides\n", "it must hold fields, as in 'source_table: main.weather.forecasts'"),
-    "a list": ("- main.sea.tides", "it must hold fields, as in 'source_table: main.weather.forecasts'"),
-    "a sentence": ("just words", "it must hold fields, as in 'source_table: main.weather.forecasts'"),
-    "field twice": (TEXT + "load_mode: append\n", f"{NOT_YAML}: load_mode is there more than once (line 7, column 1)"),
+    "name in the file": (text(name="tides"), "name: the file's name is the dataset's name; remove this field"),
+    "empty file": ("", "it must contain fields, as in 'source_table: main.weather.forecasts'"),
+    "comments only": ("# tides\n", "it must contain fields, as in 'source_table: main.weather.forecasts'"),
+    "a list": ("- main.sea.tides", "it must contain fields, as in 'source_table: main.weather.forecasts'"),
+    "a sentence": ("just words", "it must contain fields, as in 'source_table: main.weather.forecasts'"),
+    "field twice": (TEXT + "load_mode: append\n", f"{NOT_YAML}: load_mode is given more than once (line 7, column 1)"),
     "check twice": (
         TEXT + "checks:\n  deep: depth > 0\n  deep: depth > 1\n",
-        f"{NOT_YAML}: deep is there more than once (line 9, column 3)",
+        f"{NOT_YAML}: deep is given more than once (line 9, column 3)",
     ),
     "fields taken over with <<": (
         TEXT + "checks:\n  <<: {deep: depth > 0}\n",
@@ -569,7 +569,7 @@ def test_what_is_said_about_a_huge_value_is_short(tmp_path: Path) -> None:
 def test_a_value_that_is_too_deep_is_refused(tmp_path: Path) -> None:
     for before, after in (("[", "]"), ("{a: ", "}")):
         too_deep, deep = (TEXT + f"checks: {before * levels}{after * levels}\n" for levels in (20, 19))
-        assert "more than 20 levels" in problem_with(write_text(tmp_path, too_deep))
+        assert "more than 20 nested levels" in problem_with(write_text(tmp_path, too_deep))
         assert "levels" not in problem_with(write_text(tmp_path, deep))
 
 
@@ -607,15 +607,15 @@ QUOTED_MARKS = [
     "a - -1 > b / 2 / 3",
 ]
 MARKS = {
-    "a > 0 -- why": "holds a comment (--)",
-    "a > 0 // why": "holds a comment (//)",
-    "a--1 > 0": "holds a comment (--)",
-    "a > 0 /* why */": "holds a comment (/*)",
-    "-- it's so\na > 0": "holds a comment (--)",
-    r"a <> '\\' -- why'": "holds a comment (--)",
-    "a <> \"b\" // 'c'": "holds a comment (//)",
-    "a$$ > 0 -- $$": "holds a comment (--)",
-    "a <> ';'; b": "holds a semicolon",
+    "a > 0 -- why": "contains a comment (--)",
+    "a > 0 // why": "contains a comment (//)",
+    "a--1 > 0": "contains a comment (--)",
+    "a > 0 /* why */": "contains a comment (/*)",
+    "-- it's so\na > 0": "contains a comment (--)",
+    r"a <> '\\' -- why'": "contains a comment (--)",
+    "a <> \"b\" // 'c'": "contains a comment (//)",
+    "a$$ > 0 -- $$": "contains a comment (--)",
+    "a <> ';'; b": "contains a semicolon",
     "a <> 'b": "has a ' that is not closed",
     r"a <> 'b\'": "has a ' that is not closed",
     '"a > 0': 'has a " that is not closed',

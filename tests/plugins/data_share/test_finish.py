@@ -227,7 +227,7 @@ def verdict(failure: Failure | None) -> str:
     if failure.code is FailureCode.ENDED_AFTER_PUBLISH:
         return AFTER_ALL
     assert failure.code in (FailureCode.CANCELLED, FailureCode.STEP_DIED, FailureCode.RESULT_MISSING)
-    if "Whether it was published could not be asked" in failure.message:
+    if "Snowflake did not answer whether it was published" in failure.message:
         return UNKNOWN
     assert "It was not published; the target is as it was." in failure.message
     return NOT

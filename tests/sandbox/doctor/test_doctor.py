@@ -101,7 +101,7 @@ def test_no_connection(look: Look, monkeypatch: pytest.MonkeyPatch, side: str) -
     examined = look(side)
     said = examined.only_wrong(f"{side} connection")
     assert f"The Airflow connection {side.lower()}_default does not exist" in said
-    assert f"did not come out well: {side} connection" in examined.findings[f"{side} address"].text
+    assert f"because a check before it did not pass: {side} connection" in examined.findings[f"{side} address"].text
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_a_job_with_other_parameters(look: Look, workspace: WorkspaceServer) -> 
     names = ("dataset", "source_table", "run_key", "target_path")
     with job(workspace, parameters=[{"name": name, "default": ""} for name in names]):
         said = look("Databricks").only_wrong("job parameters")
-    assert "does not take export_path, proof," in said
-    assert "takes target_path" in said
+    assert "lacks the parameters export_path, proof," in said
+    assert "has the parameters target_path" in said
 
 
 def test_a_job_without_a_queue(look: Look, workspace: WorkspaceServer) -> None:
@@ -323,7 +323,7 @@ def test_a_warehouse_that_is_not_there(look: Look, change: Change) -> None:
     assert examined.findings["write and read"].state is State.UNKNOWN
 
 
-# ---- Snowflake: objects and rights. Each is broken by an administrator, and mended again.
+# ---- Snowflake: objects and rights. Each is broken by an administrator, and fixed again.
 
 LOADER = "ROLE data_share_loader"
 STAGE = "CREATE STAGE s3_share_stage URL = '{}' STORAGE_INTEGRATION = {} FILE_FORMAT = (TYPE = PARQUET)"
@@ -343,7 +343,7 @@ BROKEN = {
         ],
         [INTEGRATION.format("s3_share_int", Share().url), f"GRANT USAGE ON INTEGRATION s3_share_int TO {LOADER}"],
         "storage integration",
-        "allows s3://another-bucket/, and not s3://databricks-snowflake-share/dataset/",
+        "allows s3://another-bucket/, but not s3://databricks-snowflake-share/dataset/",
     ),
     "no stage": (["DROP STAGE s3_share_stage"], MEND_STAGE, "stage", "Run the DAG set_up_snowflake"),
     "no right on the stage": (
@@ -356,7 +356,7 @@ BROKEN = {
         ["DROP STAGE s3_share_stage", STAGE.format(f"{Share().url}old/", "s3_share_int"), OWN_STAGE],
         MEND_STAGE,
         "stage",
-        "is on s3://databricks-snowflake-share/dataset/old/ instead of s3://databricks-snowflake-share/dataset/",
+        "s3_share_stage is s3://databricks-snowflake-share/dataset/old/ instead of s3://databricks-snowflake-share/dataset/",
     ),
     "a stage with another integration": (
         [
@@ -397,7 +397,7 @@ BROKEN = {
             *("DROP TAG secret", "DROP MASKING POLICY texts", "DROP MASKING POLICY dates"),
         ],
         "write and read",
-        "what role DATA_SHARE_LOADER reads of it, in columns of VARCHAR, DATE: a masking policy changes it",
+        "reads other values from a table in staging than it wrote, in columns of type VARCHAR, DATE: a masking policy",
     ),
     "a target with a masked column": (
         [
@@ -439,7 +439,7 @@ BROKEN = {
         ["ALTER TABLE shared_forecasts DROP COLUMN latitude"],
         ["ALTER TABLE shared_forecasts ADD COLUMN latitude DOUBLE"],
         "target tables",
-        "shared_forecasts has no column latitude, which required_columns of shared_forecasts.yaml names",
+        "shared_forecasts has no column latitude, which required_columns in shared_forecasts.yaml names",
     ),
     "a target with columns that differ only by case": (
         ['ALTER TABLE shared_forecasts ADD COLUMN "latitude" VARCHAR'],
@@ -451,7 +451,7 @@ BROKEN = {
         ['ALTER TABLE shared_forecasts RENAME COLUMN latitude TO "Latitude"'],
         ['ALTER TABLE shared_forecasts RENAME COLUMN "Latitude" TO latitude'],
         "target tables",
-        """In another case it is there: a dataset file names it '"Latitude"'.""",
+        """It exists in another case: write it as '"Latitude"' in the dataset file.""",
     ),
     "a target with a column that the dataset does not have": (
         ["ALTER TABLE city_temperatures ADD COLUMN note VARCHAR"],
@@ -524,12 +524,12 @@ BROKEN = {
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_an_account_that_is_broken(look: Look, administer: Callable[..., object], what: str) -> None:
-    broken, mended, check, words = BROKEN[what]
+    broken, fixed, check, words = BROKEN[what]
     administer(*broken)
     try:
         examined = look("Snowflake")
     finally:
-        administer(*mended)
+        administer(*fixed)
     assert words in examined.only_wrong(check)
 
 
@@ -612,7 +612,7 @@ def test_policies_that_exempt_the_loader(look: Look, administer: Callable[..., o
         )
     assert examined.named(State.WRONG) == [], examined.told()
     said = examined.findings["policies"].text
-    assert "Said to be exempt, which each sync proves: shared_forecasts column LATITUDE has the masking policy" in said
+    assert "Exempt according to the dataset files, which each sync proves: shared_forecasts column LATITUDE has" in said
 
 
 def test_a_bucket_that_snowflake_cannot_list(look: Look, administer: Callable[..., object]) -> None:
@@ -653,7 +653,7 @@ def test_the_list_ends_with_1_if_something_is_wrong(
     assert doctor.main() == 1
     shown = capsys.readouterr().out
     assert f"wrong        job id (Variable {Share().export_job_variable}): The Airflow Variable" in shown
-    assert "not checked  job (jobs/get): because this did not come out well: job id." in shown
+    assert "not checked  job (jobs/get): because a check before it did not pass: job id." in shown
     assert TOKEN not in shown
 
 
@@ -737,7 +737,7 @@ def test_a_target_that_would_not_keep_the_values_of_the_last_export(
     try:
         found = look("Snowflake", datasets_folder=folder_with(tmp_path)).findings["column types"]
         assert found.state is State.WRONG
-        assert "PRICE: decimal(12,2) into NUMBER(38,0), where digits behind the point are rounded away." in found.text
+        assert "PRICE: decimal(12,2) into NUMBER(38,0), where digits after the point are rounded away." in found.text
         assert "casts of typed.yaml" in found.text
         found = look("Snowflake", datasets_folder=folder_with(tmp_path, casts=["price"])).findings["column types"]
         assert (found.state, "typed" in found.text) == (State.OK, True)

@@ -90,13 +90,13 @@ def test_several_files_of_spark_and_the_same_again(a_share: Share, engines: Engi
 
 def test_types_without_a_counterpart_are_refused_and_say_why(a_share: Share, engines: Engines) -> None:
     """A Delta table has no intervals; a view may have them."""
-    in_months, as_bytes = "without saying so", "does not read as a VARIANT"
+    in_months, as_bytes = "without the unit", "does not read as a VARIANT"
     columns = {
         "years": ("INTERVAL '1-2' YEAR TO MONTH", "interval year to month", "VARCHAR", in_months),
         "days": ("INTERVAL '1 02:03:04.000005' DAY TO SECOND", "interval day to second", "NUMBER(38, 0)", in_months),
         "json": ("PARSE_JSON('{\"a\": 1}')", "variant", "VARIANT", as_bytes),
         "fraction": ("CAST('0.1' AS DECIMAL(38, 38))", "decimal(38,38)", "NUMBER(38, 37)", "are rounded away"),
-        "parts": ("ARRAY(CAST('x' AS BINARY))", "array<binary>", "VARIANT", "is not documented"),
+        "parts": ("ARRAY(CAST('x' AS BINARY))", "array<binary>", "VARIANT", "does not document how COPY"),
         "longs": ("MAP('a', CAST(1 AS DECIMAL(38, 9)))", "map<string,decimal(38,9)>", "VARIANT", "a binary number"),
     }
     listed = ", ".join(f"{value} AS {name}" for name, (value, *_) in columns.items())

@@ -4,15 +4,15 @@
 
 USE ROLE useradmin;
 
--- What Airflow is. It holds the rights that a sync needs, and no others: 06_grants.sql.
+-- Airflow's role. It has exactly the rights that a sync needs: 06_grants.sql.
 CREATE ROLE IF NOT EXISTS data_share_loader
 COMMENT = 'Loads the data share: the role of the syncs in Airflow';
 
--- What people are who query the shared tables. They need no right to change them.
+-- The role of people who query the shared tables. They need no right to change them.
 CREATE ROLE IF NOT EXISTS data_share_reader
 COMMENT = 'Reads the tables of the data share and the ledger of the syncs';
 
--- Whoever administers databases must reach the tables that the loader creates: without a parent, only the loader could
+-- SYSADMIN must be able to administer the tables that the loader creates: without a parent role, only the loader could
 -- drop or grant them.
 GRANT ROLE data_share_loader TO ROLE sysadmin;
 

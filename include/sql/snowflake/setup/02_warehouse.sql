@@ -1,13 +1,13 @@
--- The warehouse of the syncs. Their own, so that the cost of loading shows by itself and no query of other people waits
--- for a load.
--- Effect: creates it when it is missing, changes nothing that exists.
+-- The warehouse of the syncs. It is separate, so that the cost of loading is visible, and other people's queries do not
+-- wait for a load.
+-- Effect: creates it if it is missing, changes nothing that exists.
 
 USE ROLE sysadmin;
 
--- The smallest size: a larger one loads more files at the same time, and gains nothing while exports have few.
--- It stops after a minute of rest, as each start is billed for a minute at least, and wakes up by itself.
--- An hour is what a dataset allows each statement too, unless its file has another load_timeout_minutes; the default,
--- two days, would let a forgotten statement run up costs. The shorter of both ends a statement.
+-- The smallest size: a larger warehouse only loads more files at the same time, which does not help with few files.
+-- It suspends after an idle minute, since each start is billed for at least a minute, and resumes by itself.
+-- The timeout is an hour, like the default of load_timeout_minutes in a dataset file; Snowflake's default of two days
+-- would let a forgotten statement cause costs. The shorter of the two timeouts ends a statement.
 CREATE WAREHOUSE IF NOT EXISTS load_wh
 WAREHOUSE_SIZE = XSMALL
 AUTO_SUSPEND = 60

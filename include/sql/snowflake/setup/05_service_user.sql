@@ -1,11 +1,11 @@
--- The user that Airflow signs in as.
--- After: `make keys` prints the ALTER USER statement that gives it its public key. Without one, nobody can sign in.
--- Effect: creates it when it is missing, changes nothing that exists: a key that was changed since stays.
+-- Airflow's user.
+-- After: `make keys` prints the ALTER USER statement that sets the public key. Without a key, nobody can sign in.
+-- Effect: creates the user if it is missing, changes nothing that exists, also no key.
 
 USE ROLE useradmin;
 
 -- A service user has no password and cannot sign in to the web interface.
--- Without secondary roles, a session has the rights of the loader and never those of a role that somebody grants the
+-- Without secondary roles, a session has only the rights of the loader, not those of roles that somebody grants the
 -- user later.
 CREATE USER IF NOT EXISTS data_share_loader
   TYPE = SERVICE -- noqa: CP02

@@ -1,32 +1,31 @@
--- The rights of the roles: each one for a statement of include/sql/snowflake/. docs/snowflake.md has them as a table.
--- Tables and the stage have no line here, as the loader creates them and so owns them. For a target that belongs to
--- others, see docs/snowflake.md.
--- Effect: adds rights, takes none away. Safe to run again.
+-- The rights of the roles, each with the statement in include/sql/snowflake/ that needs it; docs/snowflake.md has a
+-- table of them. No grant on tables and the stage is needed: the loader creates them and so owns them. For a target
+-- that somebody else owns, see docs/snowflake.md.
+-- Effect: adds rights, revokes none. Safe to run again.
 
--- May grant on objects whoever owns them.
+-- This role may grant rights on all objects, whoever owns them.
 USE ROLE securityadmin;
 
--- The syncs compute: COPY INTO, the checks and the publish. The warehouse wakes up for them by itself, so that the
--- loader need not operate it.
+-- For COPY INTO, the checks and the publish. The warehouse resumes by itself, so the loader needs no OPERATE.
 GRANT USAGE ON WAREHOUSE load_wh TO ROLE data_share_loader;
 
--- Nothing in a database can be named without these.
+-- No object of a database can be used without these rights.
 GRANT USAGE ON DATABASE data_share TO ROLE data_share_loader;
 
 GRANT USAGE ON SCHEMA data_share.public TO ROLE data_share_loader;
 
 GRANT USAGE ON SCHEMA data_share.staging TO ROLE data_share_loader;
 
--- copy_into_staging: the staging tables of each attempt. The run drops them again. create_lock.sql: the lock table
+-- copy_into_staging: the staging tables of each attempt, which the run drops again. create_lock.sql: the lock table
 -- of a target, which stays.
 GRANT CREATE TABLE ON SCHEMA data_share.staging TO ROLE data_share_loader;
 
--- copy_into_staging.sql and copy_manifest.sql read the stage through the integration, and each COPY INTO asks for this
--- right, as LIST and CREATE STAGE do. It has to stay: without it, no sync loads anything.
+-- copy_into_staging.sql and copy_manifest.sql: each COPY INTO from the stage requires this right, and so do LIST and
+-- CREATE STAGE. Do not revoke it: without it, no sync can load.
 GRANT USAGE ON INTEGRATION s3_share_int TO ROLE data_share_loader;
 
--- For the DAG set_up_snowflake only. Snowflake asks for the right to create also when the object exists and there is
--- nothing to create. They may be revoked when the DAG has run, and granted again before it runs for a new dataset.
+-- The next three are only for the DAG set_up_snowflake. Snowflake requires the right to create even if the object
+-- exists. You may revoke them after the DAG has run, and grant them again before it runs for a new dataset.
 -- create_schemas.sql
 GRANT CREATE SCHEMA ON DATABASE data_share TO ROLE data_share_loader;
 
@@ -36,8 +35,8 @@ GRANT CREATE TABLE ON SCHEMA data_share.public TO ROLE data_share_loader;
 -- create_stage.sql
 GRANT CREATE STAGE ON SCHEMA data_share.public TO ROLE data_share_loader;
 
--- The readers: the targets and the ledger, those that exist and those to come. A publish keeps the grants of its
--- target. Readers bring a warehouse of their own.
+-- The readers see all existing and future targets, and the ledger. A publish keeps the grants of its target. Readers
+-- use their own warehouse.
 GRANT USAGE ON DATABASE data_share TO ROLE data_share_reader;
 
 GRANT USAGE ON SCHEMA data_share.public TO ROLE data_share_reader;

@@ -1,9 +1,8 @@
--- The stage on the share, as the DAG set_up_snowflake would create it; and the proof that Snowflake can read the
--- bucket.
--- Before: the AWS role exists and trusts Snowflake: docs/aws.md.
--- Effect: creates the stage when it is missing, changes nothing that exists.
+-- The stage on the share, as the DAG set_up_snowflake would create it, and a test that Snowflake can read the bucket.
+-- Before: create the AWS role, which trusts Snowflake: docs/aws.md.
+-- Effect: creates the stage if it is missing, changes nothing that exists.
 
--- Whoever creates it owns it: the loader, as if the DAG had done it. This also shows that the grants are enough.
+-- The loader creates the stage and so owns it, as with the DAG. This also shows that its grants suffice.
 USE ROLE data_share_loader;
 
 CREATE STAGE IF NOT EXISTS data_share.public.s3_share_stage
@@ -11,5 +10,5 @@ CREATE STAGE IF NOT EXISTS data_share.public.s3_share_stage
   STORAGE_INTEGRATION = s3_share_int
   FILE_FORMAT = (TYPE = PARQUET);
 
--- An empty answer is right before the first export. An error names what AWS refuses.
+-- Before the first export, the answer is empty. An error says what AWS refuses.
 LIST @data_share.public.s3_share_stage;

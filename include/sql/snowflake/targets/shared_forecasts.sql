@@ -1,5 +1,5 @@
 -- Target table of the dataset shared_forecasts.
--- Effect: creates it when it is missing, changes nothing that exists.
+-- Effect: creates it if it is missing, changes nothing that exists.
 
 CREATE TABLE IF NOT EXISTS shared_forecasts (
   date DATE,

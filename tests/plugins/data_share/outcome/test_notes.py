@@ -29,7 +29,7 @@ BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 def xcoms(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Any]:
     """Make what the steps left."""
     left: dict[tuple[str, str], Any] = {}
-    monkeypatch.setattr(notes, "_left", lambda run, task_id, key: left.get((task_id, key)))
+    monkeypatch.setattr(notes, "_xcom_of_last_attempt", lambda run, task_id, key: left.get((task_id, key)))
     return left
 
 
@@ -78,8 +78,8 @@ def test_the_line_of_a_success(answer: Any, seconds: float, line: str) -> None:
     ("failure", "reason", "sentence"),
     [
         (FAILURE, "task_failure", "check_staging: 2 of 9 checks failed.\n- deep: depth > 0"),
-        (None, "timed_out", "sync: The sync took longer than a sync may"),
-        (None, "task_failure", "finish_sync: A step ended without a word"),
+        (None, "timed_out", "sync: The sync exceeded its max. time"),
+        (None, "task_failure", "finish_sync: A step ended without a report"),
     ],
 )
 def test_the_line_of_a_failure(failure: Any, reason: str, sentence: str) -> None:
@@ -199,7 +199,7 @@ def left(session: Session, value: Any, key: str = "return_value") -> Any:
     ours = OneRun(dag_id="sync_tides", run_id="1")
     session.add_all([ours, OneXCom(**WHERE, key=key, value=value), OneTask(id="second", **WHERE)])
     session.flush()
-    return notes._left(ours, "publish", "return_value")  # type: ignore[arg-type]
+    return notes._xcom_of_last_attempt(ours, "publish", "return_value")  # type: ignore[arg-type]
 
 
 def test_what_a_step_left_is_read_by_run_task_and_key(session: Session) -> None:

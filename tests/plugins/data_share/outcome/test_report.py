@@ -49,7 +49,7 @@ def test_an_error_may_have_advice_for_its_case() -> None:
 def test_a_report_survives_its_way_as_xcom() -> None:
     advice = {"what_to_do": "Row back.", "retriable": False}
     failure = Failure("publish", FailureCode.SUPERSEDED, "Too late.", snowflake_query_id="01b2", **advice)
-    assert Failure.of_xcom(json.loads(json.dumps(failure.to_xcom()))) == failure
+    assert Failure.from_xcom(json.loads(json.dumps(failure.to_xcom()))) == failure
 
 
 def test_each_code_has_a_cause_and_a_remedy_of_its_own() -> None:

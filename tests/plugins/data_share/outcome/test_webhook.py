@@ -52,7 +52,7 @@ def connection(host: str | None = URL, password: str | None = SECRETS[0]) -> Con
 
 
 def test_a_connection_holds_the_address_and_the_secrets() -> None:
-    assert Webhook.of_connection(connection(password=" ".join(SECRETS))) == Webhook(URL, KEYS)
+    assert Webhook.from_connection(connection(password=" ".join(SECRETS))) == Webhook(URL, KEYS)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_connection_holds_the_address_and_the_secrets() -> None:
 )
 def test_a_wrong_connection_is_named_without_its_secrets(changes: dict[str, Any]) -> None:
     with pytest.raises(AlertNotSentError, match="the connection data_share_webhook") as caught:
-        Webhook.of_connection(connection(**changes))
+        Webhook.from_connection(connection(**changes))
     assert SECRETS[0] not in str(caught.value)
     assert not changes.get("password") or changes["password"] not in str(caught.value)
 
@@ -273,8 +273,8 @@ def test_what_was_left_before_the_run_was_cleared_is_not_told(xcoms: dict[tuple[
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("timed_out", "took longer than a sync may"),
-        ("task_failure", "ended without a word"),
+        ("timed_out", "exceeded its max. time"),
+        ("task_failure", "ended without a report"),
     ],
 )
 def test_a_failure_without_a_report_has_the_same_fields(reason: str, words: str) -> None:

@@ -158,7 +158,7 @@ def test_each_column_that_could_change_a_value_is_named_with_both_types_the_reas
     message = refusal(exported, target, error=TypesLoseValuesError)
     assert "Values of 3 column(s) could change on their way into tides, without an error." in message
     assert (
-        "- PRICE: decimal(12,2) into NUMBER(38,0), where digits behind the point are rounded away. Make it "
+        "- PRICE: decimal(12,2) into NUMBER(38,0), where digits after the point are rounded away. Make it "
         'NUMBER(12, 2): ALTER TABLE "TIDES" ADD COLUMN "PRICE__NEW" NUMBER(12, 2); UPDATE "TIDES" SET "PRICE__NEW" = '
         '"PRICE"; ALTER TABLE "TIDES" DROP COLUMN "PRICE"; ALTER TABLE "TIDES" RENAME COLUMN "PRICE__NEW" TO "PRICE".'
     ) in message
