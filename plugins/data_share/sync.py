@@ -230,8 +230,8 @@ class Sync:
         result = self._copied
         if result is None:
             raise ResultMissingError("The step copy_into_staging has left no counts. The target is as it was.")
-        # A copy made since the last clear has loaded this sync's export. An older copy may hold another export: export_to_s3
-        # may have run again since. A reload always has the same export.
+        # A copy made since the last clear has loaded this sync's export. An older copy may hold another export, because
+        # export_to_s3 may have run again since. A reload always has the same export.
         is_right = self.is_reload or made_since_clear(result, self.dag_run) or result["export_path"] == self.export_path
         if not is_right:
             raise ResultMissingError(
