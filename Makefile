@@ -50,13 +50,13 @@ status: .venv/.installed ## Say what is running; for programs: make status JSON=
 logs: ## Show the last lines of the processes' logs
 	@tail -n 20 $${SANDBOX_HOME:-.sandbox}/logs/*.log
 
-doctor: .venv/.installed ## Check the running stack, or the deployment of AIRFLOW_CONN_...: what is wrong, how to mend it [JSON=1]
+doctor: .venv/.installed ## Check the running stack, or the deployment of AIRFLOW_CONN_...: what is wrong, how to fix it [JSON=1]
 	@$(SANDBOX) doctor $(call switch,JSON,--json)
 
 env: .venv/.installed ## Print export lines with the addresses and sign-ins of the running stack
 	@$(SANDBOX) env
 
-# pytest is told the tier apart from PYTEST_ARGS, so that an expression in there selects from the tier. CONTRIBUTING.md says
+# The tier is an option of its own, so that an expression in PYTEST_ARGS selects from the tier. CONTRIBUTING.md says
 # what is in which.
 TIER ?= quick
 test: .venv/.installed ## Run the tests that answer in minutes
@@ -110,7 +110,7 @@ hooks: .venv/.installed ## Let git run the checks of make check before each comm
 docs: .venv/.installed ## Generate docs/datasets.md and the JSON Schema of dataset files
 	@$(WITH_PACKAGE) $(BIN)/python docs/generate_docs.py
 
-lock: .venv/.installed ## Resolve requirements*.txt anew into requirements.lock
+lock: .venv/.installed ## Resolve requirements*.txt again into requirements.lock
 	@$(COMPILE) --upgrade --output-file requirements.lock
 
 env-file: ## Write .env for docker compose: make env-file [ENV=sandbox]
