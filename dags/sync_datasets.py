@@ -41,7 +41,7 @@ import copy
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, AsyncCallback, chain
+from airflow.sdk import DAG, AsyncCallback, chain, get_parsing_context
 
 from data_share.dag_defaults import DEFAULT_ARGS, SHARE, START_DATE
 from data_share.databricks.export import DatabricksExportOperator
@@ -152,7 +152,8 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
     return dag
 
 
-datasets, invalid = read_datasets(share=SHARE)
+needed = get_parsing_context().dag_id  # in the process of a task, its DAG; else None: the dag-processor needs all
+datasets, invalid = read_datasets(share=SHARE, only=needed and needed.removeprefix("sync_"))
 for dataset in datasets:
     globals()[dataset.dag_id] = sync_dag(dataset)
 for error in invalid:

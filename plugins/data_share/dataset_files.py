@@ -162,13 +162,14 @@ class _StrictLoader(yaml.CSafeLoader):
 
 
 def read_datasets(
-    folder: Path = DATASETS_FOLDER, share: Share = Share()
+    folder: Path = DATASETS_FOLDER, share: Share = Share(), *, only: str | None = None
 ) -> tuple[list[Dataset], list[InvalidDatasetError]]:
     """
     Read every dataset file of a folder, in the order of their names.
 
     :param folder: folder with ``*.yaml`` files; a file that ends in ``.yml`` or ``.YAML`` is an error, not ignored
     :param share: a dataset may not use the share's own tables as its target
+    :param only: name of the one dataset to read; then nobody looks whether another dataset has the same target
     :return: the datasets of the valid files, and one error for each invalid file; for an empty or missing folder, one
         :class:`NoDatasetsError`
     """
@@ -176,7 +177,9 @@ def read_datasets(
     errors: list[InvalidDatasetError] = []
     # Files whose names begin with a dot are an editor's temporary files.
     paths = [path for path in folder.glob("[!.]*") if path.suffix.lower() in (".yaml", ".yml")]
-    if not paths:
+    if only is not None:
+        paths = [path for path in paths if path.stem == only]
+    elif not paths:
         errors.append(NoDatasetsError(folder))
     for path in sorted(paths):
         try:

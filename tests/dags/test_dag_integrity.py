@@ -24,8 +24,9 @@ from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from airflow.sdk import DAG, BaseHook, Variable
 from airflow.sdk.exceptions import ParamValidationError
 
+from data_share import dataset_files
 from data_share.databricks.export import DatabricksExportOperator
-from data_share.dataset_files import read_datasets
+from data_share.dataset_files import read_dataset, read_datasets
 from data_share.outcome.classify import RetryTransientErrors, report_failure
 from data_share.share import Share, attempt_of
 from data_share.snowflake.clean_up import SnowflakeCleanUpOperator
@@ -86,6 +87,22 @@ def test_nothing_runs_while_the_files_are_read_and_every_dag_can_be_serialized()
     serialized, errors = _serialize_dags(bag, structlog.get_logger())
     assert errors == {}
     assert sorted(dag.dag_id for dag in serialized) == sorted(ALL)
+
+
+def test_the_process_of_a_task_reads_its_own_dataset_alone(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    read: list[str] = []
+
+    def read_one(path: Path, share: Share) -> Any:
+        read.append(path.stem)
+        return read_dataset(path, share)
+
+    monkeypatch.setattr(dataset_files, "read_dataset", read_one)
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "sync_shared_forecasts")
+    module = request.getfixturevalue("sync_datasets")
+    assert read == ["shared_forecasts"]
+    assert [dag.dag_id for dag in vars(module).values() if isinstance(dag, DAG)] == ["sync_shared_forecasts"]
 
 
 @pytest.mark.usefixtures("nothing_may_run")
