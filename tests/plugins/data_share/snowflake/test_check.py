@@ -68,7 +68,7 @@ def test_checks_without_an_answer_have_failed(
 ) -> None:
     snowflake.answer("SELECT checks", [])
     assert failure_of(check, task_context) == (
-        f"The query of the checks has no answer on staging.tides. {TARGET_UNCHANGED}"
+        f"The query of the checks returned no row on staging.tides. {TARGET_UNCHANGED}"
     )
     snowflake.answer("SELECT checks", answered(None, None, None))
     for condition in CHECKS.values():
