@@ -1,4 +1,4 @@
-"""Following a Databricks job run from the triggerer, without a worker slot."""
+"""Follows a Databricks job run from the triggerer, without a worker slot."""
 
 from __future__ import annotations
 

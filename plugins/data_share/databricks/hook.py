@@ -1,4 +1,4 @@
-"""Databricks' Jobs API, as this package calls it."""
+"""A hook for Databricks' Jobs API, with more retries than the provider's."""
 
 from __future__ import annotations
 

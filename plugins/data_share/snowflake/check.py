@@ -92,4 +92,4 @@ class SnowflakeCheckOperator(SnowflakeSyncOperator):
             self.log.info("No rows to show for %s: %s", condition, error)
             return condition
         shown = "; ".join(", ".join(f"{name}={value}" for name, value in row.items())[:300] for row in found.rows)
-        return f"{condition}. Not so for {count:,} row(s), e.g. {shown}"
+        return f"{condition}. Not true for {count:,} row(s), e.g. {shown}"

@@ -169,7 +169,7 @@ def _private_key(data: bytes, passphrase: bytes | None, name: str) -> RSAPrivate
             "the whole text."
         )
     if b"PRIVATE KEY-----" not in data:
-        raise InvalidConnectionError(f"The {name} is the public key or a certificate: the private key signs in.")
+        raise InvalidConnectionError(f"The {name} is the public key or a certificate: put the private key there.")
     try:
         key = serialization.load_pem_private_key(data, password=passphrase)
     except TypeError:

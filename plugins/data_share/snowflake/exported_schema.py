@@ -84,7 +84,7 @@ def _no_schema(column_types: str) -> UnreadableSchemaError:
 
 def _not_one_field(field: str) -> UnreadableSchemaError:
     return UnreadableSchemaError(
-        f"The columns of the export cannot be told apart: {field!r} is not one name with its type. The target is as it "
-        "was.",
+        f"The manifest's column_types cannot be split into columns: {field!r} is not one name with one type. The "
+        "target is as it was.",
         what_to_do=_DEPLOY_AGAIN,
     )

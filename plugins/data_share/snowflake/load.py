@@ -75,7 +75,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
     """
 
     def _sync_of(self, context: Any) -> Sync:
-        # Set already here: the COPY statements contain the export's path, so rendering them may read the ledger.
+        # Set before execute(): the COPY statements contain the export's path, so rendering them may read the ledger.
         self._context = context
         return Sync.of(context, self.dataset, self.share, find_export=self._find_earlier_export)
 
@@ -95,7 +95,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         self._context = context
         self._check_lock()
         target = self._describe_target()
-        masked = self._policed_columns(target) if target is not None else set()
+        masked = self._masked_columns(target) if target is not None else set()
         self._run("create_staging_manifest")
         # Before these tables are read for anything else: a policy that is set through a tag masks the manifest too.
         if target is not None:
@@ -109,9 +109,11 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         if target is not None:
             created: dict[str, str] = {}
             # An empty export needs no comparison: there is no value to change and no column to fill.
-            columns, new_columns = self._compare(target, manifest["COLUMN_TYPES"] if manifest["ROW_COUNT"] else None)
+            columns, new_columns = self._adapt_staging_table(
+                target, manifest["COLUMN_TYPES"] if manifest["ROW_COUNT"] else None
+            )
         else:
-            created, new_columns = self._created_columns(manifest["COLUMN_TYPES"]), {}
+            created, new_columns = self._columns_to_create(manifest["COLUMN_TYPES"]), {}
             columns = created
             self._create_staging_table(created)
         if created or new_columns:
@@ -128,7 +130,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
                 f"COPY INTO loaded nothing: it found {len(files)} file(s), while the manifest counts "
                 f"{manifest['ROW_COUNT']} exported row(s) (query id {copy.query_id}). {TARGET_UNCHANGED}",
                 snowflake_query_id=copy.query_id,
-                **self._empty_advice() if manifest["ROW_COUNT"] == 0 else self._advice_for_a_broken_export(),
+                **self._advice_for_empty_export() if manifest["ROW_COUNT"] == 0 else self._advice_for_broken_export(),
             )
         result = {
             "export_path": self.sync.export_path,
@@ -180,7 +182,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         # its documentation does not say whether it copies policies.
         self._run_with("create_staging", columns=columns)
 
-    def _policed_columns(self, target: list[dict[str, Any]]) -> set[str]:
+    def _masked_columns(self, target: list[dict[str, Any]]) -> set[str]:
         """Return the columns with a masking policy; refuse policies unless the dataset says ``policies: exempt``."""
         masked = masking_policies(target)
         is_filtered = has_row_access_policy(self._run("explain_target")[-1].rows)
@@ -252,10 +254,10 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
                 + ("a sync without reload_run_key." if self.sync.is_reload else "the sync again."),
             )
 
-    def _compare(
+    def _adapt_staging_table(
         self, described: list[dict[str, Any]], column_types: str | None
     ) -> tuple[dict[str, str], dict[str, str]]:
-        """Adapt the staging table to the export; return the types of its old columns and of those new to the target."""
+        """Fit the staging table's columns to the export; return the types of the kept and of the added columns."""
         compared = compare_columns(column_types, described, self.dataset, is_reload=self.sync.is_reload)
         self._run_with("add_columns", table=self.sync.new_staging_table, columns=compared.new_columns)
         # COPY would fill columns that the export lacks with NULL instead of their default, or fail if NOT NULL.
@@ -264,7 +266,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         kept = {name: kind for name, kind in columns.items() if name not in compared.defaults}
         return kept, compared.new_columns
 
-    def _created_columns(self, column_types: str | None) -> dict[str, str]:
+    def _columns_to_create(self, column_types: str | None) -> dict[str, str]:
         if column_types is None:
             raise ManifestError(
                 f"The manifest names no columns to create the target from. {TARGET_UNCHANGED}",
@@ -278,7 +280,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
                 f"The export left {len(manifests)} manifest rows instead of one: an export without a manifest did not "
                 f"finish, or its files have expired. {TARGET_UNCHANGED}",
                 code=FailureCode.MANIFEST_INVALID if manifests else FailureCode.MANIFEST_MISSING,
-                **self._advice_for_a_broken_export(),
+                **self._advice_for_broken_export(),
             )
         manifest = manifests[0]
         if (manifest["DATASET"], manifest["RUN_KEY"]) != (self.dataset.name, self.sync.manifest_run_key):
@@ -288,7 +290,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             )
         return manifest
 
-    def _empty_advice(self) -> dict[str, Any]:
+    def _advice_for_empty_export(self) -> dict[str, Any]:
         """Return the advice for an export without rows that should have some."""
         limit = self.dataset.max_row_change_percent
         also = (
@@ -303,7 +305,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         )
         return {"what_to_do": f"{filled} If it may be empty, set allow_empty: true in the dataset file{also}."}
 
-    def _advice_for_a_broken_export(self) -> dict[str, Any]:
+    def _advice_for_broken_export(self) -> dict[str, Any]:
         """Return the advice for an export whose files were changed or removed after the export job wrote them."""
         if self.sync.is_reload:
             return {"what_to_do": "Start a sync without reload_run_key: it exports again.", "retriable": False}

@@ -18,7 +18,7 @@ from data_share.snowflake.statements import TARGET_UNCHANGED, SnowflakeSyncOpera
 from data_share.snowflake.target_lock import refuse_target_of_another
 
 _ASSET_EVENT_FIELDS = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
-# How Snowflake reports that publish.sql refused: it then writes a NULL run key.
+# publish.sql refuses by writing a NULL run key, which Snowflake reports with this text.
 _NULL_RUN_KEY = "NULL result in a non-nullable column"
 
 
@@ -135,7 +135,7 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         counts_once = not self.sync.load_mode.is_repeatable
         if counts_once and last["EXPORT_PATH"] == self._export_path:
             return f"this export was appended before (run key {last['RUN_KEY']})"
-        changed = "its staging tables are not as they were when they were checked"
+        changed = "its staging tables were changed after they were checked"
         return f"this export was appended before, or {changed}" if counts_once else changed
 
     def _refusal_advice(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from data_share.snowflake.exported_schema import exported_columns
 from data_share.sql_text import LONGEST_NAME, alike, folded, quoted, written
 
 _UNCHANGED = "The target is as it was."
-_NEEDS_AN_EXPORT = "start a sync without reload_run_key after a change of the source"
+_EXPORT_AFTER_CHANGE = "start a sync without reload_run_key after a change of the source"
 
 
 class SchemaDriftError(ShareError, AirflowFailException):
@@ -62,8 +62,8 @@ def compare_columns(
         return Comparison()
     exported = exported_columns(column_types)
     described = {str(row["name"]): row for row in target}
-    _refuse_alike("the export", exported)
-    _refuse_alike(dataset.target_table, described)
+    _refuse_names_alike("the export", exported)
+    _refuse_names_alike(dataset.target_table, described)
     found, known = {folded(name) for name in exported}, {folded(name) for name in described}
     lacking = [name for name in described if folded(name) not in found]
     defaults = tuple(name for name in lacking if name in dataset.target_defaults)
@@ -84,7 +84,7 @@ def compare_columns(
         listed = ", ".join(f"{column} ({kind})" for column, kind in new.items())
         problems.append(f"the export has {listed}, which {dataset.target_table} does not have")
         # Do not recommend add_new for columns that it cannot add: it would fail as well.
-        can_be_added = not _unsafe(new) and None not in _types(new, dataset).values()
+        can_be_added = not _unsafe_names(new) and None not in _snowflake_types(new, dataset).values()
         adds = f" add_new adds new columns to {dataset.target_table};" if can_be_added else ""
         advice.append(f"Set schema_drift in the dataset file:{adds} ignore_new leaves them out.")
     lossy = lossy_columns(exported, {name: str(row["type"]) for name, row in described.items()}, dataset)
@@ -97,7 +97,7 @@ def compare_columns(
             what_to_do=f"{' '.join(advice)} Then start the sync again.",
         )
     if lossy:
-        raise _lossy(lossy, dataset, _advice_for_types(lossy, dataset, is_reload))
+        raise _lossy_error(lossy, dataset, _advice_for_types(lossy, dataset, is_reload))
     if dataset.schema_drift is SchemaDrift.IGNORE_NEW:
         return Comparison(defaults=defaults)
     return Comparison(new_columns=types_of_new_columns(new, dataset, is_reload=is_reload), defaults=defaults)
@@ -113,33 +113,33 @@ def types_of_new_columns(new: Mapping[str, str], dataset: Dataset, *, is_reload:
     :raises SchemaDriftError: Snowflake does not accept a name, or two names differ only by case
     :raises TypesLoseValuesError: no Snowflake type holds the values of a column
     """
-    _refuse_alike("the export", new)
+    _refuse_names_alike("the export", new)
     remedies = []
     if dataset.create_table != "from_source":
         remedies.append("set schema_drift: ignore_new in the dataset file, which leaves new columns out")
-    if unsafe := _unsafe(new):
-        remedies.append(_NEEDS_AN_EXPORT if is_reload else "rename these in the source")
+    if unsafe := _unsafe_names(new):
+        remedies.append(_EXPORT_AFTER_CHANGE if is_reload else "rename these in the source")
         raise SchemaDriftError(
-            f"Columns with such names are not added to {dataset.target_table}: {', '.join(map(repr, unsafe))}. "
+            f"These column names cannot be added to {dataset.target_table}: {', '.join(map(repr, unsafe))}. "
             f"{_UNCHANGED}",
-            what_to_do=f"{_sentence(remedies)} Then start the sync again.",
+            what_to_do=f"{_as_sentence(remedies)} Then start the sync again.",
         )
-    types = _types(new, dataset)
+    types = _snowflake_types(new, dataset)
     without_type = {
-        name: f"{name}: {kind} has no counterpart. {_in_the_source(kind)}"
+        name: f"{name}: {kind} has no counterpart. {_advice_to_cast(kind)}"
         for name, kind in new.items()
-        if types[_stored(name)] is None
+        if types[_stored_name(name)] is None
     }
     if without_type:
-        remedies.append(_NEEDS_AN_EXPORT if is_reload else "cast these columns in the source")
+        remedies.append(_EXPORT_AFTER_CHANGE if is_reload else "cast these columns in the source")
         if castable := [name for name in without_type if new_column_type(new[name], with_cast=True) is not None]:
-            listed = _as_written(map(_stored, castable))
-            remedies.append(f"name {listed} in casts of the dataset file if changed values are right")
-        raise _lossy(without_type, dataset, _sentence(remedies))
+            listed = _as_written(map(_stored_name, castable))
+            remedies.append(f"list {listed} in casts of the dataset file if changed values are right")
+        raise _lossy_error(without_type, dataset, _as_sentence(remedies))
     return {name: kind for name, kind in types.items() if kind is not None}
 
 
-def _refuse_alike(table: str, columns: Collection[str]) -> None:
+def _refuse_names_alike(table: str, columns: Collection[str]) -> None:
     if same := alike(columns):
         raise SchemaDriftError(
             f"The columns {', '.join(same)} of {table} differ only by case, and COPY INTO does not distinguish them. "
@@ -148,18 +148,19 @@ def _refuse_alike(table: str, columns: Collection[str]) -> None:
         )
 
 
-def _unsafe(new: Collection[str]) -> list[str]:
+def _unsafe_names(new: Collection[str]) -> list[str]:
     return [column for column in new if len(column) > LONGEST_NAME or not column.isprintable()]
 
 
-def _stored(name: str) -> str:
+def _stored_name(name: str) -> str:
     """Return the name of a new column in Snowflake: in upper case if that spares people to quote it, else unchanged."""
     return name.upper() if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) else name
 
 
-def _types(new: Mapping[str, str], dataset: Dataset) -> dict[str, str | None]:
+def _snowflake_types(new: Mapping[str, str], dataset: Dataset) -> dict[str, str | None]:
     return {
-        _stored(name): new_column_type(kind, with_cast=_stored(name) in dataset.casts) for name, kind in new.items()
+        _stored_name(name): new_column_type(kind, with_cast=_stored_name(name) in dataset.casts)
+        for name, kind in new.items()
     }
 
 
@@ -182,7 +183,7 @@ def lossy_columns(exported: Mapping[str, str], target: Mapping[str, str], datase
             continue
         better = new_column_type(source)
         if better is None:
-            fix = _in_the_source(source)
+            fix = _advice_to_cast(source)
         else:
             fix = f"Make it {better}: {change_type(dataset.target, name, better)}."
         if name in dataset.merge_keys:
@@ -210,11 +211,11 @@ def change_type(table: str, column: str, kind: str) -> str:
     )
 
 
-def _in_the_source(kind: str) -> str:
+def _advice_to_cast(kind: str) -> str:
     return f"Cast it in the source, e.g. in a view: {kind} has no type in Snowflake that holds its values."
 
 
-def _lossy(sentences: Mapping[str, str], dataset: Dataset, what_to_do: str) -> TypesLoseValuesError:
+def _lossy_error(sentences: Mapping[str, str], dataset: Dataset, what_to_do: str) -> TypesLoseValuesError:
     lines = "\n".join(f"- {sentence}" for sentence in sentences.values())
     return TypesLoseValuesError(
         f"Values of {len(sentences)} column(s) could change on their way into {dataset.target_table}, without an "
@@ -225,12 +226,12 @@ def _lossy(sentences: Mapping[str, str], dataset: Dataset, what_to_do: str) -> T
 
 def _advice_for_types(lossy: Collection[str], dataset: Dataset, is_reload: bool) -> str:
     """Return the advice for types that change values; the sentence of each column has the statements to run."""
-    remedies = ["give each of these columns the type that is named"]
+    remedies = ["give each of these columns the type that is named for it"]
     if castable := [name for name in lossy if name not in dataset.merge_keys]:
-        remedies.append(f"name {_as_written(castable)} in casts of the dataset file if changed values are right")
+        remedies.append(f"list {_as_written(castable)} in casts of the dataset file if changed values are right")
     if is_reload:
-        remedies.append(_NEEDS_AN_EXPORT)
-    return _sentence(remedies)
+        remedies.append(_EXPORT_AFTER_CHANGE)
+    return _as_sentence(remedies)
 
 
 def _advice_for_missing(missing: Sequence[str], new: Collection[str], dataset: Dataset, is_reload: bool) -> list[str]:
@@ -244,9 +245,7 @@ def _advice_for_missing(missing: Sequence[str], new: Collection[str], dataset: D
     ]
     needed = (*dataset.merge_keys, *dataset.required_columns)
     if also := [column for column in missing if column in needed]:
-        advice.append(
-            f"With that, {', '.join(also)} must leave required_columns and merge_keys in the dataset file too."
-        )
+        advice.append(f"Then also remove {', '.join(also)} from required_columns and merge_keys in the dataset file.")
     if new:
         advice.append(
             "A column that was renamed in the source is renamed in the target (ALTER TABLE ... RENAME COLUMN)."
@@ -259,6 +258,6 @@ def _as_written(columns: Iterable[str]) -> str:
     return ", ".join(map(written, columns))
 
 
-def _sentence(remedies: Sequence[str]) -> str:
+def _as_sentence(remedies: Sequence[str]) -> str:
     joined = ", or ".join(remedies)
     return f"{joined[:1].upper()}{joined[1:]}."

@@ -197,8 +197,8 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         self._tries = tries
         self._http = requests.Session()
         self._pending_submission: _Submission | None = None
-        self._running = ""
-        self._cancelled = ""
+        self._running_handle = ""
+        self._cancelled_handle = ""
 
     @staticmethod
     def split_sql_string(sql: str, strip_semicolon: bool = False) -> list[str]:
@@ -287,7 +287,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         :raises SnowflakeStatementError: the statement failed
         :raises SnowflakeRefusedError: the request was not accepted
         """
-        answer = self._submitted(sql, request_id=request_id, bindings=bindings, is_long=is_long)
+        answer = self._submit_statement(sql, request_id=request_id, bindings=bindings, is_long=is_long)
         body = self.wait(answer.handle) if answer.status == _RUNNING else answer.body
         return StatementResult(query_id=answer.handle, rows=self._rows(answer.handle, body))
 
@@ -312,7 +312,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         handle of a statement that was sent but not answered, it sends the same request again: nothing starts twice.
         """
         self.is_stopped = True
-        handle = self._running
+        handle = self._running_handle
         submission = self._pending_submission
         if submission is not None and submission.is_sent:
             submission.ask_for_handle()
@@ -338,9 +338,9 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         :raises SnowflakeRefusedError: the request was not accepted
         :raises SnowflakeTransientError: Snowflake does not answer; the statement is cancelled in case it runs
         """
-        return self._submitted(sql, statement_count=statement_count, request_id=request_id, is_long=True).handle
+        return self._submit_statement(sql, statement_count=statement_count, request_id=request_id, is_long=True).handle
 
-    def _submitted(
+    def _submit_statement(
         self,
         sql: str,
         *,
@@ -380,13 +380,13 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         finally:
             self._pending_submission = None
         handle = answer.handle
-        self._running = handle if answer.status == _RUNNING else ""
+        self._running_handle = handle if answer.status == _RUNNING else ""
         self.query_ids = [handle] if handle else []
         if answer.status in (_FAILED, _TIMED_OUT) and self.is_stopped:
             raise _stopped_error(handle)
         if answer.status in (_FAILED, _TIMED_OUT) or not handle:
             raise _statement_error(answer.body, handle)
-        if answer.status == _RUNNING and self.is_stopped and handle != self._cancelled:
+        if answer.status == _RUNNING and self.is_stopped and handle != self._cancelled_handle:
             # The signal came just before the request was sent, so `stop` could not cancel this statement.
             self._retry_quickly(lambda: self._cancel(handle))
         self.log.info("Snowflake query %s:\n%s", handle, sql.strip())
@@ -408,7 +408,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
             except (SnowflakeTransientError, SnowflakeRefusedError) as error:
                 self._cancel_and_raise(handle, error)
             if answer.status != _RUNNING:
-                self._running = ""
+                self._running_handle = ""
             if answer.status in (_FAILED, _TIMED_OUT) and self.is_stopped:
                 raise _stopped_error(handle)
             if answer.status in (_FAILED, _TIMED_OUT):
@@ -449,7 +449,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
             _refusal_message(answer.status, answer.body, "Too many requests"), retry_after=answer.retry_after
         )
 
-    def _partition(self, handle: str, number: int) -> _Answer:
+    def _get_partition(self, handle: str, number: int) -> _Answer:
         answer = self._call("get", f"{self.statements_url}/{handle}", lambda: {"partition": str(number)})
         if answer.status == _RUNNING:
             raise SnowflakeTransientError(f"Snowflake does not return part {number} of a finished result.")
@@ -459,7 +459,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
 
     def _cancel(self, handle: str) -> _Answer:
         answer = self._call("post", f"{self.statements_url}/{handle}/cancel")
-        self._cancelled = handle
+        self._cancelled_handle = handle
         return answer
 
     def _call(
@@ -575,7 +575,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         except ShareError as error:
             return f"it could not be cancelled: {error.message.rstrip('.')}"
         finally:
-            self._running = ""
+            self._running_handle = ""
         return "it was cancelled" if answer.status == _DONE else "it had ended"
 
     def _pause(self, seconds: float) -> None:
@@ -591,7 +591,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         columns = metadata.get("rowType", [])
         data = list(answer.get("data", []))
         for number in range(1, len(metadata.get("partitionInfo", []))):
-            more = self._retry(functools.partial(self._partition, handle, number), self._deadline())
+            more = self._retry(functools.partial(self._get_partition, handle, number), self._deadline())
             data.extend(more.body.get("data", []))
         return [
             {column["name"]: _python_value(column, text) for column, text in zip(columns, row, strict=True)}

@@ -21,7 +21,7 @@ class TargetTakenError(ShareError, AirflowFailException):
 
 
 def select_lock(dataset: Dataset, share: Share) -> str:
-    """Return the statement that reads the target's row in its lock table; before the first sync, it has no table."""
+    """Return the statement that reads the target's lock row; the lock table does not exist before the first sync."""
     # S608: the table's name is validated, and the values in the condition are quoted literals.
     return f"SELECT * FROM {share.lock_table(dataset.target_table)} WHERE {is_target(dataset.target_table)}"  # noqa: S608
 

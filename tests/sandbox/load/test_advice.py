@@ -69,7 +69,7 @@ def test_a_missing_column_is_brought_back_or_dropped_whatever_the_policy_is(a_sh
 def test_a_missing_column_that_is_required_leaves_the_dataset_file_too(a_share: Share) -> None:
     dataset = a_share.dataset({**COLUMNS, "note": "VARCHAR"}, required_columns=("k", "note"))
     a_share.write(dataset, ROWS)
-    assert "With that, NOTE must leave required_columns and merge_keys" in refusal(a_share, dataset).what_to_do
+    assert "Then also remove NOTE from required_columns and merge_keys" in refusal(a_share, dataset).what_to_do
     a_share.query(f"ALTER TABLE {dataset.target_table} DROP COLUMN note")
     a_share.sync(a_share.edit(dataset, required_columns=("k",)))
     assert a_share.target(dataset) == ROWS
