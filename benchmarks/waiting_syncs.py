@@ -90,7 +90,7 @@ async def follow(case: str, size: int, port: int, seconds: float) -> dict[str, A
 
     XCom.aset = push
     if case == "steady":
-        run_follower._FIRST_POLL_SECONDS = run_follower._LONGEST_POLL_SECONDS
+        run_follower._FIRST_POLL_SECONDS = run_follower._MAX_POLL_SECONDS
 
     ended = 0
 
@@ -121,7 +121,7 @@ async def follow(case: str, size: int, port: int, seconds: float) -> dict[str, A
     # What a first trigger brings in is not counted to the others.
     await follow_one_to_its_end(run_follower, port)
     memory, before = process.memory_info().rss, await figures()
-    spread = run_follower._LONGEST_POLL_SECONDS if case == "steady" else 1.0
+    spread = run_follower._MAX_POLL_SECONDS if case == "steady" else 1.0
     chance = random.Random(size)  # noqa: S311 - not a secret
     tasks = [asyncio.create_task(run(number, chance.uniform(0, spread))) for number in range(size)]
     if case == "steady":
@@ -131,7 +131,7 @@ async def follow(case: str, size: int, port: int, seconds: float) -> dict[str, A
     watching = asyncio.create_task(probe())
     processor, clock = time.process_time(), time.perf_counter()
     if case == "steady":
-        await asyncio.sleep(run_follower._LONGEST_POLL_SECONDS)
+        await asyncio.sleep(run_follower._MAX_POLL_SECONDS)
     else:
         await asyncio.gather(*tasks)
     processor, clock = time.process_time() - processor, time.perf_counter() - clock

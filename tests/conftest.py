@@ -151,15 +151,20 @@ def task_context() -> Callable[..., dict[str, Any]]:
     return make
 
 
-@pytest.fixture(scope="session")
-def sync_datasets() -> ModuleType:
-    """Load the DAG file of the syncs as a module."""
+def load_sync_datasets() -> ModuleType:
+    """Load the DAG file of the syncs as a new module."""
     spec = importlib.util.spec_from_file_location("sync_datasets", PROJECT / "dags" / "sync_datasets.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def sync_datasets() -> ModuleType:
+    """The DAG file of the syncs as a module."""
+    return load_sync_datasets()
 
 
 @pytest.fixture

@@ -177,7 +177,7 @@ BREAKS = {
     ),
     "a statement is submitted under a new id when its answer is lost": Break(
         f"{PACKAGE}/snowflake/statements.py",
-        'return request_id(_running(self._context)["ti"].id, *place)',
+        'return request_id(_require_context(self._context)["ti"].id, *label)',
         "return uuid.uuid4()",
         "tests/plugins/data_share/snowflake/test_statements.py::test_request_ids_are_of_the_place_and_the_attempt",
     ),

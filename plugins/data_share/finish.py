@@ -1,4 +1,4 @@
-"""The last step of a sync: it tidies up on both sides, and says how the sync ended."""
+"""The last step of a sync: cleans up in Snowflake and Databricks, and decides how the sync ended."""
 
 from __future__ import annotations
 
@@ -21,27 +21,26 @@ from data_share.snowflake.statements import SnowflakeSyncOperator
 from data_share.steps import BEFORE_FINISH, EXPORT_TO_S3, PUBLISH, WAIT_FOR_EXPORT
 
 _DATABRICKS_TIMEOUT_SECONDS = 30
-# Airflow sends SIGTERM, and after five seconds SIGKILL.
-_KILLED_WITHIN_SECONDS = 7
+# Airflow sends SIGTERM, and SIGKILL five seconds later; two seconds are margin.
+_MAX_KILL_SECONDS = 7
 _KILLED_POLL_SECONDS = 0.2
 
 
 class FinishSyncOperator(SnowflakeSyncOperator):
     """
-    Tidies up on both sides, and fails when the sync was not published, with the reason that another step left.
+    Cleans up in Snowflake and Databricks, and fails if the sync was not published, with the reason of the failed step.
 
-    It drops the staging tables, and cancels an export that nobody follows: its starter was killed before it knew the
-    run, or the sync was ended before the triggerer took the run up, or a person marked the step that waits for it. No
-    trigger's ``on_kill`` is called then.
+    It drops the staging tables, and cancels an export that no task follows any more. Three things leave such an export
+    behind without a call of the trigger's ``on_kill``: the starting step was killed before it knew the run's id, the
+    sync was ended before the triggerer took over, or a person set the state of the waiting step.
 
-    The state of a run is that of its last tasks, and when a person sets a run to failed, Airflow (3.3) skips the tasks
-    that wait: with a teardown that succeeds, a cancelled sync would end as a success.
+    It must fail itself, for a run gets the state of its last tasks, and when a person sets a run to failed, Airflow
+    (3.3) skips the tasks that have not started: after a clean-up that succeeds, a cancelled sync would be a success.
 
-    A sync is published when its publish is a success, and gave its answer since the run was last cleared. An answer
-    that is older, or of a publish that a person ended, counts when it is about this sync's export and the ledger has
-    that. A publish that was killed, or that waited for another attempt, may have committed without an answer: then the
-    ledger knows, and the report says so.
-
+    A sync counts as published if ``publish`` succeeded and returned its result after the run was last cleared. An
+    older result, or one of a publish that a person ended, counts if it is about this sync's export and the ledger has
+    that export. A publish that was killed, or that waited for another attempt, may have committed without returning a
+    result: then the ledger has the export, and the report says so.
     """
 
     template_fields: Sequence[str] = (*SnowflakeSyncOperator.template_fields, "databricks_conn_id")
@@ -51,22 +50,22 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         self.databricks_conn_id = self.share.databricks_conn_id
 
     def execute(self, context: Context) -> None:
-        """Tidy up, then say how the sync ended."""
+        """Clean up, then succeed or fail with the sync."""
         ti, dag_run = context["ti"], context["dag_run"]
-        # Not without the states: when they cannot be asked for, this step is tried again.
-        states = states_of(ti, BEFORE_FINISH)
+        # No error handling: if Airflow does not answer with the states, this step has to be retried.
+        states = task_states(ti, BEFORE_FINISH)
         answer = ti.xcom_pull(task_ids=PUBLISH.id)
         if states.get(PUBLISH.id) == "success" and made_since_clear(answer, dag_run):
             self._drop_staging(context, "at once")
             return
         started = ti.xcom_pull(task_ids=EXPORT_TO_S3.id, key="export")
         reports = reports_of(ti, dag_run, BEFORE_FINISH, started)
-        # At once: a step that has not begun yet fails without its staging tables.
+        # Before waiting for killed steps: without the staging tables, a step that begins only now fails.
         self._drop_staging(context, "at once")
         if wait_for_killed_steps(context, BEFORE_FINISH, states):
             self._drop_staging(context, "after the steps")
             answer = ti.xcom_pull(task_ids=PUBLISH.id)
-        # A sync that loads an earlier export has none.
+        # A sync that loads an earlier export has started no run on Databricks.
         if not self.sync.is_reload:
             try:
                 self._cancel_exports()
@@ -83,12 +82,13 @@ class FinishSyncOperator(SnowflakeSyncOperator):
 
     def _ask_ledger(self, context: Context, states: Mapping[str, str | None], answer: Any) -> tuple[bool, bool | None]:
         """
-        Return whether this sync has the answer of a publish, and whether its export is published without one.
+        Return whether this sync counts as published, and whether the ledger has its export.
 
-        The second is None if Snowflake cannot be asked.
+        The second is None if the ledger cannot be read. If only the second is true, the publish committed without
+        returning a result to Airflow.
         """
         dag_run = context["dag_run"]
-        # An export step that did not end well has left the export of an earlier attempt, if any.
+        # If export_to_s3 failed, the XComs can only be about the export of an earlier attempt.
         has_export = self.sync.is_reload or states.get(EXPORT_TO_S3.id) == "success"
         export = self.sync.found_export if has_export else None
         is_success = states.get(PUBLISH.id) == "success"
@@ -97,35 +97,35 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         )
         if is_answer and answer.get("dry_run"):
             return is_success, False
-        # An append that is done again answers with the export that it has counted.
+        # Not always this sync's export: a repeated append returns the ledger row of the export it appended first.
         path = answer["export_path"] if is_answer else export and export["export_path"]
         if path is None:
             return False, False
         try:
             rows = self._run("select_ledger_row", bindings=[self.sync.key])[-1].rows
         except Exception:
-            self.log.exception("It is not known whether this sync was published")
+            self.log.exception("The ledger cannot be read: it is unknown whether this sync was published")
             return False, None
         rows = [row for row in rows if row["EXPORT_PATH"] == path]
         if is_answer and rows:
             return True, True
         if not made_since_clear(export, dag_run):
-            # What a run published before it was cleared, which starts it anew, is another time's.
+            # Clearing a run restarts it: rows that it published before do not count.
             started = (dag_run.start_date or START_DATE).astimezone(UTC).replace(tzinfo=None)
             rows = [row for row in rows if row["PUBLISHED_AT"] >= started]
         return False, bool(rows)
 
-    def _drop_staging(self, context: Context, place: str) -> None:
+    def _drop_staging(self, context: Context, label: str) -> None:
         self._context = context
         try:
-            rows = self._run("show_staging_tables_of_run", f"list {place}")[-1].rows
+            rows = self._run("show_staging_tables_of_run", f"list {label}")[-1].rows
             listed = [str(row["name"]) for row in rows]
             target, key = self.dataset.target_table, self.sync.key
             self._drop_staging_tables(
-                [name for name in listed if self.share.is_staging_of_run(name, target, key)], place
+                [name for name in listed if self.share.is_staging_of_run(name, target, key)], label
             )
         except Exception:
-            # The sync ended as it did; what is left behind is dropped by clean_up_share.
+            # No reason to fail: clean_up_share drops these tables later.
             self.log.exception("The staging tables of this run are left behind")
 
     def _cancel_exports(self) -> None:
@@ -136,12 +136,12 @@ class FinishSyncOperator(SnowflakeSyncOperator):
             self.log.info("Cancelled the Databricks run %s, which nobody follows", run_id)
 
 
-def states_of(ti: Any, steps: Sequence[str]) -> dict[str, str | None]:
+def task_states(ti: Any, steps: Sequence[str]) -> dict[str, str | None]:
     """
-    Return the states of tasks.
+    Return the states of tasks, by task id.
 
-    :param ti: task instance of the same run
-    :param steps: the tasks
+    :param ti: any task instance of the same run
+    :param steps: ids of the tasks
     """
     found: dict[str, str | None] = ti.get_task_states(dag_id=ti.dag_id, task_ids=list(steps), run_ids=[ti.run_id]).get(
         ti.run_id, {}
@@ -153,20 +153,20 @@ def wait_for_killed_steps(context: Context, steps: Sequence[str], states: Mappin
     """
     Wait for the processes of steps that a person ended; return whether it had to wait.
 
-    Airflow starts the last task of a run at once, and ends a running step at its next heartbeat only. Until then, that
-    one goes on: it may make a staging table that was just dropped, or start the export that was just looked for.
+    When a person ends a run, Airflow starts its last task at once, but ends a running step only at the step's next
+    heartbeat. Until then the step goes on: it may create a staging table or start an export after this clean-up.
 
-    :param context: of the last task
-    :param steps: tasks of the same run
-    :param states: their states
+    :param context: context of the last task
+    :param steps: ids of tasks of the same run
+    :param states: states of these tasks
     """
     ti, dag_run = context["ti"], context["dag_run"]
-    deadline = time.monotonic() + conf.getint("workers", "min_heartbeat_interval") + _KILLED_WITHIN_SECONDS
-    # The step that waits for the export has no process.
+    deadline = time.monotonic() + conf.getint("workers", "min_heartbeat_interval") + _MAX_KILL_SECONDS
+    # wait_for_export runs in the triggerer: it has no process to wait for.
     alive = [step for step in steps if states.get(step) == "failed" and step != WAIT_FOR_EXPORT.id]
     waited = False
     while True:
-        # A step leaves a reason or a result when it comes to its end; what an earlier attempt has left is no end.
+        # A step that ends pushes a failure or a result. XComs from before the run was last cleared prove nothing.
         alive = [
             step
             for step in alive

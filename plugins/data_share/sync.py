@@ -1,4 +1,4 @@
-"""One sync, as a step of it sees it: its names, what the steps before handed on, and lists of columns for SQL."""
+"""One sync as its steps see it: its names, the results of earlier steps, and lists of columns for SQL."""
 
 from __future__ import annotations
 
@@ -19,35 +19,39 @@ from data_share.sql_text import quoted
 from data_share.steps import COPY_INTO_STAGING, EXPORT_TO_S3, WAIT_FOR_EXPORT, Step
 
 ROWS_HIDDEN = "rows hidden from the loader: "
-"""What ``check_visible.sql`` says with the counts, in the place of a number: so Snowflake refuses it and repeats it."""
+"""
+Text that ``check_visible.sql`` casts to a number, with the counts behind it.
+
+Snowflake refuses the cast, which rolls the publish back, and quotes the text in its error: so the counts reach us.
+"""
 
 FindExport = Callable[[str], dict[str, Any]]
 
 
 class ResultMissingError(ShareError, AirflowFailException):
-    """A step before has left nothing: a person marked it as a success, or its XComs were deleted."""
+    """An earlier step has no result: a person marked it as a success, or its XComs were deleted."""
 
     code = FailureCode.RESULT_MISSING
 
 
 class InvalidExportPathError(ShareError, AirflowFailException):
-    """A path is not one that this dataset may be exported to, or loaded from."""
+    """The dataset must not be exported to the path, or loaded from it."""
 
     code = FailureCode.EXPORT_PATH_INVALID
 
 
 class Sync:
     """
-    A sync, made once for each attempt of a step: SQL files and operators read all that they need of a sync here.
+    Everything that SQL files and operators need to know about a sync; made once for each attempt of a step.
 
-    Values are found when they are first asked for, and kept: each XCom is pulled at most once.
+    Values are computed at their first use and kept: each XCom is pulled at most once.
 
     :param dataset: what is synced
-    :param share: where it is synced
-    :param dag_run: the run, as a task's context holds it
-    :param ti: the attempt of the step
+    :param share: the deployment that it is synced with
+    :param dag_run: the run, from the task's context
+    :param ti: this attempt of the step, from the task's context
     :param params: the conf of the run, with the defaults of the DAG
-    :param find_export: finds the export of an earlier sync by its run key; the step that loads the export has it
+    :param find_export: finds the export of an earlier sync by its run key; only the step that loads the export has it
     """
 
     rows_hidden = ROWS_HIDDEN
@@ -73,7 +77,7 @@ class Sync:
     def of(
         cls, context: Mapping[str, Any], dataset: Dataset, share: Share, find_export: FindExport | None = None
     ) -> Sync:
-        """Return the sync of a task's context."""
+        """Return the sync that a task's context belongs to."""
         return cls(
             dataset,
             share,
@@ -92,23 +96,23 @@ class Sync:
 
     @property
     def run_id(self) -> str:
-        """The run, as Airflow names it."""
+        """Airflow's id of the run."""
         return str(self.dag_run.run_id)
 
     @property
     def started_at(self) -> str:
-        """When the run started, in UTC, as Snowflake reads it."""
+        """When the run started, in UTC, as text that Snowflake parses."""
         return str(self.dag_run.start_date.strftime("%Y-%m-%d %H:%M:%S.%f"))
 
     @property
     def requested_by(self) -> str | None:
-        """Who wants this sync: the person in the conf, or the user of Airflow who started it."""
+        """Who requested this sync: the person named in the conf, or the user of Airflow who started it."""
         person: str | None = self.params["requested_by"] or self.dag_run.triggering_user_name
         return person
 
     @property
     def load_mode(self) -> LoadMode:
-        """How this sync changes the target: as the dataset says, unless its conf asks for a full refresh."""
+        """How this sync changes the target: in the dataset's load mode, or by a replace for ``full_refresh``."""
         return LoadMode.REPLACE if self.params["full_refresh"] else self.dataset.load_mode
 
     @property
@@ -118,10 +122,10 @@ class Sync:
 
     @property
     def is_reload(self) -> bool:
-        """Whether it loads the export of an earlier sync: no change of the source, and no new export, helps it."""
+        """Whether this sync loads an earlier export: then neither a changed source nor a new export helps it."""
         return bool(self.params["reload_run_key"])
 
-    # ---- what this attempt makes
+    # ---- what this attempt creates
 
     @property
     def attempt(self) -> int:
@@ -131,9 +135,9 @@ class Sync:
     @property
     def new_export_path(self) -> str:
         """
-        Where this attempt of ``export_to_s3`` lets Databricks write.
+        Where Databricks writes the export of this attempt of ``export_to_s3``.
 
-        :raises InvalidExportPathError: the share is where the export's SQL writes nothing
+        :raises InvalidExportPathError: the share's url has characters that the export's SQL does not accept
         """
         try:
             return self.share.export_path(self.dataset.name, self.key, self.attempt, self._ti.id)
@@ -142,32 +146,32 @@ class Sync:
 
     @property
     def new_staging_table(self) -> str:
-        """The staging table that this attempt of ``copy_into_staging`` makes."""
+        """The staging table that this attempt of ``copy_into_staging`` creates."""
         return self.share.staging_table(self.dataset.target_table, self.key, self.attempt, self._ti.id)
 
     @property
     def new_staging_manifest(self) -> str:
-        """The table that this attempt of ``copy_into_staging`` loads the manifest into."""
+        """The table into which this attempt of ``copy_into_staging`` loads the manifest."""
         return staging_manifest(self.new_staging_table)
 
-    # ---- the export that it loads
+    # ---- the export that this sync loads
 
     @cached_property
     def found_export(self) -> dict[str, Any] | None:
         """
         The export that this sync loads, or None if there is none.
 
-        For a sync that loads an earlier export, the step ``copy_into_staging`` looks it up in the ledger, and the steps
-        after it read what that step has left.
+        With ``reload_run_key``, ``copy_into_staging`` looks the earlier export up in the ledger, and later steps read
+        it from the result of ``copy_into_staging``.
 
-        Airflow never clears the XComs of ``wait_for_export``, as it starts in the triggerer: what it has left counts
-        only for the run that ``export_to_s3`` has started.
+        Without it, the result of ``wait_for_export`` counts only if it is about the run that ``export_to_s3`` started:
+        ``wait_for_export`` starts in the triggerer, so Airflow never clears its XComs, and the result may be old.
         """
         if self.is_reload:
             return self._find_export(self.params["reload_run_key"]) if self._find_export else self._copied_export
         started = self._pull(EXPORT_TO_S3, "export")
         if started is None:
-            # A step that was killed has left the id of the run that it had started, and nothing more.
+            # A step that was killed after it started the run has only pushed the run's id.
             started = {"run_id": self._pull(EXPORT_TO_S3, "run_id")}
         waited = self._pull(WAIT_FOR_EXPORT)
         return {**waited, **started} if waited and waited["run_id"] == started["run_id"] else None
@@ -179,9 +183,9 @@ class Sync:
     @property
     def export(self) -> dict[str, Any]:
         """
-        The export that this sync loads: the one it waited for, or the earlier one that its conf names.
+        The export that this sync loads: its own, or that of the earlier sync that ``reload_run_key`` names.
 
-        :raises ResultMissingError: there is none
+        :raises ResultMissingError: there is no export
         """
         if self.found_export is None:
             step = COPY_INTO_STAGING if self.is_reload else WAIT_FOR_EXPORT
@@ -190,7 +194,7 @@ class Sync:
 
     @property
     def export_path(self) -> str:
-        """Where the export is that this sync loads."""
+        """Address of the export that this sync loads."""
         return str(self.export["export_path"])
 
     @property
@@ -198,24 +202,24 @@ class Sync:
         """
         The export path relative to the stage.
 
-        :raises InvalidExportPathError: the export is not where exports of this dataset are
+        :raises InvalidExportPathError: the export is not in this dataset's folder
         """
         try:
             return self.share.path_in_stage(self.export_path, self.dataset.name)
         except ValueError as error:
             if not self.is_reload:
                 raise InvalidExportPathError(str(error)) from None
-            # No deployment changes an export that was written long ago.
+            # The default advice is about the deployment, which cannot move an export that is already written.
             raise InvalidExportPathError(
                 str(error),
-                what_to_do="This is the export of an earlier sync, whose place is not that of the share any more: "
+                what_to_do="This is the export of an earlier sync, and the share has moved to another place since: "
                 "start a sync without reload_run_key.",
             ) from None
 
     @property
     def manifest_run_key(self) -> str:
-        """The run key in the manifest: that of this sync, or that of the sync that made the export loaded again."""
-        # Not the key in the conf: the sync that it names may itself have loaded an earlier export again.
+        """The run key that the manifest must have: the key of the sync that wrote the export."""
+        # Not reload_run_key: the sync that it names may itself have reloaded the export of a still earlier sync.
         return self.export_path.split("/")[-3] if self.is_reload else self.key
 
     # ---- what was loaded
@@ -223,15 +227,15 @@ class Sync:
     @cached_property
     def loaded(self) -> dict[str, Any]:
         """
-        What ``copy_into_staging`` has left: see :class:`~data_share.snowflake.load.SnowflakeCopyIntoOperator`.
+        The result of ``copy_into_staging``: see :class:`~data_share.snowflake.load.SnowflakeCopyIntoOperator`.
 
-        :raises ResultMissingError: it has left nothing, or has loaded another export than that of this sync
+        :raises ResultMissingError: there is no result, or it is about another export than the one of this sync
         """
         result = self._copied
         if result is None:
             raise ResultMissingError("The step copy_into_staging has left no counts. The target is as it was.")
-        # A copy made since the last clear has loaded this sync's export. An older copy may hold another export, because
-        # export_to_s3 may have run again since. A reload always has the same export.
+        # A result from before the run was last cleared may be about an export that was replaced by a new one since.
+        # With reload_run_key this cannot happen: the export of an earlier sync is never replaced.
         is_right = self.is_reload or made_since_clear(result, self.dag_run) or result["export_path"] == self.export_path
         if not is_right:
             raise ResultMissingError(
@@ -252,7 +256,7 @@ class Sync:
 
     @property
     def staging_manifest(self) -> str:
-        """The table that ``copy_into_staging`` has loaded the manifest into."""
+        """The table into which ``copy_into_staging`` has loaded the manifest."""
         return staging_manifest(self.staging_table)
 
     @property
@@ -262,42 +266,42 @@ class Sync:
 
     @property
     def staged_at(self) -> datetime:
-        """When the rows were staged, by Snowflake's clock in UTC, without a zone."""
+        """When the rows were staged, by Snowflake's clock: UTC, as a datetime without a time zone."""
         return datetime.fromisoformat(self.loaded["staged_at"])
 
     # ---- the target's lock
 
     @property
     def lock_table(self) -> str:
-        """The table whose row of the target decides what is published."""
+        """The lock table: its row for this target decides whether this sync may publish."""
         return self.share.lock_table(self.dataset.target_table)
 
     @property
     def target_key(self) -> dict[str, str]:
-        """The SQL of the columns that name the target in its lock table, by their names."""
+        """The SQL values of the columns that identify the target in its lock table, by column name."""
         return target_key(self.dataset.target_table)
 
     @property
     def is_target(self) -> str:
-        """The condition that finds the target's row in its lock table."""
+        """The SQL condition that selects the target's row in its lock table."""
         return is_target(self.dataset.target_table)
 
     # ---- lists of columns
 
     def columns(self, table: str | None = None) -> str:
-        """Return the columns of the staging table."""
+        """Return the columns of the staging table as a SQL list, qualified with a table if one is given."""
         return ", ".join(_qualified(column, table) for column in self.loaded["columns"])
 
     def keys(self, table: str | None = None) -> str:
-        """Return the merge keys."""
+        """Return the merge keys as a SQL list, qualified with a table if one is given."""
         return ", ".join(_qualified(key, table) for key in self.dataset.merge_keys)
 
     def same_keys(self, left: str, right: str) -> str:
-        """Return the condition that rows of two tables have the same merge keys; nothing without keys."""
+        """Return the SQL condition that rows of two tables have equal merge keys; empty if there are no keys."""
         return " AND ".join(f"{_qualified(key, left)} = {_qualified(key, right)}" for key in self.dataset.merge_keys)
 
     def assignments(self, table: str) -> str:
-        """Return what an update assigns: each column but the merge keys, from a table."""
+        """Return the assignments of an UPDATE from a table: all columns except the merge keys."""
         return ", ".join(
             f"{_qualified(column)} = {_qualified(column, table)}"
             for column in self.loaded["columns"]
@@ -309,12 +313,12 @@ class Sync:
 
     @classmethod
     def example(cls) -> Sync:
-        """Return a sync with all values at hand, for what only looks at the SQL: sqlfluff renders with it."""
+        """Return a sync with made-up values, with which sqlfluff renders the SQL files."""
         now = datetime(2026, 1, 1, tzinfo=UTC)
         dag_run = SimpleNamespace(
             dag_id="sync_d", run_id="run", run_after=now, start_date=now, triggering_user_name=None, clear_number=0
         )
-        # Merge has the most SQL; of the other load modes, sqlfluff renders the branches too.
+        # MERGE has the most SQL. sqlfluff renders the branches of the other load modes as well.
         dataset = Dataset(
             name="d",
             description="An example.",
@@ -329,7 +333,7 @@ class Sync:
         share = Share()
         path = share.export_path(dataset.name, run_key_of(dag_run), 1, "attempt")
         forms = ("number", "number", "text", "boolean", "date", "timestamp", "binary", "fraction")
-        left: dict[str, dict[str, Any]] = {
+        results: dict[str, dict[str, Any]] = {
             EXPORT_TO_S3.id: {"run_id": 1},
             WAIT_FOR_EXPORT.id: {"run_id": 1, "run_page_url": "https://databricks/1", "export_path": path},
             COPY_INTO_STAGING.id: {
@@ -351,19 +355,19 @@ class Sync:
             **dict.fromkeys(("requested_by", "reload_run_key")),
             **dict.fromkeys(("full_refresh", "accept_row_change", "dry_run"), False),
         }
-        ti = SimpleNamespace(id="attempt", try_number=1, xcom_pull=lambda task_ids, key: left[task_ids])
+        ti = SimpleNamespace(id="attempt", try_number=1, xcom_pull=lambda task_ids, key: results[task_ids])
         return cls(dataset, share, dag_run=dag_run, ti=ti, params=params)
 
 
 class SyncStep:
-    """What each step of a sync has that Airflow starts in a process: its dataset, its share, and its sync."""
+    """Mixin of the steps that run in a worker process (not in the triggerer): their dataset, share and sync."""
 
     dataset: Dataset
     share: Share
     sync: Sync
 
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
-        """Make the sync of this attempt, and render the template fields with it as ``sync``."""
+        """Create the sync of this attempt, and render the template fields with it as ``sync``."""
         self.sync = self._sync_of(context)
         super().render_template_fields({**context, "sync": self.sync}, jinja_env)  # type: ignore[misc]
 

@@ -764,7 +764,7 @@ BREAKS = [
         "in DuckDB's words",
         instead(export, "spark_type", str),
         s.a_sync,
-        "What the manifest says of the values of column 'k' cannot be read",
+        "The manifest's sums of column 'k' cannot be read",
     ),
     Break(
         "`JSON_OBJECT_KEYS(TO_JSON(STRUCT(*), MAP('ignoreNullFields', 'false')))`: the names of all columns, whatever "
@@ -928,7 +928,7 @@ BREAKS = [
         "not said to be compressed",
         around(sql_api.SqlApi, "_answer", _plain_partitions),
         s.more_rows_than_an_answer_holds,
-        "sends no JSON",
+        "is not JSON",
     ),
     Break(
         "`requestId` with `retry=true`: what succeeded or runs is not executed again",

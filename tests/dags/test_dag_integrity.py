@@ -34,6 +34,7 @@ from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from data_share.steps import BEFORE_FINISH
 from tests import shipped
 from tests.airflow_double import DagRun
+from tests.conftest import load_sync_datasets
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 SYNCS = [f"sync_{name}" for name in shipped.DATASETS]
@@ -89,9 +90,7 @@ def test_nothing_runs_while_the_files_are_read_and_every_dag_can_be_serialized()
     assert sorted(dag.dag_id for dag in serialized) == sorted(ALL)
 
 
-def test_the_process_of_a_task_reads_its_own_dataset_alone(
-    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
+def test_the_process_of_a_task_reads_its_own_dataset_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     def read_one(path: Path, share: Share) -> Any:
@@ -100,7 +99,7 @@ def test_the_process_of_a_task_reads_its_own_dataset_alone(
 
     monkeypatch.setattr(dataset_files, "read_dataset", read_one)
     monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "sync_shared_forecasts")
-    module = request.getfixturevalue("sync_datasets")
+    module = load_sync_datasets()
     assert read == ["shared_forecasts"]
     assert [dag.dag_id for dag in vars(module).values() if isinstance(dag, DAG)] == ["sync_shared_forecasts"]
 

@@ -99,7 +99,7 @@ def task_context(task_context: Callable[..., dict[str, Any]]) -> Callable[..., d
 @pytest.fixture(autouse=True)
 def ledger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the place of the ledger, which knows one earlier sync."""
-    monkeypatch.setattr(SnowflakeCopyIntoOperator, "_earlier_export", lambda self, run_key: EARLIER)
+    monkeypatch.setattr(SnowflakeCopyIntoOperator, "_find_earlier_export", lambda self, run_key: EARLIER)
 
 
 @pytest.fixture

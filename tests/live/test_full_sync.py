@@ -217,7 +217,7 @@ def test_a_publish_that_is_cancelled_changes_nothing(
     with lock_held(scratch, "cancelled"), concurrent.futures.ThreadPoolExecutor(1) as pool:
         publish = pool.submit(task.execute, context)
         # It waits for the lock in its transaction.
-        until(lambda: "_hook" in vars(task) and task._hook._running)
+        until(lambda: "_hook" in vars(task) and task._hook._running_handle)
         time.sleep(scratch.settings.hold_seconds / 4)
         task.on_kill()
         with pytest.raises(SnowflakeStoppedError):

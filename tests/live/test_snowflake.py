@@ -106,7 +106,7 @@ def test_a_request_that_is_repeated_late_finds_its_statement_running(
         if not lost:
             lost.append(response.json()["statementHandle"])
             time.sleep(scratch.settings.retry_after)
-            if hook._look(lost[0]).status != 202:
+            if hook._poll(lost[0]).status != 202:
                 raise NotTriedError("the statement has ended too soon to find anything out")
             raise requests.ConnectionError("the answer is lost")
         return response

@@ -20,38 +20,40 @@ from data_share.sync import SyncStep
 
 
 class UnknownConfError(ShareError, AirflowFailException):
-    """The conf has a key that no sync knows: what was meant by it would silently not be done."""
+    """The conf has an unknown key, e.g. a misspelt one, which would silently have no effect."""
 
     code = FailureCode.CONF_UNKNOWN
 
 
 class ExportStoppedError(ShareError, AirflowException):
-    """The step was ended from outside before it had started the export; a run that it has asked for is cancelled."""
+    """The step was ended from outside before it knew its run; the run that it had requested is cancelled."""
 
     code = FailureCode.CANCELLED
 
 
 class ExportRunLink(DatabricksJobRunLink):
-    """The provider's link (7.23.0) without its gap: when no run was started, it leads to the address ``None``."""
+    """The provider's link (7.23.0), with a fix: when no run was started, the provider links to the address ``None``."""
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return the page of the run that was started, or nothing."""
+        """Return the page of the run that was started; empty if there is none."""
         return super().get_link(operator, ti_key=ti_key) or ""
 
 
 class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
     """
-    Starts the export job, and skips itself when the export of an earlier sync is to be loaded again.
+    Starts the export job, or skips itself if the sync loads the export of an earlier sync.
 
-    Closes five gaps of ``DatabricksRunNowOperator`` (provider 7.23.0). That a sync needs no job has to be known before
-    the job is started, and a task of its own for that would cost every other sync its time. And a step that is killed
-    while Databricks has not answered yet leaves the run behind that it has asked for. And a step that is cleared leaves
-    the run to itself that it had started. And it gives Databricks three seconds to come back. And Airflow (3.3) takes
-    any conf: of a misspelt ``dry_run`` it would make a sync that publishes.
+    Closes five gaps of ``DatabricksRunNowOperator`` (provider 7.23.0) and Airflow (3.3):
+
+    - A sync with ``reload_run_key`` needs no export. A separate task that decides this would delay all other syncs.
+    - A step that is killed before Databricks answers would leave its run behind; this one cancels it.
+    - A step that is cleared would leave the run of its earlier attempt behind; this one cancels it.
+    - The provider tolerates an outage of three seconds; see :class:`DataShareDatabricksHook` for ours.
+    - Airflow accepts any conf, so a sync with a misspelt ``dry_run`` would publish; unknown keys are refused.
 
     :param dataset: what is exported
-    :param share: where it is exported to
-    :param known_conf: keys that the conf of a run may have
+    :param share: the deployment that it is exported with
+    :param known_conf: the keys that the conf of a run may have
     """
 
     operator_extra_links = (ExportRunLink(),)
@@ -66,9 +68,9 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
     ) -> None:
         super().__init__(
             wait_for_termination=False,
-            # Whatever Airflow's default is: the start is one request.
+            # Overrides the default in Airflow's configuration: one short request needs no triggerer.
             deferrable=False,
-            # The default would take up the run of an earlier attempt, with its old data.
+            # With the default, a new attempt would adopt the run of an earlier attempt, with its old data.
             durable=False,
             forward_dag_params=False,
             databricks_conn_id=share.databricks_conn_id,
@@ -77,11 +79,11 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         self.dataset = dataset
         self.share = share
         self.known_conf = known_conf
-        self._asked_in: Context | None = None
+        self._submit_context: Context | None = None
         self._is_killed = False
 
     def execute(self, context: Context) -> Any:
-        """Start the job, or skip it; what this attempt has started is the XCom ``export``."""
+        """Start the job, or skip the step; the XCom ``export`` records the run that this attempt started."""
         if unknown := sorted(set(context["dag_run"].conf or {}) - set(self.known_conf)):
             raise UnknownConfError(
                 f"The conf has {', '.join(map(repr, unknown))}; a sync knows {', '.join(self.known_conf)}. Nothing was "
@@ -89,7 +91,7 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
             )
         if self.sync.is_reload:
             key = self.sync.params["reload_run_key"]
-            raise AirflowSkipException(f"The export of the sync {key} is loaded again; Databricks is not asked")
+            raise AirflowSkipException(f"The export of the sync {key} is loaded again: no new export is started")
         if self.sync.attempt > 1:
             self._cancel_earlier_exports()
         result = super().execute(context)
@@ -101,15 +103,15 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
             for run_id in cancel_exports_of(self._hook, str(self.job_id), self.sync.key):
                 self.log.info("Cancelled the Databricks run %s of an earlier attempt", run_id)
         except Exception:
-            # It costs money, and changes nothing: what it writes is at a path of its own.
+            # No reason to fail: such a run costs money, but it writes to a path of its own.
             self.log.exception("An export of an earlier attempt may still be running on Databricks")
 
     def _get_hook(self, caller: str) -> DataShareDatabricksHook:
         return DataShareDatabricksHook(self.databricks_conn_id, caller=caller)
 
     def submit_job(self, context: Context) -> int:
-        """Ask for a run, and return its id."""
-        self._asked_in = context
+        """Request a run, and return its id."""
+        self._submit_context = context
         if not self._is_killed:
             super().submit_job(context)
         if self._is_killed or self.run_id is None:
@@ -117,9 +119,9 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         return self.run_id
 
     def on_kill(self) -> None:
-        """Cancel the run, also one that was asked for and is not answered yet."""
+        """Cancel the run, even if Databricks has not yet answered with its id."""
         self._is_killed = True
-        if self.run_id is None and self._asked_in is not None:
-            # With the same idempotency token, both calls are answered with one run, whichever of them comes first.
-            super().submit_job(self._asked_in)
+        if self.run_id is None and self._submit_context is not None:
+            # Request the run again to learn its id: with the same idempotency token, both requests get the same run.
+            super().submit_job(self._submit_context)
         super().on_kill()

@@ -1,4 +1,4 @@
-"""Following a Databricks job run from the triggerer, without a worker slot."""
+"""Follows a Databricks job run from the triggerer, without a worker slot."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from data_share.outcome.classify import code_of_status, databricks_status, failu
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import FAILURE_KEY, ShareError, logged
 
-# The first looks come quickly, so that a short export is noticed at once; a long one is asked about twice a minute.
+# Polling starts fast, to notice the end of a short export at once, and slows down to twice a minute for a long one.
 _FIRST_POLL_SECONDS = 0.5
-_LONGEST_POLL_SECONDS = 30.0
+_MAX_POLL_SECONDS = 30.0
 _POLL_BACKOFF = 1.3
 
-# A look is made again by the hook itself; this many looks in a row may still fail before contact counts as lost.
-_LOST_CONTACT_AFTER = 10
-_TRIES_OF_A_LOOK = 3
+# A run counts as lost after so many failed polls in a row. The hook makes each poll up to three times.
+_MAX_FAILED_POLLS = 10
+_TRIES_PER_POLL = 3
 
-# Airflow's own time-out of the trigger. It cancels nothing on Databricks, so it must come after ours.
+# Airflow's own time-out of the trigger must come after ours: it does not cancel the run on Databricks.
 _TRIGGER_TIMEOUT_MARGIN = timedelta(minutes=10)
 
 _PERMANENT_STATUS_CODES = frozenset({400, 401, 403, 404})
@@ -41,11 +41,11 @@ _SIGN_IN_STATUS_CODES = frozenset({401, 403})
 
 _log = logging.getLogger(__name__)
 
-_CODES_OF_RESULTS = {
+_CODE_BY_RESULT = {
     "CANCELED": FailureCode.EXPORT_CANCELED,
     "TIMEDOUT": FailureCode.EXPORT_TIMED_OUT,
 }
-_ADVICE_OF_RESULTS = {
+_ADVICE_BY_RESULT = {
     "TIMEDOUT": "Find out on the run's page why it is slow; if it has to take so long, raise timeout_seconds in the "
     "asset bundle, and deploy it. Then start the sync again.",
     "MAXIMUM_CONCURRENT_RUNS_REACHED": "Give the export job its queue back, as the asset bundle does. Then start the "
@@ -53,8 +53,8 @@ _ADVICE_OF_RESULTS = {
 }
 
 _LIST_RUNS = ("GET", "2.2/jobs/runs/list")
-# A page has 20 runs. Ten run at once, the others wait in the job's queue: so many pages are more than there ever are.
-_MOST_PAGES = 50
+# A page lists 20 runs, so this is 1,000 active runs: ten at work, the others in the job's queue. More never occur.
+_MAX_PAGES = 50
 
 
 class DatabricksRunFailedError(ShareError, AirflowFailException):
@@ -64,7 +64,7 @@ class DatabricksRunFailedError(ShareError, AirflowFailException):
 
 
 class TooManyRunsError(AirflowException):
-    """The export job has more active runs than are looked through."""
+    """The export job has more active runs than one search reads."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class FinishedRun:
 
     :param run_id: id of the run
     :param run_page_url: its page in the workspace
-    :param job_parameters: the parameters that the run really got, by name
+    :param job_parameters: the parameters that the run had, by name, as Databricks reports them
     """
 
     run_id: int
@@ -82,7 +82,7 @@ class FinishedRun:
     job_parameters: dict[str, str]
 
     def to_xcom(self) -> dict[str, Any]:
-        """Return what the next step needs."""
+        """Return the XCom that the next steps read."""
         return {
             "run_id": self.run_id,
             "run_page_url": self.run_page_url,
@@ -97,57 +97,57 @@ async def follow_run(
     on_run_page: Callable[[str], Awaitable[None]],
 ) -> FinishedRun:
     """
-    Wait for a run to end well.
+    Poll a run until it succeeds.
 
-    :param hook: an entered ``async with`` hook
+    :param hook: a hook inside its ``async with``
     :param run_id: id of the job run
-    :param timeout_seconds: longest time, counted from the run's start on Databricks, its time in the job's queue
-        included, so that a triggerer that takes over does not begin again; a run that takes longer is cancelled
-    :param on_run_page: is given the address of the run's page, once, as soon as it is known
-    :raises DatabricksRunFailedError: with Databricks' reason and the address of the run's page
+    :param timeout_seconds: maximum duration, queueing included; a run that takes longer is cancelled. It is counted
+        from the run's start on Databricks, so a triggerer that takes over does not count from zero again
+    :param on_run_page: called once with the address of the run's page, as soon as it is known
+    :raises DatabricksRunFailedError: the run failed, timed out or is lost; with Databricks' reason and the run's page
     """
     failures = 0
-    is_signed_in_anew = False
+    has_new_credentials = False
     wait = _FIRST_POLL_SECONDS
-    first_look = time.time()
-    told_page = False
+    first_poll = time.time()
+    is_page_reported = False
     while True:
         try:
             run = await hook.a_get_run(run_id)
             failures = 0
-            is_signed_in_anew = False
+            has_new_credentials = False
         except Exception as error:
             failures += 1
             status = databricks_status(error)
-            no_trust = is_certificate_error(error)
-            if status in _SIGN_IN_STATUS_CODES and not is_signed_in_anew:
-                # A wait takes hours: the credentials that it began with may have been exchanged meanwhile.
-                _forget_credentials(hook)
-                is_signed_in_anew = True
-            elif no_trust or status in _PERMANENT_STATUS_CODES or failures >= _LOST_CONTACT_AFTER:
+            is_untrusted = is_certificate_error(error)
+            if status in _SIGN_IN_STATUS_CODES and not has_new_credentials:
+                # Read the connection again: its credentials may have been replaced during a wait of hours.
+                _drop_cached_credentials(hook)
+                has_new_credentials = True
+            elif is_untrusted or status in _PERMANENT_STATUS_CODES or failures >= _MAX_FAILED_POLLS:
                 code = code_of_status(status, FailureCode.EXPORT_MISSING)
                 raise DatabricksRunFailedError(
                     f"The Databricks run {run_id} cannot be followed any longer: {error}. It may still be running.",
-                    code=FailureCode.CERTIFICATE_REFUSED if no_trust else code,
+                    code=FailureCode.CERTIFICATE_REFUSED if is_untrusted else code,
                 ) from error
             run = None
         if run is not None:
             page = str(run.get("run_page_url", ""))
-            if not told_page:
+            if not is_page_reported:
                 await on_run_page(page)
-                told_page = True
-            state = _known_state(run)
+                is_page_reported = True
+            state = _state_if_known(run)
             if state is not None and state.is_terminal:
                 if not state.is_successful:
                     raise DatabricksRunFailedError(
-                        await _why_it_failed(hook, run, state),
-                        code=_CODES_OF_RESULTS.get(state.result_state),
+                        await _failure_message(hook, run, state),
+                        code=_CODE_BY_RESULT.get(state.result_state),
                         databricks_run_url=page,
-                        what_to_do=_ADVICE_OF_RESULTS.get(state.result_state),
+                        what_to_do=_ADVICE_BY_RESULT.get(state.result_state),
                     )
                 parameters = {p["name"]: p.get("value", p.get("default")) for p in run.get("job_parameters", [])}
                 return FinishedRun(run_id=run_id, run_page_url=page, job_parameters=parameters)
-            started = run.get("start_time", 0) / 1000 or first_look
+            started = run.get("start_time", 0) / 1000 or first_poll
             if time.time() - started > timeout_seconds:
                 try:
                     await _cancel(hook, run_id)
@@ -163,33 +163,33 @@ async def follow_run(
                     "export_timeout_minutes in the dataset file. Then start the sync again.",
                 )
         await asyncio.sleep(wait)
-        wait = min(wait * _POLL_BACKOFF, _LONGEST_POLL_SECONDS)
+        wait = min(wait * _POLL_BACKOFF, _MAX_POLL_SECONDS)
 
 
-def _known_state(run: dict[str, Any]) -> RunState | None:
-    """Return the state of a run, or None if it is of a kind that is newer than the provider: then the run goes on."""
+def _state_if_known(run: dict[str, Any]) -> RunState | None:
+    """Return the state of a run; None if the provider does not know the state, which counts as still running."""
     if run["state"]["life_cycle_state"] not in RunState.RUN_LIFE_CYCLE_STATES:
         return None
     return RunState(**run["state"])
 
 
-async def _why_it_failed(hook: DatabricksHook, run: dict[str, Any], state: RunState) -> str:
+async def _failure_message(hook: DatabricksHook, run: dict[str, Any], state: RunState) -> str:
     reasons = []
     try:
         for task in await extract_failed_task_errors_async(hook, run, state):
             reasons.append(f"task {task['task_key']}: {task['error']}")
     except Exception as error:
-        # The state alone is an answer too; losing it because of its details would be worse.
+        # Report the state without its details rather than fail.
         reasons.append(f"details could not be read: {error}")
     if state.state_message and not any(state.state_message in reason for reason in reasons):
         reasons.insert(0, state.state_message)
     outcome = state.result_state or state.life_cycle_state
-    told = "; ".join(reason.strip().rstrip(".") for reason in reasons) or "no reason given"
-    return f"The Databricks run {run['run_id']} ended as {outcome}: {told}."
+    reason = "; ".join(reason.strip().rstrip(".") for reason in reasons) or "no reason given"
+    return f"The Databricks run {run['run_id']} ended as {outcome}: {reason}."
 
 
-def _forget_credentials(hook: DatabricksHook) -> None:
-    # The provider's hook (7.23.0) reads its connection once, and has no method to read it again.
+def _drop_cached_credentials(hook: DatabricksHook) -> None:
+    # The provider's hook (7.23.0) caches its connection and tokens, and has no method to read them again.
     hook.__dict__.pop("databricks_conn", None)
     hook.oauth_tokens = {}
 
@@ -201,20 +201,21 @@ async def _cancel(hook: DatabricksHook, run_id: int) -> None:
 
 def cancel_exports_of(hook: DatabricksHook, job_id: str, run_key: str) -> list[int]:
     """
-    Cancel all runs of the export job that work for one sync; return their ids.
+    Cancel all active runs of the export job that belong to one sync; return their ids.
 
-    Finds also the run that no task knows of: its starter died, or its follower had not begun.
+    It searches by run key, so it also finds a run that no task follows: the step that started it died, or the step
+    that waits for it had not begun.
 
     :param hook: the workspace
-    :param job_id: the export job
-    :param run_key: names the sync; a job parameter of its runs
-    :raises Exception: the first of the errors with which runs were not cancelled; all were tried
+    :param job_id: id of the export job
+    :param run_key: run key of the sync, which its runs have as a job parameter
+    :raises Exception: the first error of those that cancelling raised; all runs were tried
     """
     cancelled: list[int] = []
     errors: list[Exception] = []
     page: dict[str, str] = {}
-    for _ in range(_MOST_PAGES):
-        # The provider's hook has no method for it.
+    for _ in range(_MAX_PAGES):
+        # The provider's hook has no method that lists the runs of a job by page.
         listed = hook._do_api_call(_LIST_RUNS, {"job_id": job_id, "active_only": "true", **page})
         for run in listed.get("runs", []):
             parameters = {parameter["name"]: parameter.get("value") for parameter in run.get("job_parameters", [])}
@@ -230,18 +231,18 @@ def cancel_exports_of(hook: DatabricksHook, job_id: str, run_key: str) -> list[i
                 raise errors[0]
             return cancelled
         page = {"page_token": listed["next_page_token"]}
-    raise TooManyRunsError(f"Job {job_id} has more active runs than the {_MOST_PAGES} pages that were looked at.")
+    raise TooManyRunsError(f"Job {job_id} has more active runs than the {_MAX_PAGES} pages that were read.")
 
 
 class DatabricksRunTrigger(BaseTrigger):
     """
-    Follows a run and ends the task itself, so that no worker is needed before, while or after waiting.
+    Follows a run and ends the task itself: no worker is needed to start, wait or finish.
 
-    It receives its fields as templates, which Airflow renders after ``__init__``: values are checked in ``run()``.
+    Airflow renders the fields, which are templates, only after ``__init__``, so ``run()`` checks their values.
 
     :param databricks_conn_id: Airflow connection of the workspace
     :param run_id: id of the job run
-    :param timeout_seconds: longest time from the run's start; after it, the run is cancelled
+    :param timeout_seconds: maximum duration from the run's start on Databricks; then the run is cancelled
     """
 
     def __init__(self, databricks_conn_id: str, run_id: str, timeout_seconds: float) -> None:
@@ -251,7 +252,7 @@ class DatabricksRunTrigger(BaseTrigger):
         self.timeout_seconds = timeout_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments to make this trigger again in another process."""
+        """Return the class path and the arguments with which another process creates this trigger again."""
         return (
             f"{DatabricksRunTrigger.__module__}.{DatabricksRunTrigger.__qualname__}",
             {
@@ -262,19 +263,19 @@ class DatabricksRunTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Follow the run to its end; yields exactly one event, which is the end of the task."""
+        """Follow the run to its end, and yield exactly one event, which ends the task."""
         try:
-            hook = _hook(self.databricks_conn_id, tries=_TRIES_OF_A_LOOK)
+            hook = _hook(self.databricks_conn_id, tries=_TRIES_PER_POLL)
             async with hook:
                 finished = await follow_run(
                     hook, _run_id(self.run_id), float(self.timeout_seconds), self._push_run_page
                 )
             await self._push(XCom.XCOM_RETURN_KEY, finished.to_xcom())
         except Exception as error:
-            # An error that leaves run() would reach the user as "trigger failure" without a word of what happened.
+            # Report the error here: Airflow shows an exception from run() as "trigger failure", without its message.
             self.log.error("%s", error)
             step = self.task_instance.task_id if self.task_instance else ""
-            # By the run, as by the result of this step, it is known which export it is about.
+            # Airflow never clears this XCom: the run id says which export the failure is about.
             await self._push(FAILURE_KEY, {**logged(failure_of(error, step)), "run_id": str(self.run_id)})
             yield TaskFailedEvent()
             return
@@ -283,10 +284,10 @@ class DatabricksRunTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """
-        Cancel the run on Databricks when a person ended the task.
+        Cancel the run on Databricks if a person ended the task.
 
-        Airflow also calls this on a triggerer that stalled and lost its triggers to another one. Then the task is still
-        deferred, somebody else follows the run, and it goes on.
+        Airflow also calls this when a triggerer stalled and another one took over its triggers. Then the task is still
+        deferred and the other triggerer follows the run, so the run must go on.
         """
         ti = self.task_instance
         if ti is None or await sync_to_async(_is_deferred)(ti.dag_id, ti.run_id, ti.task_id):
@@ -295,11 +296,11 @@ class DatabricksRunTrigger(BaseTrigger):
         await _cancel(_hook(self.databricks_conn_id), _run_id(self.run_id))
 
     async def _push_run_page(self, page: str) -> None:
-        # While Databricks works, the link is there already.
+        # Pushed at once, so the link works while the run is still active.
         await self._push(DatabricksRunLink.xcom_key, page)
 
     async def _push(self, key: str, value: Any) -> None:
-        # XComs in TaskSuccessEvent are encoded twice by Airflow 3.3: a number would arrive as text.
+        # Not in TaskSuccessEvent: Airflow 3.3 encodes its XComs twice, so a number would arrive as text.
         ti = self.task_instance
         if ti is None:
             raise RuntimeError("A trigger that ends its task must belong to a task")
@@ -308,14 +309,14 @@ class DatabricksRunTrigger(BaseTrigger):
 
 class DatabricksRunSensor(BaseOperator):
     """
-    Waits for a job run that an earlier task started; returns its id, its page and the export path that it really got.
+    Waits for a job run that an earlier task started; returns its id, its page and the export path that it was given.
 
     Closes a gap of provider 7.23.0: it has sensors for SQL statements and partitions but none for a job run, and its
-    deferrable operators occupy a worker twice, to defer and to resume. This one starts and ends in the triggerer.
+    deferrable operators need a worker twice, to defer and to resume. This sensor starts and ends in the triggerer.
 
     :param databricks_conn_id: Airflow connection of the workspace
     :param run_id: id of the job run; a template
-    :param timeout_seconds: longest time from the run's start on Databricks; after it, the run is cancelled
+    :param timeout_seconds: maximum duration from the run's start on Databricks; then the run is cancelled
     """
 
     template_fields: Sequence[str] = ("databricks_conn_id", "run_id")
@@ -349,11 +350,11 @@ class DatabricksRunSensor(BaseOperator):
         )
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Follow the run in this process: only ``dag.test()`` comes here, as it knows no start from the triggerer."""
+        """Follow the run in this process: only for ``dag.test()``, which cannot start a task in the triggerer."""
         return asyncio.run(self._follow()).to_xcom()
 
     async def _follow(self) -> FinishedRun:
-        hook = _hook(self.databricks_conn_id, tries=_TRIES_OF_A_LOOK)
+        hook = _hook(self.databricks_conn_id, tries=_TRIES_PER_POLL)
         async with hook:
             return await follow_run(hook, _run_id(self.run_id), self.timeout_seconds, self._keep_run_page)
 
@@ -376,7 +377,7 @@ def _run_id(rendered: str) -> int:
 
 
 def _is_deferred(dag_id: str, run_id: str, task_id: str) -> bool:
-    # Only there at run time, and only in a process that talks to Airflow's supervisor.
+    # Imported late: only processes that talk to Airflow's supervisor can import it.
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
     states = RuntimeTaskInstance.get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=[run_id])

@@ -1,4 +1,4 @@
-"""Databricks' Jobs API, as this package calls it."""
+"""A hook for Databricks' Jobs API, with more retries than the provider's."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ from tenacity import RetryCallState, stop_after_attempt, wait_exponential_jitter
 from data_share.outcome.classify import is_certificate_error, seconds_to_wait
 
 TRIES = 10
-"""How often a call is made until Databricks counts as unavailable."""
+"""Calls in a row that may fail before Databricks counts as unavailable."""
 
 _FIRST_PAUSE_SECONDS = 1.0
-_LONGEST_PAUSE_SECONDS = 30.0
-_LONGEST_RETRY_AFTER_SECONDS = 120.0
+_MAX_PAUSE_SECONDS = 30.0
+_MAX_RETRY_AFTER_SECONDS = 120.0
 
 
 class DataShareDatabricksHook(DatabricksHook):
     """
-    The provider's hook, without what makes a short outage the end of a sync (provider 7.23.0).
+    The provider's hook (7.23.0), changed so that a sync survives a short outage of Databricks.
 
-    - Each call is made up to ten times, with growing pauses, or those that ``Retry-After`` asks for; the provider makes
-      three attempts within three seconds. All calls of this package may be repeated: a start has its idempotency token.
-    - A connection that is lost in the triggerer is tried again; the provider tries only one that is never made.
-    - A certificate that is refused is not tried again.
+    - Each call is made up to ten times, with growing pauses, or longer ones if ``Retry-After`` asks for them; the
+      provider gives up after three calls in three seconds. Every call of this package is safe to repeat: starting a
+      run has an idempotency token.
+    - In the triggerer, a call whose connection was lost is repeated; the provider repeats it only if the connection
+      could not be made at all.
+    - After an untrusted certificate, the call is not repeated.
 
     :param databricks_conn_id: Airflow connection
-    :param tries: how often a call is made
+    :param tries: how often a call is made before it fails
     """
 
     def __init__(self, databricks_conn_id: str, *, tries: int = TRIES, **kwargs: Any) -> None:
-        patience = {"stop": stop_after_attempt(tries), "wait": _pause}
-        super().__init__(databricks_conn_id, retry_limit=tries, retry_args=patience, **kwargs)
+        retries = {"stop": stop_after_attempt(tries), "wait": _pause}
+        super().__init__(databricks_conn_id, retry_limit=tries, retry_args=retries, **kwargs)
 
     @staticmethod
     def _retryable_error(exception: BaseException) -> bool:
@@ -44,9 +46,9 @@ class DataShareDatabricksHook(DatabricksHook):
 
 
 def _pause(state: RetryCallState) -> float:
-    """Return how many seconds to wait after a failed call: as long as asked for, and in growing steps at least."""
+    """Return the seconds to wait after a failed call: a growing pause, or ``Retry-After`` if that is longer."""
     error = state.outcome.exception() if state.outcome else None
     headers = getattr(getattr(error, "response", None), "headers", None) or getattr(error, "headers", None) or {}
-    asked = min(seconds_to_wait(headers.get("Retry-After")), _LONGEST_RETRY_AFTER_SECONDS)
-    growing = wait_exponential_jitter(initial=_FIRST_PAUSE_SECONDS, max=_LONGEST_PAUSE_SECONDS, jitter=1)
-    return max(asked, growing(state))
+    requested = min(seconds_to_wait(headers.get("Retry-After")), _MAX_RETRY_AFTER_SECONDS)
+    growing = wait_exponential_jitter(initial=_FIRST_PAUSE_SECONDS, max=_MAX_PAUSE_SECONDS, jitter=1)
+    return max(requested, growing(state))

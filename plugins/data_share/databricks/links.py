@@ -11,11 +11,11 @@ class DatabricksRunLink(BaseOperatorLink):
     """
     Leads to the page of the run that a :class:`DatabricksRunSensor` follows.
 
-    The API server shows what stands in the XCom of ``xcom_key``. A task process writes it at its end; a task that ends
-    in the triggerer has none, so there the trigger writes it, as soon as it knows the page.
+    The API server reads the address from the XCom ``xcom_key``, which a task process pushes when it ends. The sensor
+    has no process of its own, so its trigger pushes the XCom as soon as it knows the page.
     """
 
-    name = "See Databricks Job Run"  # the name that the provider's link of export_to_s3 has
+    name = "See Databricks Job Run"  # the same name as the provider's link on export_to_s3
     xcom_key = "databricks_run_page"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:

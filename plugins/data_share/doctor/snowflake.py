@@ -32,12 +32,12 @@ from data_share.share import Share, run_key
 from data_share.snowflake.connection import fingerprint_of
 from data_share.snowflake.exported_schema import exported_columns
 from data_share.snowflake.policies import (
-    columns_read_otherwise,
+    altered_columns,
+    describe_policies,
+    exemption_advice,
     has_row_access_policy,
     masking_policies,
     sample_statements,
-    told,
-    way_out,
 )
 from data_share.snowflake.schema_drift import lossy_columns
 from data_share.snowflake.sql_api import SnowflakeRefusedError, SnowflakeStatementError
@@ -343,12 +343,14 @@ def target_policies(deployment: Deployment) -> Answer:
             plan = deployment.rows(f"EXPLAIN SELECT * FROM {dataset.target}")  # noqa: S608
         except SnowflakeStatementError:
             continue  # other checks report a target that cannot be read
-        found = told(dataset.target_table, masking_policies(described), is_filtered=has_row_access_policy(plan))
+        found = describe_policies(
+            dataset.target_table, masking_policies(described), is_filtered=has_row_access_policy(plan)
+        )
         if found and dataset.policies == "exempt":
             exempt.append(found)
         elif found:
             problems.append(
-                f"{found}, which stops each sync of {dataset.name}.yaml. {way_out(_role(deployment), dataset)}"
+                f"{found}, which stops each sync of {dataset.name}.yaml. {exemption_advice(_role(deployment), dataset)}"
             )
     note = f" Exempt according to the dataset files, which each sync proves: {'; '.join(exempt)}." if exempt else ""
     return verdict(problems, f"no target has a policy that does not exempt the role.{note}")
@@ -365,7 +367,7 @@ def write_and_read(deployment: Deployment) -> Answer:
         missing = _create_of_each_type(deployment, table, columns)
         insert, count, _ = sample_statements(table, columns)
         deployment.rows(insert)
-        masked = columns_read_otherwise(columns, deployment.rows(count)[0])
+        masked = altered_columns(columns, deployment.rows(count)[0])
     except SnowflakeStatementError as error:
         return wrong(
             f"{error_text(error)}. GRANT USAGE, CREATE TABLE ON SCHEMA {share.staging_schema} "

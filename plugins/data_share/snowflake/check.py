@@ -12,15 +12,15 @@ from data_share.outcome.report import ShareError
 from data_share.snowflake.statements import TARGET_UNCHANGED, SnowflakeSyncOperator
 from data_share.snowflake.value_proofs import differences
 
-_SHOWN_ROWS = 5
-_SHOWN_COLUMNS = 20
+_MAX_SHOWN_ROWS = 5
+_MAX_SHOWN_COLUMNS = 20
 _ROWS_CHECK = "rows_match_manifest"
 _VALUES_CHECK = "values_match_manifest"
 _VALUES_ADVICE = (
-    "Other values were loaded than exported, or the staging table was changed: start the sync again. If it comes "
-    "again, give the target's column a type that holds the source's values (docs/datasets.md, Types), or list the "
-    "column in casts of the dataset file if the change is wanted. If a masking policy changes it, exempt the role of "
-    "the syncs (docs/datasets.md, Policies)."
+    "Other values were loaded than exported, or the staging table was changed: start the sync again. If it fails in "
+    "the same way, give the target's column a type that holds the source's values (docs/datasets.md, Types), or list "
+    "the column in casts of the dataset file if the change is wanted. If a masking policy changes it, exempt the role "
+    "of the syncs (docs/datasets.md, Policies)."
 )
 
 
@@ -32,33 +32,33 @@ class CheckFailedError(ShareError, AirflowFailException):
 
 class SnowflakeCheckOperator(SnowflakeSyncOperator):
     """
-    Checks the staging table with named conditions, all in one query, and compares its values with those of the export.
+    Checks named conditions on the staging table in one query, and compares its values with those of the export.
 
-    The provider's ``SQLTableCheckOperator`` (common-sql 2.4.0) makes its own query of conditions in Python, signs in
-    with the connector, shows the whole query in place of the failed checks, and does not cancel it when it is killed.
+    Used instead of the provider's ``SQLTableCheckOperator`` (common-sql 2.4.0), which builds its query in Python, signs
+    in with the connector, reports the whole query instead of the failed checks, and does not cancel it at a kill.
     """
 
     def execute(self, context: Context) -> None:
-        """Compare the values, and run the checks."""
+        """Compare the values, run the checks, and report all failures together."""
         self._context = context
         differing = self._compare_values()
         checks = self._run("check_staging")[-1]
         failed = [check for check in checks.rows if check["CHECK_RESULT"] != 1]
         if failed or not checks.rows:
-            # The queries that follow look for rows to show.
+            # Keep the link on this query: the queries that follow only look for rows to show.
             self.shown_query_id = checks.query_id
         if not checks.rows:
-            raise self._failure("The query of the checks has no answer")
+            raise self._failure("The query of the checks returned no row")
         if any(check["CHECK_NAME"] == _ROWS_CHECK for check in failed):
-            differing = []  # other rows have other sums: it says nothing more
+            differing = []  # with other rows, the sums differ anyway
         if failed or differing:
-            told = [f"- {check['CHECK_NAME']}: {self._described(str(check['CONDITION']))}" for check in failed]
-            told += [f"- {_VALUES_CHECK}: {sentence}" for sentence in differing[:_SHOWN_COLUMNS]]
-            if (more := len(differing) - _SHOWN_COLUMNS) > 0:
-                told.append(f"- {_VALUES_CHECK}: {more} more column(s)")
+            lines = [f"- {check['CHECK_NAME']}: {self._with_failing_rows(str(check['CONDITION']))}" for check in failed]
+            lines += [f"- {_VALUES_CHECK}: {sentence}" for sentence in differing[:_MAX_SHOWN_COLUMNS]]
+            if (more := len(differing) - _MAX_SHOWN_COLUMNS) > 0:
+                lines.append(f"- {_VALUES_CHECK}: {more} more column(s)")
             failures, number = len(failed) + bool(differing), len(checks.rows) + bool(self.sync.loaded["proofs"])
-            ways_out = [check["WHAT_TO_DO"] for check in failed] + ([_VALUES_ADVICE] if differing else [])
-            raise self._failure(f"{failures} of {number} checks failed", told, ways_out)
+            advice = [check["WHAT_TO_DO"] for check in failed] + ([_VALUES_ADVICE] if differing else [])
+            raise self._failure(f"{failures} of {number} checks failed", lines, advice)
 
     def _compare_values(self) -> list[str]:
         """Return a sentence for each column whose values are not those of the export."""
@@ -68,28 +68,28 @@ class SnowflakeCheckOperator(SnowflakeSyncOperator):
         if not proofs:
             return []
         sums = self._run("check_values")[-1]
-        # Of a failure, this query is shown, unless the checks fail too.
+        # The link shows this query, unless the checks fail too.
         self.shown_query_id = sums.query_id
         return differences(proofs, sums.rows[0])
 
-    def _failure(self, found: str, told: Sequence[str] = (), ways_out: Sequence[str | None] = ()) -> CheckFailedError:
-        # A check of the dataset's own has no advice but that of the code.
-        advice = dict.fromkeys(way or CheckFailedError.code.what_to_do for way in ways_out)
+    def _failure(self, summary: str, lines: Sequence[str] = (), advice: Sequence[str | None] = ()) -> CheckFailedError:
+        # Checks from the dataset file have no advice of their own: they get the default advice of the code.
+        sentences = dict.fromkeys(sentence or CheckFailedError.code.what_to_do for sentence in advice)
         return CheckFailedError(
-            "\n".join((f"{found} on {self.sync.staging_table}. {TARGET_UNCHANGED}", *told)),
+            "\n".join((f"{summary} on {self.sync.staging_table}. {TARGET_UNCHANGED}", *lines)),
             snowflake_query_id=self.shown_query_id or None,
-            what_to_do=" ".join(advice) or None,
+            what_to_do=" ".join(sentences) or None,
         )
 
-    def _described(self, condition: str) -> str:
-        """Return a failed condition with the rows for which it is not true, as far as it is one that rows have."""
+    def _with_failing_rows(self, condition: str) -> str:
+        """Return a failed condition, with example rows for which it is not true if it is a condition on single rows."""
         try:
-            counted, found = self._run_with("show_failing_rows", condition, condition=condition, limit=_SHOWN_ROWS)
+            counted, found = self._run_with("show_failing_rows", condition, condition=condition, limit=_MAX_SHOWN_ROWS)
             count = counted.rows[0]["TOTAL"]
         except Exception as error:
-            # Mostly an aggregate, which has no place in WHERE: the condition is about the whole table. Whatever it is,
-            # it must not hide which check failed.
+            # Usually the condition is about the whole table: an aggregate is not allowed in WHERE. No error may hide
+            # which check failed.
             self.log.info("No rows to show for %s: %s", condition, error)
             return condition
         shown = "; ".join(", ".join(f"{name}={value}" for name, value in row.items())[:300] for row in found.rows)
-        return f"{condition}. Not so for {count:,} row(s), e.g. {shown}"
+        return f"{condition}. Not true for {count:,} row(s), e.g. {shown}"

@@ -1,4 +1,4 @@
-"""What a connection to Snowflake says: where the account is, and the key that signs in."""
+"""Reads the Airflow connection to Snowflake: the account, its address, and the private key to sign in with."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 
 _DOMAIN = ".snowflakecomputing.com"
-# The second is that of accounts in China.
+# Accounts in China have the second domain.
 _DOMAINS = (_DOMAIN, ".snowflakecomputing.cn")
-_PRIVATE = "privatelink"
+_PRIVATE_LINK = "privatelink"
 _SEGMENTS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9][A-Za-z0-9_-]*)*")
 _HOST = re.compile(r"(?:(?P<scheme>https?)://)?(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d+))?/?")
-_SMALLEST_KEY_BITS = 2048
-_KEYLESS = ("oauth", "programmatic_access_token")
+_MIN_KEY_BITS = 2048
+_AUTHENTICATORS_WITHOUT_KEY = ("oauth", "programmatic_access_token")
 
 
 class InvalidConnectionError(ShareError, AirflowFailException):
-    """The connection to Snowflake says something that leads to no account, or that signs nobody in."""
+    """The connection to Snowflake names no valid account, or its key cannot be used to sign in."""
 
     code = FailureCode.SNOWFLAKE_SIGN_IN
 
@@ -41,9 +41,9 @@ class Account:
     """
     A Snowflake account.
 
-    :param identifier: as tokens and links have it: ``ORGANIZATION-ACCOUNT``, or the older ``locator.region``
-    :param region: region of a locator that stands without one; of every other account, empty
-    :param host: where it answers
+    :param identifier: the identifier in tokens and links: ``ORGANIZATION-ACCOUNT``, or the older ``locator.region``
+    :param region: the region, only for a locator without a region in it; else empty
+    :param host: its host name
     """
 
     identifier: str
@@ -53,13 +53,13 @@ class Account:
 
 def account_of(account: str, region: str = "") -> Account:
     """
-    Return the account that the extras of a connection mean.
+    Return the account that the extras of a connection name.
 
-    People also copy the whole address of the account there, and give its region twice.
+    Accepts two common slips: the whole address as ``account``, and the region in both extras.
 
     :param account: extra ``account``
     :param region: extra ``region``
-    :raises InvalidConnectionError: they mean no account
+    :raises InvalidConnectionError: the extras name no valid account
     """
     name = re.sub(r"^https?://", "", account.strip(), flags=re.IGNORECASE)
     name = re.split(r"[/?#:]", name, maxsplit=1)[0]
@@ -76,10 +76,10 @@ def account_of(account: str, region: str = "") -> Account:
             f"The extra region of the Snowflake connection is {region!r}, which is no region: leave it out."
         )
     first, *segments = name.split(".")
-    private = [segment for segment in segments if segment.lower() == _PRIVATE]
-    own_region = ".".join(segment for segment in segments if segment.lower() != _PRIVATE)
+    private = [segment for segment in segments if segment.lower() == _PRIVATE_LINK]
+    own_region = ".".join(segment for segment in segments if segment.lower() != _PRIVATE_LINK)
     if "-" in first:
-        # The name of an organization's account is known everywhere; its address has no region.
+        # ORGANIZATION-ACCOUNT is unique across regions, so its address has no region.
         region = ""
     elif region and own_region:
         if not f"{own_region}.".lower().startswith(f"{region}.".lower()):
@@ -88,18 +88,18 @@ def account_of(account: str, region: str = "") -> Account:
                 "extra region. Leave the extra region out."
             )
         region = ""
-    # A wildcard in a certificate does not stand for underscores, so the address with hyphens is the one that has TLS.
-    # Snowflake answers at both. The sign-in's token has the account's own name.
+    # The address needs hyphens for underscores: a wildcard certificate does not match a name with underscores.
+    # Snowflake answers at both addresses. The token to sign in with keeps the account's real name.
     labels = [first.replace("_", "-"), *filter(None, [own_region or region]), *private]
     return Account(name, region, ".".join(labels) + (domain.lower() or _DOMAIN))
 
 
 def address_of(extra: Mapping[str, Any]) -> str:
     """
-    Return where the SQL API of a connection is: scheme, host and port.
+    Return the address of the SQL API that a connection leads to: scheme, host and port.
 
-    :param extra: the connection's extras; ``host`` goes before ``account``
-    :raises InvalidConnectionError: they mean no account, or no host
+    :param extra: the connection's extras; ``host`` takes precedence over ``account``
+    :raises InvalidConnectionError: the extras name no valid account or host
     """
     given = str(extra.get("host") or "")
     if not given.strip():
@@ -117,17 +117,18 @@ def address_of(extra: Mapping[str, Any]) -> str:
 
 def private_key_of(extra: Mapping[str, Any], password: str | None) -> RSAPrivateKey | None:
     """
-    Return the key that signs in, or None if the connection signs in without one.
+    Return the private key to sign in with, or None if the connection signs in without a key.
 
-    The provider's reading (6.20.0) says of each fault below something else: "Incorrect padding", "Could not
-    deserialize key data", or that the token is invalid.
+    Replaces the provider's reading (6.20.0), which reports the mistakes below as "Incorrect padding", "Could not
+    deserialize key data" or an invalid token.
 
     :param extra: the connection's extras
-    :param password: its password, which is the passphrase of an encrypted key
-    :raises InvalidConnectionError: the key cannot be read, or is none that Snowflake takes
+    :param password: the connection's password, which is the passphrase of an encrypted key
+    :raises InvalidConnectionError: the key cannot be read, or Snowflake does not accept such a key
     """
     file, content = (_field(extra, f"private_key_{place}") for place in ("file", "content"))
-    if not (file or content) or extra.get("authenticator") in _KEYLESS or _field(extra, "refresh_token"):
+    needs_no_key = extra.get("authenticator") in _AUTHENTICATORS_WITHOUT_KEY or _field(extra, "refresh_token")
+    if not (file or content) or needs_no_key:
         return None
     if file and content:
         raise InvalidConnectionError(
@@ -148,14 +149,14 @@ def private_key_of(extra: Mapping[str, Any], password: str | None) -> RSAPrivate
 
 
 def fingerprint_of(key: RSAPrivateKey) -> str:
-    """Return what DESCRIBE USER shows as RSA_PUBLIC_KEY_FP of the user whose key it is."""
+    """Return a key's fingerprint as ``DESCRIBE USER`` shows it in ``RSA_PUBLIC_KEY_FP``."""
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return f"SHA256:{base64.b64encode(hashlib.sha256(public).digest()).decode()}"
 
 
 def _private_key(data: bytes, passphrase: bytes | None, name: str) -> RSAPrivateKey:
     if b"-----BEGIN" not in data:
-        # Base64 of the whole text is how a key passes through places that take one line.
+        # People encode the whole PEM text in base64 where a secret must be one line.
         try:
             data = base64.b64decode(b"".join(data.split()), validate=True)
         except binascii.Error:
@@ -168,7 +169,7 @@ def _private_key(data: bytes, passphrase: bytes | None, name: str) -> RSAPrivate
             "the whole text."
         )
     if b"PRIVATE KEY-----" not in data:
-        raise InvalidConnectionError(f"The {name} is the public key or a certificate: the private key signs in.")
+        raise InvalidConnectionError(f"The {name} is the public key or a certificate: put the private key there.")
     try:
         key = serialization.load_pem_private_key(data, password=passphrase)
     except TypeError:
@@ -188,14 +189,14 @@ def _private_key(data: bytes, passphrase: bytes | None, name: str) -> RSAPrivate
     if not isinstance(key, RSAPrivateKey):
         kind = type(key).__name__.strip("_").removesuffix("PrivateKey")
         raise InvalidConnectionError(f"The {name} is a key of another kind ({kind}): Snowflake takes RSA keys.")
-    if key.key_size < _SMALLEST_KEY_BITS:
+    if key.key_size < _MIN_KEY_BITS:
         raise InvalidConnectionError(
-            f"The {name} has {key.key_size} bits: Snowflake takes keys of {_SMALLEST_KEY_BITS} bits and more."
+            f"The {name} has {key.key_size} bits: Snowflake takes keys of {_MIN_KEY_BITS} bits and more."
         )
     return key
 
 
 def _field(extra: Mapping[str, Any], name: str) -> str:
-    """Return an extra, also by the long name that older connections have, as the provider does."""
+    """Return an extra, or the one with the long name of older connections, as the provider does."""
     value = extra.get(name)
     return str((extra.get(f"extra__snowflake__{name}") if value is None else value) or "")

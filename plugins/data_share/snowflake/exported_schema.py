@@ -1,4 +1,4 @@
-"""The schema of an export, as its manifest has it."""
+"""Reads the schema of an export from its manifest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEPLOY_AGAIN = (
 
 
 class UnreadableSchemaError(ShareError, AirflowFailException):
-    """The manifest's schema cannot be told apart into columns."""
+    """The manifest's schema cannot be split into columns."""
 
     code = FailureCode.SCHEMA_DRIFT
 
@@ -27,9 +27,9 @@ def exported_columns(column_types: str) -> dict[str, str]:
     """
     Return the columns of an export with their types, as ``TYPEOF`` writes them.
 
-    :param column_types: ``[{"name": "a", "type": "int"}, {"name": "b,c", "type": "decimal(10,2)"}]``; as
-        ``struct<a:int,b:decimal(10,2)>`` in a manifest of an export job that was deployed before
-    :raises UnreadableSchemaError: neither of both, or a struct that can be read in two ways
+    :param column_types: ``[{"name": "a", "type": "int"}, {"name": "b,c", "type": "decimal(10,2)"}]``; an older version
+        of the export job writes ``struct<a:int,b:decimal(10,2)>``
+    :raises UnreadableSchemaError: the text has neither form, or is an ambiguous struct
     """
     if not column_types.startswith("["):
         return struct_fields(column_types)
@@ -42,17 +42,17 @@ def exported_columns(column_types: str) -> dict[str, str]:
     return columns
 
 
-# string, timestamp_ntz, decimal(10,2), map<string,int>, interval day to second
+# E.g. string, timestamp_ntz, decimal(10,2), map<string,int>, interval day to second.
 _KIND = re.compile(r"[a-z][A-Za-z0-9_ ]*([<(].*[>)])?")
 
 
 def struct_fields(column_types: str) -> dict[str, str]:
     """
-    Return names and types of the fields of a Spark struct type, without knowing the names.
+    Return the names and types of the fields of a Spark struct type.
 
     :param column_types: e.g. ``struct<a:int,b:decimal(10,2),c:struct<x:int>>``
-    :raises UnreadableSchemaError: for a text that is no struct type, and for names that it cannot be read with: Spark
-        writes them as they are, also when they hold a comma, a colon or a bracket
+    :raises UnreadableSchemaError: the text is no struct type, or a name makes it ambiguous: Spark does not quote
+        names, even those with a comma, a colon or a bracket
     """
     if not (column_types.startswith("struct<") and column_types.endswith(">")):
         raise _no_schema(column_types)
@@ -84,7 +84,7 @@ def _no_schema(column_types: str) -> UnreadableSchemaError:
 
 def _not_one_field(field: str) -> UnreadableSchemaError:
     return UnreadableSchemaError(
-        f"The columns of the export cannot be told apart: {field!r} is not one name with its type. The target is as it "
-        "was.",
+        f"The manifest's column_types cannot be split into columns: {field!r} is not one name with one type. The "
+        "target is as it was.",
         what_to_do=_DEPLOY_AGAIN,
     )

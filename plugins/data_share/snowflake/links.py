@@ -6,29 +6,29 @@ from typing import Any
 
 from airflow.sdk import BaseOperatorLink
 
-# Accounts of this region have no region in their identifier; see "Account identifiers" in Snowflake's documentation.
-_REGION_WITHOUT_NAME = "us-west-2"
+# An account locator without a region is in this region: "Account identifiers" in Snowflake's documentation.
+_DEFAULT_REGION = "us-west-2"
 
 
 class SnowflakeQueryLink(BaseOperatorLink):
-    """Leads to Snowsight's page of the query that a step is about: of a failed step, the one that failed."""
+    """Leads to Snowsight's page of a step's main query, or of the query that failed."""
 
     name = "See Snowflake Query"
     xcom_key = "snowflake_query_page"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return the page of the operator's query; nothing when the step failed before it had one."""
+        """Return the page of the operator's query; empty if the step failed before its first query."""
         return str(operator.query_page_url)
 
 
 def snowsight_url(account: str, region: str | None, query_id: str) -> str:
     """
-    Return the page of a query in Snowsight, Snowflake's web interface.
+    Return the address of a query's page in Snowsight, Snowflake's web interface.
 
-    :param account: the account as the connection names it: ``org-account``, or the older ``locator.region.cloud``;
-        ``.privatelink`` at the end leads to the private address of Snowsight
-    :param region: region of a locator that stands without one, if the connection has it
-    :param query_id: the query
+    :param account: the connection's account: ``org-account``, or the older ``locator.region.cloud``; with
+        ``.privatelink`` at the end, the address is Snowsight's private one
+    :param region: the connection's region, used for a locator without a region
+    :param query_id: id of the query
     """
     name, *segments = account.lower().split(".")
     private = "privatelink" in segments
@@ -37,7 +37,7 @@ def snowsight_url(account: str, region: str | None, query_id: str) -> str:
     if hyphen:
         host, path = f"app-{name}", f"{organization}/{account_name}"
     else:
-        region = region or _REGION_WITHOUT_NAME
+        region = region or _DEFAULT_REGION
         host, path = f"app.{region}", f"{region}/{name}"
     domain = f"{host}.privatelink.snowflakecomputing.com" if private else "app.snowflake.com"
     return f"https://{domain}/{path}/#/compute/history/queries/{query_id}/detail"

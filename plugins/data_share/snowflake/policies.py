@@ -1,13 +1,13 @@
 """
-Policies of Snowflake that change what the role of the syncs reads: which there are, and whether they do.
+Finds Snowflake policies on a table, and whether they change what the role of the syncs reads.
 
-A masking policy applies wherever a column is read, in the join of a MERGE too, and a row access policy hides rows from
-the owner of a table as well. So a role that is not exempt publishes masked values for good, and a merge inserts anew
-what it does not see. What the loader can know of them, by Snowflake's pages:
+A masking policy applies wherever a column is read, even in the join of a MERGE. A row access policy hides rows even
+from the owner of the table. So a role that is not exempt publishes masked values permanently, and its merges insert
+duplicates of the rows that it does not see. By Snowflake's documentation, the loader can detect policies in three ways:
 
-- DESCRIBE TABLE names a masking policy that is set on a column; one that comes by a tag is not told.
-- The plan of a query says that a table has a row access policy, and not which.
-- Values that are written and read again are others if they are masked, however the policy came.
+- DESCRIBE TABLE names a masking policy that is set on a column, but not one that is set through a tag.
+- The plan of a query shows that a table has a row access policy, but not which one.
+- Values that were just written are read back differently if any masking policy applies.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _HIDDEN = re.compile(rf"{ROWS_HIDDEN}(\d+), (\d+) of (\d+)")
 
 
 class PolicyFoundError(ShareError, AirflowFailException):
-    """A policy can change what the loader reads, and nothing shows that it does not."""
+    """A policy may change what the loader reads, and nothing proves that it does not."""
 
     code = FailureCode.POLICY_FOUND
 
 
 class RowsHiddenError(ShareError, AirflowFailException):
-    """After the change, the loader did not see the rows in the target that must be there."""
+    """The loader does not see all rows that the target must have."""
 
     code = FailureCode.ROWS_HIDDEN
 
@@ -46,36 +46,39 @@ def masking_policies(described: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """
     Return the masking policies that are set on columns, by column.
 
-    :param described: what ``DESCRIBE TABLE`` answers
+    :param described: rows of ``DESCRIBE TABLE``
     """
     return {str(row["name"]): str(row["policy name"]) for row in described if row.get("policy name")}
 
 
 def has_row_access_policy(plan: Iterable[Mapping[str, Any]]) -> bool:
     """
-    Say whether a table has a row access policy.
+    Return whether a table has a row access policy.
 
-    :param plan: what ``EXPLAIN`` answers to a query of this table alone
+    :param plan: rows of ``EXPLAIN`` for a query that reads only this table
     """
     return any(_ROW_ACCESS_POLICY in str(row.get("objects") or row.get("object") or "") for row in plan)
 
 
 def hidden_rows(message: str) -> tuple[int, int, int] | None:
     """
-    Return what a refused publish counted: staged keys that are not found, rows that are seen, rows that must be there.
+    Return the counts in the error of a publish that ``check_visible.sql`` refused; None for another error.
 
-    :param message: the error of Snowflake; None for any other one
+    They are: staged keys that the loader does not find in the target, rows that it sees, and rows that must be there.
+
+    :param message: Snowflake's error
     """
     found = _HIDDEN.search(message)
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
 
-def samples(text: str) -> tuple[str, str] | None:
+def sample_values(text: str) -> tuple[str, str] | None:
     """
-    Return two different values of a type for SQL: a policy that shows the same for all values changes one of them.
+    Return two different sample values of a type, as SQL; None for an unknown type.
+
+    One value is not enough: it could be the constant that a masking policy shows for all values.
 
     :param text: the type, as ``DESCRIBE TABLE`` writes it
-    :return: None for a type that is not known
     """
     kind = described_type(text)
     if kind.kind == "NUMBER":
@@ -118,12 +121,12 @@ _SEMI_STRUCTURED = ("VARIANT", "OBJECT", "ARRAY")
 
 def sample_statements(table: str, columns: Mapping[str, str]) -> list[str]:
     """
-    Return the statements that write two rows of samples into a table, count what is read of them, and delete them.
+    Return three statements: they write two rows of sample values, count the values that are read back, and delete them.
 
-    The answer to the second is for :func:`columns_read_otherwise`.
+    :func:`altered_columns` evaluates the row that the second statement returns.
 
-    :param table: an empty table, for SQL
-    :param columns: types by column, as ``DESCRIBE TABLE`` writes them; of a type that is not known, nothing is written
+    :param table: an empty table, as SQL
+    :param columns: types by column, as ``DESCRIBE TABLE`` writes them; columns of unknown types are left out
     """
     known = _with_samples(columns)
     listed = ", ".join(map(quoted, known))
@@ -141,12 +144,12 @@ def sample_statements(table: str, columns: Mapping[str, str]) -> list[str]:
     ]
 
 
-def columns_read_otherwise(columns: Mapping[str, str], counted: Mapping[str, Any]) -> list[str]:
+def altered_columns(columns: Mapping[str, str], counted: Mapping[str, Any]) -> list[str]:
     """
-    Return the columns in which not each sample is read once.
+    Return the columns in which a sample value is not read back exactly once.
 
-    :param columns: as for :func:`sample_statements`
-    :param counted: the row that its second statement answers
+    :param columns: the same as for :func:`sample_statements`
+    :param counted: the row that the second of these statements returned
     """
     return [
         name
@@ -156,35 +159,36 @@ def columns_read_otherwise(columns: Mapping[str, str], counted: Mapping[str, Any
 
 
 def _with_samples(columns: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    return {name: values for name, text in columns.items() if (values := samples(text)) is not None}
+    return {name: values for name, text in columns.items() if (values := sample_values(text)) is not None}
 
 
 def _compared(expression: str, text: str) -> str:
-    # Objects and arrays are compared by their text.
+    # Semi-structured values are compared as text.
     return f"TO_JSON({expression})" if described_type(text).kind in _SEMI_STRUCTURED else expression
 
 
-def way_out(role: str, dataset: Dataset) -> str:
+def exemption_advice(role: str, dataset: Dataset) -> str:
     """
-    Return what helps against a policy, in whole sentences.
+    Return the advice how to exempt the role of the syncs from a policy, in whole sentences.
 
     :param role: the role of the syncs
-    :param dataset: its file may say already that the role is exempt
+    :param dataset: the dataset; its file may already say that the role is exempt
     """
     check = f"IS_ROLE_IN_SESSION('{role}')"
-    then = "" if dataset.policies == "exempt" else f" Then say policies: exempt in {dataset.name}.yaml."
+    then = "" if dataset.policies == "exempt" else f" Then set policies: exempt in {dataset.name}.yaml."
     return (
         f"Exempt the role of the syncs in the policy's body: CASE WHEN {check} THEN val ELSE ... END in a masking "
         f"policy, {check} OR ... in a row access policy.{then}"
     )
 
 
-def told(table: str, masked: Mapping[str, str], *, is_filtered: bool) -> str:
+def describe_policies(table: str, masked: Mapping[str, str], *, is_filtered: bool) -> str:
     """
-    Return the policies that were found on a table, for people; nothing when there are none.
+    Return the policies of a table as a text for people; empty if there are none.
 
+    :param table: the table
     :param masked: masking policies by column
-    :param is_filtered: whether there is a row access policy
+    :param is_filtered: whether the table has a row access policy
     """
     found = [f"{table} column {column} has the masking policy {policy}" for column, policy in masked.items()]
     return "; ".join([*found, *([f"{table} has a row access policy"] if is_filtered else [])])

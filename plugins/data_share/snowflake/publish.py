@@ -12,41 +12,35 @@ from data_share.attempts import made_by
 from data_share.datasets import Dataset
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
-from data_share.snowflake.policies import (
-    RowsHiddenError,
-    hidden_rows,
-    way_out,
-)
-from data_share.snowflake.sql_api import (
-    SnowflakeStatementError,
-)
+from data_share.snowflake.policies import RowsHiddenError, exemption_advice, hidden_rows
+from data_share.snowflake.sql_api import SnowflakeStatementError
 from data_share.snowflake.statements import TARGET_UNCHANGED, SnowflakeSyncOperator, json_row
 from data_share.snowflake.target_lock import refuse_target_of_another
 
 _ASSET_EVENT_FIELDS = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
-_REFUSED = "NULL result in a non-nullable column"
+# publish.sql refuses by writing a NULL run key, which Snowflake reports with this text.
+_NULL_RUN_KEY = "NULL result in a non-nullable column"
 
 
 class SupersededError(ShareError, AirflowFailException):
-    """Another sync was published in the meantime, which this one must not undo."""
+    """The lock or the ledger refused the publish, e.g. because a later sync was published already."""
 
     code = FailureCode.SUPERSEDED
 
 
 class PublishError(ShareError, AirflowException):
-    """The transaction ended well, but the ledger does not show it."""
+    """The transaction committed, but its ledger row is missing."""
 
     code = FailureCode.LEDGER_ROW_MISSING
 
 
 class SnowflakePublishOperator(SnowflakeSyncOperator):
     """
-    Changes the target and writes the ledger row in one transaction; returns the row, and tells it as an asset event.
+    Changes the target and writes the ledger row in one transaction; returns the row, and emits it as an asset event.
 
-    A repetition finds in the ledger that this export was published, and changes nothing. A preview changes nothing and
-    returns what would change. What it returns says which attempt did so: see :mod:`data_share.attempts`. What the
-    ledger says before the transaction only spares it: what decides is the target's row in its lock table, in the
-    transaction.
+    If the ledger says that this export is published already, it changes nothing. That is only a shortcut: inside the
+    transaction, the target's row in its lock table decides. A dry run changes nothing and returns what would change.
+    The result also says which attempt returned it: see :mod:`data_share.attempts`.
     """
 
     def __init__(self, *, dataset: Dataset, **kwargs: Any) -> None:
@@ -54,7 +48,7 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         self._is_committed = False
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
-        """Publish, unless it has been done."""
+        """Publish, unless this sync is a dry run or is published already."""
         self._context = context
         if self.sync.is_dry_run:
             changes = self._run("count_changes")[-1].rows[0]
@@ -62,11 +56,11 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             return made_by(context, answer | json_row(changes))
         row = self._ledger_row("ledger before")
         if row is not None and self._is_published(row):
-            self.log.info("The ledger says that %s was published before: nothing is left to do", row["export_path"])
-            # Told again, as the attempt that published may have died before Airflow knew: at least once, not at most.
-            self._tell_asset(context, row)
+            self.log.info("The ledger says that %s is published already: nothing to do", row["export_path"])
+            # Emit the event again: the attempt that published may have died first. Events come at least once.
+            self._emit_asset_event(context, row)
             return made_by(context, row)
-        # DDL, hence before the transaction. What has no values yet does no harm when the publish then fails.
+        # Before the transaction, because DDL would commit it. An empty table or column is harmless if publishing fails.
         if created_columns := self.sync.loaded["created_columns"]:
             self._run_with("create_target_from_source", columns=created_columns)
         self._run_with("add_columns", table=self.dataset.target, columns=self.sync.loaded["new_columns"])
@@ -75,17 +69,17 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             try:
                 self._hook.run_transaction(statements, request_id=self._request_id("publish"))
             finally:
-                # The step is about this one, and not the looks into the ledger that follow.
+                # Keep the link on the transaction: the queries that follow only read the lock and the ledger.
                 self.shown_query_id = next(iter(self._hook.query_ids), "")
         except SnowflakeStatementError as error:
             if (hidden := hidden_rows(str(error))) is not None:
                 raise self._rows_hidden(error, *hidden) from error
-            if _REFUSED not in str(error):
+            if _NULL_RUN_KEY not in str(error):
                 raise
             row = self._row_after_refusal(error)
         else:
             self._is_committed = True
-            # A kill that came too late to undo it must not keep anybody from hearing of it.
+            # Already committed: a late SIGTERM must not stop us from reading and reporting the ledger row.
             self._hook.is_stopped = False
             row = self._ledger_row("ledger after")
         if row is None:
@@ -93,11 +87,11 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
                 f"{self._export_path} of run key {self.sync.key} is published, but the ledger has no row of it.",
                 snowflake_query_id=self.shown_query_id,
             )
-        self._tell_asset(context, row)
+        self._emit_asset_event(context, row)
         return made_by(context, row)
 
     def on_kill(self) -> None:
-        """Roll the transaction back. When it has ended, the step only reads its row, and has five seconds for that."""
+        """Roll the transaction back; after its commit, let the step read its ledger row in its last five seconds."""
         if not self._is_committed:
             super().on_kill()
 
@@ -108,14 +102,14 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             f"does not find {keys:,} of the staged keys: a row access policy hides rows from it, or a masking policy "
             f"changes the merge keys. The transaction was rolled back. {TARGET_UNCHANGED}",
             snowflake_query_id=error.snowflake_query_id,
-            what_to_do=f"{way_out(role, self.dataset)} Start the sync again after that.",
+            what_to_do=f"{exemption_advice(role, self.dataset)} Start the sync again after that.",
         )
 
     def _row_after_refusal(self, error: SnowflakeStatementError) -> dict[str, Any] | None:
         """
-        Return the ledger row when another process of this sync was faster; else say why this one may not publish.
+        Return the ledger row if another process of this sync has published the export; else raise the reason.
 
-        The requests are sessions that began after the refusal: they see what it was refused for.
+        Each request is a session that begins after the refusal, so it sees the commit that caused the refusal.
         """
         locked = self._run("select_lock")[-1].rows
         row = self._ledger_row("ledger after refusal")
@@ -123,16 +117,16 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             return row
         refuse_target_of_another(self.dataset, self.share, locked, unchanged="This attempt changed nothing.")
         if any((last["RUN_KEY"], last["EXPORT_PATH"]) == (self.sync.key, self._export_path) for last in locked):
-            return None  # it is published, and somebody has deleted its row from the ledger
+            return None  # published, but somebody has deleted the ledger row
         raise SupersededError(
-            f"{self._export_path} is not published: {self._why_refused(locked)}. This attempt changed nothing.",
+            f"{self._export_path} is not published: {self._refusal_reason(locked)}. This attempt changed nothing.",
             snowflake_query_id=error.snowflake_query_id,
-            **self._advice_for_a_refusal(),
+            **self._refusal_advice(),
         ) from error
 
-    def _why_refused(self, locked: Sequence[Mapping[str, Any]]) -> str:
+    def _refusal_reason(self, locked: Sequence[Mapping[str, Any]]) -> str:
         if not locked:
-            return "somebody has deleted the target's row from its lock table, which the next sync makes anew"
+            return "somebody has deleted the target's row from its lock table, which the next sync creates again"
         last = locked[0]
         if last["STAGED_AT"] > self.sync.staged_at:
             return (
@@ -141,14 +135,14 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         counts_once = not self.sync.load_mode.is_repeatable
         if counts_once and last["EXPORT_PATH"] == self._export_path:
             return f"this export was appended before (run key {last['RUN_KEY']})"
-        changed = "its staging tables are not as they were when they were checked"
+        changed = "its staging tables were changed after they were checked"
         return f"this export was appended before, or {changed}" if counts_once else changed
 
-    def _advice_for_a_refusal(self) -> dict[str, Any]:
+    def _refusal_advice(self) -> dict[str, Any]:
         if self.sync.load_mode.is_repeatable or not self.sync.is_reload:
             return {}
         return {
-            "what_to_do": "An append counts an export once. To have this one in the place of everything in the target, "
+            "what_to_do": "An append adds an export only once. To replace everything in the target with this export, "
             "start the sync with full_refresh: true as well.",
             "retriable": False,
         }
@@ -158,14 +152,14 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         return str(self.sync.loaded["export_path"])
 
     def _is_published(self, row: dict[str, Any]) -> bool:
-        # An append counts a run key once, ever; else, an export that was made again takes the place of the first.
+        # A run key is appended only once. In the other modes, a new export of the same run replaces the first one.
         return not self.sync.load_mode.is_repeatable or row["export_path"] == self._export_path
 
-    def _ledger_row(self, place: str) -> dict[str, Any] | None:
-        rows = self._run("select_ledger_row", place, bindings=[self.sync.key])[-1].rows
+    def _ledger_row(self, label: str) -> dict[str, Any] | None:
+        rows = self._run("select_ledger_row", label, bindings=[self.sync.key])[-1].rows
         return json_row(rows[0]) if rows else None
 
-    def _tell_asset(self, context: Context, row: dict[str, Any]) -> None:
+    def _emit_asset_event(self, context: Context, row: dict[str, Any]) -> None:
         asset = Asset(self._hook.asset_uri(self.dataset.target_table))
         extra = {name: row[name] for name in _ASSET_EVENT_FIELDS}
         context["outlet_events"][AssetAlias(self.dataset.name)].add(asset, extra=extra)

@@ -1,4 +1,4 @@
-"""The steps of the set-up: they check and create the targets of the datasets."""
+"""The set-up's steps that check and create the targets of the datasets."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from typing import Any
 from airflow.sdk import Context
 
 from data_share.datasets import Dataset
-from data_share.snowflake.sql_api import (
-    SnowflakeStatementError,
-)
-from data_share.snowflake.statements import NOT_THERE, SnowflakeStatementsOperator
+from data_share.snowflake.sql_api import SnowflakeStatementError
+from data_share.snowflake.statements import DOES_NOT_EXIST, SnowflakeStatementsOperator
 from data_share.snowflake.target_lock import TargetTakenError, refuse_target_of_another, select_lock
 
 
 class SnowflakeCreateTargetOperator(SnowflakeStatementsOperator):
     """
-    Creates one target table: an instance of a mapped task.
+    Creates one target table; each table is one instance of a mapped task.
 
-    :param target: name of the dataset, or a SQL file; the SQL finds it in ``task.target``
+    :param target: name of the dataset, or a SQL file; the SQL reads it as ``task.target``
     """
 
     def __init__(self, *, target: str, **kwargs: Any) -> None:
@@ -29,9 +27,9 @@ class SnowflakeCreateTargetOperator(SnowflakeStatementsOperator):
 
 class SnowflakeTargetsCheckOperator(SnowflakeStatementsOperator):
     """
-    Fails if another dataset publishes to one of the targets, perhaps one of another Airflow.
+    Fails if another dataset, perhaps one of another Airflow, publishes to one of the targets.
 
-    :param datasets: whose targets are looked at
+    :param datasets: the datasets whose targets are checked
     """
 
     template_fields: Sequence[str] = ("snowflake_conn_id",)
@@ -41,7 +39,7 @@ class SnowflakeTargetsCheckOperator(SnowflakeStatementsOperator):
         self.datasets = datasets
 
     def execute(self, context: Context) -> None:
-        """Look at the lock of each target."""
+        """Read the lock of each target, and report all targets that other datasets publish to."""
         self._context = context
         taken = []
         for dataset in self.datasets:
@@ -49,7 +47,7 @@ class SnowflakeTargetsCheckOperator(SnowflakeStatementsOperator):
                 rows = self._run_file(select_lock(dataset, self.share), f"lock {dataset.name}")[-1].rows
                 refuse_target_of_another(dataset, self.share, rows)
             except SnowflakeStatementError as error:
-                if NOT_THERE not in str(error):
+                if DOES_NOT_EXIST not in str(error):
                     raise
             except TargetTakenError as error:
                 taken.append(error)

@@ -1,4 +1,4 @@
-"""Snowflake's SQL API, as this package uses it."""
+"""A hook for Snowflake's SQL API: submits statements, waits for them, retries calls and cancels at a kill."""
 
 from __future__ import annotations
 
@@ -31,42 +31,42 @@ from data_share.snowflake.links import snowsight_url
 from data_share.sql_text import shown, table_parts
 
 STATEMENT_TIMEOUT_SECONDS = 3600
-"""How long a statement may run when nothing else is said; Snowflake stops it then."""
+"""Default time-out of a statement, after which Snowflake cancels it."""
 
 _HTTP_TIMEOUT_SECONDS = 60
-# Snowflake ends a statement at its time-out; when its answer does not come either, the wait ends this much later.
+# Snowflake ends a statement at its time-out. If it does not report the end, the step stops waiting this much later.
 _ANSWER_MARGIN_SECONDS = 60
 _FIRST_POLL_SECONDS = 0.05
-_LONGEST_POLL_SECONDS = 5.0
+_MAX_POLL_SECONDS = 5.0
 _POLL_BACKOFF = 1.5
-_LONGEST_SLEEP_SECONDS = 0.2
+_MAX_SLEEP_SECONDS = 0.2
 _DONE = 200
 _RUNNING = 202
 _FAILED = 422
-_STOPPED = 408
+_TIMED_OUT = 408
 _TOO_MANY_REQUESTS = 429
-# The page "Snowflake SQL API reference" has it for a certificate.
+# "Snowflake SQL API reference": the status for an invalid certificate.
 _INVALID_CERTIFICATE = 522
 
-# So many answers in a row may be missing before Snowflake counts as unavailable: between two and four minutes.
+# Snowflake counts as unavailable after so many failed calls in a row: after two to four minutes.
 _TRIES = 10
 _FIRST_BACKOFF_SECONDS = 1.0
-_LONGEST_BACKOFF_SECONDS = 30.0
-_LONGEST_RETRY_AFTER_SECONDS = 120.0
-# To cancel what is given up.
+_MAX_BACKOFF_SECONDS = 30.0
+_MAX_RETRY_AFTER_SECONDS = 120.0
+# Calls to cancel a statement that the step stops waiting for.
 _CANCEL_TRIES = 3
-# To cancel what a kill ends: Airflow's second signal comes five seconds after the first.
+# Calls to cancel a statement at a kill. They must fit in five seconds: then SIGKILL follows Airflow's SIGTERM.
 _STOP_TRIES = 5
 _STOP_PAUSE_SECONDS = 0.3
 
-# Comments, strings, names in quotes, and the rest. In a name, a backslash is a character like others.
+# Comments, strings, quoted names, and the rest. A backslash escapes in a string, but not in a quoted name.
 _SQL_TOKEN = re.compile(
     r"""(?P<comment>--[^\n]*|//[^\n]*|/\*.*?\*/)|'(?:[^'\\]|''|\\.)*'|"(?:[^"]|"")*"|\$\$.*?\$\$|[^-/'"$;]+|.""",
     re.DOTALL,
 )
 
-# An incident inside Snowflake, and a lock that another statement did not give back in time. An answer to several
-# statements has one code for all reasons: there they are known by their words.
+# Errors that may not occur again: an internal error of Snowflake, and a lock that another statement did not release in
+# time. If one of several statements fails, the code is the same for all reasons: then the message text decides.
 _TRANSIENT_CODES = frozenset({"000603", "000625"})
 _SEVERAL_STATEMENTS_FAILED = "100132"
 _TRANSIENT_WORDS = ("SQL execution internal error", "this lock has not yet been released")
@@ -75,16 +75,16 @@ _TIMED_OUT_WORDS = "Statement reached its statement or warehouse timeout"
 
 
 class SnowflakeStatementError(ShareError, AirflowFailException):
-    """Snowflake ended a statement with an error: another attempt would end the same way."""
+    """Snowflake reported an error of a statement: another attempt would fail in the same way."""
 
     code = FailureCode.SNOWFLAKE_STATEMENT_FAILED
 
 
 class SnowflakeTransientError(ShareError, AirflowException):
     """
-    Snowflake did not answer, or ended a statement for a reason that may have passed at the next attempt.
+    Snowflake did not answer, or a statement failed for a temporary reason: another attempt may succeed.
 
-    :param retry_after: seconds that it asks to wait before that
+    :param retry_after: seconds to wait before the next call, as Snowflake's ``Retry-After`` says
     """
 
     code = FailureCode.SNOWFLAKE_UNAVAILABLE
@@ -95,13 +95,13 @@ class SnowflakeTransientError(ShareError, AirflowException):
 
 
 class SnowflakeRefusedError(ShareError, AirflowFailException):
-    """Snowflake does not accept the request at all, e.g. because it does not accept the credentials."""
+    """Snowflake rejects the request itself, e.g. because of its credentials."""
 
     code = FailureCode.SNOWFLAKE_REFUSED
 
 
 class SnowflakeStoppedError(ShareError, AirflowException):
-    """The step was ended from outside: nothing more is asked of Snowflake. With its worker, it may be tried again."""
+    """The step was ended from outside, so it submits no more statements; Airflow may retry it if its worker died."""
 
     code = FailureCode.CANCELLED
 
@@ -118,12 +118,12 @@ class _Answer(NamedTuple):
 
 class _Submission:
     """
-    A request to execute statements, as often as it has to be made.
+    A request to execute statements, which may be sent several times.
 
-    :param request_id: the same each time; by it, Snowflake knows the repetition
-    :param body: what is submitted
-    :param is_long: whether it is answered at once with a handle; if not, Snowflake answers with the result, or after
-        45 seconds with a handle ("Submitting a request to execute SQL statements" in the guide to the SQL API)
+    :param request_id: the same each time, so that Snowflake recognises the repetition
+    :param body: the JSON body
+    :param is_long: whether Snowflake answers at once with a handle; if not, it answers with the result, or after 45
+        seconds with a handle ("Submitting a request to execute SQL statements" in the guide to the SQL API)
     """
 
     def __init__(self, request_id: uuid.UUID | None, body: dict[str, Any], *, is_long: bool) -> None:
@@ -132,12 +132,12 @@ class _Submission:
         self._params = {"requestId": str(request_id or uuid.uuid4()), **({"async": "true"} if is_long else {})}
 
     def ask_for_handle(self) -> None:
-        """Have it answered at once from now on: nobody waits for the result any more."""
+        """From now on, make Snowflake answer at once with the handle: nobody waits for the result any more."""
         self._params["async"] = "true"
 
     def params(self) -> dict[str, str]:
-        """Return the parameters of the call that is made now."""
-        # Snowflake looks the request up in its history for `retry`, so the first call goes without.
+        """Return the query parameters for the next call, and note that the request is sent."""
+        # Only repetitions have `retry`: with it, Snowflake searches its history for the request.
         params = {**self._params, **({"retry": "true"} if self.is_sent else {})}
         self.is_sent = True
         return params
@@ -146,10 +146,10 @@ class _Submission:
 @dataclass(frozen=True)
 class StatementResult:
     """
-    What one statement answered.
+    The result of one statement.
 
-    :param query_id: the query in Snowflake's history
-    :param rows: the rows, by column name as Snowflake spells it, with Python values
+    :param query_id: id of the query in Snowflake's history
+    :param rows: rows with Python values, by column name as Snowflake spells it
     """
 
     query_id: str
@@ -158,27 +158,27 @@ class StatementResult:
 
 class DataShareSnowflakeHook(SnowflakeSqlApiHook):
     """
-    The provider's hook of the SQL API, without the gaps that a repeatable load falls into (provider 6.20.0).
+    The provider's hook for the SQL API (6.20.0), without the gaps that make its loads unsafe to repeat.
 
-    - ``host``, ``port`` and ``protocol`` of the connection's extras are honoured; the provider always calls
-      ``https://<account>.snowflakecomputing.com``, where an underscore of the account is no name for TLS.
-    - Each statement has a request id that the caller can derive from the step. When an answer is lost, the request is
-      made again with ``retry=true``: it finds the running statement instead of starting it again.
-    - A call without an answer (429, 500, 502, 503, 504, a lost connection) is made ten times in a row, with growing
-      pauses, or those that ``Retry-After`` asks for; the provider makes it five times, and once when the answer is 500
-      or 502. What is given up is cancelled.
-    - Statements carry a query tag, and run in UTC whatever the time zone of the account is.
-    - Rows come back as Python values; the provider logs them, or returns text.
-    - A refused request (401, 400, ...) says what Snowflake said; the provider shows the status code alone. A key that
-      cannot be read says what is wrong with it.
+    - It uses ``host``, ``port`` and ``protocol`` of the connection's extras. The provider always calls
+      ``https://<account>.snowflakecomputing.com``, which fails TLS if the account has an underscore.
+    - Each statement has a request id that the caller can derive from the step. If an answer is lost, the request is
+      sent again with ``retry=true``: Snowflake then returns the running statement instead of starting it again.
+    - A call that fails with 429, 5xx or a lost connection is made up to ten times, with growing pauses or those of
+      ``Retry-After``; the provider makes five calls, and only one after 500 or 502. A statement that the step stops
+      waiting for is cancelled.
+    - Statements have a query tag, and run in UTC in every account.
+    - It returns rows as Python values; the provider logs them, or returns text.
+    - The error for a refused request (401, 400, ...) has Snowflake's message; the provider's has only the status code.
+      The error for an unreadable key says what is wrong with it.
     - HTTP calls have a time-out.
-    - Statements of any length can be told apart.
-    - :meth:`stop` ends also a statement whose handle is not known yet; the provider can cancel none without it.
+    - It splits files with statements of any length.
+    - :meth:`stop` cancels even a statement whose handle is not known yet; the provider cannot.
 
     :param snowflake_conn_id: Airflow connection
-    :param query_tag: says in Snowflake's query history where a statement comes from; JSON-serialisable
-    :param statement_timeout: seconds after which Snowflake stops a request
-    :param tries: how often a call is made until Snowflake counts as unavailable
+    :param query_tag: shown in Snowflake's query history with each statement; JSON-serialisable
+    :param statement_timeout: seconds after which Snowflake cancels a statement
+    :param tries: failed calls in a row after which Snowflake counts as unavailable
     """
 
     def __init__(
@@ -196,17 +196,17 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         self.is_stopped = False
         self._tries = tries
         self._http = requests.Session()
-        self._unanswered: _Submission | None = None
-        self._running = ""
-        self._cancelled = ""
+        self._pending_submission: _Submission | None = None
+        self._running_handle = ""
+        self._cancelled_handle = ""
 
     @staticmethod
     def split_sql_string(sql: str, strip_semicolon: bool = False) -> list[str]:
         """
         Return the statements of a file, without comments.
 
-        The provider's gives up at 10,000 tokens in a statement, which the MERGE of a table with 600 columns has, and
-        takes a backslash before the end of a quoted name for an escape.
+        The provider's method fails at 10,000 tokens in a statement, as in the MERGE of a table with 600 columns, and
+        treats a backslash at the end of a quoted name as an escape.
         """
         statements = [""]
         for token in _SQL_TOKEN.finditer(sql):
@@ -227,13 +227,13 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         """
         Address of the SQL API's statements.
 
-        :raises InvalidConnectionError: the connection leads to no account
+        :raises InvalidConnectionError: the connection names no valid account or host
         """
         return f"{address_of(self.get_connection(self.get_conn_id()).extra_dejson)}/api/v2/statements"
 
     @cached_property
     def _get_static_conn_params(self) -> dict[str, str | None]:
-        # The provider takes account and region from here for tokens, addresses and links.
+        # The provider builds tokens, addresses and links from this account and region.
         params = super()._get_static_conn_params
         if params["account"]:
             account = account_of(str(params["account"]), str(params["region"] or ""))
@@ -244,9 +244,9 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
 
     def get_private_key(self) -> RSAPrivateKey | None:
         """
-        Return the key that signs in, or None if the connection signs in without one.
+        Return the private key to sign in with, or None if the connection signs in without a key.
 
-        :raises InvalidConnectionError: the key cannot be read, or is none that Snowflake takes
+        :raises InvalidConnectionError: the key cannot be read, or Snowflake does not accept such a key
         """
         connection = self.get_connection(self.get_conn_id())
         return private_key_of(connection.extra_dejson, connection.password)
@@ -257,7 +257,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         return str(self.role or self._get_static_conn_params["role"])
 
     def asset_uri(self, table: str) -> str:
-        """Return the address of a table as an Airflow asset: ``snowflake://<account>/<database>/<schema>/<table>``."""
+        """Return the URI of a table as an Airflow asset: ``snowflake://<account>/<database>/<schema>/<table>``."""
         connection = self._get_static_conn_params
         given = [quote(shown(part), safe="") for part in table_parts(table)]
         ahead = [connection["account"], *[connection["database"], connection["schema"]][: 3 - len(given)]]
@@ -280,21 +280,22 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         Run one statement and wait for its end.
 
         :param sql: one statement
-        :param is_long: whether its handle must be known while it runs: of a statement that moves data
         :param request_id: the same for each repetition of the same step; a new one by default
-        :param bindings: text values of the ``?`` in the statement, in their order
+        :param bindings: text values for the ``?`` in the statement, in their order
+        :param is_long: whether Snowflake must return the handle at once, so that a kill can cancel the statement: for
+            statements that move data
         :raises SnowflakeStatementError: the statement failed
         :raises SnowflakeRefusedError: the request was not accepted
         """
-        answer = self._submitted(sql, request_id=request_id, bindings=bindings, is_long=is_long)
+        answer = self._submit_statement(sql, request_id=request_id, bindings=bindings, is_long=is_long)
         body = self.wait(answer.handle) if answer.status == _RUNNING else answer.body
         return StatementResult(query_id=answer.handle, rows=self._rows(answer.handle, body))
 
     def run_transaction(self, statements: Sequence[str], *, request_id: uuid.UUID | None = None) -> None:
         """
-        Run several statements in one request, hence in one session, and wait for the end of the last.
+        Run several statements in one request, so in one session, and wait for the end of the last.
 
-        Snowflake stops at the first error and ends the session, which rolls an open transaction back.
+        At the first error, Snowflake stops and ends the session, which rolls an open transaction back.
 
         :param statements: from BEGIN to COMMIT
         :param request_id: the same for each repetition of the same step; a new one by default
@@ -305,40 +306,41 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
 
     def stop(self) -> None:
         """
-        Cancel the statement that runs, and submit no other while ``is_stopped``: for a step that is killed.
+        Cancel the running statement at a kill of the step, and submit no others while ``is_stopped``.
 
-        A signal handler calls this in the middle of anything, also of a pause. A statement whose submission is not
-        answered yet is submitted again, as the same request: the answer is its handle, and nothing is started twice.
+        A signal handler calls this, so any other method of this object may be interrupted in the middle. To learn the
+        handle of a statement that was sent but not answered, it sends the same request again: nothing starts twice.
         """
         self.is_stopped = True
-        handle = self._running
-        if self._unanswered is not None and self._unanswered.is_sent:
-            self._unanswered.ask_for_handle()
-            handle = self._insist(self._submission(self._unanswered)).handle
+        handle = self._running_handle
+        submission = self._pending_submission
+        if submission is not None and submission.is_sent:
+            submission.ask_for_handle()
+            handle = self._retry_quickly(lambda: self._send(submission)).handle
         if handle:
-            self._insist(lambda: self._cancel(handle))
+            self._retry_quickly(lambda: self._cancel(handle))
 
     def get_request_url_header_params(
         self, query_id: str, url_suffix: str | None = None
     ) -> tuple[dict[str, Any], dict[str, Any], str]:
-        """Return headers, parameters and address of a call about a statement; the provider's methods use it too."""
+        """Return headers, parameters and address for a call about a statement, as the provider's methods need them."""
         url = f"{self.statements_url}/{query_id}{url_suffix or ''}"
         return self.get_headers(), {"requestId": str(uuid.uuid4())}, url
 
     def submit(self, sql: str, *, statement_count: int = 1, request_id: uuid.UUID | None = None) -> str:
         """
-        Have a statement executed, and return its handle, which is its query id too, without waiting for its end.
+        Submit a statement, and return its handle, which is also its query id, without waiting for its end.
 
         :param sql: one statement, or several
-        :param statement_count: how many
+        :param statement_count: number of statements
         :param request_id: the same for each repetition of the same step; a new one by default
-        :raises SnowflakeStatementError: the statement failed already
+        :raises SnowflakeStatementError: the statement failed at once
         :raises SnowflakeRefusedError: the request was not accepted
-        :raises SnowflakeTransientError: Snowflake does not answer; what it may have begun is cancelled
+        :raises SnowflakeTransientError: Snowflake does not answer; the statement is cancelled in case it runs
         """
-        return self._submitted(sql, statement_count=statement_count, request_id=request_id, is_long=True).handle
+        return self._submit_statement(sql, statement_count=statement_count, request_id=request_id, is_long=True).handle
 
-    def _submitted(
+    def _submit_statement(
         self,
         sql: str,
         *,
@@ -347,7 +349,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         bindings: Sequence[str] = (),
         is_long: bool,
     ) -> _Answer:
-        """Have a statement executed, and return its result or, while it runs, its handle."""
+        """Submit a statement, and return the answer: with its result if it has ended, else with its handle."""
         connection = self._get_static_conn_params
         body: dict[str, Any] = {
             "statement": sql,
@@ -358,35 +360,35 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
             "role": self.role or connection["role"],
             "bindings": {str(n): {"type": "TEXT", "value": value} for n, value in enumerate(bindings, start=1)},
             "parameters": {
-                # In the spelling of the SQL API's reference. Of this one, the guide to several statements and the
-                # provider have another, and only that is known from requests that work.
+                # In upper case, as in the guide to several statements and in the provider, whose requests are known to
+                # work. The SQL API's reference spells the parameters in lower case, as below.
                 "MULTI_STATEMENT_COUNT": str(statement_count),
                 "query_tag": json.dumps(self.query_tag, separators=(",", ":")),
-                # Times are loaded, compared and shown in UTC, whatever the account's default is.
+                # Overrides the account's default: times are loaded, compared and shown in UTC.
                 "timezone": "UTC",
             },
         }
         submission = _Submission(
             request_id, {name: value for name, value in body.items() if value not in (None, "", {})}, is_long=is_long
         )
-        # In this order: `stop` may come between any two of these lines.
-        self._unanswered = submission
+        # The order matters: the signal handler may call `stop` between any two of these lines.
+        self._pending_submission = submission
         try:
-            answer = self._patiently(self._unless_stopped(self._submission(submission)), self._deadline())
+            answer = self._retry(self._unless_stopped(lambda: self._send(submission)), self._deadline())
         except SnowflakeTransientError as error:
-            self._give_up_submission(submission, error)
+            self._cancel_submission_and_raise(submission, error)
         finally:
-            self._unanswered = None
+            self._pending_submission = None
         handle = answer.handle
-        self._running = handle if answer.status == _RUNNING else ""
+        self._running_handle = handle if answer.status == _RUNNING else ""
         self.query_ids = [handle] if handle else []
-        if answer.status in (_FAILED, _STOPPED) and self.is_stopped:
-            raise _stopped(handle)
-        if answer.status in (_FAILED, _STOPPED) or not handle:
+        if answer.status in (_FAILED, _TIMED_OUT) and self.is_stopped:
+            raise _stopped_error(handle)
+        if answer.status in (_FAILED, _TIMED_OUT) or not handle:
             raise _statement_error(answer.body, handle)
-        if answer.status == _RUNNING and self.is_stopped and handle != self._cancelled:
-            # The signal came as the request was about to leave: `stop` has cancelled nothing, or another statement.
-            self._insist(lambda: self._cancel(handle))
+        if answer.status == _RUNNING and self.is_stopped and handle != self._cancelled_handle:
+            # The signal came just before the request was sent, so `stop` could not cancel this statement.
+            self._retry_quickly(lambda: self._cancel(handle))
         self.log.info("Snowflake query %s:\n%s", handle, sql.strip())
         return answer
 
@@ -394,39 +396,39 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         """
         Wait for the end of a submitted statement, and return the answer with its result.
 
-        :param handle: the statement
+        :param handle: handle of the statement
         :raises SnowflakeStatementError: the statement failed
-        :raises SnowflakeTransientError: Snowflake does not answer, or does not end the statement; it is cancelled
+        :raises SnowflakeTransientError: Snowflake does not answer, or the statement does not end; it is cancelled
         """
         deadline = self._deadline()
         wait = _FIRST_POLL_SECONDS
         while True:
             try:
-                answer = self._patiently(lambda: self._look(handle), deadline)
+                answer = self._retry(lambda: self._poll(handle), deadline)
             except (SnowflakeTransientError, SnowflakeRefusedError) as error:
-                self._give_up(handle, error)
+                self._cancel_and_raise(handle, error)
             if answer.status != _RUNNING:
-                self._running = ""
-            if answer.status in (_FAILED, _STOPPED) and self.is_stopped:
-                raise _stopped(handle)
-            if answer.status in (_FAILED, _STOPPED):
+                self._running_handle = ""
+            if answer.status in (_FAILED, _TIMED_OUT) and self.is_stopped:
+                raise _stopped_error(handle)
+            if answer.status in (_FAILED, _TIMED_OUT):
                 raise _statement_error(answer.body, handle)
             if answer.status != _RUNNING:
                 return answer.body
             if time.monotonic() > deadline:
                 raise SnowflakeTransientError(
                     f"Snowflake has not ended query {handle} {_ANSWER_MARGIN_SECONDS} s after its time-out of "
-                    f"{self.statement_timeout} s; {self._cancel_given_up(handle)}.",
+                    f"{self.statement_timeout} s; {self._try_to_cancel(handle)}.",
                     snowflake_query_id=handle,
                 )
-            asked = min(answer.retry_after, _LONGEST_RETRY_AFTER_SECONDS, deadline - time.monotonic())
+            asked = min(answer.retry_after, _MAX_RETRY_AFTER_SECONDS, deadline - time.monotonic())
             self._pause(max(wait, asked))
-            wait = min(wait * _POLL_BACKOFF, _LONGEST_POLL_SECONDS)
+            wait = min(wait * _POLL_BACKOFF, _MAX_POLL_SECONDS)
 
     # ---- one call
 
-    def _submission(self, submission: _Submission) -> Callable[[], _Answer]:
-        return lambda: self._call("post", self.statements_url, submission.params, submission.body)
+    def _send(self, submission: _Submission) -> _Answer:
+        return self._call("post", self.statements_url, submission.params, submission.body)
 
     def _unless_stopped(self, call: Callable[[], _Answer]) -> Callable[[], _Answer]:
         def checked() -> _Answer:
@@ -436,28 +438,28 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
 
         return checked
 
-    def _look(self, handle: str) -> _Answer:
-        answer = self._call("get", f"{self.statements_url}/{handle}", passing={_TOO_MANY_REQUESTS})
+    def _poll(self, handle: str) -> _Answer:
+        answer = self._call("get", f"{self.statements_url}/{handle}", accepted={_TOO_MANY_REQUESTS})
         if answer.status != _TOO_MANY_REQUESTS:
             return answer
         if answer.handle:
-            # The page "Handling responses": of a statement that has not ended, the answer is 202 or 429.
+            # "Handling responses": Snowflake answers 202 or 429 while the statement is still running.
             return answer._replace(status=_RUNNING)
         raise SnowflakeTransientError(
-            _refusal(answer.status, answer.body, "Too many requests"), retry_after=answer.retry_after
+            _refusal_message(answer.status, answer.body, "Too many requests"), retry_after=answer.retry_after
         )
 
-    def _partition(self, handle: str, number: int) -> _Answer:
+    def _get_partition(self, handle: str, number: int) -> _Answer:
         answer = self._call("get", f"{self.statements_url}/{handle}", lambda: {"partition": str(number)})
         if answer.status == _RUNNING:
-            raise SnowflakeTransientError(f"Snowflake does not answer with part {number} of a result that it has.")
+            raise SnowflakeTransientError(f"Snowflake does not return part {number} of a finished result.")
         if answer.status != _DONE:
             raise _statement_error(answer.body, handle)
         return answer
 
     def _cancel(self, handle: str) -> _Answer:
         answer = self._call("post", f"{self.statements_url}/{handle}/cancel")
-        self._cancelled = handle
+        self._cancelled_handle = handle
         return answer
 
     def _call(
@@ -467,15 +469,15 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         params: Callable[[], dict[str, str]] | None = None,
         body: dict[str, Any] | None = None,
         *,
-        passing: frozenset[int] | set[int] = frozenset(),
+        accepted: frozenset[int] | set[int] = frozenset(),
     ) -> _Answer:
         """
         Make one HTTP call.
 
-        :param params: is asked for the parameters, as late as possible: a signal may come at any time
-        :param passing: statuses that the caller judges, beside those of a statement
-        :raises SnowflakeTransientError: repeated, it may be answered
-        :raises SnowflakeRefusedError: repeated, it is refused again
+        :param params: returns the query parameters; called just before sending, as a signal may change them until then
+        :param accepted: error statuses to return instead of raising, in addition to those of a failed statement
+        :raises SnowflakeTransientError: the call failed, and may succeed if it is repeated
+        :raises SnowflakeRefusedError: Snowflake refuses the call, and would refuse it again
         """
         with _as_share_errors():
             headers = self.get_headers()
@@ -488,23 +490,23 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
                 timeout=_HTTP_TIMEOUT_SECONDS,
             )
             retry_after = seconds_to_wait(response.headers.get("Retry-After"))
-            if response.status_code in passing or response.status_code in (_FAILED, _STOPPED):
+            if response.status_code in accepted or response.status_code in (_FAILED, _TIMED_OUT):
                 return _Answer(response.status_code, _json_of(response), retry_after)
             response.raise_for_status()
             return _Answer(response.status_code, response.json(), retry_after)
 
-    # ---- patience
+    # ---- retries and cancelling
 
     def _deadline(self) -> float:
         return time.monotonic() + self.statement_timeout + _ANSWER_MARGIN_SECONDS
 
-    def _patiently(self, call: Callable[[], _Answer], deadline: float, tries: int | None = None) -> _Answer:
+    def _retry(self, call: Callable[[], _Answer], deadline: float, tries: int | None = None) -> _Answer:
         """
-        Repeat a call until it is answered, so often in a row and so long.
+        Make a call, and repeat it with growing pauses while it fails with a transient error.
 
-        :param deadline: time of the monotonic clock
-        :param tries: how often; by default, as often as the hook does
-        :raises SnowflakeTransientError: the last error
+        :param deadline: time of the monotonic clock after which the call is not repeated
+        :param tries: maximum number of calls; by default, that of the hook
+        :raises SnowflakeTransientError: the error of the last call
         """
         backoff = _FIRST_BACKOFF_SECONDS
         failures = 0
@@ -516,15 +518,15 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
                 left = deadline - time.monotonic()
                 if self.is_stopped or failures >= (tries or self._tries) or left <= 0:
                     raise
-                asked = min(error.retry_after, _LONGEST_RETRY_AFTER_SECONDS)
-                # Steps that failed together do not come back together.
+                asked = min(error.retry_after, _MAX_RETRY_AFTER_SECONDS)
+                # Random, so that steps that failed together do not all retry at the same time.
                 pause = min(max(backoff * random.uniform(1, 1.5), asked), left)  # noqa: S311 - no secret
                 self.log.warning("%s The call is made again in %.1f s", error.message, pause)
             self._pause(pause)
-            backoff = min(backoff * 2, _LONGEST_BACKOFF_SECONDS)
+            backoff = min(backoff * 2, _MAX_BACKOFF_SECONDS)
 
-    def _insist(self, call: Callable[[], _Answer]) -> _Answer:
-        """Repeat a call quickly, in the few seconds that a killed step has."""
+    def _retry_quickly(self, call: Callable[[], _Answer]) -> _Answer:
+        """Make a call, and repeat it with short pauses: a killed step has only a few seconds left."""
         for _ in range(_STOP_TRIES - 1):
             try:
                 return call()
@@ -532,53 +534,53 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
                 time.sleep(_STOP_PAUSE_SECONDS)
         return call()
 
-    def _give_up(self, handle: str, error: SnowflakeTransientError | SnowflakeRefusedError) -> NoReturn:
-        """End the wait for a statement that is not told of any longer."""
+    def _cancel_and_raise(self, handle: str, error: SnowflakeTransientError | SnowflakeRefusedError) -> NoReturn:
+        """Stop waiting for a statement that Snowflake no longer reports on: cancel it, and raise the error."""
         if self.is_stopped:
             raise SnowflakeStoppedError(
-                "This step was ended from outside; what became of its statement is not known.",
+                "This step was ended from outside; the outcome of its statement is unknown.",
                 snowflake_query_id=handle,
             ) from error
         raise type(error)(
-            f"{error.message.rstrip('.')}; query {handle} is not waited for any longer, and "
-            f"{self._cancel_given_up(handle)}.",
+            f"{error.message.rstrip('.')}; the step stopped waiting for query {handle}, and "
+            f"{self._try_to_cancel(handle)}.",
             code=error.code,
             snowflake_query_id=handle,
         ) from error
 
-    def _give_up_submission(self, submission: _Submission, error: SnowflakeTransientError) -> NoReturn:
+    def _cancel_submission_and_raise(self, submission: _Submission, error: SnowflakeTransientError) -> NoReturn:
         """
-        Cancel a statement of which nobody knows whether it runs, and say so.
+        Cancel a statement that may be running because the answer to its submission was lost, and raise the error.
 
-        Only the same request tells its handle. If it was never executed, it is begun now and cancelled at once: as
-        after a lost answer, the next attempt of the step finds its work done or not done.
+        Only the same request returns its handle. If the statement was never executed, this starts it and cancels it at
+        once; as after any lost answer, the next attempt of the step finds its work either done or not done.
         """
         if self.is_stopped:
             raise SnowflakeStoppedError("This step was ended from outside while it submitted a statement.") from error
         if not submission.is_sent:
-            # There was not even a token to send it with.
+            # It was never sent, e.g. because there was no token, so there is nothing to cancel.
             raise error
         submission.ask_for_handle()
         try:
-            handle = self._patiently(self._submission(submission), math.inf, _CANCEL_TRIES).handle
-            outcome = f"the statement {self._cancel_given_up(handle)[3:]}" if handle else "no statement runs"
+            handle = self._retry(lambda: self._send(submission), math.inf, _CANCEL_TRIES).handle
+            outcome = f"the statement {self._try_to_cancel(handle)[3:]}" if handle else "no statement runs"
         except ShareError:
             outcome = f"if the statement runs, it ends by its time-out of {self.statement_timeout} s"
         raise SnowflakeTransientError(f"{error.message.rstrip('.')}; {outcome}.") from error
 
-    def _cancel_given_up(self, handle: str) -> str:
-        """Cancel a statement, and return what became of it."""
+    def _try_to_cancel(self, handle: str) -> str:
+        """Cancel a statement, and return the outcome as a clause for a message; raises no error of Snowflake."""
         try:
-            answer = self._patiently(lambda: self._cancel(handle), math.inf, _CANCEL_TRIES)
+            answer = self._retry(lambda: self._cancel(handle), math.inf, _CANCEL_TRIES)
         except ShareError as error:
             return f"it could not be cancelled: {error.message.rstrip('.')}"
         finally:
-            self._running = ""
+            self._running_handle = ""
         return "it was cancelled" if answer.status == _DONE else "it had ended"
 
     def _pause(self, seconds: float) -> None:
-        """Sleep, in pieces: a step that is killed has five seconds to hear what became of its statement."""
-        pieces = max(1, math.ceil(seconds / _LONGEST_SLEEP_SECONDS))
+        """Sleep in short pieces, so that a killed step, which has five seconds left, can go on at once."""
+        pieces = max(1, math.ceil(seconds / _MAX_SLEEP_SECONDS))
         for _ in range(pieces):
             time.sleep(seconds / pieces)
             if self.is_stopped:
@@ -589,7 +591,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         columns = metadata.get("rowType", [])
         data = list(answer.get("data", []))
         for number in range(1, len(metadata.get("partitionInfo", []))):
-            more = self._patiently(functools.partial(self._partition, handle, number), self._deadline())
+            more = self._retry(functools.partial(self._get_partition, handle, number), self._deadline())
             data.extend(more.body.get("data", []))
         return [
             {column["name"]: _python_value(column, text) for column, text in zip(columns, row, strict=True)}
@@ -599,24 +601,26 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
 
 @contextlib.contextmanager
 def _as_share_errors() -> Iterator[None]:
-    """Make of what goes wrong in a call what went wrong with Snowflake."""
+    """Convert the errors of an HTTP call to errors of this module."""
     try:
         yield
     except requests.exceptions.HTTPError as error:
         response = error.response
-        told = _refusal(response.status_code, _json_of(response), response.reason)
+        message = _refusal_message(response.status_code, _json_of(response), response.reason)
         if response.status_code == _INVALID_CERTIFICATE:
-            raise SnowflakeRefusedError(told, code=FailureCode.CERTIFICATE_REFUSED) from error
+            raise SnowflakeRefusedError(message, code=FailureCode.CERTIFICATE_REFUSED) from error
         if response.status_code == _TOO_MANY_REQUESTS or response.status_code >= 500:
             retry_after = seconds_to_wait(response.headers.get("Retry-After"))
-            raise SnowflakeTransientError(told, retry_after=retry_after) from error
+            raise SnowflakeTransientError(message, retry_after=retry_after) from error
         signed_in = response.status_code not in (401, 403)
         code = FailureCode.SNOWFLAKE_REFUSED if signed_in else FailureCode.SNOWFLAKE_SIGN_IN
-        raise SnowflakeRefusedError(told, code=code) from error
+        raise SnowflakeRefusedError(message, code=code) from error
     except requests.exceptions.JSONDecodeError as error:
-        raise SnowflakeTransientError(f"What answers in the place of Snowflake sends no JSON: {error}.") from error
+        raise SnowflakeTransientError(
+            f"The answer from Snowflake's address is not JSON; it may come from a proxy: {error}."
+        ) from error
     except ValueError as error:
-        # So the provider says that the connection lacks what signs in.
+        # The provider raises ValueError if the connection lacks credentials.
         raise SnowflakeRefusedError(f"{str(error).rstrip('.')}.", code=FailureCode.SNOWFLAKE_SIGN_IN) from error
     except OSError as error:
         if is_certificate_error(error):
@@ -629,11 +633,11 @@ def _as_share_errors() -> Iterator[None]:
 
 
 def request_id(*parts: object) -> uuid.UUID:
-    """Return the request id of a step: the same for the same parts."""
+    """Return a request id derived from the parts: equal parts give the same id."""
     return uuid.uuid5(uuid.NAMESPACE_URL, "data-share:" + "/".join(str(part) for part in parts))
 
 
-def _stopped(handle: str) -> SnowflakeStoppedError:
+def _stopped_error(handle: str) -> SnowflakeStoppedError:
     return SnowflakeStoppedError(
         "This step was ended from outside, and its statement was cancelled.", snowflake_query_id=handle
     )
@@ -654,7 +658,7 @@ def _statement_error(answer: dict[str, Any], handle: str) -> SnowflakeStatementE
 
 
 def _json_of(response: requests.Response) -> dict[str, Any]:
-    """Return the object that an answer consists of; of any other answer, an empty one."""
+    """Return the body of an answer if it is a JSON object, else an empty one."""
     try:
         answer = response.json()
     except ValueError:
@@ -662,18 +666,18 @@ def _json_of(response: requests.Response) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _refusal(status: int, answer: dict[str, Any], reason: str) -> str:
-    said = f"{answer.get('message', '')} (code {answer.get('code', '?')})" if answer else reason
-    return f"Snowflake refuses the request with HTTP {status}: {said}."
+def _refusal_message(status: int, answer: dict[str, Any], reason: str) -> str:
+    reported = f"{answer.get('message', '')} (code {answer.get('code', '?')})" if answer else reason
+    return f"Snowflake refuses the request with HTTP {status}: {reported}."
 
 
 _EPOCH_DAY = date(1970, 1, 1)
-# Naive: TIMESTAMP_NTZ has no time zone.
+# Without a time zone, as TIMESTAMP_NTZ has none.
 _EPOCH = datetime(1970, 1, 1)
 
 
 def _python_value(column: Mapping[str, Any], text: str | None) -> Any:
-    """Convert a value as the SQL API encodes it; see "Handling responses" in Snowflake's SQL API guide."""
+    """Convert a value from the SQL API's text encoding: "Handling responses" in Snowflake's SQL API guide."""
     if text is None:
         return None
     kind = str(column["type"]).lower()
@@ -688,6 +692,6 @@ def _python_value(column: Mapping[str, Any], text: str | None) -> Any:
     if kind == "timestamp_ntz":
         return _EPOCH + timedelta(microseconds=int(Decimal(text) * 1_000_000))
     if kind in ("timestamp_ltz", "timestamp_tz"):
-        # TIMESTAMP_TZ adds the offset after a blank; the instant is what counts here.
+        # TIMESTAMP_TZ has the offset after a blank; it is dropped, as the first part already is the instant in UTC.
         return _EPOCH.replace(tzinfo=UTC) + timedelta(microseconds=int(Decimal(text.split(" ")[0]) * 1_000_000))
     return text

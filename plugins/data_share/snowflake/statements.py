@@ -1,4 +1,4 @@
-"""Operators that run SQL files statement by statement: the base of every step that works in Snowflake."""
+"""Base operators of all steps that work in Snowflake: they run SQL files statement by statement."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from data_share.sql_files import render_sql
 from data_share.sync import SyncStep
 
 TARGET_UNCHANGED = "The target is as it was."
-# In an answer to several statements, the code is 100132 whatever the reason is, and the reason is in the message.
-NOT_THERE = "does not exist or not authorized"
+# Compared by text: if one of several statements fails, the code is always 100132 and only the message has the reason.
+DOES_NOT_EXIST = "does not exist or not authorized"
 
 
 class _SnowflakeStep:
-    """What the steps have in common: a hook that tags their statements, and how they are ended from outside."""
+    """Common to all steps: a hook that tags their statements, the link to a query, and what happens at a kill."""
 
     snowflake_conn_id: str
     shown_query_id = ""
-    """The query that the step is about; when it says nothing, the last one."""
+    """The query that the step's link shows; if empty, the last query."""
     statement_timeout = STATEMENT_TIMEOUT_SECONDS
     _context: Context | None = None
     _is_killed = False
@@ -51,13 +51,13 @@ class _SnowflakeStep:
 
     @property
     def query_page_url(self) -> str:
-        """Snowsight's page of the query that the step is about; nothing when it failed before it had one."""
+        """Snowsight's page of the query that the step's link shows; empty if the step failed before its first query."""
         if self._context is None or not self._hook.query_ids:
             return ""
         return self._hook.query_page_url(self.shown_query_id or self._hook.query_ids[0])
 
     def on_kill(self) -> None:
-        """Cancel the statement that runs, and submit none after it: Airflow lets the step go on for five seconds."""
+        """Cancel the running statement, and submit no more: Airflow lets a killed step run for five more seconds."""
         self._is_killed = True
         if self._context is not None:
             self._hook.stop()
@@ -67,13 +67,13 @@ class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
     """
     Runs a SQL file statement by statement and waits for each.
 
-    Closes three gaps of ``SnowflakeSqlApiOperator`` (provider 6.20.0): it throws away the rows that statements return,
-    its ``durable`` default takes up the statements of an earlier attempt, where a new attempt has to start over, and a
-    step that is killed goes on with its next statement.
+    Closes three gaps of ``SnowflakeSqlApiOperator`` (provider 6.20.0): it discards the rows that statements return, its
+    ``durable`` default resumes the statements of an earlier attempt where a new attempt has to start over, and a killed
+    step goes on with its next statement.
 
-    :param share: whose connection and names it uses
+    :param share: the deployment, with the connection and the names
     :param sql: SQL file; a template
-    :param statement_timeout: seconds that a statement may take
+    :param statement_timeout: maximum seconds that a statement may take
     """
 
     template_fields: Sequence[str] = ("sql", "snowflake_conn_id")
@@ -92,48 +92,48 @@ class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
         self.statement_timeout = statement_timeout
 
     def execute(self, context: Context) -> Any:
-        """Run the statements in their order."""
+        """Run the statements one after another."""
         self._context = context
         self._run_file(str(self.sql), "sql")
 
     def _run_file(
-        self, file: str, place: str, bindings: Sequence[str] = (), *, is_long: bool = False
+        self, file: str, label: str, bindings: Sequence[str] = (), *, is_long: bool = False
     ) -> list[StatementResult]:
         """
         Run each statement of a rendered file in a request of its own.
 
-        :param place: tells the requests of a task apart
-        :param is_long: whether a kill must know the handle of a statement at once
+        :param label: part of the request ids; must be unique among the requests of a task
+        :param is_long: whether Snowflake must return each handle at once, so that a kill can cancel the statement
         """
         results = []
         for number, statement in enumerate(self._hook.split_sql_string(file, strip_semicolon=True)):
             result = self._hook.run_statement(
-                statement, request_id=self._request_id(place, number), bindings=bindings, is_long=is_long
+                statement, request_id=self._request_id(label, number), bindings=bindings, is_long=is_long
             )
-            self.log.info("Query %s answers %s row(s): %s", result.query_id, len(result.rows), result.rows[:20])
+            self.log.info("Query %s returned %s row(s): %s", result.query_id, len(result.rows), result.rows[:20])
             results.append(result)
         return results
 
-    def _drop_staging_tables(self, tables: Sequence[str], place: str = "") -> None:
+    def _drop_staging_tables(self, tables: Sequence[str], label: str = "") -> None:
         """
         Drop tables of the staging schema.
 
-        :raises SnowflakeStatementError: the first of the refusals; all tables were tried
+        :raises SnowflakeStatementError: the first error of those that Snowflake reported; all tables were tried
         """
-        refusals = []
+        errors = []
         for table in tables:
             try:
-                self._run_file(render_sql("drop_staging_table", share=self.share, table=table), f"drop {table} {place}")
+                self._run_file(render_sql("drop_staging_table", share=self.share, table=table), f"drop {table} {label}")
             except SnowflakeStatementError as error:
                 self.log.warning("The table %s cannot be dropped: %s", table, error.message)
-                refusals.append(error)
-        if refusals:
-            raise refusals[0]
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
-    def _request_id(self, *place: object) -> uuid.UUID:
-        # Airflow gives each attempt an id of its own. Names and numbers are no such thing: another Airflow, or this one
-        # after a rebuild, has the same again, and Snowflake would take its statement for one that was executed before.
-        return request_id(_running(self._context)["ti"].id, *place)
+    def _request_id(self, *label: object) -> uuid.UUID:
+        # The attempt's id in Airflow is unique. Names and numbers are not: another Airflow, or this one after a
+        # rebuild, uses them again, and Snowflake would treat a new statement as a repetition of an old one.
+        return request_id(_require_context(self._context)["ti"].id, *label)
 
 
 class SnowflakeSyncOperator(SyncStep, SnowflakeStatementsOperator):
@@ -141,7 +141,7 @@ class SnowflakeSyncOperator(SyncStep, SnowflakeStatementsOperator):
     Base of the steps of a sync that work in Snowflake.
 
     :param dataset: what is synced
-    :param sql: SQL files by their names; templates, which find the sync in ``sync``
+    :param sql: SQL files by name; templates, which read the sync as ``sync``
     """
 
     sql: dict[str, str]  # type: ignore[assignment]
@@ -153,25 +153,25 @@ class SnowflakeSyncOperator(SyncStep, SnowflakeStatementsOperator):
         self.sql = dict(sql)
 
     def _run(
-        self, name: str, place: str = "", bindings: Sequence[str] = (), *, is_long: bool = False
+        self, name: str, label: str = "", bindings: Sequence[str] = (), *, is_long: bool = False
     ) -> list[StatementResult]:
-        """Run a file that Airflow has rendered; `place` tells apart the requests of one that is run twice."""
-        return self._run_file(self.sql[name], place or name, bindings, is_long=is_long)
+        """Run a file that Airflow has rendered; a file that a task runs twice needs two labels."""
+        return self._run_file(self.sql[name], label or name, bindings, is_long=is_long)
 
-    def _run_with(self, name: str, place: str = "", **values: Any) -> list[StatementResult]:
-        """Run a file with values that are known only now."""
-        return self._run_file(render_sql(name, share=self.share, sync=self.sync, **values), place or name)
+    def _run_with(self, name: str, label: str = "", **values: Any) -> list[StatementResult]:
+        """Render a file with values that are known only now, and run it."""
+        return self._run_file(render_sql(name, share=self.share, sync=self.sync, **values), label or name)
 
 
-def _running(context: Context | None) -> Context:
+def _require_context(context: Context | None) -> Context:
     if context is None:
-        raise RuntimeError("This operator has to be executed first")
+        raise RuntimeError("The operator has no context before execute() is called")
     return context
 
 
 def _query_tag(context: Context | None) -> dict[str, Any]:
-    """Say in Snowflake's query history which step of which sync a statement belongs to."""
-    context = _running(context)
+    """Return the query tag, which shows in Snowflake's query history the sync and step of a statement."""
+    context = _require_context(context)
     ti = context["ti"]
     return {
         "dag": ti.dag_id,
@@ -183,7 +183,7 @@ def _query_tag(context: Context | None) -> dict[str, Any]:
 
 
 def json_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of a result as JSON for an XCom: column names in small letters, times as text."""
+    """Return a row as JSON for an XCom: column names in lower case, times as ISO text, decimals as floats."""
     return {name.lower(): _json_value(value) for name, value in row.items()}
 
 

@@ -1,4 +1,4 @@
-"""Whose target a table is: what the target's row in its lock table says of another dataset."""
+"""Which dataset owns a target: the target's row in its lock table names the dataset that publishes to it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from data_share.sql_text import sql_string, written
 
 
 class TargetTakenError(ShareError, AirflowFailException):
-    """Another dataset publishes to the target: each would undo what the other loads."""
+    """Another dataset publishes to the target: each would overwrite what the other loads."""
 
     code = FailureCode.TARGET_TAKEN
 
 
 def select_lock(dataset: Dataset, share: Share) -> str:
-    """Return the statement that reads the target's row in its lock table; there is no such table before a sync."""
-    # Names are safe, and parts are literals.
+    """Return the statement that reads the target's lock row; the lock table does not exist before the first sync."""
+    # S608: the table's name is validated, and the values in the condition are quoted literals.
     return f"SELECT * FROM {share.lock_table(dataset.target_table)} WHERE {is_target(dataset.target_table)}"  # noqa: S608
 
 
@@ -30,13 +30,13 @@ def refuse_target_of_another(
     dataset: Dataset, share: Share, rows: Sequence[Mapping[str, Any]], *, unchanged: str = ""
 ) -> None:
     """
-    Refuse a target that another dataset has published to, be it of this Airflow, of another one, or of before.
+    Refuse a target that another dataset has published to: of this Airflow, of another one, or a former dataset.
 
-    :param dataset: who is going to publish
-    :param share: where the target has its lock
-    :param rows: what ``select_lock.sql`` has found; nothing before the first sync to the target
-    :param unchanged: what else is said of the target
-    :raises TargetTakenError: another one has published
+    :param dataset: the dataset that is going to publish
+    :param share: the deployment, with the lock table
+    :param rows: rows that ``select_lock.sql`` returned; none before the first sync to the target
+    :param unchanged: sentence to add to the message
+    :raises TargetTakenError: another dataset has published to the target
     """
     for row in rows:
         if row["DATASET"] not in (dataset.name, ""):
@@ -44,14 +44,14 @@ def refuse_target_of_another(
             taken = f"{'.'.join(map(written, key))} is the target of the dataset {row['DATASET']}, whose sync"
             raise TargetTakenError(
                 f"{taken} {row['RUN_KEY']} was published to it last. {unchanged}".rstrip(),
-                what_to_do=f"Give one of the two datasets another target_table. If {row['DATASET']} is no more, or is "
-                f"{dataset.name} under its name of before, say so in Snowflake, and start the sync again: "
-                + take_over(dataset, share, key),
+                what_to_do=f"Give one of the two datasets another target_table. If {row['DATASET']} was deleted, or is "
+                f"the former name of {dataset.name}, take over the target in Snowflake, and start the sync again: "
+                + take_over_statement(dataset, share, key),
             )
 
 
-def take_over(dataset: Dataset, share: Share, key: Sequence[str]) -> str:
-    """Return the statement that makes a target, by its full name, that of another dataset."""
+def take_over_statement(dataset: Dataset, share: Share, key: Sequence[str]) -> str:
+    """Return the statement that makes a dataset the owner of a target, found in its lock table by ``key``."""
     condition = " AND ".join(f"{column} = {sql_string(part)}" for column, part in zip(LOCK_KEY, key, strict=True))
     return (
         f"UPDATE {share.lock_table(dataset.target_table)} SET dataset = {sql_string(dataset.name)} WHERE {condition};"  # noqa: S608

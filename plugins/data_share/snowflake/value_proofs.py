@@ -1,9 +1,9 @@
 """
-Comparing what the values of an export sum up to with what those of its staging table sum up to, column by column.
+Compares the checksums of an export with those of its staging table, column by column.
 
-The sums are made by ``include/sql/databricks/export_dataset.sql`` and by ``include/sql/snowflake/check_values.sql``, of
-the same text for the same value. They do not depend on the order of the rows, so two values of one column that are
-exchanged between rows are not seen.
+``include/sql/databricks/export_dataset.sql`` and ``include/sql/snowflake/check_values.sql`` convert each value to the
+same text and sum the hashes of the texts. The sums do not depend on the order of rows, so they do not notice two rows
+that exchanged their values of one column.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from data_share.sql_text import folded
 
 
 class Form(StrEnum):
-    """How a column of the staging table is summed up; the texts are in ``check_values.sql``."""
+    """How the values of a column are summed; ``check_values.sql`` has the expression for each form."""
 
     NUMBER = "number"
     TEXT = "text"
@@ -34,7 +34,7 @@ class Form(StrEnum):
     TIMESTAMP = "timestamp"
     BINARY = "binary"
     FRACTION = "fraction"
-    """Not by checksum: the text of a binary fraction is not the same everywhere."""
+    """Counts, limits and totals instead of a checksum: engines write the same binary fraction as different texts."""
 
 
 class InvalidProofError(ShareError, AirflowFailException):
@@ -45,7 +45,7 @@ class InvalidProofError(ShareError, AirflowFailException):
 
 _INTEGERS = ("tinyint", "smallint", "int", "bigint")
 _TIMESTAMPS = ("TIMESTAMP_NTZ", "TIMESTAMP_LTZ", "TIMESTAMP_TZ")
-# Kind in the source, kind in the staging table: what both sides make the same text of.
+# The form by kind in the source and kind in the staging table, for which both engines produce the same text.
 _FORMS: Mapping[tuple[str, str], Form] = {
     **{(kind, target): Form.NUMBER for kind in (*_INTEGERS, "decimal") for target in ("NUMBER", "FLOAT")},
     ("boolean", "NUMBER"): Form.NUMBER,
@@ -62,29 +62,29 @@ _LIMITS = ("minimum", "maximum")
 _COUNT = re.compile(r"[0-9]{1,38}")
 _FRACTION = re.compile(r"-?[0-9]+([.][0-9]+)?(e[+-]?[0-9]+)?|-?inf(inity)?|nan", re.IGNORECASE)
 
-# A number passes through texts of 15 to 17 digits on its way here.
+# Fractions are converted to text with 15 to 17 digits and back.
 _TEXT_ERROR = 1e-12
-# A sum of n numbers is wrong by less than n times this, in whatever order it is made, and in practice by far less.
+# The rounding error of a sum of n numbers is less than n times this in any order, and in practice far less.
 _ERROR_PER_VALUE = 1e-15
-_LARGEST_ERROR = 1e-9
+_MAX_ERROR = 1e-9
 
-_NO_SUMS = "the manifest has no checksums: the export was made without, or by a job that was deployed before"
+_NO_SUMS = "the manifest has no checksums: the export was made without them, or by an older version of the export job"
 
 
 def proven_columns(
     column_types: str | None, staged: Mapping[str, str], dataset: Dataset
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """
-    Return the columns whose values are compared, with what the manifest says of them, and why the others are not.
+    Return the columns to compare, with their sums from the manifest, and the reason for each column not to compare.
 
     :param column_types: the manifest's schema, with or without sums
-    :param staged: the staging table's columns with their types, as ``DESCRIBE TABLE`` writes both
-    :param dataset: says whether values are compared, and of which columns they may change
-    :raises InvalidProofError: the manifest's sums are none
+    :param staged: types of the staging table's columns by name, both as ``DESCRIBE TABLE`` writes them
+    :param dataset: decides whether values are compared, and which columns may change them
+    :raises InvalidProofError: the manifest's sums cannot be read
     """
     if dataset.proof_of_values is Proof.COUNTS:
         return [], dict.fromkeys(staged, "the dataset says proof: counts")
-    # Of a job that was deployed before, this is no list.
+    # An older version of the export job writes a struct type without sums instead of a list.
     entries = json.loads(column_types) if column_types and column_types.startswith("[") else []
     exported = {folded(entry["name"]): entry for entry in entries if "filled" in entry}
     proven, unproven = [], {}
@@ -100,14 +100,14 @@ def proven_columns(
         elif form is None:
             unproven[column] = f"no checksum is known for {entry['type']} in {text}"
         else:
-            # Only whole numbers may be loaded into binary fractions.
+            # FLOAT has no scale, and only whole numbers may be loaded into it.
             scale = None if target.kind == "FLOAT" else target.scale
             proven.append({"column": column, "form": form.value, "scale": scale, **_sums(entry, form)})
     return proven, unproven
 
 
 def _sums(entry: Mapping[str, Any], form: Form) -> dict[str, Any]:
-    """Return what an entry of the manifest says, as JSON has it: counts and checksums as texts of digits."""
+    """Return the sums of a column from its entry in the manifest; counts and checksums are strings of digits."""
     try:
         if form is not Form.FRACTION:
             return {name: _count(entry[name]) for name in ("filled", "checksum")}
@@ -115,8 +115,7 @@ def _sums(entry: Mapping[str, Any], form: Form) -> dict[str, Any]:
         return counts | {name: _fraction(entry[name]) for name in (*_LIMITS, "total", "magnitude")}
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidProofError(
-            f"What the manifest says of the values of column {entry['name']!r} cannot be read ({error}). The "
-            "target is as it was.",
+            f"The manifest's sums of column {entry['name']!r} cannot be read ({error}). The target is as it was.",
             what_to_do="Start a sync without reload_run_key; if it fails in the same way, deploy the asset bundle "
             "again.",
         ) from error
@@ -136,10 +135,10 @@ def _fraction(value: str | None) -> str | None:
 
 def differences(proven: Sequence[Mapping[str, Any]], staged: Mapping[str, Any]) -> list[str]:
     """
-    Return a sentence for each column whose values are not those of the export.
+    Return a sentence for each column whose values differ from those of the export.
 
-    :param proven: from :func:`proven_columns`
-    :param staged: the row of ``check_values.sql``
+    :param proven: columns from :func:`proven_columns`
+    :param staged: the row that ``check_values.sql`` returned
     """
     sentences = []
     for number, column in enumerate(proven):
@@ -147,10 +146,10 @@ def differences(proven: Sequence[Mapping[str, Any]], staged: Mapping[str, Any]) 
         found = {name: staged[f"{name}_{number}".upper()] for name in names if name in column}
         wrong = [name for name in found if not _is_same(name, column, found[name])]
         if wrong:
-            told = "; ".join(
+            differing = "; ".join(
                 f"{name} {_shown(column[name])} in the files, {_shown(found[name])} here" for name in wrong
             )
-            sentences.append(f'column "{column["column"]}": {told}')
+            sentences.append(f'column "{column["column"]}": {differing}')
     return sentences
 
 
@@ -165,8 +164,8 @@ def _is_same(name: str, column: Mapping[str, Any], found: Any) -> bool:
         return math.isclose(expected, found, rel_tol=_TEXT_ERROR)
     magnitude = float(column["magnitude"])
     if not math.isfinite(magnitude):
-        return True  # too large to be summed up: it depends on the order of the rows whether the sum is infinite
-    error = min(_LARGEST_ERROR, max(_TEXT_ERROR, int(column["finite"]) * _ERROR_PER_VALUE))
+        return True  # not comparable: whether such a sum becomes infinite depends on the order of the rows
+    error = min(_MAX_ERROR, max(_TEXT_ERROR, int(column["finite"]) * _ERROR_PER_VALUE))
     return bool(abs(expected - found) <= error * magnitude)
 
 

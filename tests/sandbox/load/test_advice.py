@@ -69,7 +69,7 @@ def test_a_missing_column_is_brought_back_or_dropped_whatever_the_policy_is(a_sh
 def test_a_missing_column_that_is_required_leaves_the_dataset_file_too(a_share: Share) -> None:
     dataset = a_share.dataset({**COLUMNS, "note": "VARCHAR"}, required_columns=("k", "note"))
     a_share.write(dataset, ROWS)
-    assert "With that, NOTE must leave required_columns and merge_keys" in refusal(a_share, dataset).what_to_do
+    assert "Then also remove NOTE from required_columns and merge_keys" in refusal(a_share, dataset).what_to_do
     a_share.query(f"ALTER TABLE {dataset.target_table} DROP COLUMN note")
     a_share.sync(a_share.edit(dataset, required_columns=("k",)))
     assert a_share.target(dataset) == ROWS
@@ -123,7 +123,7 @@ def watched(a_share: Share) -> Dataset:
 def test_an_empty_export_is_allowed_and_the_next_one_with_rows_passes(a_share: Share, watched: Dataset) -> None:
     a_share.write(watched, [])
     assert refusal(a_share, watched).what_to_do == (
-        "Fill the source, and start the sync again. If it may be empty, say allow_empty: true in the dataset file, and "
+        "Fill the source, and start the sync again. If it may be empty, set allow_empty: true in the dataset file, and "
         "start the sync with accept_row_change: true, as max_row_change_percent forbids the loss of all rows."
     )
     allowed = a_share.edit(watched, allow_empty=True)
@@ -143,7 +143,7 @@ def test_an_empty_export_is_allowed(a_share: Share) -> None:
     a_share.write(dataset, ROWS)
     a_share.sync(dataset)
     a_share.write(dataset, [])
-    assert refusal(a_share, dataset).what_to_do.endswith("say allow_empty: true in the dataset file.")
+    assert refusal(a_share, dataset).what_to_do.endswith("set allow_empty: true in the dataset file.")
     a_share.sync(a_share.edit(dataset, allow_empty=True))
     assert a_share.target(dataset) == []
 
@@ -204,7 +204,7 @@ def test_files_of_an_earlier_export_that_are_lost_are_exported_anew(a_share: Sha
     first = a_share.sync(dataset)
     a_share.files.rm(f"{first.export_path}{lost}/", recursive=True)
     error = refusal(a_share, dataset, reloading(a_share, dataset, first.key))
-    assert error.what_to_do == "Start a sync without reload_run_key: it exports anew."
+    assert error.what_to_do == "Start a sync without reload_run_key: it exports again."
     assert not error.retriable, "the same sync would load the same export"
     a_share.sync(dataset)
 

@@ -118,7 +118,7 @@ def test_a_failed_check_names_its_column_and_shows_its_rows(a_share: Share) -> N
     with pytest.raises(CheckFailedError) as caught:
         a_share.sync(dataset)
     assert (
-        'Net price_not_null: "Net price" IS NOT NULL. Not so for 1 row(s), e.g. Net price=None, CHECK_RESULT=x'
+        'Net price_not_null: "Net price" IS NOT NULL. Not true for 1 row(s), e.g. Net price=None, CHECK_RESULT=x'
         in str(caught.value)
     )
 

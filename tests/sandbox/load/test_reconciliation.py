@@ -158,7 +158,7 @@ def test_a_required_column_that_is_null(a_share: Share, keyed: Dataset) -> None:
     run = exported(a_share, keyed, [*ROWS[:3], {**ROWS[5], "amount": None}])
     message = failure(a_share, keyed, run)
     assert failed_checks(message) == ["amount_not_null"]
-    assert "Not so for 1 row(s), e.g. K=5, NAME=row 5, AMOUNT=None" in message
+    assert "Not true for 1 row(s), e.g. K=5, NAME=row 5, AMOUNT=None" in message
 
 
 # ---- the dataset's own checks
@@ -168,7 +168,7 @@ def test_a_failed_check_shows_how_many_rows_and_five_of_them(a_share: Share) -> 
     dataset = a_share.dataset(checks={"small": "amount < 3", "any": "COUNT(*) > 0"})
     message = failure(a_share, dataset, exported(a_share, dataset, ROWS))
     assert failed_checks(message) == ["small"]
-    assert "small: amount < 3. Not so for 7 row(s), e.g. " in message
+    assert "small: amount < 3. Not true for 7 row(s), e.g. " in message
     shown = re.findall(r"K=(\d+), NAME=row \d+, AMOUNT=(\d+)\.0", message)
     assert len(shown) == 5
     assert all(key == amount and int(key) >= 3 for key, amount in shown)
@@ -183,7 +183,7 @@ def test_a_check_of_the_whole_table_shows_no_rows(a_share: Share) -> None:
 def test_an_unknown_answer_is_no_passed_check(a_share: Share) -> None:
     dataset = a_share.dataset(checks={"small": "amount < 3"})
     message = failure(a_share, dataset, exported(a_share, dataset, [{**ROWS[0], "amount": None}]))
-    assert "Not so for 1 row(s)" in message
+    assert "Not true for 1 row(s)" in message
 
 
 # ---- the change of the row count

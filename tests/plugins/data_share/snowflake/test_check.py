@@ -43,7 +43,7 @@ def test_a_failed_check_is_told_with_its_condition_and_rows_that_break_it(
     message = failure_of(check, task_context)
     assert message.startswith("1 of 3 checks failed on staging.tides.")
     assert message.endswith(
-        "\n- depth_possible: depth > -12000. Not so for 1,234 row(s), e.g. "
+        "\n- depth_possible: depth > -12000. Not true for 1,234 row(s), e.g. "
         "HARBOUR=Oslo, DEPTH=-13000.0; HARBOUR=None, DEPTH=None"
     )
     assert TARGET_UNCHANGED in message
@@ -68,7 +68,7 @@ def test_checks_without_an_answer_have_failed(
 ) -> None:
     snowflake.answer("SELECT checks", [])
     assert failure_of(check, task_context) == (
-        f"The query of the checks has no answer on staging.tides. {TARGET_UNCHANGED}"
+        f"The query of the checks returned no row on staging.tides. {TARGET_UNCHANGED}"
     )
     snowflake.answer("SELECT checks", answered(None, None, None))
     for condition in CHECKS.values():

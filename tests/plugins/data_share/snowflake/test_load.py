@@ -35,7 +35,7 @@ FILES = [
     {"file": "data/part-0.parquet", "status": "LOADED", "rows_parsed": 3, "rows_loaded": 3},
     {"file": "data/part-1.parquet", "status": "LOADED", "rows_parsed": 2, "rows_loaded": 2},
 ]
-NO_SUMS = "the manifest has no checksums: the export was made without, or by a job that was deployed before"
+NO_SUMS = "the manifest has no checksums: the export was made without them, or by an older version of the export job"
 
 
 @pytest.fixture

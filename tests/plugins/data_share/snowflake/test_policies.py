@@ -9,13 +9,13 @@ import pytest
 
 from data_share.column_types import SYNONYMS, described_type
 from data_share.snowflake.policies import (
-    columns_read_otherwise,
+    altered_columns,
+    describe_policies,
     has_row_access_policy,
     hidden_rows,
     masking_policies,
     sample_statements,
-    samples,
-    told,
+    sample_values,
 )
 from data_share.sync import ROWS_HIDDEN
 
@@ -30,7 +30,7 @@ SIZES = {
 
 @pytest.mark.parametrize("kind", [text for name in SYNONYMS for text in (name, *SIZES.get(name, []))])
 def test_each_type_has_two_different_values_that_fit(kind: str) -> None:
-    found = samples(kind)
+    found = sample_values(kind)
     assert found is not None
     assert found[0] != found[1]
     type_ = described_type(kind)
@@ -53,9 +53,9 @@ def test_of_a_type_that_is_not_known_nothing_is_written() -> None:
     assert delete == "DELETE FROM staging.t"
     read = {name.upper(): 1 for name in re.findall(r"AS (sample_\w+)", count)}
     assert len(read) == 4
-    assert columns_read_otherwise(columns, read) == []
-    assert columns_read_otherwise(columns, {**read, "SAMPLE_1_0": 0}) == ['a"b']
-    assert columns_read_otherwise(columns, {**read, "SAMPLE_0_1": 2}) == ["K"], "one for all values"
+    assert altered_columns(columns, read) == []
+    assert altered_columns(columns, {**read, "SAMPLE_1_0": 0}) == ['a"b']
+    assert altered_columns(columns, {**read, "SAMPLE_0_1": 2}) == ["K"], "one for all values"
 
 
 def test_policies_are_read_from_what_snowflake_describes() -> None:
@@ -71,11 +71,11 @@ def test_policies_are_read_from_what_snowflake_describes() -> None:
     for column in ("objects", "object"):
         assert has_row_access_policy([*plain, {"operation": "DynamicSecureView", column: "T (+ RowAccessPolicy)"}])
     masked = {"NAME": "DB.S.MASK"}
-    assert told("t", masked, is_filtered=True) == (
+    assert describe_policies("t", masked, is_filtered=True) == (
         "t column NAME has the masking policy DB.S.MASK; t has a row access policy"
     )
-    assert told("t", masked, is_filtered=False) == "t column NAME has the masking policy DB.S.MASK"
-    assert told("t", {}, is_filtered=False) == ""
+    assert describe_policies("t", masked, is_filtered=False) == "t column NAME has the masking policy DB.S.MASK"
+    assert describe_policies("t", {}, is_filtered=False) == ""
 
 
 def test_what_a_publish_has_counted_is_read_from_its_refusal() -> None:

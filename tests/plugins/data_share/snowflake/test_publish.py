@@ -171,7 +171,7 @@ REFUSALS: dict[str, tuple[str, list[dict[str, Any]], type[Exception], str]] = {
         "replace",
         [LOCK],
         SupersededError,
-        "is not published: its staging tables are not as they were when they were checked",
+        "is not published: its staging tables were changed after they were checked",
     ),
     "perhaps it was appended long ago": (
         "append",

@@ -83,7 +83,7 @@ def test_new_columns_that_no_type_holds_are_refused_unless_a_cast_is_wanted() ->
     assert "how_long: interval day has no counterpart" in message
     assert message.endswith(
         "\nSet schema_drift: ignore_new in the dataset file, which leaves new columns out, or cast these columns in "
-        "the source, or name waves in casts of the dataset file if changed values are right. Then start the sync again."
+        "the source, or list waves in casts of the dataset file if changed values are right. Then start the sync again."
     )
     assert "add_new" not in refusal(exported)
     exported.pop("how_long")
@@ -166,8 +166,8 @@ def test_each_column_that_could_change_a_value_is_named_with_both_types_the_reas
     assert "- WAVES: array<decimal(38,9)> into VARIANT, where a decimal of more than 15 digits" in message
     assert "Cast it in the source" in message
     assert message.endswith(
-        "\nGive each of these columns the type that is named, or name harbour, price, waves in casts of the dataset "
-        "file if changed values are right. Then start the sync again."
+        "\nGive each of these columns the type that is named for it, or list harbour, price, waves in casts of the "
+        "dataset file if changed values are right. Then start the sync again."
     )
     assert "DEPTH" not in message
     for policy in SchemaDrift:
@@ -195,7 +195,7 @@ def test_a_merge_key_is_said_to_be_one() -> None:
     )
     assert "DEPTH: double into NUMBER(38,0)" in message
     assert "It is a merge key: a changed value would overwrite another row." in message
-    assert message.endswith("\nGive each of these columns the type that is named. Then start the sync again.")
+    assert message.endswith("\nGive each of these columns the type that is named for it. Then start the sync again.")
 
 
 def test_types_are_told_beside_missing_columns() -> None:

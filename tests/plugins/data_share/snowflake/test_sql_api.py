@@ -339,7 +339,7 @@ def test_a_statement_that_is_not_told_of_any_longer_is_cancelled(
 ) -> None:
     snowflake.will(STARTED, RUNNING, *[trouble] * 10, trouble, CANCELLED)
     with pytest.raises(
-        SnowflakeTransientError, match=f"; query {HANDLE} is not waited .*, and it was cancelled"
+        SnowflakeTransientError, match=f"; the step stopped waiting for query {HANDLE}, and it was cancelled"
     ) as caught:
         hook.run_statement("SELECT 1")
     assert snowflake.paths == ["post", *[f"get /{HANDLE}"] * 11, *[f"post /{HANDLE}/cancel"] * 2]
@@ -457,7 +457,7 @@ def test_no_pause_is_longer_than_a_statement_may_run(
     monkeypatch.setattr(time, "monotonic", lambda: 10.0 * len(snowflake.calls))
     busy = with_header(response(503, {}), "100")
     snowflake.will(STARTED, *[busy] * 7, CANCELLED)
-    with pytest.raises(SnowflakeTransientError, match="is not waited for any longer"):
+    with pytest.raises(SnowflakeTransientError, match=f"; the step stopped waiting for query {HANDLE}"):
         hook.run_statement("SELECT 1")
     assert pauses == [60, 50, 40, 30, 20, 10]
 
@@ -535,7 +535,7 @@ def test_a_statement_is_waited_for_in_growing_steps(
     snowflake: Snowflake, hook: DataShareSnowflakeHook, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Each step in one piece.
-    monkeypatch.setattr(sql_api, "_LONGEST_SLEEP_SECONDS", 60)
+    monkeypatch.setattr(sql_api, "_MAX_SLEEP_SECONDS", 60)
     snowflake.will(STARTED, *[RUNNING] * 20, DONE)
     hook.run_statement("SELECT 1")
     assert hook.query_ids == [HANDLE]
@@ -696,7 +696,7 @@ def test_a_killed_step_that_hears_nothing_more_ends(
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None if hook.is_stopped else hook.stop())
     snowflake.will(STARTED, RUNNING, CANCELLED, LOST)
-    with pytest.raises(SnowflakeStoppedError, match="what became of its statement is not known"):
+    with pytest.raises(SnowflakeStoppedError, match="the outcome of its statement is unknown"):
         hook.run_statement("SELECT 1")
 
 
