@@ -90,7 +90,7 @@ async def follow(case: str, size: int, port: int, seconds: float) -> dict[str, A
 
     XCom.aset = push
     if case == "steady":
-        run_follower._FIRST_POLL_SECONDS = run_follower._MAX_POLL_SECONDS
+        run_follower._MIN_POLL_SECONDS = run_follower._MAX_POLL_SECONDS
 
     ended = 0
 

@@ -24,10 +24,12 @@ from data_share.outcome.classify import code_of_status, databricks_status, failu
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import FAILURE_KEY, ShareError, logged
 
-# Polling starts fast, to notice the end of a short export at once, and slows down to twice a minute for a long one.
-_FIRST_POLL_SECONDS = 0.5
+# The pause between two polls is a tenth of the age of the run: its end is noticed within a tenth of its time.
+_POLL_AGE_RATIO = 0.1
+_MIN_POLL_SECONDS = 0.5
 _MAX_POLL_SECONDS = 30.0
-_POLL_BACKOFF = 1.3
+# Each failed poll makes the pause longer: an outage has to last before the run counts as lost.
+_POLL_BACKOFF = 1.5
 
 # A run counts as lost after so many failed polls in a row. The hook makes each poll up to three times.
 _MAX_FAILED_POLLS = 10
@@ -108,8 +110,8 @@ async def follow_run(
     """
     failures = 0
     has_new_credentials = False
-    wait = _FIRST_POLL_SECONDS
     first_poll = time.time()
+    age = 0.0
     is_page_reported = False
     while True:
         try:
@@ -147,8 +149,8 @@ async def follow_run(
                     )
                 parameters = {p["name"]: p.get("value", p.get("default")) for p in run.get("job_parameters", [])}
                 return FinishedRun(run_id=run_id, run_page_url=page, job_parameters=parameters)
-            started = run.get("start_time", 0) / 1000 or first_poll
-            if time.time() - started > timeout_seconds:
+            age = time.time() - (run.get("start_time", 0) / 1000 or first_poll)
+            if age > timeout_seconds:
                 try:
                     await _cancel(hook, run_id)
                     outcome = "was cancelled"
@@ -162,8 +164,8 @@ async def follow_run(
                     what_to_do="Find out on the run's page why it is slow; if it has to take so long, raise "
                     "export_timeout_minutes in the dataset file. Then start the sync again.",
                 )
-        await asyncio.sleep(wait)
-        wait = min(wait * _POLL_BACKOFF, _MAX_POLL_SECONDS)
+        pause = max(age * _POLL_AGE_RATIO, _MIN_POLL_SECONDS * _POLL_BACKOFF**failures)
+        await asyncio.sleep(min(pause, _MAX_POLL_SECONDS))
 
 
 def _state_if_known(run: dict[str, Any]) -> RunState | None:

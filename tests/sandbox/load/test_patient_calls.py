@@ -164,7 +164,7 @@ def accounts(line: Line, tmp_path_factory: pytest.TempPathFactory, sync_datasets
         patch.setattr(DataShareSnowflakeHook, "_pause", pause)
         patch.setattr(statements_api, "_STOP_PAUSE_SECONDS", 0)
         patch.setattr(jobs_api, "_pause", lambda state: 0)
-        patch.setattr(follow, "_FIRST_POLL_SECONDS", 0.02)
+        patch.setattr(follow, "_MIN_POLL_SECONDS", 0.02)
         patch.setattr(follow, "_MAX_POLL_SECONDS", 0.02)
         with serve_accounts(tmp_path_factory.mktemp("accounts"), sync_datasets.sync_dag, line.around) as made:
             made.begin_dag("set_up_snowflake").run("create_schemas", "create_stage", "create_ledger")

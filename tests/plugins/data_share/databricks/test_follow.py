@@ -165,15 +165,43 @@ def test_a_run_without_parameters_reports_no_path(hook: mock.Mock, xcoms: dict[s
     assert xcoms["return_value"]["export_path"] is None
 
 
-def test_looks_come_quickly_at_first_and_at_most_half_a_minute_apart_later(
-    hook: mock.Mock, xcoms: dict[str, Any], waits: list[float]
+@pytest.mark.parametrize(("seconds", "polls"), [(2.3, 6), (20, 26), (3600, 170)])
+def test_the_end_of_an_export_is_noticed_within_a_tenth_of_its_time(
+    hook: mock.Mock,
+    xcoms: dict[str, Any],
+    waits: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    polls: int,
 ) -> None:
-    hook.a_get_run.side_effect = [run(RUNNING)] * 30 + [run(SUCCESS)]
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000 + sum(waits))
+    hook.a_get_run.side_effect = lambda _: run(
+        SUCCESS if sum(waits) >= seconds else RUNNING, start_time=1_700_000_000_000
+    )
     events_of(trigger())
-    assert len(waits) == 30
+    assert sum(waits) - seconds <= max(0.5, min(seconds / 9, 30))
     assert waits == sorted(waits)
-    assert waits[0] <= 0.5
-    assert waits[-1] == 30
+    assert (waits[0], max(waits) <= 30) == (0.5, True)
+    assert hook.a_get_run.call_count <= polls
+
+
+def test_a_trigger_that_takes_over_an_old_run_does_not_begin_again(
+    hook: mock.Mock, xcoms: dict[str, Any], waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_100 + sum(waits))
+    hook.a_get_run.side_effect = [run(RUNNING, start_time=1_700_000_000_000), run(SUCCESS)]
+    events_of(trigger())
+    assert waits == [10]
+
+
+def test_pauses_grow_while_databricks_does_not_answer(
+    hook: mock.Mock, xcoms: dict[str, Any], waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000)
+    hook.a_get_run.side_effect = [OSError("away")] * 9 + [run(SUCCESS)]
+    events_of(trigger())
+    assert sum(waits) > 30
+    assert waits == sorted(waits)
 
 
 # ---- failure
