@@ -72,6 +72,11 @@ ASSUMPTIONS = {
         "A request with an earlier one's id and `retry=true` finds a statement that still runs, also after minutes.",
         "a lost answer may start a COPY or a publish twice, and a kill leave one running",
     ),
+    "retry_while_answering": Assumption(
+        "While Snowflake works on a request without `async=true`, the same request with `async=true` and `retry=true` "
+        "is answered with the handle of its statement.",
+        "a kill leaves a short statement running to its end, beside the next attempt of its step",
+    ),
     "missing_schema": Assumption(
         "A request whose schema does not exist is accepted; there is no current schema then.",
         "`make doctor` cannot say which name is wrong",

@@ -178,6 +178,7 @@ BREAKS: dict[str, Break] = {
     "failure_reason": _failure_reason,
     "queue_start_time": _queue_start_time,
     "retry_running": _retry_running,
+    "retry_while_answering": _retry_running,
     "missing_schema": _missing_schema,
     "fresh_session": _fresh_session,
     "lock_waiter": _lock_waiter,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 import requests
 
-from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStatementError
+from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStatementError, SnowflakeStoppedError
 from tests.contracts.conftest import until
 from tests.live.accounts import COPY_OPTIONS, SNOWFLAKE_CONN, Scratch
 from tests.live.assumptions import NotTriedError
@@ -205,6 +205,30 @@ def test_a_statement_is_cancelled(hook: DataShareSnowflakeHook) -> None:
         hook.cancel_queries(hook.query_ids)
         with pytest.raises(SnowflakeStatementError, match=r"(?i)cancel"):
             executed.result()
+
+
+@pytest.mark.assumption("retry_while_answering")
+def test_a_kill_cancels_a_statement_whose_handle_is_not_known_yet(
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch, answer: Callable[[object], None]
+) -> None:
+    hook, cancelled = DataShareSnowflakeHook(SNOWFLAKE_CONN), []
+
+    def cancel(hook: DataShareSnowflakeHook, handle: str) -> Any:
+        cancelled.append(handle)
+        return make_call(hook, handle)
+
+    make_call = DataShareSnowflakeHook._cancel
+    monkeypatch.setattr(DataShareSnowflakeHook, "_cancel", cancel)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        executed = pool.submit(hook.run_statement, LONG)
+        until(lambda: hook._pending_submission is not None and hook._pending_submission.is_sent)
+        # The request has to arrive before its repetition does.
+        time.sleep(min(5.0, scratch.settings.retry_after))
+        hook.stop()
+        with pytest.raises(SnowflakeStoppedError) as caught:
+            executed.result()
+    answer(f"cancelled: {len(set(cancelled))} statement(s)")
+    assert set(cancelled) == {caught.value.snowflake_query_id}
 
 
 def test_a_statement_is_stopped_at_its_time_out(hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch) -> None:
