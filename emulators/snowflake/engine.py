@@ -29,7 +29,7 @@ from emulators.snowflake import (
 )
 from emulators.snowflake.account import Account, Statement
 from emulators.snowflake.copy_into import copy_into
-from emulators.snowflake.duckdb_names import in_duckdb, inner, outer
+from emulators.snowflake.duckdb_names import quoted_for_duckdb, to_duckdb, to_snowflake
 from emulators.snowflake.errors import SqlError, from_duckdb, from_parser, unsupported
 from emulators.snowflake.locks import Mode
 from emulators.snowflake.names import ObjectName, described_integration, key
@@ -134,10 +134,12 @@ class Cursor(FakeSnowflakeCursor):
         if lengths := transformed.args.get("text_lengths"):
             # fakesnow writes these names into SQL as they are.
             transformed.set("text_lengths", [(name.replace("'", "''"), length) for name, length in lengths])
-        self._read_where_it_must_be(transformed)
+        self._redirect_reads(transformed)
         super()._execute(transformed, params)
         if self._arrow_table is not None:
-            self._arrow_table = self._arrow_table.rename_columns(list(map(outer, self._arrow_table.column_names)))
+            self._arrow_table = self._arrow_table.rename_columns(
+                list(map(to_snowflake, self._arrow_table.column_names))
+            )
             # The session's zone is for its statements: results are instants.
             instants = [
                 column.with_type(pa.timestamp(column.type.unit, "UTC"))
@@ -146,26 +148,26 @@ class Cursor(FakeSnowflakeCursor):
                 for column in self._arrow_table.schema
             ]
             self._arrow_table = self._arrow_table.cast(pa.schema(instants))
-        self.columns = tuple((outer(name), str(type_)) for name, type_, *_ in self._duck_conn.description or ())
+        self.columns = tuple((to_snowflake(name), str(type_)) for name, type_, *_ in self._duck_conn.description or ())
 
-    def _read_where_it_must_be(self, transformed: exp.Expr) -> None:
-        """Put what :meth:`Session.source_of` says in the place of tables that are read."""
+    def _redirect_reads(self, transformed: exp.Expr) -> None:
+        """Put what :meth:`Session.connection_to_read` says in the place of tables that are read."""
         session = self._conn
-        for table in list(transformed.find_all(exp.Table)) if session.may_read_elsewhere else ():
+        for table in list(transformed.find_all(exp.Table)) if session.may_redirect_reads else ():
             if not isinstance(table.this, exp.Identifier):
                 continue
             database, schema = table.catalog or session.database, table.db or session.schema
-            name = outer(table.name) if table.this.quoted else table.name.upper()
+            name = to_snowflake(table.name) if table.this.quoted else table.name.upper()
             key = (str(database).upper(), str(schema).upper(), name)
-            if (source := session.source_of(key)) is not None:
+            if (source := session.connection_to_read(key)) is not None:
                 # Under a name of its own: the result is described later, and may be kept.
                 copy = f"_read_elsewhere_{next(_numbers)}"
-                self._duck_conn.register(copy, source.sql(f"SELECT * FROM {in_duckdb(*key)}").to_arrow_table())
+                self._duck_conn.register(copy, source.sql(f"SELECT * FROM {quoted_for_duckdb(*key)}").to_arrow_table())
                 session.copies.append(copy)
                 table.replace(exp.alias_(exp.to_table(copy), table.alias_or_name, table=True, quoted=True))
 
     def _describe_last_sql(self) -> list[Any]:
-        return [(outer(name), *rest) for name, *rest in super()._describe_last_sql()]
+        return [(to_snowflake(name), *rest) for name, *rest in super()._describe_last_sql()]
 
     def _run(self, expression: exp.Expr, params: Any, stop: Stop, handle: str) -> None:
         session = self._conn
@@ -190,14 +192,14 @@ class Cursor(FakeSnowflakeCursor):
         for table, mode in locked.items():
             session.account.locks.acquire(session, table, mode, handle, stop)
         if locked and not statements.is_ddl(expression):
-            self._begin_anew_if_late(locked)
+            self._restart_if_outdated(locked)
             session.note_beginning()
-        with privileges.claimed(expression, session):
+        with privileges.ownership_noted(expression, session):
             self._perform(expression, params, stop)
         if locked and session.snapshot is not None:
             session.done.append((expression, params))
 
-    def _begin_anew_if_late(self, locked: dict[ObjectName, Mode]) -> None:
+    def _restart_if_outdated(self, locked: dict[ObjectName, Mode]) -> None:
         """
         Let a statement change what others have committed to its table since the transaction began.
 
@@ -284,7 +286,7 @@ class Cursor(FakeSnowflakeCursor):
                 session.account.duck_conn.cursor().execute(
                     "DELETE FROM _fs_global._fs_information_schema._fs_columns_ext"
                     " WHERE (ext_table_catalog, ext_table_schema, ext_table_name) = (?, ?, ?)",
-                    [database, schema, inner(name)],
+                    [database, schema, to_duckdb(name)],
                 )
         if isinstance(translated, exp.Merge):
             self._merge(translated, params)
@@ -297,13 +299,15 @@ class Cursor(FakeSnowflakeCursor):
             session.note_end(committed=isinstance(expression, exp.Commit))
         if declared is not None and declared[1]:
             for column, kind in declared[1].items():
-                self._duck_conn.execute(f"COMMENT ON COLUMN {in_duckdb(*declared[0])}.{in_duckdb(column)} IS '{kind}'")
+                self._duck_conn.execute(
+                    f"COMMENT ON COLUMN {quoted_for_duckdb(*declared[0])}.{quoted_for_duckdb(column)} IS '{kind}'"
+                )
         self._after(expression)
 
     def _merge(self, merge: exp.Merge, params: Any) -> None:
         """Run a MERGE by DuckDB's own: fakesnow's, of several statements, fails inside a transaction."""
         transformed = self._transform(merge, params)
-        self._read_where_it_must_be(transformed)
+        self._redirect_reads(transformed)
         sql = transformed.sql(dialect="duckdb") + " RETURNING merge_action"
         actions = Counter(action for (action,) in self._duck_conn.execute(sql, params or None).fetchall())
         counts = [
@@ -336,9 +340,9 @@ class Cursor(FakeSnowflakeCursor):
         if isinstance(expression, exp.Show):
             self._hide(expression)
         if isinstance(expression, exp.Describe):
-            self._tell_types_apart(expression)
+            self._restore_declared_types(expression)
 
-    def _tell_types_apart(self, describe: exp.Describe) -> None:
+    def _restore_declared_types(self, describe: exp.Describe) -> None:
         """Put Snowflake's types, and masking policies, into the result of DESCRIBE TABLE."""
         table = self._arrow_table
         if table is None or not {"name", "type"} <= set(table.column_names):
@@ -358,7 +362,7 @@ class Cursor(FakeSnowflakeCursor):
             return
         for number, column in enumerate(table.schema):
             if pa.types.is_string(column.type):
-                names = [None if name is None else outer(name) for name in table.column(number).to_pylist()]
+                names = [None if name is None else to_snowflake(name) for name in table.column(number).to_pylist()]
                 table = table.set_column(number, column, pa.array(names, column.type))
         self._arrow_table = table
 
@@ -381,7 +385,7 @@ class Cursor(FakeSnowflakeCursor):
 
     def _count_rows(self, shown: dict[str, Any]) -> int:
         """Count the committed rows of a table that SHOW lists: no policy hides any."""
-        name = in_duckdb(shown["database_name"], shown["schema_name"], shown["name"])
+        name = quoted_for_duckdb(shown["database_name"], shown["schema_name"], shown["name"])
         with contextlib.suppress(duckdb.CatalogException):  # another session may drop it meanwhile
             answer = self._conn.account.duck_conn.cursor().execute(f"SELECT COUNT(*) FROM {name}").fetchone()
             return int(answer[0]) if answer else 0

@@ -75,7 +75,7 @@ class Session(FakeSnowflakeConnection):
         """Tables that its last statement has read elsewhere, as DuckDB knows them."""
         self._own: set[ObjectName] = set()
         self._beginning: tuple[duckdb.DuckDBPyConnection, Counter[ObjectName]] | None = None
-        if account.sees_late:
+        if account.session_consistency:
             # In this order: what is committed in between is taken for late, and read as it is in the snapshot.
             versions, connection = account.locks.versions(), account.duck_conn.cursor()
             connection.begin()
@@ -172,11 +172,11 @@ class Session(FakeSnowflakeConnection):
             self.snapshot = self.account.locks.versions()
 
     @property
-    def may_read_elsewhere(self) -> bool:
-        """Whether :meth:`source_of` may name another place for any table."""
+    def may_redirect_reads(self) -> bool:
+        """Whether :meth:`connection_to_read` may name another place for any table."""
         return self._beginning is not None or self.snapshot is not None
 
-    def source_of(self, table: ObjectName) -> duckdb.DuckDBPyConnection | None:
+    def connection_to_read(self, table: ObjectName) -> duckdb.DuckDBPyConnection | None:
         """
         Where a table must be read that the statement does not write to, or None for where it is.
 

@@ -96,7 +96,7 @@ def format_options(properties: list[exp.Expr]) -> FormatOptions:
     """
     A file format's options: name in upper case -> value, words in upper case too, texts in parentheses as they are.
 
-    :raises SqlError: 1003 if one is stated twice.
+    :raises SqlError: 1003 if an option is given twice.
     """
     options: FormatOptions = {}
     for item in properties:
