@@ -251,7 +251,7 @@ class Workspace:
             self._pending_failures.extend([failure] * count)
 
     def counts(self) -> dict[str, Any]:
-        """Return the number of runs by state, and the holds and failures that no run has taken yet."""
+        """Return the number of runs by state, the held runs, and the holds and failures not yet taken by a run."""
         with self._changed:
             states = Counter(
                 "/".join(filter(None, (run.state.life_cycle_state, run.state.result_state))) for run in self.runs()

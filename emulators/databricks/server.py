@@ -120,8 +120,7 @@ class _Api:
             content = await request.body()
             body = _json_object(content) if content or request.method != "GET" else {}
             if request.method == "GET":
-                # Accept parameters in a GET's body too, as the real service does: Airflow's provider sends them so when it
-                # polls.
+                # Airflow's provider sends a GET's parameters in the body when it polls. The real service accepts this.
                 body = {**body, **request.query_params}
             return JSONResponse(await run_in_threadpool(call, request, body))
 
