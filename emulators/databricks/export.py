@@ -49,7 +49,7 @@ _METADATA = "_metadata"
 _PLAIN_NAME = re.compile(r"\w+", re.ASCII)
 # Expressions that Spark knows to be never NULL without reading rows. Parameters are strings, so they are never NULL.
 _NEVER_NULL = (exp.Count, exp.CurrentTimestamp, exp.Literal, exp.Placeholder)
-# One more leading underscore for each column of the data that already has the name.
+# Matches `_metadata`, with one more leading underscore for each column of the data that already has the name.
 _ANY_METADATA = re.compile(r"_+metadata", re.IGNORECASE)
 _PARQUET_DIRECTORY = re.compile(r"parquet\.`([^`]*)`", re.IGNORECASE)
 

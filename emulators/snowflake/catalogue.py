@@ -32,7 +32,7 @@ class Policies:
 
     known: dict[str, Policy] = field(default_factory=dict)
     masks: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Table -> column -> the masking policy that is set on it directly."""
+    """Table -> column -> the masking policy that is set on the column directly."""
     filters: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
     """Table -> its row access policy, and the columns that are its arguments."""
     tags: dict[str, dict[str, str]] = field(default_factory=dict)

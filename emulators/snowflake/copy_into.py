@@ -344,18 +344,18 @@ def _bad_file(file: StagedFile, words: str) -> SqlError:
 
 def _value(source: pa.Field, column: _Column, options: _Options) -> str:
     """Return the expression that casts a file's column to the table's type, as Snowflake casts a VARIANT."""
-    quoted = _scanned(source, options.file_format)
+    value_sql = _scanned(source, options.file_format)
     types = pa.types
     is_nested = types.is_nested(source.type)
     number = types.is_integer(source.type) or types.is_floating(source.type) or types.is_decimal(source.type)
     if is_nested:
-        quoted = f"to_json({quoted})"
+        value_sql = f"to_json({value_sql})"
     if column.declared == "ARRAY" and not types.is_list(source.type):
-        quoted = f"CASE WHEN {quoted} IS NOT NULL THEN to_json([{quoted}]) END"
+        value_sql = f"CASE WHEN {value_sql} IS NOT NULL THEN to_json([{value_sql}]) END"
     elif column.type == "JSON" and not is_nested:
-        quoted = f"to_json({quoted})"
+        value_sql = f"to_json({value_sql})"
     if is_nested and column.type not in {"VARCHAR", "BLOB"} and column.declared != "OBJECT":
-        return quoted if column.type == "JSON" else f"CAST(CAST({quoted} AS VARCHAR) AS {column.type})"
+        return value_sql if column.type == "JSON" else f"CAST(CAST({value_sql} AS VARCHAR) AS {column.type})"
     refused = (
         # DuckDB casts these values; Snowflake refuses.
         (types.is_timestamp(source.type) and column.type == "DATE")
@@ -367,31 +367,31 @@ def _value(source: pa.Field, column: _Column, options: _Options) -> str:
     if refused:
         # DuckDB casts almost any text to BLOB: an incomplete hex escape at the end makes the cast fail.
         words = _REFUSED + ("\\x" if column.type == "BLOB" else "")
-        return f"CAST(CAST({quoted} AS VARCHAR) || '{words}' AS {column.type})"
+        return f"CAST(CAST({value_sql} AS VARCHAR) || '{words}' AS {column.type})"
     if types.is_floating(source.type) and column.type == "VARCHAR":
-        quoted = f"format('{{:.10g}}', {quoted})"
+        value_sql = f"format('{{:.10g}}', {value_sql})"
     elif types.is_string(source.type) and column.type == "BLOB":
-        quoted = f"unhex({quoted})"
+        value_sql = f"unhex({value_sql})"
     elif column.type.startswith("TIME"):
         is_instant = types.is_timestamp(source.type) and (source.type.tz is not None or source.metadata == _INT96)
-        quoted = _time(quoted, source.type, column, is_instant=is_instant)
-    return f"CAST({quoted} AS {column.type})"
+        value_sql = _time(value_sql, source.type, column, is_instant=is_instant)
+    return f"CAST({value_sql} AS {column.type})"
 
 
-def _time(quoted: str, source: pa.DataType, column: _Column, *, is_instant: bool) -> str:
+def _time(value_sql: str, source: pa.DataType, column: _Column, *, is_instant: bool) -> str:
     """Return the expression for a time or timestamp, truncated to the decimal places that its column keeps."""
     is_seconds = column.type != "TIME" and (pa.types.is_integer(source) or pa.types.is_decimal(source))
     is_time = pa.types.is_temporal(source) or pa.types.is_string(source)
     is_time = is_time and not (column.type == "TIME" and pa.types.is_date(source))
     if is_seconds:
         make = "make_timestamptz" if "TIME ZONE" in column.type else "make_timestamp"
-        quoted = f"{make}(CAST(CAST({quoted} AS DOUBLE) * 1000000 AS BIGINT))"
+        value_sql = f"{make}(CAST(CAST({value_sql} AS DOUBLE) * 1000000 AS BIGINT))"
     elif is_instant and column.type == "TIME":
-        quoted = f"CAST({quoted} AS TIMESTAMP)"
+        value_sql = f"CAST({value_sql} AS TIMESTAMP)"
     if column.fraction_digits == _MICROSECONDS or not (is_seconds or is_time):
-        return quoted
+        return value_sql
     step = 10 ** (_MICROSECONDS - column.fraction_digits)
-    cast = f"CAST({quoted} AS {column.type})"
+    cast = f"CAST({value_sql} AS {column.type})"
     # Add the step before the second remainder: the remainder of a negative number is negative.
     return f"{cast} - to_microseconds((epoch_us({cast}) % {step} + {step}) % {step})"
 

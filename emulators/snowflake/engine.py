@@ -204,7 +204,7 @@ class Cursor(FakeSnowflakeCursor):
         Restart DuckDB's transaction if others have committed changes to the statement's table since it began.
 
         DuckDB would refuse to change such a table. The transaction's earlier statements are executed again. The
-        tables that they wrote to stay locked, so that nobody else has changed these.
+        tables that they wrote to are still locked.
         """
         session = self._conn
         if session.snapshot is None or not session.writes:

@@ -77,7 +77,7 @@ class Session(FakeSnowflakeConnection):
         """The tables to which this session has committed changes."""
         self._beginning: tuple[duckdb.DuckDBPyConnection, Counter[ObjectName]] | None = None
         if account.session_consistency:
-            # Versions first: a commit between the two lines then counts as late, and reads use the snapshot.
+            # Versions first: a commit in between then counts as late, and its table is read from the snapshot.
             versions, connection = account.locks.versions(), account.duck_conn.cursor()
             connection.begin()
             if self.database_set:

@@ -101,7 +101,7 @@ def format_options(properties: list[exp.Expr]) -> FormatOptions:
     options: FormatOptions = {}
     for item in properties:
         if not isinstance(item, exp.Property):
-            continue  # a comma
+            continue  # a comma between two options
         name, value = item.name.upper(), item.args.get("value")
         if name in options:
             raise syntax_error(1, 0, name)
