@@ -1,4 +1,4 @@
-"""Fault injection: middleware that makes an emulator fail at a chosen call, for tests of what its clients do then."""
+"""Fault injection: middleware that makes an emulator fail at chosen calls, to test how its clients react."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CONTROL_PREFIX = "/_sandbox/"
-"""Below this path no fault applies, so that tests can always look and clean up."""
+"""No fault applies to paths with this prefix, so that tests can always inspect and clean up."""
 
 CONTROL_PATH = CONTROL_PREFIX + "faults"
 
@@ -23,17 +23,17 @@ _DROPS = ("before", "after")
 @dataclass
 class Fault:
     """
-    A fault of the next calls that match.
+    A fault that applies to the next matching calls.
 
-    :param path: regular expression that is searched in the path of the call.
+    :param path: regular expression, searched in the call's path.
     :param action: what happens: ``{"status": 503, "json": {...}, "headers": {...}}`` answers without the application,
         ``{"delay": seconds}`` waits first, ``{"drop": "before"}`` closes the connection without doing the work,
-        ``{"drop": "after"}`` does the work and loses the answer.
-    :param method: the HTTP method, or None for any.
-    :param body: regular expression that is searched in the body of the call, or None for any.
-    :param query: regular expression that is searched in the query of the call, or None for any.
-    :param skip: number of matching calls to let pass first.
-    :param times: number of matching calls to fail after that.
+        ``{"drop": "after"}`` does the work and drops the answer.
+    :param method: the HTTP method; None matches any.
+    :param body: regular expression, searched in the call's body; None matches any.
+    :param query: regular expression, searched in the call's query; None matches any.
+    :param skip: number of matching calls that pass before the fault applies.
+    :param times: number of matching calls to which the fault then applies.
     """
 
     path: str
@@ -49,7 +49,7 @@ class Fault:
         """
         Check the fault.
 
-        :raises ValueError: if it cannot be carried out.
+        :raises ValueError: if a field is invalid.
         """
         for expression in (self.path, self.body or "", self.query or ""):
             try:
@@ -69,7 +69,7 @@ class Fault:
             raise ValueError("skip and times are numbers")
 
     def matches(self, method: str, path: str, query: str, body: str) -> bool:
-        """Whether the fault is about this call, whatever its counts say."""
+        """Return whether the fault matches this call. ``skip`` and ``times`` are not considered."""
         return (
             (self.method is None or self.method.upper() == method)
             and re.search(self.path, path) is not None
@@ -78,20 +78,20 @@ class Fault:
         )
 
     def describe(self) -> dict[str, Any]:
-        """The fault, with what is left of it."""
+        """Return the fault as JSON, with the number of calls to which it will still apply."""
         return {**asdict(self), "remaining": self.times}
 
 
 class FaultInjection:
     """
-    ASGI middleware that injects the faults that were asked for at ``/_sandbox/faults``.
+    ASGI middleware that injects the faults requested at ``/_sandbox/faults``.
 
-    ``POST`` adds one (the fields of :class:`Fault`), ``GET`` lists them, ``DELETE`` removes all of them. The first
-    fault that matches a call and is not used up decides.
+    ``POST`` adds a fault (the fields of :class:`Fault`), ``GET`` lists all faults, ``DELETE`` removes all. A call gets
+    the first fault that matches and is not used up.
 
-    It must be the outermost application: only its return value makes uvicorn close a connection without an answer.
+    The middleware must be the outermost application: to drop a connection, it returns a value to uvicorn.
 
-    :param app: the application around which the middleware stands.
+    :param app: the application that the middleware wraps.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -103,7 +103,7 @@ class FaultInjection:
         """
         Handle one call.
 
-        :returns: None; for a dropped connection something else, at which uvicorn closes it (and logs an error).
+        :returns: None, or a text to drop the connection: uvicorn then closes the connection and logs an error.
         """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -143,7 +143,7 @@ class FaultInjection:
         return await carry_out(action, self._app, scope, replay(body, receive), send)
 
     def _take(self, method: str, path: str, query: str, body: str) -> dict[str, Any]:
-        """The action for a call, with the counts of its fault brought up to date; empty if there is none."""
+        """Return the action for a call, and update the counts of its fault; an empty dict if no fault applies."""
         with self._lock:
             for fault in self._faults:
                 if fault.times <= 0 or not fault.matches(method, path, query, body):
@@ -159,9 +159,9 @@ class FaultInjection:
 
 async def carry_out(action: dict[str, Any], app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> str | None:
     """
-    Do to one call what a fault says.
+    Apply a fault's action to one call.
 
-    :param action: see :class:`Fault`; empty: nothing goes wrong.
+    :param action: see :class:`Fault`; with an empty dict, the call goes to the application unchanged.
     :returns: see :meth:`FaultInjection.__call__`.
     """
     if "status" in action:
@@ -177,7 +177,7 @@ async def carry_out(action: dict[str, Any], app: ASGIApp, scope: Scope, receive:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """The body that was read already, once more."""
+    """Return a ``receive`` that delivers a body again that was already read."""
     sent = False
 
     async def again() -> Message:
@@ -191,4 +191,4 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def _swallow(message: Message) -> None:
-    """Lose the answer."""
+    """Drop the answer."""

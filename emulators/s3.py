@@ -1,4 +1,4 @@
-"""Emulator of Amazon S3: moto's server, with its objects kept in files so that a killed process loses none of them."""
+"""Emulator of Amazon S3: moto's server. Objects are also written to files, so that a killed process loses no object."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ SHARE_BUCKET = "databricks-snowflake-share"
 """The bucket that Databricks may export to and Snowflake may load from."""
 
 _WRITING_METHODS = frozenset({"PUT", "POST", "DELETE"})
-# moto keeps the objects of all its servers in one place per process, so a second server would show those of the first.
+# moto shares one store between all servers of a process, so a second server would show the first server's objects.
 _one_per_process = threading.Lock()
 
 
 class _QuietHandler(MotoRequestHandler):
     """moto's request handler without a log line per request."""
 
-    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 (the name that werkzeug calls it by)
-        """Say nothing: a sync makes hundreds of requests."""
+    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 (werkzeug passes it by this name)
+        """Log nothing: a sync makes hundreds of requests."""
 
 
 class _Mirror:
     """
-    WSGI middleware that copies every change of an object to a file before the client hears of its success.
+    WSGI middleware that writes every change of an object to a file before it answers the client.
 
-    One file per object: a line of JSON with the key and the headers, then the bytes. The file is named by a digest of
+    Each object has a file of its own: a line of JSON with key and headers, then the bytes. The file's name is a hash of
     the key, because keys may be longer than a file name, differ only in case, or contain any character.
     """
 
@@ -80,14 +80,14 @@ class _Mirror:
         return body
 
     def load(self) -> None:
-        """Put the objects in the files into moto's memory."""
+        """Load the objects from the files into moto's memory."""
         backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
         backend.reset()
         self._directory.mkdir(parents=True, exist_ok=True)
         for folder in sorted(path for path in self._directory.iterdir() if path.is_dir()):
             backend.create_bucket(folder.name, REGION)
             for file in folder.iterdir():
-                if file.suffix == ".partial":  # the process was killed while it wrote this one
+                if file.suffix == ".partial":  # the process was killed while it wrote this file
                     file.unlink()
                     continue
                 with file.open("rb") as source:
@@ -99,8 +99,8 @@ class _Mirror:
                 stored.last_modified = datetime.fromisoformat(header["last_modified"])
 
     def _copy(self, bucket: str, key: str) -> None:
-        """Make the files say what moto's memory says, for one key, or for the whole bucket when the key is empty."""
-        # One at a time: what is written last is then also what was read last.
+        """Write the state of moto's memory to the files: of one key, or of the whole bucket if the key is empty."""
+        # The lock covers reading and writing, so that an older state never overwrites a newer one.
         with self._lock:
             buckets = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets
             folder = self._directory / bucket
@@ -113,7 +113,7 @@ class _Mirror:
             if key:
                 self._copy_object(folder, key, keys.get(key))
                 return
-            # A request to the bucket itself: it was made, or several objects were deleted at once.
+            # A request to the bucket itself: the bucket was created, or several objects were deleted at once.
             kept = {_file_name(name) for name in keys}
             for file in folder.iterdir():
                 if file.name not in kept:
@@ -143,12 +143,12 @@ def _file_name(key: str) -> str:
 
 class S3Server:
     """
-    S3 on loopback, with the objects kept below a directory.
+    S3 on loopback, with the objects stored below a directory.
 
-    One at a time in a process. Kept over a restart: buckets, objects, their ETag, time and metadata. Lost: uploads in
-    parts that were not completed, and the settings of buckets.
+    Only one server can run per process. A restart keeps buckets, objects, and their ETag, time and metadata. It loses
+    incomplete multipart uploads and the settings of buckets.
 
-    :param state_dir: directory of the objects, made when it is absent.
+    :param state_dir: directory of the objects; created if missing.
     :param host: address to listen on.
     :param port: port to listen on; 0 takes a free one.
     """
@@ -164,7 +164,7 @@ class S3Server:
         """
         Load the objects, listen, and return the endpoint URL.
 
-        :raises RuntimeError: another one runs in this process.
+        :raises RuntimeError: another S3 emulator runs in this process.
         :raises OSError: the port is taken.
         """
         if not _one_per_process.acquire(blocking=False):
@@ -174,7 +174,7 @@ class S3Server:
             self._server = make_server(
                 self._host, self._port, self._mirror, threaded=True, request_handler=_QuietHandler
             )
-        except SystemExit as error:  # werkzeug's way to say that it cannot listen
+        except SystemExit as error:  # werkzeug exits if it cannot listen
             _one_per_process.release()
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), f"{self._host}:{self._port}") from error
         except BaseException:
@@ -185,7 +185,7 @@ class S3Server:
         return f"http://{self._host}:{self._server.server_port}"
 
     def stop(self) -> None:
-        """Stop listening. Does nothing when it does not run."""
+        """Stop the server. Do nothing if it is not running."""
         if self._server is None or self._thread is None:
             return
         self._server.shutdown()
@@ -198,10 +198,10 @@ class S3Server:
 
 def s3_filesystem(endpoint_url: str) -> s3fs.S3FileSystem:
     """
-    A file system on the emulator that always shows the present state.
+    Return a file system on the emulator that caches nothing.
 
-    Credentials, profile, configuration files and proxies of the environment are not looked at: nothing of this may ever
-    reach, or depend on, somebody's real AWS account.
+    It ignores the credentials, profile, configuration files and proxies of the environment: the emulator must never
+    reach, or depend on, a real AWS account.
     """
     session = aiobotocore.session.AioSession(
         session_vars={
@@ -228,14 +228,14 @@ def s3_filesystem(endpoint_url: str) -> s3fs.S3FileSystem:
 
 
 def storage_options(endpoint_url: str) -> dict[str, str]:
-    """How ``deltalake`` reaches the emulator of S3."""
+    """Return the options by which ``deltalake`` reaches the emulator of S3."""
     return {
         "AWS_ENDPOINT_URL": endpoint_url,
-        "AWS_ENDPOINT_URL_S3": endpoint_url,  # else one in the environment would win
+        "AWS_ENDPOINT_URL_S3": endpoint_url,  # without it, this variable in the environment would take precedence
         "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
         "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
         "AWS_REGION": REGION,
         "AWS_ALLOW_HTTP": "true",
         "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false",
-        "aws_conditional_put": "etag",  # two writers cannot both make the same version
+        "aws_conditional_put": "etag",  # of two writers, only one can commit a version
     }

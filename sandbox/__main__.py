@@ -52,22 +52,22 @@ def main() -> int:
         "doctor": "check the running stack, or the deployment whose connections are in the environment",
     }.items():
         commands.add_parser(name, help=text).add_argument(
-            "--json", action="store_true", help="one object, for programs"
+            "--json", action="store_true", help="print one JSON object, for programs"
         )
     sync = commands.add_parser("sync", help="sync a dataset on the running stack")
     sync.add_argument("dataset")
-    sync.add_argument("--dry-run", action="store_true", help="everything but publish")
+    sync.add_argument("--dry-run", action="store_true", help="do every step except publish")
     sync.add_argument("--full-refresh", action="store_true", help="replace everything in the target")
-    serve = commands.add_parser("serve", help="be the process of the emulators")
+    serve = commands.add_parser("serve", help="run the emulators in this process")
     serve.add_argument("ports", type=json.loads, nargs="?")
     arguments = parser.parse_args()
-    # The same orderly end for `kill` as for Ctrl-C.
+    # End in the same orderly way after `kill` as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         stack = Stack(Settings.from_environment())
         given = dict(os.environ)
-        # Importing the package imports Airflow, which makes its home folder where it is imported, and logs to where the
-        # command prints.
+        # Set these before data_share imports Airflow. Otherwise the import would create a home folder elsewhere, and
+        # Airflow's log lines would mix with the command's output.
         os.environ |= {"AIRFLOW_HOME": str(stack.airflow_home), "AIRFLOW__LOGGING__LOGGING_LEVEL": "CRITICAL"}
         if arguments.command == "demo":
             return demo(stack)
@@ -89,7 +89,7 @@ def main() -> int:
         if arguments.command == "set-up":
             return set_up(stack)
         if arguments.command == "first-sync":
-            return set_up_elsewhere()
+            return first_sync()
         conf = {"dry_run": arguments.dry_run, "full_refresh": arguments.full_refresh}
         return show_sync(stack, arguments.dataset, {key: True for key, is_on in conf.items() if is_on})
     except (StackError, SettingsError, SyncError) as error:
@@ -105,35 +105,35 @@ def main() -> int:
 
 
 def demo(stack: Stack) -> int:
-    """Show one sync from the REST call to the rows in Snowflake, and stop what was started for it."""
+    """Show one sync from the REST call to the rows in Snowflake, on a stack that is stopped afterwards if it is new."""
     started = not stack.processes()
     try:
         if started:
-            stack.start(_say, "make demo")
+            stack.start(_print_step, "make demo")
         return show_sync(stack, "shared_forecasts")
     except Exception as error:
         if started and stack.is_stopped_by_another():
             raise StackError(STOPPED_BY_ANOTHER) from error
         raise
     finally:
-        # After somebody stopped it, the stack of this folder may be another one, which others need.
+        # If somebody stopped our stack, another one may run in this folder by now: leave it alone.
         if started and not stack.is_stopped_by_another():
             stack.stop()
 
 
 def down(stack: Stack) -> int:
-    """Stop the stack, and say what ends with it."""
+    """Stop the stack, and print which command and which runs end with it."""
     if starter := stack.starter():
-        _say(f"Ending {starter}, which needs this stack")
+        _print_step(f"Ending {starter}, which needs this stack")
     for run in stack.unfinished_runs():
-        _say(f"Ending a run of {run}")
+        _print_step(f"Ending a run of {run}")
     print(f"Stopped {stack.stop()} processes.")
     return 0
 
 
 def up(stack: Stack) -> int:
     """Start a stack."""
-    endpoints = stack.start(_say)
+    endpoints = stack.start(_print_step)
     print(f"\nAirflow:   {endpoints.airflow_url}")
     print(f"User:      {endpoints.airflow_user}")
     print(f"Password:  {endpoints.airflow_password}")
@@ -142,7 +142,7 @@ def up(stack: Stack) -> int:
 
 
 def set_up(stack: Stack) -> int:
-    """Let ``set_up_snowflake`` create what the datasets need, and show each step; exit code 0 only on success."""
+    """Run the DAG ``set_up_snowflake`` and show each step; exit code 0 only on success."""
     airflow = stack.airflow()
     dag_id = "set_up_snowflake"
     try:
@@ -151,14 +151,14 @@ def set_up(stack: Stack) -> int:
         began = time.monotonic()
 
         def show(task: dict[str, Any]) -> None:
-            # A mapped task gets its name while it runs. Before, it has a number that says nothing.
+            # Do not show a mapped task before it has ended: its readable name is only known then.
             if task["map_index"] < 0 or task["state"] not in ("queued", "running"):
                 _show_state(began, task_name(task), task["state"])
 
         if airflow.wait(dag_id, run_id, _SET_UP_SECONDS, show) == "success":
             print("\nSet-up Complete: what was missing is created, what was there is as it was.")
             return 0
-        print("\nThe set-up failed. What it has created stays, and a new one goes on from there.")
+        print("\nThe set-up failed. What it has created stays. Run it again to create the rest.")
         for step, reason in airflow.failures(dag_id, run_id).items():
             print(f"  {step}: {reason}")
         return 1
@@ -166,11 +166,11 @@ def set_up(stack: Stack) -> int:
         airflow.close()
 
 
-def set_up_elsewhere() -> int:
+def first_sync() -> int:
     """
-    Make an Airflow ready that others started, and show one sync on it.
+    Set up an Airflow that something else started, for example the compose file, and show one sync on it.
 
-    The environment says where it is, in the variables that ``make env`` prints.
+    The environment contains its address, in the variables that ``make env`` prints.
     """
     endpoints = Endpoints(
         **{
@@ -185,7 +185,7 @@ def set_up_elsewhere() -> int:
             if time.monotonic() > deadline:
                 raise SyncError(f"{airflow.url} has no DAG set_up_snowflake after {_DAG_SECONDS} seconds")
             time.sleep(1)
-        _say("Setting up: the export job's id, the Snowflake tables")
+        _print_step("Setting up: the export job's id, the Snowflake tables")
         Stack.set_up(endpoints)
         return _show_sync(airflow, endpoints, "shared_forecasts", {})
     finally:
@@ -214,7 +214,7 @@ def status(stack: Stack, as_json: bool) -> int:
 
 
 def _status_of(stack: Stack) -> dict[str, Any]:
-    """Return what is running; sandbox/README.md explains the keys to those who read them by a program."""
+    """Return what is running. The keys are public: sandbox/README.md documents them."""
     found: dict[str, Any] = {
         "state": "stopped",
         "airflow_url": None,
@@ -232,7 +232,7 @@ def _status_of(stack: Stack) -> dict[str, Any]:
     airflow = stack.airflow()
     found |= {"state": "ready" if is_well else "broken", "airflow_url": airflow.url, "parts": parts}
     try:
-        # An Airflow that does not answer has been waited for once.
+        # Do not ask an api-server again that has just not answered: each attempt waits for its timeout.
         syncs = airflow.syncs() if "api_server" not in parts else []
         last = airflow.last_runs(dag["dag_id"] for dag in syncs)
     finally:
@@ -253,7 +253,7 @@ def _status_of(stack: Stack) -> dict[str, Any]:
 def show_sync(stack: Stack, dataset: str, conf: dict[str, bool] | None = None) -> int:
     """Sync a dataset through the REST API and show each step; exit code 0 only on success."""
     endpoints = stack.endpoints()
-    # The connector takes seconds to import; the sync goes on meanwhile.
+    # Import the connector while the sync runs: the import takes seconds.
     importing = threading.Thread(target=lambda: __import__("snowflake.connector"), daemon=True)
     importing.start()
     airflow = stack.airflow()
@@ -268,7 +268,7 @@ def _show_sync(airflow: Airflow, endpoints: Endpoints, dataset: str, conf: dict[
     sync = airflow.start(dataset, {"requested_by": "sandbox", **conf})
     print(f"\nSync of {dataset}: POST /api/v2/dags/sync_{dataset}/dagRuns -> {sync.run_id}\n")
     shown: dict[str, str | None] = {}
-    for sync in airflow.follow(sync, _SYNC_SECONDS):  # noqa: B020 (the same sync, as it is now)
+    for sync in airflow.follow(sync, _SYNC_SECONDS):  # noqa: B020 (each item is a newer state of the same sync)
         for step in sync.steps:
             if step.state != shown.get(step.name):
                 shown[step.name] = step.state
@@ -331,7 +331,7 @@ def _show_summary(endpoints: Endpoints, sync: Sync, row: dict[str, Any]) -> None
     print()
 
 
-def _say(line: str) -> None:
+def _print_step(line: str) -> None:
     print(f"- {line}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Airflow as the sandbox's commands use it: an administrator, with the client that a backend copies."""
+"""A client of Airflow for the sandbox's commands: it signs in as administrator and uses the example's client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from examples.backend.airflow_client import AirflowClient, Sync, SyncError, UnknownDatasetError
 
-# Airflow's own limit.
+# Airflow's maximum number of items per page.
 _PAGE = 100
 
 # Airflow on SQLite answers 500 when another process has held the database for too long.
@@ -18,7 +18,7 @@ _BACK_OFF_SECONDS = (0.5, 1, 2, 4)
 
 
 def task_name(task: dict[str, Any]) -> str:
-    """Return a task instance's name: the task id, of a mapped task with what it is for."""
+    """Return a task instance's name: the task id, followed by the map index's label for a mapped task."""
     if task["map_index"] < 0:
         return str(task["task_id"])
     return f"{task['task_id']} {task['rendered_map_index'] or task['map_index']}"
@@ -26,13 +26,13 @@ def task_name(task: dict[str, Any]) -> str:
 
 class Airflow:
     """
-    A signed-in user of one Airflow; all methods raise :class:`SyncError`, with a sentence, when it refuses or is away.
+    A signed-in client of one Airflow. All methods raise :class:`SyncError` if Airflow refuses or does not answer.
 
     :param url: address of the api-server
     :param user: user name
     :param password: password
-    :param timeout_seconds: longest wait for an answer. The first request of a task keeps an api-server busy for
-        seconds, on a slow machine for a minute.
+    :param timeout_seconds: maximum wait for an answer. A task's first request keeps the api-server busy for seconds,
+        on a slow machine for a minute.
     :param back_off: seconds between the attempts of a call
     """
 
@@ -46,7 +46,7 @@ class Airflow:
         back_off: Sequence[float] = _BACK_OFF_SECONDS,
     ) -> None:
         self.url = url
-        # The client is made for a backend, which has an event loop. The commands do one thing after the other.
+        # The client is asynchronous because a backend has an event loop. The commands are synchronous: run each call.
         self._loop = asyncio.Runner()
         self._client = AirflowClient(url, user, password, timeout=timeout_seconds, back_off=back_off)
 
@@ -56,26 +56,26 @@ class Airflow:
         self._loop.close()
 
     def ask(self, method: str, path: str, **options: Any) -> Any:
-        """Make a call below ``/api/v2`` and return the answer's JSON; None when there is no such thing (404)."""
+        """Make a call below ``/api/v2`` and return the answer's JSON; None for HTTP 404."""
         return self._loop.run(self._client.ask(method, f"/api/v2{path}", **options))
 
     # Syncs
 
     def start(self, dataset: str, conf: dict[str, Any]) -> Sync:
-        """Start a sync. For an unknown dataset the error says what is wrong with its file, if that is why."""
+        """Start a sync. If the dataset's file is invalid, the error says what is wrong with the file."""
         try:
             return self._loop.run(self._client.start(dataset, conf=conf))
         except UnknownDatasetError as error:
-            raise UnknownDatasetError(f"{error}.{self._fault_of_file(dataset)}") from None
+            raise UnknownDatasetError(f"{error}.{self._file_problem(dataset)}") from None
 
     def follow(self, sync: Sync, timeout_seconds: float) -> Iterator[Sync]:
-        """Yield a sync each time that something of it changes; the last one is finished."""
+        """Yield the sync each time its state changes, for the last time when it has finished."""
         seen = self._client.follow(sync.dataset, sync.run_id, deadline_seconds=timeout_seconds)
 
-        async def one_more() -> Sync | None:
+        async def next_change() -> Sync | None:
             return await anext(seen, None)
 
-        while changed := self._loop.run(one_more()):
+        while changed := self._loop.run(next_change()):
             yield changed
 
     def syncs(self) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ class Airflow:
                 return sorted(found, key=lambda dag: str(dag["dag_id"]))
 
     def last_runs(self, dag_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return the last run of each DAG that has one; some calls, however many DAGs there are."""
+        """Return the last run of each DAG that has one. The number of calls does not grow with the number of DAGs."""
         found: dict[str, dict[str, Any]] = {}
         missing = set(dag_ids)
         while missing:
@@ -97,21 +97,21 @@ class Airflow:
             page = self.ask("POST", "/dags/~/dagRuns/list", json=body)
             for run in page["dag_runs"]:
                 found.setdefault(run["dag_id"], run)
-            # Each page that is not the last one has the run of at least one more.
+            # Each page but the last contains the run of at least one more DAG, so the loop ends.
             missing -= found.keys()
             if len(page["dag_runs"]) >= page["total_entries"]:
                 break
         return found
 
-    def _fault_of_file(self, dataset: str) -> str:
+    def _file_problem(self, dataset: str) -> str:
         for error in self.ask("GET", "/importErrors", params={"limit": _PAGE})["import_errors"]:
             if error["filename"].endswith(f"datasets/{dataset}.yaml"):
-                # The trace ends with what is wrong, after the file's name.
-                _, _, said = error["stack_trace"].rpartition(f"{dataset}.yaml")
-                return f" {dataset}.yaml{said}".rstrip()
+                # The stack trace ends with the file's name and the problem.
+                _, _, problem = error["stack_trace"].rpartition(f"{dataset}.yaml")
+                return f" {dataset}.yaml{problem}".rstrip()
         return ""
 
-    # What an administrator does
+    # Administration
 
     def set_variable(self, key: str, value: str) -> None:
         """Create or change an Airflow Variable."""
@@ -120,14 +120,14 @@ class Airflow:
             self.ask("POST", "/variables", json=body)
 
     def trigger(self, dag_id: str) -> str:
-        """Start a run of a DAG that is no dataset's, and return its id."""
+        """Start a run of a DAG that is not a sync, and return the run's id."""
         dag = self.ask("GET", f"/dags/{dag_id}")
         if dag is None:
             raise SyncError(f"Airflow has no DAG {dag_id}")
         if dag["is_paused"]:
-            # It would accept the run and never start it.
+            # Airflow would accept the run and never start it.
             raise SyncError(f"The DAG {dag_id} is paused: unpause it in Airflow, then start it again")
-        # By an id of our own, a repeated call starts nothing twice.
+        # Choose the run's id here: if the call is repeated, Airflow refuses a second run with the same id.
         run_id = f"manual__{datetime.now(UTC).isoformat()}"
         self.ask("POST", f"/dags/{dag_id}/dagRuns", json={"dag_run_id": run_id, "logical_date": None, "conf": {}})
         return run_id
@@ -142,7 +142,7 @@ class Airflow:
         """
         Wait for the end of a run and return its state.
 
-        :param on_task: is given a task instance each time that one changes its state
+        :param on_task: called with a task instance each time its state changes
         """
         deadline = time.monotonic() + timeout_seconds
         seen: dict[str, Any] = {}
@@ -159,7 +159,7 @@ class Airflow:
             time.sleep(0.25)
 
     def failures(self, dag_id: str, run_id: str) -> dict[str, str]:
-        """Return in words why tasks of a run failed, by the tasks' names."""
+        """Return name -> reason for each failed task of a run."""
         reasons = {}
         for task in self._tasks(dag_id, run_id):
             if task["state"] == "failed":

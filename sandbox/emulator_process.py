@@ -31,8 +31,8 @@ def serve(
     :param ports: port of ``s3``, ``databricks`` and ``snowflake``
     :param databricks_token: the token that the workspace accepts
     :param snowflake_public_key: PEM of the loader's public key
-    :param places: places of the source table, when it has to be made
-    :param host: address that Databricks and Snowflake listen on; S3 is for these two alone, on loopback
+    :param places: number of places in the source table, if the table must be created
+    :param host: address that Databricks and Snowflake listen on; S3 listens on loopback, because only these two use it
     """
     s3 = S3Server(state / "s3", settings.HOST, ports["s3"])
     s3_url = s3.start()
@@ -76,5 +76,5 @@ async def _serve_all(host: str, apps: dict[int, object]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    # serve() would put signal handlers of its own in place, which end one server and not the other.
+    # Call _serve(): the signal handlers that serve() installs stop only one of the servers.
     await asyncio.gather(*(server._serve() for server in servers))

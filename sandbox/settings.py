@@ -1,4 +1,4 @@
-"""Where the sandbox keeps its state, and on which ports it listens."""
+"""The sandbox's settings: folder of its state, ports, and accepted credentials."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ class Settings:
     """
     The sandbox's settings, from the environment.
 
-    :param state: ``SANDBOX_HOME``, the folder of everything that the sandbox writes; ``.sandbox`` in the project
-    :param places: ``SANDBOX_PLACES``, places of the source table: it has 1,461 rows for each
-    :param ports: ``SANDBOX_AIRFLOW_PORT`` and so on, the ports that were asked for
+    :param state: ``SANDBOX_HOME``, the folder that the sandbox writes to; by default ``.sandbox`` in the project
+    :param places: ``SANDBOX_PLACES``, number of places in the source table, which has 1,461 rows per place
+    :param ports: ``SANDBOX_AIRFLOW_PORT`` and so on, the configured ports
     :param host: ``SANDBOX_HOST``, the address that the emulators of Databricks and Snowflake listen on
-    :param databricks_token: ``SANDBOX_WORKSPACE_TOKEN``, what the workspace accepts; else one of the state folder
+    :param databricks_token: ``SANDBOX_WORKSPACE_TOKEN``, the token that the workspace accepts; by default the state
+        folder's
     :param snowflake_public_key: ``SANDBOX_LOADER_PUBLIC_KEY``, the loader's key as ``ALTER USER`` takes it (base64,
-        one line); else one of the state folder
+        one line); by default the state folder's
     """
 
     state: Path
@@ -52,7 +53,7 @@ class Settings:
         """
         Read the settings.
 
-        :raises SettingsError: for a value that is no whole number or out of range
+        :raises SettingsError: if a value is not a whole number or out of range
         """
         ports = {
             name: _number(f"SANDBOX_{name.upper()}_PORT", 1, 65535)
@@ -70,9 +71,9 @@ class Settings:
 
     def choose_ports(self) -> dict[str, int]:
         """
-        Return a free port for each server: the one that was asked for, else the usual one, else any.
+        Return a port for each server: the configured one, else the preferred one if it is free, else any free port.
 
-        :raises SettingsError: when a port that was asked for is taken
+        :raises SettingsError: if a configured port is taken
         """
         chosen = {}
         for name, preferred in PREFERRED_PORTS.items():
@@ -85,10 +86,10 @@ class Settings:
         return chosen
 
 
-def _number(name: str, lowest: int, highest: int) -> int:
+def _number(name: str, min_value: int, max_value: int) -> int:
     text = os.environ[name]
-    if not text.isdecimal() or not lowest <= int(text) <= highest:
-        raise SettingsError(f"{name} must be a whole number from {lowest} to {highest}; it is {text!r}")
+    if not text.isdecimal() or not min_value <= int(text) <= max_value:
+        raise SettingsError(f"{name} must be a whole number from {min_value} to {max_value}; it is {text!r}")
     return int(text)
 
 

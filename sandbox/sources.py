@@ -31,11 +31,11 @@ OBSERVED_YEAR = 2015
 
 def seed(endpoint_url: str, *, places: int = 1) -> None:
     """
-    Make the buckets and the source tables, where they are absent.
+    Create the buckets and the source tables that are missing.
 
     :param endpoint_url: the emulator of S3.
-    :param places: number of places in the weather forecasts; each has 1,461 rows, one a day from 2012 to
-        2015. The first is the real station.
+    :param places: number of places in the weather forecasts. Each has 1,461 rows, one per day from 2012 to 2015. The
+        first place is the real station.
     """
     filesystem = s3_filesystem(endpoint_url)
     for bucket in (SHARE_BUCKET, LAKE_BUCKET):
@@ -47,14 +47,14 @@ def seed(endpoint_url: str, *, places: int = 1) -> None:
         DAILY_OBSERVATIONS: daily_observations,
     }
     for name, rows in tables.items():
-        # Not asked of deltalake: its is_deltatable keeps the interpreter lock, and the server may be in this process.
+        # Not DeltaTable.is_deltatable: it holds the interpreter lock, and the S3 server may run in this process.
         if not filesystem.exists(f"{table_uri(name)}/_delta_log"):
             write_table(endpoint_url, name, rows())
 
 
 def forecasts(places: int = 1) -> pa.Table:
     """
-    Observed weather, shaped as forecasts that were issued the day before and came true.
+    Return observed weather in the form of forecasts that were issued the day before and came true.
 
     :param places: at least 1; see :func:`seed`.
     :raises ValueError: ``places`` is less than 1.
@@ -93,10 +93,10 @@ def forecasts(places: int = 1) -> pa.Table:
 
 def city_temperatures() -> pa.Table:
     """
-    Hourly temperatures of two cities in 2010. The natural key is city and time.
+    Return hourly temperatures of two cities in 2010. The natural key is city and time.
 
-    The frames hold no hour twice, so nothing is dropped here; both lack one hour of 2010-03-14. They name no time zone:
-    the time that they give is kept, and called UTC.
+    The source data contain no hour twice, so no row is dropped. Both cities lack one hour of 2010-03-14. The source
+    data name no time zone: their times are taken as UTC.
     """
     cities = {"Seattle": local_data.seattle_temps(), "San Francisco": local_data.sf_temps()}
     return pa.concat_tables(
@@ -112,7 +112,7 @@ def city_temperatures() -> pa.Table:
 
 
 def daily_observations() -> pa.Table:
-    """Observed weather of one year, one row a day: a batch of new observations, to be appended."""
+    """Return one year of observed weather, one row per day: a batch of new observations, to be appended."""
     observed = local_data.seattle_weather()
     observed = observed[observed["date"].dt.year == OBSERVED_YEAR]
     return pa.table(

@@ -26,7 +26,7 @@ from sandbox import settings
 from sandbox.airflow import Airflow
 from sandbox.settings import HOST, PROJECT, Settings
 
-# Logs are read from the files: the servers for them would listen on fixed ports.
+# Do not serve logs: they are read from files, and the log servers would listen on fixed ports.
 _AIRFLOW_PROCESSES = {
     "api-server": ["airflow", "api-server", "--host", HOST, "--port", "{port}"],
     "scheduler": ["airflow", "scheduler", "--skip-serve-logs"],
@@ -34,12 +34,12 @@ _AIRFLOW_PROCESSES = {
     "triggerer": ["airflow", "triggerer", "--skip-serve-logs"],
 }
 _CONNECTION = "AIRFLOW_CONN_"
-_CONNECTIONS_OF_THE_SHARE = ("DATABRICKS_DEFAULT", "SNOWFLAKE_DEFAULT")
+_SHARE_CONNECTIONS = ("DATABRICKS_DEFAULT", "SNOWFLAKE_DEFAULT")
 _START_SECONDS = 300
 _HEALTH_SECONDS = 15
 _STOP_SECONDS = 15
 
-STOPPED_BY_ANOTHER = "The stack was stopped by another command, as make down is one."
+STOPPED_BY_ANOTHER = "The stack was stopped by another command, for example make down."
 
 
 class StackError(RuntimeError):
@@ -48,7 +48,7 @@ class StackError(RuntimeError):
 
 @dataclass(frozen=True)
 class Endpoints:
-    """What a client of a running stack needs to know; its secrets are worth something on this machine only."""
+    """Addresses and credentials of a running stack. The credentials are only valid on this machine."""
 
     airflow_url: str
     airflow_user: str
@@ -83,12 +83,12 @@ class Endpoints:
         }
 
     def airflow(self, **options: Any) -> Airflow:
-        """Return Airflow, signed in as the administrator. ``options`` are those of :class:`Airflow`."""
+        """Return a client of Airflow, signed in as administrator. ``options`` are passed to :class:`Airflow`."""
         return Airflow(self.airflow_url, self.airflow_user, self.airflow_password, **options)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask the emulator of Snowflake, with Snowflake's own connector."""
-        # Takes seconds to import, and most commands do without it.
+        """Query the emulator of Snowflake with Snowflake's own connector."""
+        # Import here: the import takes seconds, and most commands do not need it.
         import snowflake.connector
 
         logging.getLogger("snowflake.connector").setLevel(logging.WARNING)
@@ -132,7 +132,7 @@ class Stack:
             raise StackError("A stack is starting. Wait for it, or stop it: make down") from None
 
     def is_started(self) -> bool:
-        """Return whether the stack has come up, so that a sync can be started on it."""
+        """Return whether the stack has started completely, so that a sync can be started on it."""
         return self._endpoints_file.exists()
 
     def airflow(self) -> Airflow:
@@ -140,7 +140,7 @@ class Stack:
         return self.endpoints().airflow()
 
     def unfinished_runs(self) -> list[str]:
-        """Return the runs of DAGs that have not ended; none when Airflow does not answer at once."""
+        """Return the DAG runs that have not ended; an empty list if Airflow does not answer within 5 seconds."""
         try:
             airflow = self.endpoints().airflow(timeout_seconds=5, back_off=())
         except StackError:
@@ -154,13 +154,13 @@ class Stack:
         return [f"{run['dag_id']} ({run['dag_run_id']})" for run in found["dag_runs"]]
 
     def processes(self) -> list[psutil.Process]:
-        """Return every living process of this stack, also one whose parent has died."""
+        """Return every living process of this stack, including processes whose parent has died."""
         sessions = self._sessions()
         found = []
         for process in psutil.process_iter():
             try:
                 began, _ = sessions.get(os.getsid(process.pid), (None, ""))
-                # The number of a session that has ended may be given to another one, but not to an older one.
+                # The id of an ended session may be reused, so compare the start: only later processes belong to ours.
                 if began and process.create_time() >= began and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except (psutil.Error, OSError):
@@ -168,7 +168,7 @@ class Stack:
         return found
 
     def health(self) -> dict[str, str]:
-        """Return what each part of the running stack says of itself; a process that is gone has ended."""
+        """Return the health of each part of the running stack; ``has ended`` for a part without a process."""
         endpoints = self.endpoints()
         services = {"databricks": endpoints.databricks_url, "snowflake": endpoints.snowflake_url}
         try:
@@ -177,20 +177,20 @@ class Stack:
             parts = {"api_server": "does not answer"}
         for name, url in services.items():
             parts[name] = "healthy" if _answers(url) else "does not answer"
-        # Airflow notices only after half a minute that one of its processes has died.
+        # Look at the processes too: Airflow reports a dead process only after half a minute.
         living = {process.pid for process in self.processes()}
         for number, (_, name) in self._sessions().items():
             if number not in living:
                 parts[name.replace("-", "_")] = "has ended"
         return parts
 
-    def start(self, tell: Callable[[str], None] = lambda _: None, command: str = "make up") -> Endpoints:
+    def start(self, report: Callable[[str], None] = lambda _: None, command: str = "make up") -> Endpoints:
         """
         Start everything and return when a sync can be started.
 
-        :param tell: is given a line for each thing that is done
-        :param command: what a person typed to start it, for whoever stops it meanwhile
-        :raises StackError: when a part does not start; everything is stopped again
+        :param report: called with a line for each step
+        :param command: the command that starts the stack; make down prints it when it stops the stack
+        :raises StackError: if a part does not start; everything is stopped again
         """
         self.state.mkdir(parents=True, exist_ok=True)
         with (self.state / "start.lock").open("w") as lock:
@@ -200,11 +200,11 @@ class Stack:
                 raise StackError("A stack is being started already. Wait for it, or stop it: make down") from None
             if self.processes():
                 raise StackError("A stack is running already. Stop it: make down")
-            _write_whole(self._starter_file, json.dumps([os.getpid(), psutil.Process().create_time(), command]))
-            return self._start(tell)
+            _write_atomically(self._starter_file, json.dumps([os.getpid(), psutil.Process().create_time(), command]))
+            return self._start(report)
 
     def starter(self) -> str | None:
-        """Return the command that started this stack and still works, with its process; None when it has ended."""
+        """Return the command that started this stack, with its process id, if it still runs; else None."""
         known = self._read_starter()
         if known is None:
             return None
@@ -216,7 +216,7 @@ class Stack:
         return f"{command} (process {number})" if lives else None
 
     def is_stopped_by_another(self) -> bool:
-        """Return whether the stack that this process started was stopped, or another one started, by somebody else."""
+        """Return whether another process has stopped the stack that this process started, or started a new one."""
         known = self._read_starter()
         return known is None or known[:2] != (os.getpid(), psutil.Process().create_time())
 
@@ -227,7 +227,7 @@ class Stack:
             return None
         return number, began, command
 
-    def _start(self, tell: Callable[[str], None]) -> Endpoints:
+    def _start(self, report: Callable[[str], None]) -> Endpoints:
         self.logs.mkdir(exist_ok=True)
         self._endpoints_file.unlink(missing_ok=True)
         ports = self.options.choose_ports()
@@ -244,16 +244,16 @@ class Stack:
                 snowflake_private_key_file=str(self.state / "keys" / "loader.p8"),
             )
             environment = self._airflow_environment(endpoints, secrets_)
-            tell("Starting the emulators of S3, Databricks and Snowflake")
+            report("Starting the emulators of S3, Databricks and Snowflake")
             self._spawn(
                 "emulators", [sys.executable, "-m", "sandbox", "serve", json.dumps(ports)], self._base_environment()
             )
-            self._migrate(environment, tell)
-            tell("Starting Airflow: api-server, scheduler, dag-processor, triggerer")
+            self._migrate(environment, report)
+            report("Starting Airflow: api-server, scheduler, dag-processor, triggerer")
             for name in _AIRFLOW_PROCESSES:
                 self.start_airflow(name, endpoints)
             self._await_ready(endpoints)
-            tell("Setting up: the export job's id, the Snowflake tables")
+            report("Setting up: the export job's id, the Snowflake tables")
             self.set_up(endpoints)
         except BaseException as error:
             by_another = self.is_stopped_by_another()
@@ -261,24 +261,25 @@ class Stack:
             if by_another and isinstance(error, StackError):
                 raise StackError(STOPPED_BY_ANOTHER) from None
             raise
-        _write_whole(self._endpoints_file, json.dumps(asdict(endpoints)))
+        _write_atomically(self._endpoints_file, json.dumps(asdict(endpoints)))
         return endpoints
 
     def start_airflow(self, name: str, endpoints: Endpoints) -> None:
         """
-        Start one of Airflow's processes, at first or when it has ended.
+        Start one of Airflow's processes for the first time, or after it has ended.
 
         :param name: ``api-server``, ``scheduler``, ``dag-processor`` or ``triggerer``
-        :param endpoints: of the stack
+        :param endpoints: the stack's endpoints
         """
-        # The api-server gives up soon, as it answers nobody while it waits for the database. A scheduler ends.
+        # The timeout is how long to wait for a locked database. It is short in the api-server, which answers nobody
+        # meanwhile. It is long in the others, because a scheduler that gives up ends.
         database = f"sqlite:///{self.airflow_home}/airflow.db?timeout={5 if name == 'api-server' else 60}"
         environment = self._airflow_environment(endpoints, self._secrets())
         port = endpoints.airflow_url.rsplit(":", 1)[1]
-        # One that has ended is not missed any longer.
+        # Forget the ended process, so that health() no longer reports it.
         if not self.processes_of(name):
             left = {number: known for number, known in self._sessions().items() if known[1] != name}
-            _write_whole(self._sessions_file, json.dumps(left))
+            _write_atomically(self._sessions_file, json.dumps(left))
         self._spawn(
             name,
             [part.format(port=port) for part in _AIRFLOW_PROCESSES[name]],
@@ -286,7 +287,7 @@ class Stack:
         )
 
     def processes_of(self, name: str) -> list[psutil.Process]:
-        """Return the living processes that one of those which were started consists of."""
+        """Return the living processes of one part of the stack, for example of the scheduler."""
         sessions = {number for number, (_, known) in self._sessions().items() if known == name}
         return [process for process in self.processes() if os.getsid(process.pid) in sessions]
 
@@ -297,7 +298,7 @@ class Stack:
         _signal(found, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_SECONDS
         while found and time.monotonic() < deadline:
-            # Airflow's processes start others while they end, so look again each time.
+            # Look for processes again each time: Airflow's processes start others while they end.
             psutil.wait_procs(found, timeout=0.2)
             found = self.processes()
         while found:
@@ -313,17 +314,17 @@ class Stack:
         """
         Let :mod:`data_share.doctor` check a deployment, and return its exit code.
 
-        :param given: the environment; it names a deployment by the connections of the share, or else the running stack
-            is meant
-        :param options: of :mod:`data_share.doctor`
-        :raises StackError: without either
+        :param given: the environment. If it holds connections of the share, their deployment is checked, else the
+            running stack.
+        :param options: command-line options of :mod:`data_share.doctor`
+        :raises StackError: if the environment holds no connections and no stack is running
         """
         environment = dict(given)
-        if not any(f"{_CONNECTION}{name}" in given for name in _CONNECTIONS_OF_THE_SHARE):
+        if not any(f"{_CONNECTION}{name}" in given for name in _SHARE_CONNECTIONS):
             environment = self._airflow_environment(self.endpoints(), self._secrets()) | self._job_variable()
         path = [str(self.project / "plugins"), *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(path)
-        # Airflow logs to where the list is printed. Who reads a list may want its log, a program may not.
+        # Airflow logs to the same place as the doctor prints. A person may want the log; a program must get JSON only.
         level = given.get("AIRFLOW__LOGGING__LOGGING_LEVEL", "CRITICAL")
         environment["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "CRITICAL" if "--json" in options else level
         command = [sys.executable, "-m", "data_share.doctor", *options]
@@ -331,9 +332,9 @@ class Stack:
 
     def serve(self, ports: dict[str, int]) -> None:
         """
-        Be the process of the emulators.
+        Run the emulators in this process.
 
-        :raises StackError: other machines would reach emulators whose keys nobody knows
+        :raises StackError: if other machines could reach the emulators but no credentials are configured
         """
         from sandbox.emulator_process import serve
 
@@ -359,7 +360,7 @@ class Stack:
         )
 
     def _job_variable(self) -> dict[str, str]:
-        """Return the export job's id as Airflow has it: outside of a task, it is only looked for in the environment."""
+        """Return Airflow's variable with the export job's id as an environment variable, where the doctor reads it."""
         from data_share.dag_defaults import SHARE
 
         airflow = self.airflow()
@@ -374,7 +375,7 @@ class Stack:
         return self.state / "endpoints.json"
 
     def _sessions(self) -> dict[int, tuple[float, str]]:
-        """Return the sessions of the processes that this stack started, with the times of their starts, and names."""
+        """Return session id -> (start time, name) of each process that this stack started."""
         try:
             return {int(number): tuple(known) for number, known in json.loads(self._sessions_file.read_text()).items()}
         except FileNotFoundError:
@@ -389,10 +390,10 @@ class Stack:
         return self.state / "sessions.json"
 
     def _secrets(self) -> dict[str, str]:
-        """Return the secrets of this state folder, made at its first use."""
+        """Return the secrets of this state folder, which are created at its first use."""
         file = self.state / "keys" / "secrets.json"
         if not file.exists():
-            # Only the first start of a state folder needs it, and each command would wait for it.
+            # Import here: only the first start in a state folder needs it, and every command would wait for the import.
             from cryptography.fernet import Fernet
             from cryptography.hazmat.primitives import serialization
             from cryptography.hazmat.primitives.asymmetric import rsa
@@ -431,7 +432,7 @@ class Stack:
             "SANDBOX_HOME": str(self.state),
             "PATH": path,
             "PYTHONUNBUFFERED": "1",
-            # A task process that inherits a proxy would look for the emulators there.
+            # No proxy: a task process would inherit it and send the emulators' requests to it.
             "NO_PROXY": HOST,
             "no_proxy": HOST,
         }
@@ -469,7 +470,7 @@ class Stack:
         }
         return {
             **self._base_environment(),
-            # Those of the shell, as that of the alerts. The two of the share always lead to the emulators.
+            # Pass on connections from the shell, such as the webhook's. The share's two connections, set below, win.
             **{name: value for name, value in os.environ.items() if name.startswith(_CONNECTION)},
             "AIRFLOW_HOME": str(home),
             "PYTHONPATH": str(PROJECT / "config"),
@@ -488,14 +489,14 @@ class Stack:
             "AIRFLOW__API__SECRET_KEY": secrets_["airflow_secret"],
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__API_AUTH__JWT_SECRET": secrets_["airflow_secret"],
-            # A new dataset file is seen within seconds, and a step follows the one before it at once.
+            # Airflow finds a new dataset file within seconds, and starts the next step at once.
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
-            # The first alert of a process takes 6 CPU seconds, and a busy machine has them late.
+            # The first alert of a process takes 6 CPU seconds, which takes much longer on a busy machine.
             "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "120",
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
-            # An api-server that is away for five minutes fails no sync: docs/deploy.md has the reason of each number.
+            # No sync fails if the api-server is down for five minutes: docs/deploy.md explains each number.
             "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "101",
             "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MIN": "3",
             "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "6",
@@ -507,11 +508,11 @@ class Stack:
             **{f"{_CONNECTION}{name}": json.dumps(value) for name, value in connections.items()},
         }
 
-    def _migrate(self, environment: dict[str, str], tell: Callable[[str], None]) -> None:
+    def _migrate(self, environment: dict[str, str], report: Callable[[str], None]) -> None:
         done = self.airflow_home / f"migrated-to-{version('apache-airflow')}"
         if done.exists():
             return
-        tell("Making Airflow's database")
+        report("Making Airflow's database")
         log = self.logs / "migrate.log"
         with log.open("w") as out:
             result = subprocess.run(
@@ -528,8 +529,8 @@ class Stack:
         done.touch()
 
     def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> None:
-        with (self.logs / f"{name}.log").open("w") as out, _interrupts_held_back():
-            # A session of its own: Ctrl-C in the terminal reaches the command that started it, which stops in order.
+        with (self.logs / f"{name}.log").open("w") as out, _interrupts_deferred():
+            # Start a new session: then Ctrl-C only reaches this command, which stops the process in an orderly way.
             process = self._started[name] = subprocess.Popen(
                 command,
                 env=environment,
@@ -539,9 +540,9 @@ class Stack:
                 stderr=out,
                 start_new_session=True,
             )
-            # All that a process starts stays in its session, by which it is found again.
+            # Save the session: processes that this process starts stay in it and are found by it.
             sessions = self._sessions() | {process.pid: (psutil.Process(process.pid).create_time(), name)}
-            _write_whole(self._sessions_file, json.dumps(sessions))
+            _write_atomically(self._sessions_file, json.dumps(sessions))
 
     def _await_ready(self, endpoints: Endpoints) -> None:
         airflow = endpoints.airflow(back_off=())
@@ -555,7 +556,7 @@ class Stack:
         deadline = time.monotonic() + _START_SECONDS
         try:
             for name, is_ready in checks.items():
-                while not _holds(is_ready):
+                while not _succeeds(is_ready):
                     log = self.logs / f"{name}.log"
                     if time.monotonic() > deadline:
                         raise StackError(f"{name} is not ready after {_START_SECONDS} seconds:\n{_tail(log)}")
@@ -565,7 +566,7 @@ class Stack:
             airflow.close()
 
     def _check_alive(self) -> None:
-        """Fail when a process has ended, with the last lines of its log."""
+        """Raise StackError, with the last lines of the log, if a process has ended."""
         for name, process in self._started.items():
             if process.poll() is not None:
                 raise StackError(f"{name} has ended with {process.returncode}:\n{_tail(self.logs / f'{name}.log')}")
@@ -573,9 +574,9 @@ class Stack:
     @staticmethod
     def set_up(endpoints: Endpoints) -> None:
         """
-        Make a fresh Airflow ready for syncs: it is told the export job's id, and makes the tables in Snowflake.
+        Prepare a new Airflow for syncs: set the export job's id, and create the tables in Snowflake.
 
-        :raises StackError: when Airflow refuses, or ``set_up_snowflake`` fails
+        :raises StackError: if Airflow refuses, or ``set_up_snowflake`` fails
         """
         from data_share.dag_defaults import SHARE
 
@@ -598,8 +599,8 @@ class Stack:
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back, which could come between the start of a process and the note of it."""
+def _interrupts_deferred() -> Iterator[None]:
+    """Defer Ctrl-C and SIGTERM, so that no process is started without being recorded."""
     received: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _: received.append(number))
@@ -615,18 +616,18 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def _health(endpoints: Endpoints) -> dict[str, dict[str, Any]]:
-    """Return the health of the scheduler, the triggerer, the dag-processor and the database; nobody has to sign in."""
+    """Return the health of scheduler, triggerer, dag-processor and database. The endpoint needs no authentication."""
     url = f"{endpoints.airflow_url}/api/v2/monitor/health"
     found: dict[str, dict[str, Any]] = httpx.get(url, timeout=_HEALTH_SECONDS).raise_for_status().json()
     return found
 
 
 def _answers(url: str) -> bool:
-    """Return whether an emulator is there."""
-    return _holds(lambda: httpx.get(f"{url}/healthz", timeout=_HEALTH_SECONDS).is_success)
+    """Return whether an emulator answers."""
+    return _succeeds(lambda: httpx.get(f"{url}/healthz", timeout=_HEALTH_SECONDS).is_success)
 
 
-def _holds(check: Callable[[], Any]) -> bool:
+def _succeeds(check: Callable[[], Any]) -> bool:
     try:
         return bool(check())
     except (httpx.HTTPError, SyncError, KeyError):
@@ -641,8 +642,8 @@ def _signal(processes: Iterable[psutil.Process], number: int) -> None:
             continue
 
 
-def _write_whole(file: Path, text: str) -> None:
-    """Write a file that others read at any time, and that a kill may not leave empty; nobody else may read it."""
+def _write_atomically(file: Path, text: str) -> None:
+    """Write a file atomically, because others read it at any time. Only the owner can read it."""
     draft = file.with_suffix(".draft")
     draft.touch(mode=0o600)
     draft.write_text(text)

@@ -1,4 +1,4 @@
-"""What the Jobs API tells of jobs and runs: the JSON of its answers, whole or in pages."""
+"""The JSON answers of the Jobs API about jobs and runs, and their pages."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _QUEUED = "Queued due to reaching maximum concurrent runs of job."
 
 
 def job_answer(job: Job) -> dict[str, Any]:
-    """What jobs/get tells."""
+    """Return the answer of jobs/get."""
     return _job(job) | {"run_as_user_name": job.creator, "settings": job.settings}
 
 
 def listed_job(job: Job, *, tasks: bool) -> dict[str, Any]:
-    """What jobs/list tells of one job."""
+    """Return a job as an item of jobs/list."""
     answer = _job(job)
     answer["settings"] = {key: value for key, value in job.settings.items() if key != "tasks"}
     if tasks:
@@ -31,12 +31,12 @@ def listed_job(job: Job, *, tasks: bool) -> dict[str, Any]:
 
 
 def run_answer(run: Run, base_url: str, *, resolved: bool = False) -> dict[str, Any]:
-    """What jobs/runs/get tells of a run."""
+    """Return the answer of jobs/runs/get for a job's run."""
     return _run(run, base_url) | {"tasks": [_task(run, base_url, resolved=resolved)]}
 
 
 def listed_run(run: Run, base_url: str, *, tasks: bool) -> dict[str, Any]:
-    """What jobs/runs/list tells of one run."""
+    """Return a run as an item of jobs/runs/list."""
     answer = _run(run, base_url)
     if tasks:
         answer |= {"tasks": [_task(run, base_url)], "has_more": False}
@@ -44,9 +44,9 @@ def listed_run(run: Run, base_url: str, *, tasks: bool) -> dict[str, Any]:
 
 
 def task_run_answer(run: Run, base_url: str) -> dict[str, Any]:
-    """What jobs/runs/get tells of the run of a task, and jobs/runs/get-output as its metadata."""
+    """Return the answer of jobs/runs/get for a task's run, which is also the metadata in jobs/runs/get-output."""
     task = run.task
-    told = _task(run, base_url)
+    answer = _task(run, base_url)
     return {
         "job_id": run.job_id,
         "run_id": task.run_id,
@@ -56,12 +56,12 @@ def task_run_answer(run: Run, base_url: str) -> dict[str, Any]:
         "attempt_number": 0,
         "creator_user_name": run.creator,
         "run_name": task.settings["task_key"],
-        "run_page_url": told["run_page_url"],
+        "run_page_url": answer["run_page_url"],
         "run_type": "JOB_RUN",
-        "state": told["state"],
-        "status": told["status"],
+        "state": answer["state"],
+        "status": answer["status"],
         **_times(task.state),
-        "tasks": [told],
+        "tasks": [answer],
     }
 
 
@@ -69,12 +69,13 @@ def page_of(
     name: str, items: Sequence[Any], *, limit: int, offset: int, page_token: str, show: Callable[[Any], Any]
 ) -> dict[str, Any]:
     """
-    One page of a list. A page's token says where it begins; a list without items is not in the answer at all.
+    Return one page of a list. An empty list is left out of the answer.
 
     :param name: the list's name in the answer.
-    :param limit: most items of a page.
-    :param offset: where to begin, when there is no token.
-    :param show: what is told of an item.
+    :param limit: maximum number of items on a page.
+    :param offset: index of the first item, if there is no token.
+    :param page_token: the token of the page; it contains the index of the first item.
+    :param show: converts an item to JSON.
     """
     start = _page_start(page_token) if page_token else offset
     shown = [show(item) for item in items[start : start + limit]]
@@ -111,7 +112,7 @@ def _run(run: Run, base_url: str) -> dict[str, Any]:
             {"name": name, **({"default": defaults[name]} if name in defaults else {}), "value": value}
             for name, value in sorted(run.job_parameters.items())
         ],
-        # Those of a job with one task.
+        # The times of the task, as jobs here have one task.
         **_times(run.task.state),
         "start_time": run.created_time,
         "end_time": run.state.end_time,
@@ -139,7 +140,7 @@ def _task(run: Run, base_url: str, *, resolved: bool = False) -> dict[str, Any]:
 
 
 def _state(state: State) -> dict[str, Any]:
-    """The older form in which Databricks tells a state."""
+    """Return a state in the older format of the API, the field `state`."""
     answer: dict[str, Any] = {"life_cycle_state": state.life_cycle_state}
     if state.result_state:
         answer["result_state"] = state.result_state
@@ -151,7 +152,7 @@ def _state(state: State) -> dict[str, Any]:
 
 
 def _status(state: State) -> dict[str, Any]:
-    """The newer form in which Databricks tells a state."""
+    """Return a state in the newer format of the API, the field `status`."""
     answer: dict[str, Any] = {"state": state.life_cycle_state if state.active else "TERMINATED"}
     if state.life_cycle_state == "QUEUED":
         answer["queue_details"] = {"code": "MAX_CONCURRENT_RUNS_REACHED", "message": _QUEUED}
@@ -162,7 +163,7 @@ def _status(state: State) -> dict[str, Any]:
 
 
 def _times(state: State) -> dict[str, int]:
-    """Times in milliseconds since 1970, durations in milliseconds; what has not ended has the end 0."""
+    """Return times in milliseconds since 1970 and durations in milliseconds. The end is 0 until a run has ended."""
     ended = state.start_time and state.end_time
     return {
         "start_time": state.start_time,

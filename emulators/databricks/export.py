@@ -1,13 +1,14 @@
 """
 Executes a Databricks SQL file on the sandbox's lake, with DuckDB.
 
-Understood: ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, ``DECLARE OR REPLACE VARIABLE``, ``SET VAR``
-and ``EXECUTE IMMEDIATE`` of an ``INSERT OVERWRITE DIRECTORY`` or, with ``INTO``, of a query, several in a file; of
-these, no more than what runtime 14.3 takes. A query may read Delta tables by their Unity Catalog name, also as
-``IDENTIFIER(...)``, and directories of Parquet files as ``parquet.`path```, with the hidden column ``_metadata`` of
-their files. ``TYPEOF`` answers in Spark's words, also for ``STRUCT(*)``, and
-``JSON_OBJECT_KEYS(TO_JSON(STRUCT(*), MAP('ignoreNullFields', 'false')))`` with the names of the columns. Functions of
-Spark that DuckDB lacks are in ``emulators/databricks/functions.py``.
+Statements: ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, ``DECLARE OR REPLACE VARIABLE``, ``SET VAR``,
+and ``EXECUTE IMMEDIATE`` of an ``INSERT OVERWRITE DIRECTORY`` or, with ``INTO``, of a query. A file may contain several
+statements. Only syntax that runtime 14.3 supports is accepted.
+
+Queries may read Delta tables by their Unity Catalog name or through ``IDENTIFIER(...)``, and directories of Parquet
+files as ``parquet.`path```, with the hidden column ``_metadata`` of the files. ``TYPEOF`` returns Spark's names of
+types, also for ``STRUCT(*)``. ``JSON_OBJECT_KEYS(TO_JSON(STRUCT(*), MAP('ignoreNullFields', 'false')))`` returns the
+names of the columns. Functions of Spark that DuckDB lacks are in ``emulators/databricks/functions.py``.
 """
 
 from __future__ import annotations
@@ -46,15 +47,15 @@ ROWS_PER_BATCH = 131_072
 _EXTERNAL_LOCATIONS = (f"s3://{SHARE_BUCKET}/", f"s3://{LAKE_BUCKET}/")
 _METADATA = "_metadata"
 _PLAIN_NAME = re.compile(r"\w+", re.ASCII)
-# What is NULL in no row, as Spark sees it without looking at the rows. Parameters are strings.
+# Expressions that Spark knows to be never NULL without reading rows. Parameters are strings, so they are never NULL.
 _NEVER_NULL = (exp.Count, exp.CurrentTimestamp, exp.Literal, exp.Placeholder)
-# With one more underscore in front for each column of the data that has the name already.
+# Matches `_metadata`, with one more leading underscore for each column of the data that already has the name.
 _ANY_METADATA = re.compile(r"_+metadata", re.IGNORECASE)
 _PARQUET_DIRECTORY = re.compile(r"parquet\.`([^`]*)`", re.IGNORECASE)
 
 
 class StatementError(Exception):
-    """A statement failed. The message is what Databricks would say."""
+    """A statement failed. The message is Databricks'."""
 
 
 class InterruptedStatementError(Exception):
@@ -63,10 +64,11 @@ class InterruptedStatementError(Exception):
 
 class Session:
     """
-    Executes the statements of one task run. Not to be used after :meth:`close`.
+    Executes the statements of one task's run. It must not be used after :meth:`close`.
 
     :param s3_endpoint_url: the emulator of S3.
-    :param filesystem: a file system on it, which sessions may share: making one takes as long as a small export.
+    :param filesystem: a file system on the emulator. Sessions should share it: creating it takes as long as a small
+        export.
     """
 
     def __init__(self, s3_endpoint_url: str, filesystem: s3fs.S3FileSystem) -> None:
@@ -74,15 +76,15 @@ class Session:
         self._filesystem = filesystem
         self._interrupted = threading.Event()
         self._connection = duckdb.connect(config={"threads": 2})
-        # A statement may read what is registered here and nothing else: no local file, no variable of this process.
+        # A statement may only read what is registered here: no local files, no variables of this process.
         self._connection.execute("SET python_enable_replacements = false")
         self._connection.execute("SET TimeZone = 'UTC'")
         self._connection.execute("SET enable_external_access = false")
-        self._connection.execute("SET lambda_syntax = 'ENABLE_SINGLE_ARROW'")  # as sqlglot writes it
+        self._connection.execute("SET lambda_syntax = 'ENABLE_SINGLE_ARROW'")  # the syntax that sqlglot writes
         for macro in MACROS:
             self._connection.execute(macro)
         self._views = 0
-        # The type of each variable by its name, in DuckDB's words; DuckDB keeps the values.
+        # Variable -> DuckDB's name of its type. DuckDB stores the values.
         self._variables: dict[str, str] = {}
 
     def execute(self, sql: str, parameters: Mapping[str, str]) -> None:
@@ -91,8 +93,8 @@ class Session:
 
         :param sql: statements, separated by ``;``.
         :param parameters: values of the named parameter markers, without the colon. They are bound as strings.
-        :raises StatementError: a statement is wrong, or it failed. Statements after it were not executed.
-        :raises InterruptedStatementError: somebody called :meth:`interrupt`.
+        :raises StatementError: if a statement is invalid or failed. The statements after it were not executed.
+        :raises InterruptedStatementError: if :meth:`interrupt` was called.
         """
         with self._as_statement_errors():
             for statement in _statements(sql):
@@ -101,9 +103,9 @@ class Session:
 
     def table(self, sql: str) -> pa.Table:
         """
-        Execute one query, and return its rows.
+        Execute one query and return its rows.
 
-        :raises StatementError: the query is wrong, or it failed.
+        :raises StatementError: if the query is invalid or failed.
         """
         with self._as_statement_errors():
             translated = self._translate(sqlglot.parse_one(sql, read="databricks"), {})
@@ -121,7 +123,7 @@ class Session:
             duckdb.Error,
             OSError,
             pa.ArrowException,
-        ) as error:  # OSError: what a query says while its rows are read
+        ) as error:  # OSError: raised while a query's rows are read
             if self._interrupted.is_set():
                 raise InterruptedStatementError from error
             if raised := USER_RAISED_EXCEPTION.search(str(error)):
@@ -129,7 +131,7 @@ class Session:
             raise StatementError(f"[INTERNAL_ERROR] {error} SQLSTATE: XX000") from error
 
     def interrupt(self) -> None:
-        """Make :meth:`execute`, which runs in another thread, end soon."""
+        """Interrupt :meth:`execute`, which runs in another thread."""
         self._interrupted.set()
         self._connection.interrupt()
 
@@ -214,7 +216,7 @@ class Session:
             raise _syntax_error(words[0], "the sandbox executes INSERT OVERWRITE DIRECTORY, and queries INTO variables")
 
     def _bound(self, sql: str, arguments: list[exp.Expr]) -> exp.Expr:
-        """The query of a text, with the arguments of EXECUTE IMMEDIATE in the place of its markers."""
+        """Parse a query, and replace its markers by the arguments of EXECUTE IMMEDIATE."""
         values: dict[str, exp.Expr] = {}
         for argument in arguments:
             value = argument.unalias()
@@ -232,21 +234,21 @@ class Session:
         for marker in list(query.find_all(exp.Placeholder)):
             if marker.name in values:
                 value = values[marker.name]
-                # It names a table, which has to be known before the query is executed.
+                # Insert the value: the marker names a table, whose name must be known before the query runs.
                 if _names_a_table(marker) and "variable" in value.meta:
                     value = exp.Literal.string(self._value(value.meta["variable"]))
                 marker.replace(value.copy())
         return query
 
     def _variable(self, name: str) -> exp.Expr:
-        """A variable, for DuckDB."""
+        """Return the DuckDB expression that reads a variable."""
         value = exp.func("getvariable", exp.Literal.string(name.lower()))
         cast = exp.cast(value, exp.DataType.build(self._type_of_variable(name), dialect="duckdb"))
         cast.meta["variable"] = name
         return cast
 
     def _assign(self, names: list[str], query: exp.Expr, parameters: Mapping[str, str]) -> None:
-        """Set variables to what a query answers: NULL without a row."""
+        """Set variables to the row that a query returns; to NULL if it returns no row."""
         types = [self._type_of_variable(name) for name in names]
         columns = query.selects if isinstance(query, exp.Select) else []
         if len(columns) != len(names):
@@ -280,7 +282,7 @@ class Session:
         return value
 
     def _never_null(self, query: exp.Expr) -> set[str]:
-        """The columns of a query that Spark writes as required ones."""
+        """Return the columns of a query that Spark writes to Parquet as required (not nullable)."""
         if not isinstance(query, exp.Select):
             return set()
         return {
@@ -291,12 +293,12 @@ class Session:
         }
 
     def _translate(self, query: exp.Expr, parameters: Mapping[str, str]) -> exp.Expr:
-        """The query for DuckDB, its tables registered."""
+        """Translate a query to DuckDB, and register its tables."""
         query = query.copy()
-        defined_here = {cte.alias_or_name.lower() for cte in query.find_all(exp.CTE)}
+        ctes = {cte.alias_or_name.lower() for cte in query.find_all(exp.CTE)}
         asks_for_metadata = any(_is_metadata(column) for column in query.find_all(exp.Column))
         for table in list(query.find_all(exp.Table)):
-            if not table.db and table.name.lower() in defined_here:
+            if not table.db and table.name.lower() in ctes:
                 continue
             view, name, metadata = self._register(table, parameters, asks_for_metadata)
             alias = table.args.get("alias") or exp.TableAlias(this=exp.to_identifier(name, quoted=True))
@@ -306,7 +308,7 @@ class Session:
         for keys in list(query.find_all(exp.JSONKeys)):
             names = [exp.Literal.string(name) for name in self._keys_of(keys, parameters)]
             keys.replace(exp.Array(expressions=names))
-        # From the inside out: the type of an outer one is asked when the inner ones have their answer.
+        # Innermost TYPEOF first: the type of an outer TYPEOF's argument depends on the inner ones.
         for typeof in reversed(list(query.find_all(exp.Typeof))):
             typeof.replace(exp.Literal.string(self._type_of(typeof, parameters)))
         for column in list(query.find_all(exp.Column)):
@@ -318,9 +320,9 @@ class Session:
         self, table: exp.Table, parameters: Mapping[str, str], asks_for_metadata: bool
     ) -> tuple[str, str, str]:
         """
-        Make what a query names readable.
+        Register a table or directory that a query names, so that DuckDB can read it.
 
-        Returns the view, the name that columns may be qualified with, and that of the view's metadata column, if any.
+        :returns: the view, the name that may qualify its columns, and the name of its metadata column (empty without).
         """
         if isinstance(table.this, exp.Anonymous) and table.this.name.upper() == "IDENTIFIER":
             written = _constant(table.this.expressions[0], parameters)
@@ -335,7 +337,7 @@ class Session:
             self._connection.register(view, self._delta_dataset(written))
             return view, written.rpartition(".")[2], ""
         dataset = self._parquet_dataset(match[1])
-        # A column of the data wins over the hidden one of the same name.
+        # A column of the data hides the metadata column of the same name, so choose a free name for the latter.
         metadata = _METADATA
         while metadata in map(str.lower, dataset.schema.names):
             metadata = f"_{metadata}"
@@ -348,7 +350,7 @@ class Session:
         return view, "parquet", metadata if asks_for_metadata else ""
 
     def _type_of(self, typeof: exp.Typeof, parameters: Mapping[str, str]) -> str:
-        """What TYPEOF says."""
+        """Return the result of TYPEOF."""
         fields = self._fields_of(typeof.this, typeof.find_ancestor(exp.Select), parameters)
         try:
             return spark_struct(fields) if isinstance(typeof.this, exp.Struct) else spark_type(fields[0][1])
@@ -356,24 +358,24 @@ class Session:
             raise StatementError(f"[UNSUPPORTED_DATATYPE] {error}. SQLSTATE: 0A000") from error
 
     def _keys_of(self, keys: exp.JSONKeys, parameters: Mapping[str, str]) -> list[str]:
-        """What JSON_OBJECT_KEYS says of a struct whose NULLs are kept: the names of its fields, whatever the row is."""
-        made = keys.this
-        options = made.args.get("options") if isinstance(made, exp.JSONFormat) else None
+        """Return the result of JSON_OBJECT_KEYS for a struct with its NULLs kept: the fields' names, in every row."""
+        to_json = keys.this
+        options = to_json.args.get("options") if isinstance(to_json, exp.JSONFormat) else None
         kept = exp.VarMap(
             keys=exp.array(exp.Literal.string("ignoreNullFields")), values=exp.array(exp.Literal.string("false"))
         )
-        if options != kept or not isinstance(made.this, exp.Struct):
+        if options != kept or not isinstance(to_json.this, exp.Struct):
             raise StatementError(
                 "[UNSUPPORTED_FEATURE] The sandbox knows JSON_OBJECT_KEYS only of TO_JSON(STRUCT(...), "
                 "MAP('ignoreNullFields', 'false')). SQLSTATE: 0A000"
             )
-        return [name for name, _ in self._fields_of(made.this, keys.find_ancestor(exp.Select), parameters)]
+        return [name for name, _ in self._fields_of(to_json.this, keys.find_ancestor(exp.Select), parameters)]
 
     def _fields_of(
         self, argument: exp.Expr, select: exp.Select | None, parameters: Mapping[str, str]
     ) -> list[tuple[str, Any]]:
-        """Names and types of a struct's fields, or of one expression: it is asked of the same tables, for no rows."""
-        # STRUCT(*) is asked column by column: DuckDB has no such function.
+        """Return names and types of a struct's fields, or of one expression, from a query with LIMIT 0."""
+        # Query the fields as columns: DuckDB does not support STRUCT(*).
         parts = argument.expressions if isinstance(argument, exp.Struct) else [argument]
         probe = exp.Select(expressions=[_struct_field(part, number) for number, part in enumerate(parts, start=1)])
         for clause in ("from_", "joins", "laterals"):
@@ -381,7 +383,7 @@ class Session:
                 probe.set(clause, [part.copy() for part in present] if isinstance(present, list) else present.copy())
         visible: dict[str, exp.Expr] = {}
         scope: exp.Expr | None = select
-        while scope is not None:  # the nearest definition of a name wins
+        while scope is not None:  # the innermost definition of a name applies
             for cte in scope.args["with_"].expressions if scope.args.get("with_") else ():
                 visible.setdefault(cte.alias_or_name.lower(), cte.copy())
             scope = scope.parent
@@ -448,9 +450,9 @@ def _statements(sql: str) -> Iterator[str]:
 
 def _directory_insert(sql: str) -> tuple[str, str]:
     """
-    The directory and the query of an INSERT OVERWRITE DIRECTORY.
+    Return the directory and the query of an INSERT OVERWRITE DIRECTORY.
 
-    sqlglot knows it in Hive's form only. A marker in the place of the directory takes runtime 18.
+    sqlglot only parses Hive's form of the statement. A parameter marker as the directory needs runtime 18.
     """
     tokens = sqlglot.tokenize(sql, read="databricks")
     words = [token.text.upper() for token in tokens]
@@ -472,7 +474,7 @@ def _syntax_error(near: str, reason: str) -> StatementError:
 
 
 def _constant(expression: exp.Expr, parameters: Mapping[str, str]) -> str:
-    """The value of an expression of literals, parameter markers and concatenation: all that may name a thing."""
+    """Return the value of an expression of literals, parameter markers and concatenation, as IDENTIFIER allows."""
     if isinstance(expression, exp.Literal) and expression.is_string:
         return str(expression.this)
     if isinstance(expression, exp.Placeholder):
@@ -504,7 +506,7 @@ def _names_a_table(marker: exp.Expr) -> bool:
 
 
 def _is_variable(expression: exp.Expr, variables: Collection[str]) -> bool:
-    """Whether an expression is a variable. Spark looks for a column first; here, only a query of no table has any."""
+    """Return whether an expression is a variable. With FROM it is a column, because Spark looks for a column first."""
     if not isinstance(expression, exp.Column) or expression.table or expression.name.lower() not in variables:
         return False
     select = expression.find_ancestor(exp.Select)
@@ -516,19 +518,19 @@ def _is_metadata(column: exp.Column) -> bool:
 
 
 def _hide_metadata(select: exp.Select | None, table: str, metadata: str) -> None:
-    """Keep the metadata column of a table out of every ``*``: it is there only for those who name it."""
+    """Exclude the metadata column of a table from every ``*``: only a query that names the column gets it."""
     for star in select.find_all(exp.Star) if select is not None else ():
         if star.find_ancestor(exp.Select) is not select or isinstance(star.parent, exp.Count):
             continue
         if isinstance(star.parent, exp.Column) and star.parent.table.lower() != table.lower():
             continue
         excepted = star.args.get("except_") or []
-        if metadata not in [column.name for column in excepted]:  # by another table of the same query
+        if metadata not in [column.name for column in excepted]:  # another table of the query may have excluded it
             star.set("except_", [*excepted, exp.column(metadata)])
 
 
 def _struct_field(part: exp.Expr, number: int) -> exp.Expr:
-    """An argument of STRUCT as a column, with the name that Spark gives to it."""
+    """Return an argument of STRUCT as a column, with the name that Spark gives to the field."""
     if part.is_star:
         return part.copy()
     if isinstance(part, exp.PropertyEQ):
@@ -537,7 +539,7 @@ def _struct_field(part: exp.Expr, number: int) -> exp.Expr:
 
 
 def _used(query: exp.Expr, parameters: Mapping[str, str]) -> dict[str, str]:
-    """The parameters that a query binds: DuckDB takes no others."""
+    """Return only the parameters that a query uses: DuckDB refuses others."""
     return {marker.name: _value_of(marker, parameters) for marker in query.find_all(exp.Placeholder)}
 
 
@@ -552,14 +554,14 @@ def _value_of(marker: exp.Placeholder, parameters: Mapping[str, str]) -> str:
 
 
 def _writable_location(path: str) -> str:
-    """A directory as it was written, with one slash at its end."""
+    """Check that a directory may be written, and return it with one slash at its end."""
     if not path:
         raise StatementError(
             "[INVALID_EMPTY_LOCATION] The location name cannot be empty string, but `` was given. SQLSTATE: 42K05"
         )
     location = path.rstrip("/") + "/"
     steps = location.removeprefix("s3://").rstrip("/").split("/")
-    # Not the bucket itself, and no way around the check.
+    # Refuse the bucket itself, and `..` and empty steps, which would bypass the check.
     if not location.startswith(_EXTERNAL_LOCATIONS) or len(steps) < 2 or not {"", ".", ".."}.isdisjoint(steps):
         raise _no_external_location(path)
     return location

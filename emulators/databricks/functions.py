@@ -1,4 +1,4 @@
-"""Spark's functions that DuckDB does not have, and that sqlglot does not translate."""
+"""Spark's functions that DuckDB lacks and sqlglot does not translate."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 from sqlglot import exp
 
 USER_RAISED_EXCEPTION = re.compile(r"\[USER_RAISED_EXCEPTION\].* SQLSTATE: P0001", re.DOTALL)
-"""What RAISE_ERROR says."""
+"""Matches the message of RAISE_ERROR."""
 
 _DIGITS = "0." + "#" * 38
 
 MACROS = (
-    # Hexadecimal digits only, and at most 16.
+    # Only hexadecimal digits, at most 16.
     """
     CREATE MACRO conv(digits, from_base, to_base) AS
     CASE WHEN from_base = 16 AND to_base = 10 THEN CAST(CAST('0x' || NULLIF(digits, '') AS UBIGINT) AS VARCHAR)
     ELSE error('The sandbox knows CONV only from base 16 to base 10') END
     """,
-    # Decimals only: as many digits as they have, without zeros at the end. DuckDB writes .5 for DECIMAL(1, 1).
+    # Only decimals: all digits, without trailing zeros. DuckDB writes .5 for DECIMAL(1, 1), so add the zero.
     f"""
     CREATE MACRO format_number(number, pattern) AS
     CASE WHEN pattern <> '{_DIGITS}' OR typeof(number) NOT LIKE 'DECIMAL(%'
@@ -31,8 +31,8 @@ MACROS = (
 
 
 def as_duckdb(query: exp.Expr) -> exp.Expr:
-    """A query with ZIP_WITH, which takes a function of two arguments, in DuckDB's way."""
-    # The inner ones first, as the outer ones are made of them.
+    """Translate ZIP_WITH, whose function has two arguments, to DuckDB's list_zip and list_transform."""
+    # Innermost calls first: an outer call is replaced by a copy, which must contain the translated inner call.
     for call in reversed(list(query.find_all(exp.Anonymous))):
         if call.name.upper() == "ZIP_WITH" and len(call.expressions) == 3:
             left, right, function = call.expressions

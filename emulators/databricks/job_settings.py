@@ -1,4 +1,4 @@
-"""The settings of a job: which ones this workspace can run, and those in an asset bundle."""
+"""The settings of jobs: checks which settings the workspace can run, and reads an asset bundle."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from emulators.databricks.records import invalid
 
 MAX_CONCURRENT_RUNS = 1000
 
-# What a task may not ask for, because the workspace would not do it.
+# Settings of a task for which the emulator supports only this value.
 _ONLY = (("run_if", "ALL_SUCCESS"), ("max_retries", 0))
 
 
 def checked_settings(settings: dict[str, Any], files_dir: Path) -> dict[str, Any]:
     """
-    A copy of settings that this workspace can run, with Databricks' defaults filled in.
+    Check a job's settings, and return a copy with Databricks' defaults filled in.
 
     :param files_dir: directory to which the paths of SQL files are relative.
-    :raises ApiError: if the service would refuse them, or the workspace cannot do what they ask for.
+    :raises ApiError: if Databricks would refuse the settings, or the emulator does not support them.
     """
     settings = json.loads(json.dumps(settings))
     if not isinstance(tasks := settings.get("tasks"), list) or not tasks:
@@ -52,9 +52,9 @@ def checked_settings(settings: dict[str, Any], files_dir: Path) -> dict[str, Any
 
 def jobs_of_bundle(bundle: Path) -> dict[str, dict[str, Any]]:
     """
-    Settings of the jobs of an asset bundle, by their names in it.
+    Return job key -> settings for the jobs in an asset bundle.
 
-    A reference to a variable becomes its default, or ``sandbox`` when it has none.
+    A reference to a variable is replaced by the variable's default, or by ``sandbox`` if it has none.
     """
     document = yaml.safe_load(bundle.read_text("utf-8"))
     variables = document.get("variables", {})

@@ -1,4 +1,4 @@
-"""The jobs and runs of the emulator: their queue, their workers and their files."""
+"""The workspace's jobs and runs: the queue, the worker threads, and the files that store them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MAX_PARALLEL_RUNS = 16
 MAX_HOLD_SECONDS = 120.0
 MAX_TOKEN_LENGTH = 64
 
-# What Databricks says of a task that failed; the reason itself is only in the task's output.
+# Databricks' message for a failed task. The reason is only in the task's output.
 TASK_FAILURE = "Workload failed, see run output for details"
 
 HoldPoint = Literal["start", "end"]
@@ -43,7 +43,7 @@ HoldPoint = Literal["start", "end"]
 
 @dataclass
 class Control:
-    """What concerns a run only while it is active: who wants it to stop, wait or fail."""
+    """State that a run needs only while it is active: requests to stop, wait or fail."""
 
     hold_at: HoldPoint | None = None
     held: bool = False
@@ -60,13 +60,13 @@ class _StoppedError(Exception):
 
 class Workspace:
     """
-    Jobs and their runs, kept in files.
+    Jobs and their runs, stored in files.
 
-    All methods may be called from any thread. Those that take an id raise :class:`ApiError` when nothing has it.
+    All methods may be called from any thread. Methods that take an id raise :class:`ApiError` if the id is unknown.
 
-    :param state_dir: directory of the files, made when it is absent.
+    :param state_dir: directory of the files; created if missing.
     :param s3_endpoint_url: the emulator of S3, which holds the lake and the share.
-    :param bundle: asset bundle; its jobs are created, or brought up to date, as ``databricks bundle deploy`` would.
+    :param bundle: asset bundle whose jobs are created or updated, as by ``databricks bundle deploy``.
     """
 
     def __init__(self, *, state_dir: Path, s3_endpoint_url: str, bundle: Path) -> None:
@@ -88,7 +88,7 @@ class Workspace:
         self._workers = ThreadPoolExecutor(MAX_PARALLEL_RUNS, thread_name_prefix="run")
 
     def close(self) -> None:
-        """Stop the workers. Runs that are active will be found failed by the next workspace on the same directory."""
+        """Stop the workers. The next workspace on the same directory marks the active runs as failed."""
         with self._changed:
             self._closing = True
             for control in self._controls.values():
@@ -104,33 +104,33 @@ class Workspace:
     def create_job(self, settings: dict[str, Any], key: str = "", *, creator: str = USER) -> int:
         """Create a job and return its id."""
         with self._changed:
-            # The same bundle makes the same id, also when the files were removed.
+            # Derive the id from the bundle's key: the job gets the same id again after the files were deleted.
             job_id = int(hashlib.sha256(key.encode()).hexdigest()[:12], 16) if key else self._new_id()
             self._jobs[job_id] = Job(job_id, checked_settings(settings, self._files_dir), now(), key, creator)
             self._save_jobs()
             return job_id
 
     def job(self, job_id: int) -> Job:
-        """One job."""
+        """Return a job."""
         with self._changed:
             if job_id not in self._jobs:
                 raise invalid(f"Job {job_id} does not exist.")
             return self._jobs[job_id]
 
     def jobs(self) -> list[Job]:
-        """All jobs, the newest first."""
+        """Return all jobs, newest first."""
         with self._changed:
             return sorted(self._jobs.values(), key=lambda job: (-job.created_time, job.job_id))
 
     def replace_settings(self, job_id: int, settings: dict[str, Any]) -> None:
-        """Give a job new settings; its active runs keep the old ones."""
+        """Replace a job's settings. Its active runs keep the old settings."""
         with self._changed:
             job = self.job(job_id)
             job.settings = checked_settings(settings, self._files_dir)
             self._save_jobs()
 
     def delete_job(self, job_id: int) -> None:
-        """Delete a job; its runs stay."""
+        """Delete a job. Its runs are kept."""
         with self._changed:
             del self._jobs[self.job(job_id).job_id]
             self._save_jobs()
@@ -147,12 +147,12 @@ class Workspace:
         creator: str = USER,
     ) -> Run:
         """
-        Start a run, or return the one that the same idempotency token started before.
+        Start a run, or return the run that was already started with the same idempotency token.
 
         :param parameters: values that override the defaults of the job's parameters, or add to them.
         :param token: idempotency token, at most 64 characters.
-        :param queue: whether to wait when too many runs are active; by default what the job says.
-        :param creator: who starts it.
+        :param queue: whether the run waits if too many runs are active; by default the job's setting.
+        :param creator: who starts the run.
         """
         if len(token) > MAX_TOKEN_LENGTH:
             raise invalid(f"The idempotency token can have at most {MAX_TOKEN_LENGTH} characters, it has {len(token)}.")
@@ -180,7 +180,7 @@ class Workspace:
             return run
 
     def run(self, run_id: int) -> Run:
-        """The run with this id; the id of its task's run will do."""
+        """Return the run with this id, or the run whose task's run has this id."""
         with self._changed:
             found = self._runs.get(run_id)
             if found is None:
@@ -190,24 +190,24 @@ class Workspace:
             return found
 
     def runs(self) -> list[Run]:
-        """All runs, the newest first."""
+        """Return all runs, newest first."""
         with self._changed:
             return sorted(self._runs.values(), key=lambda run: (-run.created_time, run.run_id))
 
     def read(self, view: Callable[[], Any]) -> Any:
-        """Call a function that reads jobs and runs, while nothing changes them."""
+        """Call a function that reads jobs and runs, and prevent changes meanwhile."""
         with self._changed:
             return view()
 
     def cancel(self, run_id: int, reason: Literal["CANCELED", "TIMEDOUT"] = "CANCELED") -> None:
-        """Ask a run to stop. It says TERMINATING until it has stopped; nothing happens when it has ended already."""
+        """Ask a run to stop. Its state is TERMINATING until it has stopped. A run that has ended is not changed."""
         with self._changed:
             run = self.run(run_id)
             if not run.state.active:
                 return
             control = self._controls[run.run_id]
             control.stop_reason = control.stop_reason or reason
-            if not control.working:  # nobody works on it yet, so nobody will end it
+            if not control.working:  # no worker has started the run, so none will end it
                 self._stopped(run, control)
                 return
             for state in (run.state, run.task.state):
@@ -220,7 +220,7 @@ class Workspace:
             self._changed.notify_all()
 
     def cancel_all(self, job_id: int | None, *, queued_only: bool = False) -> None:
-        """Ask all active runs to stop: those of one job, or of all."""
+        """Ask all active runs of one job, or of all jobs, to stop."""
         with self._changed:
             for run in self.runs():
                 wanted = run.state.life_cycle_state == "QUEUED" if queued_only else run.state.active
@@ -230,12 +230,12 @@ class Workspace:
     # Controls of tests and demonstrations
 
     def hold(self, at: HoldPoint, count: int) -> None:
-        """Let the next runs stop at a point until they are released, cancelled, or :data:`MAX_HOLD_SECONDS` over."""
+        """Make the next runs wait at a point until they are released or cancelled, at most :data:`MAX_HOLD_SECONDS`."""
         with self._changed:
             self._pending_holds.extend([at] * count)
 
     def release(self) -> None:
-        """Let all held runs go on, and hold no others."""
+        """Let all waiting runs go on, and make no further runs wait."""
         with self._changed:
             self._pending_holds.clear()
             for control in self._controls.values():
@@ -243,7 +243,7 @@ class Workspace:
             self._changed.notify_all()
 
     def fail_next(self, message: str, result_state: str, life_cycle_state: str, count: int) -> None:
-        """Let the next runs end like this, without running any SQL."""
+        """Make the next runs end in this state, without executing any SQL."""
         if result_state not in RESULT_STATES or life_cycle_state not in {"TERMINATED", "INTERNAL_ERROR", "SKIPPED"}:
             raise invalid(f"A run cannot end as {life_cycle_state}/{result_state}.")
         failure = {"message": message, "result_state": result_state, "life_cycle_state": life_cycle_state}
@@ -251,7 +251,7 @@ class Workspace:
             self._pending_failures.extend([failure] * count)
 
     def counts(self) -> dict[str, Any]:
-        """Runs by state, and the holds and failures that wait for runs."""
+        """Return the number of runs by state, the held runs, and the holds and failures not yet taken by a run."""
         with self._changed:
             states = Counter(
                 "/".join(filter(None, (run.state.life_cycle_state, run.state.result_state))) for run in self.runs()
@@ -263,10 +263,10 @@ class Workspace:
                 "failures": len(self._pending_failures),
             }
 
-    # How a run goes
+    # Execution of runs
 
     def _begin(self, run: Run, queue: bool | None = None) -> None:
-        """Give a new run its place: a worker, the queue, or none."""
+        """Submit a new run to a worker, queue it, or skip it."""
         if queue is None:
             queue = run.settings.get("queue", {}).get("enabled", False)
         limit = run.settings.get("max_concurrent_runs", 1)
@@ -277,13 +277,13 @@ class Workspace:
             and other.job_id == run.job_id
             and other.state.life_cycle_state in {"PENDING", "RUNNING", "TERMINATING"}
         ]
-        if len(active) >= limit and (not queue or limit == 0):  # the limit 0 lets no run start, ever
+        if len(active) >= limit and (not queue or limit == 0):  # with the limit 0, no run can ever start
             message = "This run was skipped because the limit of concurrent runs of the job has been reached."
             run.state.end("SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED", message)
             run.task.state.end("SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED", message)
             self._save(run)
             return
-        # Holds and failures apply to the runs in the order in which these were made, also to those in the queue.
+        # Runs take holds and failures in the order in which the runs were created, queued runs included.
         self._controls[run.run_id] = Control(
             hold_at=self._pending_holds.pop(0) if self._pending_holds else None,
             failure=self._pending_failures.pop(0) if self._pending_failures else None,
@@ -302,7 +302,7 @@ class Workspace:
         self._workers.submit(self._work, run)
 
     def _work(self, run: Run) -> None:
-        """What a worker does with a run. Nothing that goes wrong here may leave the run active."""
+        """Execute a run in a worker thread. Whatever fails here, the run must end."""
         with self._changed:
             if self._closing or not run.state.active:
                 return
@@ -339,7 +339,7 @@ class Workspace:
                 failure = control.failure
                 self._ended(run, failure["life_cycle_state"], failure["result_state"], failure["message"])
             elif run.task.state.result_state == "FAILED":
-                # The run says INTERNAL_ERROR here, though its task says TERMINATED: so does Databricks.
+                # As in Databricks, the run is INTERNAL_ERROR although its task is TERMINATED.
                 message = f"Task {run.task.settings['task_key']} failed with message: {TASK_FAILURE}."
                 self._ended(run, "INTERNAL_ERROR", "FAILED", message, "RUN_EXECUTION_ERROR")
             else:
@@ -361,12 +361,12 @@ class Workspace:
                 name: resolve_references(value, run.job_parameters)
                 for name, value in sql_task.get("parameters", {}).items()
             }
-            # Job parameters are pushed down to the task, and win over its own of the same name.
+            # Job parameters are passed to the task, and override task parameters of the same name.
             session.execute(Path(sql_task["file"]["path"]).read_text("utf-8"), parameters | run.job_parameters)
             error = ""
         except StatementError as problem:
             error = str(problem)
-        except OSError as problem:  # the file is gone
+        except OSError as problem:  # the SQL file was deleted
             error = f"[INTERNAL_ERROR] {problem}"
         finally:
             with self._changed:
@@ -386,7 +386,7 @@ class Workspace:
             control.held = False
 
     def _wait(self, control: Control, done: Callable[[], bool], deadline: float) -> None:
-        """Wait for a condition or a time, unless the run has to stop."""
+        """Wait until a condition is true or the deadline has passed; raise _StoppedError if the run must stop."""
         with self._changed:
             while not done() and (left := deadline - time.monotonic()) > 0:
                 self._stop_if_asked(control)
@@ -404,7 +404,7 @@ class Workspace:
             self._ended(run, "TERMINATED", "CANCELED", "Run cancelled.")
 
     def _ended(self, run: Run, life_cycle_state: str, result_state: str, message: str, code: str = "") -> None:
-        """Give a run its last state, and its place to the next one in the queue."""
+        """Set a run's final state, and submit the next queued run of its job."""
         if run.task.state.active:
             run.task.error = "" if result_state in {"SUCCESS", "CANCELED"} else message
             run.task.state.end(life_cycle_state, result_state, message, code)
@@ -455,7 +455,7 @@ class Workspace:
                 self.create_job(settings, key)
 
     def _new_id(self) -> int:
-        """A number of 15 digits, as Databricks takes: too large for 32 bits, small enough for JavaScript."""
+        """Return a random id of 15 digits like Databricks': too large for 32 bits, small enough for JavaScript."""
         while True:
             number = secrets.randbelow(9 * 10**14) + 10**14
             if number not in self._runs and number not in self._jobs:

@@ -1,8 +1,8 @@
 """
-Who may call the workspace: its personal access token, and OAuth tokens of service principals.
+Authentication of calls: by the workspace's personal access token, or by OAuth tokens of service principals.
 
-A service principal gets a token with its id and secret (OAuth machine-to-machine, the client credentials grant of RFC
-6749). Tokens are signed with a key of the workspace, so they outlast a restart.
+A service principal gets a token for its id and secret (OAuth machine-to-machine, the client credentials grant of RFC
+6749). Tokens are signed with a key that the workspace keeps in a file, so they stay valid after a restart.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from emulators.databricks.records import USER, ApiError
 ACCOUNT_ID = "00000000-0000-4000-8000-900800700600"
 SCOPE = "all-apis"
 TOKEN_LIFETIME = 3600
-"""Seconds that an OAuth token is valid, unless `token_lifetime` says otherwise."""
+"""Seconds for which an OAuth token is valid, unless `/_sandbox/token_lifetime` sets another lifetime."""
 
 _ALGORITHM = "HS256"
 
 
 class OAuthError(Exception):
     """
-    A token is refused, in the words of RFC 6749.
+    A refused request for a token, as RFC 6749 defines it.
 
     :param status: HTTP status.
     :param error: name of the error.
-    :param description: sentence for people.
+    :param description: message for people.
     """
 
     def __init__(self, status: int, error: str, description: str) -> None:
@@ -48,9 +48,9 @@ class OAuthError(Exception):
 
 class Credentials:
     """
-    What the workspace accepts from those who call it.
+    The credentials that the workspace accepts.
 
-    :param state_dir: directory of the key that signs tokens, made when it is absent.
+    :param state_dir: directory of the key that signs tokens; created if missing.
     :param token: personal access token of :data:`emulators.databricks.records.USER`.
     :param service_principals: OAuth secrets of service principals, by client id.
     """
@@ -69,10 +69,10 @@ class Credentials:
 
     def principal(self, authorization: str) -> str:
         """
-        Name of who calls: the user of the personal access token, or a service principal.
+        Return who calls: the user of the personal access token, or a service principal's id.
 
-        :param authorization: the header of the call.
-        :raises ApiError: if it is nobody.
+        :param authorization: the call's Authorization header.
+        :raises ApiError: if the header contains no valid token.
         """
         scheme, _, credential = authorization.partition(" ")
         if scheme.lower() != "bearer" or not credential:
@@ -95,10 +95,10 @@ class Credentials:
 
     def new_token(self, *, authorization: str, content_type: str, form: bytes, base_url: str) -> dict[str, Any]:
         """
-        A token for a service principal, which names itself in the header (HTTP Basic) or in the form.
+        Issue a token for a service principal, whose id and secret are in the header (HTTP Basic) or in the form.
 
-        :param form: body of the request.
-        :raises OAuthError: if the request is not one of a service principal for :data:`SCOPE`.
+        :param form: the request's body.
+        :raises OAuthError: if the request is invalid, its credentials are wrong, or its scope is not :data:`SCOPE`.
         """
         if content_type.partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
             raise OAuthError(400, "invalid_request", "The body must be application/x-www-form-urlencoded.")
@@ -134,7 +134,7 @@ class Credentials:
 
 
 def authorization_server(base_url: str) -> dict[str, Any]:
-    """Where clients get tokens, as RFC 8414 has it."""
+    """Return the metadata of the authorization server, as RFC 8414 defines it."""
     return {
         "issuer": f"{base_url}oidc",
         "authorization_endpoint": f"{base_url}oidc/v1/authorize",
@@ -147,7 +147,7 @@ def authorization_server(base_url: str) -> dict[str, Any]:
 
 
 def host_metadata(base_url: str) -> dict[str, Any]:
-    """What this host is, as the SDKs ask when they start."""
+    """Return the host's metadata, which the SDKs request when they start."""
     return {
         "oidc_endpoint": f"{base_url}oidc",
         "account_id": ACCOUNT_ID,
@@ -157,7 +157,7 @@ def host_metadata(base_url: str) -> dict[str, Any]:
 
 
 def _basic(authorization: str) -> tuple[str, str] | None:
-    """Name and password of HTTP Basic, None without them."""
+    """Return name and password of HTTP Basic; None for any other scheme."""
     scheme, _, credential = authorization.partition(" ")
     if scheme.lower() != "basic":
         return None

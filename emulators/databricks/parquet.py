@@ -1,4 +1,4 @@
-"""Directories of Parquet files, as Spark writes and reads them, and Spark's names for the types in them."""
+"""Reads and writes directories of Parquet files as Spark does, and names types as Spark does."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from thrift.transport.TTransport import TMemoryBuffer  # type: ignore[import-unt
 MAX_ROWS_PER_FILE = 1_000_000
 MAX_BYTES_PER_FILE = 128 * 1024 * 1024
 
-# The fields of Spark's hidden column that are told here, and the columns that carry them into the engine.
+# Field of Spark's hidden column `_metadata` -> the column that holds it in DuckDB. Other fields are not supported.
 METADATA_COLUMNS = {
     "file_path": "_metadata.file_path",
     "file_name": "_metadata.file_name",
     "file_size": "_metadata.file_size",
 }
 
-# DuckDB's name of a type, and Spark's. Spark has no unsigned integers: it reads them as the next larger type.
+# DuckDB's name of a type -> Spark's. Spark has no unsigned integers: it reads them as the next larger type.
 _SPARK_TYPES = {
     "boolean": "boolean",
     "tinyint": "tinyint",
@@ -53,7 +53,7 @@ _SPARK_TYPES = {
     "null": "void",
 }
 
-# What Arrow has and Spark has not, and what Spark reads it as.
+# Arrow's types that Spark does not have -> the type as which Spark reads them.
 _READ_AS = {
     pa.uint8(): pa.int16(),
     pa.uint16(): pa.int32(),
@@ -85,21 +85,21 @@ _EMPTY: list[Any] = []
 _LOCAL_MICROSECONDS = [(8, TType.STRUCT, [(1, TType.BOOL, False), (2, TType.STRUCT, [(2, TType.STRUCT, _EMPTY)])])]
 _NOTHING_BUT_NULLS = [(11, TType.STRUCT, _EMPTY)]
 
-# Leaf columns by number, and the logical type that Arrow does not write for them.
+# Index of a leaf column -> the logical type that Arrow does not write.
 _Annotations = dict[int, list[Any]]
 
 
 class UnsupportedTypeError(Exception):
-    """Spark cannot write such columns as Parquet. The message is what it says."""
+    """Spark cannot write a column of this type to Parquet. The message is Spark's."""
 
 
 def open_directory(filesystem: s3fs.S3FileSystem, path: str) -> pyarrow.dataset.Dataset:
     """
-    The rows of a directory, with one column more for each of :data:`METADATA_COLUMNS`.
+    Open a directory as a dataset, with an additional column for each of :data:`METADATA_COLUMNS`.
 
-    The columns are those of the first file, as in Spark without ``mergeSchema``.
+    The first file determines the columns, as in Spark without ``mergeSchema``.
 
-    :raises FileNotFoundError: there is no data file. Names that begin with ``_`` or ``.`` are not data.
+    :raises FileNotFoundError: if there is no data file. Files whose name starts with ``_`` or ``.`` are not data.
     """
     sizes = {
         file: details["size"]
@@ -111,7 +111,7 @@ def open_directory(filesystem: s3fs.S3FileSystem, path: str) -> pyarrow.dataset.
     # INT96 is read as microseconds, as Spark does: nanoseconds would end in the year 2262.
     file_format = pyarrow.dataset.ParquetFileFormat(coerce_int96_timestamp_unit="us")
     arrow_filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))
-    # What is the same for all rows of a file is said as if the directory were partitioned by it: nothing is stored.
+    # Pass the metadata of a file as values of partition columns: they apply to all its rows without being stored.
     fragments = [
         file_format.make_fragment(
             file,
@@ -137,15 +137,15 @@ def overwrite_directory(
     never_null: Collection[str] = (),
 ) -> None:
     """
-    Write rows as Databricks does: data files, and beside them what its commit protocol leaves.
+    Write rows as Databricks does: data files, and the marker files of Databricks' commit protocol.
 
-    The files that were there before are removed at the commit, not before: a statement that fails leaves the old rows,
-    and perhaps files of its own that no commit names.
+    The directory's old files are removed at the commit, not before. So a statement that fails leaves the old rows, and
+    perhaps new files that no commit names.
 
-    :param location: the directory, ends in ``/``.
-    :param stop_if_interrupted: called often, the last time before the commit; what it raises ends the writing.
-    :param never_null: columns that Parquet is told to be without NULL.
-    :raises UnsupportedTypeError: nothing was written.
+    :param location: the directory; it ends with ``/``.
+    :param stop_if_interrupted: called often, for the last time before the commit; if it raises, writing ends.
+    :param never_null: columns that are written as required (not nullable).
+    :raises UnsupportedTypeError: if a column's type is not supported; nothing was written.
     """
     as_read, schema, annotations = _as_spark_writes(reader.schema, never_null)
     previous = filesystem.find(location)
@@ -171,9 +171,9 @@ def overwrite_directory(
 
 def spark_type(engine_type: Any) -> str:
     """
-    Spark's text of a type of DuckDB (``DuckDBPyType``), as ``TYPEOF`` writes it.
+    Return Spark's name of a type of DuckDB (``DuckDBPyType``), as ``TYPEOF`` returns it.
 
-    :raises ValueError: Spark has no such type.
+    :raises ValueError: if Spark does not have the type.
     """
     kind = engine_type.id
     if kind == "decimal":
@@ -193,15 +193,15 @@ def spark_type(engine_type: Any) -> str:
 
 def spark_struct(fields: list[tuple[str, Any]]) -> str:
     """
-    Spark's text of a struct. Names are written as they are, without quotes.
+    Return Spark's name of a struct type. The fields' names are not quoted.
 
-    :param fields: name and DuckDB type of each.
+    :param fields: name and DuckDB type of each field.
     """
     return f"struct<{','.join(f'{name}:{spark_type(engine_type)}' for name, engine_type in fields)}>"
 
 
 def _as_spark_reads(fragment: pyarrow.dataset.ParquetFileFragment) -> Iterator[pa.Field]:
-    """The columns of a file. INT96 says nothing of a time zone: for Arrow it has none, for Spark it is an instant."""
+    """Return a file's columns as Spark reads them: INT96 is an instant in Spark, a timestamp without zone in Arrow."""
     columns = fragment.metadata.schema
     leaves = iter([columns.column(number).physical_type for number in range(len(columns))])
 
@@ -220,10 +220,11 @@ def _as_spark_reads(fragment: pyarrow.dataset.ParquetFileFragment) -> Iterator[p
 
 def _as_spark_writes(schema: pa.Schema, never_null: Collection[str]) -> tuple[pa.Schema, pa.Schema, _Annotations]:
     """
-    The columns as Spark sees them; as Arrow writes them in Spark's physical types; and the logical types to be added.
+    Return the schema as Spark sees it, the schema for Arrow to write, and the logical types to add to the footer.
 
-    Arrow writes either all timestamps as INT96 or none; Spark only those that are instants. So the others are written
-    as the numbers that they are. A column of the type of NULL is of booleans in Spark and of numbers in Arrow.
+    Spark writes instants as INT96 and timestamps without a zone as int64. Arrow writes either all timestamps as INT96
+    or none, so those without a zone are passed to Arrow as int64. Spark stores a column of the type void as boolean,
+    Arrow stores it as int32.
     """
     known: dict[str, str] = {}
     for name in schema.names:
@@ -266,7 +267,7 @@ def _as_spark_writes(schema: pa.Schema, never_null: Collection[str]) -> tuple[pa
 
 
 def _with_leaves(kind: pa.DataType, column: str, change: Callable[[pa.DataType, str], pa.DataType]) -> pa.DataType:
-    """A type, the types that it consists of changed in the order of Parquet's leaf columns."""
+    """Return a type with its leaf types changed, in the order of Parquet's leaf columns."""
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_with_leaves(field.type, column, change)) for field in kind])
     if pa.types.is_map(kind):
@@ -279,14 +280,13 @@ def _with_leaves(kind: pa.DataType, column: str, change: Callable[[pa.DataType, 
 def _parts(
     schema: pa.Schema, batches: Iterator[pa.RecordBatch], scratch: Path, stop_if_interrupted: Callable[[], None]
 ) -> Iterator[Path]:
-    """Write the rows to one local file after the other; each is complete when it is yielded, and is then reused."""
+    """Write the rows to a local file, and yield the file each time it is full. It is overwritten after that."""
     rest: pa.RecordBatch | None = next(batches, None)
     first = True
     while first or rest is not None:
         first = False
         rows = 0
-        # Spark's default for timestamps is INT96, it stores decimals of up to 18 digits as integers, and it knows
-        # nothing of Arrow's schema.
+        # As Spark: timestamps as INT96, decimals of up to 18 digits as integers, and no Arrow schema in the footer.
         with pyarrow.parquet.ParquetWriter(
             scratch,
             schema,
@@ -307,9 +307,9 @@ def _parts(
 
 def _annotate(path: Path, annotations: _Annotations) -> None:
     """
-    Write logical types into the footer of a Parquet file, and the name that Spark gives to the root of its columns.
+    Add logical types to the footer of a Parquet file, and name the schema's root as Spark does.
 
-    A footer is a Thrift struct whose second field is the list of the columns; what follows it is kept as it is.
+    The footer is a Thrift struct whose second field is the list of columns. The fields after it are copied unchanged.
     """
     content = path.read_bytes()
     begin = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
@@ -343,7 +343,7 @@ def _annotate(path: Path, annotations: _Annotations) -> None:
 
 
 def _read_struct(reader: TCompactProtocol) -> list[tuple[int, int, Any]]:
-    """Number, type and value of each field."""
+    """Read a Thrift struct: number, type and value of each field."""
     read = {TType.BOOL: reader.readBool, TType.BYTE: reader.readByte, TType.I32: reader.readI32}
     read |= {TType.STRING: reader.readBinary, TType.STRUCT: lambda: _read_struct(reader)}
     fields = []

@@ -1,4 +1,4 @@
-"""What a workspace keeps of its jobs and runs, and the states that they can be in."""
+"""The records of jobs and runs that the workspace stores, and their states."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESULT_STATES = frozenset(
     }
 )
 
-# Why a run ended, in the newer form, when nothing else is known than how it ended.
+# Result state -> termination code of the API's newer format, used if the code is not given.
 TERMINATION_CODES = {
     "SUCCESS": "SUCCESS",
     "SUCCESS_WITH_FAILURES": "SUCCESS_WITH_FAILURES",
@@ -40,11 +40,11 @@ TERMINATION_CODES = {
 
 class ApiError(Exception):
     """
-    A request is refused.
+    A refused request.
 
     :param status: HTTP status.
     :param error_code: Databricks' name of the error.
-    :param message: Databricks' words for it.
+    :param message: Databricks' message.
     """
 
     def __init__(self, status: int, error_code: str | int, message: str) -> None:
@@ -54,13 +54,13 @@ class ApiError(Exception):
 
 
 def invalid(message: str) -> ApiError:
-    """A request whose form is right and whose values are not."""
+    """Report a well-formed request with an invalid value."""
     return ApiError(400, "INVALID_PARAMETER_VALUE", message)
 
 
 @dataclass
 class Job:
-    """A job. ``key`` is its name in the bundle, empty for one that was made by the API."""
+    """A job. ``key`` is its name in the bundle; it is empty if the job was created through the API."""
 
     job_id: int
     settings: dict[str, Any]
@@ -72,9 +72,10 @@ class Job:
 @dataclass
 class State:
     """
-    Where a run or a task run stands. Times are milliseconds since 1970, 0 when there is none.
+    The state of a run or of a task's run. Times are in milliseconds since 1970; 0 means not yet.
 
-    ``life_cycle_state`` and ``result_state`` are the older form, ``code`` is the reason of the end in the newer one.
+    ``life_cycle_state`` and ``result_state`` belong to the API's older format. ``code``, the reason of the end, belongs
+    to the newer format.
     """
 
     life_cycle_state: str = "PENDING"
@@ -86,11 +87,11 @@ class State:
 
     @property
     def active(self) -> bool:
-        """It has not ended."""
+        """Whether the run has not ended."""
         return self.life_cycle_state in ACTIVE_STATES
 
     def end(self, life_cycle_state: str, result_state: str, message: str = "", code: str = "") -> None:
-        """Take the last state. The code follows from the others unless it is given."""
+        """Set the final state. Without ``code``, the code is derived from the other values."""
         self.life_cycle_state, self.result_state, self.message = life_cycle_state, result_state, message
         usual = "INTERNAL_ERROR" if life_cycle_state == "INTERNAL_ERROR" else "RUN_EXECUTION_ERROR"
         self.code = code or TERMINATION_CODES.get(result_state, usual)
@@ -99,7 +100,7 @@ class State:
 
 @dataclass
 class TaskRun:
-    """The run of the task of a run, with the settings of the task."""
+    """A task's run, with a copy of the task's settings."""
 
     run_id: int
     settings: dict[str, Any]
@@ -112,8 +113,8 @@ class Run:
     """
     One run of a job, with a copy of the settings that it started with.
 
-    ``queued_at`` is the time since when it waits in the queue, 0 when it does not; ``queue_duration`` is how long it
-    waited before, both in milliseconds.
+    ``queued_at`` is when the run entered the queue, in milliseconds since 1970; 0 if it is not queued.
+    ``queue_duration`` is how long it was queued before, in milliseconds.
     """
 
     run_id: int
@@ -129,18 +130,18 @@ class Run:
     queue_duration: int = 0
 
     def leave_queue(self) -> None:
-        """Count the time in the queue, if the run was in it."""
+        """Add the time in the queue to ``queue_duration``, if the run was queued."""
         if self.queued_at:
             self.queue_duration += now() - self.queued_at
             self.queued_at = 0
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Run:
-        """The run that :func:`dataclasses.asdict` made this of."""
+        """Build a run from the output of :func:`dataclasses.asdict`."""
         task = TaskRun(**stored["task"] | {"state": State(**stored["task"]["state"])})
         return cls(**stored | {"task": task, "state": State(**stored["state"])})
 
 
 def now() -> int:
-    """Milliseconds since 1970."""
+    """Return the current time in milliseconds since 1970."""
     return time.time_ns() // 1_000_000

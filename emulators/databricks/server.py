@@ -1,8 +1,8 @@
 """
-The Jobs API of a Databricks workspace over HTTP, and how service principals sign in to it.
+The HTTP server of the Databricks emulator.
 
-Both versions of the API that are in use, 2.1 and 2.2; OAuth for service principals; and below ``/_sandbox/`` the
-calls by which tests and demonstrations make runs wait or fail.
+It serves the Jobs API in the versions 2.1 and 2.2, OAuth for service principals, the API of SQL warehouses, and below
+``/_sandbox/`` the calls with which tests and demonstrations make runs wait or fail.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def create_app(
     service_principals: Mapping[str, str] | None = None,
 ) -> Starlette:
     """
-    The workspace as an ASGI application. Its lifespan stops the workers, so the server has to run it.
+    Create the workspace as an ASGI application. The server must run its lifespan, which stops the workers.
 
-    :param state_dir: directory of the workspace's files; one workspace at a time.
+    :param state_dir: directory of the workspace's files; only one workspace at a time may use it.
     :param s3_endpoint_url: the emulator of S3.
-    :param token: personal access token; requests must bear it or a token of a service principal.
-    :param bundle: asset bundle whose jobs the workspace has.
+    :param token: personal access token; a request must contain this token or a service principal's.
+    :param bundle: asset bundle whose jobs are created.
     :param service_principals: OAuth secrets of the service principals, by client id.
     """
     workspace = Workspace(state_dir=state_dir, s3_endpoint_url=s3_endpoint_url, bundle=bundle)
@@ -120,7 +120,7 @@ class _Api:
             content = await request.body()
             body = _json_object(content) if content or request.method != "GET" else {}
             if request.method == "GET":
-                # Also from a body: Airflow's provider asks so when it waits, and the real service answers.
+                # Airflow's provider sends a GET's parameters in the body when it polls. The real service accepts this.
                 body = {**body, **request.query_params}
             return JSONResponse(await run_in_threadpool(call, request, body))
 
@@ -149,7 +149,7 @@ class _Api:
             jobs = [job for job in jobs if job.settings["name"].lower() == name.lower()]
         tasks = _flag(body, "expand_tasks")
         show = lambda job: answers.listed_job(job, tasks=tasks)  # noqa: E731
-        return answers.page_of("jobs", jobs, **_place(body, most=100), show=show)
+        return answers.page_of("jobs", jobs, **_place(body, max_limit=100), show=show)
 
     def _delete(self, request: Request, body: Body) -> Any:
         self._workspace.delete_job(_integer(body, "job_id"))
@@ -213,7 +213,7 @@ class _Api:
             raise invalid("active_only and completed_only cannot both be true.")
         if active or completed:
             runs = [run for run in runs if run.state.active == active]
-        if body.get("run_type", "JOB_RUN") != "JOB_RUN":  # no other is ever started here
+        if body.get("run_type", "JOB_RUN") != "JOB_RUN":  # the emulator starts no other type of run
             runs = []
         if "start_time_from" in body:
             earliest = _integer(body, "start_time_from")
@@ -223,7 +223,7 @@ class _Api:
             runs = [run for run in runs if run.created_time <= latest]
         tasks, base_url = _flag(body, "expand_tasks"), str(request.base_url)
         show = lambda run: answers.listed_run(run, base_url, tasks=tasks)  # noqa: E731
-        place = _place({**body, "limit": 25} if str(body.get("limit")) == "0" else body, most=25)
+        place = _place({**body, "limit": 25} if str(body.get("limit")) == "0" else body, max_limit=25)
         return self._workspace.read(lambda: answers.page_of("runs", runs, **place, show=show))
 
     def _runs_cancel(self, request: Request, body: Body) -> Any:
@@ -250,7 +250,7 @@ class _Api:
         return self._statements.execute(body)
 
     def _executed(self, request: Request, body: Body) -> Any:
-        return self._statements.told(request.path_params["statement_id"])
+        return self._statements.answer(request.path_params["statement_id"])
 
     def _get_status(self, request: Request, body: Body) -> Any:
         path = _text(body, "path")
@@ -298,13 +298,13 @@ class _Api:
     def _state(self, request: Request, body: Body) -> Any:
         return self._workspace.counts() | {"oauth_tokens": self._credentials.issued}
 
-    # For people and for those who wait for the start
+    # The page for people, and the health check
 
     async def _healthz(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def _page(self, request: Request) -> Response:
-        """The runs as a page. A run's URL ends in ``#job/<id>/run/<id>``, which is the id of its row."""
+        """Show the runs on a page. A run's URL ends in ``#job/<id>/run/<id>``, which is the id of its row."""
         rows = []
         for run in self._workspace.runs()[:RUNS_ON_PAGE]:
             state = f"{run.state.life_cycle_state} {run.state.result_state}"
@@ -321,7 +321,7 @@ class _Api:
 
 
 def _document(make: Callable[[str], dict[str, Any]]) -> Callable[[Request], Any]:
-    """An endpoint that needs no sign-in and tells what depends on nothing but the address of the workspace."""
+    """Make an endpoint without authentication whose answer depends only on the workspace's URL."""
 
     async def endpoint(request: Request) -> Response:
         return JSONResponse(make(str(request.base_url)))
@@ -329,7 +329,7 @@ def _document(make: Callable[[str], dict[str, Any]]) -> Callable[[Request], Any]
     return endpoint
 
 
-# What the API is told
+# Parsing of requests
 
 
 def _json_object(content: bytes) -> Body:
@@ -343,7 +343,7 @@ def _json_object(content: bytes) -> Body:
 
 
 def _only(body: Body, *names: str) -> None:
-    """Refuse fields that would be ignored, which a client would not notice."""
+    """Refuse unknown fields: if they were ignored, the client would not notice."""
     if unknown := sorted(set(body) - set(names)):
         raise invalid(f"Unknown or unsupported fields: {', '.join(unknown)}.")
 
@@ -366,11 +366,11 @@ def _text(body: Body, name: str) -> str:
     return value
 
 
-def _place(body: Body, *, most: int) -> dict[str, Any]:
-    """Which page of a list is asked for."""
+def _place(body: Body, *, max_limit: int) -> dict[str, Any]:
+    """Return which page of a list the request asks for."""
     limit = _integer(body, "limit") if "limit" in body else 20
-    if not 1 <= limit <= most:
-        raise invalid(f"limit must be between 1 and {most}, it is {limit}.")
+    if not 1 <= limit <= max_limit:
+        raise invalid(f"limit must be between 1 and {max_limit}, it is {limit}.")
     offset = _integer(body, "offset") if "offset" in body else 0
     return {"limit": limit, "offset": offset, "page_token": _text(body, "page_token")}
 
@@ -379,7 +379,7 @@ def _flag(body: Body, name: str) -> bool:
     value = body.get(name, False)
     if isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.lower() in {"true", "false"}:  # in the query of a GET
+    if isinstance(value, str) and value.lower() in {"true", "false"}:  # a query parameter of a GET
         return value.lower() == "true"
     raise _malformed(f"Could not parse request object: Expected a boolean for field '{name}'")
 

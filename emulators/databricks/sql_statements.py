@@ -1,8 +1,9 @@
 """
-SQL warehouses as the API tells of them, and single statements that one of them executes: the Statement Execution API.
+The APIs of SQL warehouses and of statement execution.
 
-What it executes: queries, ``INSERT OVERWRITE DIRECTORY``, ``CREATE TABLE ... AS`` and ``DROP TABLE``. A statement has
-ended when it is answered, whatever ``wait_timeout`` says, which the real service allows. There are no grants.
+Supported statements: queries, ``INSERT OVERWRITE DIRECTORY``, ``CREATE TABLE ... AS`` and ``DROP TABLE``. A request is
+answered when its statement has ended, whatever ``wait_timeout`` is; the real service may do so too. Grants are not
+checked.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class SqlStatements:
         self._answers: dict[str, dict[str, Any]] = {}
 
     def warehouse(self, warehouse_id: str) -> dict[str, Any]:
-        """What the API tells of a SQL warehouse; each id is that of one."""
+        """Return the API's answer about a SQL warehouse. Every id is accepted."""
         return {
             "id": warehouse_id,
             "name": warehouse_id,
@@ -53,7 +54,7 @@ class SqlStatements:
         """
         Execute a statement.
 
-        :param body: of the request; ``warehouse_id`` and ``statement``
+        :param body: the request's body, with ``warehouse_id`` and ``statement``.
         """
         warehouse_id, sql = body.get("warehouse_id"), body.get("statement")
         if not isinstance(warehouse_id, str) or not warehouse_id or not isinstance(sql, str) or not sql.strip():
@@ -69,8 +70,8 @@ class SqlStatements:
         self._answers[answer["statement_id"]] = answer
         return answer
 
-    def told(self, statement_id: str) -> dict[str, Any]:
-        """What is told of a statement that was executed."""
+    def answer(self, statement_id: str) -> dict[str, Any]:
+        """Return the answer about an executed statement again."""
         if statement_id not in self._answers:
             raise ApiError(404, "NOT_FOUND", f"The statement {statement_id} was not found.")
         return self._answers[statement_id]
@@ -79,7 +80,7 @@ class SqlStatements:
         session = Session(self._endpoint_url, self._filesystem)
         try:
             if created := _CREATE_TABLE.fullmatch(sql):
-                if self._is_there(created[1]):
+                if self._exists(created[1]):
                     raise StatementError(
                         f"[TABLE_OR_VIEW_ALREADY_EXISTS] Cannot create table or view {created[1]} because it already "
                         "exists. SQLSTATE: 42P07"
@@ -87,7 +88,7 @@ class SqlStatements:
                 write_table(self._endpoint_url, created[1], session.table(created[2]))
                 return []
             if dropped := _DROP_TABLE.fullmatch(sql):
-                if self._is_there(dropped[2]):
+                if self._exists(dropped[2]):
                     self._filesystem.rm(table_uri(dropped[2]), recursive=True)
                 elif not dropped[1]:
                     raise StatementError(f"[TABLE_OR_VIEW_NOT_FOUND] {dropped[2]} cannot be found. SQLSTATE: 42P01")
@@ -100,5 +101,5 @@ class SqlStatements:
         finally:
             session.close()
 
-    def _is_there(self, table: str) -> bool:
+    def _exists(self, table: str) -> bool:
         return DeltaTable.is_deltatable(table_uri(table), storage_options(self._endpoint_url))

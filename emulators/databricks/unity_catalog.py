@@ -1,4 +1,4 @@
-"""The tables of Unity Catalog: Delta tables on the emulator of S3, each in a folder that its name says."""
+"""The tables of Unity Catalog: Delta tables on the emulator of S3, each in the folder catalog/schema/table."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from emulators.s3 import storage_options
 
 LAKE_BUCKET = "unity-catalog"
 
-# A name that is more than letters, digits and underscores stands in backticks.
+# A name with other characters than letters, digits and underscores must be in backticks.
 _PART = r"(?:[A-Za-z0-9_]{1,128}|`(?:[^`./ \x00-\x1f\x7f]|``){1,255}`)"
 
 
 def table_uri(name: str) -> str:
     """
-    The location of a Unity Catalog table: ``main.weather.forecasts`` is at ``s3://unity-catalog/main/weather/forecasts``.
+    Return the location of a Unity Catalog table.
 
-    :raises ValueError: the name does not have the form catalog.schema.table. Names are folded to lower case, as Unity
-        Catalog does.
+    For example ``main.weather.forecasts`` is at ``s3://unity-catalog/main/weather/forecasts``. Names become lower case,
+    as in Unity Catalog.
+
+    :raises ValueError: if the name does not have the form catalog.schema.table.
     """
     if not re.fullmatch(rf"{_PART}\.{_PART}\.{_PART}", name):
         raise ValueError(f"Not a table name of the form catalog.schema.table: {name!r}")
@@ -33,7 +35,7 @@ def write_table(
     endpoint_url: str, name: str, table: pa.Table, mode: Literal["overwrite", "append"] = "overwrite"
 ) -> None:
     """
-    Write a table, as one new version of its Delta table.
+    Write a table as one new version of its Delta table.
 
     :param name: Unity Catalog name.
     :param mode: ``overwrite`` replaces rows and columns, ``append`` adds rows.
@@ -49,8 +51,8 @@ def write_table(
 
 def read_table(endpoint_url: str, name: str) -> pa.Table:
     """
-    Read the present version of a table.
+    Read the current version of a table.
 
-    :raises deltalake.exceptions.TableNotFoundError: there is no such table.
+    :raises deltalake.exceptions.TableNotFoundError: if the table does not exist.
     """
     return DeltaTable(table_uri(name), storage_options=storage_options(endpoint_url)).to_pyarrow_table()

@@ -1,4 +1,4 @@
-"""The account: fakesnow's DuckDB in a directory, the objects that DuckDB has no place for, and the locks."""
+"""The account: fakesnow's DuckDB in a directory, the objects that DuckDB cannot store, and the locks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from emulators.snowflake.catalogue import Catalogue, Policies
 from emulators.snowflake.locks import Locks
 from emulators.snowflake.rights import Rights
 
-# fakesnow makes it for internal stages when it is imported, and never removes it. There are no such stages here.
+# Importing fakesnow creates this folder for internal stages and never removes it. The emulator has no such stages.
 Path(LOCAL_BUCKET_PATH).rmdir()
 
 _HISTORY_LENGTH = 10_000
 
-# What fakesnow keeps in memory about the databases in files, and we keep in the catalogue's file.
+# Tables that fakesnow keeps only in memory. The emulator stores them in the catalogue's file.
 _KEPT_TABLES = ("_fs_stages", "_fs_columns_ext", "_fs_tables_ext")
 
 
 @dataclass
 class Statement:
-    """One executed statement, as the tests of this project read it."""
+    """A record of one executed statement, for tests."""
 
     handle: str
     request_id: str | None
@@ -45,12 +45,13 @@ class Account(FakeSnow):
     The account: its databases, its other objects, its locks, and the statements that were executed.
 
     :param state_dir: the directory of the database files and of ``catalogue.json``; created if missing.
-    :param filesystem: how the external stages' files are read.
+    :param filesystem: reads the files of the external stages.
     :param identifier: the account identifier.
 
-    ``sees_late`` is the account parameter READ_CONSISTENCY_MODE: with SESSION, sessions that begin from then on do not
-    see what others commit after they began, but in the tables that they write to. That is the worst that Snowflake
-    allows; with GLOBAL, the value at the beginning, each statement sees all that was committed before it began.
+    ``session_consistency`` says whether the account parameter READ_CONSISTENCY_MODE is SESSION. It applies to sessions
+    that begin after it is set. With SESSION, a session sees what others commit after its beginning only in the tables
+    that it writes to: the least that Snowflake guarantees. With GLOBAL, the initial value, each statement sees
+    everything that was committed before the statement began.
     """
 
     def __init__(self, state_dir: Path, filesystem: s3fs.S3FileSystem, *, identifier: str) -> None:
@@ -60,11 +61,11 @@ class Account(FakeSnow):
         self.identifier = identifier
         self.filesystem = filesystem
         self.locks = Locks()
-        self.sees_late = False
+        self.session_consistency = False
         self.catalogue = Catalogue()
         self.history: deque[Statement] = deque(maxlen=_HISTORY_LENGTH)
         self.duck_conn.register_filesystem(filesystem)
-        # A file may be written again at the same place; and a table's name must never find a Python variable.
+        # No cache: a file may be overwritten. No replacements: a table's name must never resolve to a Python variable.
         self.duck_conn.execute("SET GLOBAL enable_external_file_cache = false")
         self.duck_conn.execute("SET GLOBAL python_enable_replacements = false")
         self._file = state_dir / "catalogue.json"
@@ -81,7 +82,7 @@ class Account(FakeSnow):
         load_metadata.create(self.duck_conn, name)
 
     def save(self) -> None:
-        """Write the catalogue to its file, whole or not at all."""
+        """Write the catalogue to its file atomically."""
         tables = {
             name: [
                 [None if value is None else str(value) for value in row]

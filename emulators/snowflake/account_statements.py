@@ -1,4 +1,4 @@
-"""Statements about the account's objects and the session's settings: roles, warehouses, stages, grants and so on."""
+"""Executes statements on the account's objects (roles, warehouses, stages, grants) and on the session's settings."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _READ_CONSISTENCY = re.compile(r"ALTER ACCOUNT SET READ_CONSISTENCY_MODE = '(SES
 
 def execute(expression: exp.Expr, session: Session) -> str | None:
     """
-    Do what a statement about the account's objects says: roles, warehouses, integrations, grants, session settings.
+    Execute a statement on roles, warehouses, integrations, stages, grants or the session's settings.
 
-    :returns: the sentence that it answers, or None if it is another kind of statement.
+    :returns: the status message, or None if the engine must execute the statement.
     """
     done = "Statement executed successfully."
     if isinstance(expression, exp.Alter) and expression.args.get("kind") == "SESSION":
@@ -37,10 +37,10 @@ def execute(expression: exp.Expr, session: Session) -> str | None:
         privileges.change_grants(expression.sql("snowflake"), session)
         return done
     if match := _READ_CONSISTENCY.fullmatch(expression.sql("snowflake")):
-        # Of what the role may do, this is known: no other may set a parameter of the account.
+        # Only ACCOUNTADMIN may set a parameter of the account.
         if session.role != "ACCOUNTADMIN":
             raise insufficient("account", session.account.identifier)
-        session.account.sees_late = match[1].upper() == "SESSION"
+        session.account.session_consistency = match[1].upper() == "SESSION"
         return done
     if match := privileges.created_role(expression):
         return _create_role(normal(match[2]), session, exists=bool(match[1]))
@@ -139,7 +139,7 @@ def _drop_object(expression: exp.Drop, session: Session) -> str | None:
         catalogue.stage_formats.pop(".".join(key), None)
     elif kind == "ROLE":
         name = name_of(targets[0])
-        # What it owned finds its heir in privileges.note_end.
+        # privileges.note_end removes the role and gives its objects to the role that drops it.
         found = name in catalogue.roles
     elif kind == "WAREHOUSE":
         name = name_of(targets[0])

@@ -1,4 +1,4 @@
-"""Who may sign in: key pairs, programmatic access tokens and OAuth, checked as Snowflake checks them."""
+"""Authentication: checks key-pair tokens, programmatic access tokens and OAuth tokens as Snowflake does."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ PROGRAMMATIC_ACCESS_TOKEN = "PROGRAMMATIC_ACCESS_TOKEN"
 
 class AuthError(Exception):
     """
-    A refused login: ``code`` and ``message`` are what the service answers.
+    A refused login, with the code and message of the service's answer.
 
     :param code: Snowflake's error code, for example ``390144``.
-    :param message: the sentence shown to the client.
+    :param message: the message for the client.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -59,7 +59,7 @@ class AccessToken:
     """
     A programmatic access token of a user.
 
-    :param expires_at: when it ends, in seconds since the epoch.
+    :param expires_at: when the token expires, in seconds since the epoch.
     """
 
     user: str
@@ -70,7 +70,7 @@ class AccessToken:
 @dataclass(frozen=True)
 class OAuthClient:
     """
-    A client of a Snowflake OAuth security integration, and the refresh token that a user gave it.
+    A client of a Snowflake OAuth security integration, with a user's refresh token.
 
     :param lifetime: seconds for which an access token is accepted.
     """
@@ -83,12 +83,12 @@ class OAuthClient:
 
 
 def account_name(account: str) -> str:
-    """The account as it stands in a token: upper case, without the region that may follow the first dot."""
+    """Return the account's name as tokens contain it: upper case, without the region that may follow the first dot."""
     return account.split(".", 1)[0].upper()
 
 
 def fingerprint(public_key: RSAPublicKey) -> str:
-    """The public key's fingerprint as ``DESC USER`` shows it in ``RSA_PUBLIC_KEY_FP``."""
+    """Return the public key's fingerprint, which ``DESC USER`` shows in ``RSA_PUBLIC_KEY_FP``."""
     der = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return "SHA256:" + base64.b64encode(hashlib.sha256(der).digest()).decode()
 
@@ -112,9 +112,9 @@ class KeyPairAuthenticator:
 
     def verify(self, token: str) -> str:
         """
-        The name of the user whom the token proves.
+        Return the name of the user to whom the token belongs.
 
-        :raises AuthError: 390144 for a token that is not valid. As the real service, it does not say why.
+        :raises AuthError: 390144 for an invalid token. As in the real service, the message does not say why.
         """
         invalid = AuthError("390144", f"JWT token is invalid. [{uuid.uuid4()}]")
         try:
@@ -163,10 +163,10 @@ class Authenticator:
 
     def verify(self, token: str, kind: str | None = None) -> str:
         """
-        The name of the user whom the token proves.
+        Return the name of the user to whom the token belongs.
 
-        :param kind: how the client calls the token; without, the token is looked at, as Snowflake does.
-        :raises AuthError: if it proves nobody; the code depends on the kind.
+        :param kind: the kind of token that the client states; if None, it is derived from the token, as in Snowflake.
+        :raises AuthError: if the token is invalid or has expired; the code depends on the kind.
         """
         kind = (kind or self._kind_of(token)).upper()
         if kind == KEYPAIR_JWT:
@@ -187,9 +187,9 @@ class Authenticator:
         self, client_id: str, client_secret: str, *, grant_type: str, refresh_token: str
     ) -> tuple[str, OAuthClient]:
         """
-        A new OAuth access token, and the client that it is for.
+        Issue an OAuth access token, and return it with its client.
 
-        :raises OAuthError: if the client, its secret or its refresh token is another one.
+        :raises OAuthError: if the client is unknown, or its secret or refresh token is wrong.
         """
         client = self._clients.get(client_id)
         if client is None or not hmac.compare_digest(client.client_secret.encode(), client_secret.encode()):

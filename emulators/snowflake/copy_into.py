@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from sqlglot import exp
 
 from emulators.snowflake import load_metadata, stages
-from emulators.snowflake.duckdb_names import in_duckdb, inner, outer
+from emulators.snowflake.duckdb_names import quoted_for_duckdb, to_duckdb, to_snowflake
 from emulators.snowflake.errors import (
     SqlError,
     does_not_exist,
@@ -30,14 +30,14 @@ from emulators.snowflake.stop import Stop
 
 _MICROSECONDS = 6
 _REFUSED = " is refused"
-"""Put behind a value that DuckDB would cast and Snowflake does not, so that DuckDB does not either."""
+"""Appended to a value that DuckDB would cast and Snowflake refuses to cast, so that the cast fails in DuckDB too."""
 
 _CONTINUE_HINT = (
     "  If you would like to continue loading when an error is encountered, use other values such as 'SKIP_FILE' or "
     "'CONTINUE' for the ON_ERROR option. For more information on loading options, please run 'info loading_data' in a "
     "SQL client."
 )
-# Copy options of TRUE or FALSE -> the one value that is known here.
+# Copy options that are TRUE or FALSE -> the only value that the emulator supports.
 _SWITCHES = {
     "FORCE": False,
     "PURGE": False,
@@ -50,16 +50,16 @@ _FORMAT_SWITCHES = frozenset(
 )
 _ON_ERROR = re.compile(r"CONTINUE|SKIP_FILE(_\d+%?)?|ABORT_STATEMENT")
 _LENGTH = re.compile(r"> (\d+)\)")
-"""The most characters of a column, in the constraint that translate.py makes of VARCHAR(n)."""
+"""Finds the maximum length of a column in the CHECK constraint that translate.py adds for VARCHAR(n)."""
 
 _OTHER_OPTIONS = frozenset(
     {"CLUSTER_AT_INGEST_TIME", "FILES", "INCLUDE_METADATA", "LOAD_MODE", "SIZE_LIMIT", "VALIDATION_MODE"}
 )
-"""Options that the service has and this emulator has not."""
+"""Options that Snowflake has and this emulator does not support."""
 
 _WHITE_SPACE = "' ' || chr(9) || chr(10) || chr(11) || chr(12) || chr(13)"
 _INT96 = {b"physical": b"INT96"}
-"""Metadata of a field that the file stores as INT96: Arrow's type does not tell."""
+"""Marks a field that the file stores as INT96, which Arrow's type does not show."""
 
 _RESULT = """
 SELECT file, status, rows_parsed, rows_loaded, error_limit, errors_seen, first_error, NULL::BIGINT AS first_error_line,
@@ -71,7 +71,7 @@ FROM (VALUES {rows})
 
 @dataclass
 class _Format:
-    """A file format of Parquet that is read by the vectorized scanner, with the service's defaults."""
+    """The options of a Parquet file format read by the vectorized scanner. The defaults are Snowflake's."""
 
     trim_space: bool = False
     null_if: tuple[str, ...] = ("\\N",)
@@ -79,12 +79,12 @@ class _Format:
 
 @dataclass
 class _Options:
-    """The options of one COPY, with the service's defaults."""
+    """The options of one COPY statement. The defaults are Snowflake's."""
 
     file_format: _Format = field(default_factory=_Format)
     pattern: str | None = None
     match_case: bool | None = None
-    """Whether MATCH_BY_COLUMN_NAME minds the case; None is NONE."""
+    """True for MATCH_BY_COLUMN_NAME = CASE_SENSITIVE, False for CASE_INSENSITIVE, None for NONE."""
 
 
 @dataclass(frozen=True)
@@ -96,22 +96,23 @@ class _Column:
     nullable: bool
     position: int
     length: int | None
-    """The most characters that it takes; None is no limit of its own."""
+    """Maximum number of characters; None if the column declares no length."""
     declared: str | None
-    """The type in Snowflake's words, where DuckDB's says less: :func:`emulators.snowflake.translate.declared_type`."""
+    """Snowflake's name of the type, if known: see :func:`emulators.snowflake.translate.declared_type`."""
 
     @property
     def fraction_digits(self) -> int:
-        """Digits of a second that a time or timestamp keeps, at most the six that DuckDB has."""
+        """Decimal places of the seconds of a time or timestamp; at most 6, because DuckDB has no more."""
         found = re.search(r"\((\d)\)", self.declared or "")
         return min(int(found[1]), _MICROSECONDS) if found else _MICROSECONDS
 
 
 def copy_into(expression: exp.Copy, session: Session, stop: Stop) -> str:
     """
-    Execute the statement and return its answer as a query in DuckDB's SQL. The caller provides the transaction.
+    Execute COPY INTO within the caller's transaction.
 
-    :raises SqlError: as the real service; nothing of what was loaded before the error may be committed then.
+    :returns: a query in DuckDB's SQL whose result is the statement's result.
+    :raises SqlError: what the real service reports. The caller must roll back the files loaded before the error.
     """
     if not isinstance(expression.this, exp.Table):
         raise unsupported("COPY INTO with a list of columns")
@@ -123,7 +124,7 @@ def copy_into(expression: exp.Copy, session: Session, stop: Stop) -> str:
     options = _options(expression, stage_format)
     files = _list_files(session, stage_url, path, options)
     table = database, schema, name
-    target = in_duckdb(*table)
+    target = quoted_for_duckdb(*table)
     connection = session._duck_conn
     known = load_metadata.loaded(connection, table)
 
@@ -144,22 +145,22 @@ def _columns(session: Session, database: str, schema: str, name: str) -> list[_C
     rows = session._duck_conn.execute(
         "SELECT column_name, data_type, is_nullable, column_index, comment FROM duckdb_columns()"
         " WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index",
-        [database, schema, inner(name)],
+        [database, schema, to_duckdb(name)],
     ).fetchall()
     checks = session._duck_conn.execute(
         "SELECT constraint_column_names[1], constraint_text FROM duckdb_constraints()"
         " WHERE constraint_type = 'CHECK' AND database_name = ? AND schema_name = ? AND table_name = ?",
-        [database, schema, inner(name)],
+        [database, schema, to_duckdb(name)],
     ).fetchall()
     lengths = {column: int(found[1]) for column, text in checks if (found := _LENGTH.search(text))}
     return [
-        _Column(outer(name), type_, nullable, position, lengths.get(name), declared)
+        _Column(to_snowflake(name), type_, nullable, position, lengths.get(name), declared)
         for name, type_, nullable, position, declared in rows
     ]
 
 
 def _location(expression: exp.Copy, session: Session) -> tuple[str, str, FormatOptions]:
-    """The URL of the stage in the FROM clause, the path below it, and the stage's file format."""
+    """Return the stage's URL, the path below the stage in the FROM clause, and the stage's file format."""
     source = expression.args["files"][0]
     if not isinstance(source, exp.Table):
         raise unsupported("COPY INTO with a transformation")
@@ -179,16 +180,16 @@ def _location(expression: exp.Copy, session: Session) -> tuple[str, str, FormatO
 
 
 def _options(expression: exp.Copy, stage_format: FormatOptions) -> _Options:
-    """The options, checked: one that is not understood must never be ignored."""
+    """Read and check the options. An unknown option is an error: ignoring it could change what is loaded."""
     options = _Options()
     file_format = stage_format
-    stated: set[str] = set()
+    given_options: set[str] = set()
     for parameter in expression.args.get("params") or ():
         name, value = parameter.name.upper(), parameter.args.get("expression")
         word = value.name.upper() if isinstance(value, (exp.Var, exp.Literal)) else None
-        if name in stated:
+        if name in given_options:
             raise syntax_error(1, 0, name)
-        stated.add(name)
+        given_options.add(name)
         if name in _SWITCHES or name == "LOAD_UNCERTAIN_FILES":
             if not isinstance(value, exp.Boolean):
                 raise invalid_value(_shown(value), name)
@@ -211,8 +212,8 @@ def _options(expression: exp.Copy, stage_format: FormatOptions) -> _Options:
             raise unsupported(name)
         else:
             raise syntax_error(1, 0, name)
-    if {"TRUNCATECOLUMNS", "ENFORCE_LENGTH"} <= stated:
-        # One says the opposite of the other: both together have no meaning that is documented.
+    if {"TRUNCATECOLUMNS", "ENFORCE_LENGTH"} <= given_options:
+        # The two are opposites. The documentation does not say what both together mean.
         raise syntax_error(1, 0, "ENFORCE_LENGTH")
     options.file_format = _format(file_format)
     if options.match_case is None:
@@ -231,7 +232,7 @@ def _shown(value: exp.Expr | None) -> str:
 
 
 def _format(given: FormatOptions) -> _Format:
-    """The file format, checked as the options are."""
+    """Read and check the file format. An unknown property is an error, as an unknown option is."""
     if given.get("TYPE") != "PARQUET":
         raise unsupported(f"FILE_FORMAT TYPE = {given.get('TYPE', 'CSV')}")
     for name, value in given.items():
@@ -251,7 +252,7 @@ def _format(given: FormatOptions) -> _Format:
         raise unsupported("FILE_FORMAT without USE_VECTORIZED_SCANNER = TRUE")
     if given.get("REPLACE_INVALID_CHARACTERS") is True:
         raise unsupported("REPLACE_INVALID_CHARACTERS = TRUE")
-    # That scanner takes BINARY_AS_TEXT for FALSE and USE_LOGICAL_TYPE for TRUE, whatever they are set to.
+    # The vectorized scanner always uses BINARY_AS_TEXT = FALSE and USE_LOGICAL_TYPE = TRUE, whatever is set.
     found = _Format(trim_space=given.get("TRIM_SPACE") is True)
     null_if = given.get("NULL_IF")
     if isinstance(null_if, list):
@@ -261,10 +262,10 @@ def _format(given: FormatOptions) -> _Format:
 
 def _list_files(session: Session, stage_url: str, path: str, options: _Options) -> list[StagedFile]:
     """
-    The files of the FROM clause: its location is a plain prefix.
+    Return the files whose URL starts with the location in the FROM clause and matches PATTERN.
 
-    Snowflake's documentation applies PATTERN to the entire storage location, other descriptions to the path below the
-    stage. A file that the pattern matches by one of them alone is not loaded, so that no pattern can rely on either.
+    Snowflake's documentation matches PATTERN against the entire storage location; other descriptions match it against
+    the path below the stage. Here a file must match in both ways, so that no pattern can rely on one of them.
     """
     found = stages.files_below(session, stage_url + path)
     if options.pattern is None:
@@ -284,10 +285,10 @@ def _load(session: Session, target: str, columns: list[_Column], file: StagedFil
     """
     Insert the rows of one file.
 
-    :returns: how many there were.
+    :returns: the number of rows.
     """
     values = _values(session, columns, file, options)
-    names = ", ".join(in_duckdb(column.name) for column in columns)
+    names = ", ".join(quoted_for_duckdb(column.name) for column in columns)
     listed = ", ".join(values[column] for column in columns)
     reader = f"read_parquet({literal(file.url)})"
     try:
@@ -305,7 +306,7 @@ def _read(session: Session, file: StagedFile, columns: list[str] | None = None) 
 
 
 def _values(session: Session, columns: list[_Column], file: StagedFile, options: _Options) -> dict[_Column, str]:
-    """For each column of the table the expression that reads it from the file."""
+    """Return, for each column of the table, the SQL expression that reads its value from the file."""
     fields = _fields(session, file)
     values: dict[_Column, str] = {}
     for column in columns:
@@ -321,7 +322,7 @@ def _values(session: Session, columns: list[_Column], file: StagedFile, options:
 
 
 def _fields(session: Session, file: StagedFile) -> list[pa.Field]:
-    """The file's columns; those of INT96 say so in their metadata."""
+    """Return the file's columns. The metadata of an INT96 column is `_INT96`."""
     try:
         with session.account.filesystem.open(f"{file.bucket}/{file.key}", "rb", cache_type="readahead") as source:
             opened = pq.ParquetFile(source)
@@ -342,61 +343,61 @@ def _bad_file(file: StagedFile, words: str) -> SqlError:
 
 
 def _value(source: pa.Field, column: _Column, options: _Options) -> str:
-    """The expression that brings a file's column into the table's type, as a VARIANT is cast in Snowflake."""
-    quoted = _scanned(source, options.file_format)
+    """Return the expression that casts a file's column to the table's type, as Snowflake casts a VARIANT."""
+    value_sql = _scanned(source, options.file_format)
     types = pa.types
-    nested = types.is_nested(source.type)
+    is_nested = types.is_nested(source.type)
     number = types.is_integer(source.type) or types.is_floating(source.type) or types.is_decimal(source.type)
-    if nested:
-        quoted = f"to_json({quoted})"
+    if is_nested:
+        value_sql = f"to_json({value_sql})"
     if column.declared == "ARRAY" and not types.is_list(source.type):
-        quoted = f"CASE WHEN {quoted} IS NOT NULL THEN to_json([{quoted}]) END"
-    elif column.type == "JSON" and not nested:
-        quoted = f"to_json({quoted})"
-    if nested and column.type not in {"VARCHAR", "BLOB"} and column.declared != "OBJECT":
-        return quoted if column.type == "JSON" else f"CAST(CAST({quoted} AS VARCHAR) AS {column.type})"
+        value_sql = f"CASE WHEN {value_sql} IS NOT NULL THEN to_json([{value_sql}]) END"
+    elif column.type == "JSON" and not is_nested:
+        value_sql = f"to_json({value_sql})"
+    if is_nested and column.type not in {"VARCHAR", "BLOB"} and column.declared != "OBJECT":
+        return value_sql if column.type == "JSON" else f"CAST(CAST({value_sql} AS VARCHAR) AS {column.type})"
     refused = (
-        # DuckDB would cast these; Snowflake does not.
+        # DuckDB casts these values; Snowflake refuses.
         (types.is_timestamp(source.type) and column.type == "DATE")
         or (number and column.type == "BOOLEAN")
         or (types.is_boolean(source.type) and column.type == "DOUBLE")
-        or (nested and column.type == "BLOB")
+        or (is_nested and column.type == "BLOB")
         or (column.declared == "OBJECT" and not (types.is_struct(source.type) or types.is_map(source.type)))
     )
     if refused:
-        # As bytes, any text would do for DuckDB but one with such an end.
+        # DuckDB casts almost any text to BLOB: an incomplete hex escape at the end makes the cast fail.
         words = _REFUSED + ("\\x" if column.type == "BLOB" else "")
-        return f"CAST(CAST({quoted} AS VARCHAR) || '{words}' AS {column.type})"
+        return f"CAST(CAST({value_sql} AS VARCHAR) || '{words}' AS {column.type})"
     if types.is_floating(source.type) and column.type == "VARCHAR":
-        quoted = f"format('{{:.10g}}', {quoted})"
+        value_sql = f"format('{{:.10g}}', {value_sql})"
     elif types.is_string(source.type) and column.type == "BLOB":
-        quoted = f"unhex({quoted})"
+        value_sql = f"unhex({value_sql})"
     elif column.type.startswith("TIME"):
         is_instant = types.is_timestamp(source.type) and (source.type.tz is not None or source.metadata == _INT96)
-        quoted = _time(quoted, source.type, column, is_instant=is_instant)
-    return f"CAST({quoted} AS {column.type})"
+        value_sql = _time(value_sql, source.type, column, is_instant=is_instant)
+    return f"CAST({value_sql} AS {column.type})"
 
 
-def _time(quoted: str, source: pa.DataType, column: _Column, *, is_instant: bool) -> str:
-    """A time or timestamp with the digits of a second that its column keeps; the others are cut off."""
+def _time(value_sql: str, source: pa.DataType, column: _Column, *, is_instant: bool) -> str:
+    """Return the expression for a time or timestamp, truncated to the decimal places that its column keeps."""
     is_seconds = column.type != "TIME" and (pa.types.is_integer(source) or pa.types.is_decimal(source))
     is_time = pa.types.is_temporal(source) or pa.types.is_string(source)
     is_time = is_time and not (column.type == "TIME" and pa.types.is_date(source))
     if is_seconds:
         make = "make_timestamptz" if "TIME ZONE" in column.type else "make_timestamp"
-        quoted = f"{make}(CAST(CAST({quoted} AS DOUBLE) * 1000000 AS BIGINT))"
+        value_sql = f"{make}(CAST(CAST({value_sql} AS DOUBLE) * 1000000 AS BIGINT))"
     elif is_instant and column.type == "TIME":
-        quoted = f"CAST({quoted} AS TIMESTAMP)"
+        value_sql = f"CAST({value_sql} AS TIMESTAMP)"
     if column.fraction_digits == _MICROSECONDS or not (is_seconds or is_time):
-        return quoted
+        return value_sql
     step = 10 ** (_MICROSECONDS - column.fraction_digits)
-    cast = f"CAST({quoted} AS {column.type})"
-    # The remainder of a negative number is negative.
+    cast = f"CAST({value_sql} AS {column.type})"
+    # Add the step before the second remainder: the remainder of a negative number is negative.
     return f"{cast} - to_microseconds((epoch_us({cast}) % {step} + {step}) % {step})"
 
 
 def _scanned(source: pa.Field, file_format: _Format) -> str:
-    """The expression for a file's column as the scanner gives it."""
+    """Return the expression for a file's column after the options of the file format are applied."""
     scanned: str = '"' + source.name.replace('"', '""') + '"'
     types = pa.types
     if source.metadata == _INT96:
@@ -419,9 +420,9 @@ def _explain(
     values: dict[_Column, str],
     error: duckdb.Error,
 ) -> SqlError:
-    """Find the file's first value that the table does not take: DuckDB names neither the column nor the row."""
+    """Find the first value that the table refuses: DuckDB's error names neither the column nor the row."""
     reader = f"read_parquet({literal(file.url)}, file_row_number = true)"
-    # Another connection: the failed transaction answers nothing any more.
+    # A new connection, because a failed transaction of DuckDB runs no more queries.
     with session.account.duck_conn.cursor() as connection:
         session.use_time_zone(connection)
         for column in columns:
@@ -440,7 +441,7 @@ def _explain(
             except duckdb.Error as failed:
                 if "Invalid string encoding" in str(failed):
                     return _not_utf8(session, target, column, file)
-                # There is no cast at all between the two types: the first value that is there will do.
+                # DuckDB has no cast between the two types, so every value fails: report the first that is not NULL.
                 query = f"SELECT {source}, file_row_number + 1 FROM {reader} WHERE {source} IS NOT NULL LIMIT 1"
                 row = connection.execute(query).fetchone()
             if row:
@@ -451,7 +452,7 @@ def _explain(
 
 
 def _not_utf8(session: Session, target: str, column: _Column, file: StagedFile) -> SqlError:
-    """The words for a text that is not UTF-8, which DuckDB cannot even show."""
+    """Report a text that is not UTF-8. DuckDB cannot return such a value, so the file is read again with Arrow."""
     table = _read(session, file)
     [name] = [name for name in table.column_names if name.upper() == column.name.upper()]
     for number, value in enumerate(table.column(name).cast(pa.binary()).to_pylist(), start=1):
@@ -467,7 +468,7 @@ def _not_utf8(session: Session, target: str, column: _Column, file: StagedFile) 
 
 
 def _where(target: str, column: _Column, file: StagedFile, row: int) -> str:
-    table = outer(target.rsplit(".", 1)[-1].strip('"'))
+    table = to_snowflake(target.rsplit(".", 1)[-1].strip('"'))
     return (
         f"\n  File '{file.key}', line {row}, character 0\n"
         f'  Row {row}, column "{table}"["{column.name}":{column.position}]\n{_CONTINUE_HINT}'
@@ -488,7 +489,7 @@ def _bad_value(target: str, column: _Column, file: StagedFile, value: object, ro
 
 
 def _type_name(duckdb_type: str) -> str:
-    """Snowflake's internal name of a type, as its cast errors have it."""
+    """Return Snowflake's internal name of a type, which its cast errors show."""
     names = {
         "BIGINT": "FIXED",
         "HUGEINT": "FIXED",

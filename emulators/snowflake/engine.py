@@ -1,4 +1,4 @@
-"""The engine: executes statements, as Snowflake would, with fakesnow and DuckDB."""
+"""The engine: executes Snowflake's SQL with fakesnow and DuckDB."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from emulators.snowflake import (
 )
 from emulators.snowflake.account import Account, Statement
 from emulators.snowflake.copy_into import copy_into
-from emulators.snowflake.duckdb_names import in_duckdb, inner, outer
+from emulators.snowflake.duckdb_names import quoted_for_duckdb, to_duckdb, to_snowflake
 from emulators.snowflake.errors import SqlError, from_duckdb, from_parser, unsupported
 from emulators.snowflake.locks import Mode
 from emulators.snowflake.names import ObjectName, described_integration, key
 from emulators.snowflake.session import Session
 from emulators.snowflake.stop import Stop
 
-# fakesnow's way to fetch a result, which DuckDB 2 would like to be another.
+# DuckDB warns of the method by which fakesnow fetches results.
 warnings.filterwarnings("ignore", message="Arrow output on a DB-API result", category=UserWarning)
 
 _numbers = itertools.count(1)
@@ -52,7 +52,7 @@ class Engine(Account):
         nop_regexes: list[str] | None = None,
         **kwargs: Any,
     ) -> Connection:
-        """Open a session. ``kwargs`` are those of :class:`emulators.snowflake.session.Session`."""
+        """Open a session. ``kwargs`` are passed to :class:`emulators.snowflake.session.Session`."""
         return Connection(self, database, schema, **kwargs)
 
 
@@ -65,7 +65,7 @@ class Connection(Session):
 
 
 class Cursor(FakeSnowflakeCursor):
-    """Executes statements: the one place where both protocols' statements are translated, locked and recorded."""
+    """Executes statements. The statements of both protocols are translated, locked and recorded here."""
 
     _conn: Session
 
@@ -86,9 +86,9 @@ class Cursor(FakeSnowflakeCursor):
 
         :param command: the statement.
         :param params: the values of its placeholders.
-        :param stop: how it is ended early; by default by a timeout only.
+        :param stop: ends the statement early; by default only after the default timeout.
         :param handle: the statement's handle; by default a new one.
-        :raises SqlError: for everything that the statement itself caused.
+        :raises SqlError: for every error that the statement itself caused.
         """
         session = self._conn
         stop = stop or Stop()
@@ -105,7 +105,7 @@ class Cursor(FakeSnowflakeCursor):
                 try:
                     self._run(expression, list(params) if isinstance(params, tuple) else params, stop, record.handle)
                 except (duckdb.Error, snowflake.connector.errors.Error) as error:
-                    # Whatever the interrupt made of it, the client must hear the reason.
+                    # An interrupt surfaces as some error of DuckDB. Report its reason, a timeout or a cancel, instead.
                     if reason := stop.error():
                         raise reason from error
                     raise
@@ -123,22 +123,24 @@ class Cursor(FakeSnowflakeCursor):
         return self
 
     def answer(self, sql: str, expression: exp.Expr) -> None:
-        """Take the result of a query in DuckDB's SQL for the statement's result."""
+        """Use the result of a query in DuckDB's SQL as the statement's result."""
         self._execute(sqlglot.parse_one(sql, read="duckdb"))
         self._last_transformed = expression  # type: ignore[assignment]  # fakesnow declares it as None
 
     def _execute(self, transformed: exp.Expr, params: Any = None) -> None:
-        """Execute in DuckDB, and note the columns while it remembers them."""
+        """Execute in DuckDB, and keep the names and types of the columns, which DuckDB forgets with the next query."""
         if transformed.args.get("result_scan_sfqid"):
             raise unsupported("RESULT_SCAN")
         if lengths := transformed.args.get("text_lengths"):
-            # fakesnow writes these names into SQL as they are.
+            # Escape the names: fakesnow inserts them into SQL unescaped.
             transformed.set("text_lengths", [(name.replace("'", "''"), length) for name, length in lengths])
-        self._read_where_it_must_be(transformed)
+        self._redirect_reads(transformed)
         super()._execute(transformed, params)
         if self._arrow_table is not None:
-            self._arrow_table = self._arrow_table.rename_columns(list(map(outer, self._arrow_table.column_names)))
-            # The session's zone is for its statements: results are instants.
+            self._arrow_table = self._arrow_table.rename_columns(
+                list(map(to_snowflake, self._arrow_table.column_names))
+            )
+            # Return instants in UTC: the session's time zone only affects how statements are computed.
             instants = [
                 column.with_type(pa.timestamp(column.type.unit, "UTC"))
                 if pa.types.is_timestamp(column.type) and column.type.tz is not None
@@ -146,26 +148,26 @@ class Cursor(FakeSnowflakeCursor):
                 for column in self._arrow_table.schema
             ]
             self._arrow_table = self._arrow_table.cast(pa.schema(instants))
-        self.columns = tuple((outer(name), str(type_)) for name, type_, *_ in self._duck_conn.description or ())
+        self.columns = tuple((to_snowflake(name), str(type_)) for name, type_, *_ in self._duck_conn.description or ())
 
-    def _read_where_it_must_be(self, transformed: exp.Expr) -> None:
-        """Put what :meth:`Session.source_of` says in the place of tables that are read."""
+    def _redirect_reads(self, transformed: exp.Expr) -> None:
+        """Replace tables that DuckDB's transaction sees in a wrong version: see :meth:`Session.connection_to_read`."""
         session = self._conn
-        for table in list(transformed.find_all(exp.Table)) if session.may_read_elsewhere else ():
+        for table in list(transformed.find_all(exp.Table)) if session.may_redirect_reads else ():
             if not isinstance(table.this, exp.Identifier):
                 continue
             database, schema = table.catalog or session.database, table.db or session.schema
-            name = outer(table.name) if table.this.quoted else table.name.upper()
+            name = to_snowflake(table.name) if table.this.quoted else table.name.upper()
             key = (str(database).upper(), str(schema).upper(), name)
-            if (source := session.source_of(key)) is not None:
-                # Under a name of its own: the result is described later, and may be kept.
+            if (source := session.connection_to_read(key)) is not None:
+                # A unique name per copy: fakesnow describes the query again later, and may keep its result.
                 copy = f"_read_elsewhere_{next(_numbers)}"
-                self._duck_conn.register(copy, source.sql(f"SELECT * FROM {in_duckdb(*key)}").to_arrow_table())
+                self._duck_conn.register(copy, source.sql(f"SELECT * FROM {quoted_for_duckdb(*key)}").to_arrow_table())
                 session.copies.append(copy)
                 table.replace(exp.alias_(exp.to_table(copy), table.alias_or_name, table=True, quoted=True))
 
     def _describe_last_sql(self) -> list[Any]:
-        return [(outer(name), *rest) for name, *rest in super()._describe_last_sql()]
+        return [(to_snowflake(name), *rest) for name, *rest in super()._describe_last_sql()]
 
     def _run(self, expression: exp.Expr, params: Any, stop: Stop, handle: str) -> None:
         session = self._conn
@@ -184,46 +186,47 @@ class Cursor(FakeSnowflakeCursor):
                 "Select an active warehouse with the 'use warehouse' command.",
             )
         if statements.is_ddl(expression):
-            # As in Snowflake, DDL commits what is open, and is a transaction of its own.
+            # As in Snowflake, DDL commits the open transaction and runs in a transaction of its own.
             session.end_transaction("COMMIT")
         locked = statements.locked_tables(expression, session)
         for table, mode in locked.items():
             session.account.locks.acquire(session, table, mode, handle, stop)
         if locked and not statements.is_ddl(expression):
-            self._begin_anew_if_late(locked)
+            self._restart_if_outdated(locked)
             session.note_beginning()
-        with privileges.claimed(expression, session):
+        with privileges.ownership_noted(expression, session):
             self._perform(expression, params, stop)
         if locked and session.snapshot is not None:
-            session.done.append((expression, params))
+            session.writes.append((expression, params))
 
-    def _begin_anew_if_late(self, locked: dict[ObjectName, Mode]) -> None:
+    def _restart_if_outdated(self, locked: dict[ObjectName, Mode]) -> None:
         """
-        Let a statement change what others have committed to its table since the transaction began.
+        Restart DuckDB's transaction if others have committed changes to the statement's table since it began.
 
-        DuckDB would have it fail. The statements before it are done again; the tables that they wrote are locked.
+        DuckDB would refuse to change such a table. The transaction's earlier statements are executed again. The
+        tables that they wrote to are still locked.
         """
         session = self._conn
-        if session.snapshot is None or not session.done:
+        if session.snapshot is None or not session.writes:
             return
         now = session.account.locks.versions()
-        # What an INSERT has written to, others may change.
+        # Leave out tables with INSERT only: an INSERT does not lock its table against changes by others.
         locked_before = {
             table
-            for expression, _ in session.done
+            for expression, _ in session.writes
             for table, mode in statements.locked_tables(expression, session).items()
             if mode is Mode.CHANGES
         }
         changed = {table for table in locked.keys() - locked_before if now[table] != session.snapshot[table]}
         if not any(locked[table] is Mode.CHANGES for table in changed):
             return
-        done, session.done = session.done, []
+        writes, session.writes = session.writes, []
         self._duck_conn.rollback()
         self._duck_conn.begin()
         session.snapshot = now
-        for expression, params in done:
+        for expression, params in writes:
             self._perform(expression, params, Stop())
-        session.done = done
+        session.writes = writes
 
     def _perform(self, expression: exp.Expr, params: Any, stop: Stop) -> None:
         session = self._conn
@@ -246,7 +249,7 @@ class Cursor(FakeSnowflakeCursor):
             self._run_translated(expression, params, stop)
 
     def _atomically(self, expression: exp.Expr, params: Any, stop: Stop) -> None:
-        """Run a statement that becomes several in DuckDB as one."""
+        """Run a statement that becomes several statements in DuckDB in one transaction."""
         self._duck_conn.begin()
         try:
             self._run_translated(expression, params, stop)
@@ -266,25 +269,25 @@ class Cursor(FakeSnowflakeCursor):
             self.answer(stages.list_stage(expression, session), expression)
             return
         if isinstance(expression, exp.Transaction):
-            # DuckDB's begins later. A second BEGIN is ignored.
+            # Only note it: DuckDB's transaction begins with the first write. A second BEGIN is ignored.
             session.in_transaction = True
             self.answer("SELECT 'Statement executed successfully.' AS \"status\"", expression)
             return
         if (integration := described_integration(expression)) is not None:
             self.answer(stages.describe_integration(integration, session), expression)
             return
-        # Before anything is done, as it refuses what is no type here.
+        # Check the types first: an unsupported type must fail before anything is changed.
         declared = translate.declared_columns(expression, session)
         translated = translate.translate(policies.applied(expression, session), session)
         self.check_db_and_schema(translated)
         if isinstance(expression, (exp.Create, exp.Drop)) and (expression.args.get("replace") or declared is None):
-            # fakesnow keeps the lengths of a table's columns for the next table of its name.
+            # Delete the lengths of the columns: fakesnow would apply them to the next table of the same name.
             for table in statements.changed_tables(expression):
                 database, schema, name = session.qualified(table)
                 session.account.duck_conn.cursor().execute(
                     "DELETE FROM _fs_global._fs_information_schema._fs_columns_ext"
                     " WHERE (ext_table_catalog, ext_table_schema, ext_table_name) = (?, ?, ?)",
-                    [database, schema, inner(name)],
+                    [database, schema, to_duckdb(name)],
                 )
         if isinstance(translated, exp.Merge):
             self._merge(translated, params)
@@ -297,25 +300,27 @@ class Cursor(FakeSnowflakeCursor):
             session.note_end(committed=isinstance(expression, exp.Commit))
         if declared is not None and declared[1]:
             for column, kind in declared[1].items():
-                self._duck_conn.execute(f"COMMENT ON COLUMN {in_duckdb(*declared[0])}.{in_duckdb(column)} IS '{kind}'")
+                self._duck_conn.execute(
+                    f"COMMENT ON COLUMN {quoted_for_duckdb(*declared[0])}.{quoted_for_duckdb(column)} IS '{kind}'"
+                )
         self._after(expression)
 
     def _merge(self, merge: exp.Merge, params: Any) -> None:
-        """Run a MERGE by DuckDB's own: fakesnow's, of several statements, fails inside a transaction."""
+        """Run MERGE as one MERGE of DuckDB: fakesnow splits it into several statements, which fail in a transaction."""
         transformed = self._transform(merge, params)
-        self._read_where_it_must_be(transformed)
+        self._redirect_reads(transformed)
         sql = transformed.sql(dialect="duckdb") + " RETURNING merge_action"
         actions = Counter(action for (action,) in self._duck_conn.execute(sql, params or None).fetchall())
         counts = [
-            f'{actions[action]}::BIGINT AS "number of rows {done}"'
-            for action, done in (("INSERT", "inserted"), ("UPDATE", "updated"), ("DELETE", "deleted"))
-            if done in {operation for operation, clauses in merge_operations(merge).items() if clauses}
+            f'{actions[action]}::BIGINT AS "number of rows {changed}"'
+            for action, changed in (("INSERT", "inserted"), ("UPDATE", "updated"), ("DELETE", "deleted"))
+            if changed in {operation for operation, clauses in merge_operations(merge).items() if clauses}
         ]
         self.answer(f"SELECT {', '.join(counts)}", merge)
         self._rowcount = actions.total()  # type: ignore[assignment]
 
     def _after(self, expression: exp.Expr) -> None:
-        """Keep what fakesnow forgets."""
+        """Do what fakesnow leaves out after a statement: load metadata, stages, policies, rights and names."""
         session = self._conn
         if isinstance(expression, exp.Create) and expression.kind == "DATABASE":
             session.account.prepare_database(expression.this.name.upper())
@@ -336,10 +341,10 @@ class Cursor(FakeSnowflakeCursor):
         if isinstance(expression, exp.Show):
             self._hide(expression)
         if isinstance(expression, exp.Describe):
-            self._tell_types_apart(expression)
+            self._restore_declared_types(expression)
 
-    def _tell_types_apart(self, describe: exp.Describe) -> None:
-        """Put Snowflake's types, and masking policies, into the result of DESCRIBE TABLE."""
+    def _restore_declared_types(self, describe: exp.Describe) -> None:
+        """Fill in Snowflake's types and the masking policies in the result of DESCRIBE TABLE."""
         table = self._arrow_table
         if table is None or not {"name", "type"} <= set(table.column_names):
             return
@@ -353,17 +358,17 @@ class Cursor(FakeSnowflakeCursor):
         self._arrow_table = table
 
     def _show_names(self) -> None:
-        """Put Snowflake's names into a result that holds names."""
+        """Convert the names in a result from DuckDB's to Snowflake's."""
         if (table := self._arrow_table) is None:
             return
         for number, column in enumerate(table.schema):
             if pa.types.is_string(column.type):
-                names = [None if name is None else outer(name) for name in table.column(number).to_pylist()]
+                names = [None if name is None else to_snowflake(name) for name in table.column(number).to_pylist()]
                 table = table.set_column(number, column, pa.array(names, column.type))
         self._arrow_table = table
 
     def _hide(self, show: exp.Show) -> None:
-        """Take out of the result of SHOW what the role may not know of, and fill in owners and rows of the rest."""
+        """Remove what the role may not see from the result of SHOW, and fill in owners and numbers of rows."""
         session, table = self._conn, self._arrow_table
         objects = privileges.shown_objects(show, table.to_pylist()) if table is not None else None
         if table is None or objects is None:
@@ -380,16 +385,16 @@ class Cursor(FakeSnowflakeCursor):
         self._rowcount = table.num_rows
 
     def _count_rows(self, shown: dict[str, Any]) -> int:
-        """Count the committed rows of a table that SHOW lists: no policy hides any."""
-        name = in_duckdb(shown["database_name"], shown["schema_name"], shown["name"])
-        with contextlib.suppress(duckdb.CatalogException):  # another session may drop it meanwhile
+        """Count the committed rows of a table that SHOW lists. Policies do not apply to this count."""
+        name = quoted_for_duckdb(shown["database_name"], shown["schema_name"], shown["name"])
+        with contextlib.suppress(duckdb.CatalogException):  # another session may drop the table meanwhile
             answer = self._conn.account.duck_conn.cursor().execute(f"SELECT COUNT(*) FROM {name}").fetchone()
             return int(answer[0]) if answer else 0
         return 0
 
 
 def _as_sql_error(error: Exception, expression: exp.Expr | None) -> Exception:
-    """The error as Snowflake reports it; an error of the emulator itself stays what it is."""
+    """Convert an error to the one that Snowflake reports. An error of the emulator itself is not converted."""
     if isinstance(error, SqlError):
         return error
     if isinstance(error, duckdb.Error):

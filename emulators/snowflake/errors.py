@@ -1,4 +1,4 @@
-"""What went wrong, in Snowflake's words: DuckDB's errors and the parser's, as the real service reports them."""
+"""Snowflake's errors: how the real service reports what DuckDB and the parser refuse."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import snowflake.connector.errors
 import sqlglot.errors
 from sqlglot import exp
 
-from emulators.snowflake.duckdb_names import outer
+from emulators.snowflake.duckdb_names import to_snowflake
 
 
 class SqlError(snowflake.connector.errors.ProgrammingError):
@@ -17,29 +17,29 @@ class SqlError(snowflake.connector.errors.ProgrammingError):
     An error that the user's SQL caused.
 
     :param errno: Snowflake's error number, for example 2003.
-    :param sqlstate: the five characters of the SQL state.
-    :param message: the sentence of the real service.
+    :param sqlstate: the SQL state, five characters.
+    :param message: the real service's message.
     """
 
     def __init__(self, errno: int, sqlstate: str, message: str) -> None:
         super().__init__(msg=message, errno=errno, sqlstate=sqlstate)
-        # The connector's constructor puts number and state in front of the sentence; they travel on their own here.
+        # The constructor prefixes the message with number and state. The SQL API sends them in fields of their own.
         self.msg = message
 
 
 def does_not_exist(kind: str, name: str) -> SqlError:
-    """`Object 'X' does not exist or not authorized.`, and the same for stages, integrations, roles, ..."""
+    """Report that an object, stage, integration or role does not exist, or that the current role may not see it."""
     sqlstate = "42S02" if kind == "Object" else "02000"
     return SqlError(2003, sqlstate, f"SQL compilation error:\n{kind} '{name}' does not exist or not authorized.")
 
 
 def already_exists(name: str) -> SqlError:
-    """Say that the name is taken: `Object 'X' already exists.`."""
+    """Report that the name is taken."""
     return SqlError(2002, "42710", f"SQL compilation error:\nObject '{name}' already exists.")
 
 
 def exists_without_privileges(kind: str, name: str) -> SqlError:
-    """Say that CREATE ... IF NOT EXISTS finds an object of somebody else's."""
+    """Report that CREATE ... IF NOT EXISTS found an object on which the current role has no privileges."""
     return SqlError(
         3041,
         "42710",
@@ -50,12 +50,12 @@ def exists_without_privileges(kind: str, name: str) -> SqlError:
 
 
 def insufficient(kind: str, name: str) -> SqlError:
-    """Say that the role may know of the object, and not do this with it."""
+    """Report that the role may see the object but lacks the privilege for this operation."""
     return SqlError(3001, "42501", f"SQL access control error:\nInsufficient privileges to operate on {kind} '{name}'")
 
 
 def not_assigned(role: str) -> SqlError:
-    """What USE ROLE answers for a role that the user does not have."""
+    """Report that USE ROLE names a role that is not granted to the user."""
     return SqlError(
         3013,
         "42501",
@@ -65,33 +65,33 @@ def not_assigned(role: str) -> SqlError:
 
 
 def cannot_use() -> SqlError:
-    """What USE answers for a name that is not there."""
+    """Report that USE names an object that does not exist, or that the role may not use."""
     return SqlError(2043, "02000", "SQL compilation error:\nObject does not exist, or operation cannot be performed.")
 
 
 def unsupported(what: str) -> SqlError:
-    """A statement or option that this emulator, or Snowflake itself, does not have."""
+    """Report a statement or an option that this emulator, or Snowflake itself, does not support."""
     return SqlError(2, "0A000", f"Unsupported feature '{what}'.")
 
 
 def invalid_value(value: str, parameter: str) -> SqlError:
-    """A value that an option or a session parameter does not have."""
+    """Report a value that an option or a session parameter does not accept."""
     return SqlError(1008, "22023", f"SQL compilation error:\ninvalid value [{value}] for parameter '{parameter}'")
 
 
 def invalid_property(name: str, owner: str) -> SqlError:
-    """A property that this kind of object does not have."""
+    """Report a property that this kind of object does not have."""
     return SqlError(1420, "22023", f"SQL compilation error:\ninvalid property '{name}' for '{owner}'")
 
 
 def syntax_error(line: int, position: int, unexpected: str) -> SqlError:
-    """A statement that cannot be parsed."""
+    """Report a statement that cannot be parsed, and where parsing failed."""
     at = f"syntax error line {line} at position {position} unexpected '{unexpected}'."
     return SqlError(1003, "42000", f"SQL compilation error:\n{at}")
 
 
 def from_parser(error: sqlglot.errors.SqlglotError) -> SqlError:
-    """A parser's error."""
+    """Convert an error of the parser, sqlglot."""
     if isinstance(error, sqlglot.errors.ParseError) and error.errors:
         first = error.errors[0]
         line, column = int(first.get("line") or 1), int(first.get("col") or 0)
@@ -102,11 +102,11 @@ def from_parser(error: sqlglot.errors.SqlglotError) -> SqlError:
 
 def from_duckdb(error: duckdb.Error, statement: exp.Expr | None = None) -> SqlError:
     """
-    DuckDB's error as Snowflake reports it.
+    Convert an error of DuckDB.
 
-    :param statement: the statement, to name an object as it was written.
+    :param statement: the failed statement; the error names an object as the statement does.
     """
-    text = outer(str(error).split("\n", 1)[0])
+    text = to_snowflake(str(error).split("\n", 1)[0])
     plain = re.sub(r"^[A-Za-z ]+ Error: ", "", text)
     if isinstance(error, duckdb.CatalogException):
         return _catalog_error(plain, statement)
@@ -160,7 +160,7 @@ def _binder_error(plain: str, statement: exp.Expr | None) -> SqlError:
 
 
 def _invalid_identifier(name: str, statement: exp.Expr | None) -> SqlError:
-    """Say that there is no such column, which is named as the statement has it: in quotes if it was."""
+    """Report that no such column exists. The name is quoted if the statement quotes it."""
     quoted = any(
         identifier.quoted and identifier.name == name
         for identifier in (statement.find_all(exp.Identifier) if statement is not None else ())
@@ -170,7 +170,7 @@ def _invalid_identifier(name: str, statement: exp.Expr | None) -> SqlError:
 
 
 def _conversion_error(plain: str) -> SqlError:
-    """The words for a value that does not become the type that it must become."""
+    """Convert the error of a failed cast."""
     number = re.match(
         r'(?:Could not (?:cast value|convert string)|Casting value) "?(.*?)"? to (?:type )?DECIMAL\((\d+),\s?(\d+)\)',
         plain,
@@ -194,7 +194,7 @@ def _conversion_error(plain: str) -> SqlError:
 
 
 def _out_of_range(value: str, precision: int, scale: int) -> SqlError:
-    """The words for a number with more digits than its type."""
+    """Report a number that has more digits than its type allows."""
     stored = next((f"SB{size}" for digits, size in ((4, 2), (9, 4), (18, 8)) if precision <= digits), "SB16")
     return SqlError(
         100046,
@@ -204,7 +204,7 @@ def _out_of_range(value: str, precision: int, scale: int) -> SqlError:
 
 
 def _as_written(name: str, statement: exp.Expr | None) -> str:
-    """The table's name as the statement has it: with database and schema if they were given."""
+    """Return the table's name as the statement writes it: with database and schema if the statement gives them."""
     last = name.rsplit(".", 1)[-1].upper()
     for table in statement.find_all(exp.Table) if statement else ():
         if table.name.upper() == last:

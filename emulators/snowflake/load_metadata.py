@@ -1,7 +1,8 @@
 """
 The load metadata: which version of which file a table has loaded.
 
-They stand in the table's own database, so that they are committed or rolled back together with the rows.
+The load metadata are stored in the table's own database, so that they are committed or rolled back together with the
+rows.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ def _table(database: str) -> str:
 
 
 def create(connection: duckdb.DuckDBPyConnection, database: str) -> None:
-    """Give a database its load metadata, if it has none."""
+    """Create the table of the load metadata in a database, unless it exists."""
     connection.execute(
         f"CREATE TABLE IF NOT EXISTS {_table(database)}"
         " (schema_name VARCHAR, table_name VARCHAR, file_name VARCHAR, etag VARCHAR)"
@@ -24,7 +25,7 @@ def create(connection: duckdb.DuckDBPyConnection, database: str) -> None:
 
 
 def look_into(connection: duckdb.DuckDBPyConnection, database: str) -> None:
-    """Read the load metadata of a database, and so begin DuckDB's snapshot of it."""
+    """Read from a database, so that DuckDB's transaction takes its snapshot of the database now."""
     connection.execute(f"SELECT COUNT(*) FROM {_table(database)}").fetchall()
 
 
@@ -39,19 +40,19 @@ def loaded(connection: duckdb.DuckDBPyConnection, table: ObjectName) -> set[tupl
 
 
 def note(connection: duckdb.DuckDBPyConnection, table: ObjectName, url: str, etag: str) -> None:
-    """Note that a table has loaded a file."""
+    """Record that a table has loaded a file."""
     database, *name = table
     connection.execute(f"INSERT INTO {_table(database)} VALUES (?, ?, ?, ?)", [*name, url, etag])
 
 
 def forget(connection: duckdb.DuckDBPyConnection, table: ObjectName) -> None:
-    """Delete the load metadata of a table, which belong to the table object and not to its name."""
+    """Delete the load metadata of a table. A new table of the same name must not inherit them."""
     database, *name = table
     connection.execute(f"DELETE FROM {_table(database)} WHERE schema_name = ? AND table_name = ?", name)
 
 
 def move(connection: duckdb.DuckDBPyConnection, table: ObjectName, new: ObjectName) -> None:
-    """Let the load metadata follow a table to its new name."""
+    """Move the load metadata of a renamed table to its new name."""
     database, *name = table
     connection.execute(
         f"UPDATE {_table(database)} SET schema_name = ?, table_name = ? WHERE schema_name = ? AND table_name = ?",

@@ -1,4 +1,4 @@
-"""The locks of tables: which statement waits for which transaction, and for how long."""
+"""Locks on tables: which statement waits for which transaction, and for how long."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from emulators.snowflake.names import ObjectName
 from emulators.snowflake.stop import Stop
 
 CATALOGUE: ObjectName = ("", "", "")
-"""Stands for the account's objects: one statement at a time changes them."""
+"""The name of the lock on the account's objects: only one statement at a time changes them."""
 
 
 class Mode(Enum):
-    """How a statement holds a table."""
+    """The mode in which a statement locks a table."""
 
     INSERTS = "writes new partitions only"
     CHANGES = "UPDATE, DELETE, MERGE, TRUNCATE, INSERT OVERWRITE"
     REDEFINES = "DDL"
 
     def waits_for(self, held: Mode) -> bool:
-        """Whether who wants this waits for who holds that."""
-        # Snowflake says of INSERT and COPY that they mostly wait for nobody, and advises against DDL beside them.
+        """Return whether a request for this mode waits for a lock held in the other mode."""
+        # Snowflake says that most INSERT and COPY statements wait for no other, and advises against concurrent DDL.
         return Mode.REDEFINES in (self, held) or (self, held) == (Mode.CHANGES, Mode.CHANGES)
 
 
@@ -38,7 +38,7 @@ class _Held:
 
 
 class Locks:
-    """Who holds which table, and how often what it holds has changed. Each is held until its transaction ends."""
+    """Who holds which lock, and how often each table has changed. A lock is held until its transaction ends."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -48,7 +48,7 @@ class Locks:
 
     def acquire(self, owner: Hashable, table: ObjectName, mode: Mode, statement: str, stop: Stop) -> None:
         """
-        Wait until ``owner`` holds the table; it may hold it already.
+        Wait until ``owner`` holds the lock on a table. It may hold the lock already.
 
         :param owner: the session.
         :param statement: the handle of its statement.
@@ -71,15 +71,15 @@ class Locks:
                 holders[owner] = _Held(mode, statement, time.time_ns())
 
     def is_waiting(self, owner: Hashable) -> bool:
-        """Whether a statement of the session waits for a lock."""
+        """Return whether a statement of the session waits for a lock."""
         with self._condition:
             return owner in self._waits
 
     def release(self, owner: Hashable, *, committed: bool) -> None:
         """
-        Let go of all that a session holds.
+        Release all locks of a session.
 
-        :param committed: whether what it has written is there now.
+        :param committed: whether its transaction was committed.
         """
         with self._condition:
             for table in [table for table, holders in self._held.items() if holders.pop(owner, None)]:
@@ -90,12 +90,12 @@ class Locks:
             self._condition.notify_all()
 
     def versions(self) -> Counter[ObjectName]:
-        """How often each table was changed, as far as it is committed."""
+        """Return how many committed transactions have changed each table."""
         with self._condition:
             return self._versions.copy()
 
     def held_by(self, owner: Hashable) -> set[ObjectName]:
-        """The tables that a session has written to in its transaction, or is going to."""
+        """Return the tables that a session has locked: those that its transaction has written to, or is about to."""
         with self._condition:
             return {table for table, holders in self._held.items() if owner in holders}
 
@@ -104,16 +104,16 @@ class Locks:
         return {other: held for other, held in holders.items() if other is not owner and mode.waits_for(held.mode)}
 
     def _is_deadlock(self, owner: Hashable) -> bool:
-        """Whether one that the session waits for waits for it, directly or not."""
+        """Return whether a session that this session waits for waits for this session, directly or through others."""
         seen: set[Hashable] = set()
-        todo = [owner]
-        while todo:
-            waiting = todo.pop()
+        pending = [owner]
+        while pending:
+            waiting = pending.pop()
             if waiting in self._waits and waiting not in seen:
                 seen.add(waiting)
-                # Those of now: one that has been let go of may not have woken up yet.
-                todo += self._blockers(waiting, *self._waits[waiting])
-                if owner in todo:
+                # Compute the blockers now: a session whose lock has become free may not have woken up yet.
+                pending += self._blockers(waiting, *self._waits[waiting])
+                if owner in pending:
                     return True
         return False
 

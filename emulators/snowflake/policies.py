@@ -1,8 +1,8 @@
 """
-Masking policies, row access policies and tags: what a role reads of a table in place of what stands in it.
+Masking policies, row access policies and tags: they change which values and rows of a table a role reads.
 
-A policy has its effect wherever a column or a row is *read*: in what is selected, in conditions, in the join of MERGE.
-It stops nobody from writing. Each statement is rewritten before it goes to DuckDB, so that it reads what its role may.
+A policy applies wherever a column or a row is *read*: in the select list, in conditions, in the join of MERGE. It does
+not restrict writing. Each statement is rewritten before DuckDB runs it, so that it reads only what its role may read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlglot import exp
 
 from emulators.snowflake import privileges
 from emulators.snowflake.catalogue import Policies, Policy
-from emulators.snowflake.duckdb_names import inner, outer
+from emulators.snowflake.duckdb_names import to_duckdb, to_snowflake
 from emulators.snowflake.errors import SqlError, already_exists, does_not_exist, syntax_error, unsupported
 from emulators.snowflake.names import NAME, key, name_of, normal
 from emulators.snowflake.session import Session
@@ -29,7 +29,7 @@ _KIND = "(MASKING POLICY|ROW ACCESS POLICY)"
 
 
 def _form(text: str) -> re.Pattern[str]:
-    """The pattern of a statement, in which a blank stands for any white space."""
+    """Compile the pattern of a statement. A space in it matches any white space."""
     return re.compile(text.replace(" ", r"\s+"), _OPTIONS)
 
 
@@ -49,7 +49,7 @@ _SET_TAG = _form(rf"ALTER (DATABASE|SCHEMA|TABLE) {NAME} SET TAG {NAME}\s*=\s*'[
 _UNSET_TAG = _form(rf"ALTER (DATABASE|SCHEMA|TABLE) {NAME} UNSET TAG {NAME}")
 _ABOUT_POLICIES = re.compile(r"(CREATE|ALTER|DROP)\b.*\b(POLICY|TAG)\b.*", _OPTIONS)
 
-# Types that are one for policies -> the names that the parser and DuckDB have for them.
+# The types that policies distinguish -> the names of these types in sqlglot and DuckDB.
 _KINDS = {
     "NUMBER": ("DECIMAL", "NUMBER", "INT", "BIGINT", "SMALLINT", "TINYINT", "INTEGER", "HUGEINT", "INT128"),
     "FLOAT": ("DOUBLE", "FLOAT", "REAL"),
@@ -69,7 +69,7 @@ _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
 
 
 def about_policies(sql: str) -> exp.Command | None:
-    """The tree of a statement about policies or tags, which the parser does not know; None for any other one."""
+    """Parse a statement about policies or tags, which sqlglot cannot parse; return None for any other statement."""
     text = sql.strip().rstrip(";").strip()
     if not _ABOUT_POLICIES.fullmatch(text) or not any(form.fullmatch(text) for form in _HANDLERS):
         return None
@@ -81,8 +81,8 @@ def execute(expression: exp.Expr, session: Session) -> str | None:
     """
     Execute a statement about policies or tags.
 
-    :returns: the sentence that it answers; None if it is any other statement.
-    :raises SqlError: 3001 if the session's role may not do it, 2003 for what is not there.
+    :returns: the status message; None for any other statement.
+    :raises SqlError: 3001 if the session's role lacks a privilege, 2003 if an object does not exist.
     """
     if not isinstance(expression, exp.Command):
         return None
@@ -93,7 +93,7 @@ def execute(expression: exp.Expr, session: Session) -> str | None:
     return None
 
 
-# ---- what they are
+# ---- creating and dropping policies and tags
 
 
 def _create(match: re.Match[str], session: Session) -> str | None:
@@ -129,7 +129,7 @@ def _create_tag(match: re.Match[str], session: Session) -> str | None:
 
 
 def _created(kind: str, written: str, session: Session, *, replace: bool) -> str:
-    """Check that the role may create a policy or tag, and note who owns it; return its name."""
+    """Check that the role may create a policy or tag, record its owner, and return its name."""
     parts = session.qualified(exp.to_table(written, dialect="snowflake"))
     privileges.check(session, "SCHEMA", parts[:2], f"CREATE {kind}")
     name = key(kind, *parts)
@@ -184,7 +184,7 @@ def _existing(kind: str, written: str, session: Session) -> str:
     return name
 
 
-# ---- what they are set on
+# ---- setting policies and tags on tables
 
 
 def _set_mask(match: re.Match[str], session: Session) -> str | None:
@@ -268,14 +268,14 @@ def _unset_tag(match: re.Match[str], session: Session) -> str | None:
 
 
 def _taggable(match: re.Match[str], session: Session) -> tuple[str, str]:
-    """The object that a tag is set on, and the tag; which takes the rights on both kinds of things."""
+    """Return the object that a tag is set on, and the tag. The role needs APPLY TAG and APPLY MASKING POLICY."""
     privileges.check_account(session, "APPLY TAG")
     privileges.check_account(session, f"APPLY {MASKING}")
     return privileges.existing(match[1].upper(), match[2], session), _existing(TAG, match[3], session)
 
 
 def _table(written: str, session: Session, kind: str) -> tuple[str, dict[str, str]]:
-    """A table that a policy is set on or taken from: its name, and the kinds of its columns' types."""
+    """Return the name of the table that a policy is set on or removed from, and the types of its columns."""
     privileges.check_account(session, f"APPLY {kind}")
     parts = session.qualified(exp.to_table(written, dialect="snowflake"))
     kinds = _column_kinds(parts, session)
@@ -319,7 +319,7 @@ _HANDLERS: dict[re.Pattern[str], Callable[[re.Match[str], Session], str | None]]
 
 
 def _kind(written: str) -> str:
-    """The kind of a type in Snowflake's words."""
+    """Return the type as policies distinguish it, a key of `_KINDS`, for a type in Snowflake's SQL."""
     text = exp.DataType.build(written.strip(), dialect="snowflake").sql("snowflake").upper().partition("(")[0].strip()
     if text not in _KIND_OF:
         raise unsupported(f"policies of the type {written}")
@@ -327,44 +327,44 @@ def _kind(written: str) -> str:
 
 
 def _column_kinds(table: tuple[str, str, str], session: Session) -> dict[str, str]:
-    """The kinds of the types of a table's columns, in their order."""
+    """Return column -> type (a key of `_KINDS`) for a table's columns, in their order."""
     rows = (
         session.account.duck_conn.cursor()
         .execute(
             "SELECT column_name, COALESCE(comment, data_type) FROM duckdb_columns()"
             " WHERE database_name = ? AND schema_name = ? AND table_name = ? ORDER BY column_index",
-            [*table[:2], inner(table[2])],
+            [*table[:2], to_duckdb(table[2])],
         )
         .fetchall()
     )
-    return {outer(name): _KIND_OF.get(type_.partition("(")[0], type_) for name, type_ in rows}
+    return {to_snowflake(name): _KIND_OF.get(type_.partition("(")[0], type_) for name, type_ in rows}
 
 
-# ---- what they do
+# ---- applying policies to statements
 
 
 @dataclass(frozen=True)
 class _Protection:
-    """What a table's policies do: the columns that are masked, and which rows are there."""
+    """The policies that apply to a table: the masking policies by column, and the row access policy."""
 
     columns: list[str]
     masks: dict[str, Policy]
     filter: tuple[Policy, list[str]] | None
 
-    def masked(self, column: str, of: exp.Expr) -> exp.Expr:
+    def masked(self, column: str, table: exp.Expr) -> exp.Expr:
         policy = self.masks[column]
-        return exp.paren(_parsed(policy.body, {policy.arguments[0]: _raw(column, of)}))
+        return exp.paren(_parsed(policy.body, {policy.arguments[0]: _raw(column, table)}))
 
-    def visible(self, of: exp.Expr) -> exp.Expr | None:
+    def visible(self, table: exp.Expr) -> exp.Expr | None:
         if self.filter is None:
             return None
         policy, columns = self.filter
-        values = {name: _raw(column, of) for name, column in zip(policy.arguments, columns, strict=True)}
+        values = {name: _raw(column, table) for name, column in zip(policy.arguments, columns, strict=True)}
         return exp.paren(_parsed(policy.body, values))
 
 
 def applied(expression: exp.Expr, session: Session) -> exp.Expr:
-    """The statement as Snowflake rewrites it: it reads what the policies leave to the session's role."""
+    """Rewrite a statement so that it reads only what the policies let the session's role read."""
     expression = _roles_resolved(expression, session)
     policies = session.account.catalogue.policies
     if not (policies.masks or policies.filters or policies.tagged):
@@ -394,7 +394,7 @@ def _protection(table: exp.Table, session: Session) -> _Protection | None:
     kinds = _column_kinds(parts, session)
     masks = {}
     for column, kind in kinds.items():
-        # One that is set on the column itself takes precedence.
+        # A masking policy that is set on the column itself takes precedence over one that a tag sets.
         found = direct.get(column) or next((by[kind] for tag in tags if kind in (by := policies.tags[tag])), None)
         if found:
             masks[column] = policies.known[found]
@@ -404,13 +404,13 @@ def _protection(table: exp.Table, session: Session) -> _Protection | None:
 
 
 def _tags_of(parts: tuple[str, str, str], policies: Policies) -> list[str]:
-    """The tags that a table has or inherits, the nearest first."""
+    """Return the tags of a table, then those of its schema, then those of its database."""
     above = (key("TABLE", *parts), key("SCHEMA", *parts[:2]), key("DATABASE", parts[0]))
     return [tag for thing in above for tag in policies.tagged.get(thing, [])]
 
 
 def _replace(table: exp.Table, protection: _Protection) -> None:
-    """Put a query of what may be read in the place of a table."""
+    """Replace a table by a subquery that applies its policies."""
     name = exp.to_identifier("_PROTECTED", quoted=True)
     items = [
         exp.alias_(protection.masked(column, name), column, quoted=True)
@@ -428,7 +428,7 @@ def _replace(table: exp.Table, protection: _Protection) -> None:
 
 
 def _protect_target(statement: exp.Expr, target: exp.Table, protection: _Protection) -> None:
-    """Let UPDATE, DELETE or MERGE read its target as the policies leave it: rows that it does not see stay."""
+    """Apply the target's policies to UPDATE, DELETE or MERGE: rows that the role does not see are not changed."""
     alias = target.args.get("alias")
     name = alias.this if alias else target.this
     for column in list(_columns_of_target(statement, name)):
@@ -445,7 +445,7 @@ def _protect_target(statement: exp.Expr, target: exp.Table, protection: _Protect
 
 
 def _columns_of_target(statement: exp.Expr, name: exp.Expr) -> Iterator[exp.Column]:
-    """The columns of its target that a statement reads; those that it assigns to are not read."""
+    """Yield the columns of its target that a statement reads, without the columns that it only assigns to."""
     for column in statement.find_all(exp.Column):
         assignment = column.parent
         is_assigned = (
@@ -460,24 +460,24 @@ def _columns_of_target(statement: exp.Expr, name: exp.Expr) -> Iterator[exp.Colu
             yield column
 
 
-def _raw(column: str, of: exp.Expr) -> exp.Column:
-    return exp.Column(this=exp.to_identifier(column, quoted=True), table=of.copy())
+def _raw(column: str, table: exp.Expr) -> exp.Column:
+    return exp.Column(this=exp.to_identifier(column, quoted=True), table=table.copy())
 
 
 def _parsed(body: str, values: dict[str, exp.Column] | None = None) -> exp.Expr:
-    """A policy's body with the columns in the place of its arguments."""
+    """Parse a policy's body and replace its arguments by columns."""
     tree = sqlglot.parse_one(body, read="snowflake")
 
-    def put(node: exp.Expr) -> exp.Expr:
+    def replaced(node: exp.Expr) -> exp.Expr:
         if values and isinstance(node, exp.Column) and not node.table and name_of(node.this) in values:
             return values[name_of(node.this)].copy()
         return node
 
-    return tree.transform(put)
+    return tree.transform(replaced)
 
 
 def _roles_resolved(expression: exp.Expr, session: Session) -> exp.Expr:
-    """Answer IS_ROLE_IN_SESSION: whether the current role is that one, or has its rights."""
+    """Replace each IS_ROLE_IN_SESSION(role): true if the current role is that role or inherits its rights."""
     calls = [call for call in expression.find_all(exp.Anonymous) if str(call.this).upper() == "IS_ROLE_IN_SESSION"]
     if not calls:
         return expression
@@ -487,16 +487,16 @@ def _roles_resolved(expression: exp.Expr, session: Session) -> exp.Expr:
             continue
         if len(call.expressions) != 1 or not isinstance(call.expressions[0], exp.Literal):
             raise unsupported("IS_ROLE_IN_SESSION of anything but a literal")
-        roles = session.account.catalogue.rights.of(session.role)
+        roles = session.account.catalogue.rights.effective_roles(session.role)
         call.replace(exp.Boolean(this=call.expressions[0].name in roles))
     return expression
 
 
 def described(table: exp.Table, session: Session) -> dict[str, str]:
     """
-    What DESCRIBE TABLE says of masking policies: their full names, by column.
+    Return column -> full name of its masking policy, for DESCRIBE TABLE.
 
-    As in the service, one that comes by a tag is not told.
+    As in the service, policies that are set by a tag are left out.
     """
     masks = session.account.catalogue.policies.masks.get(key("TABLE", *session.qualified(table)), {})
     return {column: policy.partition(":")[2] for column, policy in masks.items()}
@@ -504,9 +504,9 @@ def described(table: exp.Table, session: Session) -> dict[str, str]:
 
 def plan(expression: exp.Expr, session: Session) -> str | None:
     """
-    The answer to EXPLAIN of a query, as a query of DuckDB: of each table whether it has a row access policy.
+    Answer EXPLAIN of a query: the plan shows for each table whether it has a row access policy.
 
-    :returns: None for any other statement.
+    :returns: a query in DuckDB's SQL whose result is the plan; None for any other statement.
     """
     if not isinstance(expression, exp.Command) or str(expression.this).upper() != "EXPLAIN":
         return None
@@ -530,7 +530,7 @@ def plan(expression: exp.Expr, session: Session) -> str | None:
 
 
 def note_end(expression: exp.Expr, session: Session) -> None:
-    """Note what a statement has made, dropped or renamed."""
+    """Update the policies after a statement that created, dropped or renamed tables or columns."""
     policies = session.account.catalogue.policies
     if isinstance(expression, exp.Create) and expression.kind == "TABLE":
         properties = expression.args.get("properties")

@@ -1,4 +1,4 @@
-"""Who may do what: roles, grants and ownership, and the check of each statement against them."""
+"""Access control: GRANT and REVOKE, ownership, and the check of each statement against the current role."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def authorize(expression: exp.Expr, session: Session) -> None:
     """
     Check that the session's role may execute the statement.
 
-    :raises SqlError: 3001 if it may not; 2003 if it may not even know of an object; 2043 for USE and SHOW.
+    :raises SqlError: 3001 if a privilege is missing; 2003 if an object does not exist or the role may not see it; 2043
+        for USE and SHOW.
     """
     if created_role(expression):
         check_account(session, "CREATE ROLE")
@@ -80,7 +81,7 @@ def authorize(expression: exp.Expr, session: Session) -> None:
         for target in _targets(expression):
             _authorize_drop(expression, target, session)
     elif isinstance(expression, (exp.Alter, exp.Comment)):
-        # SWAP WITH is refused, whatever the rights are.
+        # SWAP WITH is not supported, so its rights need no check.
         if expression.args.get("kind") in {"TABLE", "VIEW"} and not expression.find(exp.SwapTable):
             _check_table(expression.this, session)
             check_owner(_object("TABLE", expression.this, session), session)
@@ -145,7 +146,7 @@ def _authorize_copy(expression: exp.Copy, session: Session) -> None:
 
 
 def _check_stage(source: exp.Expr, session: Session) -> None:
-    """Check the rights to read from the stage of a FROM clause or of LIST."""
+    """Check the rights to read from the stage that COPY or LIST names."""
     if stage := stage_and_path(source):
         parts = session.qualified(stage[0])
         _check_schema(session, *parts[:2])
@@ -155,7 +156,7 @@ def _check_stage(source: exp.Expr, session: Session) -> None:
 
 
 def _check_integration(stage: tuple[str, str, str], session: Session) -> None:
-    """Check the right to use the storage integration of a stage: the role needs it although the stage has it."""
+    """Check USAGE on a stage's storage integration: the role needs it in addition to USAGE on the stage."""
     for (integration,) in (
         session.account.duck_conn.cursor()
         .execute(
@@ -180,7 +181,7 @@ def _authorize_dml(expression: exp.Expr, session: Session) -> None:
         needed = ["INSERT", *(["DELETE"] if expression.args.get("overwrite") else [])]
     elif isinstance(expression, (exp.Update, exp.Delete)):
         target = table_of(expression.this)
-        # What the statement reads of the table it changes: the documentation is silent, the strict answer is this.
+        # SELECT too: the documentation does not say whether UPDATE and DELETE need it, so the emulator is strict.
         needed = ["SELECT", "UPDATE" if isinstance(expression, exp.Update) else "DELETE"]
     elif isinstance(expression, exp.Merge):
         target = table_of(expression.this)
@@ -194,7 +195,7 @@ def _authorize_dml(expression: exp.Expr, session: Session) -> None:
 
 
 def _authorize_scope(expression: exp.Expr, session: Session) -> None:
-    """USE a database or schema, SHOW what is in one."""
+    """Check the rights of USE DATABASE or SCHEMA, and of SHOW ... IN a database or schema."""
     if isinstance(expression, exp.Use):
         kind = expression.args["kind"].name.upper() if expression.args.get("kind") else ""
         scope = expression.this
@@ -209,7 +210,7 @@ def _authorize_scope(expression: exp.Expr, session: Session) -> None:
 
 
 def shown_objects(expression: exp.Show, rows: list[dict[str, object]]) -> list[str] | None:
-    """For each row of a SHOW the object that it shows; None if it does not show objects."""
+    """Return the object that each row of a SHOW describes; None if SHOW lists something else."""
     kind = _SHOWN.get(expression.name.upper())
     if kind is None:
         return None
@@ -226,7 +227,7 @@ def check_account(session: Session, privilege: str) -> None:
 
 
 def check(session: Session, kind: str, parts: tuple[str, ...], privilege: str) -> None:
-    """Check a privilege on a database or schema, which the role must be able to see."""
+    """Check that the role may see a database or schema, and has a privilege on it."""
     if kind == "SCHEMA":
         _check_schema(session, *parts)
     elif not session.may(key(kind, *parts)):
@@ -243,7 +244,7 @@ def _check_schema(session: Session, database: str, schema: str) -> None:
 
 
 def _check_table(table: exp.Table, session: Session, *privileges: str) -> None:
-    """Check privileges on a table; without any, that the role may know of it."""
+    """Check that the role may see a table, and has all of the privileges on it."""
     parts = session.qualified(table)
     _check_schema(session, *parts[:2])
     name = key("TABLE", *parts)
@@ -257,7 +258,7 @@ def _check_table(table: exp.Table, session: Session, *privileges: str) -> None:
 
 
 def check_owner(name: str, session: Session) -> None:
-    """Check that the role owns an object."""
+    """Check that the role may see an object, and owns it."""
     kind, _, path = name.partition(":")
     if not session.may(name):
         raise does_not_exist("Object" if kind == "TABLE" else kind.capitalize(), path)
@@ -266,18 +267,18 @@ def check_owner(name: str, session: Session) -> None:
 
 
 def read_tables(expression: exp.Expr, target: exp.Table | None) -> Iterator[exp.Table]:
-    """The tables that a statement reads: neither its target nor what it names itself or the system has."""
-    own = {name_of(cte.args["alias"].this) for cte in expression.find_all(exp.CTE) if cte.args.get("alias")}
+    """Yield the tables that a statement reads, without its target, its CTEs and INFORMATION_SCHEMA."""
+    ctes = {name_of(cte.args["alias"].this) for cte in expression.find_all(exp.CTE) if cte.args.get("alias")}
     for table in expression.find_all(exp.Table):
         if table is target or not isinstance(table.this, exp.Identifier) or table.name.startswith("@"):
             continue
-        if (not table.db and name_of(table.this) in own) or table.db.upper() == "INFORMATION_SCHEMA":
+        if (not table.db and name_of(table.this) in ctes) or table.db.upper() == "INFORMATION_SCHEMA":
             continue
         yield table
 
 
 def table_of(node: exp.Expr | None) -> exp.Table:
-    """The table or other object that a statement is about."""
+    """Return the table or other object that a node of the tree names."""
     if isinstance(node, exp.Identifier):
         return exp.Table(this=node.copy())
     found = node if isinstance(node, exp.Table) else node.find(exp.Table) if node is not None else None
@@ -285,7 +286,7 @@ def table_of(node: exp.Expr | None) -> exp.Table:
 
 
 def _integration(expression: exp.Create) -> str | None:
-    """The storage integration of CREATE STAGE."""
+    """Return the storage integration that CREATE STAGE names."""
     properties = expression.args.get("properties")
     for item in properties.expressions if properties else ():
         if isinstance(item, exp.Property) and item.name.upper() == "STORAGE_INTEGRATION":
@@ -294,12 +295,12 @@ def _integration(expression: exp.Create) -> str | None:
 
 
 def _targets(expression: exp.Expr) -> list[exp.Table]:
-    several = expression.args.get("tables") or expression.args.get("expressions") or [expression.this]
-    return [table_of(target) for target in several]
+    targets = expression.args.get("tables") or expression.args.get("expressions") or [expression.this]
+    return [table_of(target) for target in targets]
 
 
 def _parts(kind: str, target: exp.Table, session: Session) -> tuple[str, ...]:
-    """The full name of what a statement creates, drops or uses."""
+    """Return the parts of the full name of the object that a statement creates, drops or uses."""
     kind = plain_kind(kind)
     given = tuple(name_of(part) for part in target.parts)
     if kind in _IN_ACCOUNT:
@@ -314,7 +315,7 @@ def _object(kind: str, target: exp.Table, session: Session) -> str:
 
 
 def new_name(expression: exp.Expr) -> exp.Table | None:
-    """The table's new name, if the statement renames one."""
+    """Return the new name if the statement renames a table, else None."""
     for action in expression.args.get("actions") or ():
         if isinstance(action, exp.AlterRename):
             return table_of(action.this)
@@ -322,11 +323,12 @@ def new_name(expression: exp.Expr) -> exp.Table | None:
 
 
 @contextlib.contextmanager
-def claimed(expression: exp.Expr, session: Session) -> Iterator[None]:
+def ownership_noted(expression: exp.Expr, session: Session) -> Iterator[None]:
     """
-    Note what a statement creates, before it does: a killed process must not leave an object without an owner.
+    Record the owner of the object that a statement creates, before the statement runs.
 
-    If the statement fails, all is as it was.
+    Otherwise a process that is killed in between would leave an object without an owner. If the statement fails, the
+    owners and grants from before it are restored.
     """
     rights = session.account.catalogue.rights
     name = _created(expression, session)
@@ -350,7 +352,7 @@ def claimed(expression: exp.Expr, session: Session) -> Iterator[None]:
 
 
 def created_role(expression: exp.Expr) -> re.Match[str] | None:
-    """The parts of CREATE ROLE: whether it says IF NOT EXISTS, and the name; None for another statement."""
+    """Match CREATE ROLE: group 1 is IF NOT EXISTS, group 2 the name. None for any other statement."""
     if not isinstance(expression, exp.Command) or str(expression.this).upper() != "CREATE":
         return None
     return _CREATE_ROLE.fullmatch(str(expression.expression).strip())
@@ -368,12 +370,12 @@ def _created(expression: exp.Expr, session: Session) -> str | None:
 
 
 def dropped(expression: exp.Drop, session: Session) -> list[str]:
-    """What a statement drops."""
+    """Return the objects that a statement drops."""
     return [_object(str(expression.args.get("kind")), target, session) for target in _targets(expression)]
 
 
 def note_end(expression: exp.Expr, session: Session) -> None:
-    """Note what a statement has dropped or renamed."""
+    """Update owners and grants after a statement that dropped or renamed objects."""
     rights = session.account.catalogue.rights
     if isinstance(expression, exp.Drop):
         for target, name in zip(_targets(expression), dropped(expression, session), strict=True):
@@ -388,7 +390,7 @@ def change_grants(sql: str, session: Session) -> None:
     """
     Execute GRANT or REVOKE.
 
-    :raises SqlError: 2003 for an unknown object or role, 3001 if the session's role may not give the right.
+    :raises SqlError: 2003 for an unknown object or role, 3001 if the session's role may not grant the privilege.
     """
     rights = session.account.catalogue.rights
     sql = sql.strip()
@@ -398,7 +400,7 @@ def change_grants(sql: str, session: Session) -> None:
     match = _GRANT.fullmatch(sql)
     if match is None:
         raise unsupported(sql.split("\n", 1)[0])
-    gives, listed, where, role = match[1].upper() == "GRANT", match[2], match[3], normal(match[4])
+    is_grant, listed, where, role = match[1].upper() == "GRANT", match[2], match[3], normal(match[4])
     if role not in rights.roles:
         raise does_not_exist("Role", role)
     for kind, names, table in _granted_on(where, session):
@@ -406,11 +408,11 @@ def change_grants(sql: str, session: Session) -> None:
         for name in names:
             _check_may_grant(name, table, session)
             if privileges == [OWNERSHIP] and table is not rights.future:
-                _change_owner(rights, name, role, match[5], gives=gives)
+                _change_owner(rights, name, role, match[5], is_grant=is_grant)
                 continue
             by_role = table.setdefault(name, {})
             kept = [privilege for privilege in by_role.get(role, ()) if privilege not in privileges]
-            by_role[role] = kept + (privileges if gives else [])
+            by_role[role] = kept + (privileges if is_grant else [])
             if not by_role[role]:
                 del by_role[role]
 
@@ -424,14 +426,14 @@ def _change_role(rights: Rights, session: Session, match: re.Match[str]) -> None
         raise does_not_exist(kind, grantee)
     if not (session.may(key("ROLE", role), OWNERSHIP) or session.may("ACCOUNT", "MANAGE GRANTS")):
         raise insufficient("role", role)
-    if kind == "Role" and grantee in rights.of(role) - {"PUBLIC"}:
+    if kind == "Role" and grantee in rights.effective_roles(role) - {"PUBLIC"}:
         raise SqlError(3025, "0A000", f"Role '{grantee}' cannot be granted to itself, directly or by another role.")
     granted = [other for other in table[grantee] if other != role]
     table[grantee] = granted + ([role] if match[1].upper() == "GRANT" else [])
 
 
 def _granted_on(where: str, session: Session) -> Iterator[tuple[str, list[str], dict[str, dict[str, list[str]]]]]:
-    """What the ON of a GRANT names: kind of the objects, their names, and where their grants are noted."""
+    """Yield what the ON clause of a GRANT names: the objects' kind, their names, and the dict with their grants."""
     rights = session.account.catalogue.rights
     if where.upper() == "ACCOUNT":
         yield "ACCOUNT", ["ACCOUNT"], rights.grants
@@ -451,7 +453,7 @@ def _granted_on(where: str, session: Session) -> Iterator[tuple[str, list[str], 
 
 
 def existing(kind: str, written: str, session: Session) -> str:
-    """The full name of an object, which must exist."""
+    """Return the full name of an object, or raise SqlError 2003 if the object does not exist."""
     name = _object(kind, exp.to_table(written, dialect="snowflake"), session)
     if name not in session.account.catalogue.rights.owners:
         raise does_not_exist(kind.capitalize(), name.partition(":")[2])
@@ -473,13 +475,13 @@ def _check_may_grant(name: str, table: dict[str, dict[str, list[str]]], session:
     if rights.holds(session.role, "ACCOUNT", "MANAGE GRANTS"):
         return
     kind, _, path = name.partition(":")
-    # Future grants take the right to manage grants; the owner of the container does not have it by that alone.
+    # Future grants need MANAGE GRANTS: owning the schema or database is not enough.
     if table is rights.future or not rights.holds(session.role, name, OWNERSHIP):
         raise insufficient(kind.lower(), path.rpartition(".")[2] or session.account.identifier)
 
 
-def _change_owner(rights: Rights, name: str, role: str, current_grants: str | None, *, gives: bool) -> None:
-    if not gives:
+def _change_owner(rights: Rights, name: str, role: str, current_grants: str | None, *, is_grant: bool) -> None:
+    if not is_grant:
         raise unsupported("REVOKE OWNERSHIP")
     if rights.grants.get(name):
         if current_grants is None:

@@ -1,4 +1,4 @@
-"""Results in the SQL API's form: every value a string, encoded by its type."""
+"""Results in the SQL API's format: every value is a string, encoded by its type."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _NAIVE_EPOCH = datetime.datetime(1970, 1, 1)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _UTC_OFFSET = 1440
-"""How a TIMESTAMP_TZ says UTC: minutes from UTC plus 1440."""
+"""The offset that a TIMESTAMP_TZ in UTC has: minutes from UTC plus 1440."""
 
-# DuckDB's types that fakesnow's list does not have -> one of the same kind that it has.
+# DuckDB's types that fakesnow cannot describe -> a similar type that it can.
 _SAME_KIND = {
     "TINYINT": "BIGINT",
     "SMALLINT": "BIGINT",
@@ -48,7 +48,7 @@ class Result:
     """
     A statement's result.
 
-    :param columns: name and DuckDB type of each; ``TIMESTAMP_TZ`` stands for a timestamp that keeps its offset.
+    :param columns: name and DuckDB type of each column; ``TIMESTAMP_TZ`` is a timestamp that keeps its offset.
     :param rows: the values, encoded.
     :param stats: the numbers of changed rows, for DML.
     """
@@ -58,7 +58,7 @@ class Result:
     stats: dict[str, int] | None = None
 
     def row_type(self) -> list[dict[str, Any]]:
-        """The description of the columns, as `resultSetMetaData.rowType` has it."""
+        """Return the description of the columns for `resultSetMetaData.rowType`."""
         described = []
         for name, type_ in self.columns:
             known = "TIMESTAMP WITH TIME ZONE" if type_ == "TIMESTAMP_TZ" else type_
@@ -72,7 +72,7 @@ class Result:
 
 def encode(described: Sequence[tuple[str, str]], table: pa.Table | None, statement: exp.Expr) -> Result:
     """
-    The result of a statement.
+    Encode the result of a statement.
 
     :param described: name and DuckDB type of each column.
     :param table: the values; None for no rows.
@@ -93,7 +93,7 @@ def encode(described: Sequence[tuple[str, str]], table: pa.Table | None, stateme
 
 
 def _columns_with_offset(statement: exp.Expr) -> set[int]:
-    """The columns that are cast to TIMESTAMP_TZ: DuckDB has one type for it and for TIMESTAMP_LTZ."""
+    """Return the indices of columns cast to TIMESTAMP_TZ, for which DuckDB has the same type as for TIMESTAMP_LTZ."""
     if not isinstance(statement, exp.Select):
         return set()
     found = set()
@@ -115,7 +115,7 @@ def _stats(columns: list[tuple[str, str]], rows: list[list[str | None]]) -> dict
 
 
 def _text(value: Any, type_: str) -> str | None:
-    """One value as the SQL API writes it."""
+    """Encode one value as the SQL API does."""
     if value is None:
         return None
     if type_ == "JSON":
@@ -142,31 +142,31 @@ def _text(value: Any, type_: str) -> str | None:
 
 
 def _seconds(microseconds: int) -> str:
-    """Seconds with nine digits after the point."""
+    """Format microseconds as seconds with nine decimal places."""
     sign = "-" if microseconds < 0 else ""
     whole, fraction = divmod(abs(microseconds), 1_000_000)
     return f"{sign}{whole}.{fraction:06d}000"
 
 
 def _json_text(value: Any) -> str:
-    """JSON as Snowflake writes it: over several lines, with two spaces."""
+    """Format JSON as Snowflake does: on several lines, indented by two spaces."""
     parsed = json.loads(value) if isinstance(value, str) else value
     return json.dumps(parsed, indent=2, ensure_ascii=False, default=str)
 
 
 def bound_value(kind: str, text: str) -> Any:
     """
-    The value of a bind variable, as it travels in a request.
+    Decode the value of a bind variable from a request.
 
     :param kind: the binding type, in upper case.
-    :raises KeyError: if there is no such type.
-    :raises ValueError: if the text is no value of it.
+    :raises KeyError: if the type does not exist.
+    :raises ValueError: if the text is not a value of the type.
     """
     return _BOUND[kind](text)
 
 
 def _bound_integer(text: str) -> int:
-    # int() would take `1_000` and ` 1 ` too.
+    # int() also accepts `1_000` and ` 1 `.
     if not re.fullmatch(r"[+-]?\d+", text):
         raise ValueError(text)
     return int(text)
@@ -180,7 +180,7 @@ def _bound_boolean(text: str) -> bool:
 
 
 def _bound_instant(nanoseconds: str) -> datetime.timedelta:
-    # Whole microseconds: the database keeps no finer ones, and floating point would lose even these.
+    # Whole microseconds, by integer division: DuckDB stores nothing finer, and a float would not even keep these.
     return datetime.timedelta(microseconds=_bound_integer(nanoseconds) // 1000)
 
 

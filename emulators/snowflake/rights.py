@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 ADMINISTRATOR = "ADMIN"
-"""The user who set the account up; a session without a named user is theirs."""
+"""The user who set the account up, and the user of a session that names no user."""
 
 OWNERSHIP = "OWNERSHIP"
 
-# Setting a policy or a tag takes these, and not the ownership of the table.
+# Privileges on the account that setting a policy or a tag needs. Owning the table is not enough.
 APPLY = ("APPLY MASKING POLICY", "APPLY ROW ACCESS POLICY", "APPLY TAG")
 
 _SYSTEM_ROLES = {
@@ -31,9 +31,9 @@ _SYSTEM_GRANTS = {
 @dataclass
 class Rights:
     """
-    Everybody's rights, as they are kept in the catalogue's file.
+    All users, roles, owners and grants of the account, as stored in the catalogue's file.
 
-    Objects are named by :func:`key`; an object exists for the access control when it has an owner.
+    :func:`key` builds the names of objects. To the access control, an object exists if it has an owner.
     """
 
     owners: dict[str, str] = field(default_factory=dict)
@@ -41,9 +41,11 @@ class Rights:
     grants: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     """Object -> role -> privileges."""
     future: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    """Kind and container -> role -> privileges on what is made there."""
-    roles: dict[str, list[str]] = field(default_factory=lambda: {role: list(of) for role, of in _SYSTEM_ROLES.items()})
-    """Role -> the roles granted to it, whose rights it has too."""
+    """Kind and schema or database -> role -> privileges on each object of this kind that is created there."""
+    roles: dict[str, list[str]] = field(
+        default_factory=lambda: {role: list(granted) for role, granted in _SYSTEM_ROLES.items()}
+    )
+    """Role -> the roles granted to it; it has their rights too."""
     users: dict[str, list[str]] = field(default_factory=lambda: {ADMINISTRATOR: ["ACCOUNTADMIN"]})
     """User -> the roles granted to them."""
 
@@ -51,39 +53,39 @@ class Rights:
         for role, privileges in _SYSTEM_GRANTS.items():
             self.grants.setdefault("ACCOUNT", {}).setdefault(role, list(privileges))
 
-    def of(self, role: str) -> set[str]:
-        """The role and all roles whose rights it has."""
-        found, new = {"PUBLIC"}, [role]
-        while new:
-            one = new.pop()
-            if one not in found:
-                found.add(one)
-                new.extend(self.roles.get(one, ()))
+    def effective_roles(self, role: str) -> set[str]:
+        """Return the role and all roles that it inherits rights from, PUBLIC included."""
+        found, pending = {"PUBLIC"}, [role]
+        while pending:
+            current = pending.pop()
+            if current not in found:
+                found.add(current)
+                pending.extend(self.roles.get(current, ()))
         return found
 
     def may_use(self, user: str, role: str) -> bool:
-        """Whether the role is granted to the user, perhaps by another role."""
-        return role == "PUBLIC" or any(role in self.of(granted) for granted in self.users.get(user, ()))
+        """Return whether the role is granted to the user, directly or through another role."""
+        return role == "PUBLIC" or any(role in self.effective_roles(granted) for granted in self.users.get(user, ()))
 
     def holds(self, role: str, name: str, privilege: str | None = None) -> bool:
-        """Whether the role owns the object or has the privilege on it; without a privilege: whether it has any."""
-        roles = self.of(role)
+        """Return whether the role owns the object or has the privilege on it; None stands for any privilege."""
+        roles = self.effective_roles(role)
         if self.owners.get(name) in roles:
             return True
         return any(
             granted and (privilege is None or privilege in granted)
-            # A copy: readers do not wait for who changes it.
+            # Iterate over a copy: another thread may change the grants meanwhile.
             for grantee, granted in list(self.grants.get(name, {}).items())
             if grantee in roles
         )
 
     def create(self, name: str, role: str) -> None:
-        """Note a new object: the role's own, with the grants that were made for the future."""
+        """Record a new object: the role owns it, and the future grants apply to it."""
         self.forget(name)
         self.owners[name] = role
         kind, _, path = name.partition(":")
         schema, database = path.rpartition(".")[0], path.partition(".")[0]
-        # Those on the schema take the place of those on the database.
+        # Future grants on the schema replace those on the database.
         planned = self.future.get(f"{kind}S:SCHEMA:{schema}") or self.future.get(f"{kind}S:DATABASE:{database}") or {}
         for grantee, privileges in planned.items():
             if OWNERSHIP in privileges:
@@ -92,7 +94,7 @@ class Rights:
                 self.grants.setdefault(name, {})[grantee] = kept
 
     def forget(self, name: str) -> None:
-        """Note that an object is gone, with all that is in it."""
+        """Remove a dropped object and, for a database or schema, everything in it."""
         path = name.partition(":")[2] + "."
         inside = name.startswith(("DATABASE:", "SCHEMA:"))
         for table in (self.owners, self.grants):
@@ -102,14 +104,14 @@ class Rights:
                 del table[other]
 
     def move(self, name: str, new: str) -> None:
-        """Note an object's new name."""
+        """Record an object's new name."""
         if name in self.owners:
             self.owners[new] = self.owners.pop(name)
         if name in self.grants:
             self.grants[new] = self.grants.pop(name)
 
     def drop_role(self, role: str, heir: str) -> None:
-        """Note that a role is gone; what it owned belongs to the role that dropped it."""
+        """Remove a role. The role that dropped it becomes the owner of its objects."""
         self.roles.pop(role, None)
         for granted in (*self.roles.values(), *self.users.values()):
             if role in granted:

@@ -58,10 +58,10 @@ _SET_UP = (
     f"GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA {DATABASE}.{SCHEMA} TO ROLE {ROLE}",
     f"GRANT USAGE ON INTEGRATION {INTEGRATION} TO ROLE {ROLE}",
 )
-# The connector's requests that fakesnow answers well as it is.
+# The connector's requests that fakesnow's own routes answer correctly.
 _REUSED = frozenset({"/session/heartbeat", "/queries/v1/query-request"})
 
-# What a connector calls its kind of token -> what the SQL API calls it.
+# A kind of token: the connector's name -> the SQL API's name.
 _LOGIN_KINDS = {"SNOWFLAKE_JWT": KEYPAIR_JWT, OAUTH: OAUTH, PROGRAMMATIC_ACCESS_TOKEN: PROGRAMMATIC_ACCESS_TOKEN}
 
 
@@ -75,13 +75,13 @@ def create_app(
     oauth_clients: Sequence[OAuthClient] = (),
 ) -> Starlette:
     """
-    The application of one account.
+    Create the application of one account.
 
-    :param state_dir: where its data are kept; created if missing. One process at a time may use it.
-    :param s3_endpoint_url: where the files of `s3://` stages are.
+    :param state_dir: the directory of its data; created if missing. Only one process at a time may use it.
+    :param s3_endpoint_url: the S3 endpoint that holds the files of `s3://` stages.
     :param account: the account identifier that clients log in to.
-    :param users: user name -> PEM public key. These are service users: they have no password.
-    :param access_tokens: programmatic access tokens that are accepted.
+    :param users: user name -> PEM public key. All are service users, without a password.
+    :param access_tokens: the programmatic access tokens that are accepted.
     :param oauth_clients: clients that get OAuth tokens at ``/oauth/token-request``.
     """
     engine = Engine(state_dir, s3_filesystem(s3_endpoint_url), identifier=account.split(".")[0].upper())
@@ -118,7 +118,7 @@ def create_app(
 
 class _ConnectorSession(Connection):
     """
-    A connector's session: another request can end what it runs.
+    A connector's session. Another request can cancel its running statement.
 
     :param timeout: seconds after which each of its statements is cancelled.
     """
@@ -145,9 +145,9 @@ class _ConnectorCursor(Cursor):
 
 def bootstrap(engine: Engine, users: Iterable[str] = ()) -> None:
     """
-    Do what an administrator of the account has done before, unless it is done already.
+    Set the account up as its administrator would, unless it is set up already.
 
-    The loader's role gets the least that the set-up and the syncs need: what they create belongs to it.
+    The loader's role gets the minimum of privileges for the set-up and the syncs. It owns the objects that they create.
 
     :param users: the account's users; all but the administrator have the loader's role.
     """
@@ -164,7 +164,7 @@ def bootstrap(engine: Engine, users: Iterable[str] = ()) -> None:
 
 
 async def _login(request: Request, engine: Engine, authenticator: Authenticator) -> Response:
-    """Log a connector in. A refused login is HTTP 200 with ``success`` false, as the real service answers it."""
+    """Log a connector in. As in the real service, a refused login is answered with HTTP 200 and ``success`` false."""
     data: dict[str, Any] = (await _json_body(request))["data"]
     names = {key: _name(request.query_params.get(f"{key}Name")) for key in ("database", "schema", "role")}
     names["warehouse"] = _name(request.query_params.get("warehouse"))
@@ -217,9 +217,9 @@ async def _login(request: Request, engine: Engine, authenticator: Authenticator)
 
 def _verify_login(data: dict[str, Any], authenticator: Authenticator) -> str:
     """
-    The user whom a connector's login proves.
+    Return the user to whom a connector's credentials belong.
 
-    :raises AuthError: if it proves nobody, or another user than it names.
+    :raises AuthError: if the credentials are invalid, or belong to another user than the login names.
     """
     kind = _LOGIN_KINDS.get(str(data.get("AUTHENTICATOR", "")).upper())
     wrong_password = AuthError("390100", "Incorrect username or password was specified.")
@@ -227,7 +227,7 @@ def _verify_login(data: dict[str, Any], authenticator: Authenticator) -> str:
         user = authenticator.verify(str(data.get("TOKEN", "")), kind)
     else:
         try:
-            # A programmatic access token may stand in the password's place.
+            # A client may send a programmatic access token as the password.
             user = authenticator.verify(str(data.get("PASSWORD", "")), PROGRAMMATIC_ACCESS_TOKEN)
         except AuthError:
             raise wrong_password from None
@@ -239,12 +239,12 @@ def _verify_login(data: dict[str, Any], authenticator: Authenticator) -> str:
     if kind == OAUTH:
         message = "The user you were trying to authenticate as differs from the user tied to the access token."
         raise AuthError("390309", message)
-    # Another user's token is no token of this user.
+    # Another user's token is invalid for this user: report it as any invalid token.
     return authenticator.verify("", kind)
 
 
 async def _token_request(request: Request, authenticator: Authenticator) -> Response:
-    """Give an OAuth client an access token for its refresh token: Snowflake OAuth's token endpoint."""
+    """Answer Snowflake OAuth's token endpoint: exchange a client's refresh token for an access token."""
     form = {name: values[0] for name, values in parse_qs((await request.body()).decode(errors="replace")).items()}
     client_id, _, client_secret = _basic_credentials(request).partition(":")
     try:
@@ -284,7 +284,7 @@ def _session_of(request: Request) -> _ConnectorSession | None:
 
 
 async def _abort(request: Request) -> Response:
-    """Cancel what a connector's session runs: fakesnow would only say that it did."""
+    """Cancel the running statement of a connector's session. fakesnow would report success without a cancel."""
     session = _session_of(request)
     if session is None:
         return _no_session()
@@ -303,7 +303,7 @@ def _no_session() -> Response:
 
 
 async def _end_session(request: Request) -> Response:
-    """End a connector's session: fakesnow would forget it without ending its transaction."""
+    """End a connector's session and its transaction, which fakesnow would leave open."""
     session = _session_of(request)
     if session is None:
         return _no_session()

@@ -1,4 +1,4 @@
-"""The session of a client: its role, its current database and schema, its transaction and what it sees."""
+"""The session of a client: role, current database and schema, transaction, and which versions of tables it reads."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ DEFAULT_TIME_ZONE = "America/Los_Angeles"
 
 class Session(FakeSnowflakeConnection):
     """
-    One client's session: who it is, what it may, its current database and schema, and its transaction.
+    One client's session: user, rights, current database and schema, and transaction.
 
     :param user: the user's name; by default the administrator's.
     :param role: the current role; if none is given, ACCOUNTADMIN for the administrator and PUBLIC for everybody else.
-    :param warehouse: the current warehouse; one that does not exist counts as none, as in the real service.
+    :param warehouse: the current warehouse; as in the real service, an unknown name leaves the session without one.
     :param query_tag: the tag that the statements are recorded with.
-    :param time_zone: as the session parameter TIMEZONE; by default that of a new account.
+    :param time_zone: the session parameter TIMEZONE; by default that of a new account.
     :param request_id: the SQL API request that the session belongs to.
-    :param autocommit: as the session parameter AUTOCOMMIT.
+    :param autocommit: the session parameter AUTOCOMMIT.
     """
 
     def __init__(
@@ -67,20 +67,21 @@ class Session(FakeSnowflakeConnection):
         self.set_time_zone(time_zone or DEFAULT_TIME_ZONE)
         self.request_id = request_id
         self.in_transaction = False
-        self.done: list[tuple[exp.Expr, Any]] = []
-        """What the open transaction has written with, while DuckDB has one too; BEGIN alone takes no snapshot there."""
+        self.writes: list[tuple[exp.Expr, Any]] = []
+        """The writing statements of the open transaction, with their parameters, so that they can be executed again."""
         self.snapshot: Counter[ObjectName] | None = None
-        """The versions of the tables as the open transaction of DuckDB sees them."""
+        """The versions of the tables that DuckDB's open transaction sees; None before its first write."""
         self.copies: list[str] = []
-        """Tables that its last statement has read elsewhere, as DuckDB knows them."""
-        self._own: set[ObjectName] = set()
+        """Names in DuckDB of the copies that the last statement read in place of tables."""
+        self._committed_tables: set[ObjectName] = set()
+        """The tables to which this session has committed changes."""
         self._beginning: tuple[duckdb.DuckDBPyConnection, Counter[ObjectName]] | None = None
-        if account.sees_late:
-            # In this order: what is committed in between is taken for late, and read as it is in the snapshot.
+        if account.session_consistency:
+            # Versions first: a commit in between then counts as late, and its table is read from the snapshot.
             versions, connection = account.locks.versions(), account.duck_conn.cursor()
             connection.begin()
             if self.database_set:
-                # A transaction of DuckDB has its snapshot of a database from the first look into it.
+                # DuckDB takes the snapshot of a database when a transaction first reads from it, so read now.
                 load_metadata.look_into(connection, str(self.database))
             self._beginning = connection, versions
         self.temporary: set[str] = set()
@@ -110,15 +111,15 @@ class Session(FakeSnowflakeConnection):
             raise invalid_value(name, "TIMEZONE") from None
 
     def use_time_zone(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Let a connection to DuckDB have the session's time zone."""
+        """Set the session's time zone on a connection to DuckDB."""
         connection.execute(f"SET TimeZone = {exp.Literal.string(self.time_zone).sql('duckdb')}")
 
     def may(self, name: str, privilege: str | None = None) -> bool:
         """
-        Whether the current role has a right.
+        Return whether the current role has a privilege on an object. Every role may use an object without an owner.
 
-        :param name: the object, as :func:`emulators.snowflake.names.key` writes it; without an owner, everybody has it.
-        :param privilege: the privilege; without it, any will do.
+        :param name: the object, as :func:`emulators.snowflake.names.key` writes it.
+        :param privilege: the privilege; None stands for any privilege.
         """
         rights = self.account.catalogue.rights
         return rights.holds(self.role, name, privilege) or (name not in rights.owners and name != "ACCOUNT")
@@ -132,7 +133,7 @@ class Session(FakeSnowflakeConnection):
         database = name_of(table.args["catalog"]) if table.args.get("catalog") else self.current_database()
         schema = name_of(table.args["db"]) if table.args.get("db") else None
         if not schema:
-            # A schema that the role may not use is not the session's, though a client asked for it.
+            # A schema that the role may not use does not become current, even if the client named it at login.
             if not self.schema_set or not self.may(key("SCHEMA", database, str(self.schema)), "USAGE"):
                 raise _no_current("schema", "Call 'USE SCHEMA'")
             schema = str(self.schema)
@@ -142,7 +143,7 @@ class Session(FakeSnowflakeConnection):
         """
         Return the current database.
 
-        :raises SqlError: 90105 if there is none, or none that the role may use.
+        :raises SqlError: 90105 if there is none, or the role may not use it.
         """
         if not self.database_set or not self.may(key("DATABASE", str(self.database)), "USAGE"):
             raise _no_current("database", "Call 'USE DATABASE'")
@@ -151,39 +152,40 @@ class Session(FakeSnowflakeConnection):
     def end_transaction(self, action: str) -> None:
         """COMMIT or ROLLBACK the open transaction, if there is one."""
         if self.in_transaction or self._in_transaction:
-            with contextlib.suppress(duckdb.TransactionException):  # one that has written nothing
+            with contextlib.suppress(duckdb.TransactionException):  # nothing was written, so DuckDB has none
                 self._duck_conn.execute(action)
             self.note_end(committed=action == "COMMIT")
 
     def note_end(self, *, committed: bool) -> None:
-        """Let go of what belonged to the transaction that has ended."""
+        """Reset the state of the transaction that has ended, and release its locks."""
         self.in_transaction = self._in_transaction = False
         self.snapshot = None
-        self.done.clear()
+        self.writes.clear()
         if committed and self._beginning is not None:
-            self._own |= self.account.locks.held_by(self)
+            self._committed_tables |= self.account.locks.held_by(self)
         self.account.locks.release(self, committed=committed)
 
     def note_beginning(self) -> None:
-        """Let DuckDB's transaction begin with the first statement that writes, when it holds its table."""
+        """Begin DuckDB's transaction at the first writing statement, after it has locked its table."""
         if self.in_transaction and self._autocommit and self.snapshot is None:
             self._duck_conn.begin()
         if (self.in_transaction or not self._autocommit) and self.snapshot is None:
             self.snapshot = self.account.locks.versions()
 
     @property
-    def may_read_elsewhere(self) -> bool:
-        """Whether :meth:`source_of` may name another place for any table."""
+    def may_redirect_reads(self) -> bool:
+        """Whether :meth:`connection_to_read` may return a connection for any table."""
         return self._beginning is not None or self.snapshot is not None
 
-    def source_of(self, table: ObjectName) -> duckdb.DuckDBPyConnection | None:
+    def connection_to_read(self, table: ObjectName) -> duckdb.DuckDBPyConnection | None:
         """
-        Where a table must be read that the statement does not write to, or None for where it is.
+        Return the connection that must read a table in place of the session's own; None if its own is right.
 
-        A transaction of DuckDB sees what was there when it began. Snowflake's statement sees what was committed before
-        the statement began; or, in the mode SESSION, perhaps no more than before the session began.
+        DuckDB's transaction sees what was committed before the transaction began. Snowflake's statement sees what was
+        committed before the statement began; with READ_CONSISTENCY_MODE = SESSION, before the session began. A table
+        that the transaction writes to is read through the session's own connection.
         """
-        if table in self._own or table in self.account.locks.held_by(self):
+        if table in self._committed_tables or table in self.account.locks.held_by(self):
             return None
         now = self.account.locks.versions()
         if self._beginning is not None:

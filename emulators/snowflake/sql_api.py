@@ -1,4 +1,4 @@
-"""The SQL API v2: statements over REST, as Snowflake publishes it."""
+"""The emulator of Snowflake's SQL API v2: statements over REST."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ from emulators.snowflake.stop import DEFAULT_STATEMENT_TIMEOUT, Stop
 log = logging.getLogger(__name__)
 
 SYNCHRONOUS_WAIT = 45.0
-"""Seconds that a request without `async` waits for its statement."""
+"""Seconds for which a request without `async` waits for its statement."""
 
 MAX_TIMEOUT = 604_800.0
 PARTITION_ROWS = 10_000
 SHOWN_STATEMENT = 30
-"""Characters of a failed statement that the error of several statements shows."""
+"""Maximum number of characters of the failed statement in the error of a request with several statements."""
 
 _WORKERS = 32
 _KEPT_EXECUTIONS = 2_000
-# Parameters that change nothing here: what they ask for is what the emulator does anyway.
+# Parameters that have no effect on the emulator.
 _IGNORED_PARAMETERS = frozenset({"use_cached_result", "client_result_chunk_size"})
-# A statement that is cancelled or reaches its timeout says so, among several statements too.
+# Error numbers for a cancel and a timeout. A request with several statements reports them unchanged.
 _STOPPED = frozenset({604, 630})
 
 
 class BadRequestError(Exception):
     """
-    A request that is refused before its statement is looked at.
+    A request that is refused before its statement is read.
 
     :param status: the HTTP status.
-    :param code: Snowflake's code.
-    :param message: the sentence of the answer.
-    :param more: further fields of the answer.
+    :param code: Snowflake's error code.
+    :param message: the message in the answer.
+    :param more: additional fields of the answer.
     """
 
     def __init__(self, status: int, code: str, message: str, **more: str) -> None:
@@ -66,7 +66,7 @@ class BadRequestError(Exception):
 
 @dataclass
 class _Submission:
-    """The body of a POST, checked."""
+    """The validated body of a POST."""
 
     sql: str
     statements: list[str]
@@ -85,7 +85,7 @@ class _Submission:
 
 @dataclass
 class _Partition:
-    """A part of a result; the first travels as it is, the others compressed."""
+    """A part of a result. The first part is sent uncompressed, the others compressed."""
 
     rows: list[list[str | None]]
 
@@ -100,7 +100,7 @@ class _Partition:
 
 @dataclass
 class _Execution:
-    """A statement that was submitted, or one of the statements of such a submission."""
+    """The execution of a submission: of its only statement, of all its statements, or of one of several."""
 
     handle: str
     request_id: str
@@ -126,7 +126,7 @@ class _Execution:
 
 class SqlApi:
     """
-    The routes below ``/api/v2/statements`` and their state.
+    The routes below ``/api/v2/statements``, and the executions that they report.
 
     :param engine: executes the statements.
     :param authenticator: checks the tokens.
@@ -140,7 +140,7 @@ class SqlApi:
         self._by_request: dict[str, str] = {}
 
     def routes(self) -> list[BaseRoute]:
-        """The routes, with the list of executed statements and what runs now, for tests."""
+        """Return the routes of the SQL API, and two routes for tests: executed statements, and running submissions."""
         statement = "/api/v2/statements/{handle}"
         return [
             Route("/api/v2/statements", self._guarded(self._submit), methods=["POST"]),
@@ -151,7 +151,7 @@ class SqlApi:
         ]
 
     def close(self) -> None:
-        """Cancel what runs and end the worker threads."""
+        """Cancel the running statements and end the worker threads."""
         for execution in list(self._executions.values()):
             execution.stop.cancelled.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -159,7 +159,7 @@ class SqlApi:
     def _guarded(
         self, endpoint: Callable[[Request, str], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
-        """The endpoint, behind the checks that every request must pass."""
+        """Wrap an endpoint in the checks that every request must pass."""
 
         async def guard(request: Request) -> Response:
             try:
@@ -197,7 +197,7 @@ class SqlApi:
         if not _flag(request, "nullable", "true"):
             raise BadRequestError(400, "390142", "The emulator does not take nullable = false.")
         first = self._executions.get(self._by_request.get(request_id, "")) if _flag(request, "retry") else None
-        # What failed is executed again: only what was executed successfully, or still is, must not be.
+        # A retried request is not executed again if its first execution succeeded or still runs.
         if first is not None and first.error is None:
             execution = first
         else:
@@ -237,7 +237,7 @@ class SqlApi:
         return JSONResponse([vars(statement) for statement in list(self._engine.history)])
 
     async def _state(self, request: Request) -> Response:
-        """Which submissions run: their handles only, as nobody has to sign in for it."""
+        """Answer the handles of running submissions, and nothing else: this route needs no authentication."""
         submissions = [execution for execution in list(self._executions.values()) if execution.future is not None]
         return JSONResponse({"running": [each.handle for each in submissions if not each.done.is_set()]})
 
@@ -305,7 +305,7 @@ class SqlApi:
             execution.done.set()
 
     def _context(self, submission: _Submission) -> tuple[str | None, str | None]:
-        """Database and schema as far as they exist; unlike in SQL, their case must be that of SHOW."""
+        """Return database and schema, None for those that do not exist. Unlike in SQL, names are case-sensitive."""
         found = self._engine.duck_conn.cursor().execute(
             "SELECT catalog_name, schema_name FROM information_schema.schemata WHERE catalog_name = ?",
             [submission.database],
@@ -374,9 +374,9 @@ class SqlApi:
 
     def _answer(self, execution: _Execution, *, partition: int = 0, stopped: int = 422) -> Response:
         """
-        The answer about a statement.
+        Answer with a statement's status and result.
 
-        :param stopped: the HTTP status when the statement has reached its timeout.
+        :param stopped: the HTTP status for a statement that has reached its timeout.
         """
         if not execution.done.is_set():
             return self._running(execution)
@@ -431,13 +431,13 @@ class SqlApi:
 
 
 def _not_found(handle: str) -> BadRequestError:
-    """What is said of a handle that is not there, and of a statement that has ended when it shall be cancelled."""
+    """Report an unknown handle, or a cancel of a statement that has already ended."""
     more = {"sqlState": "02000", "statementHandle": handle}
     return BadRequestError(422, "000709", f"Statement {handle} not found", **more)
 
 
 def _failed_among_several(error: SqlError, sql: str, statement: str, position: int) -> SqlError:
-    """An error as a request with several statements reports it: the service runs them by a procedure of its own."""
+    """Wrap an error as the service does for several statements, which it runs in a JavaScript procedure."""
     shown = statement if len(statement) <= SHOWN_STATEMENT else statement[:SHOWN_STATEMENT] + "..."
     line = sql.count("\n", 0, position) + 1
     column = position - (sql.rfind("\n", 0, position) + 1)
@@ -452,7 +452,7 @@ def _failed_among_several(error: SqlError, sql: str, statement: str, position: i
 
 
 def _no_warehouse() -> SqlError:
-    """What is said to a session without a warehouse."""
+    """Report that the session has no warehouse."""
     return SqlError(
         606,
         "57P03",
@@ -462,7 +462,7 @@ def _no_warehouse() -> SqlError:
 
 
 def role_missing(role: str) -> str:
-    """What Snowflake says of a role that is not there."""
+    """Return Snowflake's message for a role that does not exist."""
     return (
         f"Role '{role}' specified in the connect string does not exist or not authorized. Contact your local system "
         "administrator, or attempt to login with another role, e.g. PUBLIC."
@@ -470,7 +470,7 @@ def role_missing(role: str) -> str:
 
 
 def role_not_granted(role: str) -> str:
-    """What Snowflake says of a role that the user does not have."""
+    """Return Snowflake's message for a role that is not granted to the user."""
     return (
         f"Role '{role}' specified in the connect string is not granted to this user. Contact your local system "
         "administrator, or attempt to login with another role, e.g. PUBLIC."
@@ -501,9 +501,9 @@ def _flag(request: Request, name: str, default: str = "false") -> bool:
 
 def _read(body: bytes, user: str, request_id: str) -> _Submission:
     """
-    The request's body.
+    Parse and validate a request's body.
 
-    :raises BadRequestError: 400 if it is not what the API takes.
+    :raises BadRequestError: 400 if the body is invalid.
     """
     invalid = BadRequestError(400, "390142", "Incoming request does not contain a valid payload.")
     try:
@@ -527,7 +527,7 @@ def _read(body: bytes, user: str, request_id: str) -> _Submission:
             raise invalid
     count, query_tag, time_zone = 1, "", None
     for name, value in parameters.items():
-        # The spelling is that of the reference. The one name of which another page says it in upper case has two.
+        # Names as in the API reference. Another page of the documentation writes this one in upper case: accept both.
         if name in {"multi_statement_count", "MULTI_STATEMENT_COUNT"} and str(value).isdigit():
             count = int(value)
         elif name == "query_tag":
@@ -539,7 +539,7 @@ def _read(body: bytes, user: str, request_id: str) -> _Submission:
     try:
         texts = statements.split(sql)
     except sqlglot.errors.SqlglotError:
-        # The parser will say what is wrong with it, when it is executed.
+        # Keep the text whole: the error is reported when the statement is executed.
         texts = [sql]
     names = {key: _name(content.get(key), invalid) for key in ("database", "schema", "warehouse", "role")}
     seconds = DEFAULT_STATEMENT_TIMEOUT if timeout is None else float(timeout or MAX_TIMEOUT)
@@ -567,9 +567,10 @@ def _name(value: object, invalid: BadRequestError) -> str | None:
 
 def _check_supported(expression: exp.Expr, *, alone: bool) -> None:
     """
-    Refuse what the SQL API does not take, or only among several statements.
+    Check that the SQL API supports a statement.
 
-    :raises SqlError: 391911.
+    :param alone: whether it is the request's only statement: some kinds are supported only among several.
+    :raises SqlError: 391911 if it does not.
     """
     name = None
     if isinstance(expression, (exp.Put, exp.Get)):
@@ -588,7 +589,7 @@ def _check_supported(expression: exp.Expr, *, alone: bool) -> None:
 
 
 def _bound_values(expression: exp.Expr, bindings: dict[str, dict[str, Any]]) -> list[Any]:
-    """The values of the statement's placeholders, in their order."""
+    """Return the values of the statement's placeholders, in their order."""
     values: list[Any] = []
     for position in range(1, 1 + len(list(expression.find_all(exp.Placeholder)))):
         binding = bindings.get(str(position))

@@ -1,4 +1,4 @@
-"""External stages and storage integrations: where they lead, and the files that are there."""
+"""External stages and storage integrations: their URLs, and the files below these URLs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StagedFile:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The URL of the file."""
         return f"s3://{self.bucket}/{self.key}"
 
 
@@ -58,7 +58,7 @@ def check_new_stage(expression: exp.Create, session: Session) -> None:
 
 
 def complete_stage(expression: exp.Expr, session: Session) -> None:
-    """Note a new stage's integration and file format, which fakesnow drops."""
+    """Record a new stage's integration and file format, which fakesnow drops."""
     if not (isinstance(expression, exp.Create) and expression.kind == "STAGE"):
         return
     key = session.qualified(expression.find(exp.Table) or exp.Table())
@@ -76,7 +76,7 @@ def complete_stage(expression: exp.Expr, session: Session) -> None:
 
 def property_of(expression: exp.Create, name: str, kind: type[_Property]) -> _Property:
     """
-    A property of a CREATE statement.
+    Return the value of a property of a CREATE statement.
 
     :raises SqlError: 1003 if it is missing or has another form.
     """
@@ -94,14 +94,14 @@ def property_of(expression: exp.Create, name: str, kind: type[_Property]) -> _Pr
 
 def format_options(properties: list[exp.Expr]) -> FormatOptions:
     """
-    A file format's options: name in upper case -> value, words in upper case too, texts in parentheses as they are.
+    Read a file format's options: name -> value. Names and words become upper case; texts in parentheses do not.
 
-    :raises SqlError: 1003 if one is stated twice.
+    :raises SqlError: 1003 if an option is given twice.
     """
     options: FormatOptions = {}
     for item in properties:
         if not isinstance(item, exp.Property):
-            continue  # a comma
+            continue  # a comma between two options
         name, value = item.name.upper(), item.args.get("value")
         if name in options:
             raise syntax_error(1, 0, name)
@@ -114,9 +114,9 @@ def format_options(properties: list[exp.Expr]) -> FormatOptions:
 
 def stage_url(key: tuple[str, str, str], session: Session) -> str:
     """
-    The URL of a stage.
+    Return the URL of a stage.
 
-    :raises SqlError: 2003 if there is none of that name.
+    :raises SqlError: 2003 if the stage does not exist.
     """
     url = found_stage_url(key, session)
     if url is None:
@@ -125,7 +125,7 @@ def stage_url(key: tuple[str, str, str], session: Session) -> str:
 
 
 def found_stage_url(key: tuple[str, str, str], session: Session) -> str | None:
-    """The URL of a stage, or None if there is none of that name."""
+    """Return the URL of a stage; None if the stage does not exist."""
     row = (
         session.account.duck_conn.cursor()
         .execute(
@@ -139,7 +139,7 @@ def found_stage_url(key: tuple[str, str, str], session: Session) -> str | None:
 
 
 def describe_integration(name: str, session: Session) -> str:
-    """A query in DuckDB's SQL for the properties of a storage integration, as far as it has them here."""
+    """Return a query in DuckDB's SQL for the properties of a storage integration that the emulator supports."""
     locations = ",".join(session.account.catalogue.integrations[name])
     rows = [
         ("ENABLED", "Boolean", "true", "false"),
@@ -153,9 +153,9 @@ def describe_integration(name: str, session: Session) -> str:
 
 def list_stage(expression: exp.ListStage, session: Session) -> str:
     """
-    Answer LIST: the files below a path of an external stage, as a query in DuckDB's SQL.
+    Answer LIST with a query in DuckDB's SQL for the files below a path of an external stage.
 
-    :raises SqlError: as the real service, also if the stage's place cannot be read.
+    :raises SqlError: what the real service reports, also if the stage's bucket cannot be listed.
     """
     found = stage_and_path(expression)
     if found is None or {name for name, value in expression.args.items() if value} != {"this"}:
@@ -173,7 +173,7 @@ def list_stage(expression: exp.ListStage, session: Session) -> str:
 
 def files_below(session: Session, location: str) -> list[StagedFile]:
     """
-    The files whose URL begins with a text, in the order of their names.
+    Return the files whose URL starts with ``location``, sorted by name.
 
     :raises SqlError: 91003 if the bucket cannot be listed.
     """
@@ -196,7 +196,7 @@ def files_below(session: Session, location: str) -> list[StagedFile]:
 
 
 def literal(value: object) -> str:
-    """A value in DuckDB's SQL."""
+    """Return a value as a literal in DuckDB's SQL."""
     if value is None:
         return "NULL::VARCHAR"
     return f"{value}::BIGINT" if isinstance(value, int) else exp.Literal.string(str(value)).sql("duckdb")

@@ -1,4 +1,4 @@
-"""The text of a request as statements: their trees, and of which kind each is."""
+"""Splits the text of a request into statements, parses them, and classifies them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emulators.snowflake.locks import CATALOGUE, Mode
 from emulators.snowflake.names import ObjectName
 from emulators.snowflake.session import Session
 
-# It warns of each statement that it only partly understands, and those are handled here.
+# sqlglot warns of each statement that it understands only in part. The emulator handles these statements itself.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
 
 _READS = (exp.Query, exp.Show, exp.Describe, exp.Use, exp.Set, exp.ListStage)
@@ -32,7 +32,7 @@ _STATEMENTS = (
 
 
 def split(sql: str) -> list[str]:
-    """The statements of a text, as they were written; comments alone are none."""
+    """Return the statements of a text as they are written. A part that holds only comments is not a statement."""
     tokens = sqlglot.tokenize(sql, read="snowflake")
     statements: list[str] = []
     start: int | None = None
@@ -50,9 +50,9 @@ def split(sql: str) -> list[str]:
 
 def parse_one(sql: str) -> exp.Expr:
     """
-    The statement's tree.
+    Parse a text that holds one statement.
 
-    :raises SqlError: 1003 if it is no statement.
+    :raises SqlError: 1003 if the text is not a statement, 900 if it is empty, 8 if it holds several statements.
     """
     if re.fullmatch(r"\s*START\s+TRANSACTION\s*;?\s*", sql, re.IGNORECASE):
         return exp.Transaction()
@@ -70,10 +70,10 @@ def parse_one(sql: str) -> exp.Expr:
     for token in sqlglot.tokenize(texts[0], read="snowflake"):
         if token.token_type == TokenType.VAR and not token.text.isascii():
             raise syntax_error(token.line, max(0, token.col - len(token.text)), token.text)
-    # The parser takes `?::` for an operator of another dialect.
+    # Without a space, sqlglot reads `?::` as another dialect's operator.
     expression = sqlglot.parse_one(_spaced(texts[0]), read="snowflake")
     if not isinstance(expression, _STATEMENTS):
-        # The parser takes almost any words for an expression.
+        # sqlglot parses almost any words as an expression, such as a column name with an alias.
         raise syntax_error(1, 0, texts[0].split(None, 1)[0])
     return expression
 
@@ -91,17 +91,17 @@ def _count_error(actual: int, desired: int) -> tuple[int, str, str]:
 
 def check_count(actual: int, desired: int) -> None:
     """
-    Check the number of a request's statements.
+    Check the number of statements in a request.
 
-    :param desired: what the client announced; 0 is any number.
-    :raises SqlError: 8 if it is another one.
+    :param desired: the number that the client announced; 0 allows any number.
+    :raises SqlError: 8 if the numbers differ.
     """
     if desired and actual != desired:
         raise SqlError(*_count_error(actual, desired))
 
 
 def is_session(expression: exp.Expr) -> bool:
-    """Whether the statement changes nothing but its session."""
+    """Return whether the statement changes only its session."""
     if isinstance(expression, exp.Command):
         return str(expression.this).upper() in {"SET", "UNSET"}
     return isinstance(expression, (exp.Use, exp.Set)) or (
@@ -110,7 +110,7 @@ def is_session(expression: exp.Expr) -> bool:
 
 
 def is_ddl(expression: exp.Expr) -> bool:
-    """Whether the statement commits the open transaction."""
+    """Return whether the statement is DDL, which commits the open transaction."""
     if is_session(expression):
         return False
     if isinstance(expression, exp.Command):
@@ -119,14 +119,14 @@ def is_ddl(expression: exp.Expr) -> bool:
 
 
 def needs_transaction(expression: exp.Expr) -> bool:
-    """Whether one statement of Snowflake becomes several of DuckDB, which must be seen together or not at all."""
+    """Return whether the statement becomes several statements in DuckDB, which need a transaction to be atomic."""
     if isinstance(expression, exp.Insert):
         return bool(expression.args.get("overwrite"))
     return isinstance(expression, (exp.Copy, exp.TruncateTable))
 
 
 def needs_warehouse(expression: exp.Expr) -> bool:
-    """Whether the statement computes something, or is answered by Snowflake's metadata alone."""
+    """Return whether the statement needs a warehouse. Snowflake answers the others from its metadata."""
     if isinstance(expression, exp.Query):
         return expression.find(exp.Table) is not None
     if isinstance(expression, exp.Create):
@@ -135,13 +135,13 @@ def needs_warehouse(expression: exp.Expr) -> bool:
 
 
 def wait_seconds(expression: exp.Expr) -> float | None:
-    """The seconds of ``SELECT SYSTEM$WAIT(n)`` or ``CALL SYSTEM$WAIT(n)``, or None for any other statement."""
+    """Return the seconds of ``SELECT SYSTEM$WAIT(n)`` or ``CALL SYSTEM$WAIT(n)``; None for any other statement."""
     match = re.fullmatch(r"(?:SELECT|CALL) SYSTEM\$WAIT\((\d+(?:\.\d+)?)\)", expression.sql("snowflake"), re.IGNORECASE)
     return float(match[1]) if match else None
 
 
 def changed_tables(expression: exp.Expr) -> list[exp.Table]:
-    """The tables whose load metadata ends with the statement: created anew, dropped or truncated."""
+    """Return the tables that the statement creates, replaces, drops or truncates: their load metadata is deleted."""
     if isinstance(expression, exp.TruncateTable):
         return list(expression.expressions)
     if isinstance(expression, exp.Drop) and expression.args.get("kind") == "TABLE":
@@ -154,9 +154,9 @@ def changed_tables(expression: exp.Expr) -> list[exp.Table]:
 
 def locked_tables(expression: exp.Expr, session: Session) -> dict[ObjectName, Mode]:
     """
-    The tables that the statement holds until its transaction ends, and how.
+    Return the tables that the statement locks until its transaction ends, with the mode of each lock.
 
-    :raises SqlError: if the session has no current database or schema to complete a name.
+    :raises SqlError: if a name is incomplete and the session has no current database or schema.
     """
     if isinstance(expression, exp.Insert):
         mode = Mode.CHANGES if expression.args.get("overwrite") else Mode.INSERTS
@@ -170,13 +170,13 @@ def locked_tables(expression: exp.Expr, session: Session) -> dict[ObjectName, Mo
         return {session.qualified(table): Mode.CHANGES for table in expression.expressions}
     if not is_ddl(expression):
         return {}
-    # Behind its table, so that who waits for a table keeps nobody from another one.
+    # Lock the catalogue last: a statement that still waits for its table must not block DDL on other tables.
     redefined = {session.qualified(table): Mode.REDEFINES for table in _redefined_tables(expression)}
     return {**redefined, CATALOGUE: Mode.REDEFINES}
 
 
 def _redefined_tables(expression: exp.Expr) -> list[exp.Table]:
-    """The tables that DDL makes, alters or drops."""
+    """Return the tables that DDL creates, alters or drops."""
     if isinstance(expression, exp.Alter) and isinstance(expression.this, exp.Table):
         return [expression.this]
     return changed_tables(expression)

@@ -1,4 +1,4 @@
-"""How a statement ends early: its timeout, or a cancel."""
+"""Ends a statement early: after its timeout, or when it is cancelled."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import duckdb
 from emulators.snowflake.errors import SqlError
 
 DEFAULT_STATEMENT_TIMEOUT = 600.0
-"""Seconds after which a statement is cancelled, its wait for a lock included."""
+"""Seconds after which a statement is cancelled. They include its wait for a lock."""
 
 
 class Stop:
     """
-    The wish to end a statement early, and its reason.
+    Whether a statement must end early, and why.
 
-    :param timeout: seconds until the statement is ended by itself.
+    :param timeout: seconds after which the statement is ended.
     """
 
     def __init__(self, timeout: float = DEFAULT_STATEMENT_TIMEOUT) -> None:
@@ -32,7 +32,7 @@ class Stop:
         return max(0.0, self.deadline - time.monotonic())
 
     def error(self) -> SqlError | None:
-        """The error that the statement must end with now, or None if it may go on."""
+        """Return the error that the statement must end with now; None if it may go on."""
         if self.cancelled.is_set():
             return SqlError(604, "57014", "SQL execution canceled")
         if self.remaining() == 0:
@@ -50,11 +50,11 @@ class Stop:
 
     @contextlib.contextmanager
     def watch(self, duck_conn: duckdb.DuckDBPyConnection) -> Iterator[None]:
-        """Interrupt what ``duck_conn`` runs as soon as the statement must end."""
+        """Interrupt the query that ``duck_conn`` runs as soon as the statement must end."""
         done = threading.Event()
 
         def interrupt() -> None:
-            # Again and again: an interrupt between two of the queries that a statement becomes would be lost.
+            # Repeat the interrupt: between two queries of the same statement, DuckDB would ignore it.
             while not done.wait(0.02):
                 if self.error():
                     duck_conn.interrupt()

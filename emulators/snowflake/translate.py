@@ -1,4 +1,4 @@
-"""Translates a statement to what fakesnow and DuckDB know, and the types of its columns."""
+"""Translate statements, and the types of columns, from Snowflake's SQL to what fakesnow and DuckDB understand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import duckdb
 import sqlglot
 from sqlglot import exp
 
-from emulators.snowflake.duckdb_names import inner, outer
+from emulators.snowflake.duckdb_names import to_duckdb, to_snowflake
 from emulators.snowflake.errors import (
     SqlError,
     does_not_exist,
@@ -17,7 +17,7 @@ from emulators.snowflake.errors import (
 from emulators.snowflake.names import key, name_of
 from emulators.snowflake.session import Session
 
-# Names that Snowflake takes without quotes and DuckDB does not.
+# DuckDB's keywords: Snowflake accepts some of them as names without quotes, DuckDB does not.
 _DUCKDB_WORDS = frozenset(
     name.upper()
     for (name,) in duckdb.connect()
@@ -27,7 +27,7 @@ _DUCKDB_WORDS = frozenset(
 
 
 def translate(expression: exp.Expr, session: Session) -> exp.Expr:
-    """The statement in the form that fakesnow knows."""
+    """Return the statement in a form that fakesnow understands."""
     expression = expression.copy()
     if isinstance(expression, exp.Create) and expression.kind == "TABLE":
         expression = _create_table(expression, session)
@@ -37,7 +37,7 @@ def translate(expression: exp.Expr, session: Session) -> exp.Expr:
         _name_columns(expression)
     _guard_divisions(expression)
     for trim in expression.find_all(exp.Trim):
-        # fakesnow makes the cast too, and loses the characters to trim.
+        # Cast here: fakesnow's own cast drops the argument with the characters to trim.
         if not isinstance(trim.this, exp.Cast):
             trim.set("this", exp.cast(trim.this, "VARCHAR"))
     for number in list(expression.find_all(exp.ToNumber)):
@@ -46,13 +46,13 @@ def translate(expression: exp.Expr, session: Session) -> exp.Expr:
     if isinstance(expression, exp.Merge):
         for update in expression.find_all(exp.Update):
             for assignment in update.expressions:
-                # DuckDB takes no table name on this side.
+                # DuckDB allows no table name on the left of the assignment.
                 assignment.this.set("table", None)
     names_tables = not isinstance(expression, (exp.Create, exp.Drop)) or expression.args["kind"] in {"TABLE", "VIEW"}
     if names_tables and not isinstance(expression, (exp.Use, exp.Show)):
         for identifier in expression.find_all(exp.Identifier):
             if identifier.quoted and identifier.arg_key not in {"db", "catalog"}:
-                identifier.set("this", inner(identifier.name))
+                identifier.set("this", to_duckdb(identifier.name))
     return expression.transform(_replace, session, copy=False)
 
 
@@ -71,20 +71,20 @@ def _create_table(expression: exp.Create, session: Session) -> exp.Create:
 
 
 def _keep_38_digits(expression: exp.Expr) -> None:
-    """Make columns of NUMBER(38, 0), by any of its names, decimals: fakesnow makes them integers of 64 bits."""
+    """Declare NUMBER(38, 0), INT and their synonyms as DECIMAL(38): fakesnow would make them integers of 64 bits."""
     for column in expression.find_all(exp.ColumnDef):
         kind = column.kind
         is_integer = kind is not None and kind.is_type(*exp.DataType.SIGNED_INTEGER_TYPES)
         if is_integer or (kind is not None and kind == exp.DataType.build("DECIMAL(38, 0)")):
-            # Without a scale, it is not the type that fakesnow knows.
+            # No scale: fakesnow replaces DECIMAL(38, 0) and leaves DECIMAL(38) alone.
             column.set("kind", exp.DataType.build("DECIMAL(38)"))
 
 
-_NOT_HERE = frozenset({"DECFLOAT", "GEOGRAPHY", "GEOMETRY", "VECTOR", "MAP", "FILE", "UUID"})
-_MOST_SCALE = 37
+_UNSUPPORTED_TYPES = frozenset({"DECFLOAT", "GEOGRAPHY", "GEOMETRY", "VECTOR", "MAP", "FILE", "UUID"})
+_MAX_SCALE = 37
 _FRACTION_DIGITS = 9
-# What DuckDB has one type for, and Snowflake several: DESCRIBE tells them apart.
-_TOLD_APART = {
+# The types for which DuckDB has fewer types than Snowflake -> the name that DESCRIBE shows.
+_DECLARED_TYPES = {
     exp.DataType.Type.TIMESTAMP: "TIMESTAMP_NTZ",
     exp.DataType.Type.TIMESTAMPNTZ: "TIMESTAMP_NTZ",
     exp.DataType.Type.DATETIME: "TIMESTAMP_NTZ",
@@ -99,19 +99,19 @@ _TOLD_APART = {
 
 def declared_type(kind: exp.DataType) -> str | None:
     """
-    A column's type in Snowflake's words, where DuckDB's says less; None for every other one.
+    Return Snowflake's name of a column's type if DuckDB's type does not determine it, else None.
 
-    :raises SqlError: the emulator has no such type, or nobody has.
+    :raises SqlError: if the emulator does not support the type, or Snowflake has no such type.
     """
     name = kind.sql("snowflake").upper().partition("(")[0].strip()
     sizes = [int(size.name) for size in kind.expressions if isinstance(size, exp.DataTypeParam) and size.name.isdigit()]
-    if name in _NOT_HERE or (kind.expressions and not sizes):
+    if name in _UNSUPPORTED_TYPES or (kind.expressions and not sizes):
         raise unsupported(f"columns of type {kind.sql('snowflake')}")
-    if kind.is_type(exp.DataType.Type.DECIMAL) and len(sizes) > 1 and sizes[1] > _MOST_SCALE:
+    if kind.is_type(exp.DataType.Type.DECIMAL) and len(sizes) > 1 and sizes[1] > _MAX_SCALE:
         raise SqlError(
-            1439, "42601", f"SQL compilation error:\nInvalid scale: {sizes[1]}. Must be between 0 and {_MOST_SCALE}."
+            1439, "42601", f"SQL compilation error:\nInvalid scale: {sizes[1]}. Must be between 0 and {_MAX_SCALE}."
         )
-    known = _TOLD_APART.get(kind.this)
+    known = _DECLARED_TYPES.get(kind.this)
     if known is None or known in {"ARRAY", "OBJECT"}:
         return known
     return f"{known}({sizes[0] if sizes else _FRACTION_DIGITS})"
@@ -119,9 +119,9 @@ def declared_type(kind: exp.DataType) -> str | None:
 
 def declared_columns(expression: exp.Expr, session: Session) -> tuple[tuple[str, str, str], dict[str, str]] | None:
     """
-    The table that a statement gives columns to, and those of them that DuckDB has no type of its own for.
+    Find the columns that CREATE TABLE or ALTER TABLE adds and whose type DuckDB alone does not determine.
 
-    :returns: the table's key, and Snowflake's type by column; None for any other statement.
+    :returns: the table's name, and column -> Snowflake's type; None if the statement adds no columns to a table.
     """
     table = expression.find(exp.Table)
     is_table = isinstance(expression, (exp.Create, exp.Alter)) and expression.args.get("kind") == "TABLE"
@@ -151,7 +151,7 @@ def _has_columns(key: tuple[str, str, str], session: Session) -> bool:
         session.account.duck_conn.cursor()
         .execute(
             "SELECT TRUE FROM duckdb_columns() WHERE database_name = ? AND schema_name = ? AND table_name = ? LIMIT 1",
-            [*key[:2], inner(key[2])],
+            [*key[:2], to_duckdb(key[2])],
         )
         .fetchone()
     )
@@ -164,21 +164,21 @@ def _comments(key: tuple[str, str, str], session: Session) -> dict[str, str]:
         .execute(
             "SELECT column_name, comment FROM duckdb_columns()"
             " WHERE database_name = ? AND schema_name = ? AND table_name = ? AND comment IS NOT NULL",
-            [*key[:2], inner(key[2])],
+            [*key[:2], to_duckdb(key[2])],
         )
         .fetchall()
     )
-    return {outer(column): comment for column, comment in rows}
+    return {to_snowflake(column): comment for column, comment in rows}
 
 
 def described_types(expression: exp.Describe, session: Session) -> dict[str, str]:
-    """The types of a described table's columns that DuckDB has none of its own for."""
+    """Return column -> Snowflake's type, for the columns of a described table whose type DuckDB does not determine."""
     table = expression.find(exp.Table)
     return _comments(session.qualified(table), session) if table is not None else {}
 
 
 def _columns_like(table: exp.Table, session: Session) -> list[exp.Expr]:
-    """The column definitions of a table: names, types, NOT NULL and defaults."""
+    """Return the column definitions of an existing table: names, types, NOT NULL and defaults."""
     database, schema, name = session.qualified(table)
     rows = (
         session.account.duck_conn.cursor()
@@ -188,7 +188,7 @@ def _columns_like(table: exp.Table, session: Session) -> list[exp.Expr]:
             " ON (c.database_name, c.schema_name, c.table_name, c.column_name)"
             " = (e.ext_table_catalog, e.ext_table_schema, e.ext_table_name, e.ext_column_name)"
             " WHERE c.database_name = ? AND c.schema_name = ? AND c.table_name = ? ORDER BY c.column_index",
-            [database, schema, inner(name)],
+            [database, schema, to_duckdb(name)],
         )
         .fetchall()
     )
@@ -196,7 +196,7 @@ def _columns_like(table: exp.Table, session: Session) -> list[exp.Expr]:
         raise does_not_exist("Object", ".".join(name_of(part) for part in table.parts))
     columns: list[exp.Expr] = []
     for column, type_, nullable, default, length in rows:
-        # DuckDB's dialect has no lengths.
+        # Build with the dialect of Snowflake: sqlglot's dialect of DuckDB drops the length.
         kind = exp.DataType.build(*((f"VARCHAR({length})", "snowflake") if length else (type_, "duckdb")))
         constraints = [] if nullable else [exp.ColumnConstraint(kind=exp.NotNullColumnConstraint())]
         if default is not None and default != "NULL":
@@ -207,7 +207,7 @@ def _columns_like(table: exp.Table, session: Session) -> list[exp.Expr]:
 
 
 def _drop_keys(schema: exp.Schema) -> None:
-    """Snowflake notes PRIMARY KEY, UNIQUE and FOREIGN KEY and enforces only that a primary key is not null."""
+    """Remove PRIMARY KEY, UNIQUE and FOREIGN KEY: of these, Snowflake enforces only that a primary key is NOT NULL."""
     keys = (exp.UniqueColumnConstraint, exp.Reference)
     primary = {
         name_of(c.this if isinstance(c, exp.Column) else c)
@@ -237,7 +237,7 @@ _BINARY_TYPES = (exp.DataType.Type.BINARY, exp.DataType.Type.VARBINARY)
 
 
 def _limit_lengths(schema: exp.Schema) -> None:
-    """Give each VARCHAR(n) and BINARY(n) a constraint: DuckDB takes a length for a comment, or not at all."""
+    """Add a CHECK to each VARCHAR(n) and BINARY(n): DuckDB ignores the length of VARCHAR and refuses that of BINARY."""
     for column in schema.expressions:
         if not isinstance(column, exp.ColumnDef) or not isinstance(column.kind, exp.DataType):
             continue
@@ -256,8 +256,8 @@ def _limit_lengths(schema: exp.Schema) -> None:
 
 
 def _guard_divisions(expression: exp.Expr) -> None:
-    """Make a division by zero an error: in DuckDB it is infinity or NULL."""
-    # The inner ones first, as the outer ones are copied.
+    """Make a division by zero fail: in DuckDB its result is infinity or NULL."""
+    # Innermost divisions first: an outer division is replaced by a copy, which must contain the changed inner one.
     for division in reversed(list(expression.find_all(exp.Div, exp.Mod))):
         dividend, divisor = division.this, division.expression
         if isinstance(divisor, exp.Literal) and divisor.is_number and float(divisor.name) != 0:
@@ -275,7 +275,7 @@ def _bracketed(expression: exp.Expr) -> exp.Expr:
 
 
 def _name_columns(select: exp.Select) -> None:
-    """Name the columns of expressions without an alias as Snowflake does: by their text in upper case."""
+    """Name each expression that has no alias by its text in upper case, as Snowflake does."""
     for item in list(select.expressions):
         if not isinstance(item, (exp.Alias, exp.Column, exp.Star, exp.Dot)):
             text = item.sql("snowflake").upper()
@@ -283,7 +283,7 @@ def _name_columns(select: exp.Select) -> None:
 
 
 def _replace(node: exp.Expr, session: Session) -> exp.Expr:
-    """Quote what DuckDB does not take as a name, and fill in what only the session knows."""
+    """Quote names that are keywords in DuckDB, and replace CURRENT_USER() and the like by the session's values."""
     database = session.database if session.database_set else None
     if database is not None and not session.may(key("DATABASE", database), "USAGE"):
         database = None
@@ -307,7 +307,7 @@ def _replace(node: exp.Expr, session: Session) -> exp.Expr:
 
 
 def _hexadecimal(node: exp.ToNumber) -> exp.Expr:
-    """TO_NUMBER with a format of hexadecimal digits: at most as many as the format has."""
+    """Translate TO_NUMBER with a hexadecimal format: a text with more digits than the format is refused."""
     digits = node.args["format"].name
     if not re.fullmatch("[Xx]{1,31}", digits):
         raise unsupported(f"TO_NUMBER with the format {digits}")
