@@ -156,7 +156,7 @@ class Situations:
             "Complete": share.release_export,
             "Failed": self._a_failing_sync,
             "Cancel": self._a_held_sync,
-            "Cancel before its turn": self._a_held_sync_and_one_that_waits,
+            "Cancel a queued run": self._a_held_sync_and_one_that_waits,
             "Paused": self._paused,
             "Errors": self.all_over,
         }
