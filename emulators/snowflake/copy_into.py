@@ -160,7 +160,7 @@ def _columns(session: Session, database: str, schema: str, name: str) -> list[_C
 
 
 def _location(expression: exp.Copy, session: Session) -> tuple[str, str, FormatOptions]:
-    """Return the stage's URL, the path below the stage in the FROM clause, and the stage's file format."""
+    """Return three things of the FROM clause: the stage's URL, the path below the stage, and the stage's file format."""
     source = expression.args["files"][0]
     if not isinstance(source, exp.Table):
         raise unsupported("COPY INTO with a transformation")
@@ -426,14 +426,16 @@ def _explain(
     with session.account.duck_conn.cursor() as connection:
         session.use_time_zone(connection)
         for column in columns:
-            value = values[column]
-            source = value.removeprefix("CAST(").rsplit(" AS ", 1)[0] if value.startswith("CAST(") else value
-            if value.startswith("CAST("):
-                bad = f"{source} IS NOT NULL AND TRY_{value} IS NULL"
+            value_sql = values[column]
+            source = (
+                value_sql.removeprefix("CAST(").rsplit(" AS ", 1)[0] if value_sql.startswith("CAST(") else value_sql
+            )
+            if value_sql.startswith("CAST("):
+                bad = f"{source} IS NOT NULL AND TRY_{value_sql} IS NULL"
                 if column.length is not None:
-                    bad = f"({bad}) OR LENGTH({value}) > {column.length}"
+                    bad = f"({bad}) OR LENGTH({value_sql}) > {column.length}"
             else:
-                bad = f"{value} IS NULL" if not column.nullable else "false"
+                bad = f"{value_sql} IS NULL" if not column.nullable else "false"
             condition = bad if column.nullable else f"({bad}) OR ({source} IS NULL)"
             query = f"SELECT {source}, file_row_number + 1 FROM {reader} WHERE {condition} ORDER BY 2 LIMIT 1"
             try:
@@ -441,7 +443,7 @@ def _explain(
             except duckdb.Error as failed:
                 if "Invalid string encoding" in str(failed):
                     return _not_utf8(session, target, column, file)
-                # DuckDB has no cast between the two types, so every value fails: report the first that is not NULL.
+                # DuckDB has no cast between the two types, so every value_sql fails: report the first that is not NULL.
                 query = f"SELECT {source}, file_row_number + 1 FROM {reader} WHERE {source} IS NOT NULL LIMIT 1"
                 row = connection.execute(query).fetchone()
             if row:

@@ -104,7 +104,7 @@ def from_duckdb(error: duckdb.Error, statement: exp.Expr | None = None) -> SqlEr
     """
     Convert an error of DuckDB.
 
-    :param statement: the failed statement; the error names an object as the statement does.
+    :param statement: the failed statement: the error spells the object as the statement spells it
     """
     text = to_snowflake(str(error).split("\n", 1)[0])
     plain = re.sub(r"^[A-Za-z ]+ Error: ", "", text)
@@ -195,6 +195,7 @@ def _conversion_error(plain: str) -> SqlError:
 
 def _out_of_range(value: str, precision: int, scale: int) -> SqlError:
     """Report a number that has more digits than its type allows."""
+    # Snowflake names the size of the stored number: SB2, SB4, SB8 or SB16 bytes.
     stored = next((f"SB{size}" for digits, size in ((4, 2), (9, 4), (18, 8)) if precision <= digits), "SB16")
     return SqlError(
         100046,

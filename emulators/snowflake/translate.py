@@ -83,7 +83,7 @@ def _keep_38_digits(expression: exp.Expr) -> None:
 _UNSUPPORTED_TYPES = frozenset({"DECFLOAT", "GEOGRAPHY", "GEOMETRY", "VECTOR", "MAP", "FILE", "UUID"})
 _MAX_SCALE = 37
 _FRACTION_DIGITS = 9
-# The types for which DuckDB has fewer types than Snowflake -> the name that DESCRIBE shows.
+# DuckDB stores several types of Snowflake as one type. A comment of the column keeps the name that DESCRIBE shows.
 _DECLARED_TYPES = {
     exp.DataType.Type.TIMESTAMP: "TIMESTAMP_NTZ",
     exp.DataType.Type.TIMESTAMPNTZ: "TIMESTAMP_NTZ",
@@ -127,8 +127,8 @@ def declared_columns(expression: exp.Expr, session: Session) -> tuple[tuple[str,
     is_table = isinstance(expression, (exp.Create, exp.Alter)) and expression.args.get("kind") == "TABLE"
     if table is None or not is_table:
         return None
-    is_kept = isinstance(expression, exp.Create) and bool(expression.args.get("exists"))
-    if is_kept and _has_columns(session.qualified(table), session):
+    if_not_exists = isinstance(expression, exp.Create) and bool(expression.args.get("exists"))
+    if if_not_exists and _has_columns(session.qualified(table), session):
         return None
     if isinstance(expression, exp.Create):
         properties = expression.args.get("properties")

@@ -1,4 +1,5 @@
--- Reads the target's row in its lock table: which dataset owns the target, and what was published to it last.
+-- Reads the target's row in the lock table of its name, which targets of that name in other schemas share: the dataset
+-- that owns the target, and its last publish.
 
 SELECT
   target_database,

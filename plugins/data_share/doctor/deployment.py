@@ -30,12 +30,12 @@ PROJECT = Path(__file__).resolve().parents[3]
 BUNDLE = PROJECT / "include" / "databricks" / "databricks.yml"
 
 MAX_SKEW_SECONDS = 60
-"""Max. difference between two clocks: sign-ins carry the time, and are refused beyond it."""
+"""Max. difference between two clocks. A sign-in carries the time, and a system refuses a time that is far from its own."""
 
 HTTP_SECONDS = 15
 _STATEMENT_SECONDS = 60
 _SNOWFLAKE_TRIES = 3
-_MAX_CHARACTERS = 1000
+_MAX_TEXT_CHARACTERS = 1000
 # Names of extras that contain secrets; names of files and addresses are no secrets.
 _SECRET_EXTRAS = re.compile(r"(?!.*(_file|_path|_url|_endpoint)$).*(key|secret|token|pass)", re.IGNORECASE)
 
@@ -63,7 +63,7 @@ class Check:
     """
     One check.
 
-    :param looked_at: what is checked; ``{share...}`` is replaced by a name of the deployment
+    :param looked_at: what is checked; ``{share.stage}`` stands for the name of the stage, and so on
     :param needs: names of checks that must have passed before
     """
 
@@ -96,8 +96,11 @@ class Deployment:
         self.skews: dict[str, float] = {}
         """System -> seconds by which this machine's clock is ahead of the system's clock."""
         self.session: dict[str, Any] = {}
+        """What Snowflake answers about the session: its role, warehouse, database and schema; empty before sign-in."""
         self.job: dict[str, Any] = {}
-        self.role_refused = ""
+        """The export job as Databricks returns it; empty before it was found."""
+        self.role_error = ""
+        """Why Snowflake refused the role of the connection; empty if it did not."""
 
     @cached_property
     def datasets(self) -> tuple[list[Dataset], list[InvalidDatasetError]]:
@@ -139,7 +142,7 @@ class Deployment:
         """Return a text with all secrets of the connections replaced."""
         for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, "***")
-        return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]} ..."
+        return text if len(text) <= _MAX_TEXT_CHARACTERS else f"{text[:_MAX_TEXT_CHARACTERS]} ..."
 
     @cached_property
     def _secrets(self) -> set[str]:
@@ -248,7 +251,7 @@ def clock(deployment: Deployment, system: str) -> Answer:
     """Return whether the clocks of this machine and of a system agree."""
     skew = deployment.skews.get(system)
     if skew is None:
-        return Answer(State.UNKNOWN, f"because no answer of {system} has the time.")
+        return Answer(State.UNKNOWN, f"because {system} answered without the header Date.")
     if abs(skew) > MAX_SKEW_SECONDS:
         way = "ahead of" if skew > 0 else "behind"
         return wrong(

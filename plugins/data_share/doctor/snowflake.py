@@ -47,7 +47,7 @@ from data_share.sql_text import alike, folded, quoted, table_parts, written
 
 # No dataset has a name like this, so the folder is always empty and listing it is cheap.
 _EMPTY_FOLDER = "_check/"
-_ROLE_REFUSED = ("390186", "390189")
+_CODES_OF_REFUSED_ROLE = ("390186", "390189")
 
 
 def snowflake_connection(deployment: Deployment) -> Answer:
@@ -69,7 +69,7 @@ def snowflake_connection(deployment: Deployment) -> Answer:
 
 
 def snowflake_key(deployment: Deployment) -> Answer:
-    """The private key can be read, and Snowflake accepts keys like it."""
+    """The private key can be read, and its type and length are those that Snowflake accepts."""
     key = deployment.snowflake.get_private_key()
     if key is None:
         return ok("the sign-in uses a token, no key.")
@@ -92,8 +92,8 @@ def snowflake_sign_in(deployment: Deployment) -> Answer:
     try:
         [deployment.session] = deployment.rows(sql)
     except SnowflakeRefusedError as error:
-        if any(f"code {code}" in str(error) for code in _ROLE_REFUSED):
-            deployment.role_refused = error_text(error)
+        if any(f"code {code}" in str(error) for code in _CODES_OF_REFUSED_ROLE):
+            deployment.role_error = error_text(error)
             return ok("user and key are accepted.")
         return wrong(f"{error_text(error)}. How to give the user a new key: docs/snowflake.md.")
     except Exception as error:
@@ -113,9 +113,9 @@ def snowflake_clock(deployment: Deployment) -> Answer:
 
 def snowflake_role(deployment: Deployment) -> Answer:
     """The user has the connection's role."""
-    if deployment.role_refused:
+    if deployment.role_error:
         return wrong(
-            f"{deployment.role_refused}. Grant it (GRANT ROLE ... TO USER ...), or correct the extra role of "
+            f"{deployment.role_error}. Grant it (GRANT ROLE ... TO USER ...), or correct the extra role of "
             f"{deployment.share.snowflake_conn_id}."
         )
     return ok(f"{deployment.session['ROLE_NAME']}.")
@@ -204,7 +204,7 @@ def stage(deployment: Deployment) -> Answer:
 
 
 def list_stage(deployment: Deployment) -> Answer:
-    """Snowflake can list the share: AWS trusts its role, and the role may list the bucket."""
+    """Snowflake can list the bucket: AWS trusts the role of the storage integration, and the role may list."""
     share = deployment.share
     try:
         deployment.rows(f"LIST @{share.stage}/{_EMPTY_FOLDER}")
@@ -243,14 +243,14 @@ def ledger_tables(deployment: Deployment) -> Answer:
 
 def target_tables(deployment: Deployment) -> Answer:
     """Each target exists, belongs to no other dataset, and has the columns that its dataset file names."""
-    problems, first = [], []
+    problems, created_by_first_sync = [], []
     datasets, _ = deployment.datasets
     for dataset in datasets:
         file = f"{dataset.name}.yaml"
         problems += _target_of_another(deployment, dataset)
         found = _columns(deployment, dataset.target, dataset.target_table)
         if isinstance(found, str) and dataset.create_table == "from_source":
-            first.append(dataset.target_table)
+            created_by_first_sync.append(dataset.target_table)
             continue
         if isinstance(found, str):
             how = "Run the DAG set_up_snowflake" if dataset.create_table else "Its owners must create it"
@@ -270,7 +270,7 @@ def target_tables(deployment: Deployment) -> Answer:
         problems += _differences(
             dataset.target_table, dataset.columns, found, file, extra_is_wrong=bool(dataset.columns)
         )
-    note = f" The first sync creates {listed(first)}." if first else ""
+    note = f" The created_by_first_sync sync creates {listed(created_by_first_sync)}." if created_by_first_sync else ""
     return verdict(problems, f"{listed(dataset.target_table for dataset in datasets)}.{note}")
 
 
@@ -291,7 +291,7 @@ def column_types(deployment: Deployment) -> Answer:
             continue
         sentences = lossy_columns(exported_columns(str(schema)), target, dataset)
         problems += [
-            f"{sentence} Or name it in casts of {dataset.name}.yaml, if values may change."
+            f"{sentence} Or list the column in casts of {dataset.name}.yaml, if its values may change."
             for sentence in sentences.values()
         ]
         looked_at.append(dataset.name)
@@ -362,12 +362,13 @@ def write_and_read(deployment: Deployment) -> Answer:
     # Named like the staging table of a run, so that clean_up_share drops it if this process dies.
     key = run_key("doctor", uuid.uuid4().hex, datetime.now(UTC))
     table = share.staging_table("doctor", key, 1, key)
+    # A column for each type of Snowflake, named like its type.
     columns = dict(zip(SYNONYMS, SYNONYMS, strict=True))
     try:
         missing = _create_of_each_type(deployment, table, columns)
-        insert, count, _ = sample_statements(table, columns)
+        insert, count_samples, _ = sample_statements(table, columns)
         deployment.rows(insert)
-        masked = altered_columns(columns, deployment.rows(count)[0])
+        masked = altered_columns(columns, deployment.rows(count_samples)[0])
     except SnowflakeStatementError as error:
         return wrong(
             f"{error_text(error)}. GRANT USAGE, CREATE TABLE ON SCHEMA {share.staging_schema} "

@@ -6,7 +6,7 @@ import { duration, moment, number } from "./words.js";
 const SVG = "http://www.w3.org/2000/svg";
 const SLOT = 10;
 const BAR = 7;
-const WIDTH = HISTORY * SLOT;
+const WIDTH = HISTORY * SLOT; // HISTORY is the number of runs that the chart shows
 const TIME_HEIGHT = 34;
 const ROWS_TOP = 42;
 const ROWS_HEIGHT = 22;
