@@ -160,7 +160,7 @@ def _columns(session: Session, database: str, schema: str, name: str) -> list[_C
 
 
 def _location(expression: exp.Copy, session: Session) -> tuple[str, str, FormatOptions]:
-    """Return three things of the FROM clause: the stage's URL, the path below the stage, and the stage's file format."""
+    """Return what the FROM clause names: URL of the stage, path below the stage, file format of the stage."""
     source = expression.args["files"][0]
     if not isinstance(source, exp.Table):
         raise unsupported("COPY INTO with a transformation")
@@ -344,18 +344,18 @@ def _bad_file(file: StagedFile, words: str) -> SqlError:
 
 def _value(source: pa.Field, column: _Column, options: _Options) -> str:
     """Return the expression that casts a file's column to the table's type, as Snowflake casts a VARIANT."""
-    value_sql = _scanned(source, options.file_format)
+    cast_sql = _scanned(source, options.file_format)
     types = pa.types
     is_nested = types.is_nested(source.type)
     number = types.is_integer(source.type) or types.is_floating(source.type) or types.is_decimal(source.type)
     if is_nested:
-        value_sql = f"to_json({value_sql})"
+        cast_sql = f"to_json({cast_sql})"
     if column.declared == "ARRAY" and not types.is_list(source.type):
-        value_sql = f"CASE WHEN {value_sql} IS NOT NULL THEN to_json([{value_sql}]) END"
+        cast_sql = f"CASE WHEN {cast_sql} IS NOT NULL THEN to_json([{cast_sql}]) END"
     elif column.type == "JSON" and not is_nested:
-        value_sql = f"to_json({value_sql})"
+        cast_sql = f"to_json({cast_sql})"
     if is_nested and column.type not in {"VARCHAR", "BLOB"} and column.declared != "OBJECT":
-        return value_sql if column.type == "JSON" else f"CAST(CAST({value_sql} AS VARCHAR) AS {column.type})"
+        return cast_sql if column.type == "JSON" else f"CAST(CAST({cast_sql} AS VARCHAR) AS {column.type})"
     refused = (
         # DuckDB casts these values; Snowflake refuses.
         (types.is_timestamp(source.type) and column.type == "DATE")
@@ -367,31 +367,31 @@ def _value(source: pa.Field, column: _Column, options: _Options) -> str:
     if refused:
         # DuckDB casts almost any text to BLOB: an incomplete hex escape at the end makes the cast fail.
         words = _REFUSED + ("\\x" if column.type == "BLOB" else "")
-        return f"CAST(CAST({value_sql} AS VARCHAR) || '{words}' AS {column.type})"
+        return f"CAST(CAST({cast_sql} AS VARCHAR) || '{words}' AS {column.type})"
     if types.is_floating(source.type) and column.type == "VARCHAR":
-        value_sql = f"format('{{:.10g}}', {value_sql})"
+        cast_sql = f"format('{{:.10g}}', {cast_sql})"
     elif types.is_string(source.type) and column.type == "BLOB":
-        value_sql = f"unhex({value_sql})"
+        cast_sql = f"unhex({cast_sql})"
     elif column.type.startswith("TIME"):
         is_instant = types.is_timestamp(source.type) and (source.type.tz is not None or source.metadata == _INT96)
-        value_sql = _time(value_sql, source.type, column, is_instant=is_instant)
-    return f"CAST({value_sql} AS {column.type})"
+        cast_sql = _time(cast_sql, source.type, column, is_instant=is_instant)
+    return f"CAST({cast_sql} AS {column.type})"
 
 
-def _time(value_sql: str, source: pa.DataType, column: _Column, *, is_instant: bool) -> str:
+def _time(cast_sql: str, source: pa.DataType, column: _Column, *, is_instant: bool) -> str:
     """Return the expression for a time or timestamp, truncated to the decimal places that its column keeps."""
     is_seconds = column.type != "TIME" and (pa.types.is_integer(source) or pa.types.is_decimal(source))
     is_time = pa.types.is_temporal(source) or pa.types.is_string(source)
     is_time = is_time and not (column.type == "TIME" and pa.types.is_date(source))
     if is_seconds:
         make = "make_timestamptz" if "TIME ZONE" in column.type else "make_timestamp"
-        value_sql = f"{make}(CAST(CAST({value_sql} AS DOUBLE) * 1000000 AS BIGINT))"
+        cast_sql = f"{make}(CAST(CAST({cast_sql} AS DOUBLE) * 1000000 AS BIGINT))"
     elif is_instant and column.type == "TIME":
-        value_sql = f"CAST({value_sql} AS TIMESTAMP)"
+        cast_sql = f"CAST({cast_sql} AS TIMESTAMP)"
     if column.fraction_digits == _MICROSECONDS or not (is_seconds or is_time):
-        return value_sql
+        return cast_sql
     step = 10 ** (_MICROSECONDS - column.fraction_digits)
-    cast = f"CAST({value_sql} AS {column.type})"
+    cast = f"CAST({cast_sql} AS {column.type})"
     # Add the step before the second remainder: the remainder of a negative number is negative.
     return f"{cast} - to_microseconds((epoch_us({cast}) % {step} + {step}) % {step})"
 
@@ -426,16 +426,15 @@ def _explain(
     with session.account.duck_conn.cursor() as connection:
         session.use_time_zone(connection)
         for column in columns:
-            value_sql = values[column]
-            source = (
-                value_sql.removeprefix("CAST(").rsplit(" AS ", 1)[0] if value_sql.startswith("CAST(") else value_sql
-            )
-            if value_sql.startswith("CAST("):
-                bad = f"{source} IS NOT NULL AND TRY_{value_sql} IS NULL"
+            cast_sql = values[column]
+            is_cast = cast_sql.startswith("CAST(")
+            source = cast_sql.removeprefix("CAST(").rsplit(" AS ", 1)[0] if is_cast else cast_sql
+            if is_cast:
+                bad = f"{source} IS NOT NULL AND TRY_{cast_sql} IS NULL"
                 if column.length is not None:
-                    bad = f"({bad}) OR LENGTH({value_sql}) > {column.length}"
+                    bad = f"({bad}) OR LENGTH({cast_sql}) > {column.length}"
             else:
-                bad = f"{value_sql} IS NULL" if not column.nullable else "false"
+                bad = f"{cast_sql} IS NULL" if not column.nullable else "false"
             condition = bad if column.nullable else f"({bad}) OR ({source} IS NULL)"
             query = f"SELECT {source}, file_row_number + 1 FROM {reader} WHERE {condition} ORDER BY 2 LIMIT 1"
             try:
@@ -443,7 +442,7 @@ def _explain(
             except duckdb.Error as failed:
                 if "Invalid string encoding" in str(failed):
                     return _not_utf8(session, target, column, file)
-                # DuckDB has no cast between the two types, so every value_sql fails: report the first that is not NULL.
+                # DuckDB has no cast between the two types, so every value fails: report the first that is not NULL.
                 query = f"SELECT {source}, file_row_number + 1 FROM {reader} WHERE {source} IS NOT NULL LIMIT 1"
                 row = connection.execute(query).fetchone()
             if row:

@@ -30,7 +30,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 BUNDLE = PROJECT / "include" / "databricks" / "databricks.yml"
 
 MAX_SKEW_SECONDS = 60
-"""Max. difference between two clocks. A sign-in carries the time, and a system refuses a time that is far from its own."""
+"""Max. difference between two clocks. A sign-in carries the time; a system refuses a time far from its own."""
 
 HTTP_SECONDS = 15
 _STATEMENT_SECONDS = 60

@@ -270,7 +270,7 @@ def target_tables(deployment: Deployment) -> Answer:
         problems += _differences(
             dataset.target_table, dataset.columns, found, file, extra_is_wrong=bool(dataset.columns)
         )
-    note = f" The created_by_first_sync sync creates {listed(created_by_first_sync)}." if created_by_first_sync else ""
+    note = f" The first sync creates {listed(created_by_first_sync)}." if created_by_first_sync else ""
     return verdict(problems, f"{listed(dataset.target_table for dataset in datasets)}.{note}")
 
 
