@@ -1,6 +1,6 @@
 -- Load mode merge: updates target rows whose keys are staged, inserts the other staged rows and, with delete_missing,
 -- deletes target rows whose keys are not staged. Part of publish.sql.
--- Without delete_missing, the target keeps its old rows, so check_visible.sql needs their number from before the change.
+-- Without delete_missing, the target keeps its old rows: check_visible.sql needs their number from before the change.
 
 {% if not sync.dataset.delete_missing -%}
 {% include 'count_before.sql' %}
