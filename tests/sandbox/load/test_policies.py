@@ -146,7 +146,7 @@ def test_a_masked_column_of_the_target_stops_a_sync_that_says_nothing_of_it(
     name = masked(administer, dataset, column, NOT_EXEMPT)
     error = refused(a_share, dataset, AFTER)
     assert f"{dataset.target_table} column {column.upper()} has the masking policy {name}" in str(error)
-    assert f"say policies: exempt in {dataset.name}.yaml" in error.what_to_do
+    assert f"set policies: exempt in {dataset.name}.yaml" in error.what_to_do
     assert len(a_share.ledger(dataset)) == 1
     assert all_rows(a_share, administer, dataset) == BEFORE
 

@@ -264,7 +264,10 @@ def test_a_staging_table_that_somebody_changes_is_not_published(
     run = a_share.staged(dataset)
     before = a_share.everything(dataset)
     a_share.query(change.format(table=run.staging_table))
-    with watch(a_share, dataset) as reader, pytest.raises(SupersededError, match="staging tables are not as they were"):
+    with (
+        watch(a_share, dataset) as reader,
+        pytest.raises(SupersededError, match="staging tables were changed after they were checked"),
+    ):
         a_share.step(run, "publish")
     assert a_share.everything(dataset) == before
     assert_whole(reader, mode, 1)
@@ -291,7 +294,10 @@ def test_a_staging_table_that_is_made_anew_between_two_statements(
             body["statement"] = ";\n".join(statements)
             body["parameters"]["MULTI_STATEMENT_COUNT"] = str(int(body["parameters"]["MULTI_STATEMENT_COUNT"]) + 1)
 
-    with watch(a_share, dataset) as reader, pytest.raises(SupersededError, match="staging tables are not as they were"):
+    with (
+        watch(a_share, dataset) as reader,
+        pytest.raises(SupersededError, match="staging tables were changed after they were checked"),
+    ):
         a_share.step(run, "publish", before=remake_staging)
     assert a_share.everything(dataset) == before
     assert_whole(reader, mode, 1)

@@ -164,7 +164,7 @@ def test_an_export_by_a_job_that_was_deployed_before_is_loaded_and_counted(
     a_share.steps(run)
     reasons = run.xcoms["copy_into_staging", "return_value"]["unproven"]
     assert list(reasons) == ["K", "NAME", "AMOUNT"]
-    assert all("deployed before" in reason for reason in reasons.values())
+    assert all("older version of the export job" in reason for reason in reasons.values())
 
     again = a_share.run(dataset, reload_run_key=run.key)
     with pytest.raises(AirflowSkipException):

@@ -154,7 +154,7 @@ def test_of_a_target_that_exempts_the_role_the_hidden_rows_are_counted(
         if hidden:
             with pytest.raises(RowsHiddenError, match="sees 6 of 7 row") as caught:
                 copy.execute(task_context(copy))  # type: ignore[arg-type]
-            assert "say policies: exempt" not in caught.value.what_to_do
+            assert "set policies: exempt" not in caught.value.what_to_do
         else:
             copy.execute(task_context(copy))  # type: ignore[arg-type]
 
