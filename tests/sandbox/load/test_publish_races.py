@@ -266,7 +266,7 @@ def test_a_staging_table_that_somebody_changes_is_not_published(
     a_share.query(change.format(table=run.staging_table))
     with (
         watch(a_share, dataset) as reader,
-        pytest.raises(SupersededError, match="staging tables were changed after they were checked"),
+        pytest.raises(SupersededError, match="changed after they were checked"),
     ):
         a_share.step(run, "publish")
     assert a_share.everything(dataset) == before
@@ -296,7 +296,7 @@ def test_a_staging_table_that_is_made_anew_between_two_statements(
 
     with (
         watch(a_share, dataset) as reader,
-        pytest.raises(SupersededError, match="staging tables were changed after they were checked"),
+        pytest.raises(SupersededError, match="changed after they were checked"),
     ):
         a_share.step(run, "publish", before=remake_staging)
     assert a_share.everything(dataset) == before
