@@ -318,6 +318,7 @@ print("selected:", json.dumps([selected(arguments) for arguments in json.loads(s
 """
 
 
+@pytest.mark.tier("nightly")  # it collects the tests once for each selection that a page recommends
 def test_the_recommended_selections_select_tests_and_only_narrow_what_make_runs() -> None:
     calls = {tuple(call[1:]) for page in pages() for call in run(page)[0] if call[0] == "make"}
     recommended = sorted(call for call in calls if "PYTEST_ARGS=" in call[-1])
