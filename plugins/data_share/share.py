@@ -152,7 +152,7 @@ def target_key(target_table: str) -> dict[str, str]:
     return dict(zip(LOCK_KEY, parts, strict=True))
 
 
-def is_target(target_table: str) -> str:
+def lock_condition(target_table: str) -> str:
     """Return the SQL condition for the target's row in its lock table."""
     return " AND ".join(f"{column} = {part}" for column, part in target_key(target_table).items())
 

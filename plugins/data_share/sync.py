@@ -14,7 +14,7 @@ from data_share.attempts import CLEAR_NUMBER_KEY, made_since_clear
 from data_share.datasets import Dataset, LoadMode
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
-from data_share.share import Share, attempt_of, is_target, run_key_of, staging_manifest, target_key
+from data_share.share import Share, attempt_of, lock_condition, run_key_of, staging_manifest, target_key
 from data_share.sql_text import quoted
 from data_share.steps import COPY_INTO_STAGING, EXPORT_TO_S3, WAIT_FOR_EXPORT, Step
 
@@ -282,9 +282,9 @@ class Sync:
         return target_key(self.dataset.target_table)
 
     @property
-    def is_target(self) -> str:
+    def lock_condition(self) -> str:
         """The SQL condition that selects the target's row in its lock table."""
-        return is_target(self.dataset.target_table)
+        return lock_condition(self.dataset.target_table)
 
     # ---- lists of columns
 

@@ -29,7 +29,7 @@ SET
         WHERE {{ sync.same_keys(sync.dataset.target_name, sync.staging_table.split('.') | last) or 'FALSE' }}
       )
   )
-WHERE {{ sync.is_target }};
+WHERE {{ sync.lock_condition }};
 
 {% set kept = 'rows_before + ' -%}
 {% if not sync.load_mode.keeps_rows -%}
@@ -48,4 +48,4 @@ SET
       ELSE {{ sync.rows_hidden | sql_string }} || keys_missing || ', ' || rows_after || ' of ' || ({{ needed }})
     END
   )
-WHERE {{ sync.is_target }};
+WHERE {{ sync.lock_condition }};

@@ -2,4 +2,4 @@
 
 UPDATE {{ sync.lock_table }}
 SET rows_before = (SELECT COUNT(*) FROM {{ sync.dataset.target }})
-WHERE {{ sync.is_target }};
+WHERE {{ sync.lock_condition }};

@@ -69,7 +69,7 @@ SET
 FROM (
   {% include 'count_changes.sql' %}
 ) AS changes
-WHERE {{ sync.is_target }};
+WHERE {{ sync.lock_condition }};
 
 {% include sync.load_mode.sql_file %}
 
@@ -129,7 +129,7 @@ CROSS JOIN (
     MAX(rows_deleted) AS rows_deleted,
     MAX(rows_after) AS rows_after
   FROM {{ sync.lock_table }}
-  WHERE {{ sync.is_target }}
+  WHERE {{ sync.lock_condition }}
 ) AS locked;
 
 DELETE FROM {{ share.manifest_table }}

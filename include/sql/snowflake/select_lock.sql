@@ -10,4 +10,4 @@ SELECT
   export_path,
   staged_at
 FROM {{ sync.lock_table }}
-WHERE {{ sync.is_target }};
+WHERE {{ sync.lock_condition }};

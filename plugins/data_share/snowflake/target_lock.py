@@ -10,8 +10,11 @@ from airflow.sdk.exceptions import AirflowFailException
 from data_share.datasets import Dataset
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
-from data_share.share import LOCK_KEY, Share, is_target
+from data_share.share import LOCK_KEY, Share
+from data_share.snowflake.sql_api import DataShareSnowflakeHook
+from data_share.sql_files import render_sql
 from data_share.sql_text import sql_string, written
+from data_share.sync import Sync
 
 
 class TargetTakenError(ShareError, AirflowFailException):
@@ -21,9 +24,16 @@ class TargetTakenError(ShareError, AirflowFailException):
 
 
 def select_lock(dataset: Dataset, share: Share) -> str:
-    """Return the statement that reads the target's lock row; the lock table does not exist before the first sync."""
-    # S608: the table's name is validated, and the values in the condition are quoted literals.
-    return f"SELECT * FROM {share.lock_table(dataset.target_table)} WHERE {is_target(dataset.target_table)}"  # noqa: S608
+    """
+    Return the statement of ``select_lock.sql`` for whoever reads a lock outside of a sync.
+
+    The lock table does not exist before the first sync to a target.
+    """
+    # The file reads only what follows from dataset and share, so the sync needs no run.
+    sync = Sync(dataset, share, dag_run=None, ti=None, params={})
+    file = render_sql("select_lock", share=share, sync=sync)
+    (statement,) = DataShareSnowflakeHook.split_sql_string(file, strip_semicolon=True)
+    return statement
 
 
 def refuse_target_of_another(

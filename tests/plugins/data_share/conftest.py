@@ -40,6 +40,10 @@ def known_sync(dataset: Dataset, *, conf: dict[str, Any] | None = None, **known:
     return type("KnownSync", (Sync,), known)(dataset, Share(), dag_run=None, ti=None, params={**params, **(conf or {})})
 
 
+def _in_one_line(sql: str) -> str:
+    return " ".join(sql.split()).replace("( ", "(").replace(" )", ")")
+
+
 class Snowflake:
     """Stands in for the hook: answers statements by their text, in one line, and remembers them."""
 
@@ -60,10 +64,10 @@ class Snowflake:
 
     def answer(self, statement: str, *rows: list[dict[str, Any]] | BaseException) -> None:
         """Answer a statement with these rows; several answers are given one after another."""
-        self.answers[statement] = list(rows)
+        self.answers[_in_one_line(statement)] = list(rows)
 
     def _run_statement(self, sql: str, *, request_id: Any = None, **_: Any) -> StatementResult:
-        sql = " ".join(sql.split()).replace("( ", "(").replace(" )", ")")
+        sql = _in_one_line(sql)
         self._note(sql, request_id)
         # Samples are read as they were written, unless a test says something else.
         samples = {name.upper(): 1 for name in re.findall(r"AS (sample_\d+_\d)", sql)}
