@@ -41,6 +41,7 @@ from data_share.snowflake.policies import (
 )
 from data_share.snowflake.schema_drift import lossy_columns
 from data_share.snowflake.sql_api import SnowflakeRefusedError, SnowflakeStatementError
+from data_share.snowflake.statements import DOES_NOT_EXIST
 from data_share.snowflake.target_lock import TargetTakenError, refuse_target_of_another, select_lock
 from data_share.sql_files import render_sql
 from data_share.sql_text import alike, folded, quoted, table_parts, written
@@ -418,10 +419,11 @@ def _role(deployment: Deployment) -> str:
 
 def _target_of_another(deployment: Deployment, dataset: Dataset) -> list[str]:
     """Return a problem if another dataset, perhaps of another Airflow, publishes to the target."""
-    rows = []
-    # Before the first sync, the lock table does not exist.
-    with contextlib.suppress(SnowflakeStatementError):
+    try:
         rows = deployment.rows(select_lock(dataset, deployment.share))
+    except SnowflakeStatementError as error:
+        # Before the first sync, the lock table does not exist.
+        return [] if DOES_NOT_EXIST in str(error) else [f"The lock of {dataset.target_table}: {error_text(error)}."]
     try:
         refuse_target_of_another(dataset, deployment.share, rows)
     except TargetTakenError as error:

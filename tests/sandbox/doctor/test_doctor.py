@@ -570,12 +570,12 @@ def test_one_table_under_two_names(look: Look, tmp_path: Path) -> None:
 
 def test_a_target_that_another_dataset_publishes_to(look: Look, administer: Callable[..., object]) -> None:
     lock = Share().lock_table("shared_forecasts")
-    columns = ("target_database", "target_schema", "target_name", "dataset", "run_key")
+    columns = ("target_database", "target_schema", "target_name", "dataset", "run_key", "export_path", "staged_at")
     administer(
         f"CREATE TABLE {lock} ({', '.join(f'{column} VARCHAR' for column in columns)})",
-        f"INSERT INTO {lock} SELECT 'DATA_SHARE', 'PUBLIC', 'SHARED_FORECASTS', 'of_another_airflow', 'key'",
+        f"INSERT INTO {lock} SELECT 'DATA_SHARE', 'PUBLIC', 'SHARED_FORECASTS', 'of_another_airflow', 'key', '', ''",
         # A target of the same name in another schema is another one.
-        f"INSERT INTO {lock} SELECT 'DATA_SHARE', 'ELSEWHERE', 'SHARED_FORECASTS', 'elsewhere', 'key'",
+        f"INSERT INTO {lock} SELECT 'DATA_SHARE', 'ELSEWHERE', 'SHARED_FORECASTS', 'elsewhere', 'key', '', ''",
         conn_id="snowflake_default",
     )
     try:
@@ -583,6 +583,15 @@ def test_a_target_that_another_dataset_publishes_to(look: Look, administer: Call
         assert "data_share.public.shared_forecasts is the target of the dataset of_another_airflow" in said
         administer(said[said.index("UPDATE ") : said.index(";")], conn_id="snowflake_default")
         assert look("Snowflake").named(State.WRONG) == []
+    finally:
+        administer(f"DROP TABLE {lock}", conn_id="snowflake_default")
+
+
+def test_a_lock_that_cannot_be_read_is_wrong(look: Look, administer: Callable[..., object]) -> None:
+    lock = Share().lock_table("shared_forecasts")
+    administer(f"CREATE TABLE {lock} (something_else VARCHAR)", conn_id="snowflake_default")
+    try:
+        assert "The lock of shared_forecasts: Snowflake: " in look("Snowflake").only_wrong("target tables")
     finally:
         administer(f"DROP TABLE {lock}", conn_id="snowflake_default")
 
