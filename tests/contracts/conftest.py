@@ -119,6 +119,11 @@ def until(condition: Callable[[], Any], seconds: float = DEADLINE) -> Any:
     return value
 
 
+def statement_runs(accounts: Accounts) -> bool:
+    """Return whether the emulator of Snowflake works on a statement; its handle may not be known to anybody yet."""
+    return bool(httpx.get(f"{accounts.snowflake_url}/_sandbox/state", timeout=9).json()["running"])
+
+
 @contextmanager
 def serve(app: ASGIApp) -> Iterator[str]:
     """Serve an application on a free port of loopback."""

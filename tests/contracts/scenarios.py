@@ -41,7 +41,7 @@ from emulators.databricks.unity_catalog import write_table
 from emulators.s3 import s3_filesystem
 from emulators.snowflake.sql_api import SqlApi
 from tests.airflow_double import SYNC, DagRun, TriggerFailedError, events_of
-from tests.contracts.conftest import SIGNED, Accounts, until
+from tests.contracts.conftest import SIGNED, Accounts, statement_runs, until
 
 EXPORT = ("export_to_s3", "wait_for_export")
 LOAD = ("copy_into_staging", "check_staging", "publish", "finish_sync")
@@ -718,7 +718,7 @@ def a_statement_is_cancelled(accounts: Accounts) -> None:
     task = SnowflakeStatementsOperator(share=Share(), task_id="long", sql="SELECT SYSTEM$WAIT(5)", dag=run.dag)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         executed = pool.submit(task.execute, context)
-        until(lambda: "_hook" in vars(task) and task._hook.query_ids)
+        until(lambda: statement_runs(accounts))
         task.on_kill()
         with pytest.raises(SnowflakeStoppedError, match="cancel"):
             executed.result()

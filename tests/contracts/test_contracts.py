@@ -15,7 +15,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-import requests
 from airflow.providers.databricks.exceptions import DatabricksApiError
 from openapi_spec_validator import validate
 
@@ -33,7 +32,7 @@ from data_share.snowflake.sql_api import (
 from data_share.snowflake.statements import SnowflakeStatementsOperator
 from tests.airflow_double import SYNC, TriggerFailedError, events_of
 from tests.contracts import drift, scenarios
-from tests.contracts.conftest import DATASET, Accounts, until
+from tests.contracts.conftest import DATASET, Accounts, statement_runs, until
 from tests.contracts.contract import Contract, Exchange
 
 pytestmark = pytest.mark.sandbox
@@ -182,10 +181,10 @@ def statements_fail(accounts: Accounts) -> None:
 def statements_are_cancelled(accounts: Accounts) -> None:
     run = accounts.begin()
     _, context = run.prepared("finish_sync")
-    task = SnowflakeStatementsOperator(share=Share(), task_id="long", sql=LONG, dag=run.dag)
+    task = SnowflakeStatementsOperator(share=Share(), task_id="long", sql=LONG, statement_timeout=60, dag=run.dag)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         executed = pool.submit(task.execute, context)
-        until(lambda: requests.get(f"{accounts.snowflake_url}/_sandbox/state", timeout=9).json()["running"])
+        until(lambda: statement_runs(accounts))
         task.on_kill()
         with pytest.raises(SnowflakeStoppedError, match="cancel"):
             executed.result()

@@ -197,7 +197,8 @@ def test_null_in_a_column_that_takes_none_is_told_as_the_publish_expects(hook: D
     hook.run_statement(f"DROP TABLE {name}")
 
 
-def test_a_statement_is_cancelled(hook: DataShareSnowflakeHook) -> None:
+def test_a_statement_is_cancelled(hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hook, "statement_timeout", 300)
     hook.query_ids = []
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         executed = pool.submit(hook.run_statement, LONG, is_long=True)
@@ -211,7 +212,8 @@ def test_a_statement_is_cancelled(hook: DataShareSnowflakeHook) -> None:
 def test_a_kill_cancels_a_statement_whose_handle_is_not_known_yet(
     scratch: Scratch, monkeypatch: pytest.MonkeyPatch, answer: Callable[[object], None]
 ) -> None:
-    hook, cancelled = DataShareSnowflakeHook(SNOWFLAKE_CONN), []
+    # Should nothing cancel the statement, it ends by its time-out.
+    hook, cancelled = DataShareSnowflakeHook(SNOWFLAKE_CONN, statement_timeout=300), []
 
     def cancel(hook: DataShareSnowflakeHook, handle: str) -> Any:
         cancelled.append(handle)
