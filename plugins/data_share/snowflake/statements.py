@@ -30,15 +30,37 @@ TARGET_UNCHANGED = "The target is as it was."
 DOES_NOT_EXIST = "does not exist or not authorized"
 
 
-class _SnowflakeStep:
-    """Common to all steps: a hook that tags their statements, the link to a query, and what happens at a kill."""
+class SnowflakeStatementsOperator(SnowflakeSqlApiOperator):
+    """
+    Runs a SQL file statement by statement and waits for each.
 
-    snowflake_conn_id: str
+    Closes three gaps of ``SnowflakeSqlApiOperator`` (provider 6.20.0): it discards the rows that statements return, its
+    ``durable`` default resumes the statements of an earlier attempt where a new attempt has to start over, and a killed
+    step goes on with its next statement.
+
+    :param share: the deployment, with the connection and the names
+    :param sql: SQL file; a template
+    :param statement_timeout: maximum seconds that a statement may take
+    """
+
+    template_fields: Sequence[str] = ("sql", "snowflake_conn_id")
+    operator_extra_links = (SnowflakeQueryLink(),)
     shown_query_id = ""
     """The query that the step's link shows; if empty, the last query."""
-    statement_timeout = STATEMENT_TIMEOUT_SECONDS
     _context: Context | None = None
     _is_killed = False
+
+    def __init__(
+        self,
+        *,
+        share: Share,
+        sql: str,
+        statement_timeout: int = STATEMENT_TIMEOUT_SECONDS,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(sql=sql, snowflake_conn_id=share.snowflake_conn_id, durable=False, **kwargs)
+        self.share = share
+        self.statement_timeout = statement_timeout
 
     @cached_property
     def _hook(self) -> DataShareSnowflakeHook:
@@ -61,35 +83,6 @@ class _SnowflakeStep:
         self._is_killed = True
         if self._context is not None:
             self._hook.stop()
-
-
-class SnowflakeStatementsOperator(_SnowflakeStep, SnowflakeSqlApiOperator):
-    """
-    Runs a SQL file statement by statement and waits for each.
-
-    Closes three gaps of ``SnowflakeSqlApiOperator`` (provider 6.20.0): it discards the rows that statements return, its
-    ``durable`` default resumes the statements of an earlier attempt where a new attempt has to start over, and a killed
-    step goes on with its next statement.
-
-    :param share: the deployment, with the connection and the names
-    :param sql: SQL file; a template
-    :param statement_timeout: maximum seconds that a statement may take
-    """
-
-    template_fields: Sequence[str] = ("sql", "snowflake_conn_id")
-    operator_extra_links = (SnowflakeQueryLink(),)
-
-    def __init__(
-        self,
-        *,
-        share: Share,
-        sql: str,
-        statement_timeout: int = STATEMENT_TIMEOUT_SECONDS,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(sql=sql, snowflake_conn_id=share.snowflake_conn_id, durable=False, **kwargs)
-        self.share = share
-        self.statement_timeout = statement_timeout
 
     def execute(self, context: Context) -> Any:
         """Run the statements one after another."""
