@@ -121,17 +121,17 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
         copy_into_staging = SnowflakeCopyIntoOperator(
             task_id=COPY_INTO_STAGING.id,
             sql=sql_files(
-                *("select_lock", "create_lock", "describe_target", "explain_target", "count_visible"),
-                *("create_staging_manifest", "describe_staging_manifest", "copy_manifest", "select_manifest"),
-                "copy_into_staging",
+                *("describe_target", "explain_target", "count_visible", "insert_lock_row", "copy_into_staging"),
             ),
             # reload_run_key skips the steps before.
             trigger_rule="none_failed",
             **load_args,
         )
-        check_files = sql_files("check_staging", "check_values")
+        check_files = sql_files("check_staging")
         check_staging = SnowflakeCheckOperator(task_id=CHECK_STAGING.id, sql=check_files, **load_args)
-        publish_files = sql_files("publish", "select_lock", "select_ledger_row", "count_changes")
+        publish_files = sql_files(
+            "publish", "select_lock", "select_ledger_row", "count_changes", "show_staging_tables_of_run"
+        )
         publish = SnowflakePublishOperator(task_id=PUBLISH.id, sql=publish_files, **load_args)
 
         steps = [export_to_s3, wait_for_export, copy_into_staging, check_staging, publish]

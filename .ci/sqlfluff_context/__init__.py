@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 from data_share import sql_files
 from data_share.share import Share
+from data_share.snowflake.policies import Samples
 from data_share.sync import Sync
 
 sync = Sync.example()
@@ -26,3 +27,4 @@ table = "staging.d"
 columns = {"A": "VARCHAR", "B": "NUMBER(38, 0)"}
 condition = "a IS NOT NULL"
 limit = 5
+samples = Samples({"A": "VARCHAR", "B": "NUMBER(38, 0)"})

@@ -28,7 +28,7 @@ _KILLED_POLL_SECONDS = 0.2
 
 class FinishSyncOperator(SnowflakeSyncOperator):
     """
-    Cleans up in Snowflake and Databricks, and fails if the sync was not published, with the reason of the failed step.
+    Cleans up after a sync that was not published, and fails with the reason of the failed step; else does nothing.
 
     It drops the staging tables, and cancels an export that no task follows any more. Three things leave such an export
     behind without a call of the trigger's ``on_kill``: the starting step was killed before it knew the run's id, the
@@ -56,14 +56,15 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         states = task_states(ti, BEFORE_FINISH)
         answer = ti.xcom_pull(task_ids=PUBLISH.id)
         if states.get(PUBLISH.id) == "success" and made_since_clear(answer, dag_run):
-            self._drop_staging(context, "at once")
+            # publish has dropped the staging tables, and no export runs: there is nothing to clean up.
             return
+        self._context = context
         started = ti.xcom_pull(task_ids=EXPORT_TO_S3.id, key="export")
         reports = reports_of(ti, dag_run, BEFORE_FINISH, started)
         # Before waiting for killed steps: without the staging tables, a step that begins only now fails.
-        self._drop_staging(context, "at once")
+        self._drop_staging("at once")
         if wait_for_killed_steps(context, BEFORE_FINISH, states):
-            self._drop_staging(context, "after the steps")
+            self._drop_staging("after the steps")
             answer = ti.xcom_pull(task_ids=PUBLISH.id)
         # A sync that loads an earlier export has started no run on Databricks.
         if not self.sync.is_reload:
@@ -114,19 +115,6 @@ class FinishSyncOperator(SnowflakeSyncOperator):
             started = (dag_run.start_date or START_DATE).astimezone(UTC).replace(tzinfo=None)
             rows = [row for row in rows if row["PUBLISHED_AT"] >= started]
         return False, bool(rows)
-
-    def _drop_staging(self, context: Context, label: str) -> None:
-        self._context = context
-        try:
-            rows = self._run("show_staging_tables_of_run", f"list {label}")[-1].rows
-            listed = [str(row["name"]) for row in rows]
-            target, key = self.dataset.target_table, self.sync.key
-            self._drop_staging_tables(
-                [name for name in listed if self.share.is_staging_of_run(name, target, key)], label
-            )
-        except Exception:
-            # No reason to fail: clean_up_share drops these tables later.
-            self.log.exception("The staging tables of this run are left behind")
 
     def _cancel_exports(self) -> None:
         hook = DataShareDatabricksHook(

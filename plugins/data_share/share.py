@@ -95,7 +95,7 @@ class Share:
         """
         name = table.lower().removeprefix(f"{self.staging_schema}.")
         prefix = self._staging_prefix(target_table, key).lower().removeprefix(f"{self.staging_schema}.")
-        return re.fullmatch(re.escape(prefix) + r"[0-9]+_[0-9a-f]{8}(__manifest)?", name) is not None
+        return re.fullmatch(re.escape(prefix) + r"[0-9]+_[0-9a-f]{8}(__manifest|__samples)?", name) is not None
 
     def lock_table(self, target_table: str) -> str:
         """
@@ -141,6 +141,11 @@ def staging_manifest(table: str) -> str:
     return f"{table}__manifest"
 
 
+def staging_samples(table: str) -> str:
+    """Return the table of sample values that belongs to a staging table."""
+    return f"{table}__samples"
+
+
 def target_key(target_table: str) -> dict[str, str]:
     """
     Return the parts of a target's full name as SQL expressions, by the columns of the lock table.
@@ -170,7 +175,7 @@ def staged_by_run_of(table: str) -> datetime | None:
     """Return the time of the run that created a staging table; None if the name is not that of a staging table."""
     key, attempt = r"([0-9]{8}T[0-9]{6})_[0-9A-F]{8}", "[0-9]+_[0-9A-F]{8}"
     # The attempt is optional: earlier versions did not write it.
-    found = re.fullmatch(rf"[A-Z0-9_]+__{key}(__{attempt})?(__MANIFEST)?", table)
+    found = re.fullmatch(rf"[A-Z0-9_]+__{key}(__{attempt})?(__MANIFEST|__SAMPLES)?", table)
     try:
         return datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) if found else None
     except ValueError:

@@ -14,7 +14,15 @@ from data_share.attempts import CLEAR_NUMBER_KEY, made_since_clear
 from data_share.datasets import Dataset, LoadMode
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
-from data_share.share import Share, attempt_of, lock_condition, run_key_of, staging_manifest, target_key
+from data_share.share import (
+    Share,
+    attempt_of,
+    lock_condition,
+    run_key_of,
+    staging_manifest,
+    staging_samples,
+    target_key,
+)
 from data_share.sql_text import quoted
 from data_share.steps import COPY_INTO_STAGING, EXPORT_TO_S3, WAIT_FOR_EXPORT, Step
 
@@ -154,6 +162,11 @@ class Sync:
         """The table into which this attempt of ``copy_into_staging`` loads the manifest."""
         return staging_manifest(self.new_staging_table)
 
+    @property
+    def new_staging_samples(self) -> str:
+        """The table to which this attempt of ``copy_into_staging`` writes sample values."""
+        return staging_samples(self.new_staging_table)
+
     # ---- the export that this sync loads
 
     @cached_property
@@ -258,6 +271,11 @@ class Sync:
     def staging_manifest(self) -> str:
         """The table into which ``copy_into_staging`` has loaded the manifest."""
         return staging_manifest(self.staging_table)
+
+    @property
+    def staging_samples(self) -> str:
+        """The table to which ``copy_into_staging`` has written sample values."""
+        return staging_samples(self.staging_table)
 
     @property
     def export_attempt(self) -> int:

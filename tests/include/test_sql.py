@@ -20,7 +20,9 @@ from sqlglot import exp
 from data_share.datasets import Dataset, LoadMode
 from data_share.share import Share, run_key_of
 from data_share.snowflake.load import SnowflakeCopyIntoOperator
+from data_share.snowflake.policies import Samples
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
+from data_share.sql_files import render_sql
 from data_share.sql_text import source_name
 from data_share.sync import InvalidExportPathError
 from tests.shipped import left_out
@@ -180,13 +182,14 @@ def test_every_file_is_used(dag: DAG) -> None:
                 used.update((SQL / "snowflake" / name).read_text() for name in value.values())
             else:
                 used.update(value if isinstance(value, list) else [str(value)])
-    included = {*(mode.sql_file for mode in LoadMode), "count_before.sql", "check_visible.sql"}
+    included = {*(mode.sql_file for mode in LoadMode), "count_before.sql", "check_visible.sql", "check_values.sql"}
+    included |= {"create_lock.sql", "copy_manifest.sql", "write_samples.sql"}
     steps = [path for path in (PROJECT / "plugins" / "data_share").rglob("*.py") if path.parent.name != "doctor"]
     code = "".join(path.read_text() for path in steps)
     rendered_by_steps = {f"{name}.sql" for name in re.findall(r'(?:_run_with|render_sql)\(\s*"(\w+)"', code)}
     # Airflow renders these two as a rule; code does for a reload, and for whoever reads a lock outside of a sync.
     rendered_by_steps -= {"select_ledger_row.sql", "select_lock.sql"}
-    assert len(rendered_by_steps) == 6
+    assert len(rendered_by_steps) == 7
     unused = {path.name for path in (SQL / "snowflake").rglob("*.sql") if path.read_text() not in used}
     # An account administrator runs those of the set-up: test_setup_snowflake.py. All files of targets are run.
     elsewhere = {path.name for folder in ("setup", "targets") for path in (SQL / "snowflake" / folder).iterdir()}
@@ -211,6 +214,12 @@ LOCK = Share().lock_table("shared_forecasts")
 STAGED = COPIED["staging_table"]
 
 
+def prepared(copy: Any) -> list[str]:
+    """Return the statements of the request that prepares an attempt to copy."""
+    samples = Samples({"PLACE": "VARCHAR(80)", "DEGREES": "FLOAT"})
+    return statements(render_sql("prepare_staging", share=Share(), sync=copy.sync, samples=samples))
+
+
 def new_staging_table(copy: Any, key: str) -> str:
     """Return the staging table of an attempt of the copy step; fail unless it is one of the run's."""
     assert Share().is_staging_of_run(copy.sync.new_staging_table, "shared_forecasts", key)
@@ -223,9 +232,7 @@ def test_the_staging_table_of_the_manifest_is_made_like_that_of_all_manifests(
     copy = rendered(dag, "copy_into_staging")
     table = new_staging_table(copy, key)
     # They are transient, and cost no fail-safe storage, because their schema is.
-    assert statements(copy.sql["create_staging_manifest"]) == [
-        f"CREATE OR REPLACE TABLE {table}__manifest LIKE {Share().manifest_table}",
-    ]
+    assert f"CREATE OR REPLACE TABLE {table}__manifest LIKE {Share().manifest_table}" in prepared(copy)
     schema = (SQL / "snowflake" / "create_schemas.sql").read_text()
     assert (
         "CREATE TRANSIENT SCHEMA IF NOT EXISTS {{ share.staging_schema }}\nDATA_RETENTION_TIME_IN_DAYS = 0;" in schema
@@ -236,11 +243,11 @@ def test_another_attempt_replaces_nothing_that_the_first_one_writes_to(rendered:
     written: list[set[str]] = []
     for attempt in (1, 2):
         copy = rendered(dag, "copy_into_staging", try_number=attempt)
-        made = ("create_staging_manifest", "copy_manifest", "select_manifest", "copy_into_staging")
-        sent = statements("\n".join(copy.sql[name] for name in made))
-        written.append({word for one in sent for word in one.split() if word.startswith("staging.")})
+        sent = [*prepared(copy), *statements(copy.sql["copy_into_staging"])]
+        tables = {word.rstrip(")") for one in sent for word in one.split() if word.startswith("staging.")}
+        written.append(tables - {LOCK})
         assert copy.sync.new_staging_table in written[-1]
-    assert [len(tables) for tables in written] == [2, 2]
+    assert [len(tables) for tables in written] == [3, 3]
     assert written[0].isdisjoint(written[1])
 
 
@@ -253,11 +260,12 @@ def test_the_row_of_the_lock_is_that_of_the_completed_target(rendered: Render, m
     for spelling, row in spellings.items():
         copy = rendered(make_dag(target_table=spelling), "copy_into_staging")
         database, schema, name = row.split()
-        [select] = statements(copy.sql["select_lock"])
-        assert select.endswith(
-            f"FROM {LOCK} WHERE target_database = {database} AND target_schema = {schema} AND target_name = {name}"
-        )
-        create, insert = statements(copy.sql["create_lock"])
+        condition = f"target_database = {database} AND target_schema = {schema} AND target_name = {name}"
+        select_lock = statements(rendered(make_dag(target_table=spelling), "publish").sql["select_lock"])
+        create, *_, read = prepared(copy)
+        for select in (*select_lock, read):
+            assert f"FROM {LOCK} WHERE {condition}" in select
+        [insert] = statements(copy.sql["insert_lock_row"])
         assert create.startswith(f"CREATE TABLE IF NOT EXISTS {LOCK} ( target_database VARCHAR NOT NULL, ")
         mine = f"SELECT {database} AS target_database, {schema} AS target_schema, {name} AS target_name"
         assert insert.startswith(f"MERGE INTO {LOCK} AS locked USING ( {mine} ) AS mine ")
@@ -273,11 +281,11 @@ def test_a_copy_states_everything(rendered: Render, dag: DAG, key: str) -> None:
         ({"reload_run_key": "20250102T030405_ffffffff"}, "shared_forecasts/20250102T030405_ffffffff/2-0a1b2c3d"),
     ):
         task = rendered(dag, "copy_into_staging", conf=conf)
-        for sql, suffix, folder in (
-            (task.sql["copy_into_staging"], "", "data"),
-            (task.sql["copy_manifest"], "__manifest", "manifest"),
+        for sent, suffix, folder in (
+            (statements(task.sql["copy_into_staging"]), "", "data"),
+            (prepared(task), "__manifest", "manifest"),
         ):
-            assert statements(sql) == [
+            assert [one for one in sent if one.startswith("COPY")] == [
                 (
                     f"COPY INTO {new_staging_table(task, key)}{suffix} "
                     f"FROM @s3_share_stage/{path}/{folder}/ "
@@ -316,10 +324,15 @@ def test_a_copy_from_outside_of_the_dataset_cannot_be_rendered(make_dag: MakeDag
 def test_the_manifest_is_dated_and_read_from_the_table_of_this_run(rendered: Render, dag: DAG, key: str) -> None:
     copy = rendered(dag, "copy_into_staging")
     table = f"{new_staging_table(copy, key)}__manifest"
-    assert statements(copy.sql["select_manifest"]) == [
-        f"UPDATE {table} SET staged_at = SYSDATE()",
-        f"SELECT dataset, run_key, row_count, file_count, column_types, staged_at FROM {table}",
-    ]
+    sent = prepared(copy)
+    verbs = [one.split()[0] for one in sent]
+    assert verbs == ["CREATE", "CREATE", "COPY", "UPDATE", "CREATE", "INSERT", "SELECT"]
+    assert sent[3] == f"UPDATE {table} SET staged_at = SYSDATE()"
+    assert f"FROM {table} ) AS manifest" in sent[-1]
+
+
+def test_the_request_that_prepares_an_attempt_is_of_snowflake(rendered: Render, dag: DAG) -> None:
+    assert [one for one in prepared(rendered(dag, "copy_into_staging")) if not is_of_snowflake(one)] == []
 
 
 def test_the_columns_are_read_from_the_target(rendered: Render, dag: DAG) -> None:
@@ -354,6 +367,7 @@ def test_checks_are_one_query_that_names_each(rendered: Render, dag: DAG) -> Non
     ]
     assert query.count("UNION ALL") == 6
     assert query.count(f"FROM {STAGED})") == 7
+    assert query.count(f"FROM {STAGED} ) AS sums") == 1
 
 
 def test_the_keys_of_a_merge_are_checked(rendered: Render, make_dag: MakeDag) -> None:
@@ -414,7 +428,8 @@ def test_the_row_count_is_held_against_that_of_the_last_sync(rendered: Render, m
     failed = {}
     for case, (before, now, _) in BEFORE_AND_NOW.items():
         ledger = [of_another, *(("shared_forecasts", count, at) for at, count in enumerate(before))]
-        copied = dict.fromkeys(("rows_exported", "rows_parsed", "rows_loaded"), now)
+        # The checksums of the values are in the dialect of Snowflake alone.
+        copied = {**dict.fromkeys(("rows_exported", "rows_parsed", "rows_loaded"), now), "proofs": []}
         query = rendered(dag, "check_staging", copied=copied).sql["check_staging"]
         failed[case] = failed_checks(query, now, ledger)
         accepted = rendered(dag, "check_staging", copied=copied, conf={"accept_row_change": True}).sql["check_staging"]
@@ -453,13 +468,17 @@ def test_publishing_is_one_transaction_without_ddl(rendered: Render, make_dag: M
     for way, (changes, conf) in WAYS_TO_LOAD.items():
         sent = transaction(rendered(make_dag(**changes), "publish", conf=conf))
         counts[way] = len(sent)
-        assert (sent[0], sent[-1]) == ("BEGIN TRANSACTION", "COMMIT")
-        for statement in sent[1:-1]:
+        committed = sent.index("COMMIT")
+        assert sent[0] == "BEGIN TRANSACTION"
+        for statement in sent[1:committed]:
             [parsed] = sqlglot.parse(statement, dialect="snowflake")
             assert isinstance(parsed, exp.Insert | exp.Delete | exp.Merge | exp.Update), statement
-        assert not any(statement.startswith("COMMIT") for statement in sent[:-1])
+        # DDL would commit, so it stands behind.
+        tables = [STAGED, f"{STAGED}__manifest", f"{STAGED}__samples"]
+        assert sent[committed + 1 : -1] == [f"DROP TABLE IF EXISTS {table}" for table in tables]
+        assert sent[-1].startswith(f"SELECT * FROM {Share().ledger_table} WHERE dataset = 'shared_forecasts'")
     # So many statements are announced to Snowflake.
-    assert counts == dict.fromkeys(WAYS_TO_LOAD, 11) | dict.fromkeys(("merge", "merge that deletes"), 12)
+    assert counts == dict.fromkeys(WAYS_TO_LOAD, 15) | dict.fromkeys(("merge", "merge that deletes"), 16)
 
 
 def test_the_lock_is_taken_first_and_what_datasets_share_is_locked_last(rendered: Render, make_dag: MakeDag) -> None:
@@ -467,7 +486,8 @@ def test_the_lock_is_taken_first_and_what_datasets_share_is_locked_last(rendered
     shared = {Share().ledger_table, Share().manifest_table}
     for way, (changes, conf) in WAYS_TO_LOAD.items():
         publish = rendered(make_dag(**changes), "publish", conf=conf)
-        written = [written_table(statement) for statement in transaction(publish)[1:-1]]
+        sent = transaction(publish)
+        written = [written_table(statement) for statement in sent[1 : sent.index("COMMIT")]]
         assert [table for table, _ in itertools.groupby(written)][:2] == [LOCK, TARGET], way
         assert set(written[:2]) == {LOCK}, way
         assert set(written[written.index(TARGET) :]) == {TARGET, LOCK, *shared}, way

@@ -143,7 +143,7 @@ def test_each_request_has_a_session_of_its_own_that_sees_what_was_committed(
     answer(f"counted after each of five inserts: {counted}")
     assert counted == [1, 2, 3, 4, 5]
     temporary = f"T_{uuid.uuid4().hex}".upper()
-    hook.run_transaction([f"CREATE TEMPORARY TABLE {temporary} (n INTEGER)", f"INSERT INTO {temporary} SELECT 1"])
+    hook.run_statements([f"CREATE TEMPORARY TABLE {temporary} (n INTEGER)", f"INSERT INTO {temporary} SELECT 1"])
     with pytest.raises(SnowflakeStatementError, match="does not exist"):
         hook.run_statement(f"SELECT n FROM {temporary}")
     answer("a temporary table of one request is not there in the next")
@@ -166,7 +166,7 @@ def test_who_waited_for_a_lock_sees_what_the_other_has_written(
     time.sleep(wait / 4)
     began = time.monotonic()
     with contextlib.suppress(SnowflakeStatementError):
-        DataShareSnowflakeHook(SNOWFLAKE_CONN).run_transaction(["BEGIN", second, "COMMIT"])
+        DataShareSnowflakeHook(SNOWFLAKE_CONN).run_statements(["BEGIN", second, "COMMIT"])
     waited = time.monotonic() - began
     hook.wait(handle)
     holder = hook.run_statement(f"SELECT holder FROM {name}").rows
@@ -177,15 +177,15 @@ def test_who_waited_for_a_lock_sees_what_the_other_has_written(
 
 
 def test_several_statements_are_one_transaction(hook: DataShareSnowflakeHook, table: str) -> None:
-    hook.run_transaction(["BEGIN", f"INSERT INTO {table} SELECT 1, 'kept'", "COMMIT"])
+    hook.run_statements(["BEGIN", f"INSERT INTO {table} SELECT 1, 'kept'", "COMMIT"])
     with pytest.raises(SnowflakeStatementError):
-        hook.run_transaction(["BEGIN", f"DELETE FROM {table}", "SELECT * FROM nothing_here", "COMMIT"])
+        hook.run_statements(["BEGIN", f"DELETE FROM {table}", "SELECT * FROM nothing_here", "COMMIT"])
     assert hook.run_statement(f"SELECT name FROM {table}").rows == [{"NAME": "kept"}]
 
 
 def test_a_count_that_is_wrong_is_refused(hook: DataShareSnowflakeHook, table: str) -> None:
     with pytest.raises(SnowflakeStatementError, match="statement count"):
-        hook.run_transaction(["BEGIN", f"INSERT INTO {table} SELECT 1, 'no'; COMMIT"])
+        hook.run_statements(["BEGIN", f"INSERT INTO {table} SELECT 1, 'no'; COMMIT"])
     assert hook.run_statement(f"SELECT name FROM {table}").rows == []
 
 
@@ -193,7 +193,7 @@ def test_null_in_a_column_that_takes_none_is_told_as_the_publish_expects(hook: D
     name = f"T_{uuid.uuid4().hex}".upper()
     hook.run_statement(f"CREATE TABLE {name} (id NUMBER(38, 0) NOT NULL)")
     with pytest.raises(SnowflakeStatementError, match="NULL result in a non-nullable column"):
-        hook.run_transaction(["BEGIN", f"INSERT INTO {name} SELECT NULL", "COMMIT"])
+        hook.run_statements(["BEGIN", f"INSERT INTO {name} SELECT NULL", "COMMIT"])
     hook.run_statement(f"DROP TABLE {name}")
 
 

@@ -1,5 +1,5 @@
 -- Checks the staged rows. Returns a row for each check: its name, its condition, the remedy, and 1 for passed or 0 for
--- failed.
+-- failed; and beside each row the same checksums of the staged values, see check_values.sql.
 -- A condition must hold for each row or, with aggregates, for the whole table. NULL is not true: it fails the check.
 --
 -- The lists below are the checks of every sync; no check of a dataset may have one of their names.
@@ -29,14 +29,24 @@
   ('row_change_acceptable', 'COUNT(*) >= 0' if sync.params.accept_row_change else change, accept),
 ] if limit is not none else [] -%}
 
-{% for name, condition, what_to_do in reconciliation + row_change + sync.dataset.checks_with_advice -%}
 SELECT
-  {{ name | sql_string }} AS check_name,
-  {{ condition | sql_string }} AS condition,
-  {{ what_to_do | sql_string }} AS what_to_do,
-  COALESCE(MIN(check_result), 1) AS check_result
-FROM (SELECT CASE WHEN {{ condition }} THEN 1 ELSE 0 END AS check_result FROM {{ sync.staging_table }})
-{%- if not loop.last %}
-UNION ALL
-{% endif %}
-{%- endfor %};
+  checks.*{{ ',' if loaded.proofs }}
+  {{ 'sums.*' if loaded.proofs }}
+FROM (
+  {% for name, condition, what_to_do in reconciliation + row_change + sync.dataset.checks_with_advice -%}
+  SELECT
+    {{ name | sql_string }} AS check_name,
+    {{ condition | sql_string }} AS condition,
+    {{ what_to_do | sql_string }} AS what_to_do,
+    COALESCE(MIN(check_result), 1) AS check_result
+  FROM (SELECT CASE WHEN {{ condition }} THEN 1 ELSE 0 END AS check_result FROM {{ sync.staging_table }})
+  {%- if not loop.last %}
+  UNION ALL
+  {% endif %}
+  {%- endfor %}
+) AS checks
+{%- if loaded.proofs %}
+CROSS JOIN (
+  {% include 'check_values.sql' %}
+) AS sums
+{%- endif %};

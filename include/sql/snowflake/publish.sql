@@ -1,5 +1,6 @@
--- Publishes the checked rows: changes the target, the manifest table and the ledger in one transaction.
--- No DDL here: DDL would commit everything before it.
+-- Publishes the checked rows: changes the target, the manifest table and the ledger in one transaction. After it, drops
+-- the staging tables, and returns the ledger row.
+-- No DDL before COMMIT: DDL would commit everything before it.
 --
 -- The target's row in its lock table decides whether this sync may publish. The first statement reads, compares and
 -- writes the row, all in one, and locks the table until the end: publishes to one target run one after the other. A
@@ -139,3 +140,13 @@ INSERT INTO {{ share.manifest_table }}
 SELECT * FROM {{ sync.staging_manifest }};
 
 COMMIT;
+
+DROP TABLE IF EXISTS {{ sync.staging_table }};
+
+DROP TABLE IF EXISTS {{ sync.staging_manifest }};
+
+DROP TABLE IF EXISTS {{ sync.staging_samples }};
+
+SELECT *
+FROM {{ share.ledger_table }}
+WHERE dataset = '{{ sync.dataset.name }}' AND run_key = '{{ run }}';

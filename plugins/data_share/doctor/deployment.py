@@ -136,7 +136,7 @@ class Deployment:
 
     def rolled_back(self, statements: Sequence[str]) -> None:
         """Run statements in a transaction that is rolled back."""
-        self.snowflake.run_transaction(["BEGIN TRANSACTION", *statements, "ROLLBACK"])
+        self.snowflake.run_statements(["BEGIN TRANSACTION", *statements, "ROLLBACK"])
 
     def without_secrets(self, text: str) -> str:
         """Return a text with all secrets of the connections replaced."""

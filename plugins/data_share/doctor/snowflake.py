@@ -32,12 +32,11 @@ from data_share.share import Share, run_key
 from data_share.snowflake.connection import fingerprint_of
 from data_share.snowflake.exported_schema import exported_columns
 from data_share.snowflake.policies import (
-    altered_columns,
+    Samples,
     describe_policies,
     exemption_advice,
     has_row_access_policy,
     masking_policies,
-    sample_statements,
 )
 from data_share.snowflake.schema_drift import lossy_columns
 from data_share.snowflake.sql_api import SnowflakeRefusedError, SnowflakeStatementError
@@ -367,9 +366,9 @@ def write_and_read(deployment: Deployment) -> Answer:
     columns = dict(zip(SYNONYMS, SYNONYMS, strict=True))
     try:
         missing = _create_of_each_type(deployment, table, columns)
-        insert, count_samples, _ = sample_statements(table, columns)
-        deployment.rows(insert)
-        masked = altered_columns(columns, deployment.rows(count_samples)[0])
+        samples = Samples(columns)
+        deployment.rows(f"INSERT INTO {table} ({samples.names}) {samples.rows}")
+        masked = samples.altered(deployment.rows(f"SELECT {samples.counts} FROM {table}")[0])  # noqa: S608
     except SnowflakeStatementError as error:
         return wrong(
             f"{error_text(error)}. GRANT USAGE, CREATE TABLE ON SCHEMA {share.staging_schema} "

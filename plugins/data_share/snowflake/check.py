@@ -32,25 +32,26 @@ class CheckFailedError(ShareError, AirflowFailException):
 
 class SnowflakeCheckOperator(SnowflakeSyncOperator):
     """
-    Checks named conditions on the staging table in one query, and compares its values with those of the export.
+    Checks named conditions on the staging table, and compares its values with those of the export, in one query.
 
     Used instead of the provider's ``SQLTableCheckOperator`` (common-sql 2.4.0), which builds its query in Python, signs
     in with the connector, reports the whole query instead of the failed checks, and does not cancel it at a kill.
     """
 
     def execute(self, context: Context) -> None:
-        """Compare the values, run the checks, and report all failures together."""
+        """Run the checks, compare the values, and report all failures together."""
         self._context = context
-        differing = self._compare_values()
+        for column, reason in self.sync.loaded["unproven"].items():
+            self.log.info("The values of column %s are not compared: %s", column, reason)
         checks = self._run("check_staging")[-1]
+        # Keep the link on this query: the queries that follow only look for rows to show.
+        self.shown_query_id = checks.query_id
         failed = [check for check in checks.rows if check["CHECK_RESULT"] != 1]
-        if failed or not checks.rows:
-            # Keep the link on this query: the queries that follow only look for rows to show.
-            self.shown_query_id = checks.query_id
         if not checks.rows:
             raise self._failure("The query of the checks returned no row")
-        if any(check["CHECK_NAME"] == _ROWS_CHECK for check in failed):
-            differing = []  # with other rows, the sums differ anyway
+        # With other rows, the sums differ anyway.
+        has_other_rows = any(check["CHECK_NAME"] == _ROWS_CHECK for check in failed)
+        differing = [] if has_other_rows else differences(self.sync.loaded["proofs"], checks.rows[0])
         if failed or differing:
             lines = [f"- {check['CHECK_NAME']}: {self._with_failing_rows(str(check['CONDITION']))}" for check in failed]
             lines += [f"- {_VALUES_CHECK}: {sentence}" for sentence in differing[:_MAX_SHOWN_COLUMNS]]
@@ -59,18 +60,6 @@ class SnowflakeCheckOperator(SnowflakeSyncOperator):
             failures, number = len(failed) + bool(differing), len(checks.rows) + bool(self.sync.loaded["proofs"])
             advice = [check["WHAT_TO_DO"] for check in failed] + ([_VALUES_ADVICE] if differing else [])
             raise self._failure(f"{failures} of {number} checks failed", lines, advice)
-
-    def _compare_values(self) -> list[str]:
-        """Return a sentence for each column whose values are not those of the export."""
-        for column, reason in self.sync.loaded["unproven"].items():
-            self.log.info("The values of column %s are not compared: %s", column, reason)
-        proofs = self.sync.loaded["proofs"]
-        if not proofs:
-            return []
-        sums = self._run("check_values")[-1]
-        # The link shows this query, unless the checks fail too.
-        self.shown_query_id = sums.query_id
-        return differences(proofs, sums.rows[0])
 
     def _failure(self, summary: str, lines: Sequence[str] = (), advice: Sequence[str | None] = ()) -> CheckFailedError:
         # Checks from the dataset file have no advice of their own: they get the default advice of the code.

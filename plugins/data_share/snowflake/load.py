@@ -15,13 +15,11 @@ from data_share.snowflake.exported_schema import exported_columns
 from data_share.snowflake.policies import (
     PolicyFoundError,
     RowsHiddenError,
-    altered_columns,
+    Samples,
     describe_policies,
     exemption_advice,
     has_row_access_policy,
     masking_policies,
-    sample_statements,
-    sample_values,
 )
 from data_share.snowflake.schema_drift import compare_columns, types_of_new_columns
 from data_share.snowflake.sql_api import SnowflakeStatementError
@@ -30,6 +28,9 @@ from data_share.snowflake.target_lock import refuse_target_of_another
 from data_share.snowflake.value_proofs import proven_columns
 from data_share.sql_files import render_sql
 from data_share.sync import Sync
+
+# Columns of the manifest table, one for each type that it has.
+_MANIFEST_TYPES = {"RUN_KEY": "VARCHAR", "ROW_COUNT": "NUMBER(38,0)", "STAGED_AT": "TIMESTAMP_NTZ(9)"}
 
 
 class NothingLoadedError(ShareError, AirflowFailException):
@@ -58,11 +59,11 @@ class ManifestError(ShareError, AirflowFailException):
 
 class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
     """
-    Creates staging tables, compares their columns with the export's, and copies the manifest and the data into them.
+    Copies the manifest, compares the target's columns with the export's, and copies the data into a staging table.
 
-    Before loading, it refuses a target that another dataset publishes to, by the target's lock. It also refuses a
-    policy that may change what the role reads, unless the dataset says that the role is exempt. That has to be proven:
-    by sample values, which are written and read back, and by the checksums of all values after the copy.
+    Before loading the data, it refuses a target that another dataset publishes to, by the target's lock. It also
+    refuses a policy that may change what the role reads, unless the dataset says that the role is exempt. That has to
+    be proven: by sample values, which are written and read back, and by the checksums of all values after the copy.
 
     Replaces ``SnowflakeOperator``, which the provider removed in version 6. The provider's
     ``CopyFromExternalStageToSnowflakeOperator`` (6.20.0) signs in with the connector and does not return the counts.
@@ -71,7 +72,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
     manifest), ``rows_parsed``, ``rows_loaded``, ``staging_table``, ``staged_at``, ``columns`` (of the staging table),
     ``new_columns`` (to add to the target, with their types), ``created_columns`` (if this first sync creates the
     target; else empty), ``proofs`` and ``unproven`` (see :func:`~data_share.snowflake.value_proofs.proven_columns`),
-    ``query_ids``, and the attempt (see :mod:`data_share.attempts`).
+    ``query_ids``, ``copy_attempt`` (number of the attempt, from 1), and its id (see :mod:`data_share.attempts`).
     """
 
     def _sync_of(self, context: Any) -> Sync:
@@ -93,31 +94,30 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Create and load the staging tables of this attempt."""
         self._context = context
-        self._check_lock()
         target = self._describe_target()
         masked = self._masked_columns(target) if target is not None else set()
-        self._run("create_staging_manifest")
-        # Before these tables are read for anything else: a policy that is set through a tag masks the manifest too.
+        # The manifest is read before the data: a policy that is set through a tag masks it too.
+        samples = Samples(_types(target) if target is not None else _MANIFEST_TYPES)
+        prepared = self._prepare(samples)
+        self._refuse_target_of_another(prepared)
+        self._refuse_masked(samples, prepared)
+        manifest = self._check_manifest(prepared)
         if target is not None:
-            self._create_staging_table(_definitions(target))
-            self._refuse_masked_samples("first", self.sync.new_staging_table, _types(target), target)
-        else:
-            described = self._run("describe_staging_manifest")[-1].rows
-            self._refuse_masked_samples("first", self.sync.new_staging_manifest, _types(described), described)
-        manifest_copy = self._run("copy_manifest")[-1]
-        manifest = self._check_manifest(self._run("select_manifest")[-1].rows)
-        if target is not None:
-            created: dict[str, str] = {}
             # An empty export needs no comparison: there is no value to change and no column to fill.
-            columns, new_columns = self._adapt_staging_table(
-                target, manifest["COLUMN_TYPES"] if manifest["ROW_COUNT"] else None
-            )
+            types = manifest["COLUMN_TYPES"] if manifest["ROW_COUNT"] else None
+            compared = compare_columns(types, target, self.dataset, is_reload=self.sync.is_reload)
+            # COPY would fill columns that the export lacks with NULL instead of their default, or fail if NOT NULL.
+            kept = [row for row in target if row["name"] not in compared.defaults]
+            columns, definitions = _types(kept), _definitions(kept)
+            created, new_columns = dict[str, str](), compared.new_columns
         else:
             created, new_columns = self._columns_to_create(manifest["COLUMN_TYPES"]), {}
-            columns = created
-            self._create_staging_table(created)
+            columns = definitions = created
         if created or new_columns:
-            self._refuse_masked_samples("second", self.sync.new_staging_table, columns | new_columns, target or [])
+            self._refuse_masked_columns(Samples(created | new_columns))
+        # Not LIKE the target: LIKE copies the clustering key, which would cluster a table that exists for minutes, and
+        # its documentation does not say whether it copies policies.
+        self._run_with("create_staging", columns=definitions | new_columns)
         proofs, unproven = proven_columns(manifest["COLUMN_TYPES"], columns | new_columns, self.dataset)
         if manifest["ROW_COUNT"]:
             self._refuse_without_proof({name: reason for name, reason in unproven.items() if name in masked})
@@ -146,21 +146,27 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             "created_columns": created,
             "proofs": proofs,
             "unproven": unproven,
-            "query_ids": [manifest_copy.query_id, copy.query_id],
+            "query_ids": [manifest["QUERY_ID"], copy.query_id],
+            "copy_attempt": self.sync.attempt,
         }
         return made_by(context, result)
 
-    def _check_lock(self) -> None:
-        """Refuse a target that another dataset publishes to; create the target's lock if it has none."""
-        try:
-            rows = self._run("select_lock")[-1].rows
-        except SnowflakeStatementError as error:
-            if DOES_NOT_EXIST not in str(error):
-                raise
-            rows = []
-        refuse_target_of_another(self.dataset, self.share, rows, unchanged=TARGET_UNCHANGED)
-        if not rows:
-            self._run("create_lock")
+    def _prepare(self, samples: Samples) -> dict[str, Any]:
+        """Create the tables of this attempt but the one for the data; return the row of ``prepare_staging.sql``."""
+        if samples.unknown:
+            self.log.info("No sample values are tested for the types of %s", ", ".join(samples.unknown))
+        file = render_sql("prepare_staging", share=self.share, sync=self.sync, samples=samples)
+        prepared = self._run_together(file, "prepare_staging")
+        return {**prepared.rows[0], "QUERY_ID": prepared.query_id}
+
+    def _refuse_target_of_another(self, prepared: Mapping[str, Any]) -> None:
+        """Refuse a target that another dataset publishes to; insert the target's lock row if it has none."""
+        prefix = "LOCK_"
+        locked = {name.removeprefix(prefix): value for name, value in prepared.items() if name.startswith(prefix)}
+        if locked["DATASET"] is None:
+            self._run("insert_lock_row")
+        else:
+            refuse_target_of_another(self.dataset, self.share, [locked], unchanged=TARGET_UNCHANGED)
 
     def _describe_target(self) -> list[dict[str, Any]] | None:
         """Return the columns of the target; None if it does not exist yet and this sync has to create it."""
@@ -176,11 +182,6 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
                 ) from error
             self.log.info("There is no target yet: %s", error.message)
             return None
-
-    def _create_staging_table(self, columns: Mapping[str, str]) -> None:
-        # Not LIKE the target: LIKE copies the clustering key, which would cluster a table that exists for minutes, and
-        # its documentation does not say whether it copies policies.
-        self._run_with("create_staging", columns=columns)
 
     def _masked_columns(self, target: list[dict[str, Any]]) -> set[str]:
         """Return the columns with a masking policy; refuse policies unless the dataset says ``policies: exempt``."""
@@ -212,33 +213,25 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
                 what_to_do=f"{exemption_advice(role, self.dataset)} Start the sync again after that.",
             )
 
-    def _refuse_masked_samples(
-        self, label: str, table: str, columns: Mapping[str, str], described: list[dict[str, Any]]
-    ) -> None:
+    def _refuse_masked_columns(self, samples: Samples) -> None:
+        """Refuse a masking policy on columns that the target gets from this sync."""
+        if samples.columns:
+            file = render_sql("read_samples", share=self.share, sync=self.sync, samples=samples)
+            self._refuse_masked(samples, self._run_together(file, "read_samples").rows[0])
+
+    def _refuse_masked(self, samples: Samples, counted: Mapping[str, Any]) -> None:
         """
-        Refuse a masking policy that changes sample values: write two rows to a staging table, read and delete them.
+        Refuse a masking policy that changes sample values.
 
         Nothing else detects a masking policy that is set through a tag on the schema or on the database.
-
-        :param label: part of the request ids, as a step may do this twice
-        :param table: an empty staging table
-        :param columns: types of the table's columns, by name
-        :param described: rows of DESCRIBE TABLE, for the columns that may be NOT NULL
         """
-        needed = {str(row["name"]) for row in described if row.get("null?") == "N"}
-        unknown = [name for name, kind in columns.items() if sample_values(kind) is None]
-        if needed.intersection(unknown) or len(unknown) == len(columns):
-            self.log.info("Sample values are not tested: there are none for the types of %s", ", ".join(unknown))
-            return
-        statements = sample_statements(table, columns)
-        counted = self._run_file(";\n".join(statements), f"{label} samples")[1].rows[0]
-        if masked := altered_columns(columns, counted):
+        if masked := samples.altered(counted):
             role = self._hook.role_name
             exempt = " The dataset file says that it is exempt." if self.dataset.policies == "exempt" else ""
             raise PolicyFoundError(
-                f"Role {role} reads other values from {table} than were written: a masking policy changes "
-                f"{', '.join(masked)}.{exempt} If DESCRIBE TABLE names no policy, it is set through a tag on the "
-                f"schema {self.share.staging_schema} or on the database. {TARGET_UNCHANGED}",
+                f"Role {role} reads other values from {self.sync.new_staging_samples} than were written: a masking "
+                f"policy changes {', '.join(masked)}.{exempt} If DESCRIBE TABLE names no policy, it is set through a "
+                f"tag on the schema {self.share.staging_schema} or on the database. {TARGET_UNCHANGED}",
                 what_to_do=f"{exemption_advice(role, self.dataset)} Or remove the tag. Then start the sync again.",
             )
 
@@ -254,18 +247,6 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
                 + ("a sync without reload_run_key." if self.sync.is_reload else "the sync again."),
             )
 
-    def _adapt_staging_table(
-        self, described: list[dict[str, Any]], column_types: str | None
-    ) -> tuple[dict[str, str], dict[str, str]]:
-        """Fit the staging table's columns to the export; return the types of the kept and of the added columns."""
-        compared = compare_columns(column_types, described, self.dataset, is_reload=self.sync.is_reload)
-        self._run_with("add_columns", table=self.sync.new_staging_table, columns=compared.new_columns)
-        # COPY would fill columns that the export lacks with NULL instead of their default, or fail if NOT NULL.
-        self._run_with("drop_columns", table=self.sync.new_staging_table, columns=compared.defaults)
-        columns = _types(described)
-        kept = {name: kind for name, kind in columns.items() if name not in compared.defaults}
-        return kept, compared.new_columns
-
     def _columns_to_create(self, column_types: str | None) -> dict[str, str]:
         if column_types is None:
             raise ManifestError(
@@ -274,15 +255,14 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             )
         return types_of_new_columns(exported_columns(column_types), self.dataset, is_reload=self.sync.is_reload)
 
-    def _check_manifest(self, manifests: list[dict[str, Any]]) -> dict[str, Any]:
-        if len(manifests) != 1:
+    def _check_manifest(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        if (manifests := manifest["MANIFESTS"]) != 1:
             raise ManifestError(
-                f"The export left {len(manifests)} manifest rows instead of one: an export without a manifest did not "
+                f"The export left {manifests} manifest rows instead of one: an export without a manifest did not "
                 f"finish, or its files have expired. {TARGET_UNCHANGED}",
                 code=FailureCode.MANIFEST_INVALID if manifests else FailureCode.MANIFEST_MISSING,
                 **self._advice_for_broken_export(),
             )
-        manifest = manifests[0]
         if (manifest["DATASET"], manifest["RUN_KEY"]) != (self.dataset.name, self.sync.manifest_run_key):
             raise ManifestError(
                 f"The manifest is of dataset {manifest['DATASET']!r} and run key {manifest['RUN_KEY']!r} instead of "

@@ -119,47 +119,53 @@ _SAMPLES: Mapping[str, tuple[str, str]] = {
 _SEMI_STRUCTURED = ("VARIANT", "OBJECT", "ARRAY")
 
 
-def sample_statements(table: str, columns: Mapping[str, str]) -> list[str]:
+class Samples:
     """
-    Return three statements: they write two rows of sample values, count the values that are read back, and delete them.
+    Two rows of sample values, to be written to a table and read back: a masking policy changes what is read.
 
-    :func:`altered_columns` evaluates the row that the second statement returns.
-
-    :param table: an empty table, as SQL
     :param columns: types by column, as ``DESCRIBE TABLE`` writes them; columns of unknown types are left out
     """
-    known = _with_samples(columns)
-    listed = ", ".join(map(quoted, known))
-    rows = " UNION ALL ".join(f"SELECT {', '.join(values[row] for values in known.values())}" for row in (0, 1))
-    counts = ", ".join(
-        f"COUNT(CASE WHEN {_compared(quoted(name), columns[name])} = {_compared(value, columns[name])} THEN 1 END)"
-        f" AS sample_{number}_{row}"
-        for number, (name, values) in enumerate(known.items())
-        for row, value in enumerate(values)
-    )
-    return [
-        f"INSERT INTO {table} ({listed}) {rows}",
-        f"SELECT {counts} FROM {table}",  # noqa: S608
-        f"DELETE FROM {table}",  # noqa: S608
-    ]
 
+    def __init__(self, columns: Mapping[str, str]) -> None:
+        self.columns = {name: kind for name, kind in columns.items() if sample_values(kind) is not None}
+        """Types by column."""
+        self.unknown = [name for name in columns if name not in self.columns]
+        """Columns for whose types there are no sample values."""
+        self._values = {name: sample_values(kind) or () for name, kind in self.columns.items()}
 
-def altered_columns(columns: Mapping[str, str], counted: Mapping[str, Any]) -> list[str]:
-    """
-    Return the columns in which a sample value is not read back exactly once.
+    @property
+    def names(self) -> str:
+        """The columns as a SQL list."""
+        return ", ".join(map(quoted, self.columns))
 
-    :param columns: the same as for :func:`sample_statements`
-    :param counted: the row that the second of these statements returned
-    """
-    return [
-        name
-        for number, name in enumerate(_with_samples(columns))
-        if any(counted[f"SAMPLE_{number}_{row}"] != 1 for row in (0, 1))
-    ]
+    @property
+    def rows(self) -> str:
+        """The query that returns the two rows."""
+        return " UNION ALL ".join(
+            f"SELECT {', '.join(values[row] for values in self._values.values())}" for row in (0, 1)
+        )
 
+    @property
+    def counts(self) -> str:
+        """The expressions of a query on the table that count how often each value is read back."""
+        return ", ".join(
+            f"COUNT(CASE WHEN {_compared(quoted(name), kind)} = {_compared(value, kind)} THEN 1 END)"
+            f" AS sample_{number}_{row}"
+            for number, (name, kind) in enumerate(self.columns.items())
+            for row, value in enumerate(self._values[name])
+        )
 
-def _with_samples(columns: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    return {name: values for name, text in columns.items() if (values := sample_values(text)) is not None}
+    def altered(self, counted: Mapping[str, Any]) -> list[str]:
+        """
+        Return the columns in which a sample value is not read back exactly once.
+
+        :param counted: a row with the values of :attr:`counts`
+        """
+        return [
+            name
+            for number, name in enumerate(self.columns)
+            if any(counted[f"SAMPLE_{number}_{row}"] != 1 for row in (0, 1))
+        ]
 
 
 def _compared(expression: str, text: str) -> str:

@@ -53,13 +53,22 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         if self.sync.is_dry_run:
             changes = self._run("count_changes")[-1].rows[0]
             answer = {"dry_run": True, "load_mode": self.sync.load_mode.value, "export_path": self._export_path}
+            self._drop_staging("after the dry run")
             return made_by(context, answer | json_row(changes))
-        row = self._ledger_row("ledger before")
+        # Only an earlier attempt of this step can have published this export.
+        row = self._ledger_row("ledger before") if self.sync.attempt > 1 else None
         if row is not None and self._is_published(row):
-            self.log.info("The ledger says that %s is published already: nothing to do", row["export_path"])
             # Emit the event again: the attempt that published may have died first. Events come at least once.
-            self._emit_asset_event(context, row)
-            return made_by(context, row)
+            self.log.info("The ledger says that %s is published already: nothing to do", row["export_path"])
+        else:
+            row = self._publish()
+        if not self._is_committed or self.sync.loaded["copy_attempt"] > 1:
+            self._drop_staging("after the publish")
+        self._emit_asset_event(context, row)
+        return made_by(context, row)
+
+    def _publish(self) -> dict[str, Any]:
+        """Change the target, drop the staging tables of the copied attempt, and return the ledger row."""
         # Before the transaction, because DDL would commit it. An empty table or column is harmless if publishing fails.
         if created_columns := self.sync.loaded["created_columns"]:
             self._run_with("create_target_from_source", columns=created_columns)
@@ -67,28 +76,24 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         statements = self._hook.split_sql_string(self.sql["publish"], strip_semicolon=True)
         try:
             try:
-                self._hook.run_transaction(statements, request_id=self._request_id("publish"))
+                handles = self._hook.run_statements(statements, request_id=self._request_id("publish"), is_long=True)
             finally:
                 # Keep the link on the transaction: the queries that follow only read the lock and the ledger.
                 self.shown_query_id = next(iter(self._hook.query_ids), "")
         except SnowflakeStatementError as error:
-            if (hidden := hidden_rows(str(error))) is not None:
-                raise self._rows_hidden(error, *hidden) from error
-            if _NULL_RUN_KEY not in str(error):
-                raise
-            row = self._row_after_refusal(error)
+            row = self._row_after_error(error)
         else:
             self._is_committed = True
             # Already committed: a late SIGTERM must not stop us from reading and reporting the ledger row.
             self._hook.is_stopped = False
-            row = self._ledger_row("ledger after")
+            rows = self._hook.result_of(handles[-1]).rows
+            row = json_row(rows[0]) if rows else None
         if row is None:
             raise PublishError(
                 f"{self._export_path} of run key {self.sync.key} is published, but the ledger has no row of it.",
                 snowflake_query_id=self.shown_query_id,
             )
-        self._emit_asset_event(context, row)
-        return made_by(context, row)
+        return row
 
     def on_kill(self) -> None:
         """Roll the transaction back; after its commit, let the step read its ledger row in its last five seconds."""
@@ -104,6 +109,19 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             snowflake_query_id=error.snowflake_query_id,
             what_to_do=f"{exemption_advice(role, self.dataset)} Start the sync again after that.",
         )
+
+    def _row_after_error(self, error: SnowflakeStatementError) -> dict[str, Any] | None:
+        """Return the ledger row if this export is published in spite of the error; else raise the reason."""
+        if (hidden := hidden_rows(str(error))) is not None:
+            raise self._rows_hidden(error, *hidden) from error
+        if _NULL_RUN_KEY in str(error):
+            return self._row_after_refusal(error)
+        # Two errors leave the export published: another attempt has published it, and dropped the staging tables that
+        # this one reads; or this one has committed, and cannot drop them.
+        row = self._ledger_row("ledger after error")
+        if row is None or not self._is_published(row):
+            raise error
+        return row
 
     def _row_after_refusal(self, error: SnowflakeStatementError) -> dict[str, Any] | None:
         """

@@ -36,9 +36,9 @@ STATEMENT_TIMEOUT_SECONDS = 3600
 _HTTP_TIMEOUT_SECONDS = 60
 # Snowflake ends a statement at its time-out. If it does not report the end, the step stops waiting this much later.
 _ANSWER_MARGIN_SECONDS = 60
-_FIRST_POLL_SECONDS = 0.05
+_FIRST_POLL_SECONDS = 0.25
 _MAX_POLL_SECONDS = 5.0
-_POLL_BACKOFF = 1.5
+_POLL_BACKOFF = 1.6
 _MAX_SLEEP_SECONDS = 0.2
 _DONE = 200
 _RUNNING = 202
@@ -291,18 +291,36 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         body = self.wait(answer.handle) if answer.status == _RUNNING else answer.body
         return StatementResult(query_id=answer.handle, rows=self._rows(answer.handle, body))
 
-    def run_transaction(self, statements: Sequence[str], *, request_id: uuid.UUID | None = None) -> None:
+    def run_statements(
+        self, statements: Sequence[str], *, request_id: uuid.UUID | None = None, is_long: bool = False
+    ) -> list[str]:
         """
-        Run several statements in one request, so in one session, and wait for the end of the last.
+        Run several statements in one request, so in one session; return their handles, for :meth:`result_of`.
 
-        At the first error, Snowflake stops and ends the session, which rolls an open transaction back.
+        At the first error, Snowflake stops and ends the session, which rolls an open transaction back. What was done
+        outside of a transaction remains.
 
-        :param statements: from BEGIN to COMMIT
+        :param statements: at least two, without bindings
         :param request_id: the same for each repetition of the same step; a new one by default
-        :raises SnowflakeStatementError: one of the statements failed; nothing of the transaction remains
+        :param is_long: as in :meth:`run_statement`
+        :raises SnowflakeStatementError: one of the statements failed
         :raises SnowflakeRefusedError: the request was not accepted
         """
-        self.wait(self.submit(";\n".join(statements) + ";", statement_count=len(statements), request_id=request_id))
+        answer = self._submit_statement(
+            ";\n".join(statements) + ";", statement_count=len(statements), request_id=request_id, is_long=is_long
+        )
+        body = self.wait(answer.handle) if answer.status == _RUNNING else answer.body
+        return list(body["statementHandles"])
+
+    def result_of(self, handle: str) -> StatementResult:
+        """
+        Return the result of a statement that has ended.
+
+        :param handle: from :meth:`run_statements`
+        :raises SnowflakeRefusedError: the request was not accepted
+        """
+        answer = self._retry(lambda: self._get(handle), self._deadline())
+        return StatementResult(query_id=handle, rows=self._rows(handle, answer.body))
 
     def stop(self) -> None:
         """
@@ -402,6 +420,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         """
         deadline = self._deadline()
         wait = _FIRST_POLL_SECONDS
+        self._pause(wait)
         while True:
             try:
                 answer = self._retry(lambda: self._poll(handle), deadline)
@@ -449,10 +468,11 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
             _refusal_message(answer.status, answer.body, "Too many requests"), retry_after=answer.retry_after
         )
 
-    def _get_partition(self, handle: str, number: int) -> _Answer:
-        answer = self._call("get", f"{self.statements_url}/{handle}", lambda: {"partition": str(number)})
+    def _get(self, handle: str, part: int = 0) -> _Answer:
+        """Return a part of a finished result."""
+        answer = self._call("get", f"{self.statements_url}/{handle}", lambda: {"partition": str(part)} if part else {})
         if answer.status == _RUNNING:
-            raise SnowflakeTransientError(f"Snowflake does not return part {number} of a finished result.")
+            raise SnowflakeTransientError(f"Snowflake does not return part {part} of a finished result.")
         if answer.status != _DONE:
             raise _statement_error(answer.body, handle)
         return answer
@@ -591,7 +611,7 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         columns = metadata.get("rowType", [])
         data = list(answer.get("data", []))
         for number in range(1, len(metadata.get("partitionInfo", []))):
-            more = self._retry(functools.partial(self._get_partition, handle, number), self._deadline())
+            more = self._retry(functools.partial(self._get, handle, number), self._deadline())
             data.extend(more.body.get("data", []))
         return [
             {column["name"]: _python_value(column, text) for column, text in zip(columns, row, strict=True)}

@@ -107,6 +107,18 @@ class SnowflakeStatementsOperator(SnowflakeSqlApiOperator):
             results.append(result)
         return results
 
+    def _run_together(self, file: str, label: str) -> StatementResult:
+        """
+        Run all statements of a rendered file in one request; return the result of the last.
+
+        :param label: as in :meth:`_run_file`
+        """
+        statements = self._hook.split_sql_string(file, strip_semicolon=True)
+        handles = self._hook.run_statements(statements, request_id=self._request_id(label))
+        result = self._hook.result_of(handles[-1])
+        self.log.info("Query %s returned: %s", result.query_id, result.rows)
+        return result
+
     def _drop_staging_tables(self, tables: Sequence[str], label: str = "") -> None:
         """
         Drop tables of the staging schema.
@@ -154,6 +166,23 @@ class SnowflakeSyncOperator(SyncStep, SnowflakeStatementsOperator):
     def _run_with(self, name: str, label: str = "", **values: Any) -> list[StatementResult]:
         """Render a file with values that are known only now, and run it."""
         return self._run_file(render_sql(name, share=self.share, sync=self.sync, **values), label or name)
+
+    def _drop_staging(self, label: str) -> None:
+        """
+        Drop the staging tables of all attempts of this run.
+
+        :param label: part of the request ids, as a step may do this twice
+        """
+        try:
+            rows = self._run("show_staging_tables_of_run", f"list {label}")[-1].rows
+            listed = [str(row["name"]) for row in rows]
+            target, key = self.dataset.target_table, self.sync.key
+            self._drop_staging_tables(
+                [name for name in listed if self.share.is_staging_of_run(name, target, key)], label
+            )
+        except Exception:
+            # No reason to fail: clean_up_share drops these tables later.
+            self.log.exception("The staging tables of this run are left behind")
 
 
 def _require_context(context: Context | None) -> Context:

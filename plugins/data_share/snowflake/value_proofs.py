@@ -138,7 +138,7 @@ def differences(proven: Sequence[Mapping[str, Any]], staged: Mapping[str, Any]) 
     Return a sentence for each column whose values differ from those of the export.
 
     :param proven: columns from :func:`proven_columns`
-    :param staged: the row that ``check_values.sql`` returned
+    :param staged: a row with the values of ``check_values.sql``
     """
     sentences = []
     for number, column in enumerate(proven):

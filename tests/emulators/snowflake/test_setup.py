@@ -15,6 +15,8 @@ import sqlparse
 from airflow.dag_processing.dagbag import DagBag
 
 from data_share.share import Share
+from data_share.snowflake.policies import Samples
+from data_share.sql_files import render_sql
 from emulators.snowflake.engine import Connection, Engine
 from tests.airflow_double import DagRun
 
@@ -62,8 +64,8 @@ def engine(s3: tuple[str, s3fs.S3FileSystem], tmp_path: Path) -> Iterator[Engine
 def files_of(rendered: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """The SQL files of a DAG's task, rendered: those of some of its fields."""
 
-    def render(dag_id: str, task_id: str, *fields: str, file: str = "") -> list[str]:
-        dag = DagBag(PROJECT / "dags" / f"{file or dag_id}.py", bundle_path=PROJECT).dags[dag_id]
+    def render(dag_id: str, task_id: str, *fields: str) -> list[str]:
+        dag = DagBag(PROJECT / "dags" / f"{dag_id}.py", bundle_path=PROJECT).dags[dag_id]
         if dag.get_task(task_id).is_mapped:
             run = DagRun(dag=dag)
             run.run("list_targets")
@@ -76,7 +78,9 @@ def files_of(rendered: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> C
     return render
 
 
-def test_the_scripts_make_all_that_the_syncs_ask_for(engine: Engine, files_of: Callable[..., list[str]]) -> None:
+def test_the_scripts_make_all_that_the_syncs_ask_for(
+    engine: Engine, files_of: Callable[..., list[str]], rendered: Callable[..., Any]
+) -> None:
     with contextlib.closing(engine.connect(role="ACCOUNTADMIN")) as administrator:
         run_scripts(administrator)
     set_up = [
@@ -85,23 +89,16 @@ def test_the_scripts_make_all_that_the_syncs_ask_for(engine: Engine, files_of: C
         for file in files_of("set_up_snowflake", task, "sql")
         for statement in statements(file)
     ]
-    staging = (
-        *("describe_target", "explain_target", "create_staging", "count_visible", "copy_manifest", "select_manifest"),
-        "sql",
-    )
-    loads = [
-        statement
-        for file in files_of("sync_shared_forecasts", "copy_into_staging", *staging, file="sync_datasets")
-        for statement in statements(file)
-    ]
-    # As the step makes it, when it knows the columns.
-    staging_table = re.search(r"COPY INTO (\S+)", loads[-1])
-    assert staging_table
-    for statement in [*set_up, *loads[:-1], f"CREATE TABLE {staging_table[1]} (date DATE)"]:
+    dag = DagBag(PROJECT / "dags" / "sync_datasets.py", bundle_path=PROJECT).dags["sync_shared_forecasts"]
+    load = rendered(dag, "copy_into_staging")
+    prepare = render_sql("prepare_staging", share=Share(), sync=load.sync, samples=Samples({"DATE": "DATE"}))
+    files = [load.sql["describe_target"], load.sql["explain_target"], load.sql["count_visible"], prepare]
+    create = [f"CREATE TABLE {load.sync.new_staging_table} (date DATE)", load.sql["insert_lock_row"]]
+    for statement in [*set_up, *(one for file in [*files, *create] for one in statements(file))]:
         as_loader(engine, statement)
     # Nothing was exported, and so says the COPY, which has found the stage and the place that it is on.
-    assert loads[-1].startswith("COPY INTO")
-    assert as_loader(engine, loads[-1]) == [("Copy executed with 0 files processed.",)]
+    [data] = statements(load.sql["copy_into_staging"])
+    assert as_loader(engine, data) == [("Copy executed with 0 files processed.",)]
 
 
 def test_the_scripts_can_be_run_again_and_keep_what_is_there(engine: Engine) -> None:

@@ -52,12 +52,15 @@ class Snowflake:
         self.hook = hook_class.return_value
         self.hook.split_sql_string.side_effect = DataShareSnowflakeHook.split_sql_string
         self.hook.run_statement.side_effect = self._run_statement
-        self.hook.run_transaction.side_effect = self._run_transaction
+        self.hook.run_statements.side_effect = self._run_statements
+        self.hook.result_of.side_effect = self._result_of
         self.hook.query_ids = []
         self.hook.asset_uri.side_effect = lambda table: f"snowflake://account/db/{table.replace('.', '/')}"
         self.hook.query_ids = ["query of the checks"]
         self.hook.role_name = "DATA_SHARE_LOADER"
         self.answers: dict[str, list[list[dict[str, Any]] | BaseException]] = {}
+        self.prepared: dict[str, Any] = {}
+        """What ``prepare_staging.sql`` returns, besides the samples."""
         self.refusal: Exception | None = None
         self.statements: list[str] = []
         self.request_ids: list[Any] = []
@@ -69,18 +72,27 @@ class Snowflake:
     def _run_statement(self, sql: str, *, request_id: Any = None, **_: Any) -> StatementResult:
         sql = _in_one_line(sql)
         self._note(sql, request_id)
+        return StatementResult(query_id=f"query {len(self.statements)}", rows=self._rows(sql))
+
+    def _rows(self, sql: str) -> list[dict[str, Any]]:
         # Samples are read as they were written, unless a test says something else.
         samples = {name.upper(): 1 for name in re.findall(r"AS (sample_\d+_\d)", sql)}
-        answers = self.answers.get(sql, [[samples] if samples else []])
+        prepared = {**samples, **self.prepared} if "manifest.*" in sql else samples
+        answers = self.answers.get(sql, [[prepared] if prepared else []])
         rows = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(rows, BaseException):
             raise rows
-        return StatementResult(query_id=f"query {len(self.statements)}", rows=rows)
+        return rows
 
-    def _run_transaction(self, statements: list[str], *, request_id: Any) -> None:
-        self._note(";\n".join(statements) + ";", request_id)
+    def _run_statements(self, statements: list[str], *, request_id: Any, is_long: bool = False) -> list[str]:
+        """Several statements of one request are remembered together; the handle of each is the statement."""
+        self._note("; ".join(map(_in_one_line, statements)), request_id)
         if self.refusal:
             raise self.refusal
+        return [_in_one_line(statement) for statement in statements]
+
+    def _result_of(self, handle: str) -> StatementResult:
+        return StatementResult(query_id=f"query {len(self.statements)}", rows=self._rows(handle))
 
     def _note(self, sql: str, request_id: Any) -> None:
         self.statements.append(sql)

@@ -67,7 +67,8 @@ class Snowflake:
             rows = self.ledger if "ledger" in statement else [FAILED]
             columns = [{"name": name, "type": "text"} for row in rows[:1] for name in row]
             data = [list(row.values()) for row in rows]
-            return _Answer(200, {"resultSetMetaData": {"rowType": columns}, "data": data})
+            handles = [url.rpartition("/")[2]]
+            return _Answer(200, {"resultSetMetaData": {"rowType": columns}, "data": data, "statementHandles": handles})
         self.statements.append(body["statement"])
         handle = f"q{len(self.statements)}"
         if "FAIL" in body["statement"]:
@@ -115,13 +116,17 @@ def test_a_step_that_failed_before_its_first_statement_has_no_link() -> None:
 def test_publishing_links_to_the_transaction_and_not_to_the_looks_into_the_ledger(
     task_context: Any, snowflake: Snowflake, change: str
 ) -> None:
-    sql = {"publish": f"BEGIN; {change}; COMMIT;", "select_ledger_row": "SELECT ledger"}
+    sql = {
+        "publish": f"BEGIN; {change}; COMMIT; SELECT ledger;",
+        "select_ledger_row": "SELECT ledger",
+        "select_lock": "SELECT lock",
+    }
     step = SnowflakePublishOperator(share=Share(), task_id="publish", dataset=TIDES, sql=sql)
-    loaded: dict[str, Any] = {"export_path": "path", "new_columns": {}, "created_columns": {}}
-    step.sync = known_sync(TIDES, key="key", loaded=loaded)
+    loaded: dict[str, Any] = {"export_path": "path", "new_columns": {}, "created_columns": {}, "copy_attempt": 1}
+    step.sync = known_sync(TIDES, key="key", attempt=2, loaded=loaded)
     with contextlib.suppress(SnowflakeStatementError):
         step.execute(task_context(step))
-    looks_after = 1 if change == "INSERT" else 0
+    looks_after = 0 if change == "INSERT" else 1
     assert ["BEGIN" in statement for statement in snowflake.statements] == [False, True, *[False] * looks_after]
     assert link_of(step) == PAGE.format("q2")
 

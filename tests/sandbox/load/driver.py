@@ -221,7 +221,7 @@ class Share:
 
     def transaction(self, statements: Sequence[str]) -> None:
         """Run statements in one request."""
-        self._hook.run_transaction(statements)
+        self._hook.run_statements(statements)
 
     def set_up(self, statements: Sequence[str]) -> None:
         """Run statements as ``set_up_snowflake`` does."""

@@ -17,6 +17,7 @@ from data_share import share
 from data_share.datasets import Dataset
 from data_share.share import Share
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
+from data_share.sql_files import render_sql
 from emulators.s3 import s3_filesystem
 from emulators.snowflake.engine import Connection, Engine
 from emulators.snowflake.errors import SqlError
@@ -140,10 +141,10 @@ class Target:
         run.xcoms["export_to_s3", "export"] = {"run_id": 1, "clear_number": 0}
         run.xcoms["wait_for_export", "return_value"] = {"run_id": 1, "run_page_url": "", "export_path": path}
         copy, _ = run.prepared("copy_into_staging")
-        for name in ("create_lock", "create_staging_manifest"):
-            for sql in statements(copy.sql[name]):
-                self.query(sql)
         table = copy.sync.new_staging_table
+        for sql in (render_sql("create_lock", share=Share(), sync=copy.sync), copy.sql["insert_lock_row"]):
+            self.query(statements(sql)[0])
+        self.query(f"CREATE TABLE {share.staging_manifest(table)} LIKE {Share().manifest_table}")
         self.query(f"CREATE TABLE {table} (k NUMBER(38, 0), name VARCHAR)")
         self.query(f"INSERT INTO {table} VALUES {', '.join(map(str, rows))}")
         self.query(
@@ -162,7 +163,9 @@ class Target:
             "query_ids": [],
             "clear_number": 0,
         }
-        return statements(run.prepared("publish")[0].sql["publish"])
+        sent = statements(run.prepared("publish")[0].sql["publish"])
+        # Without the statements after it, which drop the staging tables: each order publishes them again.
+        return sent[: sent.index("COMMIT") + 1]
 
     def reset(self) -> None:
         """Let the target be as it was before the first publish."""

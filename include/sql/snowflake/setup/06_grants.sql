@@ -16,8 +16,8 @@ GRANT USAGE ON SCHEMA data_share.public TO ROLE data_share_loader;
 
 GRANT USAGE ON SCHEMA data_share.staging TO ROLE data_share_loader;
 
--- copy_into_staging: the staging tables of each attempt, which the run drops again. create_lock.sql: the lock table
--- of a target, which stays.
+-- copy_into_staging: the staging tables of each attempt, which the run drops again, and the lock table of a target,
+-- which stays.
 GRANT CREATE TABLE ON SCHEMA data_share.staging TO ROLE data_share_loader;
 
 -- copy_into_staging.sql and copy_manifest.sql: each COPY INTO from the stage requires this right, and so do LIST and

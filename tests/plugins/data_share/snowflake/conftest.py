@@ -15,7 +15,7 @@ def check() -> SnowflakeCheckOperator:
         share=Share(),
         task_id="check",
         dataset=tides(),
-        sql={"check_staging": "SELECT checks", "check_values": "SELECT sums"},
+        sql={"check_staging": "SELECT checks"},
     )
     loaded = {"proofs": [], "unproven": {"TAGS": "no checksum is known"}}
     task.sync = known_sync(task.dataset, staging_table="staging.tides", loaded=loaded)

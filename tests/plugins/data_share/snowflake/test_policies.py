@@ -9,12 +9,11 @@ import pytest
 
 from data_share.column_types import SYNONYMS, described_type
 from data_share.snowflake.policies import (
-    altered_columns,
+    Samples,
     describe_policies,
     has_row_access_policy,
     hidden_rows,
     masking_policies,
-    sample_statements,
     sample_values,
 )
 from data_share.sync import ROWS_HIDDEN
@@ -47,15 +46,15 @@ def test_each_type_has_two_different_values_that_fit(kind: str) -> None:
 
 def test_of_a_type_that_is_not_known_nothing_is_written() -> None:
     columns = {"K": "NUMBER(38,0)", "PLACE": "GEOGRAPHY", 'a"b': "VARCHAR"}
-    insert, count, delete = sample_statements("staging.t", columns)
-    assert insert.startswith('INSERT INTO staging.t ("K", "a""b") SELECT 4711, \'4711 Ada')
-    assert "PLACE" not in insert + count
-    assert delete == "DELETE FROM staging.t"
-    read = {name.upper(): 1 for name in re.findall(r"AS (sample_\w+)", count)}
+    samples = Samples(columns)
+    assert (samples.unknown, samples.names) == (["PLACE"], '"K", "a""b"')
+    assert samples.rows.startswith("SELECT 4711, '4711 Ada")
+    assert "PLACE" not in samples.rows + samples.counts
+    read = {name.upper(): 1 for name in re.findall(r"AS (sample_\w+)", samples.counts)}
     assert len(read) == 4
-    assert altered_columns(columns, read) == []
-    assert altered_columns(columns, {**read, "SAMPLE_1_0": 0}) == ['a"b']
-    assert altered_columns(columns, {**read, "SAMPLE_0_1": 2}) == ["K"], "one for all values"
+    assert samples.altered(read) == []
+    assert samples.altered({**read, "SAMPLE_1_0": 0}) == ['a"b']
+    assert samples.altered({**read, "SAMPLE_0_1": 2}) == ["K"], "one for all values"
 
 
 def test_policies_are_read_from_what_snowflake_describes() -> None:

@@ -34,11 +34,12 @@ LEDGER_ROW = {
 REFUSED_BY_LEDGER = SnowflakeStatementError("Snowflake: NULL result in a non-nullable column (code 100072)")
 
 
-TRANSACTION = "BEGIN TRANSACTION;\nINSERT OVERWRITE INTO tides\nSELECT * FROM staging.tides;\nCOMMIT;"
+PUBLISH = "BEGIN TRANSACTION;\nINSERT OVERWRITE INTO tides\nSELECT * FROM staging.tides;\nCOMMIT;\nSELECT published;"
+TRANSACTION = "BEGIN TRANSACTION; INSERT OVERWRITE INTO tides SELECT * FROM staging.tides; COMMIT; SELECT published"
 
 
 def publish_step(
-    load_mode: str = "replace", *, conf: dict[str, Any] | None = None, **loaded: Any
+    load_mode: str = "replace", *, conf: dict[str, Any] | None = None, attempt: int = 1, **loaded: Any
 ) -> SnowflakePublishOperator:
     """Make the publish step as it is after its templates are rendered, for what the steps before have loaded."""
     task = SnowflakePublishOperator(
@@ -46,14 +47,21 @@ def publish_step(
         task_id="publish",
         dataset=tides(load_mode=load_mode),
         sql={
-            "publish": f"-- why\n{TRANSACTION}",
+            "publish": f"-- why\n{PUBLISH}",
             "select_lock": "SELECT lock;",
             "select_ledger_row": "SELECT ledger;",
             "count_changes": "-- why\nSELECT changes",
+            "show_staging_tables_of_run": "SHOW staging;",
         },
     )
-    known = {"export_path": EXPORT_PATH, "staged_at": "2026-01-02T03:04:30", "new_columns": {}, "created_columns": {}}
-    task.sync = known_sync(task.dataset, conf=conf, key=KEY, loaded={**known, **loaded})
+    known = {
+        "export_path": EXPORT_PATH,
+        "staged_at": "2026-01-02T03:04:30",
+        "copy_attempt": 1,
+        "new_columns": {},
+        "created_columns": {},
+    }
+    task.sync = known_sync(task.dataset, conf=conf, key=KEY, attempt=attempt, loaded={**known, **loaded})
     return task
 
 
@@ -76,17 +84,16 @@ def asset_events(context: dict[str, Any]) -> list[Any]:
     return list(context["outlet_events"][AssetAlias("tides")].asset_alias_events)
 
 
-def test_publishing_runs_one_transaction_and_answers_with_the_ledger_row(
+def test_publishing_is_one_request_that_answers_with_the_ledger_row(
     snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
 ) -> None:
-    snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
+    snowflake.answer("SELECT published", [LEDGER_ROW])
     context = publish_context(publish)
     row = publish.execute(context)  # type: ignore[arg-type]
-    assert snowflake.statements == ["SELECT ledger", TRANSACTION, "SELECT ledger"]
-    assert snowflake.hook.run_transaction.call_args.args == (TRANSACTION.removesuffix(";").split(";\n"),)
-    assert publish.shown_query_id == "query 2", "its link leads to the transaction"
-    assert [call.kwargs["bindings"] for call in snowflake.hook.run_statement.call_args_list] == [[KEY], [KEY]]
-    assert len(set(snowflake.request_ids)) == 3, "the second look must not be answered with the first"
+    assert snowflake.statements == [TRANSACTION]
+    assert snowflake.hook.run_statements.call_args.args == (PUBLISH.removesuffix(";").split(";\n"),)
+    assert snowflake.hook.run_statements.call_args.kwargs["is_long"], "a kill has to know the handle"
+    assert publish.shown_query_id == "query 1", "its link leads to the transaction"
     assert json.loads(json.dumps(row)) == {
         "run_key": KEY,
         "export_path": EXPORT_PATH,
@@ -115,10 +122,12 @@ def test_an_export_that_is_in_the_ledger_is_told_and_not_published_again(
     snowflake: Snowflake, publish_context: MakeContext
 ) -> None:
     snowflake.answer("SELECT ledger", [LEDGER_ROW])
-    publish = publish_step(new_columns={"SALINITY": "NUMBER(5, 2)"})
-    context = publish_context(publish, try_number=2)
+    publish = publish_step(attempt=2, new_columns={"SALINITY": "NUMBER(5, 2)"})
+    context = publish_context(publish)
     assert publish.execute(context)["rows_loaded"] == 5  # type: ignore[arg-type]
-    assert snowflake.statements == ["SELECT ledger"]
+    # The attempt that published may have died before it dropped the staging tables.
+    assert snowflake.statements == ["SELECT ledger", "SHOW staging"]
+    assert snowflake.hook.run_statement.call_args_list[0].kwargs["bindings"] == [KEY]
     # The attempt that published may have died before Airflow knew.
     assert len(asset_events(context)) == 1
 
@@ -126,7 +135,7 @@ def test_an_export_that_is_in_the_ledger_is_told_and_not_published_again(
 @pytest.mark.parametrize(
     ("looks", "refusal", "dry_run"),
     [
-        ([[], [LEDGER_ROW]], None, False),
+        ([[]], None, False),
         ([[LEDGER_ROW]], None, False),
         ([[], [LEDGER_ROW]], REFUSED_BY_LEDGER, False),
         ([[]], None, True),
@@ -137,10 +146,11 @@ def test_an_answer_says_which_attempt_gave_it(
     snowflake: Snowflake, publish_context: MakeContext, looks: Any, refusal: Exception | None, dry_run: bool
 ) -> None:
     snowflake.answer("SELECT ledger", *looks)
+    snowflake.answer("SELECT published", [LEDGER_ROW])
     snowflake.answer("SELECT changes", [{"ROWS_INSERTED": 3}])
     snowflake.refusal = refusal
-    publish = publish_step(conf={"dry_run": dry_run})
-    context = publish_context(publish, try_number=3)
+    publish = publish_step(conf={"dry_run": dry_run}, attempt=3)
+    context = publish_context(publish)
     context["dag_run"].clear_number = 2
     answer = publish.execute(context)  # type: ignore[arg-type]
     assert (answer["task_instance_id"], answer["clear_number"]) == (str(context["ti"].id), 2)
@@ -153,11 +163,51 @@ OTHER_EXPORT = {**LEDGER_ROW, "EXPORT_PATH": EXPORT_PATH.replace("/1-", "/0-"), 
 def test_a_target_is_created_before_the_transaction_and_not_in_it(
     snowflake: Snowflake, publish_context: MakeContext
 ) -> None:
-    snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
+    snowflake.answer("SELECT published", [LEDGER_ROW])
     publish = publish_step(created_columns={"HARBOUR": "VARCHAR", "DEPTH": "FLOAT"})
     publish.execute(publish_context(publish))  # type: ignore[arg-type]
     create = 'CREATE TABLE IF NOT EXISTS "PUBLIC"."TIDES" ("HARBOUR" VARCHAR, "DEPTH" FLOAT)'
-    assert snowflake.statements == ["SELECT ledger", create, TRANSACTION, "SELECT ledger"]
+    assert snowflake.statements == [create, TRANSACTION]
+
+
+STAGING_IS_GONE = SnowflakeStatementError("Snowflake: Object 'STAGING.TIDES' does not exist (code 100132)")
+NOT_MINE = SnowflakeStatementError("Snowflake: Insufficient privileges to operate on table 'TIDES' (code 100132)")
+
+
+def test_an_error_after_the_commit_leaves_the_sync_published(
+    snowflake: Snowflake, publish_context: MakeContext
+) -> None:
+    for error, row, is_published in (
+        (STAGING_IS_GONE, LEDGER_ROW, True),
+        (NOT_MINE, LEDGER_ROW, True),
+        (NOT_MINE, OTHER_EXPORT, False),
+        (NOT_MINE, None, False),
+    ):
+        snowflake.answer("SELECT ledger", [row] if row else [])
+        snowflake.refusal = error
+        publish = publish_step()
+        context = publish_context(publish)
+        if is_published:
+            assert publish.execute(context)["run_key"] == KEY  # type: ignore[arg-type]
+            assert snowflake.statements[-1] == "SHOW staging", "what could not be dropped"
+        else:
+            with pytest.raises(SnowflakeStatementError) as caught:
+                publish.execute(context)  # type: ignore[arg-type]
+            assert caught.value is error
+        assert len(asset_events(context)) == is_published
+
+
+@pytest.mark.parametrize("copy_attempt", [1, 2])
+def test_the_tables_of_earlier_attempts_to_copy_are_dropped_too(
+    snowflake: Snowflake, publish_context: MakeContext, copy_attempt: int
+) -> None:
+    snowflake.answer("SELECT published", [LEDGER_ROW])
+    earlier = f"TIDES__{KEY.upper()}__1_0A1B2C3D"
+    snowflake.answer("SHOW staging", [{"name": earlier}])
+    publish = publish_step(copy_attempt=copy_attempt)
+    publish.execute(publish_context(publish))  # type: ignore[arg-type]
+    dropped = ["SHOW staging", f'DROP TABLE IF EXISTS staging."{earlier}"'] if copy_attempt == 2 else []
+    assert snowflake.statements == [TRANSACTION, *dropped]
 
 
 REFUSALS: dict[str, tuple[str, list[dict[str, Any]], type[Exception], str]] = {
@@ -222,14 +272,13 @@ def test_a_refused_transaction_says_what_it_was_refused_for(
     # Another attempt would be refused too; only the ledger may be mended.
     assert isinstance(caught.value, AirflowFailException) == (kind is not PublishError)
     assert asset_events(context) == []
-    assert snowflake.statements == ["SELECT ledger", TRANSACTION, "SELECT lock", "SELECT ledger"]
-    assert len(set(snowflake.request_ids)) == 4, "the second look must not be answered with the first"
+    assert snowflake.statements == [TRANSACTION, "SELECT lock", "SELECT ledger"]
 
 
 def test_a_publish_that_another_process_was_faster_with_is_told_as_its_own(
     snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
 ) -> None:
-    snowflake.answer("SELECT ledger", [], [LEDGER_ROW])
+    snowflake.answer("SELECT ledger", [LEDGER_ROW])
     snowflake.answer("SELECT lock", [{**LOCK, "RUN_KEY": KEY, "EXPORT_PATH": EXPORT_PATH}])
     snowflake.refusal = REFUSED_BY_LEDGER
     context = publish_context(publish)
@@ -259,7 +308,7 @@ def test_a_transaction_that_does_not_see_all_rows_is_told_apart(
 def test_a_transaction_without_a_trace_in_the_ledger_is_an_error_that_may_be_tried_again(
     snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
 ) -> None:
-    snowflake.answer("SELECT ledger", [])
+    snowflake.answer("SELECT published", [])
     context = publish_context(publish)
     with pytest.raises(PublishError, match=KEY) as caught:
         publish.execute(context)  # type: ignore[arg-type]
@@ -271,7 +320,7 @@ def test_a_transaction_without_a_trace_in_the_ledger_is_an_error_that_may_be_tri
 def test_killing_a_publication_cancels_its_transaction(
     snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
 ) -> None:
-    snowflake.hook.run_transaction.side_effect = KeyboardInterrupt
+    snowflake.hook.run_statements.side_effect = KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
         publish.execute(publish_context(publish))  # type: ignore[arg-type]
     publish.on_kill()
@@ -281,22 +330,21 @@ def test_killing_a_publication_cancels_its_transaction(
 def test_a_publication_that_is_killed_too_late_says_what_it_published(
     snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
 ) -> None:
-    """The kill comes before the end of the transaction is heard of, and again while the ledger is read."""
+    """The kill comes before the end of the transaction is heard of, and again while the ledger row is read."""
 
-    def commit(*_: object, **__: object) -> None:
+    def commit(*_: object, **__: object) -> list[str]:
         snowflake.hook.is_stopped = True
+        return ["handle"]
 
-    def look(sql: str, **_: object) -> StatementResult:
-        looks.append(snowflake.hook.is_stopped)
+    def read(handle: str) -> StatementResult:
+        stopped.append(snowflake.hook.is_stopped)
         publish.on_kill()
-        return StatementResult(query_id="query", rows=[LEDGER_ROW] if len(looks) == 2 else [])
+        return StatementResult(query_id=handle, rows=[LEDGER_ROW])
 
-    looks: list[bool] = []
-    snowflake.hook.is_stopped = False
-    snowflake.hook.run_transaction.side_effect = commit
-    snowflake.hook.run_statement.side_effect = look
+    stopped: list[bool] = []
+    snowflake.hook.run_statements.side_effect = commit
+    snowflake.hook.result_of.side_effect = read
     row = publish.execute(publish_context(publish))  # type: ignore[arg-type]
     assert row["run_key"] == KEY
-    assert looks == [False, False]
-    # Before the transaction, a kill stops the step.
-    snowflake.hook.stop.assert_called_once_with()
+    assert stopped == [False]
+    snowflake.hook.stop.assert_not_called()

@@ -232,10 +232,35 @@ def test_a_short_statement_costs_one_request_and_a_long_one_gives_its_handle_at_
     assert hook.query_ids == [HANDLE]
 
 
-def test_a_transaction_gives_its_handle_at_once(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
-    snowflake.will(STARTED, DONE)
-    hook.run_transaction(["BEGIN", "COMMIT"])
-    assert snowflake.calls[0]["params"]["async"] == "true"
+SEVERAL_DONE = response(200, {"statementHandle": HANDLE, "statementHandles": ["a", "b", "c"]})
+
+
+def test_several_statements_cost_one_request_and_one_for_each_result_that_is_read(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook
+) -> None:
+    last = rows([{"name": "N", "type": "fixed", "scale": 0}], [["7"]])
+    snowflake.will(SEVERAL_DONE, last, STARTED, SEVERAL_DONE)
+    handles = hook.run_statements(["CREATE TABLE t (n INT)", "INSERT INTO t SELECT 7", "SELECT n FROM t"])
+    assert handles == ["a", "b", "c"]
+    result = hook.result_of(handles[-1])
+    assert (result.query_id, result.rows) == ("c", [{"N": 7}])
+    hook.run_statements(["BEGIN", "DELETE FROM t", "COMMIT"], is_long=True)
+    assert snowflake.paths == ["post", "get /c", "post", f"get /{HANDLE}"]
+    assert ["async" in (call["params"] or {}) for call in snowflake.calls] == [False, False, True, False]
+
+
+def test_several_statements_that_take_longer_than_the_first_answer_are_waited_for(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook
+) -> None:
+    snowflake.will(STARTED, RUNNING, SEVERAL_DONE)
+    assert hook.run_statements(["DELETE FROM t", "SELECT 1"]) == ["a", "b", "c"]
+
+
+def test_a_result_that_is_lost_on_its_way_is_asked_for_again(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook
+) -> None:
+    snowflake.will(requests.ConnectionError("reset"), rows([{"name": "N", "type": "fixed", "scale": 0}], [["7"]]))
+    assert hook.result_of("a").rows == [{"N": 7}]
 
 
 @pytest.mark.parametrize("status", [422, 408])
@@ -258,7 +283,7 @@ def test_what_the_connection_leaves_open_is_left_out(snowflake: Snowflake, monke
 
 def test_a_transaction_goes_into_one_request(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
     snowflake.will(STARTED, RUNNING, response(200, {"statementHandle": HANDLE, "statementHandles": ["a", "b", "c"]}))
-    hook.run_transaction(["BEGIN", "INSERT INTO t SELECT 1", "COMMIT"])
+    hook.run_statements(["BEGIN", "INSERT INTO t SELECT 1", "COMMIT"], is_long=True)
     body = snowflake.calls[0]["json"]
     assert body["statement"] == "BEGIN;\nINSERT INTO t SELECT 1;\nCOMMIT;"
     assert body["parameters"]["MULTI_STATEMENT_COUNT"] == "3"
@@ -410,7 +435,7 @@ def test_the_pauses_grow_and_differ_between_steps(
 ) -> None:
     snowflake.will(*[LOST] * 9, STARTED, DONE)
     hook.run_statement("SELECT 1")
-    for pause, least in zip(pauses, (1, 2, 4, 8, 16, 30, 30, 30, 30), strict=True):
+    for pause, least in zip(pauses[:-1], (1, 2, 4, 8, 16, 30, 30, 30, 30), strict=True):
         assert least < pause <= 1.5 * least
 
 
@@ -444,8 +469,9 @@ def test_the_pause_is_as_long_as_snowflake_asks_for(
     still_running = with_header(response(429, {"statementHandle": HANDLE}), asked)
     snowflake.will(busy, STARTED, busy, still_running, DONE)
     hook.run_statement("SELECT 1")
-    submission, look, running = pauses
-    for pause, least in ((submission, 1), (look, 1), (running, 0.05)):
+    submission, first, look, running = pauses
+    assert first == 0.25
+    for pause, least in ((submission, 1), (look, 1), (running, 0.25)):
         assert max(paused, least) <= pause <= max(paused, 1.5 * least)
 
 
@@ -459,7 +485,7 @@ def test_no_pause_is_longer_than_a_statement_may_run(
     snowflake.will(STARTED, *[busy] * 7, CANCELLED)
     with pytest.raises(SnowflakeTransientError, match=f"; the step stopped waiting for query {HANDLE}"):
         hook.run_statement("SELECT 1")
-    assert pauses == [60, 50, 40, 30, 20, 10]
+    assert pauses[1:] == [60, 50, 40, 30, 20, 10]
 
 
 def test_a_hook_may_have_less_patience(snowflake: Snowflake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,7 +566,7 @@ def test_a_statement_is_waited_for_in_growing_steps(
     hook.run_statement("SELECT 1")
     assert hook.query_ids == [HANDLE]
     assert waits == sorted(waits)
-    assert (waits[0], waits[-1]) == (0.05, 5.0)
+    assert (waits[0], waits[-1]) == (0.25, 5.0)
 
 
 def test_a_step_that_is_killed_looks_at_once_what_became_of_its_statement(
@@ -554,7 +580,7 @@ def test_a_step_that_is_killed_looks_at_once_what_became_of_its_statement(
         hook.is_stopped = sum(slept) > 20
 
     monkeypatch.setattr(time, "sleep", sleep)
-    snowflake.will(STARTED, *[RUNNING] * 14, failed("000604", "SQL execution canceled"))
+    snowflake.will(STARTED, *[RUNNING] * 9, failed("000604", "SQL execution canceled"))
     with pytest.raises(SnowflakeStoppedError):
         hook.run_statement("SELECT 1")
     assert max(slept) <= 0.2
@@ -608,19 +634,21 @@ def test_a_token_that_cannot_be_had_is_snowflakes_failure(
 def test_a_statement_that_runs_is_cancelled_and_none_follows(
     snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    snowflake.will(STARTED, RUNNING, CANCELLED, failed("000604", "SQL execution canceled"))
+    snowflake.will(STARTED, CANCELLED, failed("000604", "SQL execution canceled"))
     monkeypatch.setattr(time, "sleep", lambda _: hook.stop())
     with pytest.raises(SnowflakeStoppedError, match="cancelled"):
         hook.run_statement("SELECT 1")
     with pytest.raises(SnowflakeStoppedError):
-        hook.run_transaction(["BEGIN", "COMMIT"])
-    assert snowflake.paths == ["post", f"get /{HANDLE}", f"post /{HANDLE}/cancel", f"get /{HANDLE}"]
+        hook.run_statements(["BEGIN", "COMMIT"])
+    assert snowflake.paths == ["post", f"post /{HANDLE}/cancel", f"get /{HANDLE}"]
 
 
-def test_a_statement_whose_submission_is_not_answered_yet_is_cancelled_by_the_same_request(
-    snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["run_statement", "run_statements"])
+def test_what_was_submitted_and_is_not_answered_yet_is_cancelled_by_the_same_request(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """The signal comes while the answer is waited for: in the middle of the first call."""
+    sql = "INSERT INTO a SELECT 1"
     request = snowflake.request
     stops = [hook.stop]
 
@@ -632,7 +660,7 @@ def test_a_statement_whose_submission_is_not_answered_yet_is_cancelled_by_the_sa
     monkeypatch.setattr(requests.Session.request, "side_effect", interrupted)
     snowflake.will(STARTED, CANCELLED, STARTED, failed("000604", "SQL execution canceled"))
     with pytest.raises(SnowflakeStoppedError, match="cancelled"):
-        hook.run_statement("INSERT INTO a SELECT 1", request_id=uuid.UUID(int=7))
+        getattr(hook, method)(sql if method == "run_statement" else [sql, sql], request_id=uuid.UUID(int=7))
     submissions = [call for call in snowflake.calls if call["url"] == STATEMENTS]
     assert {call["params"]["requestId"] for call in submissions} == {str(uuid.UUID(int=7))}
     # The call that was interrupted comes last here, as it is noted when it is answered.
@@ -695,7 +723,7 @@ def test_a_killed_step_that_hears_nothing_more_ends(
     snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None if hook.is_stopped else hook.stop())
-    snowflake.will(STARTED, RUNNING, CANCELLED, LOST)
+    snowflake.will(STARTED, CANCELLED, LOST)
     with pytest.raises(SnowflakeStoppedError, match="the outcome of its statement is unknown"):
         hook.run_statement("SELECT 1")
 
@@ -772,7 +800,7 @@ def test_a_transaction_that_snowflake_stopped_at_its_time_out_is_known_by_its_wo
     said = "Uncaught: Statement reached its statement or warehouse timeout of 7 second(s) and was canceled."
     snowflake.will(STARTED, failed("100132", said))
     with pytest.raises(SnowflakeStatementError) as caught:
-        hook.run_transaction(["BEGIN", "COMMIT"])
+        hook.run_statements(["BEGIN", "COMMIT"])
     assert caught.value.code is FailureCode.LOAD_TIMED_OUT
 
 
@@ -790,7 +818,7 @@ def test_a_reason_that_may_pass_is_left_to_the_next_attempt_of_the_task(
 def test_a_transaction_fails_like_a_statement(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:
     snowflake.will(STARTED, failed("100132", "JavaScript execution error"))
     with pytest.raises(SnowflakeStatementError, match="100132"):
-        hook.run_transaction(["BEGIN", "COMMIT"])
+        hook.run_statements(["BEGIN", "COMMIT"])
 
 
 @pytest.mark.parametrize(
@@ -805,7 +833,7 @@ def test_a_reason_that_may_pass_is_known_in_a_transaction_too(
 ) -> None:
     snowflake.will(STARTED, failed("100132", f"JavaScript execution error: Uncaught Execution failed.\n{reason}"))
     with pytest.raises(SnowflakeTransientError):
-        hook.run_transaction(["BEGIN", "COMMIT"])
+        hook.run_statements(["BEGIN", "COMMIT"])
 
 
 def test_an_answer_without_a_statement_is_a_failure(snowflake: Snowflake, hook: DataShareSnowflakeHook) -> None:

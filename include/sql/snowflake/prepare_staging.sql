@@ -1,0 +1,50 @@
+-- Prepares an attempt to copy, and reads in one row what decides whether the data may be loaded.
+-- Effect: creates the target's lock table if it is missing; creates the attempt's manifest table, loads the manifest,
+-- and stores when it was staged, as publishes to a target follow these times; writes sample values. A repeated request
+-- replaces the tables of the attempt, which no other attempt uses.
+-- Input: samples, as for write_samples.sql; without columns, there are none.
+
+{% include 'create_lock.sql' %}
+
+CREATE OR REPLACE TABLE {{ sync.new_staging_manifest }} LIKE {{ share.manifest_table }};
+
+{% include 'copy_manifest.sql' %}
+
+UPDATE {{ sync.new_staging_manifest }}
+SET staged_at = SYSDATE();
+
+{% if samples.columns -%}
+{% include 'write_samples.sql' %}
+
+{% endif -%}
+SELECT
+  manifest.*,
+  {% if samples.columns -%}
+  samples.*,
+  {% endif -%}
+  locked.target_database AS lock_target_database,
+  locked.target_schema AS lock_target_schema,
+  locked.target_name AS lock_target_name,
+  locked.dataset AS lock_dataset,
+  locked.run_key AS lock_run_key
+FROM (
+  -- One row, whatever COPY has found.
+  SELECT
+    COUNT(*) AS manifests,
+    MAX(dataset) AS dataset,
+    MAX(run_key) AS run_key,
+    MAX(row_count) AS row_count,
+    MAX(file_count) AS file_count,
+    MAX(column_types) AS column_types,
+    MAX(staged_at) AS staged_at
+  FROM {{ sync.new_staging_manifest }}
+) AS manifest
+{% if samples.columns -%}
+CROSS JOIN (SELECT {{ samples.counts }} FROM {{ sync.new_staging_samples }}) AS samples
+{% endif -%}
+LEFT JOIN (
+  SELECT *
+  FROM {{ sync.lock_table }}
+  WHERE {{ sync.lock_condition }}
+) AS locked
+  ON TRUE;
