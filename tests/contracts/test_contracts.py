@@ -173,7 +173,7 @@ def statements_fail(accounts: Accounts) -> None:
     with pytest.raises(SnowflakeStatementError, match="does not exist"):
         hook.run_statement("SELECT * FROM nothing_here")
     with pytest.raises(SnowflakeStatementError):
-        hook.run_statements(["BEGIN", "SELECT * FROM nothing_here", "COMMIT"])
+        hook.run_statements(["BEGIN", "SELECT * FROM nothing_here", "COMMIT"], is_long=True)
     with pytest.raises(SnowflakeStatementError, match="timeout"):
         DataShareSnowflakeHook("snowflake_default", statement_timeout=1).run_statement(LONG)
 

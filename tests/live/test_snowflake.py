@@ -177,7 +177,10 @@ def test_who_waited_for_a_lock_sees_what_the_other_has_written(
 
 
 def test_several_statements_are_one_transaction(hook: DataShareSnowflakeHook, table: str) -> None:
-    hook.run_statements(["BEGIN", f"INSERT INTO {table} SELECT 1, 'kept'", "COMMIT"])
+    handles = hook.run_statements(
+        ["BEGIN", f"INSERT INTO {table} SELECT 1, 'kept'", "COMMIT", f"SELECT name FROM {table}"]
+    )
+    assert hook.result_of(handles[-1]).rows == [{"NAME": "kept"}]
     with pytest.raises(SnowflakeStatementError):
         hook.run_statements(["BEGIN", f"DELETE FROM {table}", "SELECT * FROM nothing_here", "COMMIT"])
     assert hook.run_statement(f"SELECT name FROM {table}").rows == [{"NAME": "kept"}]

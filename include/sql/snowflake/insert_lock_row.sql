@@ -13,7 +13,6 @@ USING (
     locked.target_database = mine.target_database
     AND locked.target_schema = mine.target_schema
     AND locked.target_name = mine.target_name
--- Without a current schema, insert nothing: the next statement of the step reports it.
-WHEN NOT MATCHED AND mine.target_database IS NOT NULL AND mine.target_schema IS NOT NULL THEN
+WHEN NOT MATCHED THEN
   INSERT (target_database, target_schema, target_name, dataset, run_key, export_path, attempt, staged_at)
   VALUES (mine.target_database, mine.target_schema, mine.target_name, '', '', '', 0, '1970-01-01'::TIMESTAMP_NTZ);

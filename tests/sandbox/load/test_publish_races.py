@@ -23,8 +23,8 @@ MODES: dict[str, dict[str, Any]] = {
     "append": {"load_mode": "append"},
     "merge": {"load_mode": "merge", "merge_keys": ("k",), "delete_missing": True},
 }
-SEND_TRANSACTION = 1
-"""Number of the call of ``publish`` that sends the transaction: it follows the look into the ledger."""
+SEND_TRANSACTION = 0
+"""Number of the call of ``publish`` that sends the transaction, in its first attempt."""
 
 ROWS = 40
 
@@ -124,7 +124,7 @@ def test_publishing_twice_changes_once(a_share: Share, dataset: Dataset, mode: s
     assert_counted_once(a_share, dataset, run)
 
 
-@pytest.mark.parametrize("call", [SEND_TRANSACTION, SEND_TRANSACTION + 1], ids=["submit", "poll"])
+@pytest.mark.parametrize("call", [SEND_TRANSACTION, SEND_TRANSACTION + 1], ids=["submit", "result"])
 def test_a_crash_between_commit_and_answer(a_share: Share, dataset: Dataset, mode: str, call: int) -> None:
     a_share.write(dataset, generation(2))
     run = a_share.staged(dataset)
