@@ -124,7 +124,8 @@ def test_requests_are_those_between_two_counts() -> None:
 
 
 def of_burst(**changed: Any) -> Result:
-    given: dict[str, Any] = {"makespan": 120.0, "least": 100.0, "cpu": 140.0, "waiting": 0, "refused": 0}
+    given: dict[str, Any] = {"makespan": 120.0, "least": 100.0, "cpu": 140.0, "waiting": 0, "refused": 0, "failed": 0}
+    given |= {"stock_failed": 0}
     given |= {"memory": 900.0, "p99": 0.5, "stock_makespan": 100.0, "stock_waiting": 4, "answers": {200: 1}, **changed}
     return burst.result([given], {200: 100, 409: 100} | given["answers"], part=0.2)
 
@@ -144,6 +145,7 @@ def test_a_burst_that_meets_its_bars() -> None:
         ({"stock_makespan": 70.0}, "makespan_of_stock"),
         ({"waiting": 1}, "slots_held_waiting"),
         ({"refused": 1}, "posts_refused"),
+        ({"failed": 1}, "failed"),
         ({"p99": 1.1}, "p99_seconds"),
         ({"answers": {500: 1}}, "presses_refused"),
         ({"answers": {0: 1}}, "presses_refused"),
