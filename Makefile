@@ -1,7 +1,7 @@
 # Each command sets up what it needs. Nothing outside this folder is touched.
 .DEFAULT_GOAL := help
 .PHONY: FORCE help demo up set-up sync backend down status logs env doctor test test-all test-nightly test-deploy test-live \
-  test-times contracts check check-style check-types check-sql check-docs check-lock hooks docs lock keys env-file clean
+  test-times bench contracts check check-style check-types check-sql check-docs check-lock hooks docs lock keys env-file clean
 
 PYTHON ?= python3
 DATASET ?= shared_forecasts
@@ -81,6 +81,9 @@ contracts: .venv/.installed ## Show where the contract of Databricks' API and th
 
 test-times: .venv/.installed ## Measure what the tests of each tier cost
 	@$(BIN)/python -m tests.measure_tiers
+
+bench: .venv/.installed ## Measure speed and cost against the bars of docs/performance.md; one: make bench BENCH=latency [RUNS=7]
+	@$(BIN)/python -m benchmarks $(BENCH) $(if $(RUNS),--runs $(RUNS))
 
 # The hooks of .pre-commit-config.yaml run these parts one by one.
 check: check-style check-types check-sql check-docs check-lock ## Check style, types, SQL and the lock; changes nothing

@@ -5,7 +5,7 @@ The rows have a BIGINT, a DECIMAL(18, 4), a STRING, a TIMESTAMP and a DOUBLE. Me
 Databricks, with ``proof`` checksums and counts, and the query of ``check_values.sql`` on the emulator of Snowflake. The
 emulators compute with DuckDB: the figures say what the sandbox pays, and how the two compare.
 
-    python benchmarks/checksums.py --rows 1000000
+    python -m benchmarks.checksums --rows 1000000
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main() -> None:
     files = s3_filesystem(url)
     for bucket in (LAKE_BUCKET, SHARE_BUCKET):
         files.makedirs(bucket, exist_ok=True)
-    write_table(url, "main.benchmark.rows", duckdb.sql(ROWS.format(rows=rows)).to_arrow_table())
+    write_table(url, "main.benchmark.rows", duckdb.connect().execute(ROWS.format(rows=rows)).to_arrow_table())
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(Path(folder), files, identifier="BENCHMARK")
         for setup in ("CREATE DATABASE d", "CREATE SCHEMA IF NOT EXISTS d.public", "CREATE WAREHOUSE w"):

@@ -180,15 +180,20 @@ def measure(case: str, size: int, seconds: float) -> dict[str, Any]:
             "AIRFLOW_CONN_DATABRICKS_DEFAULT": json.dumps(connection),
             "PYTHONPATH": str(PROJECT / "plugins"),
         }
-        own = [sys.executable, __file__]
+        own = [sys.executable, "-m", "benchmarks.waiting_syncs"]
         server = subprocess.Popen(  # noqa: S603
-            [*own, "--serve", str(port), "--seconds", str(lasts)], env=environment, stdout=subprocess.PIPE, text=True
+            [*own, "--serve", str(port), "--seconds", str(lasts)],
+            cwd=PROJECT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         try:
             if server.stdout is None or server.stdout.readline().strip() != "ready":
                 raise RuntimeError("the server did not start")
             done = subprocess.run(  # noqa: S603
                 [*own, "--follow", case, str(size), str(port), str(lasts)],
+                cwd=PROJECT,
                 env=environment,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -1,10 +1,11 @@
-"""Fault injection: middleware that makes an emulator fail at chosen calls, to test how its clients react."""
+"""Middleware of the emulators: it counts calls, and makes chosen calls fail, to test how their clients react."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import threading
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,6 +17,10 @@ CONTROL_PREFIX = "/_sandbox/"
 """No fault applies to paths with this prefix, so that tests can always inspect and clean up."""
 
 CONTROL_PATH = CONTROL_PREFIX + "faults"
+COUNTS_PATH = CONTROL_PREFIX + "requests"
+
+# A part of a path that names one thing of many: a number, a UUID.
+_ID = re.compile(r"(?<=/)[0-9a-f-]*[0-9][0-9a-f-]{6,}(?=/|$)")
 
 _DROPS = ("before", "after")
 
@@ -89,6 +94,8 @@ class FaultInjection:
     ``POST`` adds a fault (the fields of :class:`Fault`), ``GET`` lists all faults, ``DELETE`` removes all. A call gets
     the first fault that matches and is not used up.
 
+    ``GET /_sandbox/requests`` returns how many calls there were, by method and path; ``DELETE`` begins at 0 again.
+
     The middleware must be the outermost application: to drop a connection, it returns a value to uvicorn.
 
     :param app: the application that the middleware wraps.
@@ -98,6 +105,7 @@ class FaultInjection:
         self._app = app
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> str | None:
         """
@@ -109,11 +117,22 @@ class FaultInjection:
             await self._app(scope, receive, send)
         elif scope["path"] == CONTROL_PATH:
             await (await self._control(Request(scope, receive)))(scope, receive, send)
+        elif scope["path"] == COUNTS_PATH:
+            await self._tell_counts(scope["method"])(scope, receive, send)
         elif scope["path"].startswith(CONTROL_PREFIX):
             await self._app(scope, receive, send)
         else:
+            with self._lock:
+                self._counts[f"{scope['method']} {_ID.sub('{id}', scope['path'])}"] += 1
             return await self._call(scope, receive, send)
         return None
+
+    def _tell_counts(self, method: str) -> Response:
+        with self._lock:
+            if method == "DELETE":
+                self._counts.clear()
+                return Response(status_code=204)
+            return JSONResponse(dict(self._counts))
 
     async def _control(self, request: Request) -> Response:
         if request.method == "POST":

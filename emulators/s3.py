@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +28,9 @@ SECRET_ACCESS_KEY = "sandbox"
 
 SHARE_BUCKET = "databricks-snowflake-share"
 """The bucket that Databricks may export to and Snowflake may load from."""
+
+COUNTS_PATH = "/_sandbox/requests"
+"""Tells how many requests there were, by kind. It is no object: no bucket's name has an underscore."""
 
 _WRITING_METHODS = frozenset({"PUT", "POST", "DELETE"})
 # moto shares one store between all servers of a process, so a second server would show the first server's objects.
@@ -52,9 +56,18 @@ class _Mirror:
         self._app = app
         self._directory = directory
         self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request."""
+        if environ["PATH_INFO"] == COUNTS_PATH:
+            with self._lock:
+                counts = json.dumps(self._counts).encode()
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [counts]
+        is_list = "list-type" in environ.get("QUERY_STRING", "")
+        with self._lock:
+            self._counts["LIST" if is_list else environ["REQUEST_METHOD"]] += 1
         if environ["REQUEST_METHOD"] not in _WRITING_METHODS:
             return self._app(environ, start_response)
 

@@ -31,7 +31,8 @@ from emulators.s3 import s3_filesystem
 
 log = logging.getLogger(__name__)
 
-MAX_PARALLEL_RUNS = 16
+# A run that waits has a thread too; jobs limit how many of their runs work.
+MAX_PARALLEL_RUNS = 256
 MAX_HOLD_SECONDS = 120.0
 MAX_TOKEN_LENGTH = 64
 
@@ -83,6 +84,7 @@ class Workspace:
         self._closing = False
         self._pending_holds: list[HoldPoint] = []
         self._pending_failures: list[dict[str, str]] = []
+        self._min_run_seconds = 0.0
         self._load()
         self._deploy(bundle)
         self._workers = ThreadPoolExecutor(MAX_PARALLEL_RUNS, thread_name_prefix="run")
@@ -250,6 +252,11 @@ class Workspace:
         with self._changed:
             self._pending_failures.extend([failure] * count)
 
+    def let_runs_last(self, seconds: float) -> None:
+        """Let each run that begins from now on last at least so long; with 0, as long as its work takes."""
+        with self._changed:
+            self._min_run_seconds = seconds
+
     def counts(self) -> dict[str, Any]:
         """Return the number of runs by state, the held runs, and the holds and failures not yet taken by a run."""
         with self._changed:
@@ -327,12 +334,14 @@ class Workspace:
                 self._ended(run, "INTERNAL_ERROR", "FAILED", f"Unexpected failure: {error}")
 
     def _perform(self, run: Run, control: Control) -> None:
+        earliest_end = time.monotonic() + self._min_run_seconds
         self._hold(control, "start")
         if control.failure is None:
             self._perform_task(run, control)
         else:
             run.task.state.start_time = now()
         self._hold(control, "end")
+        self._wait(control, lambda: False, earliest_end)
         with self._changed:
             self._stop_if_asked(control)
             if control.failure:

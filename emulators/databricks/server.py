@@ -28,6 +28,7 @@ from emulators.databricks.records import ApiError, invalid
 from emulators.databricks.sql_statements import SqlStatements
 
 RUNS_ON_PAGE = 100
+MAX_RUN_SECONDS = 3600
 
 Body = Mapping[str, Any]
 
@@ -83,6 +84,7 @@ class _Api:
             ("POST", "hold", self._hold),
             ("POST", "release", self._release),
             ("POST", "fail_next", self._fail_next),
+            ("POST", "run_seconds", self._run_seconds),
             ("POST", "token", self._new_token),
             ("POST", "token_lifetime", self._token_lifetime),
             ("GET", "state", self._state),
@@ -281,6 +283,14 @@ class _Api:
             str(body.get("life_cycle_state", "TERMINATED")),
             _count(body),
         )
+        return {}
+
+    def _run_seconds(self, request: Request, body: Body) -> Any:
+        _only(body, "seconds")
+        seconds = body.get("seconds")
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= MAX_RUN_SECONDS:
+            raise invalid(f"seconds must be a number from 0 to {MAX_RUN_SECONDS}.")
+        self._workspace.let_runs_last(seconds)
         return {}
 
     def _new_token(self, request: Request, body: Body) -> Any:

@@ -69,6 +69,18 @@ def test_a_status(client: httpx.Client) -> None:
     assert len(calls) == 3
 
 
+def test_requests_are_counted_by_kind_and_control_is_not(client: httpx.Client) -> None:
+    client.delete("/_sandbox/requests")
+    order(client, path="/x", action={"status": 500})
+    for path in ("/x", "/statements/01b2c3d4-0000-1111-0000-00000000000a", "/statements/01ffffff-0000-1111-0000-1"):
+        client.get(path)
+    client.post("/api/2.1/jobs/run-now")
+    counted = {"GET /x": 1, "GET /statements/{id}": 2, "POST /api/2.1/jobs/run-now": 1}
+    assert client.get("/_sandbox/requests").json() == counted
+    assert client.delete("/_sandbox/requests").status_code == 204
+    assert client.get("/_sandbox/requests").json() == {}
+
+
 def test_counts(client: httpx.Client) -> None:
     order(client, path="/x", skip=1, times=2, action={"status": 500})
     assert [client.get("/x").status_code for _ in range(5)] == [200, 500, 500, 200, 200]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from emulators.s3 import s3_filesystem
@@ -111,3 +112,14 @@ def test_the_environment_of_aws_is_not_looked_at(s3_url: str, monkeypatch: pytes
 
     assert isinstance(files.ls(""), list)
     assert (files.key, files.secret, files.token) == ("sandbox", "sandbox", None)
+
+
+def test_requests_are_counted_by_kind(start_s3: Callable[[Path], Any], tmp_path: Path) -> None:
+    server = start_s3(tmp_path)
+    files = s3_filesystem(server.url)
+    files.mkdir("some-bucket")
+    before = httpx.get(f"{server.url}/_sandbox/requests").json()
+    files.pipe_file("some-bucket/a/b", b"1")
+    files.find("some-bucket/a")
+    after = httpx.get(f"{server.url}/_sandbox/requests").json()
+    assert (after["PUT"] - before["PUT"], after["LIST"] - before.get("LIST", 0)) == (1, 1)

@@ -292,6 +292,20 @@ def test_a_run_held_at_its_end_has_done_all_and_says_running(
     assert workspace.result(workspace.run_now(parameters)) == ("TERMINATED", "SUCCESS")
 
 
+def test_a_run_lasts_as_long_as_is_ordered(workspace: Any, parameters: dict[str, str]) -> None:
+    workspace.order("run_seconds", seconds=3)
+    run = workspace.ended(workspace.run_now(parameters))
+    assert (run["state"]["result_state"], run["tasks"][0]["state"]["result_state"]) == ("SUCCESS", "SUCCESS")
+    assert 3000 <= run["run_duration"] < 4500
+    workspace.order("run_seconds", seconds=60)
+    run_id = workspace.run_now(parameters)
+    workspace.in_state(run_id, "RUNNING")
+    workspace.post("jobs/runs/cancel", run_id=run_id)
+    assert workspace.result(run_id) == ("TERMINATED", "CANCELED")
+    workspace.order("run_seconds", seconds=0)
+    assert workspace.ended(workspace.run_now(parameters))["run_duration"] < 3000
+
+
 @pytest.mark.parametrize("point", ["start", "end"])
 def test_a_held_run_can_be_cancelled(workspace: Any, parameters: dict[str, str], point: str) -> None:
     workspace.order("hold", at=point)
@@ -398,6 +412,9 @@ def test_runs_over_the_limit_are_skipped_without_a_queue(
         ("fail_next", {"result_state": "SAD"}),
         ("fail_next", {"massage": "x"}),
         ("token", {"token": ""}),
+        ("run_seconds", {}),
+        ("run_seconds", {"seconds": -1}),
+        ("run_seconds", {"seconds": True}),
     ],
 )
 def test_orders_that_make_no_sense_are_refused(workspace: Any, name: str, body: dict[str, Any]) -> None:
