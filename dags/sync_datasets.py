@@ -41,7 +41,7 @@ import copy
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, AsyncCallback, chain, get_parsing_context
+from airflow.sdk import DAG, AsyncCallback, BaseNotifier, chain, get_parsing_context
 
 from data_share.dag_defaults import DEFAULT_ARGS, SHARE, START_DATE
 from data_share.databricks.export import DatabricksExportOperator
@@ -58,9 +58,10 @@ from data_share.sql_files import sql_files, sql_templates
 from data_share.steps import CHECK_STAGING, COPY_INTO_STAGING, EXPORT_TO_S3, FINISH_SYNC, PUBLISH, WAIT_FOR_EXPORT
 from data_share.sync_conf import PARAMS
 
-# Any notifiers of Airflow, see docs/alerts.md. The webhook does nothing when its connection does not exist.
-ON_SUCCESS = [WebhookNotifier(SHARE.webhook_conn_id)]
-ON_FAILURE = [WebhookNotifier(SHARE.webhook_conn_id)]
+# Any notifiers of Airflow, see docs/alerts.md; the webhook for the ends of syncs needs none. For each end that has a
+# notifier, the dag-processor starts a process.
+ON_SUCCESS: list[BaseNotifier] = []
+ON_FAILURE: list[BaseNotifier] = []
 ON_MISSED_DEADLINE = [AsyncCallback(WebhookNotifier, kwargs={"conn_id": SHARE.webhook_conn_id})]
 
 
@@ -86,8 +87,8 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
         # The max. time of export, copy, check and publish, and four hours between them.
         dagrun_timeout=export_timeout + 3 * load_timeout + timedelta(hours=4),
         # Copies: a notifier keeps its rendered texts, and one process may handle the ends of several syncs.
-        on_success_callback=copy.deepcopy(ON_SUCCESS),
-        on_failure_callback=copy.deepcopy(ON_FAILURE),
+        on_success_callback=copy.deepcopy(ON_SUCCESS) or None,
+        on_failure_callback=copy.deepcopy(ON_FAILURE) or None,
         deadline=deadline_alerts(dataset, ON_MISSED_DEADLINE) or None,
         default_args=DEFAULT_ARGS,
         tags=["data-share", "sync"],

@@ -1,5 +1,5 @@
 """
-The plugin for Airflow itself: the page "Data shares" in the navigation of its UI, and the notes of the runs.
+The plugin for Airflow itself: the page "Data shares" in the navigation of its UI, notes and events of the runs.
 
 Airflow executes this file in every process that loads plugins, also in each task. So it imports little: the web server
 of the page is imported with the first request, and only in the api-server.
@@ -14,7 +14,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from data_share.outcome import notes
+from data_share.outcome import events, notes
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -63,7 +63,7 @@ class DataSharePlugin(AirflowPlugin):
     """The plugin."""
 
     name = "data_share"
-    listeners = [notes]  # noqa: RUF012 - as Airflow declares it
+    listeners = [notes, events]  # noqa: RUF012 - as Airflow declares it
     fastapi_apps = [  # noqa: RUF012
         {"name": "data_share_status_page", "app": StatusPage(), "url_prefix": "/data-share"}
     ]

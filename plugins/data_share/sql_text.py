@@ -22,6 +22,12 @@ _SOURCE_CHARACTER = r"[^`./ \x00-\x1f\x7f]"
 _SOURCE_PART = rf"(?:{_SOURCE_CHARACTER}+|`(?:{_SOURCE_CHARACTER}|``)+`)"
 SOURCE_PATTERN = rf"^{_SOURCE_PART}\.{_SOURCE_PART}\.{_SOURCE_PART}$"
 
+# Compiled here: this module is imported once, in the processes that fork the steps, and a compilation takes long.
+_COLUMN = re.compile(COLUMN_PATTERN)
+_TABLE = re.compile(TABLE_PATTERN)
+_TABLE_PART = re.compile(rf"{_PLAIN}|{_QUOTED}")
+_SOURCE = re.compile(SOURCE_PATTERN)
+
 MAX_NAME_CHARACTERS = 255
 """Max. length of a name, in Snowflake and in Unity Catalog."""
 
@@ -33,7 +39,7 @@ def column_name(text: str) -> str:
     :param text: the column in a dataset file: ``harbour`` is ``HARBOUR``, ``"Net price"`` is ``Net price``
     :raises ValueError: for a text that is neither a plain name nor one in double quotes
     """
-    if not re.fullmatch(COLUMN_PATTERN, text):
+    if not _COLUMN.fullmatch(text):
         raise ValueError("""no plain name; put any other name in double quotes, as in '"Net price"'""")
     return _stored(text)
 
@@ -45,12 +51,12 @@ def table_parts(text: str) -> list[str]:
     :param text: the table in a dataset file, e.g. ``sea.tides`` or ``sea."Tides 2026"``
     :raises ValueError: for a text that is no such name
     """
-    if not re.fullmatch(TABLE_PATTERN, text):
+    if not _TABLE.fullmatch(text):
         raise ValueError(
             "not of the form table, schema.table or database.schema.table; put a name that is not plain in double "
             """quotes, as in 'sea."Tides 2026"'"""
         )
-    return [_stored(part) for part in re.findall(rf"{_PLAIN}|{_QUOTED}", text)]
+    return [_stored(part) for part in _TABLE_PART.findall(text)]
 
 
 def may_be_one_table(one: Sequence[str], other: Sequence[str]) -> bool:
@@ -69,7 +75,7 @@ def source_name(text: str) -> str:
     :param text: ``catalog.schema.table``; a name may have its backticks already
     :raises ValueError: for a text that is no such name
     """
-    if not re.fullmatch(SOURCE_PATTERN, text):
+    if not _SOURCE.fullmatch(text):
         raise ValueError(
             "not of the form catalog.schema.table; a name must not contain a dot, a blank, a slash or a control "
             "character, and a name that contains a backtick must be in backticks"

@@ -137,14 +137,13 @@ def test_pods_have_what_the_dags_need(values: dict[str, Any], sync_datasets: Mod
         "workers": {variable["name"] for variable in workers["celery"]["env"]},
         "pods": {variable["name"] for variable in workers["kubernetes"]["env"]},
         "triggerer": {variable["name"] for variable in values["triggerer"]["env"]},
-        "dag-processor": {variable["name"] for variable in values["dagProcessor"]["env"]},
     }
     assert given == {
         "workers": accounts,
         "pods": accounts,
         "triggerer": {*accounts, webhook},
-        "dag-processor": {webhook},
     }
+    assert "env" not in values["dagProcessor"]
     # All of the chart's pods would have it.
     assert "secret" not in values
     assert yaml.safe_load(values["extraEnvFrom"]) == [{"configMapRef": {"name": "data-share-variables"}}]

@@ -102,7 +102,6 @@ def test_the_accounts_are_with_triggerer_and_workers_alone(rendered: list[dict[s
     assert {pod: names for pod, names in given.items() if names} == {
         step: ACCOUNTS,
         "triggerer": ACCOUNTS | WEBHOOK,
-        "dag-processor": WEBHOOK,
     }
 
 

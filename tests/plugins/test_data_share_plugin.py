@@ -65,6 +65,7 @@ def test_a_task_process_loads_the_plugin_and_no_web_framework() -> None:
     # And nothing else of weight: each module of the package costs every task its time.
     assert [name for name in loaded.new if name.startswith("data_share.")] == [
         "data_share.outcome",
+        "data_share.outcome.events",
         "data_share.outcome.notes",
     ]
 

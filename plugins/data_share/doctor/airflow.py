@@ -50,7 +50,7 @@ def local_settings(deployment: Deployment) -> Answer:
         return Answer(
             State.ADVICE,
             "airflow_local_settings is not found: each task imports the providers again, which takes seconds. Put the "
-            "project's folder config/ on PYTHONPATH of scheduler, workers and triggerer.",
+            "project's folder config/ on PYTHONPATH of scheduler, dag-processor, workers and triggerer.",
         )
     return ok(f"found as {spec.origin}.")
 

@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -52,18 +53,16 @@ SYNC_DEADLINE_MISSED = "sync_deadline_missed"
 _SECRET_PREFIX = "whsec_"  # noqa: S105 - not a secret, but the prefix of all secrets
 _MIN_SECRET_BYTES = 24  # the minimum of the standard
 
-# Airflow ends the dag-processor's process for a DAG file after 50 s ([dag_processor] dag_file_processor_timeout),
-# including the parsing. Several syncs that end at once share one such process.
 _TOTAL_SECONDS = 30.0
 _ATTEMPT_SECONDS = 10.0
 _FIRST_WAIT_SECONDS = 0.5
 _BACKOFF = 2.0
-_LAST_CHANCE_SECONDS = 2.0
 
 _WORTH_ANOTHER_ATTEMPT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
-_seconds_left_in_process = _TOTAL_SECONDS + 5
-
+# Threads of their own: the triggerer looks up host names in its default threads, so a receiver that hangs would hold up
+# the triggers of all exports.
+_SENDERS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="data-share-webhook")
 
 log = logging.getLogger(__name__)
 
@@ -189,8 +188,8 @@ class WebhookNotifier(BaseNotifier):
     """
     Posts the end of a sync, or a missed deadline, to the address in an Airflow connection, if the connection exists.
 
-    As ``on_success_callback`` and ``on_failure_callback`` of a DAG it runs in the dag-processor, as the callback of a
-    deadline alert in the triggerer.
+    It runs in the triggerer: :mod:`data_share.outcome.events` queues it there for each end, a deadline alert for a
+    missed deadline.
 
     :param conn_id: connection with the address in ``host`` and the secret in ``password``; a template
     """
@@ -201,20 +200,11 @@ class WebhookNotifier(BaseNotifier):
         super().__init__(context=context)
         self.conn_id = conn_id
 
-    def notify(self, context: Context) -> None:
-        """Send the event of a callback that runs in a process of the dag-processor."""
-        global _seconds_left_in_process
-        began = time.monotonic()
-        try:
-            self._send(context, min(_TOTAL_SECONDS, max(_LAST_CHANCE_SECONDS, _seconds_left_in_process)))
-        finally:
-            _seconds_left_in_process -= time.monotonic() - began
-
     async def async_notify(self, context: Context) -> None:
-        """Send the event of a callback that runs in the triggerer."""
-        await sync_to_async(self._send, thread_sensitive=False)(context, _TOTAL_SECONDS)
+        """Send the event."""
+        await sync_to_async(self._send, thread_sensitive=False, executor=_SENDERS)(context)
 
-    def _send(self, context: Mapping[str, Any], total_seconds: float) -> None:
+    def _send(self, context: Mapping[str, Any]) -> None:
         try:
             connection = BaseHook.get_connection(self.conn_id)
         except AirflowNotFoundException:
@@ -223,7 +213,7 @@ class WebhookNotifier(BaseNotifier):
         event = event_of(context)
         if event is None:
             return
-        attempts = Webhook.from_connection(connection).deliver(event["event_id"], event, total_seconds)
+        attempts = Webhook.from_connection(connection).deliver(event["event_id"], event, _TOTAL_SECONDS)
         self.log.info("%s %s was sent in %s attempt(s)", event["event"], event["event_id"], attempts)
 
 
@@ -239,10 +229,11 @@ def event_of(context: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     Return the event for a callback, or None when no event is to be sent.
 
-    :param context: context of a DAG's callback, or of a deadline alert, in which the run is as the REST API shows it
+    :param context: the run as JSON in ``dag_run``, with the ``reason`` of its end or, as Airflow's deadline alerts give
+        it, the missed ``deadline``
     """
     missed = context.get("deadline")
-    run = _Run.from_context(context)
+    run = _Run.from_json(context["dag_run"])
     if missed:
         if run.state == "failed" and run.end and run.end <= _time(missed["deadline_time"]):
             # The run failed before its deadline, and sync_failed was sent. Airflow (3.3) drops the deadline of a run
@@ -250,7 +241,7 @@ def event_of(context: Mapping[str, Any]) -> dict[str, Any] | None:
             return None
         kind = SYNC_DEADLINE_MISSED
     else:
-        kind = SYNC_SUCCEEDED if context.get("reason") == "success" else SYNC_FAILED
+        kind = SYNC_SUCCEEDED if run.state == "success" else SYNC_FAILED
     url = _run_url(run)
     once = missed["id"] if missed else run.clear_number
     return {
@@ -259,8 +250,8 @@ def event_of(context: Mapping[str, Any]) -> dict[str, Any] | None:
         "dataset": run.dag_id.removeprefix("sync_"),
         "dag_id": run.dag_id,
         "dag_run_id": run.run_id,
-        "run_key": run_key(run.dag_id, run.run_id, run.after) if run.after else None,
-        "state": run.state or ("success" if kind == SYNC_SUCCEEDED else "failed"),
+        "run_key": run_key(run.dag_id, run.run_id, run.after),
+        "state": run.state,
         "requested_by": run.requested_by,
         "result": _xcom_since_clear(run, PUBLISH.id, XCom.XCOM_RETURN_KEY) if kind == SYNC_SUCCEEDED else None,
         "failure": _failure(run, str(context.get("reason"))) if kind == SYNC_FAILED else None,
@@ -272,31 +263,28 @@ def event_of(context: Mapping[str, Any]) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class _Run:
-    """A DAG run, with those facts that the context of a callback has."""
+    """A DAG run, with those facts that events contain."""
 
     dag_id: str
     run_id: str
-    state: str | None = None
-    after: datetime | None = None
-    end: datetime | None = None
-    clear_number: int = 0
-    requested_by: str | None = None
+    state: str
+    after: datetime
+    end: datetime | None
+    clear_number: int
+    requested_by: str | None
 
     @classmethod
-    def from_context(cls, context: Mapping[str, Any]) -> _Run:
-        run = context.get("dag_run")
-        if run is None:
-            # For a run without a task instance, the context has nothing else.
-            return cls(dag_id=context["dag"].dag_id, run_id=context["run_id"])
-        known: Mapping[str, Any] = run if isinstance(run, Mapping) else run.model_dump()
+    def from_json(cls, run: Mapping[str, Any]) -> _Run:
+        """Return a run that :mod:`data_share.outcome.events` or, for deadline alerts, the REST API describes."""
         return cls(
-            dag_id=known["dag_id"],
-            run_id=known.get("dag_run_id") or known["run_id"],
-            state=str(getattr(known["state"], "value", known["state"])),
-            after=_time(known["run_after"]),
-            end=_time(known["end_date"]) if known.get("end_date") else None,
-            clear_number=known.get("clear_number") or 0,
-            requested_by=(known.get("conf") or {}).get("requested_by") or known.get("triggering_user_name"),
+            dag_id=run["dag_id"],
+            run_id=run.get("dag_run_id") or run["run_id"],
+            state=run["state"],
+            after=_time(run["run_after"]),
+            end=_time(run["end_date"]) if run.get("end_date") else None,
+            # Airflow's deadline alerts do not have it.
+            clear_number=run.get("clear_number") or 0,
+            requested_by=(run.get("conf") or {}).get("requested_by") or run.get("triggering_user_name"),
         )
 
 
@@ -307,7 +295,6 @@ def _failure(run: _Run, reason: str) -> dict[str, Any]:
 
 def _xcom_since_clear(run: _Run, task_id: str, key: str) -> Any:
     """Return a step's XCom, or None if it is older than the last clear: a step that did not begin keeps the old one."""
-    # Reading XComs works here; writing one would block forever in the dag-processor (Airflow 3.3).
     try:
         value = XCom.get_one(dag_id=run.dag_id, run_id=run.run_id, task_id=task_id, key=key, map_index=-1)
     except Exception:
