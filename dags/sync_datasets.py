@@ -43,7 +43,7 @@ from typing import Any
 
 from airflow.sdk import DAG, AsyncCallback, chain, get_parsing_context
 
-from data_share.dag_defaults import DEFAULT_ARGS, SHARE, START_DATE
+from data_share.dag_defaults import DEFAULT_ARGS, SHARE, SHARES, START_DATE
 from data_share.databricks.export import DatabricksExportOperator
 from data_share.databricks.follow import DatabricksRunSensor
 from data_share.dataset_files import InvalidDatasetDag, read_datasets
@@ -153,8 +153,8 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
 
 
 needed = get_parsing_context().dag_id  # in the process of a task, its DAG; else None: the dag-processor needs all
-datasets, invalid = read_datasets(share=SHARE, only=needed and needed.removeprefix("sync_"))
+datasets, invalid = read_datasets(only=needed and needed.removeprefix("sync_"))
 for dataset in datasets:
-    globals()[dataset.dag_id] = sync_dag(dataset)
+    globals()[dataset.dag_id] = sync_dag(dataset, SHARES[dataset.share])
 for error in invalid:
     globals()[f"invalid_{error.path.stem}"] = InvalidDatasetDag(error)

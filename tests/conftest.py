@@ -10,7 +10,7 @@ import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -116,6 +116,28 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     for name in ("connect", "connect_ex", "sendto", "bind"):
         monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def deployed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Let this process be a deployment with another share file, and with variables of its own."""
+
+    def forget() -> None:
+        from data_share import share_file, sql_files
+
+        share_file.share_file.cache_clear()
+        sql_files._environment.cache_clear()
+
+    def deploy(file: Path | None = None, **variables: str) -> None:
+        if file is not None:
+            monkeypatch.setenv("DATA_SHARE_FILE", str(file))
+        for name, value in variables.items():
+            monkeypatch.setenv(f"DATA_SHARE_{name}", value)
+        forget()
+
+    yield deploy
+    monkeypatch.undo()
+    forget()
 
 
 @pytest.fixture

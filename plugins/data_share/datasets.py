@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from data_share.column_types import SYNONYMS, UnknownTypeError, target_type, type_pattern
-from data_share.share import Share
+from data_share.share_file import DEFAULT, ShareNames, share_file
 from data_share.sql_files import SQL_FOLDER
 from data_share.sql_text import (
     COLUMN_PATTERN,
@@ -172,6 +172,13 @@ class Dataset(BaseModel):
     source_table: SourceTable = Field(
         description="Unity Catalog name of the source: `catalog.schema.table`; see [Names](#names)."
     )
+    # Before the target, whose check reads it.
+    share: str = Field(
+        default=DEFAULT,
+        json_schema_extra={"pattern": "^[a-z][a-z0-9_]*$"},
+        description="The share over which the dataset goes: `default`, or one of `shares` in "
+        "[`include/share.yaml`](share.md).",
+    )
     target_table: TargetTable = Field(
         description="Snowflake table, `table`, `schema.table` or `database.schema.table`; an omitted schema or "
         "database is the connection's. Each target belongs to one dataset. See [Names](#names)."
@@ -272,14 +279,21 @@ class Dataset(BaseModel):
         "source has the column, it is loaded like any other.",
     )
 
+    @field_validator("share")
+    @classmethod
+    def _share_exists(cls, value: str, info: ValidationInfo) -> str:
+        if value not in (known := _shares_of(info)):
+            raise ValueError(f"include/share.yaml has no such share; known are {', '.join(known)}")
+        return value
+
     @field_validator("target_table")
     @classmethod
     def _target_is_no_table_of_the_share(cls, value: str, info: ValidationInfo) -> str:
         table = table_parts(value)[-1]
         if len(table) > _MAX_TARGET_CHARACTERS:
             raise ValueError(f"the table's name has more than {_MAX_TARGET_CHARACTERS} characters")
-        share = (info.context or {}).get("share") or Share()
-        if table in (share.ledger_table.upper(), share.manifest_table.upper()):
+        share = _shares_of(info).get(info.data.get("share", ""))  # none if the dataset's is unknown
+        if share and table in (share.ledger_table.upper(), share.manifest_table.upper()):
             raise ValueError("all syncs write to a table of this name; choose another")
         return value
 
@@ -421,6 +435,11 @@ class Dataset(BaseModel):
             **{f"{shown(column)}_not_null": f"{quoted(column)} IS NOT NULL" for column in never_null},
             **({"merge_keys_unique": f"COUNT(*) = COUNT(DISTINCT {keys})"} if keys else {}),
         }
+
+
+def _shares_of(info: ValidationInfo) -> Mapping[str, ShareNames]:
+    shares: Mapping[str, ShareNames] | None = (info.context or {}).get("shares")
+    return share_file().shares if shares is None else shares
 
 
 def _not_one_condition(sql: str) -> str | None:

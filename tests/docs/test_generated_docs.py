@@ -198,9 +198,10 @@ def test_the_schema_is_a_valid_one_and_describes_each_field(script: ModuleType, 
 
 
 def test_the_schema_accepts_the_datasets_of_this_project(accepted_by_schema: Callable[[Any], bool]) -> None:
-    from data_share.dataset_files import DATASETS_FOLDER, read_datasets
+    from data_share.dataset_files import read_datasets
+    from data_share.share_file import share_file
 
-    texts = {path.stem: path.read_text() for path in sorted(DATASETS_FOLDER.glob("*.yaml"))}
+    texts = {path.stem: path.read_text() for path in sorted(share_file().datasets_folder.glob("*.yaml"))}
     datasets, errors = read_datasets()
     # The schema beside them is no dataset file.
     assert ([dataset.name for dataset in datasets], errors) == (list(texts), [])

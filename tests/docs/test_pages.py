@@ -165,7 +165,8 @@ def read_by_sqlfluff(script: str, dialect: str) -> None:
 
 def read_as_dataset(page: Page, block: Block) -> None:
     """Read a whole dataset file, or lines for the checks of the file before."""
-    from data_share.dataset_files import DATASETS_FOLDER, read_dataset
+    from data_share.dataset_files import read_dataset
+    from data_share.share_file import share_file
 
     text = block.content
     if text.startswith(" "):
@@ -175,7 +176,9 @@ def read_as_dataset(page: Page, block: Block) -> None:
         path = Path(folder) / "example.yaml"
         path.write_text(text, encoding="utf-8")
         read_dataset(path)
-    jsonschema.validate(yaml.safe_load(text), json.loads((DATASETS_FOLDER / "dataset.schema.json").read_text()))
+    jsonschema.validate(
+        yaml.safe_load(text), json.loads((share_file().datasets_folder / "dataset.schema.json").read_text())
+    )
 
 
 # ---- commands

@@ -20,13 +20,13 @@ import pytest
 import requests
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from data_share.dataset_files import DATASETS_FOLDER
 from data_share.doctor import __main__ as doctor
 from data_share.doctor import airflow as airflow_checks
 from data_share.doctor import run
 from data_share.doctor.deployment import Answer, Check, State
 from data_share.doctor.run import CHECKS, DoctorOperator, ShareIsBrokenError
 from data_share.share import Share
+from data_share.share_file import share_file
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from tests.emulators.databricks.conftest import TOKEN, WorkspaceServer
 from tests.emulators.snowflake.conftest import KEY
@@ -55,7 +55,7 @@ def test_nothing_is_left_behind(look: Look, administer: Any, snowflake_url: str)
 
 
 def test_a_dataset_file_that_is_not_valid(look: Look, tmp_path: Path) -> None:
-    shutil.copytree(DATASETS_FOLDER, tmp_path / "datasets")
+    shutil.copytree(share_file().datasets_folder, tmp_path / "datasets")
     (tmp_path / "datasets" / "broken.yaml").write_text("load_mode: sometimes\n")
     said = look("Airflow", datasets_folder=tmp_path / "datasets").only_wrong("dataset files")
     assert "broken.yaml" in said
@@ -560,8 +560,8 @@ def test_a_target_that_cannot_be_refreshed_is_not_wrong(look: Look, administer: 
 
 
 def test_one_table_under_two_names(look: Look, tmp_path: Path) -> None:
-    shutil.copytree(DATASETS_FOLDER, tmp_path / "datasets")
-    known = (DATASETS_FOLDER / "shared_forecasts.yaml").read_text()
+    shutil.copytree(share_file().datasets_folder, tmp_path / "datasets")
+    known = (share_file().datasets_folder / "shared_forecasts.yaml").read_text()
     other = known.replace("target_table: shared_forecasts", "target_table: public.shared_forecasts")
     (tmp_path / "datasets" / "tides.yaml").write_text(other)
     said = look("Airflow", datasets_folder=tmp_path / "datasets").only_wrong("dataset files")
@@ -597,7 +597,7 @@ def test_a_lock_that_cannot_be_read_is_wrong(look: Look, administer: Callable[..
 
 
 def test_policies_that_exempt_the_loader(look: Look, administer: Callable[..., object], tmp_path: Path) -> None:
-    shutil.copytree(DATASETS_FOLDER, tmp_path / "datasets")
+    shutil.copytree(share_file().datasets_folder, tmp_path / "datasets")
     file = tmp_path / "datasets" / "shared_forecasts.yaml"
     file.write_text(f"{file.read_text()}policies: exempt\n")
     administer(
