@@ -9,8 +9,8 @@ the target as it was.
 lead to the run on Databricks and to the query in Snowflake.
 
 **How did it end?** The note of the run says it in one line: "1,461 rows from main.weather.forecasts in 6.2 s", or the
-failed step and the reason. All numbers are in the XCom `return_value` of `publish`, the row of the ledger
-`sync_history`; the full report of a failure is the XCom `failure` of `finish_sync`.
+failed step and the reason. All numbers are in the XCom `return_value` of `publish`, the row of the ledger;
+the full report of a failure is the XCom `failure` of `finish_sync`.
 
 **It failed.** Fix what the note names, then press *Trigger* again, or clear the failed step: clearing `export_to_s3`
 exports again, to a new path; clearing `copy_into_staging` loads the same export again; clearing `publish` of an export

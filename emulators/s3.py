@@ -21,12 +21,14 @@ from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
 from moto.s3.models import s3_backends
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from emulators.share_names import buckets
+
 REGION = "us-east-1"
 ACCESS_KEY_ID = "sandbox"
 SECRET_ACCESS_KEY = "sandbox"
 
-SHARE_BUCKET = "databricks-snowflake-share"
-"""The bucket that Databricks may export to and Snowflake may load from."""
+SHARE_BUCKET = buckets()[0]
+"""The bucket of the default share, which Databricks may export to and Snowflake may load from."""
 
 _WRITING_METHODS = frozenset({"PUT", "POST", "DELETE"})
 # moto shares one store between all servers of a process, so a second server would show the first server's objects.

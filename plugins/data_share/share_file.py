@@ -206,6 +206,27 @@ class ShareNames(BaseModel):
 
 ONLY_AT_THE_TOP = ("webhook_conn_id", "environment")
 
+# Of what belongs to one url, a further share has its own: by default with its name behind that of the top.
+_OF_ONE_URL = {
+    "stage": "_",
+    "storage_integration": "_",
+    "storage_credential": "_",
+    "external_location": "_",
+    "databricks_aws_role": "-",
+    "snowflake_aws_role": "-",
+}
+# Field -> the field that says in which system its name counts.
+_SYSTEMS = {
+    "stage": "snowflake_conn_id",
+    "storage_integration": "snowflake_conn_id",
+    "storage_credential": "databricks_conn_id",
+    "external_location": "databricks_conn_id",
+    "databricks_aws_role": "aws_account_id",
+    "snowflake_aws_role": "aws_account_id",
+}
+# Databricks, Snowflake and AWS make these for one credential and one integration.
+_NEVER_INHERITED = ("databricks_external_id", "snowflake_iam_user_arn", "snowflake_external_id")
+
 
 class FileFields(ShareNames):
     """All fields of the file."""
@@ -226,7 +247,8 @@ class FileFields(ShareNames):
     )
     shares: dict[ShareName, dict[str, Any]] = Field(
         default_factory=dict,
-        description="Further shares by name, each with the fields in which it differs. See [Shares](#several-shares).",
+        description="Further shares by name, each with its own `url` and the fields in which it differs. See "
+        "[Several shares](#several-shares).",
     )
 
 
@@ -297,7 +319,7 @@ def read_share_file(path: Path | None = None, environ: Mapping[str, str] = os.en
             problems.append(f"shares.{name}: this is the name of the share at the top of the file; choose another")
         problems += _unknown(own, set(ShareNames.model_fields) - set(ONLY_AT_THE_TOP), place)
         try:
-            shares[name] = ShareNames.model_validate({**top, **own})
+            shares[name] = ShareNames.model_validate({**_inherited(top, name), **own})
         except ValidationError as error:
             problems += [line for line in problems_of(error, place, origins) if not line.startswith("Extra inputs")]
     problems = problems or list(_mixing(shares))
@@ -311,6 +333,12 @@ def read_share_file(path: Path | None = None, environ: Mapping[str, str] = os.en
         sql_folder=path.parent / fields.sql_folder,
         origins=origins,
     )
+
+
+def _inherited(top: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the fields of a further share that does not give them."""
+    own = {field: f"{top[field]}{hyphen}{name}" for field, hyphen in _OF_ONE_URL.items()}
+    return {**top, **own, **dict.fromkeys(_NEVER_INHERITED)}
 
 
 def _replace_by_environment(content: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -384,11 +412,12 @@ def _mixing(shares: Mapping[str, ShareNames]) -> Iterator[str]:
                 f"shares.{other}.url: {right.url} and {left.url} of {one} lie in each other; give each share a folder "
                 "of its own"
             )
-        if left.snowflake_conn_id != right.snowflake_conn_id:
-            continue
-        for field in ("stage", "storage_integration"):
-            if getattr(left, field).upper() == getattr(right, field).upper():
+        for field in _OF_ONE_URL:
+            system = _SYSTEMS[field]
+            if getattr(left, system) == getattr(right, system) and (
+                getattr(left, field).upper() == getattr(right, field).upper()
+            ):
                 yield (
-                    f"shares.{other}.{field}: {getattr(right, field)} is that of {one}, which has another url in the "
-                    f"same account (snowflake_conn_id {left.snowflake_conn_id}); choose another"
+                    f"shares.{other}.{field}: {getattr(right, field)} is that of {one}, which has another url and the "
+                    f"same {system}; choose another"
                 )

@@ -42,7 +42,7 @@ from data_share.attempts import made_since_clear
 from data_share.datasets import Dataset
 from data_share.outcome.diagnose import failure_without_report
 from data_share.outcome.report import FAILURE_KEY
-from data_share.share import run_key
+from data_share.share import Share, run_key
 from data_share.steps import FINISH_SYNC, PUBLISH
 
 SYNC_SUCCEEDED = "sync_succeeded"
@@ -192,14 +192,15 @@ class WebhookNotifier(BaseNotifier):
     As ``on_success_callback`` and ``on_failure_callback`` of a DAG it runs in the dag-processor, as the callback of a
     deadline alert in the triggerer.
 
-    :param conn_id: connection with the address in ``host`` and the secret in ``password``; a template
+    :param conn_id: connection with the address in ``host`` and the secret in ``password``; a template.
+        Default: that of the deployment
     """
 
     template_fields = ("conn_id",)
 
-    def __init__(self, conn_id: str = "data_share_webhook", context: Context | None = None) -> None:
+    def __init__(self, conn_id: str | None = None, context: Context | None = None) -> None:
         super().__init__(context=context)
-        self.conn_id = conn_id
+        self.conn_id = conn_id or Share().webhook_conn_id
 
     def notify(self, context: Context) -> None:
         """Send the event of a callback that runs in a process of the dag-processor."""

@@ -14,14 +14,15 @@ import s3fs
 import sqlparse
 from airflow.dag_processing.dagbag import DagBag
 
+from data_share.render import set_up_files
 from data_share.share import Share
+from data_share.share_file import DEFAULT, share_file
 from emulators.snowflake.engine import Connection, Engine
 from tests.airflow_double import DagRun
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
 PROJECT = Path(__file__).resolve().parents[3]
-SCRIPTS = sorted((PROJECT / "include" / "sql" / "snowflake" / "setup").glob("*.sql"))
 # Users are not part of the emulator.
 UNKNOWN = re.compile(r"CREATE USER |GRANT ROLE \w+ TO USER ")
 SYSTEM_ROLES = ("ACCOUNTADMIN", "SECURITYADMIN", "USERADMIN", "SYSADMIN")
@@ -33,8 +34,8 @@ def statements(text: str) -> list[str]:
 
 
 def run_scripts(session: Connection) -> None:
-    for path in SCRIPTS:
-        for statement in statements(path.read_text()):
+    for path, script in set_up_files(DEFAULT, share_file().shares).items():
+        for statement in statements(script) if path.startswith("snowflake/") else ():
             if not UNKNOWN.match(statement):
                 session.cursor().execute(statement)
 
@@ -59,19 +60,18 @@ def engine(s3: tuple[str, s3fs.S3FileSystem], tmp_path: Path) -> Iterator[Engine
 
 
 @pytest.fixture
-def files_of(rendered: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """The SQL files of a DAG's task, rendered: those of some of its fields."""
+def files_of(rendered: Callable[..., Any]) -> Callable[..., list[str]]:
+    """The SQL files of a DAG's task, rendered; of a step that has several, those that are named."""
 
-    def render(dag_id: str, task_id: str, *fields: str, file: str = "") -> list[str]:
+    def render(dag_id: str, task_id: str, *names: str, file: str = "") -> list[str]:
         dag = DagBag(PROJECT / "dags" / f"{file or dag_id}.py", bundle_path=PROJECT).dags[dag_id]
         if dag.get_task(task_id).is_mapped:
             run = DagRun(dag=dag)
             run.run("list_targets")
             instances = [task for task, _ in run.instances(task_id)]
         else:
-            monkeypatch.setattr(dag.get_task(task_id), "template_fields", fields)
             instances = [rendered(dag, task_id)]
-        return [getattr(instance, field) for instance in instances for field in fields]
+        return [sql for instance in instances for sql in ([instance.sql[name] for name in names] or [instance.sql])]
 
     return render
 
@@ -82,12 +82,13 @@ def test_the_scripts_make_all_that_the_syncs_ask_for(engine: Engine, files_of: C
     set_up = [
         statement
         for task in ("create_schemas", "create_stage", "create_ledger", "create_target")
-        for file in files_of("set_up_snowflake", task, "sql")
+        for file in files_of("set_up_snowflake", task)
         for statement in statements(file)
     ]
     staging = (
-        *("describe_target", "explain_target", "create_staging", "count_visible", "copy_manifest", "select_manifest"),
-        "sql",
+        *("describe_target", "explain_target", "count_visible", "create_staging_manifest", "copy_manifest"),
+        "select_manifest",
+        "copy_into_staging",
     )
     loads = [
         statement
