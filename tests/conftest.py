@@ -119,7 +119,7 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def deployed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def deploy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Let this process be a deployment with another share file, and with variables of its own."""
 
     def forget() -> None:
@@ -128,14 +128,14 @@ def deployed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         share_file.share_file.cache_clear()
         sql_files._environment.cache_clear()
 
-    def deploy(file: Path | None = None, **variables: str) -> None:
+    def run(file: Path | None = None, **variables: str) -> None:
         if file is not None:
             monkeypatch.setenv("DATA_SHARE_FILE", str(file))
         for name, value in variables.items():
             monkeypatch.setenv(f"DATA_SHARE_{name}", value)
         forget()
 
-    yield deploy
+    yield run
     monkeypatch.undo()
     forget()
 

@@ -742,11 +742,11 @@ def test_a_file_with_another_ending_is_refused_and_not_passed_over(tmp_path: Pat
 
 
 @pytest.fixture
-def project_copy(tmp_path: Path, deployed: Callable[..., None]) -> Path:
+def project_copy(tmp_path: Path, deploy: Callable[..., None]) -> Path:
     """Copy the DAGs and what they read, and have the datasets read from the copy."""
     for folder in ("dags", "include"):
         shutil.copytree(PROJECT / folder, tmp_path / folder, ignore=left_out)
-    deployed(tmp_path / "include" / "share.yaml")
+    deploy(tmp_path / "include" / "share.yaml")
     return tmp_path
 
 
