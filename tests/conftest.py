@@ -143,6 +143,8 @@ def deploy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 @pytest.fixture
 def task_context() -> Callable[..., dict[str, Any]]:
     """Make the context that a task of a sync gets when its export has ended."""
+    from data_share.share import Share
+
     attempts = uuid.uuid4()
 
     def make(
@@ -151,7 +153,7 @@ def task_context() -> Callable[..., dict[str, Any]]:
         export = {
             "run_id": 77,
             "run_page_url": "https://databricks.example/run/77",
-            "export_path": f"s3://databricks-snowflake-share/dataset/shared_forecasts/{RUN_KEY}/1-0a1b2c3d/",
+            "export_path": f"{Share().url}shared_forecasts/{RUN_KEY}/1-0a1b2c3d/",
         }
         run = DagRun(
             dag=task.dag if task is not None and task.has_dag() else None,

@@ -51,9 +51,10 @@ def make_keys(tmp_path: Path) -> Run:
 
 def told_connection(told: str, folder: Path, passphrase: str) -> dict[str, Any]:
     """Do in a shell what the script says, and return the connection that Airflow gets."""
-    [command] = re.findall(r"^export AIRFLOW_CONN_SNOWFLAKE_DEFAULT=.*?\}\}'$", told, flags=re.MULTILINE | re.DOTALL)
+    variable = f"AIRFLOW_CONN_{share_file().shares[DEFAULT].snowflake_conn_id.upper()}"
+    [command] = re.findall(rf"^export {variable}=.*?\}}\}}'$", told, flags=re.MULTILINE | re.DOTALL)
     answer = subprocess.run(
-        ["bash", "-c", f'{command}\nprintf %s "$AIRFLOW_CONN_SNOWFLAKE_DEFAULT"'],
+        ["bash", "-c", f'{command}\nprintf %s "${variable}"'],
         cwd=folder,
         env={**os.environ, "SNOWFLAKE_KEY_PASSPHRASE": passphrase},
         capture_output=True,

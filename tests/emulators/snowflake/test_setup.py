@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
 PROJECT = Path(__file__).resolve().parents[3]
 # Users are not part of the emulator.
+NAMES = Share()
 UNKNOWN = re.compile(r"CREATE USER |GRANT ROLE \w+ TO USER ")
 SYSTEM_ROLES = ("ACCOUNTADMIN", "SECURITYADMIN", "USERADMIN", "SYSADMIN")
 
@@ -43,7 +44,12 @@ def run_scripts(session: Connection) -> None:
 def as_loader(engine: Engine, statement: str) -> list[Any]:
     """Run a statement as the syncs do: in a session of its own, as a CREATE SCHEMA changes the session's schema."""
     with contextlib.closing(
-        engine.connect("DATA_SHARE", "PUBLIC", role="DATA_SHARE_LOADER", warehouse="LOAD_WH")
+        engine.connect(
+            NAMES.database.upper(),
+            NAMES.target_schema.upper(),
+            role=NAMES.loader_role.upper(),
+            warehouse=NAMES.warehouse.upper(),
+        )
     ) as session:
         return list(session.cursor().execute(statement).fetchall())
 
@@ -109,11 +115,15 @@ def test_the_scripts_can_be_run_again_and_keep_what_is_there(engine: Engine) -> 
     with contextlib.closing(engine.connect(role="ACCOUNTADMIN")) as administrator:
         run_scripts(administrator)
         execute = administrator.cursor().execute
-        execute(f"CREATE TABLE data_share.public.{Share().ledger_table} (run_key VARCHAR)")
-        execute("USE WAREHOUSE load_wh")
-        execute(f"INSERT INTO data_share.public.{Share().ledger_table} VALUES ('a sync')")
+        execute(f"CREATE TABLE {NAMES.database}.{NAMES.target_schema}.{NAMES.ledger_table} (run_key VARCHAR)")
+        execute(f"USE WAREHOUSE {NAMES.warehouse}")
+        execute(f"INSERT INTO {NAMES.database}.{NAMES.target_schema}.{NAMES.ledger_table} VALUES ('a sync')")
         before = copy.deepcopy(vars(engine.catalogue))
         run_scripts(administrator)
         assert vars(engine.catalogue) == before
-        rows = administrator.cursor().execute(f"SELECT * FROM data_share.public.{Share().ledger_table}").fetchall()
+        rows = (
+            administrator.cursor()
+            .execute(f"SELECT * FROM {NAMES.database}.{NAMES.target_schema}.{NAMES.ledger_table}")
+            .fetchall()
+        )
         assert rows == [("a sync",)]
