@@ -23,7 +23,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 _TEMPLATES = {"snowflake": "sql/snowflake/setup", "aws": "aws", "databricks": "databricks"}
 # The bundle names the SQL by a relative path.
 _COPIED = "sql/databricks/export_dataset.sql"
-_PAGE = "set_up.md"
+_PAGE = "set_up.md.jinja"
 
 
 def set_up_files(name: str, shares: Mapping[str, ShareNames]) -> dict[str, str]:
