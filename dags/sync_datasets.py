@@ -43,11 +43,11 @@ from typing import Any
 
 from airflow.sdk import DAG, AsyncCallback, chain, get_parsing_context
 
-from data_share.dag_defaults import DEFAULT_ARGS, SHARE, SHARES, START_DATE
+from data_share.dag_defaults import SHARE, SHARES, args_of, schedule_of, start_date_of
 from data_share.databricks.export import DatabricksExportOperator
 from data_share.databricks.follow import DatabricksRunSensor
 from data_share.dataset_files import InvalidDatasetDag, read_datasets
-from data_share.datasets import Dataset
+from data_share.datasets import TAGS, Dataset
 from data_share.finish import FinishSyncOperator
 from data_share.outcome.webhook import WebhookNotifier, deadline_alerts
 from data_share.share import Share
@@ -78,8 +78,8 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
         dag_id=dataset.dag_id,
         description=dataset.description,
         doc_md=__doc__,
-        schedule=dataset.schedule,
-        start_date=START_DATE,
+        schedule=schedule_of(dataset),
+        start_date=start_date_of(dataset),
         catchup=False,
         # Two syncs of a dataset never overlap: a second run waits in the queue.
         max_active_runs=1,
@@ -89,8 +89,8 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
         on_success_callback=copy.deepcopy(ON_SUCCESS),
         on_failure_callback=copy.deepcopy(ON_FAILURE),
         deadline=deadline_alerts(dataset, ON_MISSED_DEADLINE) or None,
-        default_args=DEFAULT_ARGS,
-        tags=["data-share", "sync"],
+        default_args=args_of(dataset),
+        tags=[*TAGS, *dataset.tags],
         **sql_templates(share),
     ) as dag:
         export_to_s3 = DatabricksExportOperator(

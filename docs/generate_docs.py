@@ -23,6 +23,7 @@ from data_share.outcome.codes import FailureCode
 from data_share.outcome.diagnose import failure_without_report
 from data_share.outcome.report import Failure
 from data_share.share_file import ONLY_AT_THE_TOP, FileFields, ShareNames
+from data_share.sql_text import COLUMN_PATTERN
 from data_share.steps import as_json
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -124,6 +125,39 @@ columns:
   operator: VARCHAR
   depth_m: NUMBER(6, 2)
   opened_on: DATE
+```
+
+## Schedule
+
+A cron expression alone is in UTC: `"0 6 * * *"` is 6:00 UTC, in summer and in winter. With `time_zone`, a name of the
+IANA database, it is the time on the clock there:
+
+```yaml
+description: Tides by harbour, each working day at 6:00 in Berlin.
+source_table: main.sea.tides
+target_table: tides
+load_mode: replace
+required_columns: [harbour, measured_at]
+schedule: {cron: "0 6 * * MON-FRI", time_zone: Europe/Berlin}
+owner: marine-data
+tags: [sea, hourly-report]
+retries: 4
+```
+
+When clocks change: a time that is skipped in spring runs after the gap (`30 2 * * *` at 3:30), a time that comes twice
+in autumn runs once, the second time; a schedule for each hour runs in both hours.
+
+With `asset`, each update of an asset starts a sync; updates during a sync start one sync after it. Write the name or
+the URI of an asset that another DAG of this Airflow declares. So a dataset can follow another one: each publish updates
+the asset of its target.
+
+```yaml
+description: Harbours, after each publish of the tides.
+source_table: main.sea.harbours
+target_table: harbours
+load_mode: replace
+required_columns: [harbour]
+schedule: {asset: "snowflake://myorg-myaccount/data_share/public/tides"}
 ```
 
 ## Checks
@@ -355,9 +389,10 @@ create_table: from_source
 
 `include/datasets/dataset.schema.json` helps editors while you write. The DAG file checks more: it also refuses a field
 that is given twice, a column that is repeated in another case, a name of more than 255 characters (200 for a target), a
-key or required column that is not in `columns`, a schedule that is no cron expression of five fields or that Airflow
-would misread (`*/90 * * * *`, `0 6 * * MON-MON`, `R`), a check that is no single condition or has a reserved name, a
-target that belongs to another dataset or is a table of the share, `<<`, and a file of more than 100 000 characters.
+key or required column that is not in `columns`, an unknown time zone, a schedule that is no cron expression of five
+fields or that Airflow would misread (`*/90 * * * *`, `0 6 * * MON-MON`, `R`), a check that is no single condition or
+has a reserved name, a target that belongs to another dataset or
+is a table of the share, `<<`, and a file of more than 100 000 characters.
 """
 
 
@@ -558,7 +593,7 @@ def dataset_schema() -> str:
     # The dataset's name is the name of its file, not a field in it.
     del properties["name"]
     schema["required"].remove("name")
-    for field in ("merge_keys", "required_columns", "casts", "target_defaults"):
+    for field in ("merge_keys", "required_columns", "casts", "target_defaults", "tags"):
         properties[field]["uniqueItems"] = True
     for field in ("checks", "columns"):
         properties[field]["additionalProperties"] = False
@@ -687,13 +722,15 @@ def _type(schema: dict[str, Any], field: dict[str, Any]) -> str:
     if "$ref" in field:
         field = schema["$defs"][field["$ref"].rpartition("/")[2]]
     if "anyOf" in field:
-        (field,) = (choice for choice in field["anyOf"] if choice["type"] != "null")
+        field, *others = (choice for choice in field["anyOf"] if choice["type"] != "null")
+        if others:
+            return f"{_type(schema, field)} or mapping"
     if "const" in field:
         return f"`{field['const']}`"
     if "enum" in field:
         return ", ".join(f"`{choice}`" for choice in field["enum"])
     if field["type"] == "array":
-        return "list of columns"
+        return "list of columns" if field["items"].get("pattern") == COLUMN_PATTERN else "list of strings"
     if field["type"] == "object":
         (value,) = field["patternProperties"].values()
         return "column: type" if value.get("title") == "Type of Snowflake" else "name: condition"

@@ -20,6 +20,9 @@ from data_share.yaml_files import InvalidFileError, problems_of, read_fields
 
 MAY_HAVE_DEFAULTS = (
     "schedule",
+    "owner",
+    "tags",
+    "retries",
     "checks",
     "max_row_change_percent",
     "allow_empty",

@@ -120,7 +120,7 @@ def run_key(dag_id: str, run_id: str, run_after: datetime) -> str:
     :param run_after: time of the run; run keys sort by it
     """
     environment = share_file().shares[DEFAULT].environment
-    digest = _digest("\n".join([dag_id, run_id, *([environment] if environment else [])]))
+    digest = _digest(f"{dag_id}\n{run_id}" + (f"\n{environment}" if environment else ""))
     return f"{run_after.astimezone(UTC):%Y%m%dT%H%M%S}_{digest}"
 
 

@@ -17,6 +17,8 @@ from data_share.share_file import InvalidShareFileError
 from tests.airflow_double import DagRun
 from tests.shipped import left_out
 
+pytestmark = pytest.mark.tier("full")
+
 PROJECT = Path(__file__).resolve().parents[2]
 HOUSEKEEPING = ("set_up_snowflake", "clean_up_share", "doctor")
 EMEA = {

@@ -277,6 +277,7 @@ def test_the_process_of_this_deployment_reads_the_file_that_a_variable_names(
     assert share_file() is share_file()
 
 
+@pytest.mark.tier("full")
 def test_importing_the_steps_reads_no_file() -> None:
     """Airflow's scheduler imports them once, and its tasks fork: they would see an old file."""
     script = (
