@@ -9,8 +9,8 @@ the target as it was.
 lead to the run on Databricks and to the query in Snowflake.
 
 **How did it end?** The note of the run says it in one line: "1,461 rows from main.weather.forecasts in 6.2 s", or the
-failed step and the reason. All numbers are in the XCom `return_value` of `publish`, the row of the ledger
-`sync_history`; the full report of a failure is the XCom `failure` of `finish_sync`.
+failed step and the reason. All numbers are in the XCom `return_value` of `publish`, the row of the ledger;
+the full report of a failure is the XCom `failure` of `finish_sync`.
 
 **It failed.** Fix what the note names, then press *Trigger* again, or clear the failed step: clearing `export_to_s3`
 exports again, to a new path; clearing `copy_into_staging` loads the same export again; clearing `publish` of an export
@@ -43,11 +43,11 @@ from typing import Any
 
 from airflow.sdk import DAG, AsyncCallback, BaseNotifier, chain, get_parsing_context
 
-from data_share.dag_defaults import DEFAULT_ARGS, SHARE, START_DATE
+from data_share.dag_defaults import SHARE, SHARES, args_of, schedule_of, start_date_of
 from data_share.databricks.export import DatabricksExportOperator
 from data_share.databricks.follow import DatabricksRunSensor
 from data_share.dataset_files import InvalidDatasetDag, read_datasets
-from data_share.datasets import Dataset
+from data_share.datasets import TAGS, Dataset
 from data_share.finish import FinishSyncOperator
 from data_share.outcome.webhook import WebhookNotifier, deadline_alerts
 from data_share.share import Share
@@ -79,8 +79,8 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
         dag_id=dataset.dag_id,
         description=dataset.description,
         doc_md=__doc__,
-        schedule=dataset.schedule,
-        start_date=START_DATE,
+        schedule=schedule_of(dataset),
+        start_date=start_date_of(dataset),
         catchup=False,
         # Two syncs of a dataset never overlap: a second run waits in the queue.
         max_active_runs=1,
@@ -90,8 +90,8 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
         on_success_callback=copy.deepcopy(ON_SUCCESS) or None,
         on_failure_callback=copy.deepcopy(ON_FAILURE) or None,
         deadline=deadline_alerts(dataset, ON_MISSED_DEADLINE) or None,
-        default_args=DEFAULT_ARGS,
-        tags=["data-share", "sync"],
+        default_args=args_of(dataset),
+        tags=[*TAGS, *dataset.tags],
         **sql_templates(share),
     ) as dag:
         export_to_s3 = DatabricksExportOperator(
@@ -154,8 +154,8 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
 
 
 needed = get_parsing_context().dag_id  # in the process of a task, its DAG; else None: the dag-processor needs all
-datasets, invalid = read_datasets(share=SHARE, only=needed and needed.removeprefix("sync_"))
+datasets, invalid = read_datasets(only=needed and needed.removeprefix("sync_"))
 for dataset in datasets:
-    globals()[dataset.dag_id] = sync_dag(dataset)
+    globals()[dataset.dag_id] = sync_dag(dataset, SHARES[dataset.share])
 for error in invalid:
     globals()[f"invalid_{error.path.stem}"] = InvalidDatasetDag(error)

@@ -32,21 +32,29 @@ def fresh_secrets() -> dict[str, str]:
     }
 
 
+def share_names() -> dict[str, str]:
+    """Return the names at the top of ``include/share.yaml``. This script may not use a package that reads YAML."""
+    text = (PROJECT / "include" / "share.yaml").read_text(encoding="utf-8")
+    names = {field: name.strip("\"'") for field, name in re.findall(r"^(\w+): *([^\s#]+)", text, re.MULTILINE)}
+    return {field: os.environ.get(f"DATA_SHARE_{field.upper()}") or name for field, name in names.items()}
+
+
 def sandbox_accounts() -> dict[str, str]:
     """Return the connections to the emulators, and the token and public key that the emulators accept."""
+    names = share_names()
     token = f"dapi{secrets.token_hex(16)}"
     private_key = _openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048")
     public_key = _openssl("pkey", "-pubout", stdin=private_key)
     databricks = {"conn_type": "databricks", "host": "sandbox", "port": 8443, "schema": "http", "password": token}
     snowflake = {
         "conn_type": "snowflake",
-        "login": "DATA_SHARE_LOADER",
-        "schema": "PUBLIC",
+        "login": names["loader_user"].upper(),
+        "schema": names["target_schema"].upper(),
         "extra": {
             "account": "SANDBOX-DATASHARE",
-            "warehouse": "LOAD_WH",
-            "database": "DATA_SHARE",
-            "role": "DATA_SHARE_LOADER",
+            "warehouse": names["warehouse"].upper(),
+            "database": names["database"].upper(),
+            "role": names["loader_role"].upper(),
             "private_key_content": base64.b64encode(private_key.encode()).decode(),
             "protocol": "http",
             "host": "sandbox",

@@ -22,12 +22,14 @@ from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
 from moto.s3.models import s3_backends
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from emulators.share_names import buckets
+
 REGION = "us-east-1"
 ACCESS_KEY_ID = "sandbox"
 SECRET_ACCESS_KEY = "sandbox"
 
-SHARE_BUCKET = "databricks-snowflake-share"
-"""The bucket that Databricks may export to and Snowflake may load from."""
+SHARE_BUCKET = buckets()[0]
+"""The bucket of the default share, which Databricks may export to and Snowflake may load from."""
 
 COUNTS_PATH = "/_sandbox/requests"
 """Tells how many requests there were, by kind. It is no object: no bucket's name has an underscore."""

@@ -11,6 +11,7 @@ import uvicorn
 from emulators.databricks.server import create_app as databricks_app
 from emulators.fault_injection import FaultInjection
 from emulators.s3 import S3Server
+from emulators.share_names import ShareNames
 from emulators.snowflake.server import create_app as snowflake_app
 from sandbox import settings, sources
 
@@ -49,10 +50,33 @@ def serve(
             s3_endpoint_url=s3_url,
             account=settings.SNOWFLAKE_ACCOUNT,
             users={settings.SNOWFLAKE_USER: snowflake_public_key},
+            shares=_shares(),
         )
         asyncio.run(_serve_all(host, {ports["databricks"]: databricks, ports["snowflake"]: snowflake}))
     finally:
         s3.stop()
+
+
+def _shares() -> list[ShareNames]:
+    """Return the names of all shares: one account stands in for the accounts of all of them."""
+    from data_share.share_file import share_file
+
+    return [
+        ShareNames(
+            share.url,
+            *(
+                name.upper()
+                for name in (
+                    share.storage_integration,
+                    share.database,
+                    share.target_schema,
+                    share.warehouse,
+                    share.loader_role,
+                )
+            ),
+        )
+        for share in share_file().shares.values()
+    ]
 
 
 async def _serve_all(host: str, apps: dict[int, object]) -> None:

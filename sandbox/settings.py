@@ -7,15 +7,19 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from emulators.share_names import default_names, default_share
+
 PROJECT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
 
 SNOWFLAKE_ACCOUNT = "SANDBOX-DATASHARE"
-SNOWFLAKE_USER = "DATA_SHARE_LOADER"
-SNOWFLAKE_ROLE = "DATA_SHARE_LOADER"
-SNOWFLAKE_WAREHOUSE = "LOAD_WH"
-SNOWFLAKE_DATABASE = "DATA_SHARE"
-SNOWFLAKE_SCHEMA = "PUBLIC"
+SNOWFLAKE_USER = default_names()["loader_user"].upper()
+SNOWFLAKE_ROLE = default_share().role
+SNOWFLAKE_WAREHOUSE = default_share().warehouse
+SNOWFLAKE_DATABASE = default_share().database
+SNOWFLAKE_SCHEMA = default_share().schema
+DATABRICKS_CONN_ID = default_names()["databricks_conn_id"]
+SNOWFLAKE_CONN_ID = default_names()["snowflake_conn_id"]
 
 AIRFLOW_USER = "admin"
 

@@ -7,7 +7,8 @@ import pyarrow as pa
 from vega_datasets import local_data
 
 from emulators.databricks.unity_catalog import LAKE_BUCKET, table_uri, write_table
-from emulators.s3 import SHARE_BUCKET, s3_filesystem
+from emulators.s3 import s3_filesystem
+from emulators.share_names import buckets
 
 FORECASTS = "main.weather.forecasts"
 CITY_TEMPERATURES = "main.weather.city_temperatures"
@@ -38,7 +39,7 @@ def seed(endpoint_url: str, *, places: int = 1) -> None:
         first place is the real station.
     """
     filesystem = s3_filesystem(endpoint_url)
-    for bucket in (SHARE_BUCKET, LAKE_BUCKET):
+    for bucket in (*buckets(), LAKE_BUCKET):
         if not filesystem.exists(bucket):
             filesystem.mkdir(bucket)
     tables = {

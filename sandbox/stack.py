@@ -34,7 +34,7 @@ _AIRFLOW_PROCESSES = {
     "triggerer": ["airflow", "triggerer", "--skip-serve-logs"],
 }
 _CONNECTION = "AIRFLOW_CONN_"
-_SHARE_CONNECTIONS = ("DATABRICKS_DEFAULT", "SNOWFLAKE_DEFAULT")
+_SHARE_CONNECTIONS = (settings.DATABRICKS_CONN_ID.upper(), settings.SNOWFLAKE_CONN_ID.upper())
 _START_SECONDS = 300
 _HEALTH_SECONDS = 15
 _STOP_SECONDS = 15
@@ -445,14 +445,14 @@ class Stack:
         passwords.chmod(0o600)
         databricks_port = int(endpoints.databricks_url.rsplit(":", 1)[1])
         connections = {
-            "DATABRICKS_DEFAULT": {
+            settings.DATABRICKS_CONN_ID.upper(): {
                 "conn_type": "databricks",
                 "host": HOST,
                 "port": databricks_port,
                 "schema": "http",
                 "password": endpoints.databricks_token,
             },
-            "SNOWFLAKE_DEFAULT": {
+            settings.SNOWFLAKE_CONN_ID.upper(): {
                 "conn_type": "snowflake",
                 "login": settings.SNOWFLAKE_USER,
                 "schema": settings.SNOWFLAKE_SCHEMA,

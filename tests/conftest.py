@@ -10,7 +10,7 @@ import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -119,8 +119,32 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
+def deploy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Let this process be a deployment with another share file, and with variables of its own."""
+
+    def forget() -> None:
+        from data_share import share_file, sql_files
+
+        share_file.share_file.cache_clear()
+        sql_files._environment.cache_clear()
+
+    def run(file: Path | None = None, **variables: str) -> None:
+        if file is not None:
+            monkeypatch.setenv("DATA_SHARE_FILE", str(file))
+        for name, value in variables.items():
+            monkeypatch.setenv(f"DATA_SHARE_{name}", value)
+        forget()
+
+    yield run
+    monkeypatch.undo()
+    forget()
+
+
+@pytest.fixture
 def task_context() -> Callable[..., dict[str, Any]]:
     """Make the context that a task of a sync gets when its export has ended."""
+    from data_share.share import Share
+
     attempts = uuid.uuid4()
 
     def make(
@@ -129,7 +153,7 @@ def task_context() -> Callable[..., dict[str, Any]]:
         export = {
             "run_id": 77,
             "run_page_url": "https://databricks.example/run/77",
-            "export_path": f"s3://databricks-snowflake-share/dataset/shared_forecasts/{RUN_KEY}/1-0a1b2c3d/",
+            "export_path": f"{Share().url}shared_forecasts/{RUN_KEY}/1-0a1b2c3d/",
         }
         run = DagRun(
             dag=task.dag if task is not None and task.has_dag() else None,

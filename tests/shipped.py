@@ -31,12 +31,10 @@ def leave_other_datasets_out() -> None:
     folders = (include / "datasets", include / "sql" / "snowflake" / "targets")
     if not any(left_out(str(folder), [path.name for path in folder.iterdir()]) for folder in folders):
         return
-    from data_share import dataset_files, datasets, sql_files
+    from data_share import datasets, share_file, sql_files
 
     home = Path(tempfile.mkdtemp(prefix="shipped-datasets-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     shutil.copytree(include, home / "include", ignore=left_out)
-    dataset_files.DATASETS_FOLDER = home / "include" / "datasets"
-    read = dataset_files.read_datasets
-    read.__defaults__ = (dataset_files.DATASETS_FOLDER, *read.__defaults__[1:])
+    share_file.SHARE_FILE = home / "include" / "share.yaml"
     sql_files.SQL_FOLDER = datasets.SQL_FOLDER = home / "include" / "sql" / "snowflake"

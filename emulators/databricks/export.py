@@ -40,11 +40,12 @@ from emulators.databricks.parquet import (
     spark_type,
 )
 from emulators.databricks.unity_catalog import LAKE_BUCKET, table_uri
-from emulators.s3 import SHARE_BUCKET, storage_options
+from emulators.s3 import storage_options
+from emulators.share_names import buckets
 
 ROWS_PER_BATCH = 131_072
 
-_EXTERNAL_LOCATIONS = (f"s3://{SHARE_BUCKET}/", f"s3://{LAKE_BUCKET}/")
+_EXTERNAL_LOCATIONS = tuple(f"s3://{bucket}/" for bucket in (*buckets(), LAKE_BUCKET))
 _METADATA = "_metadata"
 _PLAIN_NAME = re.compile(r"\w+", re.ASCII)
 # Expressions that Spark knows to be never NULL without reading rows. Parameters are strings, so they are never NULL.

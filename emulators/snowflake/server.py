@@ -22,7 +22,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from emulators.s3 import SHARE_BUCKET, s3_filesystem
+from emulators.s3 import s3_filesystem
+from emulators.share_names import ShareNames, default_share
 from emulators.snowflake.auth import (
     KEYPAIR_JWT,
     OAUTH,
@@ -38,26 +39,28 @@ from emulators.snowflake.rights import ADMINISTRATOR
 from emulators.snowflake.sql_api import SqlApi, role_missing, role_not_granted
 from emulators.snowflake.stop import DEFAULT_STATEMENT_TIMEOUT, Stop
 
-WAREHOUSE = "LOAD_WH"
-DATABASE = "DATA_SHARE"
-SCHEMA = "PUBLIC"
-ROLE = "DATA_SHARE_LOADER"
-INTEGRATION = "S3_SHARE_INT"
-ALLOWED_LOCATION = f"s3://{SHARE_BUCKET}/dataset/"
+INTEGRATION = default_share().integration
 
-_SET_UP = (
-    f"CREATE WAREHOUSE {WAREHOUSE} WAREHOUSE_SIZE = 'XSMALL' AUTO_SUSPEND = 60",
-    f"CREATE DATABASE {DATABASE}",
-    f"CREATE SCHEMA IF NOT EXISTS {DATABASE}.{SCHEMA}",
-    f"""CREATE STORAGE INTEGRATION {INTEGRATION} TYPE = EXTERNAL_STAGE STORAGE_PROVIDER = 'S3' ENABLED = TRUE
-    STORAGE_AWS_ROLE_ARN = 'arn:aws:iam::123456789012:role/share' STORAGE_ALLOWED_LOCATIONS = ('{ALLOWED_LOCATION}')""",
-    f"CREATE ROLE {ROLE}",
-    f"GRANT ROLE {ROLE} TO ROLE SYSADMIN",
-    f"GRANT USAGE ON WAREHOUSE {WAREHOUSE} TO ROLE {ROLE}",
-    f"GRANT USAGE, CREATE SCHEMA ON DATABASE {DATABASE} TO ROLE {ROLE}",
-    f"GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA {DATABASE}.{SCHEMA} TO ROLE {ROLE}",
-    f"GRANT USAGE ON INTEGRATION {INTEGRATION} TO ROLE {ROLE}",
-)
+
+def _set_up(share: ShareNames) -> tuple[str, ...]:
+    """Return the statements of an administrator for a share: those that are missing change nothing that exists."""
+    schema = f"{share.database}.{share.schema}"
+    return (
+        f"CREATE WAREHOUSE IF NOT EXISTS {share.warehouse} WAREHOUSE_SIZE = 'XSMALL' AUTO_SUSPEND = 60",
+        f"CREATE DATABASE IF NOT EXISTS {share.database}",
+        f"CREATE SCHEMA IF NOT EXISTS {schema}",
+        f"""CREATE STORAGE INTEGRATION IF NOT EXISTS {share.integration} TYPE = EXTERNAL_STAGE STORAGE_PROVIDER = 'S3'
+        ENABLED = TRUE STORAGE_AWS_ROLE_ARN = 'arn:aws:iam::123456789012:role/share'
+        STORAGE_ALLOWED_LOCATIONS = ('{share.url}')""",
+        f"CREATE ROLE IF NOT EXISTS {share.role}",
+        f"GRANT ROLE {share.role} TO ROLE SYSADMIN",
+        f"GRANT USAGE ON WAREHOUSE {share.warehouse} TO ROLE {share.role}",
+        f"GRANT USAGE, CREATE SCHEMA ON DATABASE {share.database} TO ROLE {share.role}",
+        f"GRANT USAGE, CREATE TABLE, CREATE STAGE ON SCHEMA {schema} TO ROLE {share.role}",
+        f"GRANT USAGE ON INTEGRATION {share.integration} TO ROLE {share.role}",
+    )
+
+
 # The connector's requests that fakesnow's own routes answer correctly.
 _REUSED = frozenset({"/session/heartbeat", "/queries/v1/query-request"})
 
@@ -73,6 +76,7 @@ def create_app(
     users: dict[str, str],
     access_tokens: Sequence[AccessToken] = (),
     oauth_clients: Sequence[OAuthClient] = (),
+    shares: Sequence[ShareNames] = (),
 ) -> Starlette:
     """
     Create the application of one account.
@@ -83,9 +87,10 @@ def create_app(
     :param users: user name -> PEM public key. All are service users, without a password.
     :param access_tokens: the programmatic access tokens that are accepted.
     :param oauth_clients: clients that get OAuth tokens at ``/oauth/token-request``.
+    :param shares: the shares that the account is set up for; default: the one at the top of ``include/share.yaml``.
     """
     engine = Engine(state_dir, s3_filesystem(s3_endpoint_url), identifier=account.split(".")[0].upper())
-    bootstrap(engine, users)
+    bootstrap(engine, users, shares)
     authenticator = Authenticator(account, users, access_tokens=access_tokens, oauth_clients=oauth_clients)
     api = SqlApi(engine, authenticator)
 
@@ -143,24 +148,26 @@ class _ConnectorCursor(Cursor):
             self._conn.running = None
 
 
-def bootstrap(engine: Engine, users: Iterable[str] = ()) -> None:
+def bootstrap(engine: Engine, users: Iterable[str] = (), shares: Sequence[ShareNames] = ()) -> None:
     """
     Set the account up as its administrator would, unless it is set up already.
 
     The loader's role gets the minimum of privileges for the set-up and the syncs. It owns the objects that they create.
 
-    :param users: the account's users; all but the administrator have the loader's role.
+    :param users: the account's users; all but the administrator have the loaders' roles.
+    :param shares: see :func:`create_app`.
     """
     rights = engine.catalogue.rights
     for user in users:
         rights.users.setdefault(user.upper(), [])
-    is_new = ROLE not in rights.roles
-    with contextlib.closing(engine.connect(warehouse=WAREHOUSE)) as session:
-        for statement in _SET_UP if is_new else ():
-            session.cursor().execute(statement)
-        for user in rights.users:
-            if user != ADMINISTRATOR:
-                session.cursor().execute(f'GRANT ROLE {ROLE} TO USER "{user}"')
+    for share in shares or [default_share()]:
+        is_new = share.role not in rights.roles or share.integration not in engine.catalogue.integrations
+        with contextlib.closing(engine.connect(warehouse=share.warehouse)) as session:
+            for statement in _set_up(share) if is_new else ():
+                session.cursor().execute(statement)
+            for user in rights.users:
+                if user != ADMINISTRATOR:
+                    session.cursor().execute(f'GRANT ROLE {share.role} TO USER "{user}"')
 
 
 async def _login(request: Request, engine: Engine, authenticator: Authenticator) -> Response:

@@ -18,6 +18,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins"))
+
+from data_share.share_file import DEFAULT, InvalidShareFileError, share_file
+
 # Snowflake requires at least 2048 bits.
 KEY_BITS = 3072
 
@@ -35,11 +39,11 @@ ALTER USER {user} SET RSA_PUBLIC_KEY = '{key}';
    To change the key of a user that is in use, set RSA_PUBLIC_KEY_2: Snowflake then accepts both keys. When Airflow has
    the new key, remove the old one: ALTER USER {user} UNSET RSA_PUBLIC_KEY;
 
-2. In Airflow, put the private key into the connection snowflake_default. As an environment variable of all its
+2. In Airflow, put the private key into the connection {conn_id}. As an environment variable of all its
    processes, with your account in place of <ACCOUNT>:
 
-export AIRFLOW_CONN_SNOWFLAKE_DEFAULT='{{"conn_type": "snowflake", "login": "{user}", {password}"schema": "PUBLIC",
-  "extra": {{"account": "<ACCOUNT>", "database": "DATA_SHARE", "warehouse": "LOAD_WH", "role": "DATA_SHARE_LOADER",
+export AIRFLOW_CONN_{variable}='{{"conn_type": "snowflake", "login": "{user}", {password}"schema": "{schema}",
+  "extra": {{"account": "<ACCOUNT>", "database": "{database}", "warehouse": "{warehouse}", "role": "{role}",
   "private_key_content": "'"$(base64 < '{private}' | tr -d '\\n')"'"}}}}'
 
    A secrets backend stores the same JSON as the value of the connection. Or keep the key in a file on each machine of
@@ -52,13 +56,22 @@ export AIRFLOW_CONN_SNOWFLAKE_DEFAULT='{{"conn_type": "snowflake", "login": "{us
 def main() -> int:
     """Make the key pair; return the exit code."""
     parser = argparse.ArgumentParser(description="Make a key pair for a service user of Snowflake.")
-    parser.add_argument("--user", default="DATA_SHARE_LOADER", help="the user; default: %(default)s")
+    parser.add_argument("--share", default=DEFAULT, help="the share of include/share.yaml; default: %(default)s")
+    parser.add_argument("--user", help="the user; default: loader_user of the share")
     parser.add_argument("--folder", type=Path, default=Path("keys"), help="folder of the files; default: %(default)s")
     parser.add_argument("--name", help="name of the files; default: the user's name")
     options = parser.parse_args()
     passphrase = os.environ.get(ENVIRONMENT_VARIABLE, "")
-    name = options.name or options.user.lower()
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", options.user):
+    try:
+        shares = share_file().shares
+    except InvalidShareFileError as error:
+        parser.error(str(error))
+    if options.share not in shares:
+        parser.error(f"include/share.yaml has no share {options.share}; known are {', '.join(shares)}")
+    share = shares[options.share]
+    user = options.user or share.loader_user.upper()
+    name = options.name or user.lower()
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", user):
         parser.error("the user must be a name of letters, digits and underscores")
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or "'" in str(options.folder):
         parser.error("the name must be of letters, digits, underscores, dots and hyphens; the folder without quotes")
@@ -95,7 +108,13 @@ def main() -> int:
         INSTRUCTIONS.format(
             private=private,
             public=public,
-            user=options.user,
+            user=user,
+            conn_id=share.snowflake_conn_id,
+            variable=share.snowflake_conn_id.upper(),
+            schema=share.target_schema.upper(),
+            database=share.database.upper(),
+            warehouse=share.warehouse.upper(),
+            role=share.loader_role.upper(),
             key=base64.b64encode(der).decode(),
             fingerprint="SHA256:" + base64.b64encode(hashlib.sha256(der).digest()).decode(),
             protection="encrypted with the passphrase" if passphrase else "not encrypted: keep it secret",

@@ -1,45 +1,44 @@
-"""Reads dataset files: strict YAML, and errors that name the file, the field and the reason."""
+"""Reads dataset files, with the defaults of the deployment, and refuses targets that two datasets would write to."""
 
 from __future__ import annotations
 
 import hashlib
-import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from airflow.sdk import DAG
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from data_share.datasets import Dataset
-from data_share.share import Share
+from data_share.share_file import InvalidShareFileError, ShareFile, ShareNames, share_file
 from data_share.sql_text import (
     may_be_one_table,
     table_parts,
 )
+from data_share.yaml_files import InvalidFileError, problems_of, read_fields
 
-DATASETS_FOLDER = Path(__file__).resolve().parents[2] / "include" / "datasets"
+MAY_HAVE_DEFAULTS = (
+    "schedule",
+    "owner",
+    "tags",
+    "retries",
+    "checks",
+    "max_row_change_percent",
+    "allow_empty",
+    "schema_drift",
+    "proof",
+    "export_timeout_minutes",
+    "load_timeout_minutes",
+    "sync_deadline_minutes",
+)
+"""Fields for which ``include/share.yaml`` may have defaults: their values may be right for all datasets."""
 
 
-class InvalidDatasetError(ValueError):
+class InvalidDatasetError(InvalidFileError):
     """A dataset file cannot be used; the message names the file and, line by line, each wrong field and the reason."""
 
     verdict = "is not a valid dataset file"
-    depth = 3
-    """Number of parts at the end of the path that lie in the project."""
-
-    def __init__(self, path: Path, problems: list[str]) -> None:
-        self.path = path
-        self.problems = problems
-        super().__init__(f"{self.place} {self.verdict}:\n  " + "\n  ".join(problems))
-
-    @property
-    def place(self) -> str:
-        """The path within the project."""
-        return "/".join(self.path.parts[-self.depth :])
 
 
 class NoDatasetsError(InvalidDatasetError):
@@ -57,122 +56,72 @@ class NoDatasetsError(InvalidDatasetError):
         super().__init__(folder, [problem])
 
 
-# A larger file was not written for this project; reading it would cost the dag-processor time.
-_MAX_CHARACTERS = 100_000
-# A dataset file has three levels. Many thousands would crash the process: the C library parses them recursively.
-_MAX_LEVELS = 20
-
-
-def read_dataset(path: Path, share: Share = Share()) -> Dataset:
+def read_dataset(path: Path, deployment: ShareFile | None = None) -> Dataset:
     """
     Read one dataset file.
 
     :param path: the YAML file
-    :param share: a dataset may not use the share's own tables as its target
+    :param deployment: its shares and defaults; default: what ``include/share.yaml`` says
     :raises InvalidDatasetError: for a file that is no YAML mapping or has a missing, unknown or wrong field
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        if len(text) > _MAX_CHARACTERS:
-            raise ValueError(f"more than {_MAX_CHARACTERS} characters")
-        _refuse_deep(text)
-        content: Any = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a subclass of a safe loader
-    except Exception as error:  # not only YAML's errors: a date such as 2026-02-30 raises ValueError
-        raise InvalidDatasetError(path, [f"it cannot be read as YAML: {_in_one_line(error)}"]) from None
-    if not isinstance(content, dict):
-        raise InvalidDatasetError(path, ["it must contain fields, as in 'source_table: main.weather.forecasts'"])
+    deployment = deployment or share_file()
+    content = read_fields(path, InvalidDatasetError, "source_table: main.weather.forecasts")
     if "name" in content:
         raise InvalidDatasetError(path, ["name: the file's name is the dataset's name; remove this field"])
+    fields = {**deployment.defaults, **content}
+    if isinstance(own := content.get("checks"), dict):
+        fields["checks"] = {**deployment.defaults.get("checks", {}), **own}
     try:
-        return Dataset.model_validate({"name": path.stem, **content}, context={"share": share})
+        return Dataset.model_validate({"name": path.stem, **fields}, context={"shares": deployment.shares})
     except ValidationError as error:
-        raise InvalidDatasetError(path, _in_words(error)) from None
+        raise InvalidDatasetError(path, problems_of(error)) from None
 
 
-def _refuse_deep(text: str) -> None:
-    level = 0
-    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if level > _MAX_LEVELS:
-            raise ValueError(f"more than {_MAX_LEVELS} nested levels")
+def check_defaults(deployment: ShareFile) -> None:
+    """
+    Check the defaults of dataset fields, as no dataset file may have an error that stands in another file.
 
-
-_MAX_PROBLEMS = 20
-# Limits for a wrong value in a message: with aliases, a small file can contain a huge value.
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = 200
-_SHORT.maxlong = _SHORT.maxother = 100
-_SHORT.maxlevel = 2
-
-
-def _in_words(error: ValidationError) -> list[str]:
-    problems = error.errors(include_url=False)
-    # pydantic drops wrong items and then reports that the list is too short: keep only the report of the items.
-    with_wrong_items = {problem["loc"][:-1] for problem in problems}
-    lines = []
-    for problem in problems:
-        if problem["type"] == "too_short" and problem["loc"] in with_wrong_items:
-            continue
-        message = problem["msg"].removeprefix("Value error, ")
-        for python, words in (("Tuple", "List"), ("valid tuple", "list"), ("valid dictionary", "mapping")):
-            message = message.replace(python, words)
-        if problem["loc"]:
-            found = "nothing" if problem["type"] == "missing" else _shown(problem["input"])
-            message = f"{'.'.join(str(part) for part in problem['loc'])}: {message} (found: {found})"
-        lines.append(message)
-    if len(lines) > _MAX_PROBLEMS:
-        lines[_MAX_PROBLEMS:] = [f"and {len(lines) - _MAX_PROBLEMS} more"]
-    return lines
-
-
-def _shown(value: object) -> str:
+    :raises InvalidShareFileError: a default is no field that may have one, or no possible value of it
+    """
+    problems = [
+        f"defaults.{field}: no default is possible; it is for {', '.join(MAY_HAVE_DEFAULTS)}"
+        for field in deployment.defaults
+        if field not in MAY_HAVE_DEFAULTS
+    ]
+    required = {
+        "name": "defaults",
+        "description": "-",
+        "source_table": "a.b.c",
+        "target_table": "_",
+        "load_mode": "replace",
+        "required_columns": ["_"],
+    }
     try:
-        return _SHORT.repr(value)
-    except ValueError:  # Python formats no number of more than 4300 digits
-        return "a huge number"
-
-
-def _in_one_line(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark or error.context_mark
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        return ": ".join(part for part in (error.context, error.problem) if part) + place
-    return " ".join(str(error).split())
-
-
-class _StrictLoader(yaml.CSafeLoader):
-    """
-    Reads YAML as data only.
-
-    It refuses a repeated field, of which YAML would silently keep only the last, and ``<<``, with which a small file
-    can grow without bounds.
-    """
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, "<< is not supported", key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f"{key.value} is given more than once"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
+        if not problems:
+            Dataset.model_validate({**deployment.defaults, **required}, context={"shares": deployment.shares})
+    except ValidationError as error:
+        problems = problems_of(error, "defaults.", deployment.origins)
+    if problems:
+        raise InvalidShareFileError(deployment.path, problems)
 
 
 def read_datasets(
-    folder: Path = DATASETS_FOLDER, share: Share = Share(), *, only: str | None = None
+    folder: Path | None = None, deployment: ShareFile | None = None, *, only: str | None = None
 ) -> tuple[list[Dataset], list[InvalidDatasetError]]:
     """
     Read every dataset file of a folder, in the order of their names.
 
-    :param folder: folder with ``*.yaml`` files; a file that ends in ``.yml`` or ``.YAML`` is an error, not ignored
-    :param share: a dataset may not use the share's own tables as its target
+    :param folder: folder with ``*.yaml`` files; a file that ends in ``.yml`` or ``.YAML`` is an error, not ignored;
+        default: the deployment's
+    :param deployment: its shares and defaults; default: what ``include/share.yaml`` says
     :param only: name of the one dataset to read; then nobody looks whether another dataset has the same target
     :return: the datasets of the valid files, and one error for each invalid file; for an empty or missing folder, one
         :class:`NoDatasetsError`
+    :raises InvalidShareFileError: the deployment's defaults have an error
     """
+    deployment = deployment or share_file()
+    folder = folder or deployment.datasets_folder
+    check_defaults(deployment)
     datasets: list[Dataset] = []
     errors: list[InvalidDatasetError] = []
     # Files whose names begin with a dot are an editor's temporary files.
@@ -185,10 +134,10 @@ def read_datasets(
         try:
             if path.suffix != ".yaml":
                 raise InvalidDatasetError(path, ["the file's name must end in .yaml"])
-            datasets.append(read_dataset(path, share))
+            datasets.append(read_dataset(path, deployment))
         except InvalidDatasetError as error:
             errors.append(error)
-    refused = _with_one_target(datasets)
+    refused = _with_one_target(datasets, deployment.shares)
     for dataset in datasets:
         if others := refused.get(dataset.name):
             problem = f"target_table: {dataset.target_table} {others}"
@@ -196,12 +145,12 @@ def read_datasets(
     return [dataset for dataset in datasets if dataset.name not in refused], errors
 
 
-def _with_one_target(datasets: Sequence[Dataset]) -> dict[str, str]:
+def _with_one_target(datasets: Sequence[Dataset], shares: Mapping[str, ShareNames]) -> dict[str, str]:
     """Return the datasets whose targets are, or may be, the same table: the reason by the dataset's name."""
-    by_table_name: dict[str, list[tuple[Dataset, list[str]]]] = {}
+    by_table_name: dict[tuple[str, str], list[tuple[Dataset, list[str]]]] = {}
     for dataset in datasets:
         parts = table_parts(dataset.target_table)
-        by_table_name.setdefault(parts[-1], []).append((dataset, parts))
+        by_table_name.setdefault((shares[dataset.share].snowflake_conn_id, parts[-1]), []).append((dataset, parts))
     refused = {}
     for group in by_table_name.values():
         for dataset, parts in group:

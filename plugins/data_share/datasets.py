@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 
-from croniter import CroniterBadDateError, croniter
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -23,7 +22,8 @@ from pydantic import (
 )
 
 from data_share.column_types import SYNONYMS, UnknownTypeError, target_type, type_pattern
-from data_share.share import Share
+from data_share.schedules import Schedule
+from data_share.share_file import DEFAULT, ShareNames, share_file
 from data_share.sql_files import SQL_FOLDER
 from data_share.sql_text import (
     COLUMN_PATTERN,
@@ -38,9 +38,6 @@ from data_share.sql_text import (
     table_sql,
     written,
 )
-
-_SCHEDULE_PRESETS = {"@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly", "@once", "@continuous"}
-_CRON_FIELDS = ("minute", "hour", "day of month", "month", "day of week")
 
 # Matches SQL up to the first comment, semicolon or unclosed quote; anything between quotes is allowed.
 # Each character fits only one alternative, so that no text makes the match slow.
@@ -81,6 +78,9 @@ ColumnType = Annotated[
 ]
 SourceTable = Annotated[str, AfterValidator(source_name), WithJsonSchema({"type": "string", "pattern": SOURCE_PATTERN})]
 TargetTable = Annotated[str, WithJsonSchema({"type": "string", "pattern": TABLE_PATTERN})]
+# Airflow reads a comma as the end of an owner, and shows both in its UI.
+Owner = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9 ._@-]{0,98}[A-Za-z0-9])?$")]
+Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$")]
 CheckName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,99}$")]
 Condition = Annotated[
     str,
@@ -89,6 +89,9 @@ Condition = Annotated[
     Field(json_schema_extra={"pattern": f"^{_CONDITION}$"}),
 ]
 
+
+TAGS = ("data-share", "sync")
+"""Tags of each sync's DAG."""
 
 # A staging table's name is the target's name followed by the run key and the attempt.
 _MAX_TARGET_CHARACTERS = 200
@@ -172,6 +175,13 @@ class Dataset(BaseModel):
     source_table: SourceTable = Field(
         description="Unity Catalog name of the source: `catalog.schema.table`; see [Names](#names)."
     )
+    # Before the target, whose check reads it.
+    share: str = Field(
+        default=DEFAULT,
+        json_schema_extra={"pattern": "^[a-z][a-z0-9_]*$"},
+        description="The share over which the dataset goes: `default`, or one of `shares` in "
+        "[`include/share.yaml`](share.md).",
+    )
     target_table: TargetTable = Field(
         description="Snowflake table, `table`, `schema.table` or `database.schema.table`; an omitted schema or "
         "database is the connection's. Each target belongs to one dataset. See [Names](#names)."
@@ -188,9 +198,27 @@ class Dataset(BaseModel):
         strict=True,
         description="For `merge`: whether target rows that are not in the export are deleted.",
     )
-    schedule: str | None = Field(
+    schedule: Schedule = Field(
         default=None,
-        description="Cron expression of five fields in UTC, or a preset such as `@daily`. Default: only on request.",
+        description="Cron expression of five fields in UTC, or a preset such as `@daily`; times in a time zone, or "
+        "updates of an asset: see [Schedule](#schedule). Default: only on request.",
+    )
+    owner: Owner | None = Field(
+        default=None, description="Who is responsible: the owner of the DAG in Airflow. Default: `data-share`."
+    )
+    tags: tuple[Tag, ...] = Field(
+        default=(),
+        max_length=20,
+        json_schema_extra={"uniqueItems": True},
+        description="Tags of the DAG in Airflow, besides `data-share` and `sync`.",
+    )
+    retries: int | None = Field(
+        default=None,
+        ge=0,
+        le=20,
+        strict=True,
+        description="How often a failed step is tried again; a step tries again only what may succeed. "
+        "`wait_for_export` never is, `finish_sync` always five times. Default: 2.",
     )
     required_columns: tuple[Column, ...] = Field(
         min_length=1, description="Columns that must not be NULL in any row of a sync. At least one."
@@ -272,14 +300,21 @@ class Dataset(BaseModel):
         "source has the column, it is loaded like any other.",
     )
 
+    @field_validator("share")
+    @classmethod
+    def _share_exists(cls, value: str, info: ValidationInfo) -> str:
+        if value not in (known := _shares_of(info)):
+            raise ValueError(f"include/share.yaml has no such share; known are {', '.join(known)}")
+        return value
+
     @field_validator("target_table")
     @classmethod
     def _target_is_no_table_of_the_share(cls, value: str, info: ValidationInfo) -> str:
         table = table_parts(value)[-1]
         if len(table) > _MAX_TARGET_CHARACTERS:
             raise ValueError(f"the table's name has more than {_MAX_TARGET_CHARACTERS} characters")
-        share = (info.context or {}).get("share") or Share()
-        if table in (share.ledger_table.upper(), share.manifest_table.upper()):
+        share = _shares_of(info).get(info.data.get("share", ""))  # none if the dataset's is unknown
+        if share and table in (share.ledger_table.upper(), share.manifest_table.upper()):
             raise ValueError("all syncs write to a table of this name; choose another")
         return value
 
@@ -290,21 +325,11 @@ class Dataset(BaseModel):
             raise ValueError("; ".join(problems))
         return value
 
-    @field_validator("schedule")
+    @field_validator("tags")
     @classmethod
-    def _schedule_is_known(cls, value: str | None) -> str | None:
-        if value is None or value in _SCHEDULE_PRESETS:
-            return value
-        if not croniter.is_valid(value):
-            raise ValueError(
-                f"{value!r} is neither a cron expression nor one of {', '.join(sorted(_SCHEDULE_PRESETS))}"
-            )
-        if problem := _misread_cron(value):
-            raise ValueError(f"{value!r} {problem}")
-        try:
-            croniter(value).get_next()
-        except CroniterBadDateError:
-            raise ValueError(f"{value!r} never comes") from None
+    def _tags_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if repeated := [tag for tag, count in Counter((*value, *TAGS)).items() if count > 1]:
+            raise ValueError(f"{', '.join(repeated)}: the DAG has this tag already, or it is given twice; remove it")
         return value
 
     @field_validator("merge_keys", "required_columns", "columns", "casts", "target_defaults", mode="before")
@@ -423,6 +448,11 @@ class Dataset(BaseModel):
         }
 
 
+def _shares_of(info: ValidationInfo) -> Mapping[str, ShareNames]:
+    shares: Mapping[str, ShareNames] | None = (info.context or {}).get("shares")
+    return share_file().shares if shares is None else shares
+
+
 def _not_one_condition(sql: str) -> str | None:
     """Return why a text is not a single condition, or None. A comment in it would hide the rest of the query."""
     found = re.match(_CONDITION, sql)
@@ -434,26 +464,6 @@ def _not_one_condition(sql: str) -> str | None:
     if rest[:2] in ("--", "//", "/*"):
         return f"contains a comment ({rest[:2]}); remove it, or make it a YAML comment"
     return f"has a {rest[0]} that is not closed"
-
-
-def _misread_cron(value: str) -> str | None:
-    """Return why Airflow would misread a cron expression, or None. Its parser, croniter (7.0), accepts such texts."""
-    fields = value.split()
-    if len(fields) != len(_CRON_FIELDS):
-        return f"has {len(fields)} fields; a schedule has five: {', '.join(_CRON_FIELDS)}"
-    if re.search(r"\br\b", value, re.IGNORECASE):
-        return "contains R, a random time that changes whenever Airflow reads it; write the time"
-    numbers: Sequence[Any] = croniter.ALPHACONV
-    for index, field in enumerate(fields):
-        name, size = _CRON_FIELDS[index], croniter.LEN_MEANS_ALL[index]
-        for part in field.split(","):
-            span, _, step = part.partition("/")
-            if step and int(step) > size:
-                return f"has the step {step}, but {name} starts again after {size}; list the values instead"
-            ends = [str(numbers[index].get(end, end.lstrip("0") or 0)) for end in span.lower().split("-")]
-            if len(ends) == 2 and ends[0] == ends[1]:
-                return f"has {span} for {name}, which croniter reads as every {name}; write the value once"
-    return None
 
 
 def _refuse_alike(columns: Collection[str]) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow.configuration import conf
 from airflow.sdk import Context, Variable
 
 from data_share.attempts import made_since_clear
-from data_share.dag_defaults import START_DATE
 from data_share.databricks.follow import cancel_exports_of
 from data_share.databricks.hook import DataShareDatabricksHook
 from data_share.outcome.diagnose import failure_of_sync, reports_of
@@ -112,7 +111,7 @@ class FinishSyncOperator(SnowflakeSyncOperator):
             return True, True
         if not made_since_clear(export, dag_run):
             # Clearing a run restarts it: rows that it published before do not count.
-            started = (dag_run.start_date or START_DATE).astimezone(UTC).replace(tzinfo=None)
+            started = dag_run.start_date.astimezone(UTC).replace(tzinfo=None) if dag_run.start_date else datetime.min
             rows = [row for row in rows if row["PUBLISHED_AT"] >= started]
         return False, bool(rows)
 

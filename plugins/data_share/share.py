@@ -4,46 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from data_share.share_file import DEFAULT, ShareNames, share_file
 from data_share.sql_text import shown, sql_string, table_parts
 
 LOCK_KEY = ("target_database", "target_schema", "target_name")
 """Columns of a lock table that name the target."""
 
-# The export's SQL builds statements from the path, and allows only these characters too.
-_EXPORT_PATH = re.compile(r"s3:/(/[A-Za-z0-9_=-][A-Za-z0-9_.=-]*){2,}/")
 
-
-@dataclass(frozen=True)
-class Share:
+class Share(ShareNames):
     """
-    The names of one deployment; the defaults are those of the README.
+    The names of one share, and what a sync derives from them.
 
-    :param url: where Databricks writes and Snowflake reads. Below it: ``<dataset>/<run key>/<attempt>-<hash>/``.
-    :param stage: Snowflake's external stage on ``url``
-    :param storage_integration: gives Snowflake access to the bucket; an account administrator creates it once
-    :param staging_schema: schema of the staging and lock tables; the loader's role may create tables in it
-    :param ledger_table: one row per published sync
-    :param manifest_table: the manifests of the published syncs
-    :param export_job_variable: Airflow Variable with the id of the Databricks job that exports
-    :param databricks_conn_id: Airflow connection of the workspace
-    :param snowflake_conn_id: Airflow connection of the account
-    :param webhook_conn_id: Airflow connection of the webhook for the ends of syncs; it need not exist
+    A name that is not given is that of the deployment: of the share at the top of ``include/share.yaml``.
+
+    :param name: its name in that file
     """
 
-    url: str = "s3://databricks-snowflake-share/dataset/"
-    stage: str = "s3_share_stage"
-    storage_integration: str = "s3_share_int"
-    staging_schema: str = "staging"
-    ledger_table: str = "sync_history"
-    manifest_table: str = "export_manifests"
-    export_job_variable: str = "data_share_export_job_id"
-    databricks_conn_id: str = "databricks_default"
-    snowflake_conn_id: str = "snowflake_default"
-    webhook_conn_id: str = "data_share_webhook"
+    name: str = DEFAULT
+
+    def __init__(self, **names: Any) -> None:
+        given = names if names.keys() >= ShareNames.model_fields.keys() else {**_deployed(DEFAULT), **names}
+        super().__init__(**given)
 
     def export_path(self, dataset: str, key: str, attempt: int, attempt_id: object) -> str:
         """
@@ -52,15 +36,9 @@ class Share:
         :param attempt: number of the attempt
         :param attempt_id: Airflow's id of the attempt. Unlike the number, it is never used twice: not when a run is
             deleted and created again, nor when Airflow gets a new database.
-        :raises ValueError: for a ``url`` with characters that the export's SQL does not allow
         """
-        path = f"{self.url}{dataset}/{key}/{attempt}-{_digest(attempt_id)}/"
-        if not _EXPORT_PATH.fullmatch(path):
-            raise ValueError(
-                f"{path!r} is no path to export to: after s3://, each part may have ASCII letters, digits and _ . = -, "
-                "and must not begin with a dot. Change the url of the share. Nothing was exported."
-            )
-        return path
+        # Both were validated: the export's SQL accepts only their characters in a path.
+        return f"{self.url}{dataset}/{key}/{attempt}-{_digest(attempt_id)}/"
 
     def path_in_stage(self, path: str, dataset: str) -> str:
         """
@@ -77,6 +55,10 @@ class Share:
                 f"{self.url}{dataset}/<run key>/<attempt>-<hash>/. Nothing was loaded."
             )
         return path.removeprefix(self.url)
+
+    def owner(self, dataset: str) -> str:
+        """Return the owner of a target in its lock table: the dataset, with the environment if it has a name."""
+        return f"{self.environment}/{dataset}" if self.environment else dataset
 
     def staging_table(self, target_table: str, key: str, attempt: int, attempt_id: object) -> str:
         """
@@ -114,15 +96,31 @@ class Share:
         return f"{self.staging_schema}.{_plain(table_parts(target_table)[-1])}__{key}__"
 
 
+def shares() -> dict[str, Share]:
+    """
+    Return the shares of this deployment by name.
+
+    :raises InvalidShareFileError: ``include/share.yaml`` or the environment has an error
+    """
+    return {name: Share(name=name, **_deployed(name)) for name in share_file().shares}
+
+
+def _deployed(name: str) -> dict[str, Any]:
+    return dict(share_file().shares[name])
+
+
 def run_key(dag_id: str, run_id: str, run_after: datetime) -> str:
     """
     Return the unique key of one sync, which is the same in every task and every retry of the DAG run.
+
+    Scheduled runs of two environments have the same ids and times: the environment's name makes their keys differ.
 
     :param dag_id: DAG of the run
     :param run_id: the run; only its hash goes into the key, as it may contain any character
     :param run_after: time of the run; run keys sort by it
     """
-    digest = _digest(f"{dag_id}\n{run_id}")
+    environment = share_file().shares[DEFAULT].environment
+    digest = _digest(f"{dag_id}\n{run_id}" + (f"\n{environment}" if environment else ""))
     return f"{run_after.astimezone(UTC):%Y%m%dT%H%M%S}_{digest}"
 
 

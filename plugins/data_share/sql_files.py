@@ -10,9 +10,11 @@ from typing import Any
 import jinja2
 
 from data_share.share import Share
+from data_share.share_file import share_file
 from data_share.sql_text import quoted, sql_string
 
 SQL_FOLDER = Path(__file__).resolve().parents[2] / "include" / "sql" / "snowflake"
+"""The files of the package. A file of the same name in ``sql_folder`` of the deployment replaces one."""
 
 SQL_MACROS: dict[str, Any] = {"identifier": quoted}
 """Functions for all SQL files: ``identifier`` puts a name in quotes."""
@@ -29,10 +31,15 @@ def sql_templates(share: Share, **macros: Any) -> dict[str, Any]:
     :param macros: further names that the files can read
     """
     return {
-        "template_searchpath": [str(SQL_FOLDER)],
+        "template_searchpath": search_path(),
         "user_defined_macros": {**SQL_MACROS, "share": share, **macros},
         "user_defined_filters": SQL_FILTERS,
     }
+
+
+def search_path() -> list[str]:
+    """Return the folders in which a SQL file is looked up: that of the deployment, then that of the package."""
+    return list(dict.fromkeys(map(str, (share_file().sql_folder, SQL_FOLDER))))
 
 
 def sql_files(*names: str) -> dict[str, str]:
@@ -54,7 +61,7 @@ def render_sql(name: str, *, share: Share, **values: Any) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(  # noqa: S701 - SQL needs no HTML escaping
-        loader=jinja2.FileSystemLoader(SQL_FOLDER), undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(search_path()), undefined=jinja2.StrictUndefined
     )
     environment.globals.update(SQL_MACROS)
     environment.filters.update(SQL_FILTERS)

@@ -43,7 +43,7 @@ class ResultMissingError(ShareError, AirflowFailException):
 
 
 class InvalidExportPathError(ShareError, AirflowFailException):
-    """The dataset must not be exported to the path, or loaded from it."""
+    """The dataset must not be loaded from the path."""
 
     code = FailureCode.EXPORT_PATH_INVALID
 
@@ -142,15 +142,8 @@ class Sync:
 
     @property
     def new_export_path(self) -> str:
-        """
-        Where Databricks writes the export of this attempt of ``export_to_s3``.
-
-        :raises InvalidExportPathError: the share's url has characters that the export's SQL does not accept
-        """
-        try:
-            return self.share.export_path(self.dataset.name, self.key, self.attempt, self._ti.id)
-        except ValueError as error:
-            raise InvalidExportPathError(str(error)) from None
+        """Where Databricks writes the export of this attempt of ``export_to_s3``."""
+        return self.share.export_path(self.dataset.name, self.key, self.attempt, self._ti.id)
 
     @property
     def new_staging_table(self) -> str:
@@ -293,6 +286,11 @@ class Sync:
     def lock_table(self) -> str:
         """The lock table: its row for this target decides whether this sync may publish."""
         return self.share.lock_table(self.dataset.target_table)
+
+    @property
+    def owner(self) -> str:
+        """Who this sync is in the lock table: its dataset, with the environment if it has a name."""
+        return self.share.owner(self.dataset.name)
 
     @property
     def target_key(self) -> dict[str, str]:

@@ -198,9 +198,10 @@ def test_the_schema_is_a_valid_one_and_describes_each_field(script: ModuleType, 
 
 
 def test_the_schema_accepts_the_datasets_of_this_project(accepted_by_schema: Callable[[Any], bool]) -> None:
-    from data_share.dataset_files import DATASETS_FOLDER, read_datasets
+    from data_share.dataset_files import read_datasets
+    from data_share.share_file import share_file
 
-    texts = {path.stem: path.read_text() for path in sorted(DATASETS_FOLDER.glob("*.yaml"))}
+    texts = {path.stem: path.read_text() for path in sorted(share_file().datasets_folder.glob("*.yaml"))}
     datasets, errors = read_datasets()
     # The schema beside them is no dataset file.
     assert ([dataset.name for dataset in datasets], errors) == (list(texts), [])
@@ -213,6 +214,8 @@ ACCEPTED: list[dict[str, Any]] = [
     MERGE,
     CREATED,
     {**REPLACE, "load_mode": "append", "schedule": "@hourly"},
+    {**REPLACE, "schedule": {"cron": "0 6 * * *", "time_zone": "Europe/Berlin"}, "owner": "sea", "retries": 0},
+    {**REPLACE, "schedule": {"asset": "s3://bucket/tides"}, "tags": ["sea", "gold"]},
     {**REPLACE, "schedule": None, "create_table": None, "max_row_change_percent": None},
     {**REPLACE, "merge_keys": [], "delete_missing": False, "columns": {}, "checks": {}},
     {**MERGE, "delete_missing": True, "max_row_change_percent": 2.5, "export_timeout_minutes": 1440},
@@ -240,6 +243,11 @@ REFUSED: list[Any] = [
             ("merge_keys", ["harbour"]),
             ("delete_missing", True),
             ("schedule", 5),
+            ("schedule", {"cron": "0 6 * * *"}),
+            ("schedule", {"asset": ""}),
+            ("owner", "a, b"),
+            ("tags", ["a", "a"]),
+            ("retries", 21),
             ("required_columns", []),
             ("required_columns", "harbour"),
             ("required_columns", ["a OR 1=1"]),

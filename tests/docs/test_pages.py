@@ -136,6 +136,8 @@ def wrong_blocks(page: Page) -> Iterator[str]:
                 case "sql":
                     is_databricks = page.name == "docs/databricks.md" or block.content.startswith("-- On Databricks")
                     read_by_sqlfluff(block.content, "databricks" if is_databricks else "snowflake")
+                case "yaml" if page.name == "docs/share.md":
+                    read_as_share_file(block)
                 case "yaml":
                     read_as_dataset(page, block)
                 case other if page.name != (NOT_A_BLOCK_TO_CHECK.get(other, "none") or page.name):
@@ -165,7 +167,8 @@ def read_by_sqlfluff(script: str, dialect: str) -> None:
 
 def read_as_dataset(page: Page, block: Block) -> None:
     """Read a whole dataset file, or lines for the checks of the file before."""
-    from data_share.dataset_files import DATASETS_FOLDER, read_dataset
+    from data_share.dataset_files import read_dataset
+    from data_share.share_file import share_file
 
     text = block.content
     if text.startswith(" "):
@@ -175,7 +178,22 @@ def read_as_dataset(page: Page, block: Block) -> None:
         path = Path(folder) / "example.yaml"
         path.write_text(text, encoding="utf-8")
         read_dataset(path)
-    jsonschema.validate(yaml.safe_load(text), json.loads((DATASETS_FOLDER / "dataset.schema.json").read_text()))
+    jsonschema.validate(
+        yaml.safe_load(text), json.loads((share_file().datasets_folder / "dataset.schema.json").read_text())
+    )
+
+
+def read_as_share_file(block: Block) -> None:
+    """Read lines of a share file, with the others of the product's."""
+    from data_share.share_file import SHARE_FILE, read_share_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "share.yaml"
+        path.write_text(f"{SHARE_FILE.read_text(encoding='utf-8')}\n{block.content}", encoding="utf-8")
+        read_share_file(path, {})
+    schema = json.loads((PROJECT / "include" / "share.schema.json").read_text())
+    content = {**yaml.safe_load(SHARE_FILE.read_text(encoding="utf-8")), **yaml.safe_load(block.content)}
+    jsonschema.validate(content, schema)
 
 
 # ---- commands
@@ -346,8 +364,8 @@ def test_the_readme_is_short() -> None:
 
 def test_the_runbook_says_what_to_do_about_each_error() -> None:
     code = "".join(path.read_text() for path in (PROJECT / "plugins" / "data_share").rglob("*.py"))
-    # ShareError is the base of the others.
-    classes = set(re.findall(r"^class (\w+Error)\b", code, re.MULTILINE)) - {"ShareError"}
+    # ShareError and InvalidFileError are the bases of others.
+    classes = set(re.findall(r"^class (\w+Error)\b", code, re.MULTILINE)) - {"ShareError", "InvalidFileError"}
     assert classes - set(Page.read("docs/runbook.md").codes) == set()
 
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from data_share.render import set_up_files
+from data_share.share_file import DEFAULT, share_file
+
 if TYPE_CHECKING:
     import boto3
 
@@ -30,7 +33,7 @@ FILLED_IN = {
 
 
 def read(name: str, *, fill_in: bool = False) -> Any:
-    text = (AWS / f"{name}.json").read_text()
+    text = set_up_files(DEFAULT, share_file().shares)[f"aws/{name}.json"]
     for placeholder, value in FILLED_IN.items() if fill_in else ():
         text = text.replace(f"<{placeholder}>", value)
     return json.loads(text)
@@ -67,11 +70,12 @@ def test_the_files_are_those_that_are_explained() -> None:
 
 def test_every_placeholder_is_of_one_form_and_explained() -> None:
     found: set[str] = set()
-    for path in [*AWS.glob("*.json"), *(PROJECT / "include" / "sql" / "snowflake" / "setup").glob("*.sql")]:
-        text = path.read_text()
+    for path, text in set_up_files(DEFAULT, share_file().shares).items():
+        if not path.startswith(("aws/", "snowflake/")):
+            continue
         found.update(re.findall(r"<([A-Z_]+)>", text))
         # Nothing that looks like a placeholder of another form, an example's account or a real one.
-        assert not re.findall(r"<(?![A-Z_]+>)|\$\{|\{\{|TODO|(?<!\d)0{4,12}(?!\d)", text), path.name
+        assert not re.findall(r"<(?![A-Z_]+>)|\$\{|\{\{|TODO|(?<!\d)0{4,12}(?!\d)", text), path
     assert found == set(FILLED_IN)
     docs = (PROJECT / "docs" / "aws.md").read_text()
     assert all(f"`<{placeholder}>`" in docs for placeholder in found)

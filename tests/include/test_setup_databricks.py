@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
+from data_share.render import set_up_files
+from data_share.share_file import DEFAULT, share_file
+
 PROJECT = Path(__file__).resolve().parents[2]
 FOLDER = PROJECT / "include" / "databricks"
 
 
 @pytest.fixture(scope="module")
 def bundle() -> Any:
-    return yaml.safe_load((FOLDER / "databricks.yml").read_text())
+    return yaml.safe_load(set_up_files(DEFAULT, share_file().shares)["databricks/databricks.yml"])
 
 
 @pytest.fixture

@@ -10,23 +10,26 @@ import sqlglot
 import sqlparse
 from sqlglot import exp
 
+from data_share.render import set_up_files
 from data_share.share import Share
+from data_share.share_file import DEFAULT, share_file
 
 PROJECT = Path(__file__).resolve().parents[2]
-SETUP = PROJECT / "include" / "sql" / "snowflake" / "setup"
 LOADER, READER = "data_share_loader", "data_share_reader"
 
 
-def statements(path: Path) -> list[str]:
+def statements(text: str) -> list[str]:
     """The statements of a script on one line each, without comments."""
-    bare = sqlparse.format(path.read_text(), strip_comments=True)
+    bare = sqlparse.format(text, strip_comments=True)
     return [" ".join(one.rstrip(";").split()) for one in sqlparse.split(bare) if one.strip()]
 
 
 @pytest.fixture(scope="module")
 def scripts() -> dict[str, list[str]]:
     """The statements of each script, by its name."""
-    return {path.name: statements(path) for path in sorted(SETUP.glob("*.sql"))}
+    files = set_up_files(DEFAULT, share_file().shares)
+    folder = "snowflake/"
+    return {path.removeprefix(folder): statements(text) for path, text in files.items() if path.startswith(folder)}
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +165,7 @@ def test_no_right_is_passed_on_or_more_than_named(grants: list[str]) -> None:
 
 def test_each_right_of_the_loader_is_explained() -> None:
     # Between two grants, or above a pair of them, stands a comment.
-    bodies = (SETUP / "06_grants.sql").read_text().split("\n\n")
+    bodies = set_up_files(DEFAULT, share_file().shares)["snowflake/06_grants.sql"].split("\n\n")
     loaders = [body for body in bodies if f"TO ROLE {LOADER}" in body]
     unexplained = [body for body in loaders if not body.startswith("--")]
     assert [body.partition(" TO ")[0] for body in unexplained] == [

@@ -40,12 +40,12 @@ WHEN MATCHED THEN
   UPDATE SET
     locked.run_key = CASE
       WHEN
-        locked.dataset IN ('{{ sync.dataset.name }}', '')
+        locked.dataset IN ('{{ sync.owner }}', '')
         AND locked.staged_at <= mine.staged_at
         AND NOT (locked.run_key = '{{ run }}' {{ or_and }} locked.export_path = {{ path | sql_string }})
         THEN '{{ run }}'
     END,
-    locked.dataset = '{{ sync.dataset.name }}',
+    locked.dataset = '{{ sync.owner }}',
     locked.export_path = {{ path | sql_string }},
     locked.attempt = {{ sync.export_attempt }},
     locked.staged_at = mine.staged_at;

@@ -330,7 +330,7 @@ class DatabricksRunSensor(BaseOperator):
     def __init__(
         self,
         *,
-        databricks_conn_id: str = "databricks_default",
+        databricks_conn_id: str,
         run_id: str,
         timeout_seconds: float,
         **kwargs: Any,

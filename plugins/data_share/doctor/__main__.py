@@ -12,13 +12,14 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from data_share.dag_defaults import SHARE
 from data_share.doctor.deployment import Deployment, State
-from data_share.doctor.run import examine
+from data_share.doctor.run import Finding, examine
+from data_share.share import shares
+from data_share.share_file import DEFAULT, InvalidShareFileError
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -44,15 +45,31 @@ def _examined(*, show: bool) -> tuple[dict[State, int], list[dict[str, Any]]]:
     write = sys.stdout.write if show else lambda _: 0
     counts = dict.fromkeys(State, 0)
     findings: list[dict[str, Any]] = []
-    for finding in examine(Deployment(SHARE)):
-        if not findings or finding.group != findings[-1]["group"]:
-            write(f"\n{finding.group}\n")
+    heading = ""
+    for share, finding in _findings():
+        own = finding.group if share == DEFAULT else f"{finding.group}, share {share}"
+        if own != heading:
+            write(f"\n{own}\n")
+        heading = own
         counts[finding.state] += 1
-        findings.append(asdict(finding))
+        findings.append({"share": share, **asdict(finding)})
         write(f"  {finding.line()}\n")
         sys.stdout.flush()
     write("\n" + ", ".join(f"{count} {state}" for state, count in counts.items()) + "\n")
     return counts, findings
+
+
+def _findings() -> Iterator[tuple[str, Finding]]:
+    """Yield the findings of all shares with the names of their shares. Airflow is checked once."""
+    try:
+        known = shares()
+    except InvalidShareFileError as error:
+        text = " ".join(str(error).split())
+        yield DEFAULT, Finding("Airflow", "share file", "include/share.yaml", State.WRONG, text)
+        return
+    for name, share in known.items():
+        for finding in examine(Deployment(share), () if name == DEFAULT else ("Databricks", "Snowflake")):
+            yield name, finding
 
 
 if __name__ == "__main__":

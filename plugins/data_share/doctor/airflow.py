@@ -16,10 +16,19 @@ from data_share.doctor.deployment import (
     Deployment,
     State,
     error_text,
+    listed,
     ok,
     verdict,
     wrong,
 )
+from data_share.share_file import share_file
+
+
+def share_file_of_deployment(deployment: Deployment) -> Answer:
+    """The share file is valid; an invalid one ends the doctor before this check."""
+    found = share_file()
+    replaced = sorted(set(found.origins.values()))
+    return ok(f"{listed(found.shares)} in {found.path}; from the environment: {listed(replaced)}.")
 
 
 def dataset_files(deployment: Deployment) -> Answer:
@@ -89,6 +98,7 @@ def airflow_processes(deployment: Deployment) -> Answer:
 
 
 CHECKS: tuple[Check, ...] = (
+    Check("Airflow", "share file", "include/share.yaml", share_file_of_deployment),
     Check("Airflow", "dataset files", "include/datasets/", dataset_files),
     Check("Airflow", "DAG files", "dags/", dag_files),
     Check("Airflow", "local settings", "PYTHONPATH", local_settings),

@@ -141,7 +141,7 @@ def databricks_clock(deployment: Deployment) -> Answer:
 
 
 CHECKS: tuple[Check, ...] = (
-    Check("Databricks", "Databricks connection", "databricks_default", databricks_connection),
+    Check("Databricks", "Databricks connection", "{share.databricks_conn_id}", databricks_connection),
     Check("Databricks", "Databricks address", "host", databricks_reachable, ("Databricks connection",)),
     Check("Databricks", "Databricks clock", "HTTP header Date", databricks_clock, ("Databricks address",)),
     Check("Databricks", "Databricks sign-in", "jobs/list", databricks_sign_in, ("Databricks address",)),

@@ -19,7 +19,7 @@ from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
 from data_share.databricks.hook import DataShareDatabricksHook
-from data_share.dataset_files import DATASETS_FOLDER, InvalidDatasetError, read_datasets
+from data_share.dataset_files import InvalidDatasetError, read_datasets
 from data_share.datasets import Dataset
 from data_share.outcome.classify import is_certificate_error
 from data_share.outcome.report import ShareError
@@ -79,7 +79,7 @@ class Deployment:
     The deployment that the checks look at; each part is read once.
 
     :param share: the names of the deployment
-    :param datasets_folder: folder of the dataset files
+    :param datasets_folder: folder of the dataset files; default: the deployment's
     :param now: returns the time of this machine
     """
 
@@ -87,7 +87,7 @@ class Deployment:
         self,
         share: Share,
         *,
-        datasets_folder: Path = DATASETS_FOLDER,
+        datasets_folder: Path | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.share = share
@@ -104,8 +104,9 @@ class Deployment:
 
     @cached_property
     def datasets(self) -> tuple[list[Dataset], list[InvalidDatasetError]]:
-        """The valid datasets, and the errors of the invalid ones."""
-        return read_datasets(self.datasets_folder, self.share)
+        """The valid datasets of this share, and the errors of all invalid files."""
+        datasets, errors = read_datasets(self.datasets_folder)
+        return [dataset for dataset in datasets if dataset.share == self.share.name], errors
 
     @cached_property
     def databricks(self) -> DataShareDatabricksHook:

@@ -159,7 +159,7 @@ def storage_integration(deployment: Deployment) -> Answer:
         return wrong(
             f"{error_text(error)}. Each COPY INTO needs USAGE on the integration of its stage: GRANT USAGE ON "
             f"INTEGRATION {name} TO ROLE {_role(deployment)}. If the integration does not exist, an account "
-            "administrator creates it: include/sql/snowflake/setup/."
+            "administrator creates it: docs/snowflake.md."
         )
     properties = {str(row["property"]).upper(): str(row["property_value"] or "") for row in rows}
     allowed, blocked = (
@@ -173,7 +173,7 @@ def storage_integration(deployment: Deployment) -> Answer:
         problems.append(f"The integration {name} allows {listed(allowed)}, but not {share.url}.")
     if any(place and share.url.startswith(place) for place in blocked):
         problems.append(f"The integration {name} blocks {share.url}.")
-    advice = "An account administrator must alter it, never replace it: include/sql/snowflake/setup/."
+    advice = "An account administrator must alter it, never replace it: docs/snowflake.md."
     return verdict(with_advice(problems, advice), f"{name} allows {share.url}.")
 
 
@@ -536,7 +536,7 @@ def _missing_right_to_create(deployment: Deployment, dataset: Dataset) -> list[s
 
 
 CHECKS: tuple[Check, ...] = (
-    Check("Snowflake", "Snowflake connection", "snowflake_default", snowflake_connection),
+    Check("Snowflake", "Snowflake connection", "{share.snowflake_conn_id}", snowflake_connection),
     Check("Snowflake", "Snowflake key", "the private key", snowflake_key, ("Snowflake connection",)),
     Check("Snowflake", "Snowflake address", "account, host", snowflake_reachable, ("Snowflake connection",)),
     Check("Snowflake", "Snowflake sign-in", "login and key", snowflake_sign_in, ("Snowflake key", "Snowflake address")),
@@ -555,6 +555,10 @@ CHECKS: tuple[Check, ...] = (
     Check("Snowflake", "rights on the targets", "probes, rolled back", target_rights, ("warehouse", "target tables")),
     Check("Snowflake", "policies", "DESCRIBE TABLE, EXPLAIN", target_policies, ("target tables",)),
     Check(
-        "Snowflake", "write and read", "a row of each type in staging", write_and_read, ("warehouse", "staging schema")
+        "Snowflake",
+        "write and read",
+        "a row of each type in {share.staging_schema}",
+        write_and_read,
+        ("warehouse", "staging schema"),
     ),
 )

@@ -19,17 +19,20 @@ class FailureCode(Enum):
     CERTIFICATE_REFUSED = (
         "The certificate of Databricks or Snowflake is not trusted, or belongs to another address.",
         (
-            "Check host of the connection databricks_default, and account or host of snowflake_default. If a proxy "
-            "decrypts the traffic, give Airflow its certificate authority (REQUESTS_CA_BUNDLE and SSL_CERT_FILE)."
+            "Check host of the connection to Databricks, and account or host of that to Snowflake. If a proxy decrypts "
+            "the traffic, give Airflow its certificate authority (REQUESTS_CA_BUNDLE and SSL_CERT_FILE)."
         ),
     )
     DATABRICKS_SIGN_IN = (
         "Databricks does not accept the credentials, or their owner lacks a right.",
-        "Renew the credentials in the connection databricks_default, or grant Can Manage Run on the export job.",
+        "Renew the credentials in the connection to Databricks, or grant Can Manage Run on the export job.",
     )
     EXPORT_JOB_REFUSED = (
         "Databricks refuses to start the export job: no job has this id, or the job has other parameters.",
-        "Deploy the asset bundle, and set the Variable data_share_export_job_id to the id of its job export_dataset.",
+        (
+            "Deploy the asset bundle, and set the Variable that export_job_variable in include/share.yaml names to the "
+            "id of its job export_dataset."
+        ),
     )
     DATABRICKS_UNAVAILABLE = (
         "Databricks did not answer, or answered that it is unavailable.",
@@ -64,11 +67,8 @@ class FailureCode(Enum):
         True,
     )
     EXPORT_PATH_INVALID = (
-        "This dataset may not be exported to, or loaded from, the path.",
-        (
-            "Deploy the asset bundle again: the export job must use its job parameter export_path unchanged. If the "
-            "report names the url of the share, change the url in plugins/data_share/dag_defaults.py."
-        ),
+        "This dataset may not be loaded from the path.",
+        "Deploy the asset bundle again: the export job must use its job parameter export_path unchanged.",
     )
     CONF_UNKNOWN = (
         "The conf of the run has an unknown key.",
@@ -76,18 +76,15 @@ class FailureCode(Enum):
     )
     RUN_KEY_UNKNOWN = (
         "The ledger has no sync with the run key in reload_run_key.",
-        "Use a run key of this dataset from sync_history.",
+        "Use a run key of this dataset from the ledger.",
     )
     SNOWFLAKE_SIGN_IN = (
         "Snowflake does not accept the credentials, or those in the connection cannot be read.",
-        "Check user, key and account of the connection snowflake_default; make doctor says which is wrong.",
+        "Check user, key and account of the connection to Snowflake; make doctor says which is wrong.",
     )
     SNOWFLAKE_REFUSED = (
         "Snowflake does not accept the request.",
-        (
-            "Check role, warehouse, database and schema of the connection snowflake_default; make doctor says which is "
-            "wrong."
-        ),
+        ("Check role, warehouse, database and schema of the connection to Snowflake; make doctor says which is wrong."),
     )
     SNOWFLAKE_STATEMENT_FAILED = (
         "Snowflake ended a statement with an error.",
@@ -144,8 +141,8 @@ class FailureCode(Enum):
             "the syncs is not exempt from it, or its exemption cannot be proven."
         ),
         (
-            "Exempt the role in the body of the policy, by IS_ROLE_IN_SESSION('DATA_SHARE_LOADER'); then set policies: "
-            "exempt in the dataset file."
+            "Exempt the role in the body of the policy, by IS_ROLE_IN_SESSION('<role of the syncs>'); then set "
+            "policies: exempt in the dataset file."
         ),
     )
     ROWS_HIDDEN = (
@@ -155,7 +152,7 @@ class FailureCode(Enum):
         ),
         (
             "Exempt the role in the body of the target's row access policy, and of the masking policies of its merge "
-            "keys, by IS_ROLE_IN_SESSION('DATA_SHARE_LOADER'); then start the sync again."
+            "keys, by IS_ROLE_IN_SESSION('<role of the syncs>'); then start the sync again."
         ),
     )
     CHECKS_FAILED = (
@@ -182,12 +179,12 @@ class FailureCode(Enum):
             "A later sync is published already, this export was appended before, or the staging tables were changed "
             "after the check."
         ),
-        "Look at the newest row of sync_history; if it is not what you want, start a new sync.",
+        "Look at the newest row of the ledger; if it is not what you want, start a new sync.",
         True,
     )
     LEDGER_ROW_MISSING = (
         "The publish succeeded, but its row is not in the ledger.",
-        "Find out who deletes from sync_history: nobody else may write there.",
+        "Find out who deletes from the ledger: nobody else may write there.",
     )
     TIMED_OUT = (
         "A step exceeded its max. time.",

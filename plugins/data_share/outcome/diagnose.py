@@ -54,7 +54,7 @@ def failure_of_sync(
     is_cancelled = any(states.get(step) == "skipped" for step in steps[steps.index(first) :])
     effect = "It was not published; the target is as it was."
     if in_ledger is None:
-        effect = "Snowflake did not answer whether it was published: look into sync_history."
+        effect = "Snowflake did not answer whether it was published: look into the ledger."
     if in_ledger:
         code = FailureCode.ENDED_AFTER_PUBLISH
         return Failure(steps[-1], code, code.cause)
@@ -76,7 +76,7 @@ def failure_without_report(reason: str) -> Failure:
     """
     if reason == "timed_out":
         message = "The sync exceeded its max. time (dagrun_timeout), and Airflow ended it."
-        return Failure("sync", FailureCode.TIMED_OUT, f"{message} sync_history shows whether it was published.")
+        return Failure("sync", FailureCode.TIMED_OUT, f"{message} The ledger shows whether it was published.")
     return Failure(FINISH_SYNC.id, FailureCode.STEP_DIED, FailureCode.STEP_DIED.cause)
 
 

@@ -43,7 +43,7 @@ from data_share.attempts import made_since_clear
 from data_share.datasets import Dataset
 from data_share.outcome.diagnose import failure_without_report
 from data_share.outcome.report import FAILURE_KEY
-from data_share.share import run_key
+from data_share.share import Share, run_key
 from data_share.steps import FINISH_SYNC, PUBLISH
 
 SYNC_SUCCEEDED = "sync_succeeded"
@@ -191,14 +191,15 @@ class WebhookNotifier(BaseNotifier):
     It runs in the triggerer: :mod:`data_share.outcome.events` queues it there for each end, a deadline alert for a
     missed deadline.
 
-    :param conn_id: connection with the address in ``host`` and the secret in ``password``; a template
+    :param conn_id: connection with the address in ``host`` and the secret in ``password``; a template.
+        Default: that of the deployment
     """
 
     template_fields = ("conn_id",)
 
-    def __init__(self, conn_id: str = "data_share_webhook", context: Context | None = None) -> None:
+    def __init__(self, conn_id: str | None = None, context: Context | None = None) -> None:
         super().__init__(context=context)
-        self.conn_id = conn_id
+        self.conn_id = conn_id or Share().webhook_conn_id
 
     async def async_notify(self, context: Context) -> None:
         """Send the event."""

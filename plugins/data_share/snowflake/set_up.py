@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Context
 
 from data_share.datasets import Dataset
+from data_share.share import Share
+from data_share.share_file import DEFAULT
 from data_share.snowflake.sql_api import SnowflakeStatementError
 from data_share.snowflake.statements import DOES_NOT_EXIST, SnowflakeStatementsOperator
 from data_share.snowflake.target_lock import TargetTakenError, refuse_target_of_another, select_lock
+from data_share.sql_files import search_path
+
+
+def target_files(datasets: Sequence[Dataset], share: Share) -> list[str]:
+    """
+    Return the files in ``targets/`` that create targets of a share.
+
+    A file belongs to the share of the dataset of the same name, and without such a dataset to the default share.
+
+    :param datasets: the datasets of all shares
+    """
+    shares = {dataset.name: dataset.share for dataset in datasets}
+    names = {path.name: path.stem for folder in search_path() for path in Path(folder, "targets").glob("*.sql")}
+    return sorted(name for name, stem in names.items() if shares.get(stem, DEFAULT) == share.name)
 
 
 class SnowflakeCreateTargetOperator(SnowflakeStatementsOperator):

@@ -49,7 +49,7 @@ def refuse_target_of_another(
     :raises TargetTakenError: another dataset has published to the target
     """
     for row in rows:
-        if row["DATASET"] not in (dataset.name, ""):
+        if row["DATASET"] not in (share.owner(dataset.name), ""):
             key = [str(row[column.upper()]) for column in LOCK_KEY]
             taken = f"{'.'.join(map(written, key))} is the target of the dataset {row['DATASET']}, whose sync"
             raise TargetTakenError(
@@ -63,6 +63,5 @@ def refuse_target_of_another(
 def take_over_statement(dataset: Dataset, share: Share, key: Sequence[str]) -> str:
     """Return the statement that makes a dataset the owner of a target, found in its lock table by ``key``."""
     condition = " AND ".join(f"{column} = {sql_string(part)}" for column, part in zip(LOCK_KEY, key, strict=True))
-    return (
-        f"UPDATE {share.lock_table(dataset.target_table)} SET dataset = {sql_string(dataset.name)} WHERE {condition};"  # noqa: S608
-    )
+    owner = sql_string(share.owner(dataset.name))
+    return f"UPDATE {share.lock_table(dataset.target_table)} SET dataset = {owner} WHERE {condition};"  # noqa: S608

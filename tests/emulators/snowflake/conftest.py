@@ -25,6 +25,7 @@ import uvicorn
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from data_share.share import Share
 from emulators.fault_injection import FaultInjection
 from emulators.snowflake.auth import AccessToken, OAuthClient
 from tests.emulators.snowflake import administrator
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 ACCOUNT = "MYORG-SHARE"
 USER = "SHARE_SVC"
-BUCKET = "databricks-snowflake-share"
-URL = f"s3://{BUCKET}/dataset/"
+BUCKET = Share().bucket
+URL = Share().url
 FILE_FORMAT = "FILE_FORMAT = (TYPE = PARQUET, USE_VECTORIZED_SCANNER = TRUE, NULL_IF = ())"
 COPY = f"{FILE_FORMAT} PATTERN = '.*[.]parquet' MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE ON_ERROR = 'ABORT_STATEMENT'"
 
@@ -273,6 +274,6 @@ def put(s3: tuple[str, s3fs.S3FileSystem]) -> Callable[[str, Any], None]:
             buffer = io.BytesIO()
             pq.write_table(content if isinstance(content, pa.Table) else pa.table(content), buffer)
             content = buffer.getvalue()
-        s3[1].pipe_file(f"{BUCKET}/dataset/{path}", content)
+        s3[1].pipe_file(f"{URL}{path}", content)
 
     return write

@@ -16,6 +16,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from data_share.render import set_up_files
+from data_share.share_file import DEFAULT, share_file
 from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeRefusedError
 from emulators.snowflake.auth import fingerprint
 from emulators.snowflake.server import create_app
@@ -49,9 +51,10 @@ def make_keys(tmp_path: Path) -> Run:
 
 def told_connection(told: str, folder: Path, passphrase: str) -> dict[str, Any]:
     """Do in a shell what the script says, and return the connection that Airflow gets."""
-    [command] = re.findall(r"^export AIRFLOW_CONN_SNOWFLAKE_DEFAULT=.*?\}\}'$", told, flags=re.MULTILINE | re.DOTALL)
+    variable = f"AIRFLOW_CONN_{share_file().shares[DEFAULT].snowflake_conn_id.upper()}"
+    [command] = re.findall(rf"^export {variable}=.*?\}}\}}'$", told, flags=re.MULTILINE | re.DOTALL)
     answer = subprocess.run(
-        ["bash", "-c", f'{command}\nprintf %s "$AIRFLOW_CONN_SNOWFLAKE_DEFAULT"'],
+        ["bash", "-c", f'{command}\nprintf %s "${variable}"'],
         cwd=folder,
         env={**os.environ, "SNOWFLAKE_KEY_PASSPHRASE": passphrase},
         capture_output=True,
@@ -107,7 +110,7 @@ def test_who_does_what_is_printed_is_signed_in(
 
 def test_the_names_in_the_connection_are_those_of_the_set_up(make_keys: Run, tmp_path: Path) -> None:
     connection = told_connection(make_keys().stdout, tmp_path, "")
-    setup = "\n".join(path.read_text() for path in (PROJECT / "include/sql/snowflake/setup").glob("*.sql"))
+    setup = "\n".join(set_up_files(DEFAULT, share_file().shares).values())
     assert f"CREATE USER IF NOT EXISTS {connection['login'].lower()}\n" in setup
     assert f"CREATE ROLE IF NOT EXISTS {connection['extra']['role'].lower()}\n" in setup
     assert f"CREATE WAREHOUSE IF NOT EXISTS {connection['extra']['warehouse'].lower()}\n" in setup

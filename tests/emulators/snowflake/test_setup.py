@@ -14,7 +14,9 @@ import s3fs
 import sqlparse
 from airflow.dag_processing.dagbag import DagBag
 
+from data_share.render import set_up_files
 from data_share.share import Share
+from data_share.share_file import DEFAULT, share_file
 from data_share.snowflake.policies import Samples
 from data_share.sql_files import render_sql
 from emulators.snowflake.engine import Connection, Engine
@@ -23,8 +25,8 @@ from tests.airflow_double import DagRun
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox]
 
 PROJECT = Path(__file__).resolve().parents[3]
-SCRIPTS = sorted((PROJECT / "include" / "sql" / "snowflake" / "setup").glob("*.sql"))
 # Users are not part of the emulator.
+NAMES = Share()
 UNKNOWN = re.compile(r"CREATE USER |GRANT ROLE \w+ TO USER ")
 SYSTEM_ROLES = ("ACCOUNTADMIN", "SECURITYADMIN", "USERADMIN", "SYSADMIN")
 
@@ -35,8 +37,8 @@ def statements(text: str) -> list[str]:
 
 
 def run_scripts(session: Connection) -> None:
-    for path in SCRIPTS:
-        for statement in statements(path.read_text()):
+    for path, script in set_up_files(DEFAULT, share_file().shares).items():
+        for statement in statements(script) if path.startswith("snowflake/") else ():
             if not UNKNOWN.match(statement):
                 session.cursor().execute(statement)
 
@@ -44,7 +46,12 @@ def run_scripts(session: Connection) -> None:
 def as_loader(engine: Engine, statement: str) -> list[Any]:
     """Run a statement as the syncs do: in a session of its own, as a CREATE SCHEMA changes the session's schema."""
     with contextlib.closing(
-        engine.connect("DATA_SHARE", "PUBLIC", role="DATA_SHARE_LOADER", warehouse="LOAD_WH")
+        engine.connect(
+            NAMES.database.upper(),
+            NAMES.target_schema.upper(),
+            role=NAMES.loader_role.upper(),
+            warehouse=NAMES.warehouse.upper(),
+        )
     ) as session:
         return list(session.cursor().execute(statement).fetchall())
 
@@ -61,19 +68,18 @@ def engine(s3: tuple[str, s3fs.S3FileSystem], tmp_path: Path) -> Iterator[Engine
 
 
 @pytest.fixture
-def files_of(rendered: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """The SQL files of a DAG's task, rendered: those of some of its fields."""
+def files_of(rendered: Callable[..., Any]) -> Callable[..., list[str]]:
+    """The SQL file of a DAG's task, rendered; of a mapped task, that of each instance."""
 
-    def render(dag_id: str, task_id: str, *fields: str) -> list[str]:
+    def render(dag_id: str, task_id: str) -> list[str]:
         dag = DagBag(PROJECT / "dags" / f"{dag_id}.py", bundle_path=PROJECT).dags[dag_id]
         if dag.get_task(task_id).is_mapped:
             run = DagRun(dag=dag)
             run.run("list_targets")
             instances = [task for task, _ in run.instances(task_id)]
         else:
-            monkeypatch.setattr(dag.get_task(task_id), "template_fields", fields)
             instances = [rendered(dag, task_id)]
-        return [getattr(instance, field) for instance in instances for field in fields]
+        return [instance.sql for instance in instances]
 
     return render
 
@@ -86,7 +92,7 @@ def test_the_scripts_make_all_that_the_syncs_ask_for(
     set_up = [
         statement
         for task in ("create_schemas", "create_stage", "create_ledger", "create_target")
-        for file in files_of("set_up_snowflake", task, "sql")
+        for file in files_of("set_up_snowflake", task)
         for statement in statements(file)
     ]
     dag = DagBag(PROJECT / "dags" / "sync_datasets.py", bundle_path=PROJECT).dags["sync_shared_forecasts"]
@@ -105,11 +111,15 @@ def test_the_scripts_can_be_run_again_and_keep_what_is_there(engine: Engine) -> 
     with contextlib.closing(engine.connect(role="ACCOUNTADMIN")) as administrator:
         run_scripts(administrator)
         execute = administrator.cursor().execute
-        execute(f"CREATE TABLE data_share.public.{Share().ledger_table} (run_key VARCHAR)")
-        execute("USE WAREHOUSE load_wh")
-        execute(f"INSERT INTO data_share.public.{Share().ledger_table} VALUES ('a sync')")
+        execute(f"CREATE TABLE {NAMES.database}.{NAMES.target_schema}.{NAMES.ledger_table} (run_key VARCHAR)")
+        execute(f"USE WAREHOUSE {NAMES.warehouse}")
+        execute(f"INSERT INTO {NAMES.database}.{NAMES.target_schema}.{NAMES.ledger_table} VALUES ('a sync')")
         before = copy.deepcopy(vars(engine.catalogue))
         run_scripts(administrator)
         assert vars(engine.catalogue) == before
-        rows = administrator.cursor().execute(f"SELECT * FROM data_share.public.{Share().ledger_table}").fetchall()
+        rows = (
+            administrator.cursor()
+            .execute(f"SELECT * FROM {NAMES.database}.{NAMES.target_schema}.{NAMES.ledger_table}")
+            .fetchall()
+        )
         assert rows == [("a sync",)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from pydantic import ValidationError
 
 from data_share.column_types import SYNONYMS
 from data_share.dataset_files import (
-    DATASETS_FOLDER,
     InvalidDatasetDag,
     InvalidDatasetError,
     read_dataset,
@@ -25,8 +25,10 @@ from data_share.dataset_files import (
 )
 from data_share.datasets import CHECKS_OF_EVERY_SYNC, LoadMode, SchemaDrift, _not_one_condition
 from data_share.share import Share
+from data_share.share_file import share_file
 from data_share.sql_files import SQL_FOLDER, render_sql
 from data_share.sync import Sync
+from tests import shipped
 from tests.plugins.data_share.conftest import known_sync
 from tests.shipped import left_out
 
@@ -94,7 +96,7 @@ def test_the_datasets_of_this_project_are_valid() -> None:
     datasets, invalid = read_datasets()
     assert invalid == []
     assert "shared_forecasts" in [dataset.name for dataset in datasets]
-    assert len(datasets) == len(list(DATASETS_FOLDER.glob("*.yaml")))
+    assert len(datasets) == len(list(share_file().datasets_folder.glob("*.yaml")))
 
 
 def test_a_file_becomes_a_dataset_named_after_it(tmp_path: Path) -> None:
@@ -740,11 +742,11 @@ def test_a_file_with_another_ending_is_refused_and_not_passed_over(tmp_path: Pat
 
 
 @pytest.fixture
-def project_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project_copy(tmp_path: Path, deploy: Callable[..., None]) -> Path:
     """Copy the DAGs and what they read, and have the datasets read from the copy."""
     for folder in ("dags", "include"):
         shutil.copytree(PROJECT / folder, tmp_path / folder, ignore=left_out)
-    monkeypatch.setattr(read_datasets, "__defaults__", (tmp_path / "include" / "datasets", Share()))
+    deploy(tmp_path / "include" / "share.yaml")
     return tmp_path
 
 
@@ -760,7 +762,7 @@ def test_airflow_shows_each_invalid_dataset_as_one_import_error_and_keeps_the_ot
     serialized, errors = _serialize_dags(bag, structlog.get_logger())
 
     assert bag.import_errors == {}
-    assert sorted(dag.dag_id for dag in serialized) == [dataset.dag_id for dataset in read_datasets(DATASETS_FOLDER)[0]]
+    assert sorted(dag.dag_id for dag in serialized) == [f"sync_{name}" for name in shipped.DATASETS]
     assert sorted(errors) == sorted(f"include/datasets/{name}.yaml" for name in names)
     for file, error in errors.items():
         assert f"{file} is not a valid dataset file" in error

@@ -143,14 +143,14 @@ def test_failed_checks_link_to_the_checks_and_not_to_the_look_for_rows(task_cont
 
 
 def test_the_sensor_links_to_the_page_of_the_run_that_it_followed() -> None:
-    sensor = DatabricksRunSensor(task_id="wait", run_id="1", timeout_seconds=1)
+    sensor = DatabricksRunSensor(task_id="wait", databricks_conn_id="databricks_default", run_id="1", timeout_seconds=1)
     sensor.run_page_url = "https://run"
     assert DatabricksRunLink().get_link(sensor, ti_key=None) == "https://run"
 
 
 def test_the_api_server_knows_where_each_link_stands() -> None:
     with DAG("links", schedule=None) as dag:
-        DatabricksRunSensor(task_id="wait", run_id="1", timeout_seconds=1)
+        DatabricksRunSensor(task_id="wait", databricks_conn_id="databricks_default", run_id="1", timeout_seconds=1)
         statements("SELECT 1")
         SnowflakeCheckOperator(share=Share(), task_id="check", dataset=TIDES, sql={"check_staging": "SELECT 1"})
     stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))

@@ -75,21 +75,21 @@ def connections(workspace: WorkspaceServer, snowflake_url: str) -> dict[str, dic
         "host": host,
         "port": int(port),
         "protocol": "http",
-        "database": "DATA_SHARE",
-        "warehouse": "LOAD_WH",
-        "role": "DATA_SHARE_LOADER",
+        "database": SHARE.database.upper(),
+        "warehouse": SHARE.warehouse.upper(),
+        "role": SHARE.loader_role.upper(),
         "private_key_content": private_der_pem(KEY).decode(),
     }
-    snowflake = {"conn_type": "snowflake", "login": USER, "schema": "PUBLIC", "extra": extra}
+    snowflake = {"conn_type": "snowflake", "login": USER, "schema": SHARE.target_schema.upper(), "extra": extra}
     return {
-        "databricks_default": {
+        SHARE.databricks_conn_id: {
             "conn_type": "databricks",
             "host": "127.0.0.1",
             "port": workspace.port,
             "schema": "http",
             "password": TOKEN,
         },
-        "snowflake_default": snowflake,
+        SHARE.snowflake_conn_id: snowflake,
         "administrator": {**snowflake, "login": "ADMIN", "extra": {**extra, "role": "ACCOUNTADMIN"}},
     }
 
@@ -125,7 +125,7 @@ def administer(connections: dict[str, dict[str, Any]]) -> Iterator[Callable[...,
         ]
         for sql in scripts:
             split = sql_api.DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True)
-            run(*split, conn_id="snowflake_default")
+            run(*split, conn_id=SHARE.snowflake_conn_id)
         yield run
 
 

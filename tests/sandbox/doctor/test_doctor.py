@@ -20,13 +20,13 @@ import pytest
 import requests
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from data_share.dataset_files import DATASETS_FOLDER
 from data_share.doctor import __main__ as doctor
 from data_share.doctor import airflow as airflow_checks
 from data_share.doctor import run
 from data_share.doctor.deployment import Answer, Check, State
 from data_share.doctor.run import CHECKS, DoctorOperator, ShareIsBrokenError
 from data_share.share import Share
+from data_share.share_file import share_file
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from tests.emulators.databricks.conftest import TOKEN, WorkspaceServer
 from tests.emulators.snowflake.conftest import KEY
@@ -55,7 +55,7 @@ def test_nothing_is_left_behind(look: Look, administer: Any, snowflake_url: str)
 
 
 def test_a_dataset_file_that_is_not_valid(look: Look, tmp_path: Path) -> None:
-    shutil.copytree(DATASETS_FOLDER, tmp_path / "datasets")
+    shutil.copytree(share_file().datasets_folder, tmp_path / "datasets")
     (tmp_path / "datasets" / "broken.yaml").write_text("load_mode: sometimes\n")
     said = look("Airflow", datasets_folder=tmp_path / "datasets").only_wrong("dataset files")
     assert "broken.yaml" in said
@@ -560,8 +560,8 @@ def test_a_target_that_cannot_be_refreshed_is_not_wrong(look: Look, administer: 
 
 
 def test_one_table_under_two_names(look: Look, tmp_path: Path) -> None:
-    shutil.copytree(DATASETS_FOLDER, tmp_path / "datasets")
-    known = (DATASETS_FOLDER / "shared_forecasts.yaml").read_text()
+    shutil.copytree(share_file().datasets_folder, tmp_path / "datasets")
+    known = (share_file().datasets_folder / "shared_forecasts.yaml").read_text()
     other = known.replace("target_table: shared_forecasts", "target_table: public.shared_forecasts")
     (tmp_path / "datasets" / "tides.yaml").write_text(other)
     said = look("Airflow", datasets_folder=tmp_path / "datasets").only_wrong("dataset files")
@@ -597,7 +597,7 @@ def test_a_lock_that_cannot_be_read_is_wrong(look: Look, administer: Callable[..
 
 
 def test_policies_that_exempt_the_loader(look: Look, administer: Callable[..., object], tmp_path: Path) -> None:
-    shutil.copytree(DATASETS_FOLDER, tmp_path / "datasets")
+    shutil.copytree(share_file().datasets_folder, tmp_path / "datasets")
     file = tmp_path / "datasets" / "shared_forecasts.yaml"
     file.write_text(f"{file.read_text()}policies: exempt\n")
     administer(
@@ -686,6 +686,7 @@ def test_the_findings_for_programs(
     assert set(answer) == {"ok", "counts", "findings"}
     assert (answer["ok"], answer["counts"]) == (False, {"ok": 2, "wrong": 1, "advice": 0, "not checked": 1})
     assert answer["findings"][2] == {
+        "share": "default",
         "group": "Databricks",
         "name": "chatty",
         "looked_at": "a library",
@@ -695,6 +696,39 @@ def test_the_findings_for_programs(
     monkeypatch.setattr(run, "CHECKS", checks[:2])
     assert doctor.main(["--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+def test_a_share_file_with_an_error_is_the_one_finding(
+    look: Look, deploy: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    deploy(STAGE="a; DROP TABLE b", URLL="s3://b/")
+    assert doctor.main() == 1
+    shown = capsys.readouterr().out
+    assert "wrong        share file (include/share.yaml): include/share.yaml does not describe a deployment: " in shown
+    assert "DATA_SHARE_URLL is set in the environment, but urll is no field; did you mean url?" in shown
+    assert "1 wrong" in shown
+
+
+def test_each_share_is_checked_and_airflow_once(
+    look: Look, deploy: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).resolve().parents[3] / "include" / "share.yaml").read_text()
+    folders = f"datasets_folder: {share_file().datasets_folder}\nsql_folder: {share_file().sql_folder}\n"
+    further = "shares:\n  emea:\n    url: s3://acme-emea/out/\n    snowflake_conn_id: snowflake_emea\n"
+    (tmp_path / "share.yaml").write_text(text + folders + further)
+    deploy(tmp_path / "share.yaml", LEDGER_TABLE="sync_history")
+    assert doctor.main(["--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    counted = [(finding["share"], finding["group"], finding["name"]) for finding in answer["findings"]]
+    own = [check for check in CHECKS if check.group != "Airflow"]
+    assert counted == [("default", check.group, check.name) for check in CHECKS] + [
+        ("emea", check.group, check.name) for check in own
+    ]
+    assert "default, emea in " in answer["findings"][0]["text"]
+    assert "from the environment: DATA_SHARE_LEDGER_TABLE." in answer["findings"][0]["text"]
+    wrong = [(finding["share"], finding["text"]) for finding in answer["findings"] if finding["state"] == "wrong"]
+    assert [share for share, _ in wrong] == ["emea"]
+    assert "The Airflow connection snowflake_emea does not exist." in wrong[0][1]
 
 
 class Pushed(dict[str, Any]):

@@ -79,15 +79,15 @@ def a_share(s3_url: str, snowflake_emulator: tuple[int, str], sync_datasets: Mod
         "host": "127.0.0.1",
         "port": port,
         "protocol": "http",
-        "database": "DATA_SHARE",
-        "warehouse": "LOAD_WH",
-        "role": "DATA_SHARE_LOADER",
+        "database": SHARE.database.upper(),
+        "warehouse": SHARE.warehouse.upper(),
+        "role": SHARE.loader_role.upper(),
         "private_key_content": private_key,
     }
-    connection = {"conn_type": "snowflake", "login": USER, "schema": "PUBLIC", "extra": extra}
+    connection = {"conn_type": "snowflake", "login": USER, "schema": SHARE.target_schema.upper(), "extra": extra}
     administrator = {**connection, "login": "ADMIN", "extra": {**extra, "role": "ACCOUNTADMIN"}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_CONN_SNOWFLAKE_DEFAULT", json.dumps(connection))
+        patch.setenv(f"AIRFLOW_CONN_{SHARE.snowflake_conn_id.upper()}", json.dumps(connection))
         patch.setenv("AIRFLOW_CONN_SNOWFLAKE_ADMINISTRATOR", json.dumps(administrator))
         # Reading the same key for each task takes longer than the task's statements.
         read_key = functools.cache(serialization.load_pem_private_key)

@@ -201,9 +201,18 @@ class Share:
     :param snowflake_url: Snowflake
     :param make_dag: makes the DAG of a dataset
     :param wire: see there
+    :param names: the names of the share
     """
 
-    def __init__(self, s3_url: str, snowflake_url: str, make_dag: Callable[[Dataset], DAG], wire: Wire) -> None:
+    def __init__(
+        self,
+        s3_url: str,
+        snowflake_url: str,
+        make_dag: Callable[[Dataset], DAG],
+        wire: Wire,
+        names: share.Share = SHARE,
+    ) -> None:
+        self.names = names
         self.s3_url = s3_url
         self.snowflake_url = snowflake_url
         self.wire = wire
@@ -211,7 +220,7 @@ class Share:
         self._make_dag = make_dag
         self._dags: dict[str, DAG] = {}
         self._making_a_dag = threading.Lock()
-        self._hook = DataShareSnowflakeHook("snowflake_default")
+        self._hook = DataShareSnowflakeHook(names.snowflake_conn_id)
 
     # ---- around a sync
 
@@ -276,15 +285,19 @@ class Share:
 
     def ledger(self, dataset: Dataset) -> list[Row]:
         """Return the dataset's ledger rows, the oldest first."""
-        return self.query(f"SELECT * FROM {SHARE.ledger_table} WHERE dataset = '{dataset.name}' ORDER BY published_at")
+        return self.query(
+            f"SELECT * FROM {self.names.ledger_table} WHERE dataset = '{dataset.name}' ORDER BY published_at"
+        )
 
     def manifests(self, dataset: Dataset) -> list[Row]:
         """Return the manifests of the dataset's published syncs."""
-        return self.query(f"SELECT * FROM {SHARE.manifest_table} WHERE dataset = '{dataset.name}' ORDER BY run_key")
+        return self.query(
+            f"SELECT * FROM {self.names.manifest_table} WHERE dataset = '{dataset.name}' ORDER BY run_key"
+        )
 
     def lock(self, dataset: Dataset) -> list[Row]:
         """Return what decides on the target's publishes; before the first copy, there is no table of it."""
-        schema, _, table = SHARE.lock_table(dataset.target_table).partition(".")
+        schema, _, table = self.names.lock_table(dataset.target_table).partition(".")
         there = self.query(f"SHOW TABLES LIKE '{table}' IN SCHEMA {schema}")
         return self.query(f"SELECT * FROM {schema}.{table}") if there else []
 
@@ -305,7 +318,7 @@ class Share:
     def export(self, dataset: Dataset, run: Run) -> None:
         """Export the source as the next attempt of ``export_to_s3``, and hand on what ``wait_for_export`` would."""
         run.export_attempt += 1
-        path = SHARE.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
+        path = self.names.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
         # It takes long to import, and collecting the tests does without it.
         from emulators.databricks.export import Session
 
@@ -329,7 +342,7 @@ class Share:
     def put_export(self, dataset: Dataset, run: Run, rows: Sequence[Row]) -> None:
         """Do what :meth:`export` does for rows of :data:`SCHEMA`, without the engine that most of its time goes to."""
         run.export_attempt += 1
-        path = SHARE.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
+        path = self.names.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
         manifest = {
             "run_key": run.key,
             "dataset": dataset.name,
@@ -411,7 +424,7 @@ class Reader:
         self.seen: list[tuple[int | None, ...]] = []
         self._sql = sql
         self._url = f"{share.snowflake_url}/api/v2/statements"
-        self._hook = DataShareSnowflakeHook("snowflake_default")
+        self._hook = share._hook
         self._stop = threading.Event()
         self._looked = threading.Condition()
         self._error: BaseException | None = None
@@ -438,10 +451,10 @@ class Reader:
     def _read(self) -> None:
         body = {
             "statement": self._sql,
-            "database": "DATA_SHARE",
-            "schema": "PUBLIC",
-            "warehouse": "LOAD_WH",
-            "role": "DATA_SHARE_LOADER",
+            "database": SHARE.database.upper(),
+            "schema": SHARE.target_schema.upper(),
+            "warehouse": SHARE.warehouse.upper(),
+            "role": SHARE.loader_role.upper(),
         }
         try:
             with httpx.Client(headers=self._hook.get_headers(), timeout=30) as client:

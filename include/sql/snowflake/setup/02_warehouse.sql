@@ -8,7 +8,7 @@ USE ROLE sysadmin;
 -- It suspends after an idle minute, since each start is billed for at least a minute, and resumes by itself.
 -- The timeout is an hour, like the default of load_timeout_minutes in a dataset file; Snowflake's default of two days
 -- would let a forgotten statement cause costs. The shorter of the two timeouts ends a statement.
-CREATE WAREHOUSE IF NOT EXISTS load_wh
+CREATE WAREHOUSE IF NOT EXISTS {{ share.warehouse }}
 WAREHOUSE_SIZE = XSMALL
 AUTO_SUSPEND = 60
 AUTO_RESUME = TRUE

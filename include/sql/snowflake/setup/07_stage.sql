@@ -3,12 +3,12 @@
 -- Effect: creates the stage if it is missing, changes nothing that exists.
 
 -- The loader creates the stage and so owns it, as with the DAG. This also shows that its grants suffice.
-USE ROLE data_share_loader;
+USE ROLE {{ share.loader_role }};
 
-CREATE STAGE IF NOT EXISTS data_share.public.s3_share_stage
-  URL = 's3://databricks-snowflake-share/dataset/'
-  STORAGE_INTEGRATION = s3_share_int
+CREATE STAGE IF NOT EXISTS {{ share.database }}.{{ share.target_schema }}.{{ share.stage }}
+  URL = '{{ share.url }}'
+  STORAGE_INTEGRATION = {{ share.storage_integration }}
   FILE_FORMAT = (TYPE = PARQUET);
 
 -- Before the first export, the answer is empty. An error says what AWS refuses.
-LIST @data_share.public.s3_share_stage;
+LIST @{{ share.database }}.{{ share.target_schema }}.{{ share.stage }};

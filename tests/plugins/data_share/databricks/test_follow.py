@@ -449,7 +449,9 @@ def test_a_trigger_comes_back_from_its_stored_form_the_same() -> None:
 
 @pytest.fixture
 def sensor() -> DatabricksRunSensor:
-    return DatabricksRunSensor(task_id="wait_for_export", run_id="{{ the_run }}", timeout_seconds=3600)
+    return DatabricksRunSensor(
+        task_id="wait_for_export", databricks_conn_id="databricks_default", run_id="{{ the_run }}", timeout_seconds=3600
+    )
 
 
 def test_the_sensor_starts_in_the_triggerer_with_what_the_trigger_takes(sensor: DatabricksRunSensor) -> None:

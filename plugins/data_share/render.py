@@ -1,0 +1,82 @@
+"""
+Renders what people set up with the names of ``include/share.yaml``: ``python -m data_share.render``.
+
+For each share, it writes a folder with the scripts for Snowflake's administrators, the policies and the lifecycle rule
+for AWS, the asset bundle with its SQL, and a page with the commands in their order. A name that is not known yet stays
+a placeholder, such as ``<AWS_ACCOUNT_ID>``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import jinja2
+
+from data_share.share_file import InvalidShareFileError, ShareNames, share_file
+
+PROJECT = Path(__file__).resolve().parents[2]
+# Folder of the rendered files -> folder of their templates in include/.
+_TEMPLATES = {"snowflake": "sql/snowflake/setup", "aws": "aws", "databricks": "databricks"}
+# The bundle names the SQL by a relative path.
+_COPIED = "sql/databricks/export_dataset.sql"
+_PAGE = "set_up.md.jinja"
+
+
+def set_up_files(name: str, shares: Mapping[str, ShareNames]) -> dict[str, str]:
+    """
+    Return the files for the set-up of one share: path in its folder -> content.
+
+    :param name: the name of the share
+    :param shares: all shares: those of one bucket have their lifecycle rules in one file, which replaces all rules
+    """
+    include = PROJECT / "include"
+    # Without escaping: the names were validated, and have no character that ends a string in SQL, JSON or YAML.
+    environment = jinja2.Environment(  # noqa: S701
+        loader=jinja2.FileSystemLoader(include), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    values = {each: _values(each, names) for each, names in shares.items()}
+    of_bucket = [each for each in values.values() if each.bucket == values[name].bucket]
+    paths = {
+        f"{folder}/{path.name}": f"{place}/{path.name}"
+        for folder, place in _TEMPLATES.items()
+        for path in sorted((include / place).iterdir())
+        if path.suffix in (".sql", ".json", ".yml")
+    }
+    paths["README.md"] = _PAGE
+    rendered = {
+        path: environment.get_template(template).render(share=values[name], shares_of_bucket=of_bucket)
+        for path, template in paths.items()
+    }
+    return {**rendered, _COPIED: (include / _COPIED).read_text(encoding="utf-8")}
+
+
+def _values(name: str, share: ShareNames) -> SimpleNamespace:
+    fields = {field: f"<{field.upper()}>" if value is None else value for field, value in share}
+    return SimpleNamespace(**{**fields, "bucket": share.bucket, "prefix": share.prefix, "name": name})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the files of all shares; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m data_share.render", description="Render the set-up of each share.")
+    parser.add_argument("--folder", type=Path, default=PROJECT / "rendered", help="default: %(default)s")
+    folder = parser.parse_args(arguments).folder
+    try:
+        shares = share_file().shares
+    except InvalidShareFileError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    for name in shares:
+        for path, content in set_up_files(name, shares).items():
+            file = folder / name / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content, encoding="utf-8")
+        sys.stdout.write(f"{folder / name}: begin with README.md\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""What people set up: with the names of the share file, for each share, and nothing that a name could break."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlglot
+import yaml
+
+from data_share import render
+from data_share.render import set_up_files
+from data_share.share_file import DEFAULT, ShareNames, read_share_file
+from tests.docs.markdown import Page
+from tests.test_default_names import found_in
+
+PROJECT = Path(__file__).resolve().parents[3]
+COMPANY = PROJECT / "tests" / "another_company.yaml"
+# Of Airflow and of the bundle's variables alone, which the scripts do not name.
+IN_NO_SCRIPT = {"staging_schema", "ledger_table", "manifest_table", "webhook_conn_id", "environment"}
+
+
+@pytest.fixture(scope="module")
+def company() -> dict[str, ShareNames]:
+    return dict(read_share_file(COMPANY, {}).shares)
+
+
+def test_each_file_of_another_company_has_its_names_and_no_default_name(company: dict[str, ShareNames]) -> None:
+    files = set_up_files(DEFAULT, company)
+    text = "\n".join(files.values())
+    assert [(path, found) for path, content in files.items() if (found := found_in(content))] == []
+    for field, name in company[DEFAULT]:
+        if field not in IN_NO_SCRIPT:
+            value = str(name) if field != "url" else "acme-lake"
+            assert value in text or value.upper() in text, field
+    # Everything is known, so nothing is left to fill in but what only a person sees, such as a secret.
+    assert re.findall(r"<[A-Z]+_[A-Z_]+>", text) == []
+
+
+def test_the_files_are_what_their_systems_read(company: dict[str, ShareNames]) -> None:
+    for path, text in set_up_files(DEFAULT, company).items():
+        if path.endswith(".json"):
+            json.loads(text)
+        elif path.startswith("snowflake/"):
+            assert sqlglot.parse(text, read="snowflake")
+        elif path.endswith(".yml"):
+            assert yaml.safe_load(text)["bundle"]["name"] == "acme_exports"
+        assert "{%" not in text, path
+        assert "{{ share" not in text, path
+
+
+def test_the_policies_reach_the_company_s_folder_alone(company: dict[str, ShareNames]) -> None:
+    files = set_up_files(DEFAULT, company)
+    for role in ("databricks", "snowflake"):
+        policy = json.loads(files[f"aws/{role}_role_policy.json"])
+        resources = {statement["Resource"] for statement in policy["Statement"]}
+        own = {"arn:aws:iam::210987654321:role/acme-writer"} if role == "databricks" else set()
+        assert resources == {"arn:aws:s3:::acme-lake", "arn:aws:s3:::acme-lake/outbound/snowflake/*", *own}
+    [rule] = json.loads(files["aws/bucket_lifecycle.json"])["Rules"]
+    assert (rule["Filter"], rule["Expiration"]) == ({"Prefix": "outbound/snowflake/"}, {"Days": 14})
+    trust = json.loads(files["aws/snowflake_role_trust.json"])["Statement"][0]
+    assert trust["Principal"] == {"AWS": "arn:aws:iam::111122223333:user/abc"}
+    assert trust["Condition"] == {"StringEquals": {"sts:ExternalId": "ACME_SFCRole=2_xyz="}}
+
+
+def test_shares_of_one_bucket_have_their_rules_together(tmp_path: Path) -> None:
+    path = tmp_path / "share.yaml"
+    path.write_text(
+        f"{(PROJECT / 'include' / 'share.yaml').read_text()}\n"
+        "shares:\n  emea:\n    url: s3://databricks-snowflake-share/emea/\n    keep_exports_days: 9\n"
+        "  apac:\n    url: s3://another/apac/\n"
+    )
+    shares = read_share_file(path, {}).shares
+    rules = {
+        name: [
+            (rule["ID"], rule["Filter"]["Prefix"], rule["Expiration"]["Days"])
+            for rule in json.loads(set_up_files(name, shares)["aws/bucket_lifecycle.json"])["Rules"]
+        ]
+        for name in shares
+    }
+    # The call replaces all rules of a bucket: whichever file is used, no share loses its rule.
+    assert (
+        rules["default"] == rules["emea"] == [("expire-exports", "dataset/", 30), ("expire-exports-emea", "emea/", 9)]
+    )
+    assert rules["apac"] == [("expire-exports-apac", "apac/", 30)]
+
+
+def test_the_bundle_deploys_the_sql_that_lies_beside_it(
+    deploy: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deploy(COMPANY)
+    assert render.main(["--folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/default: begin with README.md\n"
+    bundle = tmp_path / "default" / "databricks" / "databricks.yml"
+    [task] = yaml.safe_load(bundle.read_text())["resources"]["jobs"]["export_dataset"]["tasks"]
+    sql = (bundle.parent / task["sql_task"]["file"]["path"]).resolve()
+    assert sql.read_text() == (PROJECT / "include" / "sql" / "databricks" / "export_dataset.sql").read_text()
+    assert task["sql_task"]["parameters"]["data_path"] == "{{job.parameters.export_path}}data/"
+
+
+def test_a_wrong_share_file_renders_nothing(
+    deploy: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deploy(COMPANY, STAGE="a; DROP TABLE b")
+    assert render.main(["--folder", str(tmp_path)]) == 1
+    assert "stage: write a plain name" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_has_the_commands_that_the_documents_explain() -> None:
+    page = set_up_files(DEFAULT, read_share_file(PROJECT / "include" / "share.yaml", {}).shares)["README.md"]
+    told = " ".join(page.replace("\\\n", " ").split())
+    missing = []
+    for name in ("docs/aws.md", "docs/databricks.md"):
+        for block in Page.read(name).blocks:
+            for command in block.content.replace("\\\n", " ").split("\n\n" if block.language == "sql" else "\n"):
+                plain = " ".join(command.split())
+                first = plain.partition(" ")[0]
+                if first in ("aws", "CREATE", "databricks") and "bundle run" not in plain and plain not in told:
+                    missing.append(plain)
+    # Afterwards, and only when Airflow signs in for the first time.
+    assert [one for one in missing if "secrets-proxy" not in one and "'{" not in one] == []
