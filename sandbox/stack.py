@@ -492,8 +492,6 @@ class Stack:
             # Airflow finds a new dataset file within seconds, and starts the next step at once.
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
-            # The first alert of a process takes 6 CPU seconds, which takes much longer on a busy machine.
-            "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "120",
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
             # No sync fails if the api-server is down for five minutes: docs/deploy.md explains each number.
