@@ -13,7 +13,7 @@ from examples.backend.airflow_client import AirflowClient, Sync, SyncError, Unkn
 # Airflow's maximum number of items per page.
 _PAGE = 100
 
-# Airflow on SQLite answers 500 when another process has held the database for too long.
+# Where Airflow's database is SQLite, Airflow answers 500 when another process has held it for too long.
 _BACK_OFF_SECONDS = (0.5, 1, 2, 4)
 
 
