@@ -31,8 +31,7 @@ class Airflow:
     :param url: address of the api-server
     :param user: user name
     :param password: password
-    :param timeout_seconds: maximum wait for an answer. A task's first request keeps the api-server busy for seconds,
-        on a slow machine for a minute.
+    :param timeout_seconds: maximum wait for an answer; a busy machine may need a minute
     :param back_off: seconds between the attempts of a call
     """
 
