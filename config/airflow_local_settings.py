@@ -8,8 +8,10 @@ imported. Airflow finds this file when its folder is on PYTHONPATH.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
+from typing import Any
 
 _FORKING_COMMANDS = {"scheduler", "triggerer", "dag-processor", "celery"}
 _MODULES = (
@@ -41,6 +43,38 @@ if _FORKING_COMMANDS & set(sys.argv[1:2]):
     for _module in _MODULES:
         importlib.import_module(_module)
 
+
+def _complete_apis() -> None:
+    """
+    Let the API for tasks and triggers generate its routes when it is made.
+
+    Airflow (3.3.2) generates them for the first request, which then takes 4 seconds of a core, and others wait for it:
+    the first task after a start of the api-server, and the first trigger after a start of the triggerer, which has an
+    API of its own.
+    """
+    from airflow.api_fastapi.execution_api import app as execution_api
+
+    make = execution_api.create_task_execution_api_app
+
+    @functools.wraps(make)
+    def make_complete(*args: Any, **options: Any) -> Any:
+        api = make(*args, **options)
+        # A private method of cadwyn: a version without it may generate the routes for the first request.
+        if hasattr(api, "_cadwyn_initialize"):
+            api._cadwyn_initialize()
+        return api
+
+    execution_api.create_task_execution_api_app = make_complete
+
+
+if sys.argv[1:2] in (["api-server"], ["triggerer"]):
+    _complete_apis()
+
 if sys.argv[1:2] == ["triggerer"]:
-    # The triggerer serves its triggers through its own API server, which it would import with the first trigger.
-    importlib.import_module("airflow.api_fastapi.execution_api.app")
+    # Make the triggerer's own API now: its first heartbeat, which comes later, then says that a trigger can start.
+    from airflow.api_fastapi.execution_api.app import InProcessExecutionAPI
+    from airflow.jobs import triggerer_job_runner
+
+    _api = InProcessExecutionAPI()
+    _ = _api.app
+    triggerer_job_runner.in_process_api_server = lambda: _api
