@@ -8,6 +8,7 @@ imported. Airflow finds this file when its folder is on PYTHONPATH.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import sys
@@ -67,14 +68,19 @@ def _complete_apis() -> None:
     execution_api.create_task_execution_api_app = make_complete
 
 
-if sys.argv[1:2] in (["api-server"], ["triggerer"]):
-    _complete_apis()
-
-if sys.argv[1:2] == ["triggerer"]:
-    # Make the triggerer's own API now: its first heartbeat, which comes later, then says that a trigger can start.
+def _make_triggerers_api() -> None:
+    """Make the triggerer's API now: its first heartbeat, which comes later, then says that a trigger can start."""
     from airflow.api_fastapi.execution_api.app import InProcessExecutionAPI
     from airflow.jobs import triggerer_job_runner
 
-    _api = InProcessExecutionAPI()
-    _ = _api.app
-    triggerer_job_runner.in_process_api_server = lambda: _api
+    api = InProcessExecutionAPI()
+    _ = api.app
+    triggerer_job_runner.in_process_api_server = lambda: api
+
+
+# Both use names inside Airflow. A version without them starts all the same, and its first task or trigger waits.
+with contextlib.suppress(ImportError, AttributeError):
+    if sys.argv[1:2] in (["api-server"], ["triggerer"]):
+        _complete_apis()
+    if sys.argv[1:2] == ["triggerer"]:
+        _make_triggerers_api()
