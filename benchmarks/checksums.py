@@ -26,6 +26,7 @@ from moto.server import ThreadedMotoServer
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "plugins")]
 
+from data_share.share import Share  # noqa: E402
 from data_share.sql_files import render_sql  # noqa: E402
 from emulators.databricks.export import Session as ExportSession  # noqa: E402
 from emulators.databricks.unity_catalog import LAKE_BUCKET, write_table  # noqa: E402
@@ -64,7 +65,7 @@ def check_query() -> str:
         {"column": name.upper(), "form": form, "scale": 4 if name == "price" else 0} for name, form in FORMS.items()
     ]
     sync = SimpleNamespace(loaded={"proofs": proofs}, staging_table="staged")
-    return render_sql("check_values", share=sync.share, sync=sync).rstrip(";\n")
+    return render_sql("check_values", share=Share(), sync=sync).rstrip(";\n")
 
 
 def main() -> None:

@@ -26,17 +26,21 @@ def measure(runs: int) -> Result:
     with running("cold", places=PLACES) as stack:
         stack.let_exports_last(EXPORT_SECONDS)
         stack.run(_DAG)
-        for number in range(runs):
+
+        def sync(case: str) -> None:
+            found[case].append(stack.run(_DAG))
+            say(f"{case}: {found[case][-1].seconds:.1f} s")
+
+        for _ in range(runs):
             for part in AIRFLOW_PARTS:
-                found["steady"].append(stack.run(_DAG))
+                sync("steady")
                 stack.restart(part)
-                found[f"after {part}"].append(stack.run(_DAG))
+                sync(f"after {part}")
                 stack.run(_DAG)
             stack.start_again()
             stack.let_exports_last(EXPORT_SECONDS)
-            found["after start"].append(stack.run(_DAG))
+            sync("after start")
             stack.run(_DAG)
-            say(f"run {number + 1}: " + ", ".join(f"{case} {taken[-1].seconds:.1f} s" for case, taken in found.items()))
     return result(found)
 
 

@@ -334,7 +334,7 @@ def running(
     :param name: the benchmark; its folder is ``.sandbox/benchmarks/<name>``
     :param places: places in the source table ``main.weather.forecasts``, which has 1,461 rows for each
     :param datasets: dataset -> content of its file, beside the shipped datasets
-    :raises BenchmarkError: if the stack does not start
+    :raises BenchmarkError: if the stack does not start, or does not answer
     """
     project = make_project(HOME / name / "project", datasets or {})
     # The settings of the environment hold, such as those of a profile.
@@ -345,12 +345,8 @@ def running(
     _prepare_for_airflow(stack)
     say(f"{name}: starting a stack in {stack.state}")
     try:
-        try:
-            found = Running(stack, stack.start(command=f"python -m benchmarks.{name}"))
-        except StackError as error:
-            raise BenchmarkError(str(error)) from error
-        yield found
-    except (httpx.HTTPError, KeyError) as error:
+        yield Running(stack, stack.start(command=f"python -m benchmarks.{name}"))
+    except (httpx.HTTPError, StackError) as error:
         raise BenchmarkError(f"{type(error).__name__}: {error}; logs: {stack.logs}") from error
     finally:
         stack.stop()

