@@ -120,8 +120,8 @@ render: .venv/.installed ## Write the set-up of include/share.yaml: scripts, pol
 lock: .venv/.installed ## Resolve requirements*.txt again into requirements.lock
 	@$(COMPILE) --upgrade --output-file requirements.lock
 
-env-file: ## Write .env for docker compose: make env-file [ENV=sandbox]
-	@$(PYTHON) deploy/make_env.py $(if $(ENV),$(if $(filter-out sandbox,$(ENV)),$(error ENV=$(ENV) is not known: ENV=sandbox, or nothing for real accounts),--sandbox))
+env-file: ## Write .env for docker compose: make env-file [ENV=sandbox] [PROFILE=economy]
+	@$(PYTHON) deploy/make_env.py $(if $(PROFILE),--profile '$(PROFILE)') $(if $(ENV),$(if $(filter-out sandbox,$(ENV)),$(error ENV=$(ENV) is not known: ENV=sandbox, or nothing for real accounts),--sandbox))
 
 keys: .venv/.installed ## Make a key pair for Airflow's user in Snowflake; for a second one: make keys KEY=another [SHARE=emea]
 	@$(BIN)/python include/snowflake/make_keys.py $(if $(KEY),--name $(KEY)) $(if $(SHARE),--share $(SHARE))

@@ -18,6 +18,12 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 
+PROFILES: dict[str, dict[str, str]] = {
+    "latency": {},
+    "economy": {"SCHEDULER_IDLE_SECONDS": "1", "DAG_PARSE_SECONDS": "60"},
+}
+"""What differs from .env.example, by profile: docs/performance.md says what each value gains and costs."""
+
 
 def fresh_secrets() -> dict[str, str]:
     """Return a new value for each secret of Airflow; its characters are allowed in a URL."""
@@ -94,11 +100,12 @@ def main() -> int:
     """Write the file, readable only by its owner; never overwrite an existing file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sandbox", action="store_true", help="with connections to the emulators, and their keys")
+    parser.add_argument("--profile", choices=PROFILES, default="latency", help="what the settings favour")
     parser.add_argument("--file", type=Path, default=PROJECT / ".env")
     parser.add_argument("--project-name", help="prefix of containers and volumes, for a second copy on this machine")
     parser.add_argument("--port", type=int, help="port of Airflow on this machine")
     arguments = parser.parse_args()
-    values = fresh_secrets()
+    values = fresh_secrets() | PROFILES[arguments.profile]
     if arguments.sandbox:
         values |= sandbox_accounts()
     if arguments.project_name:

@@ -23,6 +23,20 @@ SNOWFLAKE_CONN_ID = default_names()["snowflake_conn_id"]
 
 AIRFLOW_USER = "admin"
 
+# Settings of Airflow by profile. docs/performance.md says what each gains and costs.
+PROFILES = {
+    "latency": {
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+    },
+    "economy": {
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "1",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "60",
+    },
+}
+
 PREFERRED_PORTS = {"airflow": 8080, "s3": 9000, "databricks": 8443, "snowflake": 8444}
 
 
@@ -39,6 +53,7 @@ class Settings:
     :param places: ``SANDBOX_PLACES``, number of places in the source table, which has 1,461 rows per place
     :param ports: ``SANDBOX_AIRFLOW_PORT`` and so on, the configured ports
     :param host: ``SANDBOX_HOST``, the address that the emulators of Databricks and Snowflake listen on
+    :param profile: ``SANDBOX_PROFILE``, a key of :data:`PROFILES`: ``latency`` or ``economy``
     :param databricks_token: ``SANDBOX_WORKSPACE_TOKEN``, the token that the workspace accepts; by default the state
         folder's
     :param snowflake_public_key: ``SANDBOX_LOADER_PUBLIC_KEY``, the loader's key as ``ALTER USER`` takes it (base64,
@@ -51,14 +66,18 @@ class Settings:
     host: str = HOST
     databricks_token: str | None = None
     snowflake_public_key: str | None = None
+    profile: str = "latency"
 
     @classmethod
     def from_environment(cls) -> Settings:
         """
         Read the settings.
 
-        :raises SettingsError: if a value is not a whole number or out of range
+        :raises SettingsError: if a value is not a whole number, out of range or unknown
         """
+        profile = os.environ.get("SANDBOX_PROFILE") or "latency"
+        if profile not in PROFILES:
+            raise SettingsError(f"SANDBOX_PROFILE must be one of {', '.join(PROFILES)}; it is {profile!r}")
         ports = {
             name: _number(f"SANDBOX_{name.upper()}_PORT", 1, 65535)
             for name in PREFERRED_PORTS
@@ -71,6 +90,7 @@ class Settings:
             host=os.environ.get("SANDBOX_HOST", HOST),
             databricks_token=os.environ.get("SANDBOX_WORKSPACE_TOKEN") or None,
             snowflake_public_key=os.environ.get("SANDBOX_LOADER_PUBLIC_KEY") or None,
+            profile=profile,
         )
 
     def choose_ports(self) -> dict[str, int]:

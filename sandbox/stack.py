@@ -121,6 +121,7 @@ class Stack:
         self.state = options.state
         self.logs = self.state / "logs"
         self.airflow_home = self.state / "airflow"
+        self._database_folder = self.state / "postgres"
         self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     def endpoints(self) -> Endpoints:
@@ -160,17 +161,32 @@ class Stack:
 
     def processes(self) -> list[psutil.Process]:
         """Return every living process of this stack, including processes whose parent has died."""
+        return [process for process, _ in self._living()]
+
+    def processes_of(self, name: str) -> list[psutil.Process]:
+        """Return the living processes of one part of the stack, for example of the scheduler."""
+        return [process for process, part in self._living() if part == name]
+
+    def _living(self) -> list[tuple[psutil.Process, str]]:
+        """Return every living process of this stack, with the name of its part."""
         sessions = self._sessions()
         found = []
         for process in psutil.process_iter():
             try:
-                began, _ = sessions.get(os.getsid(process.pid), (None, ""))
+                began, name = sessions.get(os.getsid(process.pid), (None, ""))
+                if self._serves_database(process):
+                    began, name = 0, _DATABASE
                 # The id of an ended session may be reused, so compare the start: only later processes belong to ours.
-                if began and process.create_time() >= began and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
+                is_ours = began is not None and process.create_time() >= began
+                if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append((process, name))
             except (psutil.Error, OSError):
                 continue
         return found
+
+    def _serves_database(self, process: psutil.Process) -> bool:
+        # Each process of PostgreSQL starts a session of its own, and works in the data folder.
+        return process.name() == "postgres" and Path(process.cwd()) == self._database_folder.resolve()
 
     def health(self) -> dict[str, str]:
         """Return the health of each part of the running stack; ``has ended`` for a part without a process."""
@@ -295,40 +311,19 @@ class Stack:
             environment | {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database},
         )
 
-    def processes_of(self, name: str) -> list[psutil.Process]:
-        """Return the living processes of one part of the stack, for example of the scheduler."""
-        sessions = {number for number, (_, known) in self._sessions().items() if known == name}
-        return [process for process in self.processes() if os.getsid(process.pid) in sessions]
-
     def stop(self) -> int:
         """Stop every process of this stack and return how many there were."""
         count = len(self.processes())
-        self._end(self._processes_but_database, signal.SIGTERM)
-        # Last, because the others write to it while they end. SIGINT closes the connections that are left.
-        self._end(lambda: self.processes_of(_DATABASE), signal.SIGINT)
+        _end(lambda: [process for process, name in self._living() if name != _DATABASE], signal.SIGTERM)
+        # PostgreSQL is last, because the others write to it while they end. Its server ends its other processes, in
+        # their order; SIGINT closes the connections that are left.
+        started = self._sessions()
+        _signal([process for process in self.processes_of(_DATABASE) if process.pid in started], signal.SIGINT)
+        _end(lambda: self.processes_of(_DATABASE))
         self._endpoints_file.unlink(missing_ok=True)
         self._sessions_file.unlink(missing_ok=True)
         self._starter_file.unlink(missing_ok=True)
         return count
-
-    def _processes_but_database(self) -> list[psutil.Process]:
-        database = {process.pid for process in self.processes_of(_DATABASE)}
-        return [process for process in self.processes() if process.pid not in database]
-
-    @staticmethod
-    def _end(living: Callable[[], list[psutil.Process]], number: int) -> None:
-        found = living()
-        # PostgreSQL's server ends the processes that it has started, in their order.
-        _signal([process for process in found if number == signal.SIGTERM or _is_leader(process)], number)
-        deadline = time.monotonic() + _STOP_SECONDS
-        while found and time.monotonic() < deadline:
-            # Look for processes again each time: Airflow's processes start others while they end.
-            psutil.wait_procs(found, timeout=0.2)
-            found = living()
-        while found:
-            _signal(found, signal.SIGKILL)
-            psutil.wait_procs(found, timeout=2)
-            found = living()
 
     def check(self, given: Mapping[str, str], *options: str) -> int:
         """
@@ -385,7 +380,7 @@ class Stack:
 
         A state folder keeps the database that it was made with: the runs of its syncs are in it.
         """
-        postgres = Postgres(self.state / "postgres", password)
+        postgres = Postgres(self._database_folder, password)
         sqlite = self.airflow_home / "airflow.db"
         port = any_free_port()
         try:
@@ -549,10 +544,7 @@ class Stack:
             "AIRFLOW__API__SECRET_KEY": secrets_["airflow_secret"],
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__API_AUTH__JWT_SECRET": secrets_["airflow_secret"],
-            # Airflow finds a new dataset file within seconds, and starts the next step at once.
-            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
-            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
-            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+            **settings.PROFILES[self.options.profile],
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
             # No sync fails if the api-server is down for five minutes: docs/deploy.md explains each number.
             "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "101",
@@ -692,12 +684,20 @@ def _succeeds(check: Callable[[], Any]) -> bool:
         return False
 
 
-def _is_leader(process: psutil.Process) -> bool:
-    """Return whether this stack has started the process itself."""
-    try:
-        return os.getsid(process.pid) == process.pid
-    except OSError:
-        return False
+def _end(living: Callable[[], list[psutil.Process]], number: int | None = None) -> None:
+    """Send a signal to processes, and SIGKILL to those that have not ended in time."""
+    found = living()
+    if number is not None:
+        _signal(found, number)
+    deadline = time.monotonic() + _STOP_SECONDS
+    while found and time.monotonic() < deadline:
+        # Look for processes again each time: Airflow's processes start others while they end.
+        psutil.wait_procs(found, timeout=0.2)
+        found = living()
+    while found:
+        _signal(found, signal.SIGKILL)
+        psutil.wait_procs(found, timeout=2)
+        found = living()
 
 
 def _signal(processes: Iterable[psutil.Process], number: int) -> None:

@@ -74,7 +74,8 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 CELERY = read("values.yaml")
 KUBERNETES = merged(CELERY, read("values-kubernetes-executor.yaml"))
-BOTH = pytest.mark.parametrize("values", [CELERY, KUBERNETES], ids=["celery", "kubernetes"])
+ECONOMY = merged(CELERY, read("values-economy.yaml"))
+ALL = pytest.mark.parametrize("values", [CELERY, KUBERNETES, ECONOMY], ids=["celery", "kubernetes", "economy"])
 
 
 def leaves(values: dict[str, Any], *above: str) -> Iterator[tuple[str, Any]]:
@@ -86,13 +87,13 @@ def leaves(values: dict[str, Any], *above: str) -> Iterator[tuple[str, Any]]:
             yield path, value
 
 
-@BOTH
+@ALL
 def test_every_key_is_one_of_the_charts(values: dict[str, Any]) -> None:
     named = {path for path, _ in leaves(values) if not path.startswith(FREE)}
     assert named - CHART_KEYS == set()
 
 
-@BOTH
+@ALL
 def test_every_setting_is_one_of_airflows(values: dict[str, Any]) -> None:
     # The section [celery] comes with the provider, which runs in the image alone.
     named = {(section, key) for section, keys in values["config"].items() for key in keys if section != "celery"}
@@ -100,7 +101,7 @@ def test_every_setting_is_one_of_airflows(values: dict[str, Any]) -> None:
     assert {setting for setting in named if not conf.has_option(*setting)} == set()
 
 
-@BOTH
+@ALL
 def test_no_secret_is_in_the_file_and_the_chart_makes_none_up(values: dict[str, Any]) -> None:
     for path, _ in leaves(values):
         key = path.rsplit(".", 1)[-1].lower()
@@ -121,7 +122,7 @@ def test_no_secret_is_in_the_file_and_the_chart_makes_none_up(values: dict[str, 
         assert values["pgbouncer"]["metricsExporterSidecar"]["statsSecretName"]
 
 
-@BOTH
+@ALL
 def test_pods_have_what_the_dags_need(values: dict[str, Any], sync_datasets: ModuleType) -> None:
     tasks = sync_datasets.sync_dag(sync_datasets.datasets[0]).tasks
     used = {
@@ -151,7 +152,7 @@ def test_pods_have_what_the_dags_need(values: dict[str, Any], sync_datasets: Mod
     assert f"AIRFLOW_VAR_{Share().export_job_variable.upper()}" in (PROJECT / "docs" / "scaling.md").read_text()
 
 
-@BOTH
+@ALL
 def test_the_guide_names_every_secret(values: dict[str, Any]) -> None:
     guide = (PROJECT / "docs" / "scaling.md").read_text()
     names = {value for path, value in leaves(values) if path.lower().endswith("secretname") and value}
@@ -161,7 +162,7 @@ def test_the_guide_names_every_secret(values: dict[str, Any]) -> None:
     assert f"version {CHART_VERSION}" in guide
 
 
-@BOTH
+@ALL
 def test_the_versions_are_those_of_the_project(values: dict[str, Any]) -> None:
     assert values["airflowVersion"] == version("apache-airflow")
     assert f"--version {CHART_VERSION}" in (HELM / "values.yaml").read_text()
