@@ -37,19 +37,24 @@ columns:
 """
 
 
+def name_of(size: int) -> str:
+    """Return the dataset that has so many exports."""
+    return f"history_{size}"
+
+
 def measure(runs: int) -> Result:
     """Sync the datasets in turn."""
     seconds: dict[int, list[float]] = defaultdict(list)
     requests: dict[int, list[int]] = defaultdict(list)
-    with running("history", datasets={f"history_{size}": _DATASET.format(size=size) for size in SIZES}) as stack:
+    with running("history", datasets={name_of(size): _DATASET.format(size=size) for size in SIZES}) as stack:
         for size in SIZES:
-            leave_exports(stack, f"history_{size}", size - 1)
+            leave_exports(stack, name_of(size), size - 1)
             # This one is an earlier export too, and creates the lock table.
-            stack.run(f"sync_history_{size}")
+            stack.run(f"sync_{name_of(size)}")
         for number in range(runs):
             for size in SIZES:
                 before = stack.requests()
-                seconds[size].append(stack.run(f"sync_history_{size}").seconds)
+                seconds[size].append(stack.run(f"sync_{name_of(size)}").seconds)
                 requests[size].append(sum(requests_between(before, stack.requests())["s3"].values()))
             say(f"run {number + 1}: " + ", ".join(f"after {size} {taken[-1]:.2f} s" for size, taken in seconds.items()))
     return result(seconds, requests)

@@ -15,11 +15,11 @@ from typing import Any
 
 from benchmarks.results import BenchmarkError
 from benchmarks.running import SOURCE, Running
+from data_share.dag_defaults import SHARE
 from sandbox.settings import PROJECT
 
 _LOOK_SECONDS = 0.2
 _COPY = PROJECT / "benchmarks" / "dags" / "copy_into.sql"
-_SHARE = "s3://databricks-snowflake-share/dataset/"
 
 
 class WarmScript:
@@ -57,10 +57,11 @@ class WarmScript:
             "dataset": self._table,
             "source_table": source_table,
             "run_key": key,
-            "export_path": f"{_SHARE}{path}",
+            "export_path": f"{SHARE.url}{path}",
             "proof": "checksums",
         }
-        copy = _COPY.read_text(encoding="utf-8").replace("{{ table }}", self._table).replace("{{ path }}", path)
+        copy = _COPY.read_text(encoding="utf-8").replace("{{ table }}", self._table)
+        copy = copy.replace("{{ stage }}", SHARE.stage).replace("{{ path }}", path)
         steps: dict[str, float] = {}
         began = before = time.perf_counter()
 

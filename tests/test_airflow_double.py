@@ -26,7 +26,10 @@ def run() -> DagRun:
     with DAG("leaving", schedule=None) as dag:
         Leave(task_id="leave")
         DatabricksRunSensor(
-            task_id="wait", run_id="{{ ti.xcom_pull(task_ids='leave', key='first') }}", timeout_seconds=1
+            task_id="wait",
+            databricks_conn_id="databricks_default",
+            run_id="{{ ti.xcom_pull(task_ids='leave', key='first') }}",
+            timeout_seconds=1,
         )
     return DagRun(dag=dag)
 

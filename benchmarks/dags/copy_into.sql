@@ -1,6 +1,6 @@
--- Loads an export as a plain script or a DAG of stock operators does; {{ table }} and {{ path }} are filled in.
+-- Loads an export as a plain script or a DAG of stock operators does; {{ table }}, {{ stage }} and {{ path }} are filled in.
 COPY INTO {{ table }}
-FROM @s3_share_stage/{{ path }}data/
+FROM @{{ stage }}/{{ path }}data/
 PATTERN = '.*[.]parquet'
 FILE_FORMAT = (TYPE = PARQUET USE_VECTORIZED_SCANNER = TRUE)
 MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE

@@ -19,6 +19,8 @@ from airflow.providers.databricks.operators.databricks import DatabricksRunNowOp
 from airflow.providers.snowflake.operators.snowflake import SnowflakeCheckOperator
 from airflow.sdk import DAG, chain
 
+from data_share.dag_defaults import SHARE
+
 HERE = Path(__file__).parent
 PATH = "{table}/{{{{ dag_run.run_after.strftime('%Y%m%dT%H%M%S') }}}}_{{{{ dag_run.run_id[-8:] }}}}/1-00000000/"
 
@@ -41,29 +43,29 @@ def stock_dag(table: str, source: str, options: dict[str, Any]) -> DAG:
     with DAG(f"stock_{table}", start_date=datetime(2026, 1, 1), schedule=None, doc_md=__doc__) as dag:
         export = DatabricksRunNowOperator(
             task_id="export",
-            job_id="{{ var.value.data_share_export_job_id }}",
+            job_id=f"{{{{ var.value.{SHARE.export_job_variable} }}}}",
             job_parameters={
                 "dataset": table,
                 "source_table": source,
                 "run_key": "{{ dag_run.run_id }}",
-                "export_path": f"s3://databricks-snowflake-share/dataset/{path}",
+                "export_path": f"{SHARE.url}{path}",
                 "proof": "checksums",
             },
             **options,
         )
         load = SQLExecuteQueryOperator(
             task_id="load",
-            conn_id="snowflake_default",
+            conn_id=SHARE.snowflake_conn_id,
             sql=[
                 f"TRUNCATE TABLE {table}",
-                copy_into.replace("{{ table }}", table).replace("{{ path }}", path),
+                copy_into.replace("{{ table }}", table).replace("{{ stage }}", SHARE.stage).replace("{{ path }}", path),
             ],
             pre_execute=use_plain_http,
         )
         check = SnowflakeCheckOperator(
             task_id="check",
             sql=f"SELECT COUNT(*) FROM {table}",  # noqa: S608 - a name of this benchmark
-            snowflake_conn_id="snowflake_default",
+            snowflake_conn_id=SHARE.snowflake_conn_id,
             pre_execute=use_plain_http,
         )
         chain(export, load, check)
