@@ -668,13 +668,18 @@ def _interrupts_deferred() -> Iterator[None]:
 def _health(endpoints: Endpoints) -> dict[str, dict[str, Any]]:
     """Return the health of scheduler, triggerer, dag-processor and database. The endpoint needs no authentication."""
     url = f"{endpoints.airflow_url}/api/v2/monitor/health"
-    found: dict[str, dict[str, Any]] = httpx.get(url, timeout=_HEALTH_SECONDS).raise_for_status().json()
+    found: dict[str, dict[str, Any]] = _look(url).raise_for_status().json()
     return found
 
 
 def _answers(url: str) -> bool:
     """Return whether an emulator answers."""
-    return _succeeds(lambda: httpx.get(f"{url}/healthz", timeout=_HEALTH_SECONDS).is_success)
+    return _succeeds(lambda: _look(f"{url}/healthz").is_success)
+
+
+def _look(url: str) -> httpx.Response:
+    # The addresses have no TLS. Loading its certificates would make each look ten times as expensive.
+    return httpx.get(url, timeout=_HEALTH_SECONDS, verify=False)
 
 
 def _succeeds(check: Callable[[], Any]) -> bool:

@@ -18,6 +18,7 @@ from sandbox.settings import Settings
 from sandbox.stack import Stack
 from tests.e2e.share import SYNC_SECONDS, wait_for
 from tests.e2e.test_commands import output_of
+from tests.e2e.test_two_stacks import free_ports
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.deploy]
 
@@ -29,12 +30,16 @@ SECONDS = 10
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(Settings(state=tmp_path_factory.mktemp("own") / "state", places=1, ports={}))
-    try:
-        code, output = output_of(stack.state, "up")
-        assert code == 0, output
-        yield stack
-    finally:
-        stack.stop()
+    with pytest.MonkeyPatch.context() as shell:
+        # Not the preferred ones: another stack may start at the same time.
+        for name, port in free_ports().items():
+            shell.setenv(f"SANDBOX_{name.upper()}_PORT", str(port))
+        try:
+            code, output = output_of(stack.state, "up")
+            assert code == 0, output
+            yield stack
+        finally:
+            stack.stop()
 
 
 def runs(stack: Stack) -> set[str]:
