@@ -45,7 +45,6 @@ from emulators.share_names import buckets
 
 ROWS_PER_BATCH = 131_072
 
-_EXTERNAL_LOCATIONS = tuple(f"s3://{bucket}/" for bucket in (*buckets(), LAKE_BUCKET))
 _METADATA = "_metadata"
 _PLAIN_NAME = re.compile(r"\w+", re.ASCII)
 # Expressions that Spark knows to be never NULL without reading rows. Parameters are strings, so they are never NULL.
@@ -53,6 +52,10 @@ _NEVER_NULL = (exp.Count, exp.CurrentTimestamp, exp.Literal, exp.Placeholder)
 # Matches `_metadata`, with one more leading underscore for each column of the data that already has the name.
 _ANY_METADATA = re.compile(r"_+metadata", re.IGNORECASE)
 _PARQUET_DIRECTORY = re.compile(r"parquet\.`([^`]*)`", re.IGNORECASE)
+
+
+def _external_locations() -> tuple[str, ...]:
+    return tuple(f"s3://{bucket}/" for bucket in (*buckets(), LAKE_BUCKET))
 
 
 class StatementError(Exception):
@@ -423,7 +426,7 @@ class Session:
             raise StatementError(f"[INTERNAL_ERROR] The sandbox cannot read {name}: {error} SQLSTATE: XX000") from error
 
     def _parquet_dataset(self, path: str) -> pyarrow.dataset.Dataset:
-        if not path.startswith(_EXTERNAL_LOCATIONS):
+        if not path.startswith(_external_locations()):
             raise _no_external_location(path)
         try:
             return open_directory(self._filesystem, path)
@@ -563,7 +566,7 @@ def _writable_location(path: str) -> str:
     location = path.rstrip("/") + "/"
     steps = location.removeprefix("s3://").rstrip("/").split("/")
     # Refuse the bucket itself, and `..` and empty steps, which would bypass the check.
-    if not location.startswith(_EXTERNAL_LOCATIONS) or len(steps) < 2 or not {"", ".", ".."}.isdisjoint(steps):
+    if not location.startswith(_external_locations()) or len(steps) < 2 or not {"", ".", ".."}.isdisjoint(steps):
         raise _no_external_location(path)
     return location
 

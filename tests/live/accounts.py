@@ -490,6 +490,7 @@ def signed_in(scratch: Scratch) -> Iterator[None]:
         patch.setenv(f"AIRFLOW_CONN_{ACCOUNT_CONN.upper()}", json.dumps(without_schema))
         patch.setenv(f"AIRFLOW_CONN_{DATABRICKS_CONN.upper()}", json.dumps(settings.databricks))
         patch.setattr(dag_defaults, "SHARE", scratch.share)
+        patch.setattr(dag_defaults, "SHARES", {scratch.share.name: scratch.share})
         yield
 
 
