@@ -93,9 +93,10 @@ def test_nothing_runs_while_the_files_are_read_and_every_dag_can_be_serialized()
 def test_the_process_of_a_task_reads_its_own_dataset_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def read_one(path: Path, share: Share) -> Any:
+    def read_one(path: Path, deployment: ShareFile, *, check_sql: bool) -> Any:
         read.append(path.stem)
-        return read_dataset(path, share)
+        assert not check_sql
+        return read_dataset(path, deployment)
 
     monkeypatch.setattr(dataset_files, "read_dataset", read_one)
     monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "sync_shared_forecasts")
