@@ -232,8 +232,9 @@ def _status_of(stack: Stack) -> dict[str, Any]:
     airflow = stack.airflow()
     found |= {"state": "ready" if is_well else "broken", "airflow_url": airflow.url, "parts": parts}
     try:
-        # Do not ask an api-server again that has just not answered: each attempt waits for its timeout.
-        syncs = airflow.syncs() if "api_server" not in parts else []
+        # Do not ask an Airflow that cannot answer: each attempt waits for its timeout.
+        can_answer = "api_server" not in parts and parts["metadatabase"] == "healthy"
+        syncs = airflow.syncs() if can_answer else []
         last = airflow.last_runs(dag["dag_id"] for dag in syncs)
     finally:
         airflow.close()

@@ -13,7 +13,7 @@ from examples.backend.airflow_client import AirflowClient, Sync, SyncError, Unkn
 # Airflow's maximum number of items per page.
 _PAGE = 100
 
-# Airflow on SQLite answers 500 when another process has held the database for too long.
+# Where Airflow's database is SQLite, Airflow answers 500 when another process has held it for too long.
 _BACK_OFF_SECONDS = (0.5, 1, 2, 4)
 
 
@@ -31,8 +31,7 @@ class Airflow:
     :param url: address of the api-server
     :param user: user name
     :param password: password
-    :param timeout_seconds: maximum wait for an answer. A task's first request keeps the api-server busy for seconds,
-        on a slow machine for a minute.
+    :param timeout_seconds: maximum wait for an answer; a busy machine may need a minute
     :param back_off: seconds between the attempts of a call
     """
 

@@ -86,7 +86,7 @@ class Settings:
                     raise SettingsError(f"SANDBOX_{name.upper()}_PORT: port {self.ports[name]} is taken")
                 chosen[name] = self.ports[name]
             else:
-                chosen[name] = preferred if _is_free(preferred) else _any_free_port()
+                chosen[name] = preferred if _is_free(preferred) else any_free_port()
         return chosen
 
 
@@ -107,7 +107,8 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _any_free_port() -> int:
+def any_free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

@@ -24,7 +24,8 @@ import psutil
 from examples.backend.airflow_client import SyncError
 from sandbox import settings
 from sandbox.airflow import Airflow
-from sandbox.settings import HOST, PROJECT, Settings
+from sandbox.database import NoPostgresError, Postgres
+from sandbox.settings import HOST, PROJECT, Settings, any_free_port
 
 # Do not serve logs: they are read from files, and the log servers would listen on fixed ports.
 _AIRFLOW_PROCESSES = {
@@ -33,6 +34,8 @@ _AIRFLOW_PROCESSES = {
     "dag-processor": ["airflow", "dag-processor"],
     "triggerer": ["airflow", "triggerer", "--skip-serve-logs"],
 }
+# As Airflow calls its database in its health.
+_DATABASE = "metadatabase"
 _CONNECTION = "AIRFLOW_CONN_"
 _SHARE_CONNECTIONS = (settings.DATABRICKS_CONN_ID.upper(), settings.SNOWFLAKE_CONN_ID.upper())
 _START_SECONDS = 300
@@ -58,6 +61,8 @@ class Endpoints:
     databricks_token: str
     snowflake_url: str
     snowflake_private_key_file: str
+    # For Airflow's own processes alone: it contains the password.
+    database_url: str = ""
 
     def as_environment(self) -> dict[str, str]:
         """Return the variables that ``make env`` prints."""
@@ -233,6 +238,12 @@ class Stack:
         ports = self.options.choose_ports()
         try:
             secrets_ = self._secrets()
+            # The emulators take seconds to start, so start them first.
+            report("Starting the emulators of S3, Databricks and Snowflake")
+            self._spawn(
+                "emulators", [sys.executable, "-m", "sandbox", "serve", json.dumps(ports)], self._base_environment()
+            )
+            database_url = self._start_database(secrets_["database_password"], report)
             endpoints = Endpoints(
                 airflow_url=f"http://{HOST}:{ports['airflow']}",
                 airflow_user=settings.AIRFLOW_USER,
@@ -242,13 +253,9 @@ class Stack:
                 databricks_token=secrets_["databricks_token"],
                 snowflake_url=f"http://{HOST}:{ports['snowflake']}",
                 snowflake_private_key_file=str(self.state / "keys" / "loader.p8"),
+                database_url=database_url,
             )
-            environment = self._airflow_environment(endpoints, secrets_)
-            report("Starting the emulators of S3, Databricks and Snowflake")
-            self._spawn(
-                "emulators", [sys.executable, "-m", "sandbox", "serve", json.dumps(ports)], self._base_environment()
-            )
-            self._migrate(environment, report)
+            self._migrate(self._airflow_environment(endpoints, secrets_), report)
             report("Starting Airflow: api-server, scheduler, dag-processor, triggerer")
             for name in _AIRFLOW_PROCESSES:
                 self.start_airflow(name, endpoints)
@@ -271,9 +278,11 @@ class Stack:
         :param name: ``api-server``, ``scheduler``, ``dag-processor`` or ``triggerer``
         :param endpoints: the stack's endpoints
         """
-        # The timeout is how long to wait for a locked database. It is short in the api-server, which answers nobody
-        # meanwhile. It is long in the others, because a scheduler that gives up ends.
-        database = f"sqlite:///{self.airflow_home}/airflow.db?timeout={5 if name == 'api-server' else 60}"
+        database = endpoints.database_url
+        if database.startswith("sqlite:"):
+            # How long to wait for a locked SQLite. It is short in the api-server, which answers nobody meanwhile. It is
+            # long in the others, because a scheduler that gives up ends.
+            database += f"?timeout={5 if name == 'api-server' else 60}"
         environment = self._airflow_environment(endpoints, self._secrets())
         port = endpoints.airflow_url.rsplit(":", 1)[1]
         # Forget the ended process, so that health() no longer reports it.
@@ -293,22 +302,33 @@ class Stack:
 
     def stop(self) -> int:
         """Stop every process of this stack and return how many there were."""
-        found = self.processes()
-        count = len(found)
-        _signal(found, signal.SIGTERM)
-        deadline = time.monotonic() + _STOP_SECONDS
-        while found and time.monotonic() < deadline:
-            # Look for processes again each time: Airflow's processes start others while they end.
-            psutil.wait_procs(found, timeout=0.2)
-            found = self.processes()
-        while found:
-            _signal(found, signal.SIGKILL)
-            psutil.wait_procs(found, timeout=2)
-            found = self.processes()
+        count = len(self.processes())
+        self._end(self._processes_but_database, signal.SIGTERM)
+        # Last, because the others write to it while they end. SIGINT closes the connections that are left.
+        self._end(lambda: self.processes_of(_DATABASE), signal.SIGINT)
         self._endpoints_file.unlink(missing_ok=True)
         self._sessions_file.unlink(missing_ok=True)
         self._starter_file.unlink(missing_ok=True)
         return count
+
+    def _processes_but_database(self) -> list[psutil.Process]:
+        database = {process.pid for process in self.processes_of(_DATABASE)}
+        return [process for process in self.processes() if process.pid not in database]
+
+    @staticmethod
+    def _end(living: Callable[[], list[psutil.Process]], number: int) -> None:
+        found = living()
+        # PostgreSQL's server ends the processes that it has started, in their order.
+        _signal([process for process in found if number == signal.SIGTERM or _is_leader(process)], number)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while found and time.monotonic() < deadline:
+            # Look for processes again each time: Airflow's processes start others while they end.
+            psutil.wait_procs(found, timeout=0.2)
+            found = living()
+        while found:
+            _signal(found, signal.SIGKILL)
+            psutil.wait_procs(found, timeout=2)
+            found = living()
 
     def check(self, given: Mapping[str, str], *options: str) -> int:
         """
@@ -358,6 +378,40 @@ class Stack:
             places=self.options.places,
             host=self.options.host,
         )
+
+    def _start_database(self, password: str, report: Callable[[str], None]) -> str:
+        """
+        Start Airflow's database, if it is a server, and return its address.
+
+        A state folder keeps the database that it was made with: the runs of its syncs are in it.
+        """
+        postgres = Postgres(self.state / "postgres", password)
+        sqlite = self.airflow_home / "airflow.db"
+        port = any_free_port()
+        try:
+            command = postgres.command(port)
+            if not postgres.exists():
+                if sqlite.exists():
+                    report("Airflow's database stays SQLite, with its runs; after make clean it is PostgreSQL")
+                    return f"sqlite:///{sqlite}"
+                postgres.make()
+                for done in self.airflow_home.glob("migrated-to-*"):
+                    done.unlink()
+        except NoPostgresError as error:
+            if postgres.exists():
+                raise StackError(f"The runs of this state folder are in PostgreSQL, but {error}") from error
+            report(f"Airflow's database is SQLite, as {error}; many syncs at once are slow")
+            return f"sqlite:///{sqlite}"
+        postgres.forget_killed_server()
+        self._spawn(_DATABASE, command, self._base_environment())
+        deadline = time.monotonic() + _START_SECONDS
+        while not postgres.is_ready(port):
+            self._check_alive()
+            if time.monotonic() > deadline:
+                log = self.logs / f"{_DATABASE}.log"
+                raise StackError(f"PostgreSQL is not ready after {_START_SECONDS} seconds:\n{_tail(log)}")
+            time.sleep(0.05)
+        return postgres.url(port)
 
     def _job_variable(self) -> dict[str, str]:
         """Return Airflow's variable with the export job's id as an environment variable, where the doctor reads it."""
@@ -416,16 +470,22 @@ class Stack:
                     {
                         "airflow_password": secrets.token_urlsafe(12),
                         "airflow_secret": secrets.token_urlsafe(32),
+                        "database_password": secrets.token_urlsafe(32),
                         "databricks_token": f"dapi{secrets.token_hex(16)}",
                         "fernet_key": Fernet.generate_key().decode(),
                     }
                 )
             )
         values: dict[str, str] = json.loads(file.read_text())
+        if "database_password" not in values:
+            # An earlier version has made the folder, and needed no such password.
+            values["database_password"] = secrets.token_urlsafe(32)
+            _write_atomically(file, json.dumps(values))
         return values
 
     def _base_environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+        # Variables of PostgreSQL's clients, for example PGSSLMODE, would change how Airflow reaches its database.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PG"))}
         path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
         return {
             **kept,
@@ -484,7 +544,7 @@ class Stack:
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{endpoints.airflow_url}/execution/",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": endpoints.database_url,
             "AIRFLOW__API__BASE_URL": endpoints.airflow_url,
             "AIRFLOW__API__SECRET_KEY": secrets_["airflow_secret"],
             "AIRFLOW__API__WORKERS": "1",
@@ -492,8 +552,6 @@ class Stack:
             # Airflow finds a new dataset file within seconds, and starts the next step at once.
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
-            # The first alert of a process takes 6 CPU seconds, which takes much longer on a busy machine.
-            "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "120",
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
             # No sync fails if the api-server is down for five minutes: docs/deploy.md explains each number.
@@ -631,6 +689,14 @@ def _succeeds(check: Callable[[], Any]) -> bool:
     try:
         return bool(check())
     except (httpx.HTTPError, SyncError, KeyError):
+        return False
+
+
+def _is_leader(process: psutil.Process) -> bool:
+    """Return whether this stack has started the process itself."""
+    try:
+        return os.getsid(process.pid) == process.pid
+    except OSError:
         return False
 
 

@@ -10,7 +10,7 @@ import httpx
 
 FINISHED = frozenset({"success", "failed"})
 
-# Airflow on SQLite answers 500 when another process has held the database for too long.
+# An api-server that is restarted, or has just lost its database, answers again within seconds.
 _PAUSES_SECONDS = (0.5, 1, 2, 4)
 
 

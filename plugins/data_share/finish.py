@@ -43,6 +43,8 @@ class FinishSyncOperator(SnowflakeSyncOperator):
     """
 
     template_fields: Sequence[str] = (*SnowflakeSyncOperator.template_fields, "databricks_conn_id")
+    # No link: its queries say nothing about the sync.
+    operator_extra_links = ()
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

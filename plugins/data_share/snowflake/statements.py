@@ -44,7 +44,7 @@ class SnowflakeStatementsOperator(SnowflakeSqlApiOperator):
     """
 
     template_fields: Sequence[str] = ("sql", "snowflake_conn_id")
-    operator_extra_links = (SnowflakeQueryLink(),)
+    operator_extra_links: tuple[SnowflakeQueryLink, ...] = (SnowflakeQueryLink(),)
     shown_query_id = ""
     """The query that the step's link shows; if empty, the last query."""
     _context: Context | None = None
