@@ -87,7 +87,7 @@ bench: .venv/.installed ## Measure speed and cost against the bars of docs/perfo
 	@$(BIN)/python -m benchmarks $(BENCH) $(if $(RUNS),--runs $(RUNS))
 
 # The hooks of .pre-commit-config.yaml run these parts one by one.
-check: check-style check-types check-sql check-docs check-lock validate ## Check style, types, SQL, lock, datasets; changes nothing
+check: check-style check-types check-sql check-docs validate check-lock ## Check style, types, SQL, lock, datasets; changes nothing
 
 check-style: .venv/.installed
 	@$(BIN)/ruff check

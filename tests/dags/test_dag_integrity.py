@@ -29,6 +29,7 @@ from data_share.databricks.export import DatabricksExportOperator
 from data_share.dataset_files import read_dataset, read_datasets
 from data_share.outcome.classify import RetryTransientErrors, report_failure
 from data_share.share import Share, attempt_of
+from data_share.share_file import ShareFile
 from data_share.snowflake.clean_up import SnowflakeCleanUpOperator
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from data_share.steps import BEFORE_FINISH

@@ -766,7 +766,7 @@ def test_airflow_shows_each_invalid_dataset_as_one_import_error_and_keeps_the_ot
 
     names = ["b_bad", "bad name", "Bädname", "b" * 250]
     for name in names:
-        write(project_copy, name, load_mode="truncate")
+        write(project_copy, name, load_mode="truncate", checks={"deep": "depth BETWEN 1 AND 2"})
     bag = DagBag(project_copy / "dags" / "sync_datasets.py", bundle_path=project_copy, bundle_name="copy")
     serialized, errors = _serialize_dags(bag, structlog.get_logger())
 
@@ -777,6 +777,7 @@ def test_airflow_shows_each_invalid_dataset_as_one_import_error_and_keeps_the_ot
         assert f"{file} is not a valid dataset file" in error
         assert "load_mode: " in error
         assert "(found: 'truncate')" in error
+        assert "line 6: checks.deep: it cannot be read at 'BETWEN'" in error
 
 
 @pytest.mark.parametrize(
