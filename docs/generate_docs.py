@@ -185,10 +185,10 @@ checks:
 - **NULL is not true.** A row for which a condition is NULL fails it: `level_m BETWEEN -10 AND 20` fails for a row
   without a level. Where NULL is right, allow it, as `gust_not_below_wind` does.
 - An empty export passes every condition on columns; it fails because it is empty, unless `allow_empty` is `true`.
-- `make validate` and Airflow's dag-processor parse each condition with `sqlglot`. What it cannot read at a word or sign,
-  such as `BETWEN`, is an error. A type or function that it does not know, or knows with other parameters, may be new in
-  Snowflake or your own: `make validate` prints a warning, of a function only if its name looks misspelt. Write the
-  schema before a function of your own: `public.lenght(name) < 40`.
+- `make validate` and Airflow's dag-processor parse each condition with `sqlglot`. What it cannot read at a word or
+  sign, such as `BETWEN`, is an error. A type or function that it does not know, or knows with other parameters, may be
+  new in Snowflake or your own: `make validate` prints a warning, of a function only if its name looks misspelt. Write
+  the schema before a function of your own: `public.lenght(name) < 40`.
 - These names are reserved for the checks of every sync: <taken>, `<column>_not_null` of a required column or key, and
   `merge_keys_unique`.
 

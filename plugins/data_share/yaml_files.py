@@ -69,7 +69,7 @@ def _checked_text(path: Path) -> str:
         raise ValueError("it is no regular file")  # a pipe would block
     with path.open("rb") as file:  # not all of it: it may have gigabytes
         content = file.read(4 * _MAX_CHARACTERS + 4)
-    text = content.decode("utf-8-sig", errors="strict" if len(content) <= 4 * _MAX_CHARACTERS else "replace")
+    text = content.decode("utf-8", errors="strict" if len(content) <= 4 * _MAX_CHARACTERS else "replace")
     if len(text) > _MAX_CHARACTERS:
         raise ValueError(f"more than {_MAX_CHARACTERS} characters")
     _refuse_deep(text)
