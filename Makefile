@@ -1,8 +1,8 @@
 # Each command sets up what it needs. Nothing outside this folder is touched.
 .DEFAULT_GOAL := help
 .PHONY: FORCE help demo up set-up sync backend down status logs env doctor test test-all test-nightly test-deploy test-live \
-  test-times bench contracts check check-style check-types check-sql check-docs check-lock hooks docs render lock keys \
-  env-file clean
+  test-times bench contracts validate check check-style check-types check-sql check-docs check-lock hooks docs render lock \
+  keys env-file clean
 
 PYTHON ?= python3
 DATASET ?= shared_forecasts
@@ -87,7 +87,7 @@ bench: .venv/.installed ## Measure speed and cost against the bars of docs/perfo
 	@$(BIN)/python -m benchmarks $(BENCH) $(if $(RUNS),--runs $(RUNS))
 
 # The hooks of .pre-commit-config.yaml run these parts one by one.
-check: check-style check-types check-sql check-docs check-lock ## Check style, types, SQL and the lock; changes nothing
+check: check-style check-types check-sql check-docs validate check-lock ## Check style, types, SQL, lock, datasets; changes nothing
 
 check-style: .venv/.installed
 	@$(BIN)/ruff check
@@ -107,6 +107,9 @@ check-lock: .venv/.installed
 	@cp requirements.lock .venv/requirements.lock
 	@$(COMPILE) --output-file .venv/requirements.lock
 	@diff requirements.lock .venv/requirements.lock || { echo "requirements.lock is out of date: make lock"; exit 1; }
+
+validate: .venv/.installed ## Validate dataset files and include/share.yaml: file, line, field and reason of each mistake
+	@PYTHONPATH=plugins $(BIN)/python -m data_share.validate
 
 hooks: .venv/.installed ## Let git run the checks of make check before each commit
 	@$(BIN)/pre-commit install

@@ -21,6 +21,7 @@ _MODULES = (
     "data_share.dataset_files",
     "data_share.doctor.run",
     "data_share.finish",
+    "data_share.invalid_dataset",
     "data_share.outcome.webhook",
     "data_share.snowflake.check",
     "data_share.snowflake.clean_up",
@@ -43,6 +44,10 @@ if _FORKING_COMMANDS & set(sys.argv[1:2]):
         sys.path.append(plugins)
     for _module in _MODULES:
         importlib.import_module(_module)
+
+if sys.argv[1:2] == ["dag-processor"]:
+    # Whenever it reads the DAG files, it parses the conditions of all datasets; the process of a step parses none.
+    importlib.import_module("sqlglot.dialects.snowflake")
 
 
 def _complete_apis() -> None:

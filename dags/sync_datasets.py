@@ -46,9 +46,10 @@ from airflow.sdk import DAG, AsyncCallback, BaseNotifier, chain, get_parsing_con
 from data_share.dag_defaults import SHARE, SHARES, args_of, schedule_of, start_date_of
 from data_share.databricks.export import DatabricksExportOperator
 from data_share.databricks.follow import DatabricksRunSensor
-from data_share.dataset_files import InvalidDatasetDag, read_datasets
+from data_share.dataset_files import read_datasets
 from data_share.datasets import TAGS, Dataset
 from data_share.finish import FinishSyncOperator
+from data_share.invalid_dataset import InvalidDatasetDag
 from data_share.outcome.webhook import WebhookNotifier, deadline_alerts
 from data_share.share import Share
 from data_share.snowflake.check import SnowflakeCheckOperator
@@ -154,7 +155,8 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
 
 
 needed = get_parsing_context().dag_id  # in the process of a task, its DAG; else None: the dag-processor needs all
-datasets, invalid = read_datasets(only=needed and needed.removeprefix("sync_"))
+# A task does not parse conditions again, which would cost it a third of a second.
+datasets, invalid = read_datasets(only=needed and needed.removeprefix("sync_"), check_sql=not needed)
 for dataset in datasets:
     globals()[dataset.dag_id] = sync_dag(dataset, SHARES[dataset.share])
 for error in invalid:

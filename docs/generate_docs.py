@@ -49,7 +49,8 @@ a letter. The paths of the exports contain it too, so do not rename the file.
 3. Grant the export job SELECT on the source and the loader's role its rights on the target (the README links to them).
    The DAG appears with the next parse of the DAG files; press *Trigger*.
 
-A wrong file is an import error in Airflow, which names the file, the field and the reason. Other datasets keep working.
+`make validate` names each mistake with file, line, field and reason. In Airflow, a wrong file is an import error, which
+says the same. Other datasets keep working.
 
 The smallest dataset:
 
@@ -184,6 +185,10 @@ checks:
 - **NULL is not true.** A row for which a condition is NULL fails it: `level_m BETWEEN -10 AND 20` fails for a row
   without a level. Where NULL is right, allow it, as `gust_not_below_wind` does.
 - An empty export passes every condition on columns; it fails because it is empty, unless `allow_empty` is `true`.
+- `make validate` and Airflow's dag-processor parse each condition with `sqlglot`. What it cannot read at a word or
+  sign, such as `BETWEN`, is an error. A type or function that it does not know, or knows with other parameters, may be
+  new in Snowflake or your own: `make validate` prints a warning, of a function only if its name looks misspelt. Write
+  the schema before a function of your own: `public.lenght(name) < 40`.
 - These names are reserved for the checks of every sync: <taken>, `<column>_not_null` of a required column or key, and
   `merge_keys_unique`.
 
@@ -390,9 +395,9 @@ create_table: from_source
 `include/datasets/dataset.schema.json` helps editors while you write. The DAG file checks more: it also refuses a field
 that is given twice, a column that is repeated in another case, a name of more than 255 characters (200 for a target), a
 key or required column that is not in `columns`, an unknown time zone, a schedule that is no cron expression of five
-fields or that Airflow would misread (`*/90 * * * *`, `0 6 * * MON-MON`, `R`), a check that is no single condition or
-has a reserved name, a target that belongs to another dataset or
-is a table of the share, `<<`, and a file of more than 100 000 characters.
+fields or that Airflow would misread (`*/90 * * * *`, `0 6 * * MON-MON`, `R`), a check that is no single condition, is
+misspelt or has a reserved name, a target that belongs to another dataset or is a table of the share, `<<`, and a file
+of more than 100 000 characters.
 """
 
 
@@ -406,8 +411,8 @@ SHARE_PAGE = """\
 the set-up needs, and defaults for datasets. Another company changes this file, and nothing else. Its first line makes
 editors complete and check the fields.
 
-A wrong file is an import error of each DAG file in Airflow, which names the field and the reason; nothing runs with
-half a file. `make doctor` says the same.
+A wrong file is an import error of each DAG file in Airflow, which names the line, the field and the reason; nothing
+runs with half a file. `make validate` and `make doctor` say the same.
 
 ## Fields
 

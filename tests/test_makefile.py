@@ -232,6 +232,7 @@ READ_BY = {
         *("docs/generate_docs.py", "docs/datasets.md", "docs/failures.md", "include/datasets/dataset.schema.json"),
         "plugins/data_share/outcome/codes.py",
     ],
+    "validate": ["include/datasets/shared_forecasts.yaml", "include/share.yaml", "plugins/data_share/datasets.py"],
     "check-lock": [
         *("requirements.txt", "requirements-dev.txt", "requirements.lock", "sandbox/requirements.txt", "Makefile"),
         "deploy/requirements.txt",

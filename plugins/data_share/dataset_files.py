@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from airflow.sdk import DAG
 from pydantic import ValidationError
 
+from data_share.conditions import sql_errors
 from data_share.datasets import Dataset
 from data_share.share_file import InvalidShareFileError, ShareFile, ShareNames, share_file
-from data_share.sql_text import (
-    may_be_one_table,
-    table_parts,
-)
+from data_share.sql_text import may_be_one_table, table_parts
 from data_share.yaml_files import InvalidFileError, problems_of, read_fields
 
 MAY_HAVE_DEFAULTS = (
@@ -56,12 +51,13 @@ class NoDatasetsError(InvalidDatasetError):
         super().__init__(folder, [problem])
 
 
-def read_dataset(path: Path, deployment: ShareFile | None = None) -> Dataset:
+def read_dataset(path: Path, deployment: ShareFile | None = None, *, check_sql: bool = False) -> Dataset:
     """
     Read one dataset file.
 
     :param path: the YAML file
     :param deployment: its shares and defaults; default: what ``include/share.yaml`` says
+    :param check_sql: whether to parse the conditions too, which takes a ms each and, once in a process, 0.3 s
     :raises InvalidDatasetError: for a file that is no YAML mapping or has a missing, unknown or wrong field
     """
     deployment = deployment or share_file()
@@ -72,15 +68,22 @@ def read_dataset(path: Path, deployment: ShareFile | None = None) -> Dataset:
     if isinstance(own := content.get("checks"), dict):
         fields["checks"] = {**deployment.defaults.get("checks", {}), **own}
     try:
-        return Dataset.model_validate({"name": path.stem, **fields}, context={"shares": deployment.shares})
+        dataset = Dataset.model_validate({"name": path.stem, **fields}, context={"shares": deployment.shares})
+        problems = []
     except ValidationError as error:
-        raise InvalidDatasetError(path, problems_of(error)) from None
+        problems = problems_of(error)
+    if check_sql:
+        problems += sql_errors("checks", content.get("checks"))
+    if problems:
+        raise InvalidDatasetError(path, problems)
+    return dataset
 
 
-def check_defaults(deployment: ShareFile) -> None:
+def check_defaults(deployment: ShareFile, *, check_sql: bool = False) -> None:
     """
     Check the defaults of dataset fields, as no dataset file may have an error that stands in another file.
 
+    :param check_sql: as for :func:`read_dataset`
     :raises InvalidShareFileError: a default is no field that may have one, or no possible value of it
     """
     problems = [
@@ -101,12 +104,18 @@ def check_defaults(deployment: ShareFile) -> None:
             Dataset.model_validate({**deployment.defaults, **required}, context={"shares": deployment.shares})
     except ValidationError as error:
         problems = problems_of(error, "defaults.", deployment.origins)
+    if check_sql:
+        problems += sql_errors("defaults.checks", deployment.defaults.get("checks"))
     if problems:
         raise InvalidShareFileError(deployment.path, problems)
 
 
 def read_datasets(
-    folder: Path | None = None, deployment: ShareFile | None = None, *, only: str | None = None
+    folder: Path | None = None,
+    deployment: ShareFile | None = None,
+    *,
+    only: str | None = None,
+    check_sql: bool = False,
 ) -> tuple[list[Dataset], list[InvalidDatasetError]]:
     """
     Read every dataset file of a folder, in the order of their names.
@@ -115,13 +124,14 @@ def read_datasets(
         default: the deployment's
     :param deployment: its shares and defaults; default: what ``include/share.yaml`` says
     :param only: name of the one dataset to read; then nobody looks whether another dataset has the same target
+    :param check_sql: as for :func:`read_dataset`
     :return: the datasets of the valid files, and one error for each invalid file; for an empty or missing folder, one
         :class:`NoDatasetsError`
     :raises InvalidShareFileError: the deployment's defaults have an error
     """
     deployment = deployment or share_file()
     folder = folder or deployment.datasets_folder
-    check_defaults(deployment)
+    check_defaults(deployment, check_sql=check_sql)
     datasets: list[Dataset] = []
     errors: list[InvalidDatasetError] = []
     # Files whose names begin with a dot are an editor's temporary files.
@@ -134,7 +144,7 @@ def read_datasets(
         try:
             if path.suffix != ".yaml":
                 raise InvalidDatasetError(path, ["the file's name must end in .yaml"])
-            datasets.append(read_dataset(path, deployment))
+            datasets.append(read_dataset(path, deployment, check_sql=check_sql))
         except InvalidDatasetError as error:
             errors.append(error)
     refused = _with_one_target(datasets, deployment.shares)
@@ -167,33 +177,3 @@ def _with_one_target(datasets: Sequence[Dataset], shares: Mapping[str, ShareName
             elif same:
                 refused[dataset.name] = f"is the target of {listed} too"
     return refused
-
-
-class InvalidDatasetDag(DAG):
-    """
-    Replaces the DAG of an invalid dataset, so that Airflow shows the error as an import error of the dataset file.
-
-    Airflow stores import errors by file and stops every DAG of such a file: an error raised in the DAG file would stop
-    all datasets. This DAG claims the dataset file as its own file, and fails only when Airflow serializes it.
-
-    :param error: what is wrong
-    """
-
-    def __init__(self, error: InvalidDatasetError) -> None:
-        self.error = error
-        # Hash the file name: it may itself be an invalid dag_id, and an invalid dag_id breaks every DAG of this file.
-        digest = hashlib.sha256(error.path.stem.encode()).hexdigest()[:12]
-        super().__init__(dag_id=f"invalid_dataset_{digest}", schedule=None)
-
-    @property
-    def relative_fileloc(self) -> str:
-        """The dataset file, instead of the DAG file that Airflow sets."""
-        return self.error.place
-
-    @relative_fileloc.setter
-    def relative_fileloc(self, value: str | None) -> None:
-        pass
-
-    def get_serialized_fields(self) -> Any:  # type: ignore[override]
-        """Fail with the dataset's error."""
-        raise self.error

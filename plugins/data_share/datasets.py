@@ -81,14 +81,25 @@ TargetTable = Annotated[str, WithJsonSchema({"type": "string", "pattern": TABLE_
 # Airflow reads a comma as the end of an owner, and shows both in its UI.
 Owner = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9 ._@-]{0,98}[A-Za-z0-9])?$")]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$")]
+
+
+def _one_condition(value: str) -> str:
+    if problem := not_one_condition(value):
+        raise ValueError(problem)
+    return value
+
+
 CheckName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,99}$")]
 Condition = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1),
+    AfterValidator(_one_condition),
     # Only for editors: the model's own check gives the reason.
     Field(json_schema_extra={"pattern": f"^{_CONDITION}$"}),
 ]
 
+
+_ALIKE = "{} differ only by case, which COPY INTO ignores"
 
 TAGS = ("data-share", "sync")
 """Tags of each sync's DAG."""
@@ -318,13 +329,6 @@ class Dataset(BaseModel):
             raise ValueError("all syncs write to a table of this name; choose another")
         return value
 
-    @field_validator("checks")
-    @classmethod
-    def _checks_are_one_condition(cls, value: dict[str, str]) -> dict[str, str]:
-        if problems := [f"{name} {problem}" for name, sql in value.items() if (problem := _not_one_condition(sql))]:
-            raise ValueError("; ".join(problems))
-        return value
-
     @field_validator("tags")
     @classmethod
     def _tags_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -348,30 +352,34 @@ class Dataset(BaseModel):
 
     @model_validator(mode="after")
     def _fields_go_together(self) -> Dataset:
+        problems = []
         if self.load_mode.has_keys and not self.merge_keys:
-            raise ValueError(f"merge_keys: load_mode {self.load_mode} needs at least one")
+            problems.append(f"merge_keys: load_mode {self.load_mode} needs at least one")
         for field in ("merge_keys", "delete_missing"):
             if not self.load_mode.has_keys and getattr(self, field):
-                raise ValueError(f"{field}: only for load_mode merge, not for {self.load_mode}")
+                problems.append(f"{field}: only for load_mode merge, not for {self.load_mode}")
         if self.create_table == "from_columns" and not self.columns:
-            raise ValueError("columns: create_table from_columns needs them")
+            problems.append("columns: create_table from_columns needs them")
         if self.columns and self.create_table != "from_columns":
-            raise ValueError("columns: only with create_table: from_columns")
+            problems.append("columns: only with create_table: from_columns")
         if cast := [name for name in self.casts if name in self.merge_keys]:
-            raise ValueError(
+            problems.append(
                 f"casts: {', '.join(map(written, cast))} is a merge key; a changed key would overwrite another row"
             )
         if keys := [name for name in self.target_defaults if name in (*self.merge_keys, *self.required_columns)]:
-            raise ValueError(
+            problems.append(
                 f"target_defaults: {', '.join(map(written, keys))} must come from the source, as a merge key or "
                 "required column"
             )
         for field in ("merge_keys", "required_columns", "casts", "target_defaults"):
             if self.columns and (unknown := [name for name in getattr(self, field) if name not in self.columns]):
-                raise ValueError(f"{field}: {', '.join(map(written, unknown))} not in columns")
-        _refuse_alike((*self.merge_keys, *self.required_columns, *self.casts, *self.target_defaults))
+                problems.append(f"{field}: {', '.join(map(written, unknown))} not in columns")
+        if same := alike((*self.merge_keys, *self.required_columns, *self.casts, *self.target_defaults)):
+            problems.append(_ALIKE.format(", ".join(map(quoted, same))))
         if taken := [name for name in self.checks if name in CHECKS_OF_EVERY_SYNC or name in self._implied_checks]:
-            raise ValueError(f"checks: {', '.join(taken)} is the name of a check of every sync; choose another")
+            problems.append(f"checks: {', '.join(taken)} is the name of a check of every sync; choose another")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
     @property
@@ -453,7 +461,7 @@ def _shares_of(info: ValidationInfo) -> Mapping[str, ShareNames]:
     return share_file().shares if shares is None else shares
 
 
-def _not_one_condition(sql: str) -> str | None:
+def not_one_condition(sql: str) -> str | None:
     """Return why a text is not a single condition, or None. A comment in it would hide the rest of the query."""
     found = re.match(_CONDITION, sql)
     rest = sql[found.end() :] if found else sql
@@ -468,4 +476,4 @@ def _not_one_condition(sql: str) -> str | None:
 
 def _refuse_alike(columns: Collection[str]) -> None:
     if same := alike(columns):
-        raise ValueError(f"{', '.join(map(quoted, same))} differ only by case, which COPY INTO ignores")
+        raise ValueError(_ALIKE.format(", ".join(map(quoted, same))))

@@ -204,6 +204,9 @@ class ShareNames(BaseModel):
         return self.url.split("/", 3)[3]
 
 
+# What pydantic says of a field that is not there.
+_MISSING = ": Field required ("
+
 ONLY_AT_THE_TOP = ("webhook_conn_id", "environment")
 
 # Of what belongs to one url, a further share has its own: by default with its name behind that of the top.
@@ -303,14 +306,15 @@ def read_share_file(path: Path | None = None, environ: Mapping[str, str] = os.en
         raise InvalidShareFileError(path, [f"{path} is missing; deploy include/ beside dags/ and plugins/"])
     content = read_fields(path, InvalidShareFileError, "url: s3://my-bucket/dataset/")
     origins, problems = _replace_by_environment(content, environ)
-    # Another error would hide a misspelt name.
     problems += _unknown(content, FileFields.model_fields)
+    try:
+        fields = FileFields.model_validate({name: content[name] for name in content if name in FileFields.model_fields})
+    except ValidationError as error:
+        # A field whose name is misspelt is missing too.
+        is_misspelt = bool(problems)
+        problems += [line for line in problems_of(error, origins=origins) if not (is_misspelt and _MISSING in line)]
     if problems:
         raise InvalidShareFileError(path, problems)
-    try:
-        fields = FileFields.model_validate(content)
-    except ValidationError as error:
-        raise InvalidShareFileError(path, problems_of(error, origins=origins)) from None
     top = {name: getattr(fields, name) for name in ShareNames.model_fields}
     shares = {DEFAULT: ShareNames(**top)}
     for name, own in fields.shares.items():

@@ -1,9 +1,9 @@
-"""Reads YAML files that people write: strictly, and with errors that name the file, the field and the reason."""
+"""Reads YAML files that people write: strictly, and with errors that name file, line, field and reason."""
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,26 @@ from pydantic import ValidationError
 
 
 class InvalidFileError(ValueError):
-    """A file cannot be used; the message names the file and, line by line, each wrong field and the reason."""
+    """
+    A file cannot be used; the message names the file and, line by line, each wrong field and the reason.
+
+    :param path: the file
+    :param problems: for each wrong field its place in the file, such as ``checks.deep``, and the reason
+    :param line: the line of the only problem, if its text says it
+    """
 
     verdict = "is not valid"
     depth = 3
     """Number of parts at the end of the path that lie in the project."""
 
-    def __init__(self, path: Path, problems: list[str]) -> None:
+    def __init__(self, path: Path, problems: list[str], line: int | None = None) -> None:
         self.path = path
         self.problems = problems
-        super().__init__(f"{self.place} {self.verdict}:\n  " + "\n  ".join(problems))
+        found = [None] * len(problems) if line else lines_of(path, problems)
+        self.lines = [line] if line else found
+        """The line of each problem, from 1; None where the file does not have the field."""
+        told = [f"line {number}: {text}" if number else text for number, text in zip(found, problems, strict=True)]
+        super().__init__(f"{self.place} {self.verdict}:\n  " + "\n  ".join(told))
 
     @property
     def place(self) -> str:
@@ -45,16 +55,59 @@ def read_fields(path: Path, error_class: type[InvalidFileError], example: str) -
     :raises InvalidFileError: of the given class, if the file is no YAML mapping
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        if len(text) > _MAX_CHARACTERS:
-            raise ValueError(f"more than {_MAX_CHARACTERS} characters")
-        _refuse_deep(text)
-        content: Any = read_value(text)
+        content: Any = read_value(_checked_text(path))
     except Exception as error:  # not only YAML's errors: a date such as 2026-02-30 raises ValueError
-        raise error_class(path, [f"it cannot be read as YAML: {_in_one_line(error)}"]) from None
+        problem = f"it cannot be read as YAML: {_in_one_line(error)}"
+        raise error_class(path, [problem], _line_of_error(error)) from None
     if not isinstance(content, dict):
         raise error_class(path, [f"it must contain fields, as in '{example}'"])
     return content
+
+
+def _checked_text(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")  # a pipe would block
+    with path.open("rb") as file:  # not all of it: it may have gigabytes
+        content = file.read(4 * _MAX_CHARACTERS + 4)
+    text = content.decode("utf-8", errors="strict" if len(content) <= 4 * _MAX_CHARACTERS else "replace")
+    if len(text) > _MAX_CHARACTERS:
+        raise ValueError(f"more than {_MAX_CHARACTERS} characters")
+    _refuse_deep(text)
+    return text
+
+
+def lines_of(path: Path, problems: list[str]) -> list[int | None]:
+    """
+    Return the line of each problem in a file, from 1: of the field that the problem begins with, or of the one around.
+
+    :param problems: texts such as ``checks.deep: contains a semicolon``
+    """
+    try:
+        lines = dict(_lines(yaml.compose(_checked_text(path), Loader=yaml.CSafeLoader), "", set()))
+    except Exception:  # the file is no YAML, or not there any more
+        return [None] * len(problems)
+    return [_line_of(problem.partition(": ")[0], lines) for problem in problems]
+
+
+def _line_of(place: str, lines: Mapping[str, int]) -> int | None:
+    while place and place not in lines:
+        place = place.rpartition(".")[0]
+    return lines.get(place)
+
+
+def _lines(node: Any, within: str, seen: set[int]) -> Iterator[tuple[str, int]]:
+    """Yield each place of a document with its line. What is used again with ``*``, has the places of its first use."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    parts: list[tuple[Any, Any, Any]] = []
+    if isinstance(node, yaml.MappingNode):
+        parts = [(key.value, key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
+    elif isinstance(node, yaml.SequenceNode):
+        parts = [(number, item, item) for number, item in enumerate(node.value)]
+    for name, start, value in parts:
+        yield f"{within}{name}", start.start_mark.line + 1
+        yield from _lines(value, f"{within}{name}.", seen)
 
 
 def read_value(text: str) -> Any:
@@ -100,7 +153,8 @@ def problems_of(error: ValidationError, within: str = "", origins: Mapping[str, 
             place = within + ".".join(str(part) for part in problem["loc"])
             origin = (origins or {}).get(place)
             message = f"{place}: {message} (found: {found}{f', in {origin}' if origin else ''})"
-        lines.append(message)
+        # A rule about several fields tells each problem in a line.
+        lines += [message] if problem["loc"] else message.splitlines()
     if len(lines) > _MAX_PROBLEMS:
         lines[_MAX_PROBLEMS:] = [f"and {len(lines) - _MAX_PROBLEMS} more"]
     return lines
@@ -113,7 +167,16 @@ def _shown(value: object) -> str:
         return "a huge number"
 
 
+def _line_of_error(error: Exception) -> int | None:
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
+        return int(mark.line) + 1
+    return error.object[: error.start].count(b"\n") + 1 if isinstance(error, UnicodeDecodeError) else None
+
+
 def _in_one_line(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        byte = error.object[error.start]
+        return f"it is not a text in UTF-8 (byte 0x{byte:02x} in line {_line_of_error(error)}); save it as UTF-8"
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""

@@ -70,7 +70,7 @@ path = "s3://databricks-snowflake-share/dataset/shared_forecasts/20260102T030405
 export = {"run_id": 1, "export_path": path}
 copied = {
     **export, "databricks_run_id": 1, "clear_number": 0, "staging_table": "staging.forecasts", "columns": ["DAY"],
-    "staged_at": "2026-01-02T03:04:05", "proofs": [], "unproven": {}, "new_columns": [], "created_columns": [],
+    "staged_at": "2026-01-02T03:04:05", "proofs": [], "unproven": {}, "new_columns": {}, "created_columns": {},
     "query_ids": ["01b2"], "files": 1, "files_exported": 1, "rows_exported": 1, "rows_loaded": 1, "rows_parsed": 1,
 }
 for name in steps:
@@ -142,3 +142,49 @@ def test_a_process_that_forks_has_imported_what_its_children_use(command: str) -
         name for name in imported(*STEPS, command=command) if re.match(r"airflow\.providers|data_share|jinja2", name)
     }
     assert ours | packages(imported(*STEPS, command=command)) == set()
+
+
+WITH_CONDITIONS = f"""
+import sys
+
+[count] = sys.argv[2:]
+sys.argv[2:] = []
+import airflow_local_settings
+before = "sqlglot" in sys.modules
+from airflow.dag_processing.dagbag import BundleDagBag
+
+bag = BundleDagBag(dag_folder="{DAGS}/sync_datasets.py", bundle_path="{DAGS}", bundle_name="dags", load_op_links=False)
+assert len(bag.dags) == int(count), bag.import_errors
+print(before, "sqlglot" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "reads_one", "expected"),
+    [
+        # It reads the files again and again, in a new process each time.
+        ("dag-processor", False, "True True"),
+        # Their children are the processes of steps.
+        ("scheduler", True, "False False"),
+        ("celery", True, "False False"),
+        ("api-server", False, "False True"),
+    ],
+)
+def test_conditions_are_parsed_where_all_datasets_are_read(command: str, reads_one: bool, expected: str) -> None:
+    environment = os.environ | {
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
+        "PYTHONPATH": os.pathsep.join(map(str, (PROJECT, PROJECT / "config", PROJECT / "plugins"))),
+    }
+    count = 1 if reads_one else len(shipped.DATASETS)
+    if reads_one:
+        environment["_AIRFLOW_PARSING_CONTEXT_DAG_ID"] = f"sync_{shipped.DATASETS[-1]}"
+    result = subprocess.run(
+        [sys.executable, "-c", WITH_CONDITIONS, command, str(count)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == expected

@@ -29,6 +29,7 @@ from data_share.databricks.export import DatabricksExportOperator
 from data_share.dataset_files import read_dataset, read_datasets
 from data_share.outcome.classify import RetryTransientErrors, report_failure
 from data_share.share import Share, attempt_of
+from data_share.share_file import ShareFile
 from data_share.snowflake.clean_up import SnowflakeCleanUpOperator
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from data_share.steps import BEFORE_FINISH
@@ -93,9 +94,10 @@ def test_nothing_runs_while_the_files_are_read_and_every_dag_can_be_serialized()
 def test_the_process_of_a_task_reads_its_own_dataset_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def read_one(path: Path, share: Share) -> Any:
+    def read_one(path: Path, deployment: ShareFile, *, check_sql: bool) -> Any:
         read.append(path.stem)
-        return read_dataset(path, share)
+        assert not check_sql
+        return read_dataset(path, deployment)
 
     monkeypatch.setattr(dataset_files, "read_dataset", read_one)
     monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "sync_shared_forecasts")

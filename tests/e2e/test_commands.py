@@ -188,7 +188,7 @@ def test_a_sync_of_an_unknown_dataset_names_the_known_ones(
     code, output = output_of(share.stack.state, "sync", "unreadable")
     assert code == 1
     assert " unreadable.yaml is not a valid dataset file:\n" in output
-    assert "  load_mode: Input should be 'replace', 'append' or 'merge' (found: 'sometimes')\n" in output
+    assert "  line 1: load_mode: Input should be 'replace', 'append' or 'merge' (found: 'sometimes')\n" in output
     assert "Traceback" not in output
 
 

@@ -17,13 +17,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_share.column_types import SYNONYMS
-from data_share.dataset_files import (
-    InvalidDatasetDag,
-    InvalidDatasetError,
-    read_dataset,
-    read_datasets,
-)
-from data_share.datasets import CHECKS_OF_EVERY_SYNC, LoadMode, SchemaDrift, _not_one_condition
+from data_share.dataset_files import InvalidDatasetError, read_dataset, read_datasets
+from data_share.datasets import CHECKS_OF_EVERY_SYNC, LoadMode, SchemaDrift, not_one_condition
+from data_share.invalid_dataset import InvalidDatasetDag
 from data_share.share import Share
 from data_share.share_file import share_file
 from data_share.sql_files import SQL_FOLDER, render_sql
@@ -374,7 +370,7 @@ BROKEN_RULES: dict[str, tuple[str, str]] = {
     ),
     "semicolon in a check": (
         text(checks={"deep": "depth > 0; DROP TABLE x"}),
-        "checks: deep contains a semicolon; it must be one condition (found: {'deep': 'depth > 0; DROP TABLE x'})",
+        "checks.deep: contains a semicolon; it must be one condition (found: 'depth > 0; DROP TABLE x')",
     ),
     "check with a name of every sync": (
         text(checks={"rows_match_manifest": "TRUE"}),
@@ -496,7 +492,7 @@ def lines_about(path: Path) -> list[str]:
     except InvalidDatasetError as error:
         first, *lines = str(error).splitlines()
         assert first == f"include/datasets/{path.name} is not a valid dataset file:"
-        return lines
+        return [re.sub(r"^  line \d+: ", "  ", line) for line in lines]
     return []
 
 
@@ -528,14 +524,27 @@ def test_a_broken_rule_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_each_wrong_field_has_its_own_line(tmp_path: Path) -> None:
     problem = problem_with(write(tmp_path, load_mode="truncate", source_table=LEFT_OUT))
-    assert [line.split(":")[0].strip() for line in problem.splitlines()[1:]] == ["source_table", "load_mode"]
+    assert [line.strip().rpartition("line 3: ")[2].partition(":")[0] for line in problem.splitlines()[1:]] == [
+        "source_table",
+        "load_mode",
+    ]
+
+
+def test_each_broken_rule_about_several_fields_has_its_own_line(tmp_path: Path) -> None:
+    path = write(tmp_path, merge_keys=["harbour"], delete_missing=True, columns={"harbour": "DATE"}, casts=["day"])
+    assert lines_about(path) == [
+        "  merge_keys: only for load_mode merge, not for replace",
+        "  delete_missing: only for load_mode merge, not for replace",
+        "  columns: only with create_table: from_columns",
+        "  casts: day not in columns",
+    ]
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path)
     path.write_bytes(b"\xff\xfe\x00")
     assert problem_with(path).splitlines()[1:] == [
-        f"  {NOT_YAML}: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
+        f"  {NOT_YAML}: it is not a text in UTF-8 (byte 0xff in line 1); save it as UTF-8"
     ]
 
 
@@ -583,7 +592,7 @@ def test_a_value_may_be_named_and_used_again(tmp_path: Path) -> None:
 def test_of_many_mistakes_the_first_twenty_are_listed(tmp_path: Path) -> None:
     lines = problem_with(write(tmp_path, required_columns=list(range(23)))).splitlines()[1:]
     assert len(lines) == 21
-    assert lines[19].startswith("  required_columns.19: ")
+    assert lines[19].startswith("  line 5: required_columns.19: ")
     assert lines[20] == "  and 3 more"
 
 
@@ -632,7 +641,7 @@ def test_a_check_may_hold_anything_between_quotes(tmp_path: Path) -> None:
 
 def test_a_check_is_one_condition_without_a_comment(tmp_path: Path) -> None:
     for condition, problem in MARKS.items():
-        assert f"checks: own {problem}" in problem_with(write(tmp_path, checks={"own": condition}))
+        assert f"checks.own: {problem}" in problem_with(write(tmp_path, checks={"own": condition}))
 
 
 @given(st.text(st.sampled_from("ab '\"\\$-/*;\n"), max_size=12))
@@ -648,7 +657,7 @@ def test_a_check_is_read_as_an_sql_parser_of_snowflakes_dialect_reads_it(conditi
     else:
         comments = any(token.comments for token in tokens) or (condition.strip() and not tokens)
         is_one = not comments and all(token.token_type is not sqlglot.TokenType.SEMICOLON for token in tokens)
-    assert (_not_one_condition(condition) is None) == is_one
+    assert (not_one_condition(condition) is None) == is_one
 
 
 def test_an_invalid_file_leaves_the_others_valid(tmp_path: Path) -> None:
@@ -757,7 +766,7 @@ def test_airflow_shows_each_invalid_dataset_as_one_import_error_and_keeps_the_ot
 
     names = ["b_bad", "bad name", "Bädname", "b" * 250]
     for name in names:
-        write(project_copy, name, load_mode="truncate")
+        write(project_copy, name, load_mode="truncate", checks={"deep": "depth BETWEN 1 AND 2"})
     bag = DagBag(project_copy / "dags" / "sync_datasets.py", bundle_path=project_copy, bundle_name="copy")
     serialized, errors = _serialize_dags(bag, structlog.get_logger())
 
@@ -768,6 +777,7 @@ def test_airflow_shows_each_invalid_dataset_as_one_import_error_and_keeps_the_ot
         assert f"{file} is not a valid dataset file" in error
         assert "load_mode: " in error
         assert "(found: 'truncate')" in error
+        assert "line 6: checks.deep: it cannot be read at 'BETWEN'" in error
 
 
 @pytest.mark.parametrize(

@@ -425,7 +425,7 @@ WRONG_DEFAULTS = {
     "a field of one dataset": ({"target_table": "x"}, {}, "defaults.target_table: no default is possible; it is for "),
     "an unknown field": ({"colour": "x"}, {}, "defaults.colour: no default is possible"),
     "a wrong value": ({"schedule": "daily"}, {}, "defaults.schedule: 'daily' is neither a cron expression nor one of"),
-    "a check": ({"checks": {"a": "b; c"}}, {}, "defaults.checks: a contains a semicolon"),
+    "a check": ({"checks": {"a": "b; c"}}, {}, "defaults.checks.a: contains a semicolon"),
     "a variable": ({}, {"DATA_SHARE_DEFAULTS__PROOF": "none"}, "defaults.proof: Input should be 'checksums' or"),
     "an unknown variable": ({}, {"DATA_SHARE_DEFAULTS__PROOOF": "x"}, "defaults.prooof: no default is possible"),
 }
