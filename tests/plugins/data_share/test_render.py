@@ -59,6 +59,9 @@ def test_the_policies_reach_the_company_s_folder_alone(company: dict[str, ShareN
         resources = {statement["Resource"] for statement in policy["Statement"]}
         own = {"arn:aws:iam::210987654321:role/acme-writer"} if role == "databricks" else set()
         assert resources == {"arn:aws:s3:::acme-lake", "arn:aws:s3:::acme-lake/outbound/snowflake/*", *own}
+        listed = [statement["Condition"] for statement in policy["Statement"] if "Condition" in statement]
+        own_folder = {"StringLike": {"s3:prefix": "outbound/snowflake/*"}}
+        assert listed == ([own_folder] if role == "snowflake" else [])
     [rule] = json.loads(files["aws/bucket_lifecycle.json"])["Rules"]
     assert (rule["Filter"], rule["Expiration"]) == ({"Prefix": "outbound/snowflake/"}, {"Days": 14})
     trust = json.loads(files["aws/snowflake_role_trust.json"])["Statement"][0]
