@@ -44,6 +44,7 @@ def serve(
             s3_endpoint_url=s3_url,
             token=databricks_token,
             bundle=settings.PROJECT / "include" / "databricks" / "databricks.yml",
+            secrets={("data_share", "hash_key"): "the sandbox keeps no secret"},
         )
         snowflake = snowflake_app(
             state_dir=state / "snowflake",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -24,6 +25,7 @@ from pydantic import (
 from data_share.column_types import SYNONYMS, UnknownTypeError, target_type, type_pattern
 from data_share.schedules import Schedule
 from data_share.share_file import DEFAULT, ShareNames, share_file
+from data_share.source import Source
 from data_share.sql_files import SQL_FOLDER
 from data_share.sql_text import (
     COLUMN_PATTERN,
@@ -31,6 +33,7 @@ from data_share.sql_text import (
     TABLE_PATTERN,
     alike,
     column_name,
+    folded,
     quoted,
     shown,
     source_name,
@@ -174,6 +177,11 @@ class Dataset(BaseModel):
     description: str = Field(min_length=1, description="One sentence for the people who press Sync.")
     source_table: SourceTable = Field(
         description="Unity Catalog name of the source: `catalog.schema.table`; see [Names](#names)."
+    )
+    source: Source = Field(
+        default_factory=Source,
+        description="Which columns of the source leave Databricks, and how. Default: all, as they are. See "
+        "[What leaves Databricks](#what-leaves-databricks).",
     )
     # Before the target, whose check reads it.
     share: str = Field(
@@ -369,6 +377,11 @@ class Dataset(BaseModel):
         for field in ("merge_keys", "required_columns", "casts", "target_defaults"):
             if self.columns and (unknown := [name for name in getattr(self, field) if name not in self.columns]):
                 raise ValueError(f"{field}: {', '.join(map(written, unknown))} not in columns")
+        exported, stay = self.source.exported_names, self.source.names_that_stay
+        for field in ("merge_keys", "required_columns"):
+            for name in getattr(self, field):
+                if folded(name) in stay or (exported is not None and folded(name) not in exported):
+                    raise ValueError(f"{field}: {written(name)} does not leave Databricks, by source")
         _refuse_alike((*self.merge_keys, *self.required_columns, *self.casts, *self.target_defaults))
         if taken := [name for name in self.checks if name in CHECKS_OF_EVERY_SYNC or name in self._implied_checks]:
             raise ValueError(f"checks: {', '.join(taken)} is the name of a check of every sync; choose another")
@@ -408,6 +421,13 @@ class Dataset(BaseModel):
     def proof_of_values(self) -> Proof:
         """How a sync proves the values: with checksums if ``policies`` is ``exempt``, as they prove the exemption."""
         return Proof.CHECKSUMS if self.policies == "exempt" else self.proof
+
+    @property
+    def source_parameters(self) -> dict[str, str]:
+        """The parameters of the export job that say what leaves, and how the values are proven."""
+        choice, proof = self.source.parameter(), self.proof_of_values.value
+        # An earlier version of the job, which would export all columns, refuses a proof of chosen columns.
+        return {"proof": f"chosen_{proof}", "source": json.dumps(choice)} if choice else {"proof": proof, "source": ""}
 
     @property
     def rights_on_target(self) -> tuple[str, ...]:

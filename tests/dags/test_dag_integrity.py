@@ -349,7 +349,7 @@ def test_an_attempt_has_its_own_token_and_its_own_path(
     first, second = (rendered(sync, "export_to_s3", try_number=number) for number in (1, 2))
     assert first.idempotency_token != second.idempotency_token
     assert len(second.idempotency_token) <= 64
-    assert set(first.job_parameters) == {"dataset", "source_table", "run_key", "export_path", "proof"}
+    assert set(first.job_parameters) == {"dataset", "source_table", "run_key", "export_path", "proof", "source"}
     assert first.job_parameters["run_key"] == second.job_parameters["run_key"]
     assert attempt_of(first.job_parameters["export_path"]) == 1
     assert attempt_of(second.job_parameters["export_path"]) == 2

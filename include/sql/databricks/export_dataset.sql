@@ -6,15 +6,21 @@
 --   :manifest_path  directory for the manifest, ends in '/'
 --   :run_key        key of this sync
 --   :dataset        name of the dataset
---   :proof          checksums or counts: whether the manifest gets checksums of the values
+--   :proof          checksums or counts: whether the manifest gets checksums of the values; chosen_checksums or
+--                   chosen_counts for a dataset that chooses columns. An earlier version of this file refuses these
+--                   two, and would export all columns.
+--   :source         what leaves: empty for the whole table as it is, or JSON (see plugins/data_share/source.py). It has
+--                   names of columns, and no SQL: {"columns": [{"name": "ssn", "alias": "person", "how": "hashed"}],
+--                   "others": "kept"}. A column is kept, hashed or left_out, and others says the same of columns that
+--                   are not in the list.
 --
 -- Needs EXECUTE IMMEDIATE: any SQL warehouse, or runtime 14.3. INSERT OVERWRITE DIRECTORY needs its directory as a
 -- literal; a parameter marker for it would need runtime 18, or version 2025.40 of a SQL warehouse. So this file builds
 -- the statements that name a directory as texts. Before runtime 17.3, or version 2025.35, EXECUTE IMMEDIATE accepts
 -- only literals and variables, as its text and as bound values: so each bound value has a variable.
 --
--- Only the two directories become part of a text, and only if they have no character that could end a literal or a name
--- in backticks. All other parameters are bound; the source table too, by IDENTIFIER. The source table is checked
+-- Only the two directories and the names of columns become part of a text: the directories only if they have no
+-- character that could end a literal or a name in backticks, the names in backticks, with their own doubled. All other parameters are bound; the source table too, by IDENTIFIER. The source table is checked
 -- nevertheless: it must be a table, not a directory that this job may read.
 --
 -- The manifest counts the files, not the table: so it describes what can be loaded, even if the table changes between
@@ -38,6 +44,10 @@ DECLARE OR REPLACE VARIABLE manifest_path STRING;
 DECLARE OR REPLACE VARIABLE run_key STRING;
 DECLARE OR REPLACE VARIABLE dataset STRING;
 DECLARE OR REPLACE VARIABLE with_checksums BOOLEAN;
+DECLARE OR REPLACE VARIABLE source STRING;
+DECLARE OR REPLACE VARIABLE chosen ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
+DECLARE OR REPLACE VARIABLE available ARRAY<STRING>;
+DECLARE OR REPLACE VARIABLE exported ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
 DECLARE OR REPLACE VARIABLE statement STRING;
 DECLARE OR REPLACE VARIABLE data_files STRING;
 DECLARE OR REPLACE VARIABLE names ARRAY<STRING>;
@@ -79,7 +89,9 @@ END;
 
 SET VAR with_checksums = CASE :proof
   WHEN 'checksums' THEN TRUE
+  WHEN 'chosen_checksums' THEN TRUE
   WHEN 'counts' THEN FALSE
+  WHEN 'chosen_counts' THEN FALSE
   ELSE RAISE_ERROR('The job parameter proof must be checksums or counts.')
 END;
 
@@ -87,10 +99,105 @@ SET VAR run_key = :run_key;
 SET VAR dataset = :dataset;
 SET VAR data_files = CONCAT('parquet.`', data_path, '`');
 
--- Change this SELECT to export other columns, or a version of the table.
+SET VAR source = CASE
+  WHEN :source = '' AND :proof IN ('checksums', 'counts') THEN '{"columns": [], "others": "kept"}'
+  WHEN GET_JSON_OBJECT(:source, '$.others') IN ('kept', 'left_out') THEN :source
+  ELSE RAISE_ERROR('The job parameter source must be JSON, or empty with the proofs checksums and counts.')
+END;
+
+SET VAR chosen = FROM_JSON(GET_JSON_OBJECT(source, '$.columns'), 'ARRAY<MAP<STRING, STRING>>');
+
+-- A filter with COALESCE: a comparison with a value that is missing is NULL, and not an error.
+SET VAR chosen = CASE
+  WHEN
+    SIZE(FILTER(chosen, c -> COALESCE(
+      c['name'] RLIKE '^[^\\x00-\\x1f\\x7f]{1,255}\\z'
+      AND c['alias'] RLIKE '^[^\\x00-\\x1f\\x7f]{1,255}\\z'
+      AND NOT c['name'] || ' ' || c['alias'] RLIKE '[$][{]'
+      AND c['how'] IN ('kept', 'hashed', 'left_out'),
+      FALSE
+    ))) = SIZE(chosen)
+    THEN chosen
+  ELSE RAISE_ERROR(CONCAT(
+    'The job parameter source must list columns with name, alias and how. A name has 1 to 255 characters, no control ',
+    'character, and no dollar sign before a brace.'
+  ))
+END;
+
+-- The names of the source's columns, only if they are needed.
+SET VAR statement = CASE
+  WHEN SIZE(chosen) = 0 THEN 'SELECT CAST(ARRAY() AS ARRAY<STRING>) WHERE :source_table IS NOT NULL'
+  ELSE CONCAT(
+    'SELECT JSON_OBJECT_KEYS(TO_JSON(STRUCT(origin.*), MAP("ignoreNullFields", "false")))',
+    ' FROM (SELECT 1) AS nothing LEFT OUTER JOIN IDENTIFIER(:source_table) AS origin ON FALSE'
+  )
+END;
+
+EXECUTE IMMEDIATE statement INTO available USING source_table AS source_table;
+
+-- Also for a column that is left out: a misspelt one would leave.
+SET VAR chosen = CASE
+  WHEN
+    SIZE(FILTER(chosen, c -> ARRAY_CONTAINS(TRANSFORM(available, n -> LOWER(n)), LOWER(c['name'])))) = SIZE(chosen)
+    THEN chosen
+  ELSE RAISE_ERROR(CONCAT(
+    'The source lacks these columns, which the dataset file names: ',
+    ARRAY_JOIN(
+      TRANSFORM(
+        FILTER(chosen, c -> NOT ARRAY_CONTAINS(TRANSFORM(available, n -> LOWER(n)), LOWER(c['name']))),
+        c -> c['name']
+      ),
+      ', '
+    ),
+    '. Nothing was exported.'
+  ))
+END;
+
+SET VAR exported = FILTER(
+  TRANSFORM(
+    available,
+    n -> COALESCE(
+      TRY_ELEMENT_AT(FILTER(chosen, c -> LOWER(c['name']) = LOWER(n)), 1),
+      MAP('name', n, 'alias', n, 'how', GET_JSON_OBJECT(source, '$.others'))
+    )
+  ),
+  c -> c['how'] <> 'left_out'
+);
+
+SET VAR exported = CASE
+  WHEN SIZE(chosen) = 0 THEN exported
+  WHEN ARRAY_JOIN(TRANSFORM(exported, c -> c['name']), ' ') RLIKE '[$][{]'
+    THEN RAISE_ERROR(
+      'A column has a dollar sign before a brace in its name: export a view that gives it another name.'
+    )
+  WHEN SIZE(exported) = 0 THEN RAISE_ERROR('The dataset file leaves no column to export. Nothing was exported.')
+  WHEN SIZE(ARRAY_DISTINCT(TRANSFORM(exported, c -> LOWER(c['alias'])))) = SIZE(exported) THEN exported
+  ELSE RAISE_ERROR(CONCAT(
+    'Two columns would have the same name in the export, whose columns would be ',
+    ARRAY_JOIN(TRANSFORM(exported, c -> c['alias']), ', '),
+    '. Change source.rename in the dataset file. Nothing was exported.'
+  ))
+END;
+
+-- In a statement that writes, Databricks accepts SECRET only within AES_ENCRYPT. The key of AES_ENCRYPT is no secret: it
+-- makes of the secret a text that only the secret determines, and that is hashed in front of the value.
 SET VAR statement = CONCAT(
   'INSERT OVERWRITE DIRECTORY "', data_path, '" USING PARQUET',
-  ' SELECT *',
+  ' SELECT ',
+  CASE
+    WHEN SIZE(chosen) = 0 THEN '*'
+    ELSE ARRAY_JOIN(TRANSFORM(exported, c -> REPLACE(
+      CASE c['how']
+        WHEN 'hashed'
+          THEN
+            'SHA2(HEX(AES_ENCRYPT(SECRET("data_share", "hash_key"), "0123456789abcdef", "ECB"))'
+            || ' || CAST({} AS STRING), 256)'
+        ELSE '{}'
+      END,
+      '{}',
+      '`' || REPLACE(c['name'], '`', '``') || '`'
+    ) || ' AS `' || REPLACE(c['alias'], '`', '``') || '`'), ', ')
+  END,
   ' FROM IDENTIFIER(:source_table)'
 );
 

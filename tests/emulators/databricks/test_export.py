@@ -55,6 +55,7 @@ def values(share: str) -> dict[str, str]:
         "run_key": 'it\'s a "key"; DROP TABLE x --',
         "dataset": "weather",
         "proof": "checksums",
+        "source": "",
     }
 
 

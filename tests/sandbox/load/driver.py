@@ -46,6 +46,7 @@ MANIFEST_SCHEMA = pa.schema(
         "exported_at": pa.timestamp("us", "UTC"),
     }
 )
+HASH_KEY = "known to Databricks alone"
 COLUMNS = {"k": "NUMBER(38, 0)", "name": "VARCHAR", "amount": "DOUBLE"}
 
 Row = dict[str, Any]
@@ -322,7 +323,7 @@ class Share:
         # It takes long to import, and collecting the tests does without it.
         from emulators.databricks.export import Session
 
-        session = Session(self.s3_url, self.files)
+        session = Session(self.s3_url, self.files, {("data_share", "hash_key"): HASH_KEY})
         try:
             session.execute(
                 EXPORT_SQL,
@@ -332,7 +333,7 @@ class Share:
                     "manifest_path": f"{path}manifest/",
                     "run_key": run.key,
                     "dataset": dataset.name,
-                    "proof": dataset.proof_of_values.value,
+                    **dataset.source_parameters,
                 },
             )
         finally:
