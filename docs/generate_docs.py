@@ -287,6 +287,20 @@ source:
   counted. So a hash still says which rows belong together. Two values with the same hash are not to be expected
   (SHA-256). Another secret changes all hashes: a merge then inserts each row again, so start it with `full_refresh`.
 - Without `rename`, a hashed column keeps its name.
+- `where` is a condition without `;`, comments, parameters (`:name`, `?`) and `${`; within quotes, all but `${` and `{{`
+  is allowed. No parameter has it: `make render` writes it into the SQL of the job, and the job compares digests. If a
+  dataset file was changed and the bundle was not deployed again, the export fails and says so, before it writes.
+
+```yaml
+description: Orders that are paid.
+source_table: main.shop.orders
+target_table: orders
+load_mode: replace
+required_columns: [order_id]
+source:
+  where: status = 'paid' AND NOT is_test
+  exclude: [card_number]
+```
 
 The names are a parameter of the export job, which checks them and puts them between backticks; they are never SQL. All
 names of a dataset together may have about 10,000 bytes. Whoever has Airflow's secret can start the job with other
@@ -722,7 +736,7 @@ def dataset_docs() -> str:
     return (
         PAGE.replace("<fields>", "\n".join(rows))
         .replace("<taken>", taken)
-        .replace("<source>", "\n".join(f"| `{n}` | {f.description} |" for n, f in Source.model_fields.items()))
+        .replace("<source>", "\n".join(f"| `source.{n}` | {f.description} |" for n, f in Source.model_fields.items()))
         .replace("<types>", types_table())
         .replace("<synonyms>", "\n".join(synonyms))
         .replace("<digits>", str(MAX_VARIANT_DIGITS))

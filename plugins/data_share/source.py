@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
 from data_share.sql_text import MAX_NAME_CHARACTERS, folded
 
@@ -16,6 +17,36 @@ MAX_PARAMETER_BYTES = 10_000
 """Max. size of the parameter with the choice: what Databricks documents for the parameters of a task of a job."""
 
 _COLUMN_PATTERN = rf"^[^\x00-\x1f\x7f]{{1,{MAX_NAME_CHARACTERS}}}$"
+
+
+# What ends or hides the rest of a statement of Databricks may stand only between quotes. A backslash escapes in texts.
+_QUOTED = r"""'(?:[^'\\]|\\[\s\S])*'|"(?:[^"\\]|\\[\s\S])*"|`[^`]*`"""
+_ENDS = re.compile(r"""[;'"`?]|--|//|/\*|(?<![\w:)\]`]):(?=\w)""")
+
+
+def _condition(sql: str) -> str:
+    if wrong := re.search(r"\$\{|\{\{", sql):
+        raise ValueError(f"contains {wrong[0]}, which Spark or Databricks would replace")
+    # The quoted texts are left out first: a word takes their place, which keeps what is around them apart.
+    plain = re.sub(_QUOTED, "quoted", sql)
+    if wrong := _ENDS.search(plain):
+        raise ValueError(
+            f"contains {wrong[0]} outside of quotes: it must be one condition, without comments, parameters and quotes "
+            "that are not closed"
+        )
+    depth = 0
+    for bracket in re.findall(r"[()]", plain):
+        depth += 1 if bracket == "(" else -1
+        if depth < 0:
+            break
+    if depth:
+        raise ValueError("has brackets that are not in pairs")
+    return sql
+
+
+SourceCondition = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=10_000), AfterValidator(_condition)
+]
 
 
 def _source_column(text: str) -> str:
@@ -55,6 +86,12 @@ class Source(BaseModel):
         default=(), description="Columns of which the SHA-256 with a secret leaves, as text, instead of the values."
     )
 
+    where: SourceCondition | None = Field(
+        default=None,
+        description="A condition in Databricks SQL, on columns of the source: only rows for which it is true leave. It "
+        "is a part of the deployed job: after a change, `make render` and deploy the bundle.",
+    )
+
     @model_validator(mode="after")
     def _fields_go_together(self) -> Source:
         if self.columns and self.exclude:
@@ -84,8 +121,13 @@ class Source(BaseModel):
 
     @property
     def is_everything(self) -> bool:
-        """Whether all columns leave as they are."""
-        return not self._choices
+        """Whether all columns of all rows leave as they are."""
+        return not self._choices and self.where is None
+
+    @property
+    def where_digest(self) -> str:
+        """A digest of the condition, by which the job knows whether it has this condition; empty without one."""
+        return hashlib.sha256(self.where.encode()).hexdigest() if self.where else ""
 
     @property
     def exported_names(self) -> set[str] | None:
@@ -118,4 +160,5 @@ class Source(BaseModel):
         """Return the choice as the export job reads it: names, and nothing that is SQL."""
         if self.is_everything:
             return {}
-        return {"columns": self._choices, "others": "left_out" if self.columns else "kept"}
+        choice: dict[str, Any] = {"columns": self._choices, "others": "left_out" if self.columns else "kept"}
+        return {**choice, **({"where": self.where_digest} if self.where else {})}

@@ -831,7 +831,11 @@ def test_only_checked_directories_and_the_names_of_columns_get_into_the_statemen
         "types",
         "chosen",
     }
-    assert values == {"data_path", "manifest_path", "names", "n", "k", "m", "exported", "c"}
+    assert values == {"data_path", "manifest_path", "names", "n", "k", "m", "exported", "c", "condition"}
+    # The condition is one that this file has.
+    assert re.findall(
+        r"SET VAR condition = CASE\s+WHEN .*?\s+THEN (.*?)\s+ELSE RAISE_ERROR", EXPORT_BODY, re.DOTALL
+    ) == ["COALESCE(TRY_ELEMENT_AT(conditions, dataset)[1], '')"]
     # Of a column of the source: how, which is compared only, and two names, which were checked.
     assert sorted(re.findall(r"c\['(\w+)'\]", made)) == ["alias", "how", "name"]
     assert made.count("'`' || REPLACE(c['name'], '`', '``') || '`'") == 1

@@ -12,7 +12,7 @@
 --   :source         what leaves: empty for the whole table as it is, or JSON (see plugins/data_share/source.py). It has
 --                   names of columns, and no SQL: {"columns": [{"name": "ssn", "alias": "person", "how": "hashed"}],
 --                   "others": "kept"}. A column is kept, hashed or left_out, and others says the same of columns that
---                   are not in the list.
+--                   are not in the list. where is the digest of a condition that this file has.
 --
 -- Needs EXECUTE IMMEDIATE: any SQL warehouse, or runtime 14.3. INSERT OVERWRITE DIRECTORY needs its directory as a
 -- literal; a parameter marker for it would need runtime 18, or version 2025.40 of a SQL warehouse. So this file builds
@@ -45,6 +45,8 @@ DECLARE OR REPLACE VARIABLE run_key STRING;
 DECLARE OR REPLACE VARIABLE dataset STRING;
 DECLARE OR REPLACE VARIABLE with_checksums BOOLEAN;
 DECLARE OR REPLACE VARIABLE source STRING;
+DECLARE OR REPLACE VARIABLE conditions MAP<STRING, ARRAY<STRING>>; -- noqa: LT01
+DECLARE OR REPLACE VARIABLE condition STRING;
 DECLARE OR REPLACE VARIABLE chosen ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
 DECLARE OR REPLACE VARIABLE available ARRAY<STRING>;
 DECLARE OR REPLACE VARIABLE exported ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
@@ -103,6 +105,19 @@ SET VAR source = CASE
   WHEN :source = '' AND :proof IN ('checksums', 'counts') THEN '{"columns": [], "others": "kept"}'
   WHEN GET_JSON_OBJECT(:source, '$.others') IN ('kept', 'left_out') THEN :source
   ELSE RAISE_ERROR('The job parameter source must be JSON, or empty with the proofs checksums and counts.')
+END;
+
+-- By dataset, the digest and the text of its condition (source.where). make render writes them in the place of this map.
+SET VAR conditions = CAST(MAP() AS MAP<STRING, ARRAY<STRING>>);
+
+-- A dataset file without a condition does not fit a job that has one either.
+SET VAR condition = CASE
+  WHEN COALESCE(GET_JSON_OBJECT(source, '$.where'), '') = COALESCE(TRY_ELEMENT_AT(conditions, dataset)[0], '')
+    THEN COALESCE(TRY_ELEMENT_AT(conditions, dataset)[1], '')
+  ELSE RAISE_ERROR(CONCAT(
+    'This job has another condition for the rows of ', dataset, ' than the dataset file (source.where): run make ',
+    'render, and deploy the bundle again. Nothing was exported.'
+  ))
 END;
 
 SET VAR chosen = FROM_JSON(GET_JSON_OBJECT(source, '$.columns'), 'ARRAY<MAP<STRING, STRING>>');
@@ -198,7 +213,8 @@ SET VAR statement = CONCAT(
       '`' || REPLACE(c['name'], '`', '``') || '`'
     ) || ' AS `' || REPLACE(c['alias'], '`', '``') || '`'), ', ')
   END,
-  ' FROM IDENTIFIER(:source_table)'
+  ' FROM IDENTIFIER(:source_table)',
+  CASE WHEN condition = '' THEN '' ELSE CONCAT(' WHERE (', condition, ')') END
 );
 
 EXECUTE IMMEDIATE statement USING source_table AS source_table;

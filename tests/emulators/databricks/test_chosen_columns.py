@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from data_share.render import export_sql
 from data_share.source import Source
 from emulators.databricks.export import Session, StatementError
 from emulators.databricks.unity_catalog import write_table
@@ -49,13 +51,13 @@ def sha(value: str) -> str:
 def export(lake: str, files: Any, tmp_path: Any) -> Any:
     share = f"databricks-snowflake-share/{tmp_path.name}/"
 
-    def run(rows: pa.Table, parameters: dict[str, str], secrets: Any = SECRETS) -> pa.Table:
+    def run(rows: pa.Table, parameters: dict[str, str], secrets: Any = SECRETS, sql: str = SQL) -> pa.Table:
         write_table(lake, "main.weather.chosen", rows)
         session = Session(lake, files, secrets)
         paths = {"data_path": f"s3://{share}data/", "manifest_path": f"s3://{share}manifest/"}
         values = {"source_table": "main.weather.chosen", "run_key": "key", "dataset": "chosen", **paths}
         try:
-            session.execute(SQL, values | parameters)
+            session.execute(sql, values | parameters)
         finally:
             session.close()
             files.invalidate_cache()
@@ -152,6 +154,58 @@ def test_a_choice_that_is_none_exports_nothing(export: Any, parameters: dict[str
     with pytest.raises(StatementError, match=message):
         export(PEOPLE, parameters)
     assert export.found() == []
+
+
+def job(where: str | None, dataset: str = "chosen") -> str:
+    """The SQL of a job that was deployed with a condition of a dataset."""
+    of_dataset: Any = SimpleNamespace(name=dataset, source=Source(where=where))
+    return export_sql([of_dataset])
+
+
+HARD = """ name IN ('Bo', 'it''s', 'a\\\\b', "d'q", '--', ';', '${') AND (`Ssn` IS NULL\n OR id::INT > 5) """.replace(
+    "${", "$"
+)
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("born > 1995", [2]),
+        ("ssn IS NOT NULL", [1]),
+        ("false OR name LIKE 'A%'", [1]),
+        ("name = 'no'", []),
+        (HARD, [2]),
+    ],
+)
+def test_only_rows_of_the_condition_leave(export: Any, where: str, expected: list[int]) -> None:
+    choice = {"columns": ["id"], "where": where}
+    assert export(PEOPLE, chosen(**choice), sql=job(where)).to_pydict() == {"id": expected}
+    # Without a choice of columns too.
+    rows = export(PEOPLE, chosen(where=where), sql=job(where))
+    assert rows.to_pydict() == PEOPLE.filter(pa.array([number in expected for number in (1, 2)])).to_pydict()
+
+
+@pytest.mark.parametrize(
+    ("deployed", "asked"),
+    [
+        (job("id = 1"), "id = 2"),
+        (job("id = 1"), None),
+        (job(None), "id = 1"),
+        (job("id = 1", dataset="another"), "id = 1"),
+    ],
+)
+def test_a_job_with_another_condition_exports_nothing(export: Any, deployed: str, asked: str | None) -> None:
+    for parameters in [chosen(exclude=["ssn"], where=asked)] + ([] if asked else [{"proof": "counts", "source": ""}]):
+        with pytest.raises(StatementError, match="another condition for the rows of chosen than the dataset file"):
+            export(PEOPLE, parameters, sql=deployed)
+    assert export.found() == []
+
+
+def test_a_condition_in_a_parameter_is_none(export: Any) -> None:
+    parameters = chosen(exclude=["ssn"], where="id = 1")
+    parameters["source"] = parameters["source"].replace(Source(where="id = 1").where_digest, "id = 2")
+    with pytest.raises(StatementError, match="another condition"):
+        export(PEOPLE, parameters, sql=job("id = 1"))
 
 
 def test_without_the_secret_nothing_is_exported(export: Any) -> None:

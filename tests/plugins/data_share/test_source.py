@@ -83,6 +83,51 @@ def test_a_wrong_choice_is_refused(fields: dict[str, Any], problem: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("where", "problem"),
+    [
+        ("", "at least 1 character"),
+        ("   ", "at least 1 character"),
+        ("a = 1; DROP TABLE b", "contains ; outside"),
+        ("a = 1 -- b", "contains -- outside"),
+        ("a = 1 /* b", "contains /\\* outside"),
+        ("a = 1 // b", "contains // outside"),
+        ("a = 'b", "contains ' outside"),
+        ('a = "b', 'contains " outside'),
+        ("`a = 1", "contains ` outside"),
+        ("a = 'b\\\\' OR c = 'd", "contains ' outside"),
+        ("a = 1) OR (1 = 1", "brackets"),
+        ("(a = 1", "brackets"),
+        ("a = 1)", "brackets"),
+        ("a = :run_key", "contains : outside"),
+        ("a = ?", "contains \\? outside"),
+        ("a = '${env:HOME}'", "contains \\$\\{"),
+        ("a = '{{job.parameters.dataset}}'", "contains \\{\\{"),
+    ],
+)
+def test_a_condition_that_would_not_be_one_is_refused(where: str, problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        Source(where=where)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "a = ';'",
+        "a = '--' AND b = \"/*\"",
+        "`a;b` > 1",
+        "a::INT = 1",
+        "a:b.c = 1",
+        "a[0] - -1 > b / 2",
+        "(a) IN (1, (2))",
+    ],
+)
+def test_what_a_condition_may_have(where: str) -> None:
+    told = choice(where=f"  {where}\n")
+    assert told == {"columns": [], "others": "kept", "where": Source(where=where).where_digest}
+    assert where not in json.dumps(told)
+
+
+@pytest.mark.parametrize(
     ("source", "field"),
     [
         ({"exclude": ["harbour"]}, "required_columns"),

@@ -25,6 +25,7 @@ from airflow.sdk import DAG
 from data_share import share
 from data_share.dag_defaults import SHARE
 from data_share.datasets import Dataset
+from data_share.render import export_sql
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from data_share.sql_text import column_name, quoted, written
 from emulators.databricks.unity_catalog import write_table
@@ -32,7 +33,6 @@ from emulators.s3 import s3_filesystem
 from tests.airflow_double import DagRun, with_templates_compiled_once
 
 PROJECT = Path(__file__).resolve().parents[3]
-EXPORT_SQL = (PROJECT / "include" / "sql" / "databricks" / "export_dataset.sql").read_text()
 STEPS = ("copy_into_staging", "check_staging", "publish")
 SCHEMA = pa.schema({"k": pa.int64(), "name": pa.string(), "amount": pa.float64()})
 MANIFEST_SCHEMA = pa.schema(
@@ -326,7 +326,7 @@ class Share:
         session = Session(self.s3_url, self.files, {("data_share", "hash_key"): HASH_KEY})
         try:
             session.execute(
-                EXPORT_SQL,
+                export_sql([dataset]),
                 {
                     "source_table": dataset.source_table,
                     "data_path": f"{path}data/",

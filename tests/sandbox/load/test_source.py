@@ -57,6 +57,16 @@ def test_a_sync_of_hashed_and_renamed_columns(a_share: Share, mode: str) -> None
     assert len(a_share.target(dataset, "k")) == (2 if mode == "append" else 1)
 
 
+def test_only_rows_of_the_condition_are_in_the_bucket(a_share: Share) -> None:
+    dataset = a_share.dataset(load_mode="merge", merge_keys=("k",), source={"where": "name <> 'it\\'s' AND amount > 1"})
+    rows = [{"k": number, "name": name, "amount": 2.0} for number, name in enumerate(("it's", "two", "three"))]
+    a_share.write(dataset, rows)
+    run = a_share.sync(dataset)
+    assert b"it's" not in in_the_bucket(a_share, run)[1]
+    assert a_share.target(dataset) == rows[1:]
+    assert run.ledger_row["rows_exported"] == 2
+
+
 def test_null_stays_null(a_share: Share) -> None:
     dataset = a_share.dataset({"k": "NUMBER(38, 0)", "person": "VARCHAR"}, source=CHOICE)
     a_share.write(dataset, ROWS, SCHEMA)
