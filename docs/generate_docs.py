@@ -306,6 +306,22 @@ The names are a parameter of the export job, which checks them and puts them bet
 names of a dataset together may have about 10,000 bytes. Whoever has Airflow's secret can start the job with other
 parameters: `source` says what a sync exports, the grants of `data-share-export` say what can be exported at all.
 
+### Columns that come later
+
+A dataset with `source` also keeps back what the target lacks. Before the export, `export_to_s3` reads the columns of
+the target, with the rights that the load needs anyway, and tells the job. What is in the bucket after the source got a
+column:
+
+| With `source` | `strict` | `ignore_new` | `add_new` |
+| --- | --- | --- | --- |
+| with `columns` | only what is named | only what is named | only what is named |
+| without `columns` | nothing: the export fails before it writes | the columns of the target | the new column too |
+| no `source` | the new column too; the load fails | the new column too; it is not loaded | the new column too |
+
+As long as there is no target, all chosen columns leave. After the column was added to the target, or excluded, the
+same sync goes on: clear `export_to_s3`. For a table without `source`, `source: {exclude: [...]}` of any column that
+must not leave gives this protection.
+
 ## Proof
 
 A sync proves that the loaded rows are the exported rows. It counts rows and files, and with `proof: checksums`, the

@@ -423,11 +423,24 @@ class Dataset(BaseModel):
         return Proof.CHECKSUMS if self.policies == "exempt" else self.proof
 
     @property
-    def source_parameters(self) -> dict[str, str]:
-        """The parameters of the export job that say what leaves, and how the values are proven."""
+    def keeps_new_columns_back(self) -> bool:
+        """Whether a column that the target lacks must not leave Databricks: the job is told the target's columns."""
+        return not self.source.is_everything and self.schema_drift is not SchemaDrift.ADD_NEW
+
+    def source_parameters(self, known: Collection[str] | None = None) -> dict[str, str]:
+        """
+        Return the parameters of the export job that say what leaves, and how the values are proven.
+
+        :param known: the target's columns, if :attr:`keeps_new_columns_back`; None as long as there is no target
+        """
         choice, proof = self.source.parameter(), self.proof_of_values.value
+        if not choice:
+            return {"proof": proof, "source": ""}
+        if known is not None:
+            new = "left_out" if self.schema_drift is SchemaDrift.IGNORE_NEW else "refused"
+            choice |= {"known": sorted(map(folded, known)), "new": new}
         # An earlier version of the job, which would export all columns, refuses a proof of chosen columns.
-        return {"proof": f"chosen_{proof}", "source": json.dumps(choice)} if choice else {"proof": proof, "source": ""}
+        return {"proof": f"chosen_{proof}", "source": json.dumps(choice)}
 
     @property
     def rights_on_target(self) -> tuple[str, ...]:

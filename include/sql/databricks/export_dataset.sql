@@ -13,6 +13,8 @@
 --                   names of columns, and no SQL: {"columns": [{"name": "ssn", "alias": "person", "how": "hashed"}],
 --                   "others": "kept"}. A column is kept, hashed or left_out, and others says the same of columns that
 --                   are not in the list. where is the digest of a condition that this file has.
+--                   known are the target's columns, in upper case; a column of the export that is not among them is
+--                   refused or, with "new": "left_out", left out.
 --
 -- Needs EXECUTE IMMEDIATE: any SQL warehouse, or runtime 14.3. INSERT OVERWRITE DIRECTORY needs its directory as a
 -- literal; a parameter marker for it would need runtime 18, or version 2025.40 of a SQL warehouse. So this file builds
@@ -48,6 +50,8 @@ DECLARE OR REPLACE VARIABLE source STRING;
 DECLARE OR REPLACE VARIABLE conditions MAP<STRING, ARRAY<STRING>>; -- noqa: LT01
 DECLARE OR REPLACE VARIABLE condition STRING;
 DECLARE OR REPLACE VARIABLE chosen ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
+DECLARE OR REPLACE VARIABLE known ARRAY<STRING>;
+DECLARE OR REPLACE VARIABLE is_whole BOOLEAN;
 DECLARE OR REPLACE VARIABLE available ARRAY<STRING>;
 DECLARE OR REPLACE VARIABLE exported ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
 DECLARE OR REPLACE VARIABLE statement STRING;
@@ -139,9 +143,13 @@ SET VAR chosen = CASE
   ))
 END;
 
+SET VAR known = FROM_JSON(GET_JSON_OBJECT(source, '$.known'), 'ARRAY<STRING>');
+
+SET VAR is_whole = SIZE(chosen) = 0 AND known IS NULL;
+
 -- The names of the source's columns, only if they are needed.
 SET VAR statement = CASE
-  WHEN SIZE(chosen) = 0 THEN 'SELECT CAST(ARRAY() AS ARRAY<STRING>) WHERE :source_table IS NOT NULL'
+  WHEN is_whole THEN 'SELECT CAST(ARRAY() AS ARRAY<STRING>) WHERE :source_table IS NOT NULL'
   ELSE CONCAT(
     'SELECT JSON_OBJECT_KEYS(TO_JSON(STRUCT(origin.*), MAP("ignoreNullFields", "false")))',
     ' FROM (SELECT 1) AS nothing LEFT OUTER JOIN IDENTIFIER(:source_table) AS origin ON FALSE'
@@ -179,8 +187,36 @@ SET VAR exported = FILTER(
   c -> c['how'] <> 'left_out'
 );
 
+-- COPY INTO matches names in this way: it ignores the case of the letters A to Z.
 SET VAR exported = CASE
-  WHEN SIZE(chosen) = 0 THEN exported
+  WHEN known IS NULL THEN exported
+  WHEN GET_JSON_OBJECT(source, '$.new') = 'left_out'
+    THEN FILTER(exported, c -> ARRAY_CONTAINS(
+      known, TRANSLATE(c['alias'], 'abcdefghijklmnopqrstuvwxyz', 'ABCDEFGHIJKLMNOPQRSTUVWXYZ')
+    ))
+  WHEN
+    SIZE(FILTER(exported, c -> ARRAY_CONTAINS(
+      known, TRANSLATE(c['alias'], 'abcdefghijklmnopqrstuvwxyz', 'ABCDEFGHIJKLMNOPQRSTUVWXYZ')
+    ))) = SIZE(exported)
+    THEN exported
+  ELSE RAISE_ERROR(CONCAT(
+    'The export would have columns that the target lacks: ',
+    ARRAY_JOIN(
+      TRANSFORM(
+        FILTER(exported, c -> NOT ARRAY_CONTAINS(
+          known, TRANSLATE(c['alias'], 'abcdefghijklmnopqrstuvwxyz', 'ABCDEFGHIJKLMNOPQRSTUVWXYZ')
+        )),
+        c -> c['alias']
+      ),
+      ', '
+    ),
+    '. Nothing was exported. Add them to the target, leave them out by source.exclude in the dataset file, or set ',
+    'schema_drift there: add_new adds them to the target, ignore_new leaves them out.'
+  ))
+END;
+
+SET VAR exported = CASE
+  WHEN is_whole THEN exported
   WHEN ARRAY_JOIN(TRANSFORM(exported, c -> c['name']), ' ') RLIKE '[$][{]'
     THEN RAISE_ERROR(
       'A column has a dollar sign before a brace in its name: export a view that gives it another name.'
@@ -200,7 +236,7 @@ SET VAR statement = CONCAT(
   'INSERT OVERWRITE DIRECTORY "', data_path, '" USING PARQUET',
   ' SELECT ',
   CASE
-    WHEN SIZE(chosen) = 0 THEN '*'
+    WHEN is_whole THEN '*'
     ELSE ARRAY_JOIN(TRANSFORM(exported, c -> REPLACE(
       CASE c['how']
         WHEN 'hashed'

@@ -18,8 +18,8 @@ def choice(**fields: Any) -> Any:
 
 def test_without_a_choice_the_job_is_told_nothing() -> None:
     assert choice() == {}
-    assert tides().source_parameters == {"proof": "checksums", "source": ""}
-    assert tides(source={}, proof="counts").source_parameters == {"proof": "counts", "source": ""}
+    assert tides().source_parameters() == {"proof": "checksums", "source": ""}
+    assert tides(source={}, proof="counts").source_parameters() == {"proof": "counts", "source": ""}
 
 
 def test_the_job_is_told_names_and_what_happens_to_them() -> None:
@@ -38,7 +38,7 @@ def test_the_job_is_told_names_and_what_happens_to_them() -> None:
 
 def test_an_earlier_job_refuses_a_dataset_that_chooses() -> None:
     for proof in ("checksums", "counts"):
-        parameters = tides(source={"exclude": ["ssn"]}, proof=proof).source_parameters
+        parameters = tides(source={"exclude": ["ssn"]}, proof=proof).source_parameters()
         assert parameters["proof"] == f"chosen_{proof}"
         assert json.loads(parameters["source"])["columns"][0]["name"] == "ssn"
 

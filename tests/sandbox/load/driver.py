@@ -333,12 +333,18 @@ class Share:
                     "manifest_path": f"{path}manifest/",
                     "run_key": run.key,
                     "dataset": dataset.name,
-                    **dataset.source_parameters,
+                    **dataset.source_parameters(self._known_columns(dataset)),
                 },
             )
         finally:
             session.close()
         self.hand_on(run, path)
+
+    def _known_columns(self, dataset: Dataset) -> list[str] | None:
+        """Return what ``export_to_s3`` tells the job of the target."""
+        if not dataset.keeps_new_columns_back or not self.query(f"SHOW TABLES LIKE '{dataset.target_shown_as}'"):
+            return None
+        return [row["name"] for row in self.query(f"DESCRIBE TABLE {dataset.target}")]
 
     def put_export(self, dataset: Dataset, run: Run, rows: Sequence[Row]) -> None:
         """Do what :meth:`export` does for rows of :data:`SCHEMA`, without the engine that most of its time goes to."""

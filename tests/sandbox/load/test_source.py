@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from emulators.databricks.export import StatementError
 from tests.sandbox.load.driver import Row, Run, Share
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
@@ -82,3 +83,41 @@ def test_the_first_sync_creates_the_target_with_what_leaves(a_share: Share) -> N
     run = a_share.sync(dataset)
     assert in_the_bucket(a_share, run)[0] == {"k", "Net price"}
     assert [row["name"] for row in a_share.query(f"DESCRIBE TABLE {dataset.target}")] == ["K", "Net price"]
+
+
+# A column that comes later, by the form of source and by the drift policy: whether the sync ends well, and what is in
+# the bucket afterwards.
+LATER = SCHEMA.append(pa.field("later", pa.string()))
+FORMS: dict[str, dict[str, Any]] = {
+    "columns": {"columns": ["k", "amount"]},
+    "exclude": {"exclude": ["ssn"]},
+    "rename": {"exclude": ["ssn"], "rename": {"amount": "price"}},
+    "hash": {"exclude": ["ssn"], "hash": ["k"]},
+    "where": {"exclude": ["ssn"], "where": "k > 0"},
+}
+
+
+@pytest.mark.parametrize("policy", ["strict", "ignore_new", "add_new"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_column_that_comes_later(a_share: Share, form: str, policy: str) -> None:
+    price = "price" if form == "rename" else "amount"
+    kind = "VARCHAR" if form == "hash" else "NUMBER(38, 0)"
+    dataset = a_share.dataset({"k": kind, price: "DOUBLE"}, schema_drift=policy, source=FORMS[form])
+    a_share.write(dataset, ROWS, SCHEMA)
+    assert in_the_bucket(a_share, a_share.sync(dataset))[0] == {"k", price}
+    a_share.write(dataset, [{**row, "later": "secret"} for row in ROWS], LATER)
+    run = a_share.run(dataset)
+    if policy == "strict" and form != "columns":
+        before = set(a_share.files.find(f"{a_share.names.url}{dataset.name}/"))
+        with pytest.raises(StatementError, match="columns that the target lacks: later"):
+            a_share.export(dataset, run)
+        a_share.files.invalidate_cache()
+        assert set(a_share.files.find(f"{a_share.names.url}{dataset.name}/")) == before
+        # Once the target has the column, the same sync goes on.
+        a_share.query(f"ALTER TABLE {dataset.target} ADD COLUMN LATER VARCHAR")
+        assert in_the_bucket(a_share, a_share.sync(dataset, run))[0] == {"k", price, "later"}
+    else:
+        leaves = policy == "add_new" and form != "columns"
+        columns, values = in_the_bucket(a_share, a_share.sync(dataset, run))
+        assert columns == {"k", price} | ({"later"} if leaves else set())
+        assert (b"secret" in values) == leaves
