@@ -36,6 +36,8 @@
 -- two sides: they have counts, minimum, maximum, sum and sum of the magnitudes instead. Structs, arrays, maps and types
 -- that Snowflake lacks have only counts.
 --
+-- source_choice and source_condition say what was exported: the parameter source, and the condition for the rows.
+--
 -- This works for the columns of any table. Of a column, only its name becomes part of a text, in backticks, with its
 -- own backticks doubled; {} is the placeholder for it. Spark replaces ${name} by a setting before it reads a text: a
 -- column with such a name is refused.
@@ -339,9 +341,10 @@ SET VAR column_types = TO_JSON(ZIP_WITH(
 SET VAR statement = CONCAT(
   'INSERT OVERWRITE DIRECTORY "', manifest_path, '" USING PARQUET',
   ' SELECT :run_key AS run_key, :dataset AS dataset, :source_table AS source_table, :row_count AS row_count,',
-  ' :file_count AS file_count, :column_types AS column_types, CURRENT_TIMESTAMP() AS exported_at'
+  ' :file_count AS file_count, :column_types AS column_types, :source_choice AS source_choice,',
+  ' :source_condition AS source_condition, CURRENT_TIMESTAMP() AS exported_at'
 );
 
 EXECUTE IMMEDIATE statement
 USING run_key AS run_key, dataset AS dataset, source_table AS source_table, counted_rows AS row_count,
-counted_files AS file_count, column_types AS column_types;
+counted_files AS file_count, column_types AS column_types, source AS source_choice, condition AS source_condition;

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from emulators.databricks.export import StatementError
+from tests.sandbox.load.conftest import set_up_statements
 from tests.sandbox.load.driver import Row, Run, Share
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
@@ -66,6 +67,25 @@ def test_only_rows_of_the_condition_are_in_the_bucket(a_share: Share) -> None:
     assert b"it's" not in in_the_bucket(a_share, run)[1]
     assert a_share.target(dataset) == rows[1:]
     assert run.ledger_row["rows_exported"] == 2
+    [manifest] = a_share.manifests(dataset)
+    assert manifest["SOURCE_CONDITION"] == dataset.source.where
+    assert json.loads(manifest["SOURCE_CHOICE"])["where"] == dataset.source.where_digest
+
+
+def test_the_set_up_adds_what_a_table_of_manifests_of_an_earlier_version_lacks(a_share: Share) -> None:
+    table = a_share.names.manifest_table
+    for column in ("source_choice", "source_condition"):
+        a_share.query(f"ALTER TABLE {table} DROP COLUMN {column}")
+    dataset = a_share.dataset({"k": "NUMBER(38, 0)", "person": "VARCHAR"}, source=CHOICE)
+    a_share.write(dataset, ROWS, SCHEMA)
+    # Until the set-up runs again, a sync works, and its choice is in the bucket alone.
+    a_share.sync(dataset)
+    a_share.set_up(list(set_up_statements("create_ledger")))
+    a_share.sync(dataset)
+    choices = [row["SOURCE_CHOICE"] for row in a_share.manifests(dataset)]
+    assert sorted(choice is None for choice in choices) == [False, True]
+    [choice] = filter(None, choices)
+    assert {column["alias"] for column in json.loads(choice)["columns"]} == {"k", "person"}
 
 
 def test_null_stays_null(a_share: Share) -> None:
