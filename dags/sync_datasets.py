@@ -104,7 +104,7 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
                 "source_table": dataset.source_table,
                 "run_key": "{{ sync.key }}",
                 "export_path": "{{ sync.new_export_path }}",
-                "proof": dataset.proof_of_values.value,
+                **dataset.source_parameters(),
             },
             # Airflow's id of the attempt: a repeated call starts no second run, and a new attempt exports again.
             idempotency_token="{{ sync.key }}-{{ ti.id }}",  # noqa: S106

@@ -23,6 +23,7 @@ from data_share.outcome.codes import FailureCode
 from data_share.outcome.diagnose import failure_without_report
 from data_share.outcome.report import Failure
 from data_share.share_file import ONLY_AT_THE_TOP, FileFields, ShareNames
+from data_share.source import Source
 from data_share.sql_text import COLUMN_PATTERN
 from data_share.steps import as_json
 
@@ -257,6 +258,74 @@ load_mode: replace
 required_columns: [harbour, measured_at]
 schema_drift: add_new
 ```
+
+## What leaves Databricks
+
+Without `source`, all columns of the source table leave. With it, a dataset file chooses:
+
+| Field | Meaning |
+| --- | --- |
+<source>
+
+```yaml
+description: Visits, without what identifies a person.
+source_table: main.care.visits
+target_table: visits
+load_mode: replace
+required_columns: [visit_id, patient]
+source:
+  columns: [visit_id, ssn, visited_on]
+  rename: {ssn: patient}
+  hash: [ssn]
+```
+
+- Names are written as in Unity Catalog, where case does not matter, without quotes of SQL. The other fields of the
+  file, such as `required_columns` and `columns`, use the names in the export, which are those of the target.
+- **A column that is not in `columns` never reaches the bucket**, also when the source gets it later. With `exclude`,
+  columns that the source gets later leave like all others.
+- The export fails, and has written nothing, if the source lacks a column that is named here, a misspelt one for
+  example, or if two columns would have the same name.
+- A hash is `SHA2(HEX(AES_ENCRYPT(SECRET('data_share', 'hash_key'), '0123456789abcdef', 'ECB')) || value, 256)` of the
+  value as text: 64 hexadecimal digits, so the target's column must be text. NULL stays NULL. The secret lies in
+  [Databricks](databricks.md#6-the-secret-of-hashes); Airflow, the bucket and Snowflake never have it.
+- Equal values have equal hashes, in all datasets of a workspace: hashed columns can be joined, be merge keys, and be
+  counted. So a hash still says which rows belong together. Two values with the same hash are not to be expected
+  (SHA-256). Another secret changes all hashes: a merge then inserts each row again, so start it with `full_refresh`.
+- Without `rename`, a hashed column keeps its name.
+- `where` is a condition without `;`, comments, parameters (`:name`, `?`) and `${`; within quotes, all but `${` and `{{`
+  is allowed. No parameter has it: `make render` writes it into the SQL of the job, and the job compares digests. If a
+  dataset file was changed and the bundle was not deployed again, the export fails and says so, before it writes.
+
+```yaml
+description: Orders that are paid.
+source_table: main.shop.orders
+target_table: orders
+load_mode: replace
+required_columns: [order_id]
+source:
+  where: status = 'paid' AND NOT is_test
+  exclude: [card_number]
+```
+
+The names are a parameter of the export job, which checks them and puts them between backticks; they are never SQL. All
+names of a dataset together may have about 10,000 bytes. Whoever has Airflow's secret can start the job with other
+parameters: `source` says what a sync exports, the grants of `data-share-export` say what can be exported at all.
+
+### Columns that come later
+
+A dataset with `source` also keeps back what the target lacks. Before the export, `export_to_s3` reads the columns of
+the target, with the rights that the load needs anyway, and tells the job. What is in the bucket after the source got a
+column:
+
+| With `source` | `strict` | `ignore_new` | `add_new` |
+| --- | --- | --- | --- |
+| with `columns` | only what is named | only what is named | only what is named |
+| without `columns` | nothing: the export fails before it writes | the columns of the target | the new column too |
+| no `source` | the new column too; the load fails | the new column too; it is not loaded | the new column too |
+
+As long as there is no target, all chosen columns leave. After the column was added to the target, or excluded, the
+same sync goes on: clear `export_to_s3`. For a table without `source`, `source: {exclude: [...]}` of any column that
+must not leave gives this protection.
 
 ## Proof
 
@@ -602,6 +671,10 @@ def dataset_schema() -> str:
         properties[field]["uniqueItems"] = True
     for field in ("checks", "columns"):
         properties[field]["additionalProperties"] = False
+    of_source = schema["$defs"]["Source"]["properties"]
+    of_source["rename"]["additionalProperties"] = False
+    for field in ("columns", "exclude", "hash"):
+        of_source[field]["uniqueItems"] = True
     return _json(
         {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -684,6 +757,7 @@ def dataset_docs() -> str:
     return (
         PAGE.replace("<fields>", "\n".join(rows))
         .replace("<taken>", taken)
+        .replace("<source>", "\n".join(f"| `source.{n}` | {f.description} |" for n, f in Source.model_fields.items()))
         .replace("<types>", types_table())
         .replace("<synonyms>", "\n".join(synonyms))
         .replace("<digits>", str(MAX_VARIANT_DIGITS))
@@ -736,6 +810,8 @@ def _type(schema: dict[str, Any], field: dict[str, Any]) -> str:
         return ", ".join(f"`{choice}`" for choice in field["enum"])
     if field["type"] == "array":
         return "list of columns" if field["items"].get("pattern") == COLUMN_PATTERN else "list of strings"
+    if field["type"] == "object" and "properties" in field:
+        return "mapping"
     if field["type"] == "object":
         (value,) = field["patternProperties"].values()
         return "column: type" if value.get("title") == "Type of Snowflake" else "name: condition"

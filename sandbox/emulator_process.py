@@ -43,7 +43,8 @@ def serve(
             state_dir=state / "databricks",
             s3_endpoint_url=s3_url,
             token=databricks_token,
-            bundle=settings.PROJECT / "include" / "databricks" / "databricks.yml",
+            bundle=_bundle(state / "bundle"),
+            secrets={("data_share", "hash_key"): "the sandbox keeps no secret"},
         )
         snowflake = snowflake_app(
             state_dir=state / "snowflake",
@@ -55,6 +56,25 @@ def serve(
         asyncio.run(_serve_all(host, {ports["databricks"]: databricks, ports["snowflake"]: snowflake}))
     finally:
         s3.stop()
+
+
+def _bundle(folder: Path) -> Path:
+    """Return the asset bundle; if datasets have conditions for their rows, the one that ``make render`` writes."""
+    from data_share.share_file import DEFAULT, share_file
+
+    if not any("where" in path.read_text("utf-8", "ignore") for path in share_file().datasets_folder.glob("*.yaml")):
+        return settings.PROJECT / "include" / "databricks" / "databricks.yml"
+    # To import them takes two seconds.
+    from data_share.dataset_files import read_datasets
+    from data_share.render import set_up_files
+
+    # One job exports the datasets of all shares. A wrong dataset file is an error in Airflow, not here.
+    datasets = read_datasets()[0]
+    for path, content in set_up_files(DEFAULT, share_file().shares, datasets).items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content, encoding="utf-8")
+    return folder / "databricks" / "databricks.yml"
 
 
 def _shares() -> list[ShareNames]:

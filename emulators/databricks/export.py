@@ -30,7 +30,14 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokenizer_core import TokenType
 
-from emulators.databricks.functions import MACROS, USER_RAISED_EXCEPTION, as_duckdb
+from emulators.databricks.functions import (
+    MACROS,
+    USER_RAISED_EXCEPTION,
+    SecretError,
+    Secrets,
+    as_duckdb,
+    with_secrets,
+)
 from emulators.databricks.parquet import (
     METADATA_COLUMNS,
     UnsupportedTypeError,
@@ -73,9 +80,11 @@ class Session:
     :param s3_endpoint_url: the emulator of S3.
     :param filesystem: a file system on the emulator. Sessions should share it: creating it takes as long as a small
         export.
+    :param secrets: the secrets that the principal of the statements may read.
     """
 
-    def __init__(self, s3_endpoint_url: str, filesystem: s3fs.S3FileSystem) -> None:
+    def __init__(self, s3_endpoint_url: str, filesystem: s3fs.S3FileSystem, secrets: Secrets | None = None) -> None:
+        self._secrets = secrets or {}
         self._endpoint_url = s3_endpoint_url
         self._filesystem = filesystem
         self._interrupted = threading.Event()
@@ -121,7 +130,7 @@ class Session:
             yield
         except SqlglotError as error:
             raise StatementError(f"[PARSE_SYNTAX_ERROR] {error} SQLSTATE: 42601") from error
-        except UnsupportedTypeError as error:
+        except (UnsupportedTypeError, SecretError) as error:
             raise StatementError(str(error)) from error
         except (
             duckdb.Error,
@@ -318,7 +327,7 @@ class Session:
         for column in list(query.find_all(exp.Column)):
             if _is_variable(column, self._variables):
                 column.replace(self._variable(column.name))
-        return as_duckdb(query)
+        return as_duckdb(with_secrets(query, self._secrets, "INSERT"))
 
     def _register(
         self, table: exp.Table, parameters: Mapping[str, str], asks_for_metadata: bool

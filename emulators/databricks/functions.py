@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.padding import PKCS7
 from sqlglot import exp
+from sqlglot.errors import ParseError
 
 USER_RAISED_EXCEPTION = re.compile(r"\[USER_RAISED_EXCEPTION\].* SQLSTATE: P0001", re.DOTALL)
 """Matches the message of RAISE_ERROR."""
@@ -30,8 +34,75 @@ MACROS = (
 )
 
 
+Secrets = Mapping[tuple[str, str], str]
+"""Values of secrets by scope and key."""
+
+
+class SecretError(Exception):
+    """A secret cannot be used; the message is Databricks'."""
+
+
+def with_secrets(query: exp.Expr, secrets: Secrets, command: str) -> exp.Expr:
+    """
+    Replace each AES_ENCRYPT of a secret by its result. Databricks accepts SECRET nowhere else in what writes.
+
+    :param command: what Databricks calls the statement
+    :raises SecretError: a secret is unknown, not constant, or not encrypted
+    """
+    for secret in list(query.find_all(exp.Secret)):
+        call = secret.parent
+        scope, key = secret.this, secret.expression
+        for part, name in ((scope, "SCOPE"), (key, "KEY")):
+            if not (isinstance(part, exp.Literal) and part.is_string):
+                raise SecretError(
+                    f"[INVALID_SECRET_LOOKUP.SECRET_FUNCTION_{name}_NOT_CONSTANT] Invalid secret lookup: The `SECRET` "
+                    f"function requires the secret {name.lower()} as a constant string expression. SQLSTATE: 22531"
+                )
+        if not (isinstance(call, exp.Anonymous) and call.name.upper() == "AES_ENCRYPT"):
+            raise SecretError(
+                f"[SECRET_FUNCTION_INVALID_LOCATION] Cannot execute {command} command with one or more non-encrypted "
+                "references to the SECRET function; please encrypt the result of each such function call with "
+                "AES_ENCRYPT and try the command again SQLSTATE: 42K0E"
+            )
+        if (value := secrets.get((scope.name, key.name))) is None:
+            raise SecretError(
+                "[INVALID_SECRET_LOOKUP.SECRET_FUNCTION_LOOKUP_FAILED] Invalid secret lookup: The `SECRET` function "
+                f"failed to find a secret with scope {scope.name} and key {key.name} SQLSTATE: 22531"
+            )
+        words = [word.name for word in call.expressions[1:] if isinstance(word, exp.Literal)]
+        if call.expressions[0] is not secret or len(words) != 2 or words[1].upper() != "ECB":
+            raise SecretError(
+                "[UNSUPPORTED_FEATURE] The sandbox knows AES_ENCRYPT only of a SECRET, with a literal as the key, in "
+                "the mode ECB. SQLSTATE: 0A000"
+            )
+        call.replace(exp.func("from_hex", exp.Literal.string(_aes_ecb(value.encode(), words[0].encode()).hex())))
+    return query
+
+
+def _aes_ecb(value: bytes, key: bytes) -> bytes:
+    if len(key) not in (16, 24, 32):
+        raise SecretError(
+            "[INVALID_PARAMETER_VALUE.AES_KEY_LENGTH] The value of parameter(s) `key` in `aes_encrypt` is invalid: "
+            f"expects a binary value with 16, 24 or 32 bytes, but got {len(key)} bytes. SQLSTATE: 22023"
+        )
+    padder, encryptor = PKCS7(128).padder(), Cipher(algorithms.AES(key), modes.ECB()).encryptor()
+    return encryptor.update(padder.update(value) + padder.finalize()) + encryptor.finalize()
+
+
 def as_duckdb(query: exp.Expr) -> exp.Expr:
-    """Translate ZIP_WITH, whose function has two arguments, to DuckDB's list_zip and list_transform."""
+    """
+    Translate functions that DuckDB has under other names.
+
+    FROM_JSON and GET_JSON_OBJECT of a text that is no JSON are NULL. The function of ZIP_WITH has two arguments.
+    """
+    for parsed in reversed(list(query.find_all(exp.FromJson))):
+        schema = parsed.expression
+        if not (isinstance(schema, exp.Literal) and schema.is_string):
+            raise ParseError("The sandbox knows FROM_JSON only with a literal as the schema")
+        kind = exp.DataType.build(schema.name, dialect="databricks")
+        parsed.replace(exp.cast(_json_or_null(parsed.this), kind))
+    for extracted in reversed(list(query.find_all(exp.JSONExtractScalar))):
+        extracted.set("this", _json_or_null(extracted.this))
     # Innermost calls first: an outer call is replaced by a copy, which must contain the translated inner call.
     for call in reversed(list(query.find_all(exp.Anonymous))):
         if call.name.upper() == "ZIP_WITH" and len(call.expressions) == 3:
@@ -46,3 +117,8 @@ def as_duckdb(query: exp.Expr) -> exp.Expr:
             zipped = exp.func("list_zip", left.copy(), right.copy())
             call.replace(exp.func("list_transform", zipped, exp.Lambda(this=body, expressions=[pair])))
     return query
+
+
+def _json_or_null(text: exp.Expr) -> exp.Expr:
+    valid = exp.func("json_valid", text.copy())
+    return exp.Case(ifs=[exp.If(this=valid, true=exp.cast(text.copy(), exp.DType.JSON))])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from emulators.databricks.export import InterruptedStatementError, Session, StatementError, resolve_references
+from emulators.databricks.functions import Secrets
 from emulators.databricks.job_settings import checked_settings, jobs_of_bundle
 from emulators.databricks.records import (
     RESULT_STATES,
@@ -68,9 +69,11 @@ class Workspace:
     :param state_dir: directory of the files; created if missing.
     :param s3_endpoint_url: the emulator of S3, which holds the lake and the share.
     :param bundle: asset bundle whose jobs are created or updated, as by ``databricks bundle deploy``.
+    :param secrets: the secrets that the principal of the jobs may read.
     """
 
-    def __init__(self, *, state_dir: Path, s3_endpoint_url: str, bundle: Path) -> None:
+    def __init__(self, *, state_dir: Path, s3_endpoint_url: str, bundle: Path, secrets: Secrets | None = None) -> None:
+        self._secrets = secrets or {}
         self._jobs_file = state_dir / "jobs.json"
         self._runs_dir = state_dir / "runs"
         self._runs_dir.mkdir(parents=True, exist_ok=True)
@@ -360,7 +363,7 @@ class Workspace:
             task.state.life_cycle_state = "RUNNING"
             task.state.start_time = now()
             self._save(run)
-        session = Session(self._s3_endpoint_url, self._filesystem)
+        session = Session(self._s3_endpoint_url, self._filesystem, self._secrets)
         try:
             with self._changed:
                 control.session = session

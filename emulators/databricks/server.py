@@ -22,6 +22,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from emulators.databricks import answers
+from emulators.databricks.functions import Secrets
 from emulators.databricks.jobs import Workspace
 from emulators.databricks.oauth import Credentials, OAuthError, authorization_server, host_metadata
 from emulators.databricks.records import ApiError, invalid
@@ -40,6 +41,7 @@ def create_app(
     token: str,
     bundle: Path,
     service_principals: Mapping[str, str] | None = None,
+    secrets: Secrets | None = None,
 ) -> Starlette:
     """
     Create the workspace as an ASGI application. The server must run its lifespan, which stops the workers.
@@ -49,8 +51,9 @@ def create_app(
     :param token: personal access token; a request must contain this token or a service principal's.
     :param bundle: asset bundle whose jobs are created.
     :param service_principals: OAuth secrets of the service principals, by client id.
+    :param secrets: the secrets that the principal of the jobs may read.
     """
-    workspace = Workspace(state_dir=state_dir, s3_endpoint_url=s3_endpoint_url, bundle=bundle)
+    workspace = Workspace(state_dir=state_dir, s3_endpoint_url=s3_endpoint_url, bundle=bundle, secrets=secrets)
     statements = SqlStatements(s3_endpoint_url)
     return _Api(workspace, statements, Credentials(state_dir, token, service_principals or {})).application()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -24,6 +25,7 @@ from pydantic import (
 from data_share.column_types import SYNONYMS, UnknownTypeError, target_type, type_pattern
 from data_share.schedules import Schedule
 from data_share.share_file import DEFAULT, ShareNames, share_file
+from data_share.source import Source
 from data_share.sql_files import SQL_FOLDER
 from data_share.sql_text import (
     COLUMN_PATTERN,
@@ -31,6 +33,7 @@ from data_share.sql_text import (
     TABLE_PATTERN,
     alike,
     column_name,
+    folded,
     quoted,
     shown,
     source_name,
@@ -185,6 +188,11 @@ class Dataset(BaseModel):
     description: str = Field(min_length=1, description="One sentence for the people who press Sync.")
     source_table: SourceTable = Field(
         description="Unity Catalog name of the source: `catalog.schema.table`; see [Names](#names)."
+    )
+    source: Source = Field(
+        default_factory=Source,
+        description="Which columns of the source leave Databricks, and how. Default: all, as they are. See "
+        "[What leaves Databricks](#what-leaves-databricks).",
     )
     # Before the target, whose check reads it.
     share: str = Field(
@@ -374,6 +382,13 @@ class Dataset(BaseModel):
         for field in ("merge_keys", "required_columns", "casts", "target_defaults"):
             if self.columns and (unknown := [name for name in getattr(self, field) if name not in self.columns]):
                 problems.append(f"{field}: {', '.join(map(written, unknown))} not in columns")
+        exported, stay = self.source.exported_names, self.source.names_that_stay
+        for field in ("merge_keys", "required_columns"):
+            problems += [
+                f"{field}: {written(name)} does not leave Databricks, by source"
+                for name in getattr(self, field)
+                if folded(name) in stay or (exported is not None and folded(name) not in exported)
+            ]
         if same := alike((*self.merge_keys, *self.required_columns, *self.casts, *self.target_defaults)):
             problems.append(_ALIKE.format(", ".join(map(quoted, same))))
         if taken := [name for name in self.checks if name in CHECKS_OF_EVERY_SYNC or name in self._implied_checks]:
@@ -416,6 +431,26 @@ class Dataset(BaseModel):
     def proof_of_values(self) -> Proof:
         """How a sync proves the values: with checksums if ``policies`` is ``exempt``, as they prove the exemption."""
         return Proof.CHECKSUMS if self.policies == "exempt" else self.proof
+
+    @property
+    def keeps_new_columns_back(self) -> bool:
+        """Whether a column that the target lacks must not leave Databricks: the job is told the target's columns."""
+        return not self.source.is_everything and self.schema_drift is not SchemaDrift.ADD_NEW
+
+    def source_parameters(self, known: Collection[str] | None = None) -> dict[str, str]:
+        """
+        Return the parameters of the export job that say what leaves, and how the values are proven.
+
+        :param known: the target's columns, if :attr:`keeps_new_columns_back`; None as long as there is no target
+        """
+        choice, proof = self.source.parameter(), self.proof_of_values.value
+        if not choice:
+            return {"proof": proof, "source": ""}
+        if known is not None:
+            new = "left_out" if self.schema_drift is SchemaDrift.IGNORE_NEW else "refused"
+            choice |= {"known": sorted(map(folded, known)), "new": new}
+        # An earlier version of the job, which would export all columns, refuses a proof of chosen columns.
+        return {"proof": f"chosen_{proof}", "source": json.dumps(choice)}
 
     @property
     def rights_on_target(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@ Renders what people set up with the names of ``include/share.yaml``: ``python -m
 
 For each share, it writes a folder with the scripts for Snowflake's administrators, the policies and the lifecycle rule
 for AWS, the asset bundle with its SQL, and a page with the commands in their order. A name that is not known yet stays
-a placeholder, such as ``<AWS_ACCOUNT_ID>``.
+a placeholder, such as ``<AWS_ACCOUNT_ID>``. The SQL of the job gets the conditions of the datasets (``source.where``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from types import SimpleNamespace
 
 import jinja2
 
+from data_share.dataset_files import NoDatasetsError, read_datasets
+from data_share.datasets import Dataset
 from data_share.share_file import InvalidShareFileError, ShareNames, share_file
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -26,12 +28,17 @@ _COPIED = "sql/databricks/export_dataset.sql"
 _PAGE = "set_up.md.jinja"
 
 
-def set_up_files(name: str, shares: Mapping[str, ShareNames]) -> dict[str, str]:
+# Where the SQL of the job has the conditions.
+_CONDITIONS = "CAST(MAP() AS MAP<STRING, ARRAY<STRING>>)"
+
+
+def set_up_files(name: str, shares: Mapping[str, ShareNames], datasets: Sequence[Dataset] = ()) -> dict[str, str]:
     """
     Return the files for the set-up of one share: path in its folder -> content.
 
     :param name: the name of the share
     :param shares: all shares: those of one bucket have their lifecycle rules in one file, which replaces all rules
+    :param datasets: the datasets that the job of this share exports
     """
     include = PROJECT / "include"
     # Without escaping: the names were validated, and have no character that ends a string in SQL, JSON or YAML.
@@ -51,7 +58,29 @@ def set_up_files(name: str, shares: Mapping[str, ShareNames]) -> dict[str, str]:
         path: environment.get_template(template).render(share=values[name], shares_of_bucket=of_bucket)
         for path, template in paths.items()
     }
-    return {**rendered, _COPIED: (include / _COPIED).read_text(encoding="utf-8")}
+    return {**rendered, _COPIED: export_sql(datasets)}
+
+
+def export_sql(datasets: Sequence[Dataset]) -> str:
+    """Return the SQL of the export job, with the conditions of datasets."""
+    sql = (PROJECT / "include" / _COPIED).read_text(encoding="utf-8")
+    conditions = [
+        f"  {_literal(dataset.name)}, ARRAY({_literal(dataset.source.where_digest)}, {_literal(dataset.source.where)})"
+        for dataset in datasets
+        if dataset.source.where
+    ]
+    before, found, after = sql.partition(f"SET VAR conditions = {_CONDITIONS};")
+    if not found:
+        raise RuntimeError(f"{_COPIED} has no place for the conditions of datasets")
+    if not conditions:
+        return sql
+    listed = ",\n".join(conditions)
+    return f"{before}SET VAR conditions = MAP(\n{listed}\n);{after}"
+
+
+def _literal(text: str) -> str:
+    """Return a text for Databricks SQL."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _values(name: str, share: ShareNames) -> SimpleNamespace:
@@ -66,11 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = parser.parse_args(arguments).folder
     try:
         shares = share_file().shares
+        datasets, wrong = read_datasets()
     except InvalidShareFileError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    # Not half of the conditions: a job without one would refuse the dataset, but nobody would know why.
+    if problems := [error for error in wrong if not isinstance(error, NoDatasetsError)]:
+        sys.stderr.write("\n".join(map(str, problems)) + "\n")
+        return 1
     for name in shares:
-        for path, content in set_up_files(name, shares).items():
+        own = [dataset for dataset in datasets if dataset.share == name]
+        for path, content in set_up_files(name, shares, own).items():
             file = folder / name / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(content, encoding="utf-8")

@@ -187,8 +187,9 @@ def test_every_file_is_used(dag: DAG) -> None:
     steps = [path for path in (PROJECT / "plugins" / "data_share").rglob("*.py") if path.parent.name != "doctor"]
     code = "".join(path.read_text() for path in steps)
     rendered_by_steps = {f"{name}.sql" for name in re.findall(r'(?:_run_with|render_sql)\(\s*"(\w+)"', code)}
-    # Airflow renders these two as a rule; code does for a reload, and for whoever reads a lock outside of a sync.
-    rendered_by_steps -= {"select_ledger_row.sql", "select_lock.sql"}
+    # Airflow renders these as a rule; code does for a reload, for whoever reads a lock outside of a sync, and for an
+    # export that keeps new columns back.
+    rendered_by_steps -= {"select_ledger_row.sql", "select_lock.sql", "describe_target.sql"}
     assert len(rendered_by_steps) == 7
     unused = {path.name for path in (SQL / "snowflake").rglob("*.sql") if path.read_text() not in used}
     # An account administrator runs those of the set-up: test_setup_snowflake.py. All files of targets are run.
@@ -783,7 +784,7 @@ def checked_values() -> dict[str, re.Pattern[str]]:
 def test_the_export_uses_the_parameters_that_the_job_fills_in() -> None:
     # In quotes, markers are those of a statement that EXECUTE IMMEDIATE runs.
     used = set(re.findall(r"(?<!:):(\w+)", re.sub(r"'[^']*'", "''", EXPORT_BODY)))
-    assert used == {"source_table", "data_path", "manifest_path", "run_key", "dataset", "proof"}
+    assert used == {"source_table", "data_path", "manifest_path", "run_key", "dataset", "proof", "source"}
     assert used == set(re.findall(r"^--   :(\w+)", EXPORT, flags=re.MULTILINE)), "the header names all inputs"
 
 
@@ -800,7 +801,7 @@ def test_the_export_takes_what_runtime_14_has() -> None:
         )  # type: ignore[union-attr]
         bound = [re.fullmatch(r"(\w+) AS \w+", argument)[1] for argument in using.split(", ") if argument]  # type: ignore[index]
         assert {text, *filter(None, into.split(", ")), *bound} <= declared
-    assert len(executed) == 5
+    assert len(executed) == 6
 
 
 def test_each_source_of_a_dataset_file_passes_the_pattern_of_the_export() -> None:
@@ -823,8 +824,23 @@ def test_only_checked_directories_and_the_names_of_columns_get_into_the_statemen
     made = "".join(re.findall(r"SET VAR (?:statement|data_files) = .*?;", EXPORT_BODY, flags=re.DOTALL))
     # Outside of the texts. The types t are compared only; with_checksums is compared too.
     code = re.sub(r"'[^']*'", "''", made)
-    values = set(re.findall(r"\b[a-z_]+\b", code)) - {"statement", "data_files", "with_checksums", "t", "types"}
-    assert values == {"data_path", "manifest_path", "names", "n", "k", "m"}
+    values = set(re.findall(r"\b[a-z_]+\b", code)) - {
+        "statement",
+        "data_files",
+        "with_checksums",
+        "t",
+        "types",
+        "is_whole",
+    }
+    assert values == {"data_path", "manifest_path", "names", "n", "k", "m", "exported", "c", "condition"}
+    # The condition is one that this file has.
+    assert re.findall(
+        r"SET VAR condition = CASE\s+WHEN .*?\s+THEN (.*?)\s+ELSE RAISE_ERROR", EXPORT_BODY, re.DOTALL
+    ) == ["COALESCE(TRY_ELEMENT_AT(conditions, dataset)[1], '')"]
+    # Of a column of the source: how, which is compared only, and two names, which were checked.
+    assert sorted(re.findall(r"c\['(\w+)'\]", made)) == ["alias", "how", "name"]
+    assert made.count("'`' || REPLACE(c['name'], '`', '``') || '`'") == 1
+    assert made.count(" AS `' || REPLACE(c['alias'], '`', '``') || '`')") == 1
     assert re.findall(r"(?:\|\|) (n\b|t\b|names|types)", code) == []
     assert made.count("'`' || REPLACE(n, '`', '``') || '`'") + made.count("`' || REPLACE(n, '`', '``') || '`)'") == 2
     assert code.count("REPLACE(n") == 2

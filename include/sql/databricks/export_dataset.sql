@@ -6,15 +6,23 @@
 --   :manifest_path  directory for the manifest, ends in '/'
 --   :run_key        key of this sync
 --   :dataset        name of the dataset
---   :proof          checksums or counts: whether the manifest gets checksums of the values
+--   :proof          checksums or counts: whether the manifest gets checksums of the values; chosen_checksums or
+--                   chosen_counts for a dataset that chooses columns. An earlier version of this file refuses these
+--                   two, and would export all columns.
+--   :source         what leaves: empty for the whole table as it is, or JSON (see plugins/data_share/source.py). It has
+--                   names of columns, and no SQL: {"columns": [{"name": "ssn", "alias": "person", "how": "hashed"}],
+--                   "others": "kept"}. A column is kept, hashed or left_out, and others says the same of columns that
+--                   are not in the list. where is the digest of a condition that this file has.
+--                   known are the target's columns, in upper case; a column of the export that is not among them is
+--                   refused or, with "new": "left_out", left out.
 --
 -- Needs EXECUTE IMMEDIATE: any SQL warehouse, or runtime 14.3. INSERT OVERWRITE DIRECTORY needs its directory as a
 -- literal; a parameter marker for it would need runtime 18, or version 2025.40 of a SQL warehouse. So this file builds
 -- the statements that name a directory as texts. Before runtime 17.3, or version 2025.35, EXECUTE IMMEDIATE accepts
 -- only literals and variables, as its text and as bound values: so each bound value has a variable.
 --
--- Only the two directories become part of a text, and only if they have no character that could end a literal or a name
--- in backticks. All other parameters are bound; the source table too, by IDENTIFIER. The source table is checked
+-- Only the two directories and the names of columns become part of a text: the directories only if they have no
+-- character that could end a literal or a name in backticks, the names in backticks, with their own doubled. All other parameters are bound; the source table too, by IDENTIFIER. The source table is checked
 -- nevertheless: it must be a table, not a directory that this job may read.
 --
 -- The manifest counts the files, not the table: so it describes what can be loaded, even if the table changes between
@@ -28,6 +36,8 @@
 -- two sides: they have counts, minimum, maximum, sum and sum of the magnitudes instead. Structs, arrays, maps and types
 -- that Snowflake lacks have only counts.
 --
+-- source_choice and source_condition say what was exported: the parameter source, and the condition for the rows.
+--
 -- This works for the columns of any table. Of a column, only its name becomes part of a text, in backticks, with its
 -- own backticks doubled; {} is the placeholder for it. Spark replaces ${name} by a setting before it reads a text: a
 -- column with such a name is refused.
@@ -38,6 +48,14 @@ DECLARE OR REPLACE VARIABLE manifest_path STRING;
 DECLARE OR REPLACE VARIABLE run_key STRING;
 DECLARE OR REPLACE VARIABLE dataset STRING;
 DECLARE OR REPLACE VARIABLE with_checksums BOOLEAN;
+DECLARE OR REPLACE VARIABLE source STRING;
+DECLARE OR REPLACE VARIABLE conditions MAP<STRING, ARRAY<STRING>>; -- noqa: LT01
+DECLARE OR REPLACE VARIABLE condition STRING;
+DECLARE OR REPLACE VARIABLE chosen ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
+DECLARE OR REPLACE VARIABLE known ARRAY<STRING>;
+DECLARE OR REPLACE VARIABLE is_whole BOOLEAN;
+DECLARE OR REPLACE VARIABLE available ARRAY<STRING>;
+DECLARE OR REPLACE VARIABLE exported ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
 DECLARE OR REPLACE VARIABLE statement STRING;
 DECLARE OR REPLACE VARIABLE data_files STRING;
 DECLARE OR REPLACE VARIABLE names ARRAY<STRING>;
@@ -79,7 +97,9 @@ END;
 
 SET VAR with_checksums = CASE :proof
   WHEN 'checksums' THEN TRUE
+  WHEN 'chosen_checksums' THEN TRUE
   WHEN 'counts' THEN FALSE
+  WHEN 'chosen_counts' THEN FALSE
   ELSE RAISE_ERROR('The job parameter proof must be checksums or counts.')
 END;
 
@@ -87,11 +107,152 @@ SET VAR run_key = :run_key;
 SET VAR dataset = :dataset;
 SET VAR data_files = CONCAT('parquet.`', data_path, '`');
 
--- Change this SELECT to export other columns, or a version of the table.
+SET VAR source = CASE
+  WHEN :source = '' AND :proof IN ('checksums', 'counts') THEN '{"columns": [], "others": "kept"}'
+  WHEN GET_JSON_OBJECT(:source, '$.others') IN ('kept', 'left_out') THEN :source
+  ELSE RAISE_ERROR('The job parameter source must be JSON, or empty with the proofs checksums and counts.')
+END;
+
+-- By dataset, the digest and the text of its condition (source.where). make render writes them in the place of this map.
+SET VAR conditions = CAST(MAP() AS MAP<STRING, ARRAY<STRING>>);
+
+-- A dataset file without a condition does not fit a job that has one either.
+SET VAR condition = CASE
+  WHEN COALESCE(GET_JSON_OBJECT(source, '$.where'), '') = COALESCE(TRY_ELEMENT_AT(conditions, dataset)[0], '')
+    THEN COALESCE(TRY_ELEMENT_AT(conditions, dataset)[1], '')
+  ELSE RAISE_ERROR(CONCAT(
+    'This job has another condition for the rows of ', dataset, ' than the dataset file (source.where): run make ',
+    'render, and deploy the bundle again. Nothing was exported.'
+  ))
+END;
+
+SET VAR chosen = FROM_JSON(GET_JSON_OBJECT(source, '$.columns'), 'ARRAY<MAP<STRING, STRING>>');
+
+-- A filter with COALESCE: a comparison with a value that is missing is NULL, and not an error.
+SET VAR chosen = CASE
+  WHEN
+    SIZE(FILTER(chosen, c -> COALESCE(
+      c['name'] RLIKE '^[^\\x00-\\x1f\\x7f]{1,255}\\z'
+      AND c['alias'] RLIKE '^[^\\x00-\\x1f\\x7f]{1,255}\\z'
+      AND NOT c['name'] || ' ' || c['alias'] RLIKE '[$][{]'
+      AND c['how'] IN ('kept', 'hashed', 'left_out'),
+      FALSE
+    ))) = SIZE(chosen)
+    THEN chosen
+  ELSE RAISE_ERROR(CONCAT(
+    'The job parameter source must list columns with name, alias and how. A name has 1 to 255 characters, no control ',
+    'character, and no dollar sign before a brace.'
+  ))
+END;
+
+SET VAR known = FROM_JSON(GET_JSON_OBJECT(source, '$.known'), 'ARRAY<STRING>');
+
+SET VAR is_whole = SIZE(chosen) = 0 AND known IS NULL;
+
+-- The names of the source's columns, only if they are needed.
+SET VAR statement = CASE
+  WHEN is_whole THEN 'SELECT CAST(ARRAY() AS ARRAY<STRING>) WHERE :source_table IS NOT NULL'
+  ELSE CONCAT(
+    'SELECT JSON_OBJECT_KEYS(TO_JSON(STRUCT(origin.*), MAP("ignoreNullFields", "false")))',
+    ' FROM (SELECT 1) AS nothing LEFT OUTER JOIN IDENTIFIER(:source_table) AS origin ON FALSE'
+  )
+END;
+
+EXECUTE IMMEDIATE statement INTO available USING source_table AS source_table;
+
+-- Also for a column that is left out: a misspelt one would leave.
+SET VAR chosen = CASE
+  WHEN
+    SIZE(FILTER(chosen, c -> ARRAY_CONTAINS(TRANSFORM(available, n -> LOWER(n)), LOWER(c['name'])))) = SIZE(chosen)
+    THEN chosen
+  ELSE RAISE_ERROR(CONCAT(
+    'The source lacks these columns, which the dataset file names: ',
+    ARRAY_JOIN(
+      TRANSFORM(
+        FILTER(chosen, c -> NOT ARRAY_CONTAINS(TRANSFORM(available, n -> LOWER(n)), LOWER(c['name']))),
+        c -> c['name']
+      ),
+      ', '
+    ),
+    '. Nothing was exported.'
+  ))
+END;
+
+SET VAR exported = FILTER(
+  TRANSFORM(
+    available,
+    n -> COALESCE(
+      TRY_ELEMENT_AT(FILTER(chosen, c -> LOWER(c['name']) = LOWER(n)), 1),
+      MAP('name', n, 'alias', n, 'how', GET_JSON_OBJECT(source, '$.others'))
+    )
+  ),
+  c -> c['how'] <> 'left_out'
+);
+
+-- COPY INTO matches names in this way: it ignores the case of the letters A to Z.
+SET VAR exported = CASE
+  WHEN known IS NULL THEN exported
+  WHEN GET_JSON_OBJECT(source, '$.new') = 'left_out'
+    THEN FILTER(exported, c -> ARRAY_CONTAINS(
+      known, TRANSLATE(c['alias'], 'abcdefghijklmnopqrstuvwxyz', 'ABCDEFGHIJKLMNOPQRSTUVWXYZ')
+    ))
+  WHEN
+    SIZE(FILTER(exported, c -> ARRAY_CONTAINS(
+      known, TRANSLATE(c['alias'], 'abcdefghijklmnopqrstuvwxyz', 'ABCDEFGHIJKLMNOPQRSTUVWXYZ')
+    ))) = SIZE(exported)
+    THEN exported
+  ELSE RAISE_ERROR(CONCAT(
+    'The export would have columns that the target lacks: ',
+    ARRAY_JOIN(
+      TRANSFORM(
+        FILTER(exported, c -> NOT ARRAY_CONTAINS(
+          known, TRANSLATE(c['alias'], 'abcdefghijklmnopqrstuvwxyz', 'ABCDEFGHIJKLMNOPQRSTUVWXYZ')
+        )),
+        c -> c['alias']
+      ),
+      ', '
+    ),
+    '. Nothing was exported. Add them to the target, leave them out by source.exclude in the dataset file, or set ',
+    'schema_drift there: add_new adds them to the target, ignore_new leaves them out.'
+  ))
+END;
+
+SET VAR exported = CASE
+  WHEN is_whole THEN exported
+  WHEN ARRAY_JOIN(TRANSFORM(exported, c -> c['name']), ' ') RLIKE '[$][{]'
+    THEN RAISE_ERROR(
+      'A column has a dollar sign before a brace in its name: export a view that gives it another name.'
+    )
+  WHEN SIZE(exported) = 0 THEN RAISE_ERROR('The dataset file leaves no column to export. Nothing was exported.')
+  WHEN SIZE(ARRAY_DISTINCT(TRANSFORM(exported, c -> LOWER(c['alias'])))) = SIZE(exported) THEN exported
+  ELSE RAISE_ERROR(CONCAT(
+    'Two columns would have the same name in the export, whose columns would be ',
+    ARRAY_JOIN(TRANSFORM(exported, c -> c['alias']), ', '),
+    '. Change source.rename in the dataset file. Nothing was exported.'
+  ))
+END;
+
+-- In a statement that writes, Databricks accepts SECRET only within AES_ENCRYPT. The key of AES_ENCRYPT is no secret: it
+-- makes of the secret a text that only the secret determines, and that is hashed in front of the value.
 SET VAR statement = CONCAT(
   'INSERT OVERWRITE DIRECTORY "', data_path, '" USING PARQUET',
-  ' SELECT *',
-  ' FROM IDENTIFIER(:source_table)'
+  ' SELECT ',
+  CASE
+    WHEN is_whole THEN '*'
+    ELSE ARRAY_JOIN(TRANSFORM(exported, c -> REPLACE(
+      CASE c['how']
+        WHEN 'hashed'
+          THEN
+            'SHA2(HEX(AES_ENCRYPT(SECRET("data_share", "hash_key"), "0123456789abcdef", "ECB"))'
+            || ' || CAST({} AS STRING), 256)'
+        ELSE '{}'
+      END,
+      '{}',
+      '`' || REPLACE(c['name'], '`', '``') || '`'
+    ) || ' AS `' || REPLACE(c['alias'], '`', '``') || '`'), ', ')
+  END,
+  ' FROM IDENTIFIER(:source_table)',
+  CASE WHEN condition = '' THEN '' ELSE CONCAT(' WHERE (', condition, ')') END
 );
 
 EXECUTE IMMEDIATE statement USING source_table AS source_table;
@@ -180,9 +341,10 @@ SET VAR column_types = TO_JSON(ZIP_WITH(
 SET VAR statement = CONCAT(
   'INSERT OVERWRITE DIRECTORY "', manifest_path, '" USING PARQUET',
   ' SELECT :run_key AS run_key, :dataset AS dataset, :source_table AS source_table, :row_count AS row_count,',
-  ' :file_count AS file_count, :column_types AS column_types, CURRENT_TIMESTAMP() AS exported_at'
+  ' :file_count AS file_count, :column_types AS column_types, :source_choice AS source_choice,',
+  ' :source_condition AS source_condition, CURRENT_TIMESTAMP() AS exported_at'
 );
 
 EXECUTE IMMEDIATE statement
 USING run_key AS run_key, dataset AS dataset, source_table AS source_table, counted_rows AS row_count,
-counted_files AS file_count, column_types AS column_types;
+counted_files AS file_count, column_types AS column_types, source AS source_choice, condition AS source_condition;

@@ -1,5 +1,5 @@
 -- The ledger, with one row for each published sync, and the table of the manifests of these syncs.
--- Effect: creates what is missing, changes nothing that exists.
+-- Effect: creates what is missing, with the columns that earlier versions lack; changes nothing else that exists.
 
 CREATE TABLE IF NOT EXISTS {{ share.ledger_table }} (
   run_key VARCHAR NOT NULL,
@@ -30,6 +30,12 @@ CREATE TABLE IF NOT EXISTS {{ share.manifest_table }} (
   row_count NUMBER(38, 0) NOT NULL,
   file_count NUMBER(38, 0) NOT NULL,
   column_types VARCHAR,
+  source_choice VARCHAR,
+  source_condition VARCHAR,
   exported_at TIMESTAMP_NTZ NOT NULL,
   staged_at TIMESTAMP_NTZ
 );
+
+ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_choice VARCHAR;
+
+ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_condition VARCHAR;

@@ -16,6 +16,10 @@ from data_share.datasets import Dataset
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.share import Share
+from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStatementError
+from data_share.snowflake.statements import DOES_NOT_EXIST, query_tag
+from data_share.source import MAX_PARAMETER_BYTES
+from data_share.sql_files import render_sql
 from data_share.sync import SyncStep
 
 
@@ -31,6 +35,12 @@ class ExportStoppedError(ShareError, AirflowException):
     code = FailureCode.CANCELLED
 
 
+class TooManyColumnsError(ShareError, AirflowFailException):
+    """The job cannot be told all columns of the target."""
+
+    code = FailureCode.SCHEMA_DRIFT
+
+
 class ExportRunLink(DatabricksJobRunLink):
     """The provider's link (7.23.0), with a fix: when no run was started, the provider links to the address ``None``."""
 
@@ -43,12 +53,13 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
     """
     Starts the export job, or skips itself if the sync loads the export of an earlier sync.
 
-    Closes five gaps of ``DatabricksRunNowOperator`` (provider 7.23.0) and Airflow (3.3):
+    Closes six gaps of ``DatabricksRunNowOperator`` (provider 7.23.0) and Airflow (3.3):
 
     - A sync with ``reload_run_key`` needs no export. A separate task that decides this would delay all other syncs.
     - A step that is killed before Databricks answers would leave its run behind; this one cancels it.
     - A step that is cleared would leave the run of its earlier attempt behind; this one cancels it.
     - The provider tolerates an outage of three seconds; see :class:`DataShareDatabricksHook` for ours.
+    - The job keeps back columns that the target lacks, so this step reads the target's columns and tells them.
     - Airflow accepts any conf, so a sync with a misspelt ``dry_run`` would publish; unknown keys are refused.
 
     :param dataset: what is exported
@@ -94,9 +105,38 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
             raise AirflowSkipException(f"The export of the sync {key} is loaded again: no new export is started")
         if self.sync.attempt > 1:
             self._cancel_earlier_exports()
+        if self.dataset.keeps_new_columns_back:
+            self.job_parameters = {**(self.job_parameters or {}), **self._parameters_with_known_columns(context)}
         result = super().execute(context)
         context["ti"].xcom_push(key="export", value=made_by(context, {"run_id": self.run_id}))
         return result
+
+    def _parameters_with_known_columns(self, context: Context) -> dict[str, str]:
+        """
+        Return the parameters with the columns of the target; without them as long as there is no target.
+
+        :raises TooManyColumnsError: Databricks may refuse parameters of this size
+        """
+        hook = DataShareSnowflakeHook(self.share.snowflake_conn_id, query_tag=query_tag(context))
+        describe = render_sql("describe_target", share=self.share, sync=self.sync)
+        [statement] = hook.split_sql_string(describe, strip_semicolon=True)
+        try:
+            known = [str(row["name"]) for row in hook.run_statement(statement).rows]
+        except SnowflakeStatementError as error:
+            if DOES_NOT_EXIST not in str(error):
+                raise
+            self.log.info("There is no target yet: %s", error.message)
+            return self.dataset.source_parameters()
+        parameters = self.dataset.source_parameters(known)
+        if (size := len(parameters["source"].encode())) > MAX_PARAMETER_BYTES:
+            raise TooManyColumnsError(
+                f"The names of the {len(known)} columns of {self.dataset.target_table} and of source in the dataset "
+                f"file have {size:,} bytes as a parameter of the export job, of which {MAX_PARAMETER_BYTES:,} are "
+                "possible. Nothing was started.",
+                what_to_do="Export a view with the columns that may leave, without source in the dataset file, or set "
+                "schema_drift: add_new, which needs no names of the target. Then start the sync again.",
+            )
+        return parameters
 
     def _cancel_earlier_exports(self) -> None:
         try:

@@ -65,7 +65,7 @@ class SnowflakeStatementsOperator(SnowflakeSqlApiOperator):
     @cached_property
     def _hook(self) -> DataShareSnowflakeHook:
         hook = DataShareSnowflakeHook(
-            self.snowflake_conn_id, query_tag=_query_tag(self._context), statement_timeout=self.statement_timeout
+            self.snowflake_conn_id, query_tag=query_tag(self._context), statement_timeout=self.statement_timeout
         )
         if self._is_killed:
             hook.stop()
@@ -191,7 +191,7 @@ def _require_context(context: Context | None) -> Context:
     return context
 
 
-def _query_tag(context: Context | None) -> dict[str, Any]:
+def query_tag(context: Context | None) -> dict[str, Any]:
     """Return the query tag, which shows in Snowflake's query history the sync and step of a statement."""
     context = _require_context(context)
     ti = context["ti"]

@@ -178,4 +178,5 @@ def parameters(tmp_path: Path) -> dict[str, str]:
         "run_key": "20260102T030405_0badcafe",
         "export_path": f"s3://databricks-snowflake-share/weather/{tmp_path.name}/1/",
         "proof": "checksums",
+        "source": "",
     }

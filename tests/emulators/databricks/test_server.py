@@ -494,6 +494,7 @@ def test_jobs_can_be_made_reset_and_deleted(workspace: Any) -> None:
         "run_key",
         "export_path",
         "proof",
+        "source",
     ]
     assert job["settings"]["tasks"][0]["sql_task"]["warehouse_id"] == "sandbox"
 

@@ -104,6 +104,35 @@ def test_the_bundle_deploys_the_sql_that_lies_beside_it(
     assert task["sql_task"]["parameters"]["data_path"] == "{{job.parameters.export_path}}data/"
 
 
+def test_each_share_s_job_has_the_conditions_of_its_datasets(
+    deploy: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    share, folder = tmp_path / "share.yaml", tmp_path / "datasets"
+    folder.mkdir()
+    share.write_text(f"{COMPANY.read_text()}\nshares:\n  emea:\n    url: s3://another/emea/\n")
+    fields = "description: Rows.\nsource_table: a.b.c\nload_mode: replace\nrequired_columns: [a]\n"
+    text = "it's a \\\\ \\n"
+    for name, more in {
+        "here": f"source: {{where: {json.dumps(f'a = {json.dumps(text)}')}}}\n",
+        "there": "share: emea\nsource: {where: b = 1}\n",
+        "all": "",
+    }.items():
+        (folder / f"{name}.yaml").write_text(f"{fields}target_table: {name}\n{more}")
+    deploy(share, DATASETS_FOLDER=str(folder))
+    assert render.main(["--folder", str(tmp_path / "rendered")]) == 0
+    for name, condition in (("default", f"a = {json.dumps(text)}"), ("emea", "b = 1")):
+        sql = (tmp_path / "rendered" / name / "sql" / "databricks" / "export_dataset.sql").read_text()
+        literals = sqlglot.parse_one(re.findall(r"SET VAR conditions = (MAP.*?\));", sql, re.DOTALL)[0], "databricks")
+        found = [literal.name for literal in literals.find_all(sqlglot.exp.Literal)]
+        assert condition in found
+        assert len(found) == 3
+    (folder / "here.yaml").write_text(f"{fields}target_table: here\nsource: {{where: 'a = 1;'}}\n")
+    capsys.readouterr()
+    assert render.main(["--folder", str(tmp_path / "again")]) == 1
+    assert "source.where" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
+
+
 def test_a_wrong_share_file_renders_nothing(
     deploy: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ from airflow.sdk import DAG
 from data_share import share
 from data_share.dag_defaults import SHARE
 from data_share.datasets import Dataset
+from data_share.render import export_sql
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from data_share.sql_text import column_name, quoted, written
 from emulators.databricks.unity_catalog import write_table
@@ -32,7 +33,6 @@ from emulators.s3 import s3_filesystem
 from tests.airflow_double import DagRun, with_templates_compiled_once
 
 PROJECT = Path(__file__).resolve().parents[3]
-EXPORT_SQL = (PROJECT / "include" / "sql" / "databricks" / "export_dataset.sql").read_text()
 STEPS = ("copy_into_staging", "check_staging", "publish")
 SCHEMA = pa.schema({"k": pa.int64(), "name": pa.string(), "amount": pa.float64()})
 MANIFEST_SCHEMA = pa.schema(
@@ -46,6 +46,7 @@ MANIFEST_SCHEMA = pa.schema(
         "exported_at": pa.timestamp("us", "UTC"),
     }
 )
+HASH_KEY = "known to Databricks alone"
 COLUMNS = {"k": "NUMBER(38, 0)", "name": "VARCHAR", "amount": "DOUBLE"}
 
 Row = dict[str, Any]
@@ -322,22 +323,28 @@ class Share:
         # It takes long to import, and collecting the tests does without it.
         from emulators.databricks.export import Session
 
-        session = Session(self.s3_url, self.files)
+        session = Session(self.s3_url, self.files, {("data_share", "hash_key"): HASH_KEY})
         try:
             session.execute(
-                EXPORT_SQL,
+                export_sql([dataset]),
                 {
                     "source_table": dataset.source_table,
                     "data_path": f"{path}data/",
                     "manifest_path": f"{path}manifest/",
                     "run_key": run.key,
                     "dataset": dataset.name,
-                    "proof": dataset.proof_of_values.value,
+                    **dataset.source_parameters(self._known_columns(dataset)),
                 },
             )
         finally:
             session.close()
         self.hand_on(run, path)
+
+    def _known_columns(self, dataset: Dataset) -> list[str] | None:
+        """Return what ``export_to_s3`` tells the job of the target."""
+        if not dataset.keeps_new_columns_back or not self.query(f"SHOW TABLES LIKE '{dataset.target_shown_as}'"):
+            return None
+        return [row["name"] for row in self.query(f"DESCRIBE TABLE {dataset.target}")]
 
     def put_export(self, dataset: Dataset, run: Run, rows: Sequence[Row]) -> None:
         """Do what :meth:`export` does for rows of :data:`SCHEMA`, without the engine that most of its time goes to."""

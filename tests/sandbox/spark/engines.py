@@ -24,6 +24,8 @@ EXPORT = "EXECUTE IMMEDIATE statement USING source_table AS source_table;"
 # What there is of the manifest alone, for files that are there.
 MANIFEST_SQL = EXPORT_SQL.replace(EXPORT, "")
 
+HASH_KEY = "known to both"
+
 _numbers = itertools.count(1)
 
 
@@ -111,14 +113,22 @@ class Engines:
 
     def manifest_of(self, data_path: str) -> dict[str, Any]:
         """Execute the statements of the manifest on Spark, for files that are there; return its row."""
-        parameters = {"run_key": "", "dataset": "", "source_table": "main.load.written", "proof": "checksums"}
+        parameters = {
+            "run_key": "",
+            "dataset": "",
+            "source_table": "main.load.written",
+            "proof": "checksums",
+            "source": "",
+        }
         return self.on_spark(MANIFEST_SQL, parameters | {"data_path": data_path}).manifest()
 
     def on_emulator(self, sql: str, parameters: dict[str, str]) -> Export:
         """Execute the same on the sandbox's own engine."""
         folder = f"emulator_{next(_numbers)}"
         paths = {name: f"s3://{SHARE_BUCKET}/{folder}/{name[:-5]}/" for name in ("data_path", "manifest_path")}
-        session = Session(str(self.files.client_kwargs["endpoint_url"]), self.files)
+        session = Session(
+            str(self.files.client_kwargs["endpoint_url"]), self.files, {("data_share", "hash_key"): HASH_KEY}
+        )
         try:
             session.execute(sql.replace("{data_path}", paths["data_path"]), paths | parameters)
         finally:
@@ -132,5 +142,5 @@ class Engines:
     def export(self, source_table: str) -> tuple[Export, Export]:
         """Export a source table with the product's own SQL: on Spark, and on the sandbox's own engine."""
         parameters = {"source_table": source_table, "run_key": 'it\'s a "key" -- ü', "dataset": "everything"}
-        parameters["proof"] = "checksums"
+        parameters |= {"proof": "checksums", "source": ""}
         return self.on_spark(EXPORT_SQL, parameters), self.on_emulator(EXPORT_SQL, parameters)

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_share.snowflake.exported_schema import exported_columns
+from data_share.source import Source
 from data_share.sql_text import source_name
 from emulators.databricks import parquet
 from emulators.databricks.export import StatementError
 from tests.sandbox.kinds import KINDS, ROWS, comparable, source, spark_types
-from tests.sandbox.spark.engines import EXPORT, EXPORT_SQL, Engines, Export
+from tests.sandbox.spark.engines import EXPORT, EXPORT_SQL, HASH_KEY, Engines, Export
 from tests.source_names import KEY_WORDS, NO_SOURCES, SOURCES, WITHOUT_BACKTICKS, no_paths
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox, pytest.mark.spark]
@@ -247,7 +248,7 @@ def test_a_source_may_have_any_name_of_unity_catalog(engines: Engines, name: str
     # The session's own catalog lets no table have such a name; it is understood when it is told as it was meant.
     source = source_name(f"spark_catalog.lo-ad.{name if '`' not in name else f'`{name}`'}")
     message = re.escape(f"The table or view `spark_catalog`.`lo-ad`.`{name}` cannot be found")
-    parameters = {"source_table": source, "run_key": "key", "dataset": "everything", "proof": "counts"}
+    parameters = {"source_table": source, "run_key": "key", "dataset": "everything", "proof": "counts", "source": ""}
     with pytest.raises(PySparkException, match=message):
         engines.on_spark(EXPORT_SQL, parameters)
     with pytest.raises(StatementError, match=message):
@@ -257,7 +258,13 @@ def test_a_source_may_have_any_name_of_unity_catalog(engines: Engines, name: str
 def test_each_source_of_a_dataset_file_is_asked_for_by_its_name(engines: Engines) -> None:
     from pyspark.errors import PySparkException
 
-    values = {"source_table": "spark_catalog.`lo-ad`.absent", "run_key": "key", "dataset": "all", "proof": "counts"}
+    values = {
+        "source_table": "spark_catalog.`lo-ad`.absent",
+        "run_key": "key",
+        "dataset": "all",
+        "proof": "counts",
+        "source": "",
+    }
     engines.on_spark(EXPORT_SQL.partition(EXPORT)[0], values)
     for name in sorted(set(map(source_name, SOURCES))):
         engines.on_spark(CHECK_OF_THE_SOURCE, values | {"source_table": name})
@@ -290,7 +297,7 @@ def hostile() -> dict[str, dict[str, str]]:
 def test_what_may_not_become_sql_ends_the_export_before_it_writes(engines: Engines, table: str, name: str) -> None:
     from pyspark.errors import PySparkException
 
-    values = {"source_table": table, "run_key": "key", "dataset": "all", "proof": "counts"}
+    values = {"source_table": table, "run_key": "key", "dataset": "all", "proof": "counts", "source": ""}
     before = set(engines.scratch.rglob("*"))
     wrong = {}
     for kind, text in hostile()[name].items():
@@ -305,7 +312,7 @@ def test_what_may_not_become_sql_ends_the_export_before_it_writes(engines: Engin
 
 def test_what_is_bound_may_hold_anything(engines: Engines, table: str) -> None:
     text = " ".join(no_paths("s3://bucket/path/").values()) + "'; DROP TABLE x -- {} :dataset ? */ \\ ${env:HOME}"
-    values = {"source_table": table, "run_key": text, "dataset": text[::-1], "proof": "counts"}
+    values = {"source_table": table, "run_key": text, "dataset": text[::-1], "proof": "counts", "source": ""}
     row = engines.on_spark(EXPORT_SQL, values).manifest()
     assert (row["run_key"], row["dataset"], row["source_table"], row["row_count"]) == (text, text[::-1], table, ROWS)
 
@@ -360,3 +367,45 @@ def test_what_spark_refuses_is_refused_in_its_words(engines: Engines, query: str
         engines.on_spark(sql, {})
     with pytest.raises(StatementError, match=message):
         engines.on_emulator(sql, {})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"columns": ["K", "a`b", "text", "day"], "rename": {"text": "x` AS y, '{}'"}, "hash": ["TEXT", "k", "day"]},
+        {"exclude": ["TEXT"], "hash": ["a`b"]},
+        {"rename": {"text": "a`b", "a`b": "text"}},
+    ],
+)
+def test_chosen_columns_are_those_of_spark(engines: Engines, fields: dict[str, Any]) -> None:
+    # Spark has no secrets; its AES_ENCRYPT is the one of Databricks.
+    secret = f"CREATE OR REPLACE TEMPORARY FUNCTION secret(s STRING, k STRING) RETURNS STRING RETURN '{HASH_KEY}'"
+    engines.spark.sql(secret)
+    rows = pa.table(
+        {
+            "k": pa.array([1, 2], pa.int64()),
+            "text": ["größe", None],
+            "a`b": pa.array([True, None]),
+            "day": pa.array([datetime(2026, 1, 2, tzinfo=UTC).date(), None]),
+        }
+    )
+    name = engines.write_source(rows, {"k": "BIGINT", "text": "STRING", "a`b": "BOOLEAN", "day": "DATE"})
+    parameters = {"source_table": name, "run_key": "key", "dataset": "chosen", "proof": "chosen_checksums"}
+    parameters["source"] = json.dumps(Source.model_validate(fields).parameter())
+    on_spark, on_emulator = engines.on_spark(EXPORT_SQL, parameters), engines.on_emulator(EXPORT_SQL, parameters)
+    tables = [pa.concat_tables([part.read() for part in export.parts()]) for export in (on_spark, on_emulator)]
+    assert tables[0].to_pydict() == tables[1].to_pydict()
+    told = [export.manifest()["column_types"] for export in (on_spark, on_emulator)]
+    assert [json.loads(text) for text in told] == [json.loads(told[0])] * 2
+
+
+def test_a_choice_that_is_none_ends_the_export_on_spark_too(engines: Engines, table: str) -> None:
+    values = {"source_table": table, "run_key": "key", "dataset": "chosen", "proof": "checksums"}
+    for text, said in {
+        "no JSON": "The job parameter source must be JSON",
+        '{"columns": [{"name": "k"}], "others": "kept"}': "The job parameter source must list columns",
+        '{"columns": [{"name": "k", "alias": "${a}", "how": "kept"}], "others": "kept"}': "must list columns",
+        json.dumps(Source(exclude=("absent",)).parameter()): "The source lacks these columns",
+    }.items():
+        with pytest.raises(Exception, match=said):
+            engines.on_spark(EXPORT_SQL, values | {"source": text})

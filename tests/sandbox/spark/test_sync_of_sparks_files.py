@@ -35,7 +35,7 @@ def export_on_spark(share: Share, engines: Engines, dataset: Dataset, run: Run) 
     run.export_attempt += 1
     path = SHARE.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
     parameters = {"source_table": dataset.source_table, "run_key": run.key, "dataset": dataset.name}
-    parameters["proof"] = dataset.proof.value
+    parameters |= dataset.source_parameters()
     export = engines.on_spark(EXPORT_SQL, parameters)
     for directory in ("data", "manifest"):
         for name in export.names(directory):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -15,10 +16,13 @@ from data_share.databricks import export as export_module
 from data_share.databricks.export import (
     DatabricksExportOperator,
     ExportStoppedError,
+    TooManyColumnsError,
     UnknownConfError,
 )
 from data_share.databricks.follow import cancel_exports_of
+from data_share.datasets import Dataset
 from data_share.share import Share, run_key_of
+from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStatementError, StatementResult
 from data_share.sync import Sync
 from tests.plugins.data_share.conftest import tides
 
@@ -132,16 +136,17 @@ def databricks(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
     return hook
 
 
-def starting(context: Any) -> DatabricksExportOperator:
+def starting(context: Any, dataset: Dataset = TIDES) -> DatabricksExportOperator:
     task = DatabricksExportOperator(
         share=Share(),
         task_id="export_to_s3",
-        dataset=TIDES,
+        dataset=dataset,
+        job_parameters={"kept": "as it was"},
         job_id=1,
         known_conf=(),
         idempotency_token="the attempt",
     )
-    task.sync = Sync.of({**context, "params": {"reload_run_key": None}}, TIDES, Share())
+    task.sync = Sync.of({**context, "params": {"reload_run_key": None}}, dataset, Share())
     return task
 
 
@@ -178,3 +183,66 @@ def test_a_step_that_is_killed_before_it_begins_starts_no_run(databricks: mock.M
     with pytest.raises(ExportStoppedError):
         task.execute(context)
     assert databricks.mock_calls == []
+
+
+@pytest.fixture
+def describe(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
+    """Take the place of Snowflake, which describes the target."""
+    hook: mock.Mock = mock.create_autospec(DataShareSnowflakeHook, instance=True)
+    hook.split_sql_string.side_effect = DataShareSnowflakeHook.split_sql_string
+    monkeypatch.setattr(export_module, "DataShareSnowflakeHook", lambda *_, **__: hook)
+    run: mock.Mock = hook.run_statement
+    return run
+
+
+def sent(databricks: mock.Mock, context: Any, dataset: Dataset) -> Any:
+    task = starting(context, dataset)
+    task.execute(context)
+    return databricks.run_now.call_args.args[0]["job_parameters"]
+
+
+def columns(*names: str) -> StatementResult:
+    return StatementResult("query", [{"name": name} for name in names])
+
+
+@pytest.mark.parametrize(("policy", "new"), [("strict", "refused"), ("ignore_new", "left_out")])
+def test_the_job_is_told_the_columns_of_the_target(
+    databricks: mock.Mock, describe: mock.Mock, context: Any, policy: str, new: str
+) -> None:
+    describe.return_value = columns("HARBOUR", "größe", 'x"y')
+    parameters = sent(databricks, context, tides(source={"exclude": ["ssn"]}, schema_drift=policy))
+    describe.assert_called_once_with('DESCRIBE TABLE "PUBLIC"."TIDES"')
+    told = json.loads(parameters["source"])
+    assert (told["known"], told["new"]) == (["GRößE", "HARBOUR", 'X"Y'], new)
+    assert parameters["kept"] == "as it was"
+
+
+def test_without_a_target_the_job_is_told_no_columns(databricks: mock.Mock, describe: mock.Mock, context: Any) -> None:
+    describe.side_effect = SnowflakeStatementError("002003: Object 'X' does not exist or not authorized.")
+    assert "known" not in json.loads(sent(databricks, context, tides(source={"exclude": ["ssn"]}))["source"])
+
+
+def test_without_an_answer_of_snowflake_nothing_is_exported(
+    databricks: mock.Mock, describe: mock.Mock, context: Any
+) -> None:
+    describe.side_effect = RuntimeError("Snowflake is away")
+    with pytest.raises(RuntimeError, match="Snowflake is away"):
+        sent(databricks, context, tides(source={"exclude": ["ssn"]}))
+    databricks.run_now.assert_not_called()
+
+
+def test_names_that_are_too_many_for_a_parameter_export_nothing(
+    databricks: mock.Mock, describe: mock.Mock, context: Any
+) -> None:
+    describe.return_value = columns(*(f"C{number:0200}" for number in range(60)))
+    with pytest.raises(TooManyColumnsError, match="of which 10,000 are possible"):
+        sent(databricks, context, tides(source={"exclude": ["ssn"]}))
+    databricks.run_now.assert_not_called()
+
+
+@pytest.mark.parametrize("fields", [{}, {"source": {"exclude": ["ssn"]}, "schema_drift": "add_new"}])
+def test_where_every_column_may_leave_snowflake_is_not_asked(
+    databricks: mock.Mock, describe: mock.Mock, context: Any, fields: dict[str, Any]
+) -> None:
+    sent(databricks, context, tides(**fields))
+    describe.assert_not_called()

@@ -1,0 +1,143 @@
+"""Syncs of chosen columns: what is in the bucket afterwards, and in the target."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from emulators.databricks.export import StatementError
+from tests.sandbox.load.conftest import set_up_statements
+from tests.sandbox.load.driver import Row, Run, Share
+
+pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
+
+SCHEMA = pa.schema({"k": pa.int64(), "Ssn": pa.string(), "amount": pa.float64()})
+ROWS: list[Row] = [{"k": 1, "Ssn": "123-45", "amount": 1.5}, {"k": 2, "Ssn": None, "amount": 2.5}]
+CHOICE: dict[str, Any] = {"columns": ["k", "ssn"], "rename": {"ssn": "person"}, "hash": ["ssn"]}
+
+
+def in_the_bucket(share: Share, run: Run) -> tuple[set[str], bytes]:
+    """The columns of the files of an export, and all bytes of these files, unpacked."""
+    share.files.invalidate_cache()
+    columns, values = set(), b""
+    for path in share.files.find(run.export_path):
+        if path.endswith(".parquet") and "/data/" in path:
+            table = pq.read_table(share.files.open(path))
+            columns |= set(table.column_names)
+            values += json.dumps(table.to_pylist(), default=str).encode()
+    return columns, values
+
+
+@pytest.mark.parametrize("mode", ["replace", "append", "merge"])
+def test_a_sync_of_hashed_and_renamed_columns(a_share: Share, mode: str) -> None:
+    keys = {"merge_keys": ("person",)} if mode == "merge" else {}
+    dataset = a_share.dataset(
+        {"k": "NUMBER(38, 0)", "person": "VARCHAR"},
+        load_mode=mode,
+        source=CHOICE,
+        checks={"a_hash": "LENGTH(person) = 64"},
+        required_columns=("person",),
+        **keys,
+    )
+    a_share.write(dataset, ROWS[:1], SCHEMA)
+    run = a_share.sync(dataset)
+    columns, values = in_the_bucket(a_share, run)
+    assert columns == {"k", "person"}
+    assert b"123-45" not in values
+    [row] = a_share.target(dataset, "k")
+    assert row == {"k": 1, "person": json.loads(values)[0]["person"]}
+    # Proven like any other column: by the checksum of the text in the file.
+    assert run.xcoms["copy_into_staging", "return_value"]["unproven"] == {}
+    # The same value has the same hash in the next export.
+    a_share.write(dataset, [{**ROWS[0], "k": 7}], SCHEMA)
+    a_share.sync(dataset)
+    assert {row["person"] for row in a_share.target(dataset, "k")} == {row["person"]}
+    assert len(a_share.target(dataset, "k")) == (2 if mode == "append" else 1)
+
+
+def test_only_rows_of_the_condition_are_in_the_bucket(a_share: Share) -> None:
+    dataset = a_share.dataset(load_mode="merge", merge_keys=("k",), source={"where": "name <> 'it\\'s' AND amount > 1"})
+    rows = [{"k": number, "name": name, "amount": 2.0} for number, name in enumerate(("it's", "two", "three"))]
+    a_share.write(dataset, rows)
+    run = a_share.sync(dataset)
+    assert b"it's" not in in_the_bucket(a_share, run)[1]
+    assert a_share.target(dataset) == rows[1:]
+    assert run.ledger_row["rows_exported"] == 2
+    [manifest] = a_share.manifests(dataset)
+    assert manifest["SOURCE_CONDITION"] == dataset.source.where
+    assert json.loads(manifest["SOURCE_CHOICE"])["where"] == dataset.source.where_digest
+
+
+def test_the_set_up_adds_what_a_table_of_manifests_of_an_earlier_version_lacks(a_share: Share) -> None:
+    table = a_share.names.manifest_table
+    for column in ("source_choice", "source_condition"):
+        a_share.query(f"ALTER TABLE {table} DROP COLUMN {column}")
+    dataset = a_share.dataset({"k": "NUMBER(38, 0)", "person": "VARCHAR"}, source=CHOICE)
+    a_share.write(dataset, ROWS, SCHEMA)
+    # Until the set-up runs again, a sync works, and its choice is in the bucket alone.
+    a_share.sync(dataset)
+    a_share.set_up(list(set_up_statements("create_ledger")))
+    a_share.sync(dataset)
+    choices = [row["SOURCE_CHOICE"] for row in a_share.manifests(dataset)]
+    assert sorted(choice is None for choice in choices) == [False, True]
+    [choice] = filter(None, choices)
+    assert {column["alias"] for column in json.loads(choice)["columns"]} == {"k", "person"}
+
+
+def test_null_stays_null(a_share: Share) -> None:
+    dataset = a_share.dataset({"k": "NUMBER(38, 0)", "person": "VARCHAR"}, source=CHOICE)
+    a_share.write(dataset, ROWS, SCHEMA)
+    a_share.sync(dataset)
+    assert [row["person"] is None for row in a_share.target(dataset, "k")] == [False, True]
+
+
+def test_the_first_sync_creates_the_target_with_what_leaves(a_share: Share) -> None:
+    dataset = a_share.dataset(
+        create_table="from_source", source={"exclude": ["SSN"], "rename": {"amount": "Net price"}}
+    )
+    a_share.write(dataset, ROWS, SCHEMA)
+    run = a_share.sync(dataset)
+    assert in_the_bucket(a_share, run)[0] == {"k", "Net price"}
+    assert [row["name"] for row in a_share.query(f"DESCRIBE TABLE {dataset.target}")] == ["K", "Net price"]
+
+
+# A column that comes later, by the form of source and by the drift policy: whether the sync ends well, and what is in
+# the bucket afterwards.
+LATER = SCHEMA.append(pa.field("later", pa.string()))
+FORMS: dict[str, dict[str, Any]] = {
+    "columns": {"columns": ["k", "amount"]},
+    "exclude": {"exclude": ["ssn"]},
+    "rename": {"exclude": ["ssn"], "rename": {"amount": "price"}},
+    "hash": {"exclude": ["ssn"], "hash": ["k"]},
+    "where": {"exclude": ["ssn"], "where": "k > 0"},
+}
+
+
+@pytest.mark.parametrize("policy", ["strict", "ignore_new", "add_new"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_column_that_comes_later(a_share: Share, form: str, policy: str) -> None:
+    price = "price" if form == "rename" else "amount"
+    kind = "VARCHAR" if form == "hash" else "NUMBER(38, 0)"
+    dataset = a_share.dataset({"k": kind, price: "DOUBLE"}, schema_drift=policy, source=FORMS[form])
+    a_share.write(dataset, ROWS, SCHEMA)
+    assert in_the_bucket(a_share, a_share.sync(dataset))[0] == {"k", price}
+    a_share.write(dataset, [{**row, "later": "secret"} for row in ROWS], LATER)
+    run = a_share.run(dataset)
+    if policy == "strict" and form != "columns":
+        before = set(a_share.files.find(f"{a_share.names.url}{dataset.name}/"))
+        with pytest.raises(StatementError, match="columns that the target lacks: later"):
+            a_share.export(dataset, run)
+        a_share.files.invalidate_cache()
+        assert set(a_share.files.find(f"{a_share.names.url}{dataset.name}/")) == before
+        # Once the target has the column, the same sync goes on.
+        a_share.query(f"ALTER TABLE {dataset.target} ADD COLUMN LATER VARCHAR")
+        assert in_the_bucket(a_share, a_share.sync(dataset, run))[0] == {"k", price, "later"}
+    else:
+        leaves = policy == "add_new" and form != "columns"
+        columns, values = in_the_bucket(a_share, a_share.sync(dataset, run))
+        assert columns == {"k", price} | ({"later"} if leaves else set())
+        assert (b"secret" in values) == leaves
