@@ -22,8 +22,9 @@
 -- only literals and variables, as its text and as bound values: so each bound value has a variable.
 --
 -- Only the two directories and the names of columns become part of a text: the directories only if they have no
--- character that could end a literal or a name in backticks, the names in backticks, with their own doubled. All other parameters are bound; the source table too, by IDENTIFIER. The source table is checked
--- nevertheless: it must be a table, not a directory that this job may read.
+-- character that could end a literal or a name in backticks, the names in backticks, with their own doubled. All other
+-- parameters are bound; the source table too, by IDENTIFIER. The source table is checked nevertheless: it must be a
+-- table, not a directory that this job may read.
 --
 -- The manifest counts the files, not the table: so it describes what can be loaded, even if the table changes between
 -- two statements. file_count counts the files that have rows. The manifest is written last, so an export without a
@@ -113,8 +114,8 @@ SET VAR source = CASE
   ELSE RAISE_ERROR('The job parameter source must be JSON, or empty with the proofs checksums and counts.')
 END;
 
--- By dataset, the digest and the text of its condition (source.where). make render writes them in the place of this map.
-SET VAR conditions = CAST(MAP() AS MAP<STRING, ARRAY<STRING>>);
+-- By dataset, the digest and the text of its condition (source.where). make render writes them in place of this map.
+SET VAR conditions = CAST(MAP() AS MAP<STRING, ARRAY<STRING>>); -- noqa: LT01
 
 -- A dataset file without a condition does not fit a job that has one either.
 SET VAR condition = CASE
@@ -232,8 +233,8 @@ SET VAR exported = CASE
   ))
 END;
 
--- In a statement that writes, Databricks accepts SECRET only within AES_ENCRYPT. The key of AES_ENCRYPT is no secret: it
--- makes of the secret a text that only the secret determines, and that is hashed in front of the value.
+-- In a statement that writes, Databricks accepts SECRET only within AES_ENCRYPT. The key of AES_ENCRYPT is no secret:
+-- it makes of the secret a text that only the secret determines, and that is hashed in front of the value.
 SET VAR statement = CONCAT(
   'INSERT OVERWRITE DIRECTORY "', data_path, '" USING PARQUET',
   ' SELECT ',

@@ -101,6 +101,8 @@ def test_the_manifest_is_that_of_spark(exports: tuple[Export, Export], table: st
         "source_table": table,
         "row_count": ROWS,
         "file_count": 1,
+        "source_choice": '{"columns": [], "others": "kept"}',
+        "source_condition": "",
     }
 
 
