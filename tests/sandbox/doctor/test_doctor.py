@@ -773,7 +773,9 @@ def test_a_target_that_would_not_keep_the_values_of_the_last_export(
     schema = '[{"name":"harbour","type":"string"},{"name":"price","type":"decimal(12,2)"}]'
     old = "struct<harbour:string,price:int>"
     row = (
-        "INSERT INTO export_manifests SELECT 'key{0}', 'typed', 't', 1, 1, '{1}', SYSDATE() - INTERVAL '{0} day', NULL"
+        "INSERT INTO export_manifests "
+        "(run_key, dataset, source_table, row_count, file_count, column_types, exported_at) "
+        "SELECT 'key{0}', 'typed', 't', 1, 1, '{1}', SYSDATE() - INTERVAL '{0} day'"
     )
     run = functools.partial(administer, conn_id="snowflake_default")
     run("CREATE TABLE typed (harbour VARCHAR(9), price NUMBER)", row.format(1, schema), row.format(2, old))

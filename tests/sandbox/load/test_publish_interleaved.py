@@ -149,6 +149,7 @@ class Target:
         self.query(f"INSERT INTO {table} VALUES {', '.join(map(str, rows))}")
         self.query(
             f"INSERT INTO {share.staging_manifest(table)} "
+            "(run_key, dataset, source_table, row_count, file_count, column_types, exported_at, staged_at) "
             f"SELECT '{run.key}', '{self.dataset.name}', 'main.load.tides', {len(rows)}, 1, NULL, SYSDATE(), SYSDATE()"
         )
         run.xcoms["copy_into_staging", "return_value"] = {
