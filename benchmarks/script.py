@@ -15,7 +15,6 @@ from typing import Any
 
 from benchmarks.results import BenchmarkError
 from benchmarks.running import SOURCE, Running
-from data_share.dag_defaults import SHARE
 from sandbox.settings import PROJECT
 
 _LOOK_SECONDS = 0.2
@@ -33,6 +32,10 @@ class WarmScript:
     def __init__(self, running: Running, table: str) -> None:
         import snowflake.connector
 
+        # On the path since the stack runs.
+        from data_share.dag_defaults import SHARE
+
+        self._share = SHARE
         logging.getLogger("snowflake.connector").setLevel(logging.WARNING)
         self._running = running
         self._table = table
@@ -57,11 +60,11 @@ class WarmScript:
             "dataset": self._table,
             "source_table": source_table,
             "run_key": key,
-            "export_path": f"{SHARE.url}{path}",
+            "export_path": f"{self._share.url}{path}",
             "proof": "checksums",
         }
         copy = _COPY.read_text(encoding="utf-8").replace("{{ table }}", self._table)
-        copy = copy.replace("{{ stage }}", SHARE.stage).replace("{{ path }}", path)
+        copy = copy.replace("{{ stage }}", self._share.stage).replace("{{ path }}", path)
         steps: dict[str, float] = {}
         began = before = time.perf_counter()
 
