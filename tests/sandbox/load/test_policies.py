@@ -252,8 +252,9 @@ def test_a_tag_that_masks_the_staging_table_stops_a_sync(
     with tagged(administer, masks, thing):
         assert not [row for row in a_share.query(f"DESCRIBE TABLE {dataset.target}") if row["policy name"]]
         error = refused(a_share, dataset, AFTER)
-        assert "a masking policy changes K, NAME, AMOUNT. If DESCRIBE TABLE names no policy, it comes by a tag" in str(
-            error
+        assert (
+            "a masking policy changes K, NAME, AMOUNT. If DESCRIBE TABLE names no policy, it is set through a tag"
+            in str(error)
         )
     assert a_share.target(dataset) == BEFORE
     sync(a_share, dataset, AFTER)
