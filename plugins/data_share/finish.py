@@ -57,7 +57,11 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         states = task_states(ti, BEFORE_FINISH)
         answer = ti.xcom_pull(task_ids=PUBLISH.id)
         if states.get(PUBLISH.id) == "success" and made_since_clear(answer, dag_run):
-            # publish has dropped the staging tables, and no export runs: there is nothing to clean up.
+            # No export runs, and publish has dropped the staging tables. A dry run keeps them until here: if its
+            # process dies before Airflow knows the result, the next attempt needs them.
+            if answer.get("dry_run"):
+                self._context = context
+                self._drop_staging("after the dry run")
             return
         self._context = context
         started = ti.xcom_pull(task_ids=EXPORT_TO_S3.id, key="export")

@@ -53,7 +53,6 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         if self.sync.is_dry_run:
             changes = self._run("count_changes")[-1].rows[0]
             answer = {"dry_run": True, "load_mode": self.sync.load_mode.value, "export_path": self._export_path}
-            self._drop_staging("after the dry run")
             return made_by(context, answer | json_row(changes))
         # Only an earlier attempt of this step can have published this export.
         row = self._ledger_row("ledger before") if self.sync.attempt > 1 else None
@@ -62,7 +61,8 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             self.log.info("The ledger says that %s is published already: nothing to do", row["export_path"])
         else:
             row = self._publish()
-        if not self._is_committed or self.sync.loaded["copy_attempt"] > 1:
+        # The number is missing if an earlier version of this package has made the copy.
+        if not self._is_committed or self.sync.loaded.get("copy_attempt") != 1:
             self._drop_staging("after the publish")
         self._emit_asset_event(context, row)
         return made_by(context, row)

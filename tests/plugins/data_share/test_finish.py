@@ -324,6 +324,17 @@ def test_a_good_sync_costs_two_questions_and_no_look_at_databricks_or_snowflake(
     cancel_exports.assert_not_called()
 
 
+def test_a_dry_run_keeps_its_staging_tables_until_its_result_is_known(
+    snowflake: Snowflake, finish: MakeFinish, cancel_exports: mock.Mock
+) -> None:
+    xcoms = {**exported(), **answered()}
+    xcoms["publish", "return_value"] = {**xcoms["publish", "return_value"], "dry_run": True}
+    task, context = finish(xcoms, **ALL_WELL)
+    assert outcome(task, context) is None
+    assert snowflake.statements == ["SHOW a"]
+    cancel_exports.assert_not_called()
+
+
 # ---- what it leaves behind on neither side
 
 
