@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 import uuid
@@ -22,7 +21,7 @@ import psutil
 
 from benchmarks.results import BenchmarkError, say
 from emulators.databricks.unity_catalog import write_table
-from sandbox.settings import HOST, PREFERRED_PORTS, PROJECT, Settings
+from sandbox.settings import PREFERRED_PORTS, PROJECT, Settings, free_ports
 from sandbox.stack import Endpoints, Stack, StackError
 
 HOME = PROJECT / ".sandbox" / "benchmarks"
@@ -338,7 +337,12 @@ def running(
     """
     project = make_project(HOME / name / "project", datasets or {})
     # The settings of the environment hold, such as those of a profile.
-    options = replace(Settings.from_environment(), state=HOME / name / "state", places=places, ports=_free_ports())
+    options = replace(
+        Settings.from_environment(),
+        state=HOME / name / "state",
+        places=places,
+        ports=dict(zip(PREFERRED_PORTS, free_ports(), strict=True)),
+    )
     stack = Stack(options, project)
     stack.stop()
     shutil.rmtree(stack.state, ignore_errors=True)
@@ -373,15 +377,3 @@ def _prepare_for_airflow(stack: Stack) -> None:
         sys.path.insert(0, plugins)
     os.environ |= {"AIRFLOW_HOME": str(stack.airflow_home), "AIRFLOW__LOGGING__LOGGING_LEVEL": "CRITICAL"}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def _free_ports() -> dict[str, int]:
-    """Return a free port for each server, so that a stack of the developer's is not in the way."""
-    probes = {name: socket.socket() for name in PREFERRED_PORTS}
-    try:
-        for probe in probes.values():
-            probe.bind((HOST, 0))
-        return {name: int(probe.getsockname()[1]) for name, probe in probes.items()}
-    finally:
-        for probe in probes.values():
-            probe.close()

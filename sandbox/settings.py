@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from dataclasses import dataclass
@@ -129,6 +130,15 @@ def _is_free(port: int) -> bool:
 
 def any_free_port() -> int:
     """Return a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int = len(PREFERRED_PORTS)) -> list[int]:
+    """Return different ports of loopback that nobody listens on; by default one for each server of a stack."""
+    with contextlib.ExitStack() as probes:
+        found = []
+        for _ in range(count):
+            probe = probes.enter_context(socket.socket())
+            probe.bind((HOST, 0))
+            found.append(int(probe.getsockname()[1]))
+        return found

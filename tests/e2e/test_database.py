@@ -14,11 +14,10 @@ import httpx
 import psutil
 import pytest
 
-from sandbox.settings import Settings
+from sandbox.settings import PREFERRED_PORTS, Settings, free_ports
 from sandbox.stack import Stack
 from tests.e2e.share import SYNC_SECONDS, wait_for
 from tests.e2e.test_commands import output_of
-from tests.e2e.test_two_stacks import free_ports
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.deploy]
 
@@ -32,7 +31,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(Settings(state=tmp_path_factory.mktemp("own") / "state", places=1, ports={}))
     with pytest.MonkeyPatch.context() as shell:
         # Not the preferred ones: another stack may start at the same time.
-        for name, port in free_ports().items():
+        for name, port in zip(PREFERRED_PORTS, free_ports(), strict=True):
             shell.setenv(f"SANDBOX_{name.upper()}_PORT", str(port))
         try:
             code, output = output_of(stack.state, "up")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import psutil
 import pytest
 
 from data_share.share import Share
-from sandbox.settings import HOST, PROJECT
+from sandbox.settings import HOST, PROJECT, free_ports
 from tests.airflow_client import AirflowClient, AirflowError
 from tests.e2e.share import DAG_ID, SYNC_SECONDS, TARGET, RunningShare, wait_for
 from tests.shipped import left_out
@@ -71,17 +70,6 @@ def environment(home: Path, share: RunningShare, **settings: str) -> dict[str, s
         "NO_PROXY": HOST,
         "no_proxy": HOST,
     }
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.settings import HOST, PREFERRED_PORTS, PROJECT, Settings
+from sandbox.settings import HOST, PREFERRED_PORTS, PROJECT, Settings, free_ports
 from sandbox.stack import Stack
 from tests.e2e.share import RunningShare
 
@@ -20,17 +19,6 @@ pytestmark = [pytest.mark.tier("nightly"), pytest.mark.deploy]
 
 # Longer than a stack waits for itself.
 START_SECONDS = 600
-
-
-def free_ports() -> dict[str, int]:
-    probes = {name: socket.socket() for name in PREFERRED_PORTS}
-    try:
-        for probe in probes.values():
-            probe.bind((HOST, 0))
-        return {name: int(probe.getsockname()[1]) for name, probe in probes.items()}
-    finally:
-        for probe in probes.values():
-            probe.close()
 
 
 def command(state: Path, ports: dict[str, int], *words: str) -> subprocess.Popen[str]:
@@ -60,7 +48,7 @@ def second_home(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_second_stack_runs_beside_the_first(share: RunningShare, second_home: Path) -> None:
     first_processes = {process.pid for process in share.stack.processes()}
-    ports = free_ports()
+    ports = dict(zip(PREFERRED_PORTS, free_ports(), strict=True))
     first_ledger = share.ledger()
 
     output_of(command(second_home, ports, "up"))
