@@ -94,6 +94,20 @@ print(json.dumps([sorted(parsed - before), sorted(set(sys.modules) - parsed - be
 """
 
 
+def last_line_of(program: str, *arguments: str, environment: dict[str, str]) -> str:
+    """Run a program in a Python of its own; return the last line that it prints."""
+    result = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()[-1]
+
+
 @functools.cache
 def imported(*steps: str, command: str = "tasks", dags: Path = DAGS) -> frozenset[str]:
     """Return the modules that a process imports when it parses the file of the DAG, and executes these steps."""
@@ -112,16 +126,7 @@ def imported(*steps: str, command: str = "tasks", dags: Path = DAGS) -> frozense
         "PYTHONPATH": os.pathsep.join(map(str, (PROJECT, PROJECT / "config", PROJECT / "plugins"))),
         **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(connection) for name, connection in connections.items()},
     }
-    result = subprocess.run(
-        [sys.executable, "-c", STEP, str(dags), command, *steps],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    parsed, executed = json.loads(result.stdout.splitlines()[-1])
+    parsed, executed = json.loads(last_line_of(STEP, str(dags), command, *steps, environment=environment))
     return frozenset({*parsed, *executed})
 
 
@@ -179,13 +184,4 @@ def test_conditions_are_parsed_where_all_datasets_are_read(command: str, reads_o
     count = 1 if reads_one else len(shipped.DATASETS)
     if reads_one:
         environment["_AIRFLOW_PARSING_CONTEXT_DAG_ID"] = f"sync_{shipped.DATASETS[-1]}"
-    result = subprocess.run(
-        [sys.executable, "-c", WITH_CONDITIONS, command, str(count)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1] == expected
+    assert last_line_of(WITH_CONDITIONS, command, str(count), environment=environment) == expected
