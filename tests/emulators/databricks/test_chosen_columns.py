@@ -129,7 +129,7 @@ def test_a_column_may_get_any_name(export: Any) -> None:
         (chosen(exclude=["ssm"]), "The source lacks these columns, which the dataset file names: ssm"),
         (chosen(hash=["ssm"]), "The source lacks these columns, which the dataset file names: ssm"),
         (chosen(rename={"ssn": "ID"}), "Two columns would have the same name"),
-        (chosen(exclude=["id", "ssn", "born", "name"]), "leaves no column to export"),
+        (chosen(exclude=["id", "ssn", "born", "name"]), "No column is left to export: see source in the dataset file"),
         ({"proof": "chosen_checksums", "source": ""}, "The job parameter source must be JSON"),
         ({"proof": "checksums", "source": "no JSON"}, "The job parameter source must be JSON"),
         ({"proof": "checksums", "source": "SELECT 1"}, "The job parameter source must be JSON"),
