@@ -317,7 +317,7 @@ A column that the target lacks stays in Databricks, unless `schema_drift` is `ad
 `export_to_s3` reads the columns of the target (`DESCRIBE TABLE`, with the rights that the load needs anyway) and tells
 the job. What is in the bucket after the source got a column:
 
-| `source` | `strict` | `ignore_new` | `add_new` |
+| With `source` | `strict` | `ignore_new` | `add_new` |
 | --- | --- | --- | --- |
 | with `columns` | only what is named | only what is named | only what is named |
 | no `columns`, or no `source` | nothing: it fails before it writes | the columns of the target | the new column too |
