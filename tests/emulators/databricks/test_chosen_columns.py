@@ -55,7 +55,7 @@ def export(lake: str, files: Any, tmp_path: Any) -> Any:
         write_table(lake, "main.weather.chosen", rows)
         session = Session(lake, files, secrets)
         paths = {"data_path": f"s3://{share}data/", "manifest_path": f"s3://{share}manifest/"}
-        values = {"source_table": "main.weather.chosen", "run_key": "key", "dataset": "chosen", **paths}
+        values = {"source_table": "main.weather.chosen", "run_key": "key", "dataset": "chosen", "mode": "", **paths}
         try:
             session.execute(sql, values | parameters)
         finally:

@@ -335,6 +335,7 @@ class Share:
                     "manifest_path": f"{path}manifest/",
                     "run_key": run.key,
                     "dataset": dataset.name,
+                    "mode": "",
                     **step.source_parameters(context),
                 },
             )
