@@ -237,9 +237,11 @@ SET VAR exported = CASE
     THEN RAISE_ERROR(
       'A column has a dollar sign before a brace in its name: export a view that gives it another name.'
     )
-  WHEN SIZE(exported) = 0 THEN RAISE_ERROR(
-    'No column is left to export: see source in the dataset file, and the columns of the target. Nothing was exported.'
-  )
+  WHEN SIZE(exported) = 0
+    THEN RAISE_ERROR(CONCAT(
+      'No column is left to export: see source in the dataset file, and the columns of the target. ',
+      'Nothing was exported.'
+    ))
   WHEN SIZE(ARRAY_DISTINCT(TRANSFORM(exported, c -> LOWER(c['alias'])))) = SIZE(exported) THEN exported
   ELSE RAISE_ERROR(CONCAT(
     'Two columns would have the same name in the export, whose columns would be ',
