@@ -34,7 +34,7 @@ class Finding:
     """
     The result of one check.
 
-    :param group: the system that was checked: ``Airflow``, ``Databricks`` or ``Snowflake``
+    :param group: the system that was checked: ``Airflow``, ``Databricks`` or ``Snowflake``; ``Sources`` if asked for
     :param name: the check
     :param looked_at: what was checked
     :param text: what was found and, if it is wrong, how to fix it
