@@ -295,6 +295,10 @@ source:
 - `where` is a condition without `;`, comments, parameters (`:name`, `?`) and `${`; within quotes, all but `${` and `{{`
   is allowed. No parameter has it: `make render` writes it into the SQL of the job, and the job compares digests. If a
   dataset file was changed and the bundle was not deployed again, the export fails and says so, before it writes.
+- `where` is parsed in Databricks' dialect, as [checks](#checks) are in Snowflake's: a misspelt operator is an error of
+  the file. So is an aggregate, a window function or a function that makes rows, outside of a subquery: Databricks takes
+  none in a condition for rows. It may name all columns of the source; one with the name of an operator or a clause,
+  such as `from`, needs backticks.
 
 ```yaml
 description: Orders that are paid.
