@@ -287,7 +287,8 @@ source:
   example, or if two columns would have the same name.
 - A hash is `SHA2(HEX(AES_ENCRYPT(SECRET('data_share', 'hash_key'), '0123456789abcdef', 'ECB')) || value, 256)` of the
   value as text: 64 hexadecimal digits, so the target's column must be text. NULL stays NULL. The secret lies in
-  [Databricks](databricks.md#6-the-secret-of-hashes); Airflow, the bucket and Snowflake never have it.
+  [Databricks](databricks.md#6-the-secret-of-hashes), under the names that `include/share.yaml` gives; Airflow, the
+  bucket and Snowflake never have it.
 - Equal values have equal hashes, in all datasets of a workspace: hashed columns can be joined, be merge keys, and be
   counted. So a hash still says which rows belong together. Two values with the same hash are not to be expected
   (SHA-256). Another secret changes all hashes: a merge then inserts each row again, so start it with `full_refresh`.

@@ -856,7 +856,11 @@ def test_only_checked_directories_and_the_names_of_columns_get_into_the_statemen
         "types",
         "is_whole",
     }
-    assert values == {"data_path", "manifest_path", "names", "n", "k", "m", "exported", "c", "condition"}
+    of_this_file = {"condition", "secret_scope", "secret_key"}
+    assert values == {"data_path", "manifest_path", "names", "n", "k", "m", "exported", "c", *of_this_file}
+    # make render writes their values into these texts.
+    for name in ("secret_scope", "secret_key"):
+        assert re.findall(rf"SET VAR {name} = (.*?);", EXPORT_BODY, re.DOTALL) == ["''"]
     # The condition is one that this file has.
     assert re.findall(
         r"SET VAR condition = CASE\s+WHEN .*?\s+THEN (.*?)\s+ELSE RAISE_ERROR", EXPORT_BODY, re.DOTALL

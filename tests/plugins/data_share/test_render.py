@@ -12,7 +12,7 @@ import sqlglot
 import yaml
 
 from data_share import render
-from data_share.render import set_up_files
+from data_share.render import export_sql, set_up_files
 from data_share.share_file import DEFAULT, ShareNames, read_share_file
 from tests.docs.markdown import Page
 from tests.test_default_names import found_in
@@ -100,7 +100,7 @@ def test_the_bundle_deploys_the_sql_that_lies_beside_it(
     bundle = tmp_path / "default" / "databricks" / "databricks.yml"
     [task] = yaml.safe_load(bundle.read_text())["resources"]["jobs"]["export_dataset"]["tasks"]
     sql = (bundle.parent / task["sql_task"]["file"]["path"]).resolve()
-    assert sql.read_text() == (PROJECT / "include" / "sql" / "databricks" / "export_dataset.sql").read_text()
+    assert sql.read_text() == export_sql((), read_share_file(COMPANY, {}).shares[DEFAULT])
     assert task["sql_task"]["parameters"]["data_path"] == "{{job.parameters.export_path}}data/"
 
 
@@ -131,6 +131,19 @@ def test_each_share_s_job_has_the_conditions_of_its_datasets(
     assert render.main(["--folder", str(tmp_path / "again")]) == 1
     assert "source.where" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
+
+
+def test_each_share_s_job_has_its_secret_of_hashes(tmp_path: Path) -> None:
+    path = tmp_path / "share.yaml"
+    path.write_text(
+        f"{COMPANY.read_text()}\nshares:\n  emea:\n    url: s3://another/emea/\n    hash_secret_key: of-emea\n"
+    )
+    shares = read_share_file(path, {"DATA_SHARE_HASH_SECRET_SCOPE": "dev.secrets"}).shares
+    for name, key in ((DEFAULT, "hash.v2"), ("emea", "of-emea")):
+        files = set_up_files(name, shares)
+        sql = files["sql/databricks/export_dataset.sql"]
+        assert re.findall(r"SET VAR secret_(\w+) = '(.*)';", sql) == [("scope", "dev.secrets"), ("key", key)]
+        assert f"put-secret dev.secrets {key}\n" in files["README.md"]
 
 
 def test_a_wrong_share_file_renders_nothing(
