@@ -538,6 +538,7 @@ shares:
 - What belongs to one url has the share's name behind that of the top, unless the share gives its own: `s3_share_stage`
   becomes `s3_share_stage_emea`. This holds for stage, storage integration, storage credential, external location and
   the two AWS roles. The ids that AWS policies need are never those of the top.
+- The ends of a share's syncs go to its `webhook_conn_id`: that of the top, unless the share gives its own.
 - Each share has its own DAGs `set_up_snowflake_emea`, `clean_up_share_emea` and `doctor_emea`. `make doctor` checks all
   shares.
 - The url of a share must not lie in that of another. In one account, two shares need two stages and two integrations.

@@ -136,7 +136,7 @@ class ShareNames(BaseModel):
     databricks_conn_id: ConnectionId = Field(description="Airflow connection of the workspace.")
     snowflake_conn_id: ConnectionId = Field(description="Airflow connection of the account.")
     webhook_conn_id: ConnectionId = Field(
-        description="Airflow connection of the webhook for the ends of syncs; it need not exist. Only at the top."
+        description="Airflow connection of the webhook for the ends of syncs; it need not exist."
     )
     export_job_variable: Variable = Field(
         description="Airflow Variable with the id of the Databricks job that exports."
@@ -217,7 +217,7 @@ class ShareNames(BaseModel):
 # What pydantic says of a field that is not there.
 _MISSING = ": Field required ("
 
-ONLY_AT_THE_TOP = ("webhook_conn_id", "environment")
+ONLY_AT_THE_TOP = ("environment",)
 
 # Of what belongs to one url, a further share has its own: by default with its name behind that of the top.
 _OF_ONE_URL = {
