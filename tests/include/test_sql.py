@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import sqlite3
 from collections.abc import Callable
@@ -16,8 +17,10 @@ import sqlglot
 import sqlparse
 from airflow.sdk import DAG
 from sqlglot import exp
+from sqlglot.tokens import TokenType
 
 from data_share.datasets import Dataset, LoadMode
+from data_share.render import export_sql
 from data_share.share import Share, run_key_of
 from data_share.snowflake.load import SnowflakeCopyIntoOperator
 from data_share.snowflake.policies import Samples
@@ -873,6 +876,49 @@ def test_only_checked_directories_and_the_names_of_columns_get_into_the_statemen
     assert made.count("'`' || REPLACE(n, '`', '``') || '`'") + made.count("`' || REPLACE(n, '`', '``') || '`)'") == 2
     assert code.count("REPLACE(n") == 2
     assert not re.search(r"[$]\{", EXPORT_BODY), "Spark would replace it"
+
+
+# A canary: wherever it sings, a text of a dataset file has arrived.
+CANARY = "canary'\"`; DROP TABLE x; -- /* )"
+RENAMED = f"renamed {CANARY}"
+CONDITION = "name <> 'canary''\"`); DROP TABLE x; -- \\\\' OR `canary;` > 1"
+SOURCES_WITH_A_CANARY: dict[str, dict[str, Any]] = {
+    "columns": {"columns": ["place", "date", "degrees", CANARY]},
+    "exclude": {"exclude": [CANARY]},
+    "rename": {"rename": {CANARY: RENAMED}},
+    "hash": {"hash": [CANARY]},
+    "where": {"where": CONDITION},
+    "all but columns": {"exclude": ["x"], "rename": {CANARY: RENAMED}, "hash": [CANARY], "where": CONDITION},
+    "all but exclude": {
+        "columns": ["place", "date", "degrees", CANARY],
+        "rename": {CANARY: RENAMED},
+        "hash": [CANARY],
+        "where": CONDITION,
+    },
+}
+
+
+@pytest.mark.tier("full")
+@pytest.mark.parametrize("field", SOURCES_WITH_A_CANARY)
+def test_nothing_that_source_says_gets_into_a_statement(rendered: Render, make_dag: MakeDag, field: str) -> None:
+    """But the condition, which is a text in the SQL of the job; names are JSON in a parameter."""
+    source = SOURCES_WITH_A_CANARY[field]
+    dag = make_dag(source=source)
+    for task_id in SYNC_STEPS:
+        for name, sql in rendered(dag, task_id).sql.items():
+            assert "canary" not in sql.lower(), name
+    sent = rendered(dag, "export_to_s3").job_parameters
+    assert [name for name, value in sent.items() if "canary" in value.lower()] == (
+        ["source"] if field != "where" else []
+    )
+    names = {text for column in json.loads(sent["source"])["columns"] for text in (column["name"], column["alias"])}
+    assert names - {"x", "place", "date", "degrees"} <= {CANARY, RENAMED}
+    assert "DROP" not in json.dumps({**json.loads(sent["source"]), "columns": []})
+
+    job = export_sql([dataset(source=source)], Share())
+    singing = [token for token in sqlglot.tokenize(job, read="databricks") if "canary" in token.text.lower()]
+    assert {token.token_type for token in singing} <= {TokenType.STRING}
+    assert [token.text for token in singing] == [source[name] for name in ("where",) if name in source]
 
 
 def test_the_manifest_is_written_after_the_data() -> None:

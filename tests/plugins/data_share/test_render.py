@@ -52,6 +52,51 @@ def test_the_files_are_what_their_systems_read(company: dict[str, ShareNames]) -
         assert "{{ share" not in text, path
 
 
+# Each field with all characters that its pattern accepts; the rest are identifiers.
+STRANGE = {
+    "url": "s3://b-1/=a_.b=/-x/",
+    "databricks_conn_id": "_a.b-c",
+    "snowflake_conn_id": "_a.b-c2",
+    "export_job_variable": "_A0",
+    "databricks_aws_role": "a+=,.@-_",
+    "snowflake_aws_role": "b+=,.@-_",
+    "databricks_external_id": "a+=,.@:/-_",
+    "snowflake_external_id": "b+=,.@:/-_",
+    "snowflake_iam_user_arn": "arn:aws-us-gov:iam::111122223333:user/a+=,.@/-_",
+    "export_principal": "0a_.-",
+    "airflow_principal": "1a_.-",
+    "hash_secret_scope": "_a@b.-",
+    "hash_secret_key": "0.@--",
+}
+
+
+def test_the_strangest_names_change_nothing_but_themselves(company: dict[str, ShareNames]) -> None:
+    """They go through all scripts and documents, and stay what they are there: texts and names."""
+    plain = set_up_files(DEFAULT, company)
+    given = company[DEFAULT].model_dump()
+    strange = ShareNames.model_validate({**given, **STRANGE})
+    files = set_up_files(DEFAULT, {DEFAULT: strange})
+    found = "\n".join(files.values())
+    told = {field for field, name in STRANGE.items() if name.upper() in found.upper() or field == "url"}
+    assert set(STRANGE) - told <= {"databricks_conn_id", "snowflake_conn_id", "export_job_variable"}
+    for path, text in files.items():
+        if path.endswith(".json"):
+            assert shape(json.loads(text)) == shape(json.loads(plain[path]))
+        elif path.endswith(".yml"):
+            assert shape(yaml.safe_load(text)) == shape(yaml.safe_load(plain[path]))
+        elif path.endswith(".sql"):
+            system = "snowflake" if path.startswith("snowflake/") else "databricks"
+            kinds = [[token.token_type for token in sqlglot.tokenize(one[path], read=system)] for one in (files, plain)]
+            assert kinds[0] == kinds[1], path
+
+
+def shape(value: object) -> object:
+    """A document without its texts."""
+    if isinstance(value, dict):
+        return [shape(each) for each in value.values()]
+    return [shape(each) for each in value] if isinstance(value, list) else type(value)
+
+
 def test_the_policies_reach_the_company_s_folder_alone(company: dict[str, ShareNames]) -> None:
     files = set_up_files(DEFAULT, company)
     for role in ("databricks", "snowflake"):
