@@ -3,7 +3,8 @@ Renders what people set up with the names of ``include/share.yaml``: ``python -m
 
 For each share, it writes a folder with the scripts for Snowflake's administrators, the policies and the lifecycle rule
 for AWS, the asset bundle with its SQL, and a page with the commands in their order. A name that is not known yet stays
-a placeholder, such as ``<AWS_ACCOUNT_ID>``. The SQL of the job gets the conditions of the datasets (``source.where``).
+a placeholder, such as ``<AWS_ACCOUNT_ID>``. The SQL of the job gets the conditions of the datasets (``source.where``)
+and the name of the secret of hashes.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ _COPIED = "sql/databricks/export_dataset.sql"
 _PAGE = "set_up.md.jinja"
 
 
-# Where the SQL of the job has the conditions.
+# What the SQL of the job has in place of what is rendered.
 _CONDITIONS = "CAST(MAP() AS MAP<STRING, ARRAY<STRING>>)"
+_NO_NAME = "''"
 
 
 def set_up_files(name: str, shares: Mapping[str, ShareNames], datasets: Sequence[Dataset] = ()) -> dict[str, str]:
@@ -58,24 +60,29 @@ def set_up_files(name: str, shares: Mapping[str, ShareNames], datasets: Sequence
         path: environment.get_template(template).render(share=values[name], shares_of_bucket=of_bucket)
         for path, template in paths.items()
     }
-    return {**rendered, _COPIED: export_sql(datasets)}
+    return {**rendered, _COPIED: export_sql(datasets, shares[name])}
 
 
-def export_sql(datasets: Sequence[Dataset]) -> str:
-    """Return the SQL of the export job, with the conditions of datasets."""
+def export_sql(datasets: Sequence[Dataset], share: ShareNames) -> str:
+    """Return the SQL of the export job, with the conditions of datasets and the secret of a share."""
     sql = (PROJECT / "include" / _COPIED).read_text(encoding="utf-8")
     conditions = [
         f"  {_literal(dataset.name)}, ARRAY({_literal(dataset.source.where_digest)}, {_literal(dataset.source.where)})"
         for dataset in datasets
         if dataset.source.where
     ]
-    before, found, after = sql.partition(f"SET VAR conditions = {_CONDITIONS};")
-    if not found:
-        raise RuntimeError(f"{_COPIED} has no place for the conditions of datasets")
-    if not conditions:
-        return sql
+    sql = _with_variable(sql, "secret_scope", _NO_NAME, _literal(share.hash_secret_scope))
+    sql = _with_variable(sql, "secret_key", _NO_NAME, _literal(share.hash_secret_key))
     listed = ",\n".join(conditions)
-    return f"{before}SET VAR conditions = MAP(\n{listed}\n);{after}"
+    return _with_variable(sql, "conditions", _CONDITIONS, f"MAP(\n{listed}\n)") if conditions else sql
+
+
+def _with_variable(sql: str, name: str, empty: str, value: str) -> str:
+    """Return SQL with another value for a variable."""
+    before, found, after = sql.partition(f"SET VAR {name} = {empty};")
+    if not found:
+        raise RuntimeError(f"{_COPIED} has no place for {name}")
+    return f"{before}SET VAR {name} = {value};{after}"
 
 
 def _literal(text: str) -> str:
