@@ -51,8 +51,8 @@ status: .venv/.installed ## Say what is running; for programs: make status JSON=
 logs: ## Show the last lines of the processes' logs
 	@tail -n 20 $${SANDBOX_HOME:-.sandbox}/logs/*.log
 
-doctor: .venv/.installed ## Check the running stack, or the deployment of AIRFLOW_CONN_...: what is wrong, how to fix it [JSON=1]
-	@$(SANDBOX) doctor $(call switch,JSON,--json)
+doctor: .venv/.installed ## Check the running stack, or the deployment of AIRFLOW_CONN_...: what is wrong, how to fix it [JSON=1] [SOURCES=1]
+	@$(SANDBOX) doctor $(call switch,JSON,--json) $(call switch,SOURCES,--sources)
 
 env: .venv/.installed ## Print export lines with the addresses and sign-ins of the running stack
 	@$(SANDBOX) env

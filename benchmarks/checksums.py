@@ -54,7 +54,7 @@ def export(url: str, files: Any, proof: str) -> None:
     session = ExportSession(url, files)
     share = f"s3://{SHARE_BUCKET}/benchmark/{proof}/"
     parameters = {"source_table": "main.benchmark.rows", "run_key": "key", "dataset": "rows", "proof": proof}
-    paths = {"source": "", "data_path": f"{share}data/", "manifest_path": f"{share}manifest/"}
+    paths = {"source": "", "mode": "", "data_path": f"{share}data/", "manifest_path": f"{share}manifest/"}
     session.execute((SQL / "databricks" / "export_dataset.sql").read_text(), parameters | paths)
     session.close()
 

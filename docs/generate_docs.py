@@ -234,18 +234,18 @@ checks:
 
 ## Schema drift
 
-Columns are matched by [name](#names), without regard to case and order. Before the load, the export's columns are
-compared with the target's:
+Columns are matched by [name](#names), without regard to case and order. New columns are compared with the target's
+before the export, and so [stay in Databricks](#columns-that-come-later); before the load, all columns are compared:
 
 | Policy | The export has a column that the target lacks | The target has a column that the export lacks |
 | --- | --- | --- |
 | `strict` | the sync fails and lists it | the sync fails and lists it |
-| `ignore_new` | the column is left out | the sync fails and lists it |
+| `ignore_new` | the column stays in Databricks | the sync fails and lists it |
 | `add_new` | the column is added to the target | the sync fails and lists it |
 
 A column is added with the type in the [table of types](#types); a plain name is added in upper case, any other name as
 it is. A sync never drops a column or changes its type; each sync compares the types of source and target again. An
-export without rows is not compared: there is nothing to load.
+export without rows is not compared: there is nothing to load. (`strict` refuses new columns of an empty source too.)
 
 A column of the target that the source lacks is no drift if it has a `DEFAULT` and is listed in `target_defaults`: each
 new row gets the default, and in the mode `merge` an existing row keeps its value.
@@ -282,7 +282,7 @@ source:
 - Names are written as in Unity Catalog, where case does not matter, without quotes of SQL. The other fields of the
   file, such as `required_columns` and `columns`, use the names in the export, which are those of the target.
 - **A column that is not in `columns` never reaches the bucket**, also when the source gets it later. With `exclude`,
-  columns that the source gets later leave like all others.
+  it depends on [schema_drift](#columns-that-come-later).
 - The export fails, and has written nothing, if the source lacks a column that is named here, a misspelt one for
   example, or if two columns would have the same name.
 - A hash is `SHA2(HEX(AES_ENCRYPT(SECRET('data_share', 'hash_key'), '0123456789abcdef', 'ECB')) || value, 256)` of the
@@ -318,19 +318,22 @@ parameters: `source` says what a sync exports, the grants of `data-share-export`
 
 ### Columns that come later
 
-A dataset with `source` also keeps back what the target lacks. Before the export, `export_to_s3` reads the columns of
-the target, with the rights that the load needs anyway, and tells the job. What is in the bucket after the source got a
-column:
+A column that the target lacks stays in Databricks, unless `schema_drift` is `add_new`. Before the export,
+`export_to_s3` reads the columns of the target (`DESCRIBE TABLE`, with the rights that the load needs anyway) and tells
+the job. What is in the bucket after the source got a column:
 
 | With `source` | `strict` | `ignore_new` | `add_new` |
 | --- | --- | --- | --- |
 | with `columns` | only what is named | only what is named | only what is named |
-| without `columns` | nothing: the export fails before it writes | the columns of the target | the new column too |
-| no `source` | the new column too; the load fails | the new column too; it is not loaded | the new column too |
+| no `columns`, or no `source` | nothing: it fails before it writes | the columns of the target | the new column too |
 
-As long as there is no target, all chosen columns leave. After the column was added to the target, or excluded, the
-same sync goes on: clear `export_to_s3`. For a table without `source`, `source: {exclude: [...]}` of any column that
-must not leave gives this protection.
+After the column was added to the target, or excluded, the same sync goes on: clear `export_to_s3`. Two cases in which
+all chosen columns leave:
+
+- As long as there is no target.
+- The names of the target and of `source` have more than 10,000 bytes together, which is what Databricks documents for
+  the parameters of a task. Without `source`, the log of `export_to_s3` says so, the new column reaches the bucket, and
+  the load refuses it or leaves it out. With `source`, `export_to_s3` fails instead.
 
 ## Proof
 

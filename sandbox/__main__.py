@@ -51,9 +51,12 @@ def main() -> int:
         "status": "what is running",
         "doctor": "check the running stack, or the deployment whose connections are in the environment",
     }.items():
-        commands.add_parser(name, help=text).add_argument(
-            "--json", action="store_true", help="print one JSON object, for programs"
-        )
+        with_json = commands.add_parser(name, help=text)
+        with_json.add_argument("--json", action="store_true", help="print one JSON object, for programs")
+        if name == "doctor":
+            with_json.add_argument(
+                "--sources", action="store_true", help="also compare each source with its target, by the export job"
+            )
     sync = commands.add_parser("sync", help="sync a dataset on the running stack")
     sync.add_argument("dataset")
     sync.add_argument("--dry-run", action="store_true", help="do every step except publish")
@@ -82,7 +85,8 @@ def main() -> int:
                 print(f"export {name}={shlex.quote(value)}")
             return 0
         if arguments.command == "doctor":
-            return stack.check(given, *(["--json"] if arguments.json else []))
+            options = [f"--{name}" for name in ("json", "sources") if getattr(arguments, name)]
+            return stack.check("data_share.doctor", given, *options)
         if arguments.command == "serve":
             stack.serve(arguments.ports or {**PREFERRED_PORTS, **stack.options.ports})
             return 0

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import psutil
@@ -326,13 +326,14 @@ class Stack:
         self._started.clear()
         return count
 
-    def check(self, given: Mapping[str, str], *options: str) -> int:
+    def check(self, module: str, given: Mapping[str, str], *options: str) -> NoReturn:
         """
-        Let :mod:`data_share.doctor` check a deployment, and return its exit code.
+        Run a module that looks at a deployment, in the place of this process: it gets Ctrl-C and other signals itself.
 
+        :param module: :mod:`data_share.doctor` or another one with its options
         :param given: the environment. If it holds connections of the share, their deployment is checked, else the
             running stack.
-        :param options: command-line options of :mod:`data_share.doctor`
+        :param options: its command-line options
         :raises StackError: if the environment holds no connections and no stack is running
         """
         environment = dict(given)
@@ -340,11 +341,11 @@ class Stack:
             environment = self._airflow_environment(self.endpoints(), self._secrets()) | self._job_variable()
         path = [str(self.project / "plugins"), *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(path)
-        # Airflow logs to the same place as the doctor prints. A person may want the log; a program must get JSON only.
+        # Airflow logs to the same place as the module prints. A person may want the log; a program must get JSON only.
         level = given.get("AIRFLOW__LOGGING__LOGGING_LEVEL", "CRITICAL")
         environment["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "CRITICAL" if "--json" in options else level
-        command = [sys.executable, "-m", "data_share.doctor", *options]
-        return subprocess.run(command, env=environment, check=False).returncode
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, "-m", module, *options], environment)
 
     def serve(self, ports: dict[str, int]) -> None:
         """

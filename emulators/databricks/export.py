@@ -2,8 +2,8 @@
 Executes a Databricks SQL file on the sandbox's lake, with DuckDB.
 
 Statements: ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, ``DECLARE OR REPLACE VARIABLE``, ``SET VAR``,
-and ``EXECUTE IMMEDIATE`` of an ``INSERT OVERWRITE DIRECTORY`` or, with ``INTO``, of a query. A file may contain several
-statements. Only syntax that runtime 14.3 supports is accepted.
+and ``EXECUTE IMMEDIATE`` of an ``INSERT OVERWRITE DIRECTORY`` or of a query, mostly with ``INTO``. A file may contain
+several statements. Only syntax that runtime 14.3 supports is accepted.
 
 Queries may read Delta tables by their Unity Catalog name or through ``IDENTIFIER(...)``, and directories of Parquet
 files as ``parquet.`path```, with the hidden column ``_metadata`` of the files. ``TYPEOF`` returns Spark's names of
@@ -213,8 +213,13 @@ class Session:
         if words[:3] == ["INSERT", "OVERWRITE", "DIRECTORY"] and not into:
             directory, query = _directory_insert(statement)
             self._insert_overwrite_directory(directory, self._bound(query, arguments), {})
-        elif words[0] in {"SELECT", "WITH", "VALUES"} and into:
-            self._assign(into, self._translate(self._bound(statement, arguments), {}), {})
+        elif words[0] in {"SELECT", "WITH", "VALUES"}:
+            query = self._translate(self._bound(statement, arguments), {})
+            if into:
+                self._assign(into, query, {})
+            else:
+                # The result of the run's last statement would be the run's output, which the sandbox does not keep.
+                self._connection.execute(query.sql("duckdb"))
         elif into:
             raise StatementError(
                 f"[INVALID_STATEMENT_FOR_EXECUTE_INTO] The INTO clause of EXECUTE IMMEDIATE is only valid for queries "
@@ -226,7 +231,7 @@ class Session:
                 f"SQL query provided ({text}) does not contain another EXECUTE IMMEDIATE command. SQLSTATE: 07501"
             )
         else:
-            raise _syntax_error(words[0], "the sandbox executes INSERT OVERWRITE DIRECTORY, and queries INTO variables")
+            raise _syntax_error(words[0], "the sandbox executes INSERT OVERWRITE DIRECTORY, and queries")
 
     def _bound(self, sql: str, arguments: list[exp.Expr]) -> exp.Expr:
         """Parse a query, and replace its markers by the arguments of EXECUTE IMMEDIATE."""
@@ -307,7 +312,8 @@ class Session:
 
     def _translate(self, query: exp.Expr, parameters: Mapping[str, str]) -> exp.Expr:
         """Translate a query to DuckDB, and register its tables."""
-        query = query.copy()
+        # Secrets first: DuckDB, which has none, is asked for the names and types of columns below.
+        query = with_secrets(query.copy(), self._secrets, "INSERT")
         ctes = {cte.alias_or_name.lower() for cte in query.find_all(exp.CTE)}
         asks_for_metadata = any(_is_metadata(column) for column in query.find_all(exp.Column))
         for table in list(query.find_all(exp.Table)):
@@ -327,7 +333,7 @@ class Session:
         for column in list(query.find_all(exp.Column)):
             if _is_variable(column, self._variables):
                 column.replace(self._variable(column.name))
-        return as_duckdb(with_secrets(query, self._secrets, "INSERT"))
+        return as_duckdb(query)
 
     def _register(
         self, table: exp.Table, parameters: Mapping[str, str], asks_for_metadata: bool
@@ -402,7 +408,7 @@ class Session:
             scope = scope.parent
         if visible:
             probe.set("with_", exp.With(expressions=list(visible.values())))
-        probe = probe.limit(0)
+        probe = as_duckdb(probe.limit(0))
         self._connection.execute(probe.sql("duckdb"), _used(probe, parameters))
         return [(name, engine_type) for name, engine_type, *_ in self._connection.description]
 

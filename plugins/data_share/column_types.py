@@ -468,7 +468,8 @@ Kind of the source's type -> kind of the target's type -> cases; the first case 
 For a missing pair Snowflake has no cast: any value makes the load fail.
 """
 
-_NO_CAST = "Snowflake has no cast between them, so any value is refused"
+NO_CAST = "Snowflake has no cast between them, so any value is refused"
+"""The reason for a pair of types without a cast."""
 
 
 def fit(source: str, target: str) -> Fit:
@@ -479,7 +480,7 @@ def fit(source: str, target: str) -> Fit:
     :param target: type of the target's column, as ``DESCRIBE TABLE`` writes it
     """
     from_type, to_type = source_type(source), described_type(target)
-    default = _TO_OTHER if to_type.kind == "OTHER" else _loud(_NO_CAST)
+    default = _TO_OTHER if to_type.kind == "OTHER" else _loud(NO_CAST)
     cases = PAIRS[from_type.kind].get(to_type.kind, default)
     case = next(case for case in cases if case.condition(from_type, to_type))
     return Fit(case.verdict, case.reason)

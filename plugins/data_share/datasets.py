@@ -25,7 +25,7 @@ from pydantic import (
 from data_share.column_types import SYNONYMS, UnknownTypeError, target_type, type_pattern
 from data_share.schedules import Schedule
 from data_share.share_file import DEFAULT, ShareNames, share_file
-from data_share.source import Source
+from data_share.source import EVERY_COLUMN, Source
 from data_share.sql_files import SQL_FOLDER
 from data_share.sql_text import (
     COLUMN_PATTERN,
@@ -435,7 +435,7 @@ class Dataset(BaseModel):
     @property
     def keeps_new_columns_back(self) -> bool:
         """Whether a column that the target lacks must not leave Databricks: the job is told the target's columns."""
-        return not self.source.is_everything and self.schema_drift is not SchemaDrift.ADD_NEW
+        return self.schema_drift is not SchemaDrift.ADD_NEW
 
     def source_parameters(self, known: Collection[str] | None = None) -> dict[str, str]:
         """
@@ -444,11 +444,11 @@ class Dataset(BaseModel):
         :param known: the target's columns, if :attr:`keeps_new_columns_back`; None as long as there is no target
         """
         choice, proof = self.source.parameter(), self.proof_of_values.value
-        if not choice:
+        if not choice and known is None:
             return {"proof": proof, "source": ""}
         if known is not None:
             new = "left_out" if self.schema_drift is SchemaDrift.IGNORE_NEW else "refused"
-            choice |= {"known": sorted(map(folded, known)), "new": new}
+            choice = {**(choice or EVERY_COLUMN), "known": sorted(map(folded, known)), "new": new}
         # An earlier version of the job, which would export all columns, refuses a proof of chosen columns.
         return {"proof": f"chosen_{proof}", "source": json.dumps(choice)}
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
@@ -15,6 +15,9 @@ from data_share.sql_text import MAX_NAME_CHARACTERS, folded
 
 MAX_PARAMETER_BYTES = 10_000
 """Max. size of the parameter with the choice: what Databricks documents for the parameters of a task of a job."""
+
+EVERY_COLUMN: Mapping[str, Any] = {"columns": [], "others": "kept"}
+"""The choice of all columns, as the export job reads it."""
 
 _COLUMN_PATTERN = rf"^[^\x00-\x1f\x7f]{{1,{MAX_NAME_CHARACTERS}}}$"
 

@@ -367,7 +367,9 @@ def test_the_job_takes_the_parameters_that_the_export_sends(syncs: list[DAG]) ->
     job = bundle["resources"]["jobs"]["export_dataset"]
     taken = {parameter["name"] for parameter in job["parameters"]}
     for sync in syncs:
-        assert set(sync.get_task("export_to_s3").job_parameters) == taken
+        # Without a mode, the job exports, also one that does not know the parameter.
+        assert set(sync.get_task("export_to_s3").job_parameters) == taken - {"mode"}
+    assert {parameter["name"]: parameter["default"] for parameter in job["parameters"]}["mode"] == ""
 
 
 def test_waiting_holds_no_worker_and_takes_the_run_of_the_export(

@@ -193,7 +193,7 @@ def test_every_file_is_used(dag: DAG) -> None:
     # Airflow renders these as a rule; code does for a reload, for whoever reads a lock outside of a sync, and for an
     # export that keeps new columns back, and for a publish to a ledger of an earlier version.
     rendered_by_steps -= {"select_ledger_row.sql", "select_lock.sql", "describe_target.sql", "publish.sql"}
-    assert len(rendered_by_steps) == 7
+    assert len(rendered_by_steps) == 8
     unused = {path.name for path in (SQL / "snowflake").rglob("*.sql") if path.read_text() not in used}
     # An account administrator runs those of the set-up: test_setup_snowflake.py. All files of targets are run.
     elsewhere = {path.name for folder in ("setup", "targets") for path in (SQL / "snowflake" / folder).iterdir()}
@@ -811,7 +811,7 @@ def checked_values() -> dict[str, re.Pattern[str]]:
 def test_the_export_uses_the_parameters_that_the_job_fills_in() -> None:
     # In quotes, markers are those of a statement that EXECUTE IMMEDIATE runs.
     used = set(re.findall(r"(?<!:):(\w+)", re.sub(r"'[^']*'", "''", EXPORT_BODY)))
-    assert used == {"source_table", "data_path", "manifest_path", "run_key", "dataset", "proof", "source"}
+    assert used == {"source_table", "data_path", "manifest_path", "run_key", "dataset", "proof", "source", "mode"}
     assert used == set(re.findall(r"^--   :(\w+)", EXPORT, flags=re.MULTILINE)), "the header names all inputs"
 
 
@@ -848,13 +848,15 @@ def test_only_plain_directories_pass_the_patterns_of_the_export(name: str) -> No
 
 def test_only_checked_directories_and_the_names_of_columns_get_into_the_statements_of_the_export() -> None:
     assert set(checked_values()) == {"source_table", "data_path", "manifest_path"}
-    made = "".join(re.findall(r"SET VAR (?:statement|data_files) = .*?;", EXPORT_BODY, flags=re.DOTALL))
-    # Outside of the texts. The types t are compared only; with_checksums is compared too.
+    made = "".join(re.findall(r"SET VAR (?:statement|export_query|data_files) = .*?;", EXPORT_BODY, flags=re.DOTALL))
+    # Outside of the texts. The types t are compared only; so are with_checksums, is_whole and only_describes.
     code = re.sub(r"'[^']*'", "''", made)
     values = set(re.findall(r"\b[a-z_]+\b", code)) - {
         "statement",
+        "export_query",
         "data_files",
         "with_checksums",
+        "only_describes",
         "t",
         "types",
         "is_whole",

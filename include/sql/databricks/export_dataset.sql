@@ -15,6 +15,9 @@
 --                   are not in the list. where is the digest of a condition that this file has.
 --                   known are the target's columns, in upper case; a column of the export that is not among them is
 --                   refused or, with "new": "left_out", left out.
+--   :mode           empty to export. describe writes the manifest alone, of what an export would have now: its columns,
+--                   its number of rows, and the source's columns that stay. Then proof is described: an earlier version
+--                   of this file, which does not know mode, refuses that, and would export.
 --
 -- Needs EXECUTE IMMEDIATE: any SQL warehouse, or runtime 14.3. INSERT OVERWRITE DIRECTORY needs its directory as a
 -- literal; a parameter marker for it would need runtime 18, or version 2025.40 of a SQL warehouse. So this file builds
@@ -38,6 +41,7 @@
 -- that Snowflake lacks have only counts.
 --
 -- source_choice and source_condition say what was exported: the parameter source, and the condition for the rows.
+-- columns_that_stay is a JSON list of the source's columns that were left out.
 --
 -- This works for the columns of any table. Of a column, only its name becomes part of a text, in backticks, with its
 -- own backticks doubled; {} is the placeholder for it. Spark replaces ${name} by a setting before it reads a text: a
@@ -48,6 +52,7 @@ DECLARE OR REPLACE VARIABLE data_path STRING;
 DECLARE OR REPLACE VARIABLE manifest_path STRING;
 DECLARE OR REPLACE VARIABLE run_key STRING;
 DECLARE OR REPLACE VARIABLE dataset STRING;
+DECLARE OR REPLACE VARIABLE only_describes BOOLEAN;
 DECLARE OR REPLACE VARIABLE with_checksums BOOLEAN;
 DECLARE OR REPLACE VARIABLE source STRING;
 DECLARE OR REPLACE VARIABLE conditions MAP<STRING, ARRAY<STRING>>; -- noqa: LT01
@@ -59,6 +64,8 @@ DECLARE OR REPLACE VARIABLE known ARRAY<STRING>;
 DECLARE OR REPLACE VARIABLE is_whole BOOLEAN;
 DECLARE OR REPLACE VARIABLE available ARRAY<STRING>;
 DECLARE OR REPLACE VARIABLE exported ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
+DECLARE OR REPLACE VARIABLE columns_that_stay STRING;
+DECLARE OR REPLACE VARIABLE export_query STRING;
 DECLARE OR REPLACE VARIABLE statement STRING;
 DECLARE OR REPLACE VARIABLE data_files STRING;
 DECLARE OR REPLACE VARIABLE names ARRAY<STRING>;
@@ -103,15 +110,21 @@ SET VAR with_checksums = CASE :proof
   WHEN 'chosen_checksums' THEN TRUE
   WHEN 'counts' THEN FALSE
   WHEN 'chosen_counts' THEN FALSE
+  WHEN 'described' THEN FALSE
   ELSE RAISE_ERROR('The job parameter proof must be checksums or counts.')
+END;
+
+SET VAR only_describes = CASE
+  WHEN :mode = '' AND :proof <> 'described' THEN FALSE
+  WHEN :mode = 'describe' AND :proof = 'described' THEN TRUE
+  ELSE RAISE_ERROR('The job parameter mode must be empty, or describe with the proof described. Nothing was exported.')
 END;
 
 SET VAR run_key = :run_key;
 SET VAR dataset = :dataset;
-SET VAR data_files = CONCAT('parquet.`', data_path, '`');
 
 SET VAR source = CASE
-  WHEN :source = '' AND :proof IN ('checksums', 'counts') THEN '{"columns": [], "others": "kept"}'
+  WHEN :source = '' AND :proof IN ('checksums', 'counts', 'described') THEN '{"columns": [], "others": "kept"}'
   WHEN GET_JSON_OBJECT(:source, '$.others') IN ('kept', 'left_out') THEN :source
   ELSE RAISE_ERROR('The job parameter source must be JSON, or empty with the proofs checksums and counts.')
 END;
@@ -154,7 +167,7 @@ END;
 
 SET VAR known = FROM_JSON(GET_JSON_OBJECT(source, '$.known'), 'ARRAY<STRING>');
 
-SET VAR is_whole = SIZE(chosen) = 0 AND known IS NULL;
+SET VAR is_whole = SIZE(chosen) = 0 AND known IS NULL AND NOT only_describes;
 
 -- The names of the source's columns, only if they are needed.
 SET VAR statement = CASE
@@ -220,7 +233,7 @@ SET VAR exported = CASE
       ', '
     ),
     '. Nothing was exported. Add them to the target, leave them out by source.exclude in the dataset file, or set ',
-    'schema_drift there: add_new adds them to the target, ignore_new leaves them out.'
+    'schema_drift there: add_new adds them to the target, ignore_new leaves them in Databricks.'
   ))
 END;
 
@@ -234,7 +247,9 @@ SET VAR exported = CASE
     THEN RAISE_ERROR(
       'This job does not know the secret of hashes: run make render, and deploy the bundle again. Nothing was exported.'
     )
-  WHEN SIZE(exported) = 0 THEN RAISE_ERROR('The dataset file leaves no column to export. Nothing was exported.')
+  WHEN SIZE(exported) = 0 THEN RAISE_ERROR(
+    'No column is left to export: see source in the dataset file, and the columns of the target. Nothing was exported.'
+  )
   WHEN SIZE(ARRAY_DISTINCT(TRANSFORM(exported, c -> LOWER(c['alias'])))) = SIZE(exported) THEN exported
   ELSE RAISE_ERROR(CONCAT(
     'Two columns would have the same name in the export, whose columns would be ',
@@ -243,11 +258,15 @@ SET VAR exported = CASE
   ))
 END;
 
+SET VAR columns_that_stay = TO_JSON(FILTER(
+  available,
+  n -> NOT ARRAY_CONTAINS(TRANSFORM(exported, c -> LOWER(c['name'])), LOWER(n))
+));
+
 -- In a statement that writes, Databricks accepts SECRET only within AES_ENCRYPT. The key of AES_ENCRYPT is no secret:
 -- it makes of the secret a text that only the secret determines, and that is hashed in front of the value.
-SET VAR statement = CONCAT(
-  'INSERT OVERWRITE DIRECTORY "', data_path, '" USING PARQUET',
-  ' SELECT ',
+SET VAR export_query = CONCAT(
+  'SELECT ',
   CASE
     WHEN is_whole THEN '*'
     ELSE ARRAY_JOIN(TRANSFORM(exported, c -> REPLACE(
@@ -266,7 +285,19 @@ SET VAR statement = CONCAT(
   CASE WHEN condition = '' THEN '' ELSE CONCAT(' WHERE (', condition, ')') END
 );
 
+-- Without an export, a query whose result nobody reads.
+SET VAR statement = CASE
+  WHEN only_describes THEN 'SELECT 1 AS nothing WHERE :source_table IS NOT NULL'
+  ELSE CONCAT('INSERT OVERWRITE DIRECTORY "', data_path, '" USING PARQUET ', export_query)
+END;
+
 EXECUTE IMMEDIATE statement USING source_table AS source_table;
+
+-- What the manifest describes: the files or, without an export, the query.
+SET VAR data_files = CASE
+  WHEN only_describes THEN CONCAT('(', export_query, ')')
+  ELSE CONCAT('parquet.`', data_path, '`')
+END;
 
 -- An outer join that matches nothing returns the columns without reading a row, also for an empty export.
 SET VAR statement = CONCAT(
@@ -274,7 +305,7 @@ SET VAR statement = CONCAT(
   ' FROM (SELECT 1) AS nothing LEFT OUTER JOIN ', data_files, ' AS files ON FALSE'
 );
 
-EXECUTE IMMEDIATE statement INTO names;
+EXECUTE IMMEDIATE statement INTO names USING source_table AS source_table;
 
 SET VAR names = CASE
   WHEN ARRAY_JOIN(names, ' ') NOT RLIKE '[$][{]' THEN names
@@ -287,19 +318,25 @@ SET VAR statement = CONCAT(
   ') FROM (SELECT 1) AS nothing LEFT OUTER JOIN ', data_files, ' AS files ON FALSE'
 );
 
-EXECUTE IMMEDIATE statement INTO types;
+EXECUTE IMMEDIATE statement INTO types USING source_table AS source_table;
 
 -- A column named _metadata hides the files' metadata; Spark then adds underscores in front of the metadata's name.
 SET VAR statement = CONCAT(
-  'SELECT COUNT(*), COUNT(DISTINCT ',
-  ELEMENT_AT(
-    FILTER(
-      TRANSFORM(SEQUENCE(1, SIZE(names) + 1), k -> REPEAT('_', k) || 'metadata'),
-      m -> NOT ARRAY_CONTAINS(TRANSFORM(names, n -> LOWER(n)), m)
-    ),
-    1
-  ),
-  '.file_path), ',
+  'SELECT COUNT(*), ',
+  CASE
+    WHEN only_describes THEN 'CAST(0 AS BIGINT), '
+    ELSE CONCAT(
+      'COUNT(DISTINCT ',
+      ELEMENT_AT(
+        FILTER(
+          TRANSFORM(SEQUENCE(1, SIZE(names) + 1), k -> REPEAT('_', k) || 'metadata'),
+          m -> NOT ARRAY_CONTAINS(TRANSFORM(names, n -> LOWER(n)), m)
+        ),
+        1
+      ),
+      '.file_path), '
+    )
+  END,
   CASE
     WHEN with_checksums
       THEN 'ARRAY(' || ARRAY_JOIN(ZIP_WITH(names, types, (n, t) -> REPLACE(
@@ -341,7 +378,7 @@ SET VAR statement = CONCAT(
   ' FROM ', data_files
 );
 
-EXECUTE IMMEDIATE statement INTO counted_rows, counted_files, proofs;
+EXECUTE IMMEDIATE statement INTO counted_rows, counted_files, proofs USING source_table AS source_table;
 
 SET VAR column_types = TO_JSON(ZIP_WITH(
   ZIP_WITH(names, types, (n, t) -> MAP('name', n, 'type', t)),
@@ -353,9 +390,11 @@ SET VAR statement = CONCAT(
   'INSERT OVERWRITE DIRECTORY "', manifest_path, '" USING PARQUET',
   ' SELECT :run_key AS run_key, :dataset AS dataset, :source_table AS source_table, :row_count AS row_count,',
   ' :file_count AS file_count, :column_types AS column_types, :source_choice AS source_choice,',
-  ' :source_condition AS source_condition, CURRENT_TIMESTAMP() AS exported_at'
+  ' :source_condition AS source_condition, :columns_that_stay AS columns_that_stay,',
+  ' CURRENT_TIMESTAMP() AS exported_at'
 );
 
 EXECUTE IMMEDIATE statement
 USING run_key AS run_key, dataset AS dataset, source_table AS source_table, counted_rows AS row_count,
-counted_files AS file_count, column_types AS column_types, source AS source_choice, condition AS source_condition;
+counted_files AS file_count, column_types AS column_types, source AS source_choice, condition AS source_condition,
+columns_that_stay AS columns_that_stay;

@@ -105,18 +105,23 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
             raise AirflowSkipException(f"The export of the sync {key} is loaded again: no new export is started")
         if self.sync.attempt > 1:
             self._cancel_earlier_exports()
-        if self.dataset.keeps_new_columns_back:
-            self.job_parameters = {**(self.job_parameters or {}), **self._parameters_with_known_columns(context)}
+        self.job_parameters = {**(self.job_parameters or {}), **self.source_parameters(context)}
         result = super().execute(context)
         context["ti"].xcom_push(key="export", value=made_by(context, {"run_id": self.run_id}))
         return result
 
-    def _parameters_with_known_columns(self, context: Context) -> dict[str, str]:
+    def source_parameters(self, context: Context) -> dict[str, str]:
         """
-        Return the parameters with the columns of the target; without them as long as there is no target.
+        Return the parameters of the job that say what leaves.
 
-        :raises TooManyColumnsError: Databricks may refuse parameters of this size
+        With the columns of the target, if the dataset keeps back what the target lacks, and once there is a target.
+        They are left out for a target whose names Databricks may refuse as too long, unless the dataset file chooses
+        what leaves: then the load compares the columns, and a new one reaches the bucket.
+
+        :raises TooManyColumnsError: the names are too long, and the dataset file chooses what leaves
         """
+        if not self.dataset.keeps_new_columns_back:
+            return self.dataset.source_parameters()
         hook = DataShareSnowflakeHook(self.share.snowflake_conn_id, query_tag=query_tag(context))
         describe = render_sql("describe_target", share=self.share, sync=self.sync)
         [statement] = hook.split_sql_string(describe, strip_semicolon=True)
@@ -129,6 +134,17 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
             return self.dataset.source_parameters()
         parameters = self.dataset.source_parameters(known)
         if (size := len(parameters["source"].encode())) > MAX_PARAMETER_BYTES:
+            if self.dataset.source.is_everything:
+                self.log.warning(
+                    "The names of the %s columns of %s have %s bytes as a parameter of the export job, of which %s are "
+                    "possible: so the job is not told them. A new column of the source reaches the bucket; the load "
+                    "compares the columns.",
+                    len(known),
+                    self.dataset.target_table,
+                    size,
+                    MAX_PARAMETER_BYTES,
+                )
+                return self.dataset.source_parameters()
             raise TooManyColumnsError(
                 f"The names of the {len(known)} columns of {self.dataset.target_table} and of source in the dataset "
                 f"file have {size:,} bytes as a parameter of the export job, of which {MAX_PARAMETER_BYTES:,} are "

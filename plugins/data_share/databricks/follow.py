@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,16 @@ _ADVICE_BY_RESULT = {
     "MAXIMUM_CONCURRENT_RUNS_REACHED": "Give the export job its queue back, as the asset bundle does. Then start the "
     "sync again.",
 }
+
+# What the export's SQL says when it refuses columns that the target lacks, before it writes.
+_NEW_COLUMNS = re.compile(
+    r"The export would have columns that the target lacks: .+?(?:\. Nothing was exported\.|\Z)", re.DOTALL
+)
+_ADVICE_FOR_NEW_COLUMNS = (
+    "Set schema_drift in the dataset file: add_new adds new columns to the target, if Snowflake has types for them; "
+    "ignore_new leaves them in Databricks, and so does source.exclude for those that it names. A column that was "
+    "renamed in the source is renamed in the target (ALTER TABLE ... RENAME COLUMN). Then start the sync again."
+)
 
 _LIST_RUNS = ("GET", "2.2/jobs/runs/list")
 # A page lists 20 runs, so this is 1,000 active runs: ten at work, the others in the job's queue. More never occur.
@@ -142,12 +153,7 @@ async def follow_run(
             state = _state_if_known(run)
             if state is not None and state.is_terminal:
                 if not state.is_successful:
-                    raise DatabricksRunFailedError(
-                        await _failure_message(hook, run, state),
-                        code=_CODE_BY_RESULT.get(state.result_state),
-                        databricks_run_url=page,
-                        what_to_do=_ADVICE_BY_RESULT.get(state.result_state),
-                    )
+                    raise failed_run(await _failure_message(hook, run, state), state.result_state, page)
                 parameters = {p["name"]: p.get("value", p.get("default")) for p in run.get("job_parameters", [])}
                 return FinishedRun(run_id=run_id, run_page_url=page, job_parameters=parameters)
             age = time.time() - (run.get("start_time", 0) / 1000 or first_poll)
@@ -168,6 +174,29 @@ async def follow_run(
         least = _FAILED_POLL_SECONDS * _POLL_BACKOFF**failures if failures else _MIN_POLL_SECONDS
         pause = max(age * _POLL_AGE_RATIO, least)
         await asyncio.sleep(min(pause, _MAX_POLL_SECONDS))
+
+
+def failed_run(message: str, result: str, page: str) -> DatabricksRunFailedError:
+    """
+    Return the error for a run that did not succeed.
+
+    :param message: what Databricks says about it
+    :param result: its ``result_state``
+    :param page: its page in the workspace
+    """
+    if refusal := _NEW_COLUMNS.search(message):
+        return DatabricksRunFailedError(
+            f"{refusal[0]} The target is as it was.",
+            code=FailureCode.SCHEMA_DRIFT,
+            databricks_run_url=page,
+            what_to_do=_ADVICE_FOR_NEW_COLUMNS,
+        )
+    return DatabricksRunFailedError(
+        message,
+        code=_CODE_BY_RESULT.get(result),
+        databricks_run_url=page,
+        what_to_do=_ADVICE_BY_RESULT.get(result),
+    )
 
 
 def _state_if_known(run: dict[str, Any]) -> RunState | None:

@@ -26,27 +26,33 @@ def main(arguments: Sequence[str] = ()) -> int:
     """
     Print the findings, and return the exit code: 1 if something is wrong.
 
-    :param arguments: ``--json`` prints one JSON object, for programs
+    :param arguments: ``--json`` prints one JSON object, for programs; ``--sources`` looks at the sources too
     """
     parser = argparse.ArgumentParser(prog="python -m data_share.doctor")
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
-    as_json = parser.parse_args(arguments).json
+    parser.add_argument(
+        "--sources",
+        action="store_true",
+        help="also compare each source with its target: starts a run of the export job for each dataset",
+    )
+    options = parser.parse_args(arguments)
+    as_json = options.json
     # Airflow logs to standard output.
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        counts, findings = _examined(show=not as_json)
+        counts, findings = _examined(show=not as_json, with_sources=options.sources)
     if as_json:
         answer = {"ok": not counts[State.WRONG], "counts": counts, "findings": findings}
         sys.stdout.write(json.dumps(answer) + "\n")
     return 1 if counts[State.WRONG] else 0
 
 
-def _examined(*, show: bool) -> tuple[dict[State, int], list[dict[str, Any]]]:
+def _examined(*, show: bool, with_sources: bool) -> tuple[dict[State, int], list[dict[str, Any]]]:
     """Return the number of findings by state, and the findings; print each finding at once if ``show`` is true."""
     write = sys.stdout.write if show else lambda _: 0
     counts = dict.fromkeys(State, 0)
     findings: list[dict[str, Any]] = []
     heading = ""
-    for share, finding in _findings():
+    for share, finding in _findings(with_sources=with_sources):
         own = finding.group if share == DEFAULT else f"{finding.group}, share {share}"
         if own != heading:
             write(f"\n{own}\n")
@@ -59,7 +65,7 @@ def _examined(*, show: bool) -> tuple[dict[State, int], list[dict[str, Any]]]:
     return counts, findings
 
 
-def _findings() -> Iterator[tuple[str, Finding]]:
+def _findings(*, with_sources: bool) -> Iterator[tuple[str, Finding]]:
     """Yield the findings of all shares with the names of their shares. Airflow is checked once."""
     try:
         known = shares()
@@ -68,7 +74,8 @@ def _findings() -> Iterator[tuple[str, Finding]]:
         yield DEFAULT, Finding("Airflow", "share file", "include/share.yaml", State.WRONG, text)
         return
     for name, share in known.items():
-        for finding in examine(Deployment(share), () if name == DEFAULT else ("Databricks", "Snowflake")):
+        groups = () if name == DEFAULT else ("Databricks", "Snowflake")
+        for finding in examine(Deployment(share), groups, with_sources=with_sources):
             yield name, finding
 
 

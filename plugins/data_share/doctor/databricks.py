@@ -96,9 +96,9 @@ def job_parameters(deployment: Deployment) -> Answer:
     taken = {parameter["name"] for parameter in deployment.job.get("parameters", [])}
     problems = []
     if sent - taken:
-        problems.append(f"The job lacks the parameters {listed(sorted(sent - taken))}, which a sync sends.")
+        problems.append(f"The job lacks the parameters {listed(sorted(sent - taken))}, which this version uses.")
     if taken - sent:
-        problems.append(f"The job has the parameters {listed(sorted(taken - sent))}, which no sync sends.")
+        problems.append(f"The job has the parameters {listed(sorted(taken - sent))}, which it does not use.")
     return verdict(with_advice(problems, "Deploy the bundle again: docs/databricks.md."), f"{listed(sorted(taken))}.")
 
 

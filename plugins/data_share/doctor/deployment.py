@@ -80,6 +80,7 @@ class Deployment:
 
     :param share: the names of the deployment
     :param datasets_folder: folder of the dataset files; default: the deployment's
+    :param datasets: the datasets to check; default: all of the folder
     :param now: returns the time of this machine
     """
 
@@ -88,10 +89,12 @@ class Deployment:
         share: Share,
         *,
         datasets_folder: Path | None = None,
+        datasets: Sequence[Dataset] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.share = share
         self.datasets_folder = datasets_folder
+        self._chosen = datasets
         self.now = now
         self.skews: dict[str, float] = {}
         """System -> seconds by which this machine's clock is ahead of the system's clock."""
@@ -105,6 +108,8 @@ class Deployment:
     @cached_property
     def datasets(self) -> tuple[list[Dataset], list[InvalidDatasetError]]:
         """The valid datasets of this share, and the errors of all invalid files."""
+        if self._chosen is not None:
+            return list(self._chosen), []
         datasets, errors = read_datasets(self.datasets_folder)
         return [dataset for dataset in datasets if dataset.share == self.share.name], errors
 

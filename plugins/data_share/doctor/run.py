@@ -19,7 +19,7 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException
 
-from data_share.doctor import airflow, databricks, snowflake
+from data_share.doctor import airflow, databricks, snowflake, sources
 from data_share.doctor.deployment import Answer, Check, Deployment, State, error_text, wrong
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
@@ -57,11 +57,12 @@ class ShareIsBrokenError(ShareError, AirflowFailException):
     code = FailureCode.SHARE_BROKEN
 
 
-def examine(deployment: Deployment, groups: Sequence[str] = ()) -> Iterator[Finding]:
+def examine(deployment: Deployment, groups: Sequence[str] = (), *, with_sources: bool = False) -> Iterator[Finding]:
     """
     Run the checks in order.
 
     :param groups: the systems to check; default: all
+    :param with_sources: also compare each source with its target, which starts a run of the export job for each dataset
     """
     passed: set[str] = set()
     for check in CHECKS:
@@ -77,6 +78,12 @@ def examine(deployment: Deployment, groups: Sequence[str] = ()) -> Iterator[Find
         text = deployment.without_secrets(answer.text)
         looked_at = check.looked_at.format(share=deployment.share)
         yield Finding(check.group, check.name, looked_at, answer.state, text)
+    if not with_sources:
+        return
+    missing = [name for name in sources.NEEDS if name not in passed]
+    for name, answer in sources.answers(deployment, missing):
+        text = deployment.without_secrets(answer.text)
+        yield Finding(sources.GROUP, name, "a run of the export job", answer.state, text)
 
 
 def _answer(check: Check, deployment: Deployment) -> Answer:

@@ -230,9 +230,9 @@ def staging_schema(deployment: Deployment) -> Answer:
 
 def ledger_tables(deployment: Deployment) -> Answer:
     """Ledger and manifest table have the columns in create_ledger.sql."""
-    problems, tables = [], _ledger_columns(deployment.share)
+    problems, tables = [], ledger_columns(deployment.share)
     for table, columns in tables.items():
-        found = _columns(deployment, table)
+        found = columns_of(deployment, table)
         if isinstance(found, str):
             problems.append(f"{found} Run the DAG set_up_snowflake.")
             continue
@@ -254,7 +254,7 @@ def target_tables(deployment: Deployment) -> Answer:
     for dataset in datasets:
         file = f"{dataset.name}.yaml"
         problems += _target_of_another(deployment, dataset)
-        found = _columns(deployment, dataset.target, dataset.target_table)
+        found = columns_of(deployment, dataset.target, dataset.target_table)
         if isinstance(found, str) and dataset.create_table == "from_source":
             created_by_first_sync.append(dataset.target_table)
             continue
@@ -291,7 +291,7 @@ def column_types(deployment: Deployment) -> Answer:
     }
     problems, looked_at = [], []
     for dataset in deployment.datasets[0]:
-        target = _columns(deployment, dataset.target)
+        target = columns_of(deployment, dataset.target)
         schema = last.get(dataset.name)
         if schema is None or isinstance(target, str):
             continue
@@ -320,7 +320,7 @@ def target_rights(deployment: Deployment) -> Answer:
     problems, owned, not_refreshed = [], [], []
     for dataset in deployment.datasets[0]:
         rights = dataset.rights_on_target
-        if dataset.create_table == "from_source" and isinstance(_columns(deployment, dataset.target), str):
+        if dataset.create_table == "from_source" and isinstance(columns_of(deployment, dataset.target), str):
             problems += _missing_right_to_create(deployment, dataset)
             continue
         missing = _missing_rights(deployment, dataset.target, rights, dataset.target_table)
@@ -436,7 +436,7 @@ def _target_of_another(deployment: Deployment, dataset: Dataset) -> list[str]:
     return []
 
 
-def _ledger_columns(share: Share) -> dict[str, dict[str, str]]:
+def ledger_columns(share: Share) -> dict[str, dict[str, str]]:
     """Return the tables in create_ledger.sql with the types of their columns."""
     sql = render_sql("create_ledger", share=share)
     tables = re.findall(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*?)\n\);", sql, flags=re.DOTALL)
@@ -449,7 +449,7 @@ def _later_columns(share: Share, table: str) -> list[str]:
     return [name.upper() for name in re.findall(rf"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS (\w+)", sql)]
 
 
-def _columns(deployment: Deployment, table: str, shown: str = "") -> dict[str, str] | str:
+def columns_of(deployment: Deployment, table: str, shown: str = "") -> dict[str, str] | str:
     """
     Return the types of a table's columns, or Snowflake's error.
 
@@ -504,7 +504,7 @@ def _missing_rights(deployment: Deployment, table: str, rights: Sequence[str], n
     :param table: the table for SQL
     :param name: the table for people; default: the same
     """
-    column = quoted(next(iter(found))) if isinstance(found := _columns(deployment, table), dict) else ""
+    column = quoted(next(iter(found))) if isinstance(found := columns_of(deployment, table), dict) else ""
     if not column:
         return [str(found)]
     probes = {

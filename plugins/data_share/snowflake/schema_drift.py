@@ -246,7 +246,8 @@ def _advice_for_missing(missing: Sequence[str], new: Collection[str], dataset: D
     needed = (*dataset.merge_keys, *dataset.required_columns)
     if also := [column for column in missing if column in needed]:
         advice.append(f"Then also remove {', '.join(also)} from required_columns and merge_keys in the dataset file.")
-    if new:
+    # With ignore_new, a column with a new name stays in Databricks, so the export does not show it.
+    if new or dataset.schema_drift is SchemaDrift.IGNORE_NEW:
         advice.append(
             "A column that was renamed in the source is renamed in the target (ALTER TABLE ... RENAME COLUMN)."
         )

@@ -179,4 +179,5 @@ def parameters(tmp_path: Path) -> dict[str, str]:
         "export_path": f"s3://databricks-snowflake-share/weather/{tmp_path.name}/1/",
         "proof": "checksums",
         "source": "",
+        "mode": "",
     }

@@ -58,7 +58,7 @@ def export(lake: str, files: Any, tmp_path: Any) -> Any:
         write_table(lake, "main.weather.chosen", rows)
         session = Session(lake, files, secrets)
         paths = {"data_path": f"s3://{share}data/", "manifest_path": f"s3://{share}manifest/"}
-        values = {"source_table": "main.weather.chosen", "run_key": "key", "dataset": "chosen", **paths}
+        values = {"source_table": "main.weather.chosen", "run_key": "key", "dataset": "chosen", "mode": "", **paths}
         try:
             session.execute(sql, values | parameters)
         finally:
@@ -132,7 +132,7 @@ def test_a_column_may_get_any_name(export: Any) -> None:
         (chosen(exclude=["ssm"]), "The source lacks these columns, which the dataset file names: ssm"),
         (chosen(hash=["ssm"]), "The source lacks these columns, which the dataset file names: ssm"),
         (chosen(rename={"ssn": "ID"}), "Two columns would have the same name"),
-        (chosen(exclude=["id", "ssn", "born", "name"]), "leaves no column to export"),
+        (chosen(exclude=["id", "ssn", "born", "name"]), "No column is left to export: see source in the dataset file"),
         ({"proof": "chosen_checksums", "source": ""}, "The job parameter source must be JSON"),
         ({"proof": "checksums", "source": "no JSON"}, "The job parameter source must be JSON"),
         ({"proof": "checksums", "source": "SELECT 1"}, "The job parameter source must be JSON"),

@@ -56,6 +56,7 @@ def values(share: str) -> dict[str, str]:
         "dataset": "weather",
         "proof": "checksums",
         "source": "",
+        "mode": "",
     }
 
 
@@ -98,11 +99,12 @@ def test_the_sql_file_exports_the_table_and_counts_the_files(files: Any, values:
         "file_count": 1,
         "source_choice": '{"columns": [], "others": "kept"}',
         "source_condition": "",
+        "columns_that_stay": "[]",
     }
     assert abs(exported_at.replace(tzinfo=UTC) - datetime.now(UTC)) < timedelta(minutes=5)
     assert metadata[0].schema.names[-1] == "exported_at"
-    assert metadata[0].schema.column(8).physical_type == "INT96"  # Spark's default for timestamps
-    assert [metadata[0].schema.column(number).max_definition_level for number in range(9)] == [0] * 9
+    assert metadata[0].schema.column(9).physical_type == "INT96"  # Spark's default for timestamps
+    assert [metadata[0].schema.column(number).max_definition_level for number in range(10)] == [0] * 10
 
 
 def test_what_lies_beside_the_data(files: Any, values: dict[str, str], share: str) -> None:

@@ -495,6 +495,7 @@ def test_jobs_can_be_made_reset_and_deleted(workspace: Any) -> None:
         "export_path",
         "proof",
         "source",
+        "mode",
     ]
     assert job["settings"]["tasks"][0]["sql_task"]["warehouse_id"] == "sandbox"
 

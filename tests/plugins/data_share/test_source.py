@@ -41,6 +41,14 @@ def test_an_earlier_job_refuses_a_dataset_that_chooses() -> None:
         parameters = tides(source={"exclude": ["ssn"]}, proof=proof).source_parameters()
         assert parameters["proof"] == f"chosen_{proof}"
         assert json.loads(parameters["source"])["columns"][0]["name"] == "ssn"
+        parameters = tides(proof=proof).source_parameters(["HARBOUR"])
+        assert parameters["proof"] == f"chosen_{proof}"
+        assert json.loads(parameters["source"]) == {
+            "columns": [],
+            "others": "kept",
+            "known": ["HARBOUR"],
+            "new": "refused",
+        }
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_a_job_with_other_parameters(look: Look, workspace: WorkspaceServer) -> 
     names = ("dataset", "source_table", "run_key", "target_path")
     with job(workspace, parameters=[{"name": name, "default": ""} for name in names]):
         said = look("Databricks").only_wrong("job parameters")
-    assert "lacks the parameters export_path, proof," in said
+    assert "lacks the parameters export_path, mode, proof," in said
     assert "has the parameters target_path" in said
 
 

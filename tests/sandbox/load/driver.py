@@ -24,6 +24,7 @@ from airflow.sdk import DAG
 
 from data_share import share
 from data_share.dag_defaults import SHARE
+from data_share.databricks.follow import failed_run
 from data_share.datasets import Dataset
 from data_share.render import export_sql
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
@@ -320,8 +321,9 @@ class Share:
         """Export the source as the next attempt of ``export_to_s3``, and hand on what ``wait_for_export`` would."""
         run.export_attempt += 1
         path = self.names.export_path(dataset.name, run.key, run.export_attempt, uuid.uuid4())
+        step, context = run.prepared("export_to_s3")
         # It takes long to import, and collecting the tests does without it.
-        from emulators.databricks.export import Session
+        from emulators.databricks.export import Session, StatementError
 
         session = Session(
             self.s3_url, self.files, {(self.names.hash_secret_scope, self.names.hash_secret_key): HASH_KEY}
@@ -335,18 +337,16 @@ class Share:
                     "manifest_path": f"{path}manifest/",
                     "run_key": run.key,
                     "dataset": dataset.name,
-                    **dataset.source_parameters(self._known_columns(dataset)),
+                    "mode": "",
+                    **step.source_parameters(context),
                 },
             )
+        except StatementError as error:
+            # The error with which wait_for_export fails.
+            raise failed_run(f"Task export: {error}", "FAILED", "https://databricks.example/run") from error
         finally:
             session.close()
         self.hand_on(run, path)
-
-    def _known_columns(self, dataset: Dataset) -> list[str] | None:
-        """Return what ``export_to_s3`` tells the job of the target."""
-        if not dataset.keeps_new_columns_back or not self.query(f"SHOW TABLES LIKE '{dataset.target_shown_as}'"):
-            return None
-        return [row["name"] for row in self.query(f"DESCRIBE TABLE {dataset.target}")]
 
     def put_export(self, dataset: Dataset, run: Run, rows: Sequence[Row]) -> None:
         """Do what :meth:`export` does for rows of :data:`SCHEMA`, without the engine that most of its time goes to."""

@@ -17,6 +17,8 @@ pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 ROWS: list[Row] = [{"k": key, "name": f"row {key}", "amount": float(key)} for key in range(4)]
 WIDER = SCHEMA.append(pa.field("note", pa.string()))
+# Its new name may have stayed in Databricks.
+RENAMED = "A column that was renamed in the source is renamed in the target (ALTER TABLE ... RENAME COLUMN). "
 WIDE_ROWS: list[Row] = [{**row, "note": "new"} for row in ROWS]
 
 
@@ -27,11 +29,8 @@ def published(share: Share, dataset: Dataset) -> tuple[list[Row], list[Row]]:
 def refusal(share: Share, dataset: Dataset, run: Run | None = None, **params: Any) -> ShareError:
     """Do a sync that must fail, and change nothing that is published; an export that `run` has is loaded as it is."""
     before = published(share, dataset)
-    if run is None:
-        run = share.run(dataset, **params)
-        share.export(dataset, run)
     with pytest.raises(ShareError) as caught:
-        share.steps(run)
+        share.sync(dataset, **params) if run is None else share.steps(run)
     assert published(share, dataset) == before
     assert str(caught.value).endswith(caught.value.what_to_do)
     return caught.value
@@ -54,8 +53,9 @@ def test_a_missing_column_is_brought_back_or_dropped_whatever_the_policy_is(a_sh
     a_share.write(dataset, ROWS)
     advice = refusal(a_share, dataset).what_to_do
     assert advice == (
-        f"Bring NOTE back in the source, or take it out of {dataset.target_table} (ALTER TABLE ... DROP COLUMN). Then "
-        "start the sync again."
+        f"Bring NOTE back in the source, or take it out of {dataset.target_table} (ALTER TABLE ... DROP COLUMN). "
+        + (RENAMED if policy == "ignore_new" else "")
+        + "Then start the sync again."
     )
     a_share.write(dataset, WIDE_ROWS, WIDER)
     a_share.sync(dataset)
@@ -79,17 +79,30 @@ def test_a_missing_column_that_is_required_leaves_the_dataset_file_too(a_share: 
 def test_a_new_column_is_let_in_by_a_policy(a_share: Share, policy: str, loaded: list[Row]) -> None:
     dataset = a_share.dataset()
     a_share.write(dataset, WIDE_ROWS, WIDER)
-    assert refusal(a_share, dataset).what_to_do == (
-        f"Set schema_drift in the dataset file: add_new adds new columns to {dataset.target_table}; ignore_new leaves "
-        "them out. Then start the sync again."
-    )
+    error = refusal(a_share, dataset)
+    assert error.code is FailureCode.SCHEMA_DRIFT
+    assert "Set schema_drift in the dataset file: add_new adds new columns to the target" in error.what_to_do
+    assert "ignore_new leaves them in Databricks" in error.what_to_do
     a_share.sync(a_share.edit(dataset, schema_drift=policy))
     assert a_share.target(dataset) == loaded
 
 
-@pytest.mark.parametrize("policy", ["strict", "add_new"])
-def test_a_new_column_that_cannot_be_added_is_left_out(a_share: Share, policy: str) -> None:
-    dataset = a_share.dataset(schema_drift=policy)
+def test_a_new_column_that_the_load_finds_is_let_in_by_a_policy(a_share: Share) -> None:
+    dataset = a_share.dataset({**COLUMNS, "note": "VARCHAR"})
+    a_share.write(dataset, WIDE_ROWS, WIDER)
+    run = a_share.run(dataset)
+    a_share.export(dataset, run)
+    a_share.query(f"ALTER TABLE {dataset.target_table} DROP COLUMN note")
+    assert refusal(a_share, dataset, run).what_to_do == (
+        f"Set schema_drift in the dataset file: add_new adds new columns to {dataset.target_table}; ignore_new leaves "
+        "them out. Then start the sync again."
+    )
+    a_share.sync(a_share.edit(dataset, schema_drift="ignore_new"))
+    assert a_share.target(dataset) == ROWS
+
+
+def test_a_new_column_that_cannot_be_added_is_left_out(a_share: Share) -> None:
+    dataset = a_share.dataset(schema_drift="add_new")
     too_long = "n" * 256
     a_share.write(dataset, [{**row, too_long: 1} for row in ROWS], SCHEMA.append(pa.field(too_long, pa.int64())))
     advice = refusal(a_share, dataset).what_to_do
@@ -99,8 +112,9 @@ def test_a_new_column_that_cannot_be_added_is_left_out(a_share: Share, policy: s
     assert a_share.target(dataset) == ROWS
 
 
-def test_a_renamed_column_is_renamed_in_the_target(a_share: Share) -> None:
-    dataset = a_share.dataset({**COLUMNS, "remark": "VARCHAR"}, schema_drift="add_new")
+@pytest.mark.parametrize("policy", ["strict", "ignore_new", "add_new"])
+def test_a_renamed_column_is_renamed_in_the_target(a_share: Share, policy: str) -> None:
+    dataset = a_share.dataset({**COLUMNS, "remark": "VARCHAR"}, schema_drift=policy)
     a_share.write(dataset, WIDE_ROWS, WIDER)
     assert "renamed in the target (ALTER TABLE ... RENAME COLUMN)" in refusal(a_share, dataset).what_to_do
     a_share.query(f"ALTER TABLE {dataset.target_table} RENAME COLUMN remark TO note")

@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from data_share.databricks.follow import DatabricksRunFailedError
 from data_share.snowflake.schema_drift import SchemaDriftError
-from tests.sandbox.load.driver import SCHEMA, Row, Share
+from tests.sandbox.load.driver import COLUMNS, SCHEMA, Row, Share
 
 pytestmark = pytest.mark.sandbox
 
@@ -23,10 +24,17 @@ def columns(share: Share, table: str) -> dict[str, str]:
 
 
 def test_strict_fails_and_lists_new_and_missing_columns(a_share: Share) -> None:
-    dataset = a_share.dataset({"k": "NUMBER(38, 0)", "name": "VARCHAR", "gone": "DATE", "away": "DATE"})
+    dataset = a_share.dataset({**COLUMNS, "note": "VARCHAR", "price": "NUMBER(10, 2)"})
     a_share.write(dataset, NEW, WIDER)
+    run = a_share.run(dataset)
+    a_share.export(dataset, run)
+    # Between the export and the load: what the target lacked before, the job has refused.
+    a_share.query(f"ALTER TABLE {dataset.target_table} ADD COLUMN gone DATE")
+    a_share.query(f"ALTER TABLE {dataset.target_table} ADD COLUMN away DATE")
+    for column in ("amount", "note", "price"):
+        a_share.query(f"ALTER TABLE {dataset.target_table} DROP COLUMN {column}")
     with pytest.raises(SchemaDriftError) as caught:
-        a_share.sync(dataset)
+        a_share.steps(run)
     message = str(caught.value)
     assert "the export lacks AWAY, GONE" in message
     assert "the export has amount (double), note (string), price (decimal(10,2))" in message
@@ -88,7 +96,14 @@ def test_names_are_compared_without_their_case(a_share: Share) -> None:
     assert a_share.target(dataset) == OLD
 
 
-@pytest.mark.parametrize("policy", ["strict", "add_new"])
+def test_strict_refuses_new_columns_of_an_empty_source_too(a_share: Share) -> None:
+    dataset = a_share.dataset(allow_empty=True)
+    a_share.write(dataset, [], WIDER)
+    with pytest.raises(DatabricksRunFailedError, match="columns that the target lacks: note, price"):
+        a_share.sync(dataset)
+
+
+@pytest.mark.parametrize("policy", ["ignore_new", "add_new"])
 def test_an_empty_export_has_no_columns_to_compare(a_share: Share, policy: str) -> None:
     dataset = a_share.dataset(allow_empty=True, schema_drift=policy)
     a_share.write(dataset, [], WIDER)

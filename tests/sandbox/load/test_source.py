@@ -9,7 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from emulators.databricks.export import StatementError
+from data_share.datasets import Dataset
+from data_share.outcome.codes import FailureCode
+from data_share.outcome.report import ShareError
+from data_share.snowflake.schema_drift import SchemaDriftError
 from tests.sandbox.load.conftest import set_up_statements
 from tests.sandbox.load.driver import Row, Run, Share
 
@@ -146,38 +149,111 @@ def test_the_first_sync_creates_the_target_with_what_leaves(a_share: Share) -> N
 
 
 # A column that comes later, by the form of source and by the drift policy: whether the sync ends well, and what is in
-# the bucket afterwards.
+# the bucket afterwards. By form: source, and the target's columns.
 LATER = SCHEMA.append(pa.field("later", pa.string()))
-FORMS: dict[str, dict[str, Any]] = {
-    "columns": {"columns": ["k", "amount"]},
-    "exclude": {"exclude": ["ssn"]},
-    "rename": {"exclude": ["ssn"], "rename": {"amount": "price"}},
-    "hash": {"exclude": ["ssn"], "hash": ["k"]},
-    "where": {"exclude": ["ssn"], "where": "k > 0"},
+NUMBER = "NUMBER(38, 0)"
+FORMS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "none": ({}, {"k": NUMBER, "ssn": "VARCHAR", "amount": "DOUBLE"}),
+    "none, with names in other cases": ({}, {'"k"': NUMBER, '"sSN"': "VARCHAR", "amount": "DOUBLE"}),
+    "columns": ({"columns": ["k", "amount"]}, {"k": NUMBER, "amount": "DOUBLE"}),
+    "exclude": ({"exclude": ["ssn"]}, {"k": NUMBER, "amount": "DOUBLE"}),
+    "rename": ({"exclude": ["ssn"], "rename": {"amount": "price"}}, {"k": NUMBER, "price": "DOUBLE"}),
+    "hash": ({"exclude": ["ssn"], "hash": ["k"]}, {"k": "VARCHAR", "amount": "DOUBLE"}),
+    "where": ({"exclude": ["ssn"], "where": "k > 0"}, {"k": NUMBER, "amount": "DOUBLE"}),
+    "where alone": ({"where": "k > 0"}, {"k": NUMBER, "ssn": "VARCHAR", "amount": "DOUBLE"}),
 }
+
+
+def exports_of(share: Share, dataset: Dataset) -> set[str]:
+    share.files.invalidate_cache()
+    return set(share.files.find(f"{share.names.url}{dataset.name}/"))
+
+
+def refused(share: Share, dataset: Dataset, run: Run, columns: str) -> None:
+    """Export columns that the target lacks: nothing is written, and people are told what to do."""
+    before = exports_of(share, dataset)
+    with pytest.raises(ShareError) as caught:
+        share.export(dataset, run)
+    assert exports_of(share, dataset) == before
+    assert caught.value.code is FailureCode.SCHEMA_DRIFT
+    assert caught.value.message == (
+        f"The export would have columns that the target lacks: {columns}. Nothing was exported. The target is as it "
+        "was."
+    )
+    assert "Set schema_drift in the dataset file" in caught.value.what_to_do
 
 
 @pytest.mark.parametrize("policy", ["strict", "ignore_new", "add_new"])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_column_that_comes_later(a_share: Share, form: str, policy: str) -> None:
-    price = "price" if form == "rename" else "amount"
-    kind = "VARCHAR" if form == "hash" else "NUMBER(38, 0)"
-    dataset = a_share.dataset({"k": kind, price: "DOUBLE"}, schema_drift=policy, source=FORMS[form])
+    source, target = FORMS[form]
+    key = next(iter(target))
+    dataset = a_share.dataset(target, schema_drift=policy, source=source, required_columns=(key,))
+    leaving = {name.strip('"').lower() for name in target}
     a_share.write(dataset, ROWS, SCHEMA)
-    assert in_the_bucket(a_share, a_share.sync(dataset))[0] == {"k", price}
+    columns, _ = in_the_bucket(a_share, a_share.sync(dataset))
+    assert set(map(str.lower, columns)) == leaving
     a_share.write(dataset, [{**row, "later": "secret"} for row in ROWS], LATER)
     run = a_share.run(dataset)
     if policy == "strict" and form != "columns":
-        before = set(a_share.files.find(f"{a_share.names.url}{dataset.name}/"))
-        with pytest.raises(StatementError, match="columns that the target lacks: later"):
-            a_share.export(dataset, run)
-        a_share.files.invalidate_cache()
-        assert set(a_share.files.find(f"{a_share.names.url}{dataset.name}/")) == before
+        refused(a_share, dataset, run, "later")
         # Once the target has the column, the same sync goes on.
         a_share.query(f"ALTER TABLE {dataset.target} ADD COLUMN LATER VARCHAR")
-        assert in_the_bucket(a_share, a_share.sync(dataset, run))[0] == {"k", price, "later"}
+        columns, _ = in_the_bucket(a_share, a_share.sync(dataset, run))
+        assert set(map(str.lower, columns)) == leaving | {"later"}
     else:
         leaves = policy == "add_new" and form != "columns"
         columns, values = in_the_bucket(a_share, a_share.sync(dataset, run))
-        assert columns == {"k", price} | ({"later"} if leaves else set())
+        assert set(map(str.lower, columns)) == leaving | ({"later"} if leaves else set())
         assert (b"secret" in values) == leaves
+        # What was exported is proven like before.
+        assert run.xcoms["copy_into_staging", "return_value"]["unproven"] == {}
+
+
+@pytest.mark.parametrize("policy", ["strict", "ignore_new"])
+def test_a_target_that_the_first_sync_creates_keeps_back_what_comes_later(a_share: Share, policy: str) -> None:
+    dataset = a_share.dataset(create_table="from_source", schema_drift=policy)
+    a_share.write(dataset, ROWS, SCHEMA)
+    assert in_the_bucket(a_share, a_share.sync(dataset))[0] == {"k", "Ssn", "amount"}
+    a_share.write(dataset, [{**row, "later": "secret"} for row in ROWS], LATER)
+    run = a_share.run(dataset, dry_run=True)
+    if policy == "strict":
+        refused(a_share, dataset, run, "later")
+    else:
+        assert in_the_bucket(a_share, a_share.sync(dataset, run))[0] == {"k", "Ssn", "amount"}
+
+
+def test_a_target_that_is_too_wide_for_the_job_is_compared_by_the_load(a_share: Share) -> None:
+    wide = {f"{'c' * 200}_{number}": NUMBER for number in range(60)}
+    rows: list[Row] = [{"k": 1, **dict.fromkeys(wide, 7)}]
+    schema = pa.schema(dict.fromkeys(("k", *wide), pa.int64()))
+    dataset = a_share.dataset({"k": NUMBER, **wide})
+    a_share.write(dataset, rows, schema)
+    a_share.sync(dataset)
+    assert a_share.target(dataset, "k") == rows
+    a_share.write(dataset, [{**rows[0], "later": "secret"}], schema.append(pa.field("later", pa.string())))
+    run = a_share.run(dataset)
+    a_share.export(dataset, run)
+    with pytest.raises(SchemaDriftError, match="the export has later"):
+        a_share.steps(run)
+    # It did leave: the job cannot know.
+    assert b"secret" in in_the_bucket(a_share, run)[1]
+    assert a_share.target(dataset, "k") == rows
+
+
+def test_an_earlier_export_that_has_more_than_the_target_is_compared_by_the_load(a_share: Share) -> None:
+    dataset = a_share.dataset({"k": NUMBER, "ssn": "VARCHAR", "amount": "DOUBLE"})
+    a_share.write(dataset, ROWS, SCHEMA)
+    first = a_share.sync(dataset)
+    a_share.query(f"ALTER TABLE {dataset.target} DROP COLUMN ssn")
+    run = a_share.run(dataset, reload_run_key=first.key)
+    with pytest.raises(SchemaDriftError, match=r"the export has Ssn \(string\), which"):
+        a_share.step(run, "copy_into_staging")
+
+
+def test_a_source_that_shares_no_column_with_the_target_exports_nothing(a_share: Share) -> None:
+    dataset = a_share.dataset({"other": "VARCHAR"}, schema_drift="ignore_new", required_columns=("other",))
+    a_share.write(dataset, ROWS, SCHEMA)
+    with pytest.raises(ShareError, match="No column is left to export"):
+        a_share.export(dataset, a_share.run(dataset))
+    assert exports_of(a_share, dataset) == set()

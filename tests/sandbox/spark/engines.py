@@ -102,11 +102,12 @@ class Engines:
         Execute statements on Spark.
 
         :param sql: in which ``{data_path}`` stands for the path of the data: a literal is no parameter
-        :param parameters: named parameters; ``data_path`` and ``manifest_path`` are added unless they are given
+        :param parameters: named parameters; ``data_path``, ``manifest_path`` and an empty ``mode`` are added unless
+            they are given
         :return: what was written to those that are added
         """
         folder = self.scratch / f"spark_{next(_numbers)}"
-        given = {"data_path": f"{folder}/data/", "manifest_path": f"{folder}/manifest/"} | parameters
+        given = {"mode": "", "data_path": f"{folder}/data/", "manifest_path": f"{folder}/manifest/"} | parameters
         # One after the other in one session, as a SQL file task does it; each is executed as it is written.
         for statement in DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True):
             self.spark.sql(statement.replace("{data_path}", given["data_path"]), args=given)
@@ -130,7 +131,7 @@ class Engines:
         secrets = {(SHARE.hash_secret_scope, SHARE.hash_secret_key): HASH_KEY}
         session = Session(str(self.files.client_kwargs["endpoint_url"]), self.files, secrets)
         try:
-            session.execute(sql.replace("{data_path}", paths["data_path"]), paths | parameters)
+            session.execute(sql.replace("{data_path}", paths["data_path"]), {"mode": "", **paths} | parameters)
         finally:
             session.close()
         for path in self.files.find(f"{SHARE_BUCKET}/{folder}"):

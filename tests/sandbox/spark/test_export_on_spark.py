@@ -6,12 +6,14 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_share.render import export_sql
 from data_share.snowflake.exported_schema import exported_columns
 from data_share.source import Source
 from data_share.sql_text import source_name
@@ -103,6 +105,7 @@ def test_the_manifest_is_that_of_spark(exports: tuple[Export, Export], table: st
         "file_count": 1,
         "source_choice": '{"columns": [], "others": "kept"}',
         "source_condition": "",
+        "columns_that_stay": "[]",
     }
 
 
@@ -399,6 +402,56 @@ def test_chosen_columns_are_those_of_spark(engines: Engines, fields: dict[str, A
     assert tables[0].to_pydict() == tables[1].to_pydict()
     told = [export.manifest()["column_types"] for export in (on_spark, on_emulator)]
     assert [json.loads(text) for text in told] == [json.loads(told[0])] * 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"columns": ["K", "a`b", "text"], "rename": {"text": "x` AS y, '{}'"}, "hash": ["a`b"]},
+        {"exclude": ["TEXT"], "where": "k > 1 AND text <> ')'"},
+    ],
+)
+def test_a_source_is_described_as_spark_does_it(engines: Engines, fields: dict[str, Any]) -> None:
+    engines.spark.sql(
+        f"CREATE OR REPLACE TEMPORARY FUNCTION secret(s STRING, k STRING) RETURNS STRING RETURN '{HASH_KEY}'"
+    )
+    rows = pa.table({"k": pa.array([1, 2], pa.int64()), "text": ["a", "b"], "a`b": pa.array([True, None])})
+    types = {"k": "BIGINT", "text": "STRING", "a`b": "BOOLEAN"}
+    chosen = Source.model_validate(fields)
+    of_dataset: Any = SimpleNamespace(name="chosen", source=chosen)
+    sql = export_sql([of_dataset])
+    parameters = {
+        "source_table": engines.write_source(rows, types),
+        "run_key": "key",
+        "dataset": "chosen",
+        "mode": "describe",
+        "proof": "described",
+        "source": json.dumps(chosen.parameter()) if fields else "",
+    }
+    exports = [engines.on_spark(sql, parameters), engines.on_emulator(sql, parameters)]
+    assert [[path.name for path in export.folder.iterdir()] for export in exports] == [["manifest"]] * 2
+    told = [export.manifest() for export in exports]
+    for manifest in told:
+        manifest.pop("exported_at")
+    assert told[0] == told[1]
+    assert told[0]["row_count"] == (1 if "where" in fields else 2)
+    assert json.loads(told[0]["columns_that_stay"]) == (["text"] if "exclude" in fields else [])
+    # As an export has them.
+    del parameters["mode"]
+    parameters["proof"] = "chosen_checksums" if fields else "checksums"
+    exported = engines.on_spark(sql, parameters).manifest()["column_types"]
+    assert exported_columns(told[0]["column_types"]) == exported_columns(exported)
+    # A job without the mode, or another proof, does not describe.
+    with pytest.raises(Exception, match="The job parameter mode must be empty, or describe"):
+        engines.on_spark(sql, {**parameters, "mode": "describe"})
+
+
+def test_a_description_has_the_types_of_an_export_on_spark(engines: Engines, table: str) -> None:
+    parameters = {"source_table": table, "run_key": "key", "dataset": "everything", "source": ""}
+    described = engines.on_spark(EXPORT_SQL, {**parameters, "mode": "describe", "proof": "described"}).manifest()
+    assert exported_columns(described["column_types"]) == spark_types() | STRUCT_AS_IT_IS
+    assert described["row_count"] == ROWS
 
 
 def test_a_choice_that_is_none_ends_the_export_on_spark_too(engines: Engines, table: str) -> None:

@@ -45,7 +45,8 @@ def handed_on(context: Any) -> Any:
     return context["dag_run"].xcoms.get((context["ti"].task_id, "export"))
 
 
-TIDES = tides(target_table="tides")
+# With this policy, the step does not ask Snowflake for the target's columns.
+TIDES = tides(target_table="tides", schema_drift="add_new")
 
 
 def export(context: Any, reload_run_key: str | None = None) -> DatabricksExportOperator:
@@ -205,44 +206,71 @@ def columns(*names: str) -> StatementResult:
     return StatementResult("query", [{"name": name} for name in names])
 
 
+CHOICES = [{}, {"exclude": ["ssn"]}, {"columns": ["harbour"]}, {"where": "depth > 0"}]
+WIDE = columns(*(f"C{number:0200}" for number in range(60)))
+
+
+@pytest.mark.parametrize("source", CHOICES)
 @pytest.mark.parametrize(("policy", "new"), [("strict", "refused"), ("ignore_new", "left_out")])
 def test_the_job_is_told_the_columns_of_the_target(
-    databricks: mock.Mock, describe: mock.Mock, context: Any, policy: str, new: str
+    databricks: mock.Mock, describe: mock.Mock, context: Any, policy: str, new: str, source: dict[str, Any]
 ) -> None:
     describe.return_value = columns("HARBOUR", "größe", 'x"y')
-    parameters = sent(databricks, context, tides(source={"exclude": ["ssn"]}, schema_drift=policy))
+    parameters = sent(databricks, context, tides(source=source, schema_drift=policy))
     describe.assert_called_once_with('DESCRIBE TABLE "PUBLIC"."TIDES"')
     told = json.loads(parameters["source"])
     assert (told["known"], told["new"]) == (["GRößE", "HARBOUR", 'X"Y'], new)
+    assert told["others"] == ("left_out" if "columns" in source else "kept")
+    # A job of an earlier version refuses it: it would export what the target lacks.
+    assert parameters["proof"] == "chosen_checksums"
     assert parameters["kept"] == "as it was"
 
 
-def test_without_a_target_the_job_is_told_no_columns(databricks: mock.Mock, describe: mock.Mock, context: Any) -> None:
+@pytest.mark.parametrize("source", CHOICES)
+def test_without_a_target_the_job_is_told_no_columns(
+    databricks: mock.Mock, describe: mock.Mock, context: Any, source: dict[str, Any]
+) -> None:
     describe.side_effect = SnowflakeStatementError("002003: Object 'X' does not exist or not authorized.")
-    assert "known" not in json.loads(sent(databricks, context, tides(source={"exclude": ["ssn"]}))["source"])
+    dataset = tides(source=source)
+    told = sent(databricks, context, dataset)
+    assert told == {"kept": "as it was", **dataset.source_parameters()}
+    assert "known" not in told["source"]
 
 
+@pytest.mark.parametrize("source", CHOICES)
 def test_without_an_answer_of_snowflake_nothing_is_exported(
-    databricks: mock.Mock, describe: mock.Mock, context: Any
+    databricks: mock.Mock, describe: mock.Mock, context: Any, source: dict[str, Any]
 ) -> None:
     describe.side_effect = RuntimeError("Snowflake is away")
     with pytest.raises(RuntimeError, match="Snowflake is away"):
-        sent(databricks, context, tides(source={"exclude": ["ssn"]}))
+        sent(databricks, context, tides(source=source))
     databricks.run_now.assert_not_called()
 
 
+@pytest.mark.parametrize("source", CHOICES[1:])
 def test_names_that_are_too_many_for_a_parameter_export_nothing(
-    databricks: mock.Mock, describe: mock.Mock, context: Any
+    databricks: mock.Mock, describe: mock.Mock, context: Any, source: dict[str, Any]
 ) -> None:
-    describe.return_value = columns(*(f"C{number:0200}" for number in range(60)))
+    describe.return_value = WIDE
     with pytest.raises(TooManyColumnsError, match="of which 10,000 are possible"):
-        sent(databricks, context, tides(source={"exclude": ["ssn"]}))
+        sent(databricks, context, tides(source=source))
     databricks.run_now.assert_not_called()
 
 
-@pytest.mark.parametrize("fields", [{}, {"source": {"exclude": ["ssn"]}, "schema_drift": "add_new"}])
-def test_where_every_column_may_leave_snowflake_is_not_asked(
-    databricks: mock.Mock, describe: mock.Mock, context: Any, fields: dict[str, Any]
+def test_without_a_choice_a_wide_target_is_compared_by_the_load(
+    databricks: mock.Mock, describe: mock.Mock, context: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sent(databricks, context, tides(**fields))
+    describe.return_value = WIDE
+    told = sent(databricks, context, tides())
+    assert told == {"kept": "as it was", "proof": "checksums", "source": ""}
+    logged = capsys.readouterr().out
+    assert "60 columns of public.tides have" in logged
+    assert "A new column of the source reaches the bucket; the load compares the columns" in logged
+
+
+@pytest.mark.parametrize("source", CHOICES)
+def test_where_every_new_column_may_leave_snowflake_is_not_asked(
+    databricks: mock.Mock, describe: mock.Mock, context: Any, source: dict[str, Any]
+) -> None:
+    sent(databricks, context, tides(source=source, schema_drift="add_new"))
     describe.assert_not_called()

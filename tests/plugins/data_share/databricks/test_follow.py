@@ -253,6 +253,23 @@ def test_a_failed_task_says_its_own_error(hook: mock.Mock, xcoms: dict[str, Any]
     hook.a_get_run_output.assert_awaited_once_with(78)
 
 
+@pytest.mark.parametrize("told", ["later", "later, größe, a. b", "x. Nothing was exported. y"])
+def test_a_refusal_of_new_columns_is_schema_drift(hook: mock.Mock, xcoms: dict[str, Any], told: str) -> None:
+    task = {"run_id": 78, "task_key": "export", "state": {"result_state": "FAILED"}}
+    hook.a_get_run.return_value = failed("FAILED", "Workload failed, see run output for details", tasks=[task])
+    refusal = f"The export would have columns that the target lacks: {told}. Nothing was exported."
+    hook.a_get_run_output.return_value = {
+        "error": f"[USER_RAISED_EXCEPTION] {refusal} Add them to the target. SQLSTATE: P0001"
+    }
+    message = failure_of(trigger(), xcoms)
+    assert message.startswith("The export would have columns that the target lacks: ")
+    assert message.endswith(". Nothing was exported. The target is as it was.")
+    assert (xcoms["failure"]["code"], xcoms["failure"]["retriable"]) == ("SCHEMA_DRIFT", False)
+    assert xcoms["failure"]["databricks_run_url"] == PAGE
+    for remedy in ("add_new adds", "ignore_new leaves them in Databricks", "source.exclude", "RENAME COLUMN"):
+        assert remedy in xcoms["failure"]["what_to_do"]
+
+
 def test_an_error_without_its_details_is_still_told(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
     task = {"run_id": 78, "task_key": "export", "state": {"result_state": "FAILED"}}
     hook.a_get_run.return_value = failed("FAILED", "Task export failed.", tasks=[task])
