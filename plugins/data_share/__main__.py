@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     _find_share_file()
+    # Airflow logs to the place that the findings go to, and would bury them.
+    os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "CRITICAL")
     module, _ = COMMANDS[given.command]
     code: int = importlib.import_module(module).main(given.options)
     return code

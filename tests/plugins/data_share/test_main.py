@@ -6,13 +6,22 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import pytest
 
 from data_share import __main__ as command_line
 from data_share import __version__, package
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Give the environment back as it was: the command changes that of its process."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,6 +62,18 @@ def test_a_command_hands_on_what_follows_it(command: str, monkeypatch: pytest.Mo
     )
     assert command_line.main([command, "--json", "x", "--help"]) == 3
     assert given == [["--json", "x", "--help"]]
+
+
+@pytest.mark.parametrize(("given", "level"), [(None, "CRITICAL"), ("DEBUG", "DEBUG")])
+def test_the_log_of_airflow_does_not_bury_the_findings(
+    given: str | None, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.environ.pop("AIRFLOW__LOGGING__LOGGING_LEVEL", None)
+    if given:
+        os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = given
+    monkeypatch.setattr("data_share.validate.main", lambda _: 0)
+    assert command_line.main(["validate"]) == 0
+    assert os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] == level
 
 
 @pytest.mark.parametrize("command", sorted(command_line.COMMANDS.keys() - {"plan"}))
