@@ -63,6 +63,8 @@ class Sync:
     """
 
     rows_hidden = ROWS_HIDDEN
+    tables_are_current = True
+    """Whether the tables of ledger and manifests have the columns that earlier versions lack: see ``publish.sql``."""
 
     def __init__(
         self,

@@ -188,8 +188,8 @@ def test_every_file_is_used(dag: DAG) -> None:
     code = "".join(path.read_text() for path in steps)
     rendered_by_steps = {f"{name}.sql" for name in re.findall(r'(?:_run_with|render_sql)\(\s*"(\w+)"', code)}
     # Airflow renders these as a rule; code does for a reload, for whoever reads a lock outside of a sync, and for an
-    # export that keeps new columns back.
-    rendered_by_steps -= {"select_ledger_row.sql", "select_lock.sql", "describe_target.sql"}
+    # export that keeps new columns back, and for a publish to a ledger of an earlier version.
+    rendered_by_steps -= {"select_ledger_row.sql", "select_lock.sql", "describe_target.sql", "publish.sql"}
     assert len(rendered_by_steps) == 7
     unused = {path.name for path in (SQL / "snowflake").rglob("*.sql") if path.read_text() not in used}
     # An account administrator runs those of the set-up: test_setup_snowflake.py. All files of targets are run.
@@ -272,7 +272,8 @@ def test_the_row_of_the_lock_is_that_of_the_completed_target(rendered: Render, m
         assert insert.startswith(f"MERGE INTO {LOCK} AS locked USING ( {mine} ) AS mine ")
         assert "WHEN MATCHED" not in insert, "a row that is there stays as it is"
         first = transaction(rendered(make_dag(target_table=spelling), "publish"))[1]
-        assert f"USING ( {mine}, MAX(staged_at) AS staged_at FROM {STAGED}__manifest ) AS mine" in first
+        assert f"USING ( {mine}, MAX(staged_at) AS staged_at FROM (SELECT " in first
+        assert f" FROM {STAGED}__manifest) AS manifest ) AS mine" in first
 
 
 def test_a_copy_states_everything(rendered: Render, dag: DAG, key: str) -> None:
@@ -557,6 +558,12 @@ def test_the_row_of_the_lock_lets_through_what_may_be_published(rendered: Render
     assert let_through == {case: modes for case, (_, modes) in LOCKED.items()}
 
 
+# The ledger's columns that the set-up adds.
+LATER = re.findall(
+    r"ledger_table \}\} ADD COLUMN IF NOT EXISTS (\w+)", (SQL / "snowflake" / "create_ledger.sql").read_text()
+)
+
+
 def is_kept(publish: Any, *, staged: int, ledger: list[tuple[str, str]]) -> bool:
     """Say whether the lock keeps its run key: run what decides on it, which is plain SQL, in SQLite."""
     run_key, decision = sqlglot.parse_one(count_in_lock(publish), dialect="snowflake").expressions[0].unnest_operands()
@@ -565,8 +572,11 @@ def is_kept(publish: Any, *, staged: int, ledger: list[tuple[str, str]]) -> bool
         database.execute("ATTACH ':memory:' AS staging")
         database.execute(f"CREATE TABLE {STAGED} (place)")
         database.executemany(f"INSERT INTO {STAGED} VALUES (?)", [("Oslo",)] * staged)
-        database.execute(f"CREATE TABLE {Share().ledger_table} (dataset, run_key, export_path)")
-        database.executemany(f"INSERT INTO {Share().ledger_table} VALUES ('shared_forecasts', ?, ?)", ledger)
+        database.execute(f"CREATE TABLE {Share().ledger_table} (dataset, run_key, export_path, {', '.join(LATER)})")
+        database.executemany(
+            f"INSERT INTO {Share().ledger_table} (dataset, run_key, export_path) VALUES ('shared_forecasts', ?, ?)",
+            ledger,
+        )
         [(kept,)] = database.execute(f"SELECT {decision.sql(dialect='sqlite')} FROM (SELECT 'kept' AS run_key)")
     assert kept in (None, "kept")
     return bool(kept)
@@ -711,12 +721,26 @@ def test_the_ledger_row_has_a_value_for_each_column(rendered: Render, make_dag: 
         assert {name: values[name] for name in told} == told, way
 
 
-def test_the_ledger_has_the_columns_that_are_written() -> None:
-    create = (SQL / "snowflake" / "create_ledger.sql").read_text().partition("CREATE TABLE")[2].partition(");")[0]
-    publish = (SQL / "snowflake" / "publish.sql").read_text()
-    written = re.search(r"INSERT INTO \{\{ share.ledger_table \}\} \(([^)]*)\)", publish)
-    assert written is not None
-    assert re.findall(r"^  (\w+) ", create, flags=re.MULTILINE) == [one.strip() for one in written[1].split(",")]
+def test_the_ledger_and_the_table_of_manifests_have_the_columns_that_are_written(rendered: Render, dag: DAG) -> None:
+    set_up = statements(render_sql("create_ledger", share=Share()))
+    publish = rendered(dag, "publish")
+    for table in (Share().ledger_table, Share().manifest_table):
+        [create] = [one for one in set_up if f"CREATE TABLE IF NOT EXISTS {table} " in one]
+        created = re.findall(r"(?:\( |, )([a-z_]+) [A-Z]", create)
+        # Those that the set-up adds to a table of an earlier version.
+        later = re.findall(rf"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS (\w+) VARCHAR(?:;|$)", "; ".join(set_up))
+        assert set(later) == {"source_choice", "source_condition"}
+        for is_current in (True, False):
+            publish.sync.tables_are_current = is_current
+            sent = statements(render_sql("publish", share=Share(), sync=publish.sync))
+            [written] = [columns for one in sent for columns in re.findall(rf"^INSERT INTO {table} \(([^)]*)\)", one)]
+            assert sorted(written.replace(" ", "").split(",")) == sorted(
+                name for name in created if is_current or name not in later
+            )
+            assert any(name in one for one in sent for name in later) is is_current
+            # They are named before the target changes: a table without them fails the publish early.
+            early = sent[2 if table == Share().ledger_table else 1]
+            assert [name in early for name in later] == [is_current] * len(later)
 
 
 def test_the_ledger_is_asked_for_a_sync_of_this_dataset_with_the_run_key_bound(rendered: Render, dag: DAG) -> None:

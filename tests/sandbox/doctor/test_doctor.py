@@ -451,6 +451,12 @@ BROKEN = {
         "ledger tables",
         "sync_history has no column requested_by, which create_ledger.sql has",
     ),
+    "a ledger of an earlier version": (
+        ["ALTER TABLE sync_history DROP COLUMN source_choice"],
+        ["ALTER TABLE sync_history ADD COLUMN source_choice VARCHAR"],
+        "ledger tables",
+        "sync_history has no column source_choice, as in an earlier version. Run the DAG set_up_snowflake, which adds",
+    ),
     "no target": (
         ["ALTER TABLE city_temperatures RENAME TO old_temperatures"],
         ["ALTER TABLE old_temperatures RENAME TO city_temperatures"],
