@@ -133,7 +133,7 @@ def test_the_keys_are_what_snowflake_takes_and_for_nobody_else_to_read(make_keys
     # What the provider's hook reads from a file at most.
     assert len(pem) <= 4096
     # One wrong passphrase in 256 decrypts to bytes that are no key.
-    with pytest.raises(ValueError, match="password|deserialize"):
+    with pytest.raises(ValueError, match=r"password|deserialize"):
         load_pem_private_key(pem, b"another")
     key = load_pem_private_key(pem, PASSPHRASE.encode())
     assert isinstance(key, rsa.RSAPrivateKey)
