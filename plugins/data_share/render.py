@@ -19,9 +19,9 @@ import jinja2
 
 from data_share.dataset_files import NoDatasetsError, read_datasets
 from data_share.datasets import Dataset
+from data_share.package import INCLUDE, IS_INSTALLED, PROJECT
 from data_share.share_file import InvalidShareFileError, ShareNames, share_file
 
-PROJECT = Path(__file__).resolve().parents[2]
 # Folder of the rendered files -> folder of their templates in include/.
 _TEMPLATES = {"snowflake": "sql/snowflake/setup", "aws": "aws", "databricks": "databricks"}
 # The bundle names the SQL by a relative path.
@@ -42,17 +42,16 @@ def set_up_files(name: str, shares: Mapping[str, ShareNames], datasets: Sequence
     :param shares: all shares: those of one bucket have their lifecycle rules in one file, which replaces all rules
     :param datasets: the datasets that the job of this share exports
     """
-    include = PROJECT / "include"
     # Without escaping: the names were validated, and have no character that ends a string in SQL, JSON or YAML.
     environment = jinja2.Environment(  # noqa: S701
-        loader=jinja2.FileSystemLoader(include), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+        loader=jinja2.FileSystemLoader(INCLUDE), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
     values = {each: _values(each, names) for each, names in shares.items()}
     of_bucket = [each for each in values.values() if each.bucket == values[name].bucket]
     paths = {
         f"{folder}/{path.name}": f"{place}/{path.name}"
         for folder, place in _TEMPLATES.items()
-        for path in sorted((include / place).iterdir())
+        for path in sorted((INCLUDE / place).iterdir())
         if path.suffix in (".sql", ".json", ".yml")
     }
     paths["README.md"] = _PAGE
@@ -65,7 +64,7 @@ def set_up_files(name: str, shares: Mapping[str, ShareNames], datasets: Sequence
 
 def export_sql(datasets: Sequence[Dataset], share: ShareNames) -> str:
     """Return the SQL of the export job, with the conditions of datasets and the secret of a share."""
-    sql = (PROJECT / "include" / _COPIED).read_text(encoding="utf-8")
+    sql = (INCLUDE / _COPIED).read_text(encoding="utf-8")
     conditions = [
         f"  {_literal(dataset.name)}, ARRAY({_literal(dataset.source.where_digest)}, {_literal(dataset.source.where)})"
         for dataset in datasets
@@ -97,8 +96,9 @@ def _values(name: str, share: ShareNames) -> SimpleNamespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the files of all shares; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m data_share.render", description="Render the set-up of each share.")
-    parser.add_argument("--folder", type=Path, default=PROJECT / "rendered", help="default: %(default)s")
+    parser = argparse.ArgumentParser(prog="data-share render", description="Render the set-up of each share.")
+    default = Path("rendered") if IS_INSTALLED else PROJECT / "rendered"
+    parser.add_argument("--folder", type=Path, default=default, help="default: %(default)s")
     folder = parser.parse_args(arguments).folder
     try:
         shares = share_file().shares

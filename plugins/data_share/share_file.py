@@ -29,9 +29,10 @@ from pydantic import (
     model_validator,
 )
 
+from data_share.package import ADVICE, PROJECT
 from data_share.yaml_files import InvalidFileError, problems_of, read_fields, read_value
 
-SHARE_FILE = Path(__file__).resolve().parents[2] / "include" / "share.yaml"
+SHARE_FILE = PROJECT / "include" / "share.yaml"
 """The file, unless ``DATA_SHARE_FILE`` names another one."""
 
 DEFAULT = "default"
@@ -313,7 +314,7 @@ def read_share_file(path: Path | None = None, environ: Mapping[str, str] = os.en
     """
     path = path or Path(environ.get(f"{PREFIX}FILE") or SHARE_FILE).absolute()
     if not path.is_file():
-        raise InvalidShareFileError(path, [f"{path} is missing; deploy include/ beside dags/ and plugins/"])
+        raise InvalidShareFileError(path, [f"{path} is missing; {ADVICE}"])
     content = read_fields(path, InvalidShareFileError, "url: s3://my-bucket/dataset/")
     origins, problems = _replace_by_environment(content, environ)
     problems += _unknown(content, FileFields.model_fields)

@@ -136,7 +136,7 @@ def _escaped(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Validate the files of a deployment; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m data_share.validate", description="Validate dataset files and the share file; needs no network."
+        prog="data-share validate", description="Validate dataset files and the share file; needs no network."
     )
     parser.add_argument(
         "--format",

@@ -19,6 +19,7 @@ from airflow.sdk import DAG
 from sqlglot import exp
 from sqlglot.tokens import TokenType
 
+import data_share
 from data_share.datasets import Dataset, LoadMode
 from data_share.render import export_sql
 from data_share.share import Share, run_key_of
@@ -720,6 +721,7 @@ def test_the_ledger_row_has_a_value_for_each_column(rendered: Render, make_dag: 
             "rows_loaded": "2",
             "query_ids": """'["query 1", "query 2"]'""",
             "requested_by": "'grace'",
+            "package_version": f"'{data_share.__version__}'",
         }
         assert {name: values[name] for name in told} == told, way
 
@@ -732,7 +734,8 @@ def test_the_ledger_and_the_table_of_manifests_have_the_columns_that_are_written
         created = re.findall(r"(?:\( |, )([a-z_]+) [A-Z]", create)
         # Those that the set-up adds to a table of an earlier version.
         later = re.findall(rf"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS (\w+) VARCHAR(?:;|$)", "; ".join(set_up))
-        assert set(later) == {"source_choice", "source_condition"}
+        of_ledger = {"package_version"} if table == Share().ledger_table else set()
+        assert set(later) == {"source_choice", "source_condition", *of_ledger}
         for is_current in (True, False):
             publish.sync.tables_are_current = is_current
             sent = statements(render_sql("publish", share=Share(), sync=publish.sync))

@@ -28,6 +28,7 @@
 {% set later = {
   'source_choice': 'manifest.source_choice',
   'source_condition': 'manifest.source_condition',
+  'package_version': sync.package_version | sql_string,
 } if sync.tables_are_current else {} -%}
 {% set manifest_columns = [
   'run_key', 'dataset', 'source_table', 'row_count', 'file_count', 'column_types', 'exported_at', 'staged_at'

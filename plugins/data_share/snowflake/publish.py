@@ -23,7 +23,7 @@ _ASSET_EVENT_FIELDS = ("run_key", "rows_inserted", "rows_updated", "rows_deleted
 # publish.sql refuses by writing a NULL run key, which Snowflake reports with this text.
 _NULL_RUN_KEY = "NULL result in a non-nullable column"
 # The tables of an earlier version lack these columns. Snowflake qualifies them as the statement does, or not at all.
-_LACKS_COLUMNS = re.compile(r"invalid identifier '(\w+[.])*SOURCE_(CHOICE|CONDITION)'")
+_LACKS_COLUMNS = re.compile(r"invalid identifier '(\w+[.])*(SOURCE_(CHOICE|CONDITION)|PACKAGE_VERSION)'")
 
 
 class SupersededError(ShareError, AirflowFailException):
@@ -85,8 +85,8 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
                     raise
                 # It failed in one of its first statements, before the target changed.
                 self.log.warning(
-                    "%s or %s lacks columns, so what this sync chose to export is not recorded in Snowflake: run the "
-                    "DAG set_up_snowflake, which adds them (%s)",
+                    "%s or %s lacks columns, so what this sync chose to export, and the version of data_share, are not "
+                    "recorded in Snowflake: run the DAG set_up_snowflake, which adds them (%s)",
                     self.share.ledger_table,
                     self.share.manifest_table,
                     error.message,

@@ -437,4 +437,10 @@ class Page {
   }
 }
 
+async function showVersion() {
+  const answer = await fetch(new URL("version.json", import.meta.url));
+  if (answer.ok) setText(byId("version"), `data_share ${(await answer.json()).version}`);
+}
+
 new Page().start();
+showVersion();
