@@ -247,8 +247,8 @@ def _explained(error: DatabricksRunFailedError, timeout_seconds: float) -> Sourc
     message = error.message
     if error.code is FailureCode.EXPORT_TIMED_OUT:
         message = (
-            f"It was not described within {timeout_seconds / 60:.3g} minutes, its time in the job's queue included, and "
-            "the run was cancelled."
+            f"It was not described within {timeout_seconds / 60:.3g} minutes, its time in the job's queue included, "
+            "and the run was cancelled."
         )
         advice = "Look at the run's page, and try again when fewer syncs run."
     elif found := re.search(r"\[USER_RAISED_EXCEPTION\] (.*?)(?: SQLSTATE: \w+)?\.?\Z", message, re.DOTALL):
