@@ -214,12 +214,12 @@ class Session:
             directory, query = _directory_insert(statement)
             self._insert_overwrite_directory(directory, self._bound(query, arguments), {})
         elif words[0] in {"SELECT", "WITH", "VALUES"}:
-            query = self._translate(self._bound(statement, arguments), {})
+            selected = self._translate(self._bound(statement, arguments), {})
             if into:
-                self._assign(into, query, {})
+                self._assign(into, selected, {})
             else:
                 # The result of the run's last statement would be the run's output, which the sandbox does not keep.
-                self._connection.execute(query.sql("duckdb"))
+                self._connection.execute(selected.sql("duckdb"))
         elif into:
             raise StatementError(
                 f"[INVALID_STATEMENT_FOR_EXECUTE_INTO] The INTO clause of EXECUTE IMMEDIATE is only valid for queries "
@@ -408,8 +408,8 @@ class Session:
             scope = scope.parent
         if visible:
             probe.set("with_", exp.With(expressions=list(visible.values())))
-        probe = as_duckdb(probe.limit(0))
-        self._connection.execute(probe.sql("duckdb"), _used(probe, parameters))
+        translated = as_duckdb(probe.limit(0))
+        self._connection.execute(translated.sql("duckdb"), _used(translated, parameters))
         return [(name, engine_type) for name, engine_type, *_ in self._connection.description]
 
     def _delta_dataset(self, name: str) -> pyarrow.dataset.Dataset:

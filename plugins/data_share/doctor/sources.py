@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from data_share.datasets import Dataset
 from data_share.describe import Description, SourceUnknownError, describe_all
@@ -37,6 +38,7 @@ def answers(deployment: Deployment, missing: Sequence[str]) -> Iterator[tuple[st
 def _answer(deployment: Deployment, dataset: Dataset, described: Description | SourceUnknownError) -> Answer:
     if isinstance(described, SourceUnknownError):
         return wrong(str(described))
+    target: list[dict[str, Any]] | None
     try:
         target = deployment.rows(f"DESCRIBE TABLE {dataset.target}")
     except SnowflakeStatementError as error:
