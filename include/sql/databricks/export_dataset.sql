@@ -249,7 +249,7 @@ SET VAR exported = CASE
     )
   WHEN SIZE(exported) = 0
     THEN RAISE_ERROR(
-      'No column is left to export: see source in the dataset file, and the columns of the target. Nothing was exported.'
+      "No column is left to export: see source in the dataset file, and the target's columns. Nothing was exported."
     )
   WHEN SIZE(ARRAY_DISTINCT(TRANSFORM(exported, c -> LOWER(c['alias'])))) = SIZE(exported) THEN exported
   ELSE RAISE_ERROR(CONCAT(
