@@ -68,9 +68,7 @@ def _source_parameter(patch: pytest.MonkeyPatch) -> None:
 def _hash_secret(patch: pytest.MonkeyPatch) -> None:
     def refuse(original: Any, query: exp.Expr, *given: Any) -> exp.Expr:
         if "SECRET(" in query.sql("databricks"):
-            raise SecretError(
-                "[INVALID_SECRET_LOOKUP.SECRET_FUNCTION_INVALID_LOCATION] SECRET is not allowed here. SQLSTATE: 22531"
-            )
+            raise SecretError("[SECRET_FUNCTION_INVALID_LOCATION] Cannot execute INSERT command SQLSTATE: 42K0E")
         return cast("exp.Expr", original(query, *given))
 
     _wrapped(patch, export, "with_secrets", refuse)
