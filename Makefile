@@ -1,6 +1,6 @@
 # Each command sets up what it needs. Nothing outside this folder is touched.
 .DEFAULT_GOAL := help
-.PHONY: FORCE help demo up set-up sync backend down status logs env doctor test test-all test-nightly test-deploy test-live \
+.PHONY: FORCE help demo up set-up sync backend down status logs env doctor plan test test-all test-nightly test-deploy test-live \
   test-times bench contracts validate check check-style check-types check-sql check-docs check-lock hooks docs render lock \
   keys env-file clean wheel
 
@@ -53,6 +53,9 @@ logs: ## Show the last lines of the processes' logs
 
 doctor: .venv/.installed ## Check the running stack, or the deployment of AIRFLOW_CONN_...: what is wrong, how to fix it [JSON=1] [SOURCES=1]
 	@$(SANDBOX) doctor $(call switch,JSON,--json) $(call switch,SOURCES,--sources)
+
+plan: .venv/.installed ## Say what the next sync would do, and what is in its way: make plan DATASET=shared_forecasts [JSON=1]
+	@$(SANDBOX) plan '$(DATASET)' $(call switch,JSON,--json)
 
 env: .venv/.installed ## Print export lines with the addresses and sign-ins of the running stack
 	@$(SANDBOX) env

@@ -57,6 +57,9 @@ def main() -> int:
             with_json.add_argument(
                 "--sources", action="store_true", help="also compare each source with its target, by the export job"
             )
+    plan = commands.add_parser("plan", help="say what the next sync of a dataset would do, and what is in its way")
+    plan.add_argument("dataset")
+    plan.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     sync = commands.add_parser("sync", help="sync a dataset on the running stack")
     sync.add_argument("dataset")
     sync.add_argument("--dry-run", action="store_true", help="do every step except publish")
@@ -87,6 +90,8 @@ def main() -> int:
         if arguments.command == "doctor":
             options = [f"--{name}" for name in ("json", "sources") if getattr(arguments, name)]
             return stack.check("data_share.doctor", given, *options)
+        if arguments.command == "plan":
+            return stack.check("data_share.plan", given, arguments.dataset, *(["--json"] if arguments.json else []))
         if arguments.command == "serve":
             stack.serve(arguments.ports or {**PREFERRED_PORTS, **stack.options.ports})
             return 0

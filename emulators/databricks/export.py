@@ -214,12 +214,12 @@ class Session:
             directory, query = _directory_insert(statement)
             self._insert_overwrite_directory(directory, self._bound(query, arguments), {})
         elif words[0] in {"SELECT", "WITH", "VALUES"}:
-            selected = self._translate(self._bound(statement, arguments), {})
+            translated = self._translate(self._bound(statement, arguments), {})
             if into:
-                self._assign(into, selected, {})
+                self._assign(into, translated, {})
             else:
                 # The result of the run's last statement would be the run's output, which the sandbox does not keep.
-                self._connection.execute(selected.sql("duckdb"))
+                self._connection.execute(translated.sql("duckdb"))
         elif into:
             raise StatementError(
                 f"[INVALID_STATEMENT_FOR_EXECUTE_INTO] The INTO clause of EXECUTE IMMEDIATE is only valid for queries "

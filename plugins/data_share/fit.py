@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,6 +15,9 @@ from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.snowflake.schema_drift import Comparison, compare_columns, types_of_new_columns
 from data_share.sql_text import folded
+
+# Characters of a VARCHAR without a size. A column as long as that needs no note that it refuses longer texts.
+_LONG = 16_777_216
 
 
 class LoadWouldFailError(ShareError):
@@ -140,7 +144,9 @@ def _exported(
     state = ColumnState.REFUSED if found.reason == NO_CAST else ColumnState.FITS
     if found.verdict is Verdict.SILENT:
         state = ColumnState.CAST if target in dataset.casts else ColumnState.CHANGES_VALUES
-    return Column(state, name, kind, target, target_type, found.reason)
+    length = re.match(r"VARCHAR\((\d+)\)", target_type)
+    is_long = length is not None and int(length[1]) >= _LONG
+    return Column(state, name, kind, target, target_type, "" if state is ColumnState.FITS and is_long else found.reason)
 
 
 def _without_source(name: str, kind: str, dataset: Dataset) -> Column:

@@ -40,17 +40,39 @@ def test_the_share_is_well_until_something_is_broken(share: RunningShare) -> Non
     assert "Job 4711 does not exist" in failures["check_databricks"]
 
 
+def command(share: RunningShare, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the sandbox."""
+    return subprocess.run(
+        [sys.executable, "-m", "sandbox", *words],
+        cwd=PROJECT,
+        env=os.environ | {"SANDBOX_HOME": str(share.stack.state)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_command_shows_what_the_next_sync_would_do(share: RunningShare) -> None:
+    done = command(share, "plan", "shared_forecasts")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rows in the source" in done.stdout
+    assert "1,461" in done.stdout
+    done = command(share, "plan", "shared_forecasts", "--json")
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["ok"], answer["source"]["rows"]) == (0, True, 1461)
+    assert {column["state"] for column in answer["columns"]} == {"fits"}
+    done = command(share, "plan", "nothing")
+    assert done.returncode == 2
+    assert "There is no dataset nothing; known are city_temperatures" in done.stderr
+    done = command(share, "doctor", "--sources")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "source of shared_forecasts (a run of the export job): 1,461 rows, 9 columns, which fit." in done.stdout
+
+
 def test_the_command_shows_the_list(share: RunningShare) -> None:
     def doctor(*options: str) -> tuple[int, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "sandbox", "doctor", *options],
-            cwd=PROJECT,
-            env=os.environ | {"SANDBOX_HOME": str(share.stack.state)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = command(share, "doctor", *options)
         return done.returncode, done.stdout + done.stderr
 
     code, shown = doctor()

@@ -248,9 +248,10 @@ SET VAR exported = CASE
       'This job does not know the secret of hashes: run make render, and deploy the bundle again. Nothing was exported.'
     )
   WHEN SIZE(exported) = 0
-    THEN RAISE_ERROR(
-      "No column is left to export: see source in the dataset file, and the target's columns. Nothing was exported."
-    )
+    THEN RAISE_ERROR(CONCAT(
+      'No column is left to export: see source in the dataset file, and the columns of the target. ',
+      'Nothing was exported.'
+    ))
   WHEN SIZE(ARRAY_DISTINCT(TRANSFORM(exported, c -> LOWER(c['alias'])))) = SIZE(exported) THEN exported
   ELSE RAISE_ERROR(CONCAT(
     'Two columns would have the same name in the export, whose columns would be ',

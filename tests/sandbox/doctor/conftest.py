@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import itertools
 import json
 import os
 import threading
@@ -12,12 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import requests
 from cryptography.hazmat.primitives import serialization
 
 from data_share.dag_defaults import SHARE
 from data_share.dataset_files import read_datasets
+from data_share.datasets import Dataset
 from data_share.doctor.deployment import Deployment, State
 from data_share.doctor.run import Finding, examine
 from data_share.share import Share
@@ -26,6 +29,10 @@ from data_share.sql_files import SQL_FOLDER, render_sql
 from tests.emulators.databricks.conftest import BUNDLE, TOKEN, WorkspaceServer
 from tests.emulators.snowflake.conftest import ACCOUNT, KEY, OTHER_KEY, USER, private_der_pem, public_pem, serve
 from tests.sandbox.load.driver import Wire
+
+PEOPLE = pa.table({"id": [1, 2, 3], "ssn": ["1", None, "3"], "born": pa.array([1, 2, 3], pa.decimal128(12, 2))})
+
+_numbers = itertools.count(1)
 
 
 class Examined:
@@ -200,3 +207,43 @@ def airflow_health(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
         yield health
         server.shutdown()
         thread.join()
+
+
+# ---- datasets with sources of their own
+
+
+@pytest.fixture(scope="module")
+def files(s3_url: str) -> Any:
+    from emulators.databricks.unity_catalog import LAKE_BUCKET
+    from emulators.s3 import s3_filesystem
+
+    files = s3_filesystem(s3_url)
+    files.makedirs(LAKE_BUCKET, exist_ok=True)
+    return files
+
+
+@pytest.fixture
+def people(s3_url: str, files: Any) -> Callable[..., Dataset]:
+    """Make a dataset with a source of its own."""
+    from emulators.databricks.unity_catalog import write_table
+
+    def make(*, is_there: bool = True, **fields: Any) -> Dataset:
+        name = f"people_{next(_numbers)}"
+        if is_there:
+            write_table(s3_url, f"main.care.{name}", PEOPLE)
+        defaults = {"load_mode": "replace", "required_columns": ("id",), "description": "Made by a test."}
+        source = {"source_table": f"main.care.{name}", "target_table": name}
+        return Dataset.model_validate({"name": name, **defaults, **source, **fields})
+
+    return make
+
+
+@pytest.fixture
+def target(administer: Callable[..., object]) -> Callable[..., Dataset]:
+    """Create the target of a dataset, as the role of the syncs."""
+
+    def create(dataset: Dataset, columns: str = "id NUMBER(38, 0), ssn VARCHAR, born NUMBER(12, 2)") -> Dataset:
+        administer(f"CREATE TABLE {dataset.target} ({columns})", conn_id=Share().snowflake_conn_id)
+        return dataset
+
+    return create
