@@ -84,6 +84,7 @@ def ready(accounts: Accounts) -> Iterator[Accounts]:
     """The accounts, set up; nobody waits longer than the emulators need."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(follow, "_MIN_POLL_SECONDS", 0.02)
+        patch.setattr(follow, "_FAILED_POLL_SECONDS", 0.02)
         patch.setattr(statements_api, "_FIRST_POLL_SECONDS", 0.004)
         scenarios.set_up_again(accounts)
         yield accounts
