@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,18 +14,22 @@ import pytest
 pytestmark = pytest.mark.tier("full")
 
 PROJECT = Path(__file__).resolve().parents[1]
-FILES = (".ci/release", "CHANGELOG.md", "plugins/data_share/__init__.py")
 CODE = "plugins/data_share/__init__.py"
+NOTES = "### Added\n\n- The wheel.\n\n### Fixed\n\n- A thing.\n"
+FILES = {
+    CODE: '"""The package."""\n\n__version__ = "0.1.0"\n"""The version."""\n',
+    "CHANGELOG.md": f"# Changelog\n\n## [Unreleased]\n\nThis becomes version 0.1.0.\n\n{NOTES}",
+}
 
 Release = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A repository with the files that a release is about."""
-    for name in FILES:
+    """A repository with the files that a release is about, before the first release."""
+    for name, text in {**FILES, ".ci/release": (PROJECT / ".ci" / "release").read_text()}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(PROJECT / name, tmp_path / name)
+        (tmp_path / name).write_text(text)
     git(tmp_path, "init", "--quiet", "--initial-branch", "main")
     commit(tmp_path, "The first commit")
     return tmp_path
@@ -59,27 +62,24 @@ def state(clone: Path) -> tuple[str, ...]:
     return git(clone, "log", "--format=%H"), git(clone, "tag"), *((clone / name).read_text() for name in FILES)
 
 
-def code_version(clone: Path) -> str:
-    [version] = re.findall(r'__version__ = "(.+)"', (clone / CODE).read_text())
-    return str(version)
+def test_the_files_of_the_project_have_the_form_of_those_here() -> None:
+    assert len(re.findall(r'^__version__ = "\d+\.\d+\.\d+"$', (PROJECT / CODE).read_text(), re.MULTILINE)) == 1
+    assert (PROJECT / "CHANGELOG.md").read_text().count("\n## [Unreleased]\n\n") == 1
 
 
 def test_the_first_release_has_the_version_of_the_code(clone: Path, release: Release) -> None:
-    version, notes = code_version(clone), (clone / "CHANGELOG.md").read_text().partition("## [Unreleased]")[2]
-    notes = re.sub(r"^\s*This becomes version \S+\.", "", notes).strip()
     done = release()
     assert done.returncode == 0, done.stderr
-    assert code_version(clone) == version
+    assert (clone / CODE).read_text() == FILES[CODE]
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
     changelog = (clone / "CHANGELOG.md").read_text()
-    assert f"## [Unreleased]\n\n## [{version}] - {datetime.now(UTC):%Y-%m-%d}\n\n{notes[:40]}" in changelog
-    assert "This becomes version" not in changelog
-    assert git(clone, "log", "-1", "--format=%s") == f"Version {version}"
+    assert changelog == f"# Changelog\n\n## [Unreleased]\n\n## [0.1.0] - {today}\n\n{NOTES}"
+    assert git(clone, "log", "-1", "--format=%s") == "Version 0.1.0"
     assert git(clone, "status", "--porcelain") == ""
     # The notes are the text of the tag, headings and all.
-    told = git(clone, "tag", "--list", "--format=%(contents)", f"v{version}")
-    assert told.strip() == f"Version {version}\n\n{notes}".strip()
-    assert "### Added" in told
-    assert notes in done.stdout
+    told = git(clone, "tag", "--list", "--format=%(contents)", "v0.1.0")
+    assert told == f"Version 0.1.0\n\n{NOTES}".strip()
+    assert NOTES in done.stdout
 
 
 def test_a_later_release_has_its_own_notes_and_the_version_is_changed(clone: Path, release: Release) -> None:
@@ -89,7 +89,7 @@ def test_a_later_release_has_its_own_notes_and_the_version_is_changed(clone: Pat
     commit(clone, "A thing")
     done = release("0.1.1")
     assert done.returncode == 0, done.stderr
-    assert code_version(clone) == "0.1.1"
+    assert (clone / CODE).read_text() == FILES[CODE].replace("0.1.0", "0.1.1")
     assert git(clone, "tag", "--list", "--format=%(contents)", "v0.1.1") == "Version 0.1.1\n\n### Fixed\n\n- A thing."
     headings = re.findall(r"^## \[(.+?)\]", file.read_text(), re.MULTILINE)
     assert headings == ["Unreleased", "0.1.1", "0.1.0"]

@@ -438,8 +438,9 @@ class Page {
 }
 
 async function showVersion() {
-  const answer = await fetch(new URL("version.json", import.meta.url));
-  if (answer.ok) setText(byId("version"), `data_share ${(await answer.json()).version}`);
+  // Without the version, the page is as useful.
+  const answer = await fetch(new URL("version.json", import.meta.url)).catch(() => null);
+  if (answer?.ok) setText(byId("version"), `data_share ${(await answer.json()).version}`);
 }
 
 new Page().start();

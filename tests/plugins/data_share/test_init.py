@@ -189,6 +189,7 @@ def test_a_link_that_leads_nowhere_is_left(tmp_path: Path) -> None:
     assert init.main([str(tmp_path)]) == 0
     assert tree(tmp_path)[SHARE] == b"-> elsewhere.yaml"
     assert not (tmp_path / "include" / "elsewhere.yaml").exists()
+    assert files(tmp_path) == sorted([*STUBS, SHARE])
 
 
 def test_the_files_are_for_all_processes_of_airflow_to_read(tmp_path: Path) -> None:

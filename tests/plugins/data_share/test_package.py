@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import data_share
 from data_share import airflow_version, package
@@ -92,6 +93,12 @@ def test_what_the_package_imports_is_declared_and_nothing_else() -> None:
                 provider = re.match(r"airflow\.providers\.(\w+)", name)
                 imported.add(f"apache-airflow-providers-{provider[1]}" if provider else name.split(".")[0])
     assert imported - sys.stdlib_module_names - {"data_share"} == declared
+
+
+def test_what_a_checkout_is_locked_to_lies_in_the_ranges_of_the_wheel() -> None:
+    locked = dict(re.findall(r"^([\w-]+)==(\S+)", (PROJECT / "requirements.lock").read_text(), re.MULTILINE))
+    for each in map(Requirement, PYPROJECT["project"]["dependencies"]):
+        assert locked[each.name] in each.specifier, each
 
 
 def test_the_build_is_pinned_to_the_locked_version() -> None:
