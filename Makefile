@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: FORCE help demo up set-up sync backend down status logs env doctor plan test test-all test-nightly test-deploy test-live \
   test-times bench contracts validate check check-style check-types check-sql check-docs check-lock hooks docs render lock \
-  keys env-file clean
+  keys env-file clean wheel release test-ranges
 
 PYTHON ?= python3
 DATASET ?= shared_forecasts
@@ -77,6 +77,9 @@ test-nightly: .venv/.installed ## Run what takes long: broken emulators, Spark, 
 test-deploy: .venv/.installed ## Rehearse other ways to run it; as root, with PostgreSQL and Redis installed
 	@$(MAKE) --no-print-directory test TIER=nightly PYTEST_ARGS="-m deploy --numprocesses 0 $(PYTEST_ARGS)"
 
+test-ranges: .venv/.installed ## Sync with the oldest and with the newest packages that the wheel allows, each installed anew
+	@$(BIN)/python -m pytest --numprocesses 0 --tier nightly tests/e2e/test_ranges.py $(PYTEST_ARGS)
+
 test-live: .venv/.installed ## Try on real accounts what the package relies on: docs/live-tests.md
 	@DATA_SHARE_LIVE=1 $(BIN)/python -m pytest -p no:xdist --tier quick,full,nightly tests/live $(PYTEST_ARGS)
 
@@ -120,6 +123,12 @@ hooks: .venv/.installed ## Let git run the checks of make check before each comm
 docs: .venv/.installed ## Generate docs/datasets.md and the JSON Schema of dataset files
 	@$(WITH_PACKAGE) $(BIN)/python docs/generate_docs.py
 
+wheel: .venv/.installed ## Build the wheel and the source distribution of the package, into dist/
+	@$(BIN)/python -m hatchling build
+
+release: ## Make a release: version, changelog, notes, commit, tag: make release VERSION=0.2.0; pushes nothing
+	@$(PYTHON) .ci/release $(VERSION)
+
 render: .venv/.installed ## Write the set-up of include/share.yaml: scripts, policies, bundle, commands, into rendered/
 	@$(WITH_PACKAGE) $(BIN)/python -m data_share.render
 
@@ -130,7 +139,7 @@ env-file: ## Write .env for docker compose: make env-file [ENV=sandbox] [PROFILE
 	@$(PYTHON) deploy/make_env.py $(if $(PROFILE),--profile '$(PROFILE)') $(if $(ENV),$(if $(filter-out sandbox,$(ENV)),$(error ENV=$(ENV) is not known: ENV=sandbox, or nothing for real accounts),--sandbox))
 
 keys: .venv/.installed ## Make a key pair for Airflow's user in Snowflake; for a second one: make keys KEY=another [SHARE=emea]
-	@$(BIN)/python include/snowflake/make_keys.py $(if $(KEY),--name $(KEY)) $(if $(SHARE),--share $(SHARE))
+	@PYTHONPATH=plugins $(BIN)/python -m data_share.snowflake.make_keys $(if $(KEY),--name $(KEY)) $(if $(SHARE),--share $(SHARE))
 
 clean: down ## Stop everything and remove the sandbox's state
 	rm -rf .sandbox

@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import inspect
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 _FORKING_COMMANDS = {"scheduler", "triggerer", "dag-processor", "celery"}
@@ -83,9 +85,63 @@ def _make_triggerers_api() -> None:
     triggerer_job_runner.in_process_api_server = lambda: api
 
 
-# Both use names inside Airflow. A version without them starts all the same, and its first task or trigger waits.
+def _report_the_end_of_a_trigger_at_once() -> None:
+    """
+    Let the end of a trigger end the pause of the triggerer's loop.
+
+    The loop (Airflow 3.3.2) reports which triggers have ended, then pauses for a second, whatever happens meanwhile:
+    a step that waits in the triggerer ends half a second late on average.
+    """
+    import anyio
+    from airflow.jobs import triggerer_job_runner
+
+    # A version with another use of it must not be disturbed there.
+    if inspect.getsource(triggerer_job_runner).count("move_on_after") != 1:
+        return
+    runner = triggerer_job_runner.TriggerRunner
+    create = runner.create_triggers
+    pauses: list[anyio.CancelScope] = []
+    has_ended = False
+
+    @contextlib.contextmanager
+    def pause(seconds: float) -> Iterator[anyio.CancelScope]:
+        nonlocal has_ended
+        # A trigger that ended while the loop was at work was perhaps not reported.
+        with anyio.move_on_after(0 if has_ended else seconds) as scope:
+            has_ended = False
+            pauses.append(scope)
+            try:
+                yield scope
+            finally:
+                pauses.remove(scope)
+
+    def end_pause(_: Any) -> None:
+        nonlocal has_ended
+        has_ended = not pauses
+        for scope in pauses:
+            scope.cancel()
+
+    @functools.wraps(create)
+    async def create_and_watch(self: Any) -> None:
+        known = set(self.triggers)
+        await create(self)
+        for trigger_id in set(self.triggers) - known:
+            self.triggers[trigger_id]["task"].add_done_callback(end_pause)
+
+    class AnyioWithPause:
+        move_on_after = staticmethod(pause)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(anyio, name)
+
+    runner.create_triggers = create_and_watch
+    triggerer_job_runner.anyio = AnyioWithPause()
+
+
+# All use names inside Airflow. A version without them starts all the same, and is slower by what they save.
 with contextlib.suppress(ImportError, AttributeError):
     if sys.argv[1:2] in (["api-server"], ["triggerer"]):
         _complete_apis()
     if sys.argv[1:2] == ["triggerer"]:
         _make_triggerers_api()
+        _report_the_end_of_a_trigger_at_once()

@@ -59,11 +59,11 @@ from data_share.sql_files import sql_files, sql_templates
 from data_share.steps import CHECK_STAGING, COPY_INTO_STAGING, EXPORT_TO_S3, FINISH_SYNC, PUBLISH, WAIT_FOR_EXPORT
 from data_share.sync_conf import PARAMS
 
-# Any notifiers of Airflow, see docs/alerts.md; the webhook for the ends of syncs needs none. For each end that has a
-# notifier, the dag-processor starts a process.
+# Any notifiers of Airflow, see docs/alerts.md; the webhook needs none. For each end that has a notifier, the
+# dag-processor starts a process.
 ON_SUCCESS: list[BaseNotifier] = []
 ON_FAILURE: list[BaseNotifier] = []
-ON_MISSED_DEADLINE = [AsyncCallback(WebhookNotifier, kwargs={"conn_id": SHARE.webhook_conn_id})]
+ON_MISSED_DEADLINE: list[AsyncCallback] = []
 
 
 def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
@@ -71,6 +71,7 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
     export_timeout = timedelta(minutes=dataset.export_timeout_minutes)
     load_timeout = timedelta(minutes=dataset.load_timeout_minutes)
     sync_args: dict[str, Any] = {"dataset": dataset, "share": share}
+    webhook = AsyncCallback(WebhookNotifier, kwargs={"conn_id": share.webhook_conn_id})
     load_args = sync_args | {
         "statement_timeout": int(load_timeout.total_seconds()),
         # An hour more: a step has one long statement and several short ones.
@@ -90,7 +91,7 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
         # Copies: a notifier keeps its rendered texts, and one process may handle the ends of several syncs.
         on_success_callback=copy.deepcopy(ON_SUCCESS) or None,
         on_failure_callback=copy.deepcopy(ON_FAILURE) or None,
-        deadline=deadline_alerts(dataset, ON_MISSED_DEADLINE) or None,
+        deadline=deadline_alerts(dataset, [webhook, *ON_MISSED_DEADLINE]) or None,
         default_args=args_of(dataset),
         tags=[*TAGS, *dataset.tags],
         **sql_templates(share),

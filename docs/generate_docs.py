@@ -287,7 +287,8 @@ source:
   example, or if two columns would have the same name.
 - A hash is `SHA2(HEX(AES_ENCRYPT(SECRET('data_share', 'hash_key'), '0123456789abcdef', 'ECB')) || value, 256)` of the
   value as text: 64 hexadecimal digits, so the target's column must be text. NULL stays NULL. The secret lies in
-  [Databricks](databricks.md#6-the-secret-of-hashes); Airflow, the bucket and Snowflake never have it.
+  [Databricks](databricks.md#6-the-secret-of-hashes), under the names that `include/share.yaml` gives; Airflow, the
+  bucket and Snowflake never have it.
 - Equal values have equal hashes, in all datasets of a workspace: hashed columns can be joined, be merge keys, and be
   counted. So a hash still says which rows belong together. Two values with the same hash are not to be expected
   (SHA-256). Another secret changes all hashes: a merge then inserts each row again, so start it with `full_refresh`.
@@ -295,6 +296,10 @@ source:
 - `where` is a condition without `;`, comments, parameters (`:name`, `?`) and `${`; within quotes, all but `${` and `{{`
   is allowed. No parameter has it: `make render` writes it into the SQL of the job, and the job compares digests. If a
   dataset file was changed and the bundle was not deployed again, the export fails and says so, before it writes.
+- `where` is parsed in Databricks' dialect, as [checks](#checks) are in Snowflake's: a misspelt operator is an error of
+  the file. So is an aggregate, a window function or a function that makes rows, outside of a subquery: Databricks takes
+  none in a condition for rows. It may name all columns of the source; one with the name of an operator or a clause,
+  such as `from`, needs backticks.
 
 ```yaml
 description: Orders that are paid.
@@ -536,6 +541,7 @@ shares:
 - What belongs to one url has the share's name behind that of the top, unless the share gives its own: `s3_share_stage`
   becomes `s3_share_stage_emea`. This holds for stage, storage integration, storage credential, external location and
   the two AWS roles. The ids that AWS policies need are never those of the top.
+- The ends of a share's syncs go to its `webhook_conn_id`: that of the top, unless the share gives its own.
 - Each share has its own DAGs `set_up_snowflake_emea`, `clean_up_share_emea` and `doctor_emea`. `make doctor` checks all
   shares.
 - The url of a share must not lie in that of another. In one account, two shares need two stages and two integrations.

@@ -1,78 +1,29 @@
 """
-The plugin for Airflow itself: the page "Data shares" in the navigation of its UI, notes and events of the runs.
+Gives Airflow the plugin of a checkout.
 
-Airflow executes this file in every process that loads plugins, also in each task. So it imports little: the web server
-of the page is imported with the first request, and only in the api-server.
+If the wheel ``airflow-data-share`` is installed as well, Python finds that copy of the package first, because Airflow
+puts the folder of plugins at the end of the path. Then the wheel's entry point gives Airflow the plugin, and this file
+gives none: two would be one page and one set of listeners too many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from functools import cached_property
+import logging
 from pathlib import Path
-from typing import Any
 
-from airflow.plugins_manager import AirflowPlugin
+import data_share
+from data_share.airflow_version import require_airflow
 
-from data_share.outcome import events, notes
+require_airflow()
+_FOUND, _HERE = Path(data_share.__file__).resolve().parent, Path(__file__).resolve().parent
 
-_Message = MutableMapping[str, Any]
-_Receive = Callable[[], Awaitable[_Message]]
-_Send = Callable[[_Message], Awaitable[None]]
-
-_HEADERS = {
-    # No content from other hosts, nothing inline, and no other site may embed the page with its Sync buttons.
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
-    # Browsers cache the files but revalidate them by ETag: after an upgrade, no page runs an old script.
-    "cache-control": "no-cache",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
-
-
-class StatusPage:
-    """
-    The files of the status page, as an ASGI application.
-
-    They are the same for everybody and contain no data, so they need no sign-in: the page's script calls Airflow's REST
-    API with the viewer's cookie, and Airflow's permissions decide what it shows and which syncs its buttons start.
-    """
-
-    folder = Path(__file__).parent / "data_share" / "status_page"
-
-    @cached_property
-    def _files(self) -> Any:
-        from starlette.staticfiles import StaticFiles
-
-        return StaticFiles(directory=self.folder, html=True)
-
-    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
-        """Answer one request."""
-
-        async def send_with_headers(message: _Message) -> None:
-            if message["type"] == "http.response.start":
-                own = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
-                message["headers"] = [*message["headers"], *own]
-            await send(message)
-
-        await self._files(scope, receive, send_with_headers)
-
-
-class DataSharePlugin(AirflowPlugin):
-    """The plugin."""
-
-    name = "data_share"
-    listeners = [notes, events]  # noqa: RUF012 - as Airflow declares it
-    fastapi_apps = [  # noqa: RUF012
-        {"name": "data_share_status_page", "app": StatusPage(), "url_prefix": "/data-share"}
-    ]
-    external_views = [  # noqa: RUF012
-        {
-            "name": "Data shares",
-            # Relative, as Airflow may be served below a path of its host.
-            "href": "data-share/",
-            "destination": "nav",
-            "url_route": "data-shares",
-        }
-    ]
+if _FOUND.parent == _HERE:
+    from data_share.plugin import DataSharePlugin  # noqa: F401 - Airflow looks for the class in this module
+else:
+    logging.getLogger(__name__).warning(
+        "Two copies of data_share: version %s in %s is used, the copy in %s is not. Remove one: uninstall "
+        "airflow-data-share, or take data_share and data_share_plugin.py out of the folder of plugins.",
+        data_share.__version__,
+        _FOUND,
+        _HERE,
+    )

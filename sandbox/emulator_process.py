@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def serve(
             s3_endpoint_url=s3_url,
             token=databricks_token,
             bundle=_bundle(state / "bundle"),
-            secrets={("data_share", "hash_key"): "the sandbox keeps no secret"},
+            secrets=_secrets(),
         )
         snowflake = snowflake_app(
             state_dir=state / "snowflake",
@@ -58,11 +59,20 @@ def serve(
         s3.stop()
 
 
+def _secrets() -> dict[tuple[str, str], str]:
+    """Return the secrets of the hashes of all shares, by scope and key."""
+    from data_share.share_file import share_file
+
+    shares = share_file().shares.values()
+    return {(share.hash_secret_scope, share.hash_secret_key): "the sandbox keeps no secret" for share in shares}
+
+
 def _bundle(folder: Path) -> Path:
-    """Return the asset bundle; if datasets have conditions for their rows, the one that ``make render`` writes."""
+    """Return the asset bundle; if datasets need more than it has, the one that ``make render`` writes."""
     from data_share.share_file import DEFAULT, share_file
 
-    if not any("where" in path.read_text("utf-8", "ignore") for path in share_file().datasets_folder.glob("*.yaml")):
+    texts = [path.read_text("utf-8", "ignore") for path in share_file().datasets_folder.glob("*.yaml")]
+    if not any(re.search(r"\b(where|hash)\b", text) for text in texts):
         return settings.PROJECT / "include" / "databricks" / "databricks.yml"
     # To import them takes two seconds.
     from data_share.dataset_files import read_datasets

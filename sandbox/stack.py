@@ -323,6 +323,7 @@ class Stack:
         self._endpoints_file.unlink(missing_ok=True)
         self._sessions_file.unlink(missing_ok=True)
         self._starter_file.unlink(missing_ok=True)
+        self._started.clear()
         return count
 
     def check(self, module: str, given: Mapping[str, str], *options: str) -> NoReturn:

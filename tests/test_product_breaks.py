@@ -111,7 +111,7 @@ BREAKS = {
     ),
     "a dataset overwrites what another one has published to its target": Break(
         f"{SQL}/publish.sql",
-        "locked.dataset IN ('{{ sync.dataset.name }}', '')",
+        "locked.dataset IN ('{{ sync.owner }}', '')",
         "TRUE",
         "tests/sandbox/load/test_targets.py::test_of_two_datasets_that_are_staged_the_second_to_publish_is_refused",
         "full",

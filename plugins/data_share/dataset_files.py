@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from data_share.conditions import sql_errors
+from data_share.conditions import DATABRICKS, sql_errors, where_of
 from data_share.datasets import Dataset
+from data_share.package import ADVICE
 from data_share.share_file import InvalidShareFileError, ShareFile, ShareNames, share_file
 from data_share.sql_text import may_be_one_table, table_parts
 from data_share.yaml_files import InvalidFileError, problems_of, read_fields
@@ -46,7 +47,7 @@ class NoDatasetsError(InvalidDatasetError):
         problem = (
             f"{folder} is empty; add a dataset as docs/adding-a-dataset.md says"
             if folder.is_dir()
-            else f"{folder} is missing; deploy include/ beside dags/ and plugins/"
+            else f"{folder} is missing; {ADVICE}"
         )
         super().__init__(folder, [problem])
 
@@ -74,6 +75,7 @@ def read_dataset(path: Path, deployment: ShareFile | None = None, *, check_sql: 
         problems = problems_of(error)
     if check_sql:
         problems += sql_errors("checks", content.get("checks"))
+        problems += sql_errors("source", where_of(content.get("source")), DATABRICKS)
     if problems:
         raise InvalidDatasetError(path, problems)
     return dataset

@@ -42,13 +42,15 @@ class FinishSyncOperator(SnowflakeSyncOperator):
     result: then the ledger has the export, and the report says so.
     """
 
-    template_fields: Sequence[str] = (*SnowflakeSyncOperator.template_fields, "databricks_conn_id")
+    # The scheduler has a copy of the DAG with these fields: so it knows where the end of the sync is to be sent.
+    template_fields: Sequence[str] = (*SnowflakeSyncOperator.template_fields, "databricks_conn_id", "webhook_conn_id")
     # No link: its queries say nothing about the sync.
     operator_extra_links = ()
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.databricks_conn_id = self.share.databricks_conn_id
+        self.webhook_conn_id = self.share.webhook_conn_id
 
     def execute(self, context: Context) -> None:
         """Clean up, then succeed or fail with the sync."""

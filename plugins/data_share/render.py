@@ -3,7 +3,8 @@ Renders what people set up with the names of ``include/share.yaml``: ``python -m
 
 For each share, it writes a folder with the scripts for Snowflake's administrators, the policies and the lifecycle rule
 for AWS, the asset bundle with its SQL, and a page with the commands in their order. A name that is not known yet stays
-a placeholder, such as ``<AWS_ACCOUNT_ID>``. The SQL of the job gets the conditions of the datasets (``source.where``).
+a placeholder, such as ``<AWS_ACCOUNT_ID>``. The SQL of the job gets the conditions of the datasets (``source.where``)
+and the name of the secret of hashes.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import jinja2
 
 from data_share.dataset_files import NoDatasetsError, read_datasets
 from data_share.datasets import Dataset
+from data_share.package import INCLUDE, IS_INSTALLED, PROJECT
 from data_share.share_file import InvalidShareFileError, ShareNames, share_file
 
-PROJECT = Path(__file__).resolve().parents[2]
 # Folder of the rendered files -> folder of their templates in include/.
 _TEMPLATES = {"snowflake": "sql/snowflake/setup", "aws": "aws", "databricks": "databricks"}
 # The bundle names the SQL by a relative path.
@@ -28,8 +29,9 @@ _COPIED = "sql/databricks/export_dataset.sql"
 _PAGE = "set_up.md.jinja"
 
 
-# Where the SQL of the job has the conditions.
+# What the SQL of the job has in place of what is rendered.
 _CONDITIONS = "CAST(MAP() AS MAP<STRING, ARRAY<STRING>>)"
+_NO_NAME = "''"
 
 
 def set_up_files(name: str, shares: Mapping[str, ShareNames], datasets: Sequence[Dataset] = ()) -> dict[str, str]:
@@ -40,17 +42,16 @@ def set_up_files(name: str, shares: Mapping[str, ShareNames], datasets: Sequence
     :param shares: all shares: those of one bucket have their lifecycle rules in one file, which replaces all rules
     :param datasets: the datasets that the job of this share exports
     """
-    include = PROJECT / "include"
     # Without escaping: the names were validated, and have no character that ends a string in SQL, JSON or YAML.
     environment = jinja2.Environment(  # noqa: S701
-        loader=jinja2.FileSystemLoader(include), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+        loader=jinja2.FileSystemLoader(INCLUDE), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
     values = {each: _values(each, names) for each, names in shares.items()}
     of_bucket = [each for each in values.values() if each.bucket == values[name].bucket]
     paths = {
         f"{folder}/{path.name}": f"{place}/{path.name}"
         for folder, place in _TEMPLATES.items()
-        for path in sorted((include / place).iterdir())
+        for path in sorted((INCLUDE / place).iterdir())
         if path.suffix in (".sql", ".json", ".yml")
     }
     paths["README.md"] = _PAGE
@@ -58,24 +59,29 @@ def set_up_files(name: str, shares: Mapping[str, ShareNames], datasets: Sequence
         path: environment.get_template(template).render(share=values[name], shares_of_bucket=of_bucket)
         for path, template in paths.items()
     }
-    return {**rendered, _COPIED: export_sql(datasets)}
+    return {**rendered, _COPIED: export_sql(datasets, shares[name])}
 
 
-def export_sql(datasets: Sequence[Dataset]) -> str:
-    """Return the SQL of the export job, with the conditions of datasets."""
-    sql = (PROJECT / "include" / _COPIED).read_text(encoding="utf-8")
+def export_sql(datasets: Sequence[Dataset], share: ShareNames) -> str:
+    """Return the SQL of the export job, with the conditions of datasets and the secret of a share."""
+    sql = (INCLUDE / _COPIED).read_text(encoding="utf-8")
     conditions = [
         f"  {_literal(dataset.name)}, ARRAY({_literal(dataset.source.where_digest)}, {_literal(dataset.source.where)})"
         for dataset in datasets
         if dataset.source.where
     ]
-    before, found, after = sql.partition(f"SET VAR conditions = {_CONDITIONS};")
-    if not found:
-        raise RuntimeError(f"{_COPIED} has no place for the conditions of datasets")
-    if not conditions:
-        return sql
+    sql = _with_variable(sql, "secret_scope", _NO_NAME, _literal(share.hash_secret_scope))
+    sql = _with_variable(sql, "secret_key", _NO_NAME, _literal(share.hash_secret_key))
     listed = ",\n".join(conditions)
-    return f"{before}SET VAR conditions = MAP(\n{listed}\n);{after}"
+    return _with_variable(sql, "conditions", _CONDITIONS, f"MAP(\n{listed}\n)") if conditions else sql
+
+
+def _with_variable(sql: str, name: str, empty: str, value: str) -> str:
+    """Return SQL with another value for a variable."""
+    before, found, after = sql.partition(f"SET VAR {name} = {empty};")
+    if not found:
+        raise RuntimeError(f"{_COPIED} has no place for {name}")
+    return f"{before}SET VAR {name} = {value};{after}"
 
 
 def _literal(text: str) -> str:
@@ -90,8 +96,9 @@ def _values(name: str, share: ShareNames) -> SimpleNamespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the files of all shares; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m data_share.render", description="Render the set-up of each share.")
-    parser.add_argument("--folder", type=Path, default=PROJECT / "rendered", help="default: %(default)s")
+    parser = argparse.ArgumentParser(prog="data-share render", description="Render the set-up of each share.")
+    default = Path("rendered") if IS_INSTALLED else PROJECT / "rendered"
+    parser.add_argument("--folder", type=Path, default=default, help="default: %(default)s")
     folder = parser.parse_args(arguments).folder
     try:
         shares = share_file().shares

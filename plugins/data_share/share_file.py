@@ -29,9 +29,10 @@ from pydantic import (
     model_validator,
 )
 
+from data_share.package import ADVICE, PROJECT
 from data_share.yaml_files import InvalidFileError, problems_of, read_fields, read_value
 
-SHARE_FILE = Path(__file__).resolve().parents[2] / "include" / "share.yaml"
+SHARE_FILE = PROJECT / "include" / "share.yaml"
 """The file, unless ``DATA_SHARE_FILE`` names another one."""
 
 DEFAULT = "default"
@@ -107,6 +108,8 @@ AwsArn = Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::[0-9]{1
 # Its characters are those of AWS's external ids, of which none ends a string of JSON.
 ExternalId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+=,.@:/-]{2,1224}$")]
 Principal = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+# As Databricks names scopes and keys. A hyphen in front would be an option in the commands of the set-up.
+SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_@.-]{0,127}$")]
 Environment = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,29}$")]
 # No double underscore: it separates the name from the field in a variable.
 ShareName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=30)]
@@ -134,7 +137,7 @@ class ShareNames(BaseModel):
     databricks_conn_id: ConnectionId = Field(description="Airflow connection of the workspace.")
     snowflake_conn_id: ConnectionId = Field(description="Airflow connection of the account.")
     webhook_conn_id: ConnectionId = Field(
-        description="Airflow connection of the webhook for the ends of syncs; it need not exist. Only at the top."
+        description="Airflow connection of the webhook for the ends of syncs; it need not exist."
     )
     export_job_variable: Variable = Field(
         description="Airflow Variable with the id of the Databricks job that exports."
@@ -184,6 +187,14 @@ class ShareNames(BaseModel):
     bundle: Identifier = Field(
         description="For the set-up: name of the asset bundle, and of its folder in the workspace."
     )
+    hash_secret_scope: SecretName = Field(
+        default="data_share",
+        description="For the set-up: scope of the secret for `source.hash`, in Databricks; `make render` writes it "
+        "into the SQL of the job.",
+    )
+    hash_secret_key: SecretName = Field(
+        default="hash_key", description="For the set-up: key of the secret in its scope, as for `hash_secret_scope`."
+    )
 
     @model_validator(mode="after")
     def _tables_differ(self) -> ShareNames:
@@ -207,7 +218,7 @@ class ShareNames(BaseModel):
 # What pydantic says of a field that is not there.
 _MISSING = ": Field required ("
 
-ONLY_AT_THE_TOP = ("webhook_conn_id", "environment")
+ONLY_AT_THE_TOP = ("environment",)
 
 # Of what belongs to one url, a further share has its own: by default with its name behind that of the top.
 _OF_ONE_URL = {
@@ -303,7 +314,7 @@ def read_share_file(path: Path | None = None, environ: Mapping[str, str] = os.en
     """
     path = path or Path(environ.get(f"{PREFIX}FILE") or SHARE_FILE).absolute()
     if not path.is_file():
-        raise InvalidShareFileError(path, [f"{path} is missing; deploy include/ beside dags/ and plugins/"])
+        raise InvalidShareFileError(path, [f"{path} is missing; {ADVICE}"])
     content = read_fields(path, InvalidShareFileError, "url: s3://my-bucket/dataset/")
     origins, problems = _replace_by_environment(content, environ)
     problems += _unknown(content, FileFields.model_fields)

@@ -27,13 +27,14 @@ _QUOTED = r"""'(?:[^'\\]|\\[\s\S])*'|"(?:[^"\\]|\\[\s\S])*"|`[^`]*`"""
 _ENDS = re.compile(r"""[;'"`?]|--|//|/\*|(?<![\w:)\]`]):(?=\w)""")
 
 
-def _condition(sql: str) -> str:
+def not_one_source_condition(sql: str) -> str | None:
+    """Return why a text is not a single condition in Databricks SQL, or None."""
     if wrong := re.search(r"\$\{|\{\{", sql):
-        raise ValueError(f"contains {wrong[0]}, which Spark or Databricks would replace")
+        return f"contains {wrong[0]}, which Spark or Databricks would replace"
     # The quoted texts are left out first: a word takes their place, which keeps what is around them apart.
     plain = re.sub(_QUOTED, "quoted", sql)
     if wrong := _ENDS.search(plain):
-        raise ValueError(
+        return (
             f"contains {wrong[0]} outside of quotes: it must be one condition, without comments, parameters and quotes "
             "that are not closed"
         )
@@ -42,8 +43,12 @@ def _condition(sql: str) -> str:
         depth += 1 if bracket == "(" else -1
         if depth < 0:
             break
-    if depth:
-        raise ValueError("has brackets that are not in pairs")
+    return "has brackets that are not in pairs" if depth else None
+
+
+def _condition(sql: str) -> str:
+    if problem := not_one_source_condition(sql):
+        raise ValueError(problem)
     return sql
 
 

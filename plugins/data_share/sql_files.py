@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from data_share.package import INCLUDE
 from data_share.share import Share
 from data_share.share_file import share_file
 from data_share.sql_text import quoted, sql_string
 
-SQL_FOLDER = Path(__file__).resolve().parents[2] / "include" / "sql" / "snowflake"
+SQL_FOLDER = INCLUDE / "sql" / "snowflake"
 """The files of the package. A file of the same name in ``sql_folder`` of the deployment replaces one."""
 
 SQL_MACROS: dict[str, Any] = {"identifier": quoted}

@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from data_share import __version__
 from data_share.attempts import CLEAR_NUMBER_KEY, made_since_clear
 from data_share.datasets import Dataset, LoadMode
 from data_share.outcome.codes import FailureCode
@@ -63,6 +64,10 @@ class Sync:
     """
 
     rows_hidden = ROWS_HIDDEN
+    package_version = __version__
+    """The version of the package that publishes, for the ledger."""
+    tables_are_current = True
+    """Whether the tables of ledger and manifests have the columns that earlier versions lack: see ``publish.sql``."""
 
     def __init__(
         self,

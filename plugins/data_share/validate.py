@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from data_share.conditions import sql_warnings
+from data_share.conditions import DATABRICKS, sql_warnings, where_of
 from data_share.dataset_files import check_defaults, read_datasets
 from data_share.share_file import (
     PREFIX,
@@ -91,7 +91,8 @@ def findings(path: Path | None = None) -> tuple[list[Finding], int]:
         own = {
             name: sql for name, sql in dataset.checks.items() if deployment.defaults.get("checks", {}).get(name) != sql
         }
-        warned.append((deployment.datasets_folder / f"{dataset.name}.yaml", sql_warnings("checks", own)))
+        texts = sql_warnings("checks", own) + sql_warnings("source", where_of(dict(dataset.source)), DATABRICKS)
+        warned.append((deployment.datasets_folder / f"{dataset.name}.yaml", texts))
     for file, texts in warned:
         if texts:
             lines = lines_of(file, texts)
@@ -135,7 +136,7 @@ def _escaped(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Validate the files of a deployment; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m data_share.validate", description="Validate dataset files and the share file; needs no network."
+        prog="data-share validate", description="Validate dataset files and the share file; needs no network."
     )
     parser.add_argument(
         "--format",

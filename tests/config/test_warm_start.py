@@ -1,4 +1,4 @@
-"""What the first task or trigger after a start would wait for is done before the process says that it runs."""
+"""What a task or trigger would wait for: routes, which are made before the process says that it runs, and a loop."""
 
 from __future__ import annotations
 
@@ -82,3 +82,55 @@ def test_other_processes_make_no_api(command: str) -> None:
     program = "import sys; sys.argv[1:] = [COMMAND]; import airflow; print('cadwyn.applications' in sys.modules)"
     result = run(program, command)
     assert (result.returncode, result.stdout.splitlines()[-1:]) == (0, ["False"]), result.stderr
+
+
+# The loop of a triggerer with three triggers, and no supervisor. It prints how late their ends were reported.
+LOOP = """
+import asyncio, sys
+from types import SimpleNamespace
+sys.argv[1:] = [COMMAND]
+import airflow
+from airflow.jobs.triggerer_job_runner import TriggerRunner, Trigger
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+ended, reported = {}, {}
+
+class After(BaseTrigger):
+    def serialize(self):
+        return "After", {}
+
+    async def run(self):
+        await asyncio.sleep(self.trigger_id / 10)
+        yield TriggerEvent(self.trigger_id)
+
+    async def cleanup(self):
+        ended[self.trigger_id] = asyncio.get_running_loop().time()
+
+class Runner(TriggerRunner):
+    async def init_comms(self):
+        self.comms_decoder = SimpleNamespace(_reader_task=asyncio.create_task(asyncio.sleep(60)))
+        for number in (0, 1, 5):
+            self.to_create.append(SimpleNamespace(
+                id=number, classpath="After", encrypted_kwargs="", ti=None, timeout_after=None, watched_assets=None
+            ))
+
+    def get_trigger_by_classpath(self, classpath):
+        return After
+
+    async def sync_state_to_supervisor(self, finished_ids):
+        reported.update(dict.fromkeys(finished_ids, asyncio.get_running_loop().time()))
+        if len(reported) == 3:
+            self.stop = True
+            self._stop_event.set()
+
+Trigger._decrypt_kwargs = staticmethod(lambda kwargs: {})
+asyncio.run(Runner().arun())
+print(*(f"{reported[number] - ended[number]:.2f}" for number in (0, 1, 5)))
+"""
+
+
+def test_the_end_of_a_trigger_is_reported_at_once() -> None:
+    result = run(LOOP, "triggerer")
+    assert result.returncode == 0, result.stderr
+    late = [float(word) for word in result.stdout.splitlines()[-1].split()]
+    assert max(late) < 0.3, late

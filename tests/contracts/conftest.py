@@ -26,7 +26,9 @@ from starlette.types import ASGIApp
 
 from data_share.dataset_files import read_dataset
 from data_share.datasets import Dataset
+from data_share.render import set_up_files
 from data_share.share import Share
+from data_share.share_file import DEFAULT
 from data_share.snowflake import sql_api
 from emulators.fault_injection import FaultInjection
 from emulators.snowflake.auth import AccessToken, OAuthClient
@@ -169,8 +171,9 @@ def serve_accounts(
             state_dir=state / "databricks",
             s3_endpoint_url=s3.url,
             token=TOKEN,
-            bundle=PROJECT / "include" / "databricks" / "databricks.yml",
+            bundle=_rendered_bundle(state / "bundle"),
             service_principals=dict([CLIENT]),
+            secrets={(Share().hash_secret_scope, Share().hash_secret_key): "known to the workspace"},
         )
         account = snowflake_app(
             state_dir=state / "snowflake",
@@ -209,6 +212,14 @@ def accounts(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleType
     """The emulators, recorded, with Airflow's connections to them."""
     with serve_accounts(tmp_path_factory.mktemp("accounts"), sync_datasets.sync_dag) as made:
         yield made
+
+
+def _rendered_bundle(folder: Path) -> Path:
+    """Write the asset bundle as `make render` does."""
+    for path, content in set_up_files(DEFAULT, {DEFAULT: Share()}).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(content)
+    return folder / "databricks" / "databricks.yml"
 
 
 def _connections(databricks_url: str, snowflake_url: str, key: rsa.RSAPrivateKey) -> dict[str, Any]:

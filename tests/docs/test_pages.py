@@ -41,7 +41,7 @@ HIDDEN = {".ci", ".github", ".pre-commit-config.yaml"}
 # What a script may call: programs that a reader has or installs, and make.
 PROGRAMS = {
     *("airflow", "astro", "aws", "cp", "curl", "databricks", "date", "docker", "helm", "make", "mkdir", "openssl"),
-    *("pip", "python3", "snow"),
+    *("data-share", "pip", "python3", "snow"),
 }
 # Names of other systems, and names that code puts together.
 NAMES_ELSEWHERE = {

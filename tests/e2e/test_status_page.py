@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, FrameLocator, Locator, Page, Route, expect
 
+import data_share
 from tests.e2e.browser import ANSWER_MILLISECONDS, browser, take_picture
 from tests.e2e.share import TARGET, RunningShare
 
@@ -507,7 +508,9 @@ def _fulfill_from(route: Route, address: str) -> None:
 
 
 def test_without_datasets_it_says_where_they_come_from(open_page: OpenPage) -> None:
-    expect(open_page().get_by_text("A dataset is a file in include/datasets/")).to_be_visible()
+    page = open_page()
+    expect(page.get_by_text("A dataset is a file in include/datasets/")).to_be_visible()
+    expect(page.get_by_role("contentinfo")).to_have_text(f"data_share {data_share.__version__}")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

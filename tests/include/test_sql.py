@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import sqlite3
 from collections.abc import Callable
@@ -16,8 +17,11 @@ import sqlglot
 import sqlparse
 from airflow.sdk import DAG
 from sqlglot import exp
+from sqlglot.tokens import TokenType
 
+import data_share
 from data_share.datasets import Dataset, LoadMode
+from data_share.render import export_sql
 from data_share.share import Share, run_key_of
 from data_share.snowflake.load import SnowflakeCopyIntoOperator
 from data_share.snowflake.policies import Samples
@@ -188,8 +192,8 @@ def test_every_file_is_used(dag: DAG) -> None:
     code = "".join(path.read_text() for path in steps)
     rendered_by_steps = {f"{name}.sql" for name in re.findall(r'(?:_run_with|render_sql)\(\s*"(\w+)"', code)}
     # Airflow renders these as a rule; code does for a reload, for whoever reads a lock outside of a sync, and for an
-    # export that keeps new columns back.
-    rendered_by_steps -= {"select_ledger_row.sql", "select_lock.sql", "describe_target.sql"}
+    # export that keeps new columns back, and for a publish to a ledger of an earlier version.
+    rendered_by_steps -= {"select_ledger_row.sql", "select_lock.sql", "describe_target.sql", "publish.sql"}
     assert len(rendered_by_steps) == 8
     unused = {path.name for path in (SQL / "snowflake").rglob("*.sql") if path.read_text() not in used}
     # An account administrator runs those of the set-up: test_setup_snowflake.py. All files of targets are run.
@@ -272,7 +276,8 @@ def test_the_row_of_the_lock_is_that_of_the_completed_target(rendered: Render, m
         assert insert.startswith(f"MERGE INTO {LOCK} AS locked USING ( {mine} ) AS mine ")
         assert "WHEN MATCHED" not in insert, "a row that is there stays as it is"
         first = transaction(rendered(make_dag(target_table=spelling), "publish"))[1]
-        assert f"USING ( {mine}, MAX(staged_at) AS staged_at FROM {STAGED}__manifest ) AS mine" in first
+        assert f"USING ( {mine}, MAX(staged_at) AS staged_at FROM (SELECT " in first
+        assert f" FROM {STAGED}__manifest) AS manifest ) AS mine" in first
 
 
 def test_a_copy_states_everything(rendered: Render, dag: DAG, key: str) -> None:
@@ -557,6 +562,12 @@ def test_the_row_of_the_lock_lets_through_what_may_be_published(rendered: Render
     assert let_through == {case: modes for case, (_, modes) in LOCKED.items()}
 
 
+# The ledger's columns that the set-up adds.
+LATER = re.findall(
+    r"ledger_table \}\} ADD COLUMN IF NOT EXISTS (\w+)", (SQL / "snowflake" / "create_ledger.sql").read_text()
+)
+
+
 def is_kept(publish: Any, *, staged: int, ledger: list[tuple[str, str]]) -> bool:
     """Say whether the lock keeps its run key: run what decides on it, which is plain SQL, in SQLite."""
     run_key, decision = sqlglot.parse_one(count_in_lock(publish), dialect="snowflake").expressions[0].unnest_operands()
@@ -565,8 +576,11 @@ def is_kept(publish: Any, *, staged: int, ledger: list[tuple[str, str]]) -> bool
         database.execute("ATTACH ':memory:' AS staging")
         database.execute(f"CREATE TABLE {STAGED} (place)")
         database.executemany(f"INSERT INTO {STAGED} VALUES (?)", [("Oslo",)] * staged)
-        database.execute(f"CREATE TABLE {Share().ledger_table} (dataset, run_key, export_path)")
-        database.executemany(f"INSERT INTO {Share().ledger_table} VALUES ('shared_forecasts', ?, ?)", ledger)
+        database.execute(f"CREATE TABLE {Share().ledger_table} (dataset, run_key, export_path, {', '.join(LATER)})")
+        database.executemany(
+            f"INSERT INTO {Share().ledger_table} (dataset, run_key, export_path) VALUES ('shared_forecasts', ?, ?)",
+            ledger,
+        )
         [(kept,)] = database.execute(f"SELECT {decision.sql(dialect='sqlite')} FROM (SELECT 'kept' AS run_key)")
     assert kept in (None, "kept")
     return bool(kept)
@@ -707,16 +721,32 @@ def test_the_ledger_row_has_a_value_for_each_column(rendered: Render, make_dag: 
             "rows_loaded": "2",
             "query_ids": """'["query 1", "query 2"]'""",
             "requested_by": "'grace'",
+            "package_version": f"'{data_share.__version__}'",
         }
         assert {name: values[name] for name in told} == told, way
 
 
-def test_the_ledger_has_the_columns_that_are_written() -> None:
-    create = (SQL / "snowflake" / "create_ledger.sql").read_text().partition("CREATE TABLE")[2].partition(");")[0]
-    publish = (SQL / "snowflake" / "publish.sql").read_text()
-    written = re.search(r"INSERT INTO \{\{ share.ledger_table \}\} \(([^)]*)\)", publish)
-    assert written is not None
-    assert re.findall(r"^  (\w+) ", create, flags=re.MULTILINE) == [one.strip() for one in written[1].split(",")]
+def test_the_ledger_and_the_table_of_manifests_have_the_columns_that_are_written(rendered: Render, dag: DAG) -> None:
+    set_up = statements(render_sql("create_ledger", share=Share()))
+    publish = rendered(dag, "publish")
+    for table in (Share().ledger_table, Share().manifest_table):
+        [create] = [one for one in set_up if f"CREATE TABLE IF NOT EXISTS {table} " in one]
+        created = re.findall(r"(?:\( |, )([a-z_]+) [A-Z]", create)
+        # Those that the set-up adds to a table of an earlier version.
+        later = re.findall(rf"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS (\w+) VARCHAR(?:;|$)", "; ".join(set_up))
+        of_ledger = {"package_version"} if table == Share().ledger_table else set()
+        assert set(later) == {"source_choice", "source_condition", *of_ledger}
+        for is_current in (True, False):
+            publish.sync.tables_are_current = is_current
+            sent = statements(render_sql("publish", share=Share(), sync=publish.sync))
+            [written] = [columns for one in sent for columns in re.findall(rf"^INSERT INTO {table} \(([^)]*)\)", one)]
+            assert sorted(written.replace(" ", "").split(",")) == sorted(
+                name for name in created if is_current or name not in later
+            )
+            assert any(name in one for one in sent for name in later) is is_current
+            # They are named before the target changes: a table without them fails the publish early.
+            early = sent[2 if table == Share().ledger_table else 1]
+            assert [name in early for name in later] == [is_current] * len(later)
 
 
 def test_the_ledger_is_asked_for_a_sync_of_this_dataset_with_the_run_key_bound(rendered: Render, dag: DAG) -> None:
@@ -834,7 +864,11 @@ def test_only_checked_directories_and_the_names_of_columns_get_into_the_statemen
         "types",
         "is_whole",
     }
-    assert values == {"data_path", "manifest_path", "names", "n", "k", "m", "exported", "c", "condition"}
+    of_this_file = {"condition", "secret_scope", "secret_key"}
+    assert values == {"data_path", "manifest_path", "names", "n", "k", "m", "exported", "c", *of_this_file}
+    # make render writes their values into these texts.
+    for name in ("secret_scope", "secret_key"):
+        assert re.findall(rf"SET VAR {name} = (.*?);", EXPORT_BODY, re.DOTALL) == ["''"]
     # The condition is one that this file has.
     assert re.findall(
         r"SET VAR condition = CASE\s+WHEN .*?\s+THEN (.*?)\s+ELSE RAISE_ERROR", EXPORT_BODY, re.DOTALL
@@ -847,6 +881,49 @@ def test_only_checked_directories_and_the_names_of_columns_get_into_the_statemen
     assert made.count("'`' || REPLACE(n, '`', '``') || '`'") + made.count("`' || REPLACE(n, '`', '``') || '`)'") == 2
     assert code.count("REPLACE(n") == 2
     assert not re.search(r"[$]\{", EXPORT_BODY), "Spark would replace it"
+
+
+# A canary: wherever it sings, a text of a dataset file has arrived.
+CANARY = "canary'\"`; DROP TABLE x; -- /* )"
+RENAMED = f"renamed {CANARY}"
+CONDITION = "name <> 'canary''\"`); DROP TABLE x; -- \\\\' OR `canary;` > 1"
+SOURCES_WITH_A_CANARY: dict[str, dict[str, Any]] = {
+    "columns": {"columns": ["place", "date", "degrees", CANARY]},
+    "exclude": {"exclude": [CANARY]},
+    "rename": {"rename": {CANARY: RENAMED}},
+    "hash": {"hash": [CANARY]},
+    "where": {"where": CONDITION},
+    "all but columns": {"exclude": ["x"], "rename": {CANARY: RENAMED}, "hash": [CANARY], "where": CONDITION},
+    "all but exclude": {
+        "columns": ["place", "date", "degrees", CANARY],
+        "rename": {CANARY: RENAMED},
+        "hash": [CANARY],
+        "where": CONDITION,
+    },
+}
+
+
+@pytest.mark.tier("full")
+@pytest.mark.parametrize("field", SOURCES_WITH_A_CANARY)
+def test_nothing_that_source_says_gets_into_a_statement(rendered: Render, make_dag: MakeDag, field: str) -> None:
+    """But the condition, which is a text in the SQL of the job; names are JSON in a parameter."""
+    source = SOURCES_WITH_A_CANARY[field]
+    dag = make_dag(source=source)
+    for task_id in SYNC_STEPS:
+        for name, sql in rendered(dag, task_id).sql.items():
+            assert "canary" not in sql.lower(), name
+    sent = rendered(dag, "export_to_s3").job_parameters
+    assert [name for name, value in sent.items() if "canary" in value.lower()] == (
+        ["source"] if field != "where" else []
+    )
+    names = {text for column in json.loads(sent["source"])["columns"] for text in (column["name"], column["alias"])}
+    assert names - {"x", "place", "date", "degrees"} <= {CANARY, RENAMED}
+    assert "DROP" not in json.dumps({**json.loads(sent["source"]), "columns": []})
+
+    job = export_sql([dataset(source=source)], Share())
+    singing = [token for token in sqlglot.tokenize(job, read="databricks") if "canary" in token.text.lower()]
+    assert {token.token_type for token in singing} <= {TokenType.STRING}
+    assert [token.text for token in singing] == [source[name] for name in ("where",) if name in source]
 
 
 def test_the_manifest_is_written_after_the_data() -> None:

@@ -52,6 +52,14 @@ ASSUMPTIONS = {
         "A SQL file task runs the SQL of the export.",
         "there is no export at all",
     ),
+    "source_parameter": Assumption(
+        "A job parameter with 10,000 bytes of JSON arrives in the SQL as it was sent.",
+        "a dataset with `source` exports nothing, or only with few columns",
+    ),
+    "hash_secret": Assumption(
+        "`INSERT OVERWRITE DIRECTORY` takes `SHA2(HEX(AES_ENCRYPT(SECRET(scope, key), ...)), 256)`.",
+        "`source.hash` cannot work: the export fails before it writes",
+    ),
     "file_metadata": Assumption(
         "`_metadata.file_path` counts the files of an export, on Unity Catalog too.",
         "no manifest, or one that no sync agrees with",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +12,7 @@ from sqlglot import exp
 
 from emulators.databricks import answers, export, jobs
 from emulators.databricks.export import StatementError
+from emulators.databricks.functions import SecretError
 from emulators.snowflake import copy_into, policies, privileges, sql_api, statements
 from emulators.snowflake.errors import SqlError, does_not_exist
 from emulators.snowflake.names import key
@@ -54,6 +55,23 @@ def _export_sql(patch: pytest.MonkeyPatch) -> None:
         raise StatementError("[PARSE_SYNTAX_ERROR] Syntax error at or near 'DIRECTORY'. SQLSTATE: 42601")
 
     _sql_of_exports(patch, refuse)
+
+
+def _source_parameter(patch: pytest.MonkeyPatch) -> None:
+    def execute(original: Any, session: Any, sql: str, parameters: Any) -> None:
+        shorter = {"source": parameters["source"][:4_096]} if parameters else {}
+        original(session, sql, parameters | shorter)
+
+    _wrapped(patch, jobs.Session, "execute", execute)
+
+
+def _hash_secret(patch: pytest.MonkeyPatch) -> None:
+    def refuse(original: Any, query: exp.Expr, *given: Any) -> exp.Expr:
+        if "SECRET(" in query.sql("databricks"):
+            raise SecretError("[SECRET_FUNCTION_INVALID_LOCATION] Cannot execute INSERT command SQLSTATE: 42K0E")
+        return cast("exp.Expr", original(query, *given))
+
+    _wrapped(patch, export, "with_secrets", refuse)
 
 
 def _file_metadata(patch: pytest.MonkeyPatch) -> None:
@@ -173,6 +191,8 @@ def _like_policies(patch: pytest.MonkeyPatch) -> None:
 BREAKS: dict[str, Break] = {
     "empty_text": _empty_text,
     "export_sql": _export_sql,
+    "source_parameter": _source_parameter,
+    "hash_secret": _hash_secret,
     "file_metadata": _file_metadata,
     "empty_table": _empty_table,
     "failure_reason": _failure_reason,

@@ -175,6 +175,7 @@ def emulators(tmp_path_factory: pytest.TempPathFactory, sync_datasets: ModuleTyp
             patch.setenv(name, value)
         # Nobody waits longer than the emulators need.
         patch.setattr(follow, "_MIN_POLL_SECONDS", 0.02)
+        patch.setattr(follow, "_FAILED_POLL_SECONDS", 0.02)
         patch.setattr(sql_api, "_FIRST_POLL_SECONDS", 0.004)
         write_table(accounts.s3_url, "samples.nyctaxi.trips", pa.table(RIDES))
         for statement in RIGHTS:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_share.datasets import Dataset
@@ -19,6 +22,7 @@ from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStoppe
 from tests.airflow_double import SYNC, DagRun
 from tests.contracts.conftest import until
 from tests.live.accounts import SNOWFLAKE_CONN, Scratch
+from tests.live.assumptions import NotTriedError
 
 pytestmark = pytest.mark.live
 
@@ -151,6 +155,14 @@ def in_ledger(hook: DataShareSnowflakeHook, name: str) -> list[str]:
     return [row["RUN_KEY"] for row in hook.run_statement(sql).rows]
 
 
+def exported_columns(scratch: Scratch, run: DagRun) -> set[str]:
+    """The columns of the files of an export."""
+    files = scratch.files()
+    path = run.xcoms["wait_for_export", "return_value"]["export_path"]
+    data = [file for file in files.find(f"{path}data/") if file.endswith(".parquet")]
+    return {name for file in data for name in pq.read_schema(files.open(file)).names}
+
+
 @pytest.mark.tier("nightly")
 @pytest.mark.assumption("sync_modes")
 def test_syncs_append_and_merge(
@@ -170,6 +182,50 @@ def test_syncs_append_and_merge(
     answer(f"merged: {in_target(hook, 'merged')}, {json.dumps(changes)}")
     assert in_target(hook, "merged") == [(2, "second"), (3, ""), (4, "second")]
     assert (changes["inserted"], changes["deleted"]) == (1, 1)
+
+
+@pytest.mark.tier("nightly")
+@pytest.mark.assumption("source_parameter")
+def test_a_long_choice_arrives_as_it_was_sent(
+    hook: DataShareSnowflakeHook,
+    scratch: Scratch,
+    sync: Callable[..., DagRun],
+    answer: Callable[[object], None],
+) -> None:
+    # The target's columns are a part of the parameter; each has what ends a text somewhere.
+    wide = [f"it's {{number}} \\\\ {number:03} {'x' * 60}" for number in range(105)]
+    columns = ", ".join(f'"{name}" VARCHAR' for name in wide)
+    hook.run_statement(f"CREATE TABLE wide (k NUMBER(38, 0), {columns})")
+    run = sync("wide", rows((1, "stays")), load_mode="replace", source={"exclude": ["name"]})
+    run.run("export_to_s3", "wait_for_export")
+    told = scratch.databricks("GET", "jobs/runs/get", run_id=run.xcoms["export_to_s3", "export"]["run_id"])
+    [source] = [one["value"] for one in told["job_parameters"] if one["name"] == "source"]
+    answer(f"{len(source.encode())} bytes")
+    assert 9_000 < len(source.encode()) <= 10_000
+    assert len(json.loads(source)["known"]) == len(wide) + 1
+    assert exported_columns(scratch, run) == {"k"}
+
+
+@pytest.mark.tier("nightly")
+@pytest.mark.assumption("hash_secret")
+def test_a_column_is_hashed_with_the_secret(
+    hook: DataShareSnowflakeHook, sync: Callable[..., DagRun], answer: Callable[[object], None]
+) -> None:
+    values = ("a person", "a person", "another")
+    run = sync("hashed", rows(*enumerate(values)), load_mode="replace", source={"hash": ["name"]})
+    try:
+        run.run("export_to_s3", "wait_for_export")
+    except ShareError as error:
+        # Not if SECRET is refused in this place, which is the question.
+        if "SECRET_FUNCTION_LOOKUP_FAILED" in str(error) or "does not know the secret" in str(error):
+            raise NotTriedError(f"docs/databricks.md, the secret of hashes: {error}") from error
+        raise
+    run.run("copy_into_staging", "check_staging", "publish", "finish_sync")
+    hashes = [name for _, name in in_target(hook, "hashed")]
+    answer(f"of {len(values)} values, {len(set(hashes))} hashes with {sorted(set(map(len, hashes)))} digits")
+    assert [re.fullmatch("[0-9a-f]{64}", one) is not None for one in hashes] == [True] * 3
+    assert [hashes[0] == one for one in hashes] == [True, True, False]
+    assert hashlib.sha256(values[0].encode()).hexdigest() not in hashes, "without the secret, anybody could make it"
 
 
 @contextmanager

@@ -17,6 +17,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+import data_share
+
 if TYPE_CHECKING:
     from airflow import plugins_manager
 
@@ -64,9 +66,11 @@ def test_a_task_process_loads_the_plugin_and_no_web_framework() -> None:
     assert heavy == set()
     # And nothing else of weight: each module of the package costs every task its time.
     assert [name for name in loaded.new if name.startswith("data_share.")] == [
+        "data_share.airflow_version",
         "data_share.outcome",
         "data_share.outcome.events",
         "data_share.outcome.notes",
+        "data_share.plugin",
     ]
 
 
@@ -133,7 +137,7 @@ def test_an_unchanged_file_is_asked_for_and_not_sent_again(page: Served) -> None
 
 
 def test_only_the_files_of_the_page_are_served(page: Served) -> None:
-    for path in ("../share.py", "%2e%2e/share.py", "..%2f..%2fdata_share_plugin.py", "nothing.js"):
+    for path in ("../share.py", "%2e%2e/share.py", "..%2fplugin.py", "nothing.js"):
         assert page.get(path).status_code == 404, path
 
 
@@ -165,8 +169,13 @@ def test_all_that_the_page_needs_is_served_with_it(page: Served) -> None:
 
     assert resources.inline == []
     names = {*resources.found, *imported, "index.html"}
-    assert names == {path.name for path in PAGE.iterdir()}
+    assert names - {"version.json"} == {path.name for path in PAGE.iterdir()}
     assert {page.get(name).status_code for name in names} == {200}
+
+
+def test_the_page_shows_the_version_of_the_package(page: Served) -> None:
+    assert page.get("version.json").json() == {"version": data_share.__version__}
+    assert "version.json" in page.get("page.js").text
 
 
 def test_no_script_writes_html() -> None:

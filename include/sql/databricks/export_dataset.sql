@@ -57,6 +57,8 @@ DECLARE OR REPLACE VARIABLE with_checksums BOOLEAN;
 DECLARE OR REPLACE VARIABLE source STRING;
 DECLARE OR REPLACE VARIABLE conditions MAP<STRING, ARRAY<STRING>>; -- noqa: LT01
 DECLARE OR REPLACE VARIABLE condition STRING;
+DECLARE OR REPLACE VARIABLE secret_scope STRING;
+DECLARE OR REPLACE VARIABLE secret_key STRING;
 DECLARE OR REPLACE VARIABLE chosen ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
 DECLARE OR REPLACE VARIABLE known ARRAY<STRING>;
 DECLARE OR REPLACE VARIABLE is_whole BOOLEAN;
@@ -139,6 +141,10 @@ SET VAR condition = CASE
     'render, and deploy the bundle again. Nothing was exported.'
   ))
 END;
+
+-- The scope and the key of the secret of hashes, as Databricks stores it. make render writes them in these texts.
+SET VAR secret_scope = '';
+SET VAR secret_key = '';
 
 SET VAR chosen = FROM_JSON(GET_JSON_OBJECT(source, '$.columns'), 'ARRAY<MAP<STRING, STRING>>');
 
@@ -237,6 +243,10 @@ SET VAR exported = CASE
     THEN RAISE_ERROR(
       'A column has a dollar sign before a brace in its name: export a view that gives it another name.'
     )
+  WHEN SIZE(FILTER(exported, c -> c['how'] = 'hashed')) > 0 AND secret_scope = ''
+    THEN RAISE_ERROR(
+      'This job does not know the secret of hashes: run make render, and deploy the bundle again. Nothing was exported.'
+    )
   WHEN SIZE(exported) = 0
     THEN RAISE_ERROR(CONCAT(
       'No column is left to export: see source in the dataset file, and the columns of the target. ',
@@ -265,7 +275,7 @@ SET VAR export_query = CONCAT(
       CASE c['how']
         WHEN 'hashed'
           THEN
-            'SHA2(HEX(AES_ENCRYPT(SECRET("data_share", "hash_key"), "0123456789abcdef", "ECB"))'
+            'SHA2(HEX(AES_ENCRYPT(SECRET("' || secret_scope || '", "' || secret_key || '"), "0123456789abcdef", "ECB"))'
             || ' || CAST({} AS STRING), 256)'
         ELSE '{}'
       END,

@@ -20,8 +20,17 @@ CREATE TABLE IF NOT EXISTS {{ share.ledger_table }} (
   query_ids VARCHAR NOT NULL,
   requested_by VARCHAR,
   started_at TIMESTAMP_NTZ NOT NULL,
-  published_at TIMESTAMP_NTZ NOT NULL
+  published_at TIMESTAMP_NTZ NOT NULL,
+  source_choice VARCHAR,
+  source_condition VARCHAR,
+  package_version VARCHAR
 );
+
+ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_choice VARCHAR;
+
+ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_condition VARCHAR;
+
+ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS package_version VARCHAR;
 
 CREATE TABLE IF NOT EXISTS {{ share.manifest_table }} (
   run_key VARCHAR NOT NULL,

@@ -15,10 +15,24 @@
 -- export is). The second statement, before the target changes, refuses an export that the ledger has already, and a
 -- staging table whose row count is not that of the copy. The INSERT into the ledger compares the staging table again,
 -- as somebody may have changed it in between.
+--
+-- The ledger and the table of manifests of an earlier version lack columns until set_up_snowflake adds them. Then the
+-- first two statements fail, as they name these columns, before the target changes; and the step runs this file again
+-- without the columns.
 
 {% set run = sync.key -%}
 {% set path = sync.loaded.export_path -%}
 {% set or_and = 'AND' if sync.load_mode.is_repeatable else 'OR' -%}
+{% set choice = ['source_choice', 'source_condition'] if sync.tables_are_current else [] -%}
+{# The ledger's columns that set_up_snowflake adds -> their values. -#}
+{% set later = {
+  'source_choice': 'manifest.source_choice',
+  'source_condition': 'manifest.source_condition',
+  'package_version': sync.package_version | sql_string,
+} if sync.tables_are_current else {} -%}
+{% set manifest_columns = [
+  'run_key', 'dataset', 'source_table', 'row_count', 'file_count', 'column_types', 'exported_at', 'staged_at'
+] + choice -%}
 
 BEGIN TRANSACTION;
 
@@ -30,7 +44,7 @@ USING (
     {{ sync.target_key.target_schema }} AS target_schema,
     {{ sync.target_key.target_name }} AS target_name,
     MAX(staged_at) AS staged_at
-  FROM {{ sync.staging_manifest }}
+  FROM (SELECT {{ manifest_columns | join(', ') }} FROM {{ sync.staging_manifest }}) AS manifest
 ) AS mine
   ON
     locked.target_database = mine.target_database
@@ -57,7 +71,10 @@ SET
       (SELECT COUNT(*) FROM {{ sync.staging_table }}) = {{ sync.loaded.rows_loaded }}
       AND (
         SELECT COUNT(*)
-        FROM {{ share.ledger_table }} AS earlier
+        FROM (
+          SELECT {{ (['dataset', 'run_key', 'export_path'] + later | list) | join(', ') }}
+          FROM {{ share.ledger_table }}
+        ) AS earlier
         WHERE
           earlier.dataset = '{{ sync.dataset.name }}'
           AND (earlier.run_key = '{{ run }}' {{ or_and }} earlier.export_path = {{ path | sql_string }})
@@ -86,6 +103,7 @@ INSERT INTO {{ share.ledger_table }} (
   run_key, dataset, dag_run_id, attempt, load_mode, source_table, target_table, rows_exported, rows_loaded,
   rows_inserted, rows_updated, rows_deleted, rows_in_target, export_path, databricks_run_id, query_ids, requested_by,
   started_at, published_at
+  {%- for column in later %}, {{ column }}{% endfor %}
 )
 SELECT
   CASE
@@ -111,12 +129,16 @@ SELECT
   {{ sync.loaded.query_ids | tojson | sql_string }} AS query_ids,
   {{ sync.requested_by | sql_string }} AS requested_by,
   {{ sync.started_at | sql_string }}::TIMESTAMP_NTZ AS started_at,
-  SYSDATE() AS published_at
+  SYSDATE() AS published_at{% for column, value in later.items() %},
+  {{ value }} AS {{ column }}{% endfor %}
 FROM (
   -- MAX returns a row even without a manifest; its NULLs are then refused.
   SELECT
     MAX(source_table) AS source_table,
     MAX(row_count) AS row_count,
+    {% for column in choice -%}
+    MAX({{ column }}) AS {{ column }},
+    {% endfor -%}
     MAX(staged_at) AS staged_at
   FROM {{ sync.staging_manifest }}
 ) AS manifest
@@ -136,8 +158,9 @@ CROSS JOIN (
 DELETE FROM {{ share.manifest_table }}
 WHERE run_key IN (SELECT manifest.run_key FROM {{ sync.staging_manifest }} AS manifest);
 
-INSERT INTO {{ share.manifest_table }}
-SELECT * FROM {{ sync.staging_manifest }};
+INSERT INTO {{ share.manifest_table }} ({{ manifest_columns | join(', ') }})
+SELECT {{ manifest_columns | join(', ') }}
+FROM {{ sync.staging_manifest }};
 
 COMMIT;
 

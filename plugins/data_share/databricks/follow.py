@@ -27,9 +27,10 @@ from data_share.outcome.report import FAILURE_KEY, ShareError, logged
 
 # The pause between two polls is a tenth of the age of the run: its end is noticed within a tenth of its time.
 _POLL_AGE_RATIO = 0.1
-_MIN_POLL_SECONDS = 0.5
+_MIN_POLL_SECONDS = 0.35
 _MAX_POLL_SECONDS = 30.0
 # Each failed poll makes the pause longer: an outage has to last before the run counts as lost.
+_FAILED_POLL_SECONDS = 0.5
 _POLL_BACKOFF = 1.5
 
 # A run counts as lost after so many failed polls in a row. The hook makes each poll up to three times.
@@ -170,7 +171,8 @@ async def follow_run(
                     what_to_do="Find out on the run's page why it is slow; if it has to take so long, raise "
                     "export_timeout_minutes in the dataset file. Then start the sync again.",
                 )
-        pause = max(age * _POLL_AGE_RATIO, _MIN_POLL_SECONDS * _POLL_BACKOFF**failures)
+        least = _FAILED_POLL_SECONDS * _POLL_BACKOFF**failures if failures else _MIN_POLL_SECONDS
+        pause = max(age * _POLL_AGE_RATIO, least)
         await asyncio.sleep(min(pause, _MAX_POLL_SECONDS))
 
 

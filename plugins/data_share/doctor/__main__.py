@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] = ()) -> int:
 
     :param arguments: ``--json`` prints one JSON object, for programs; ``--sources`` looks at the sources too
     """
-    parser = argparse.ArgumentParser(prog="python -m data_share.doctor")
+    parser = argparse.ArgumentParser(
+        prog="data-share doctor", description="Check a deployment: what is wrong, how to fix it. Changes nothing."
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     parser.add_argument(
         "--sources",

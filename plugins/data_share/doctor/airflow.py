@@ -1,16 +1,19 @@
-"""The checks of Airflow itself: datasets, DAG files, settings, processes."""
+"""The checks of Airflow itself: package, datasets, DAG files, settings, processes."""
 
 from __future__ import annotations
 
 import importlib.util
 import runpy
+from importlib import metadata
+from pathlib import Path
 
+import airflow
 import requests
 from airflow.sdk.configuration import conf
 
+import data_share
 from data_share.doctor.deployment import (
     HTTP_SECONDS,
-    PROJECT,
     Answer,
     Check,
     Deployment,
@@ -21,7 +24,23 @@ from data_share.doctor.deployment import (
     verdict,
     wrong,
 )
+from data_share.package import DAGS
 from data_share.share_file import share_file
+
+
+def package_version(deployment: Deployment) -> Answer:
+    """The version of the package, and whether a second copy of it is deployed, which is not used."""
+    used = Path(data_share.__file__).resolve().parent
+    copies = [Path(conf.get("core", "plugins_folder"), "data_share")]
+    for distribution in metadata.distributions(name="airflow-data-share"):
+        copies.append(Path(str(distribution.locate_file("data_share"))))
+    text = f"version {data_share.__version__} in {used}, on Airflow {airflow.__version__}"
+    if others := sorted({str(copy) for copy in copies if copy.is_dir() and copy.resolve() != used}):
+        return Answer(
+            State.ADVICE,
+            f"{text}. The copy in {listed(others)} is not used: remove it, so that nobody changes a file in vain.",
+        )
+    return ok(f"{text}.")
 
 
 def share_file_of_deployment(deployment: Deployment) -> Answer:
@@ -41,7 +60,7 @@ def dataset_files(deployment: Deployment) -> Answer:
 def dag_files(deployment: Deployment) -> Answer:
     """Each DAG file can be imported, with the packages and the path of this process."""
     problems = []
-    files = sorted((PROJECT / "dags").glob("*.py"))
+    files = sorted(DAGS.glob("*.py"))
     for path in files:
         try:
             runpy.run_path(str(path))
@@ -98,6 +117,7 @@ def airflow_processes(deployment: Deployment) -> Answer:
 
 
 CHECKS: tuple[Check, ...] = (
+    Check("Airflow", "package", "data_share", package_version),
     Check("Airflow", "share file", "include/share.yaml", share_file_of_deployment),
     Check("Airflow", "dataset files", "include/datasets/", dataset_files),
     Check("Airflow", "DAG files", "dags/", dag_files),

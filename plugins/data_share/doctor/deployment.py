@@ -23,11 +23,11 @@ from data_share.dataset_files import InvalidDatasetError, read_datasets
 from data_share.datasets import Dataset
 from data_share.outcome.classify import is_certificate_error
 from data_share.outcome.report import ShareError
+from data_share.package import INCLUDE
 from data_share.share import Share
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
 
-PROJECT = Path(__file__).resolve().parents[3]
-BUNDLE = PROJECT / "include" / "databricks" / "databricks.yml"
+BUNDLE = INCLUDE / "databricks" / "databricks.yml"
 
 MAX_SKEW_SECONDS = 60
 """Max. difference between two clocks. A sign-in carries the time; a system refuses a time far from its own."""

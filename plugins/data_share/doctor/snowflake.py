@@ -237,7 +237,13 @@ def ledger_tables(deployment: Deployment) -> Answer:
             problems.append(f"{found} Run the DAG set_up_snowflake.")
             continue
         stored = {name.upper(): kind for name, kind in columns.items()}
-        problems += _differences(table, stored, found, "create_ledger.sql", extra_is_wrong=False)
+        if later := [name for name in _later_columns(deployment.share, table) if name not in found]:
+            problems.append(
+                f"{table} has no column {listed(map(written, later))}, as in an earlier version. Run the DAG "
+                "set_up_snowflake, which adds it; until then, syncs do not record it."
+            )
+        wanted = {name: kind for name, kind in stored.items() if name not in later}
+        problems += _differences(table, wanted, found, "create_ledger.sql", extra_is_wrong=False)
     return verdict(problems, f"{listed(tables)}.")
 
 
@@ -435,6 +441,12 @@ def ledger_columns(share: Share) -> dict[str, dict[str, str]]:
     sql = render_sql("create_ledger", share=share)
     tables = re.findall(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*?)\n\);", sql, flags=re.DOTALL)
     return {table: dict(re.findall(r"^ +(\w+) (\w+)", columns, flags=re.MULTILINE)) for table, columns in tables}
+
+
+def _later_columns(share: Share, table: str) -> list[str]:
+    """Return the columns that create_ledger.sql adds to a table of an earlier version."""
+    sql = render_sql("create_ledger", share=share)
+    return [name.upper() for name in re.findall(rf"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS (\w+)", sql)]
 
 
 def columns_of(deployment: Deployment, table: str, shown: str = "") -> dict[str, str] | str:

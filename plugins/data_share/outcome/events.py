@@ -69,8 +69,9 @@ def _queue(dag_run: DagRun, reason: str) -> None:
         from airflow.sdk import AsyncCallback  # type: ignore[attr-defined]  # its stub lacks the names of deadlines
         from sqlalchemy.orm import object_session
 
-        from data_share.dag_defaults import SHARE
         from data_share.outcome.webhook import WebhookNotifier
+        from data_share.share import Share
+        from data_share.steps import FINISH_SYNC
 
         session = object_session(dag_run)
         if session is None:
@@ -78,8 +79,11 @@ def _queue(dag_run: DagRun, reason: str) -> None:
         # No flush: the query for the bundle must not write Airflow's pending changes.
         with session.no_autoflush:
             callback = TriggererCallback(AsyncCallback(WebhookNotifier), prefix="data_share", dag_id=dag_run.dag_id)
+            # That of the dataset's share; a DAG that an earlier version of this package made does not say it.
+            finish_sync = dag_run.dag.task_dict.get(FINISH_SYNC.id) if dag_run.dag else None
+            conn_id = getattr(finish_sync, "webhook_conn_id", None) or Share().webhook_conn_id
             # Airflow keeps the name context to itself, and sets it as here for a missed deadline.
-            kwargs = {"conn_id": SHARE.webhook_conn_id, "context": context_of(dag_run, reason)}
+            kwargs = {"conn_id": conn_id, "context": context_of(dag_run, reason)}
             callback.data = {**callback.data, "kwargs": kwargs}
             callback.bundle_name = dag_run.dag_model.bundle_name
             callback.queue(session=session)

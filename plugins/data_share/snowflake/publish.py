@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,10 +17,13 @@ from data_share.snowflake.policies import RowsHiddenError, exemption_advice, hid
 from data_share.snowflake.sql_api import SnowflakeStatementError
 from data_share.snowflake.statements import TARGET_UNCHANGED, SnowflakeSyncOperator, json_row
 from data_share.snowflake.target_lock import refuse_target_of_another
+from data_share.sql_files import render_sql
 
 _ASSET_EVENT_FIELDS = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
 # publish.sql refuses by writing a NULL run key, which Snowflake reports with this text.
 _NULL_RUN_KEY = "NULL result in a non-nullable column"
+# The tables of an earlier version lack these columns. Snowflake qualifies them as the statement does, or not at all.
+_LACKS_COLUMNS = re.compile(r"invalid identifier '(\w+[.])*(SOURCE_(CHOICE|CONDITION)|PACKAGE_VERSION)'")
 
 
 class SupersededError(ShareError, AirflowFailException):
@@ -73,13 +77,23 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         if created_columns := self.sync.loaded["created_columns"]:
             self._run_with("create_target_from_source", columns=created_columns)
         self._run_with("add_columns", table=self.dataset.target, columns=self.sync.loaded["new_columns"])
-        statements = self._hook.split_sql_string(self.sql["publish"], strip_semicolon=True)
         try:
             try:
-                handles = self._hook.run_statements(statements, request_id=self._request_id("publish"), is_long=True)
-            finally:
-                # Keep the link on the transaction: the queries that follow only read the lock and the ledger.
-                self.shown_query_id = next(iter(self._hook.query_ids), "")
+                handles = self._run_transaction(self.sql["publish"], "publish")
+            except SnowflakeStatementError as error:
+                if not _LACKS_COLUMNS.search(str(error)):
+                    raise
+                # It failed in one of its first statements, before the target changed.
+                self.log.warning(
+                    "%s or %s lacks columns, so what this sync chose to export, and the version of data_share, are not "
+                    "recorded in Snowflake: run the DAG set_up_snowflake, which adds them (%s)",
+                    self.share.ledger_table,
+                    self.share.manifest_table,
+                    error.message,
+                )
+                self.sync.tables_are_current = False
+                file = render_sql("publish", share=self.share, sync=self.sync)
+                handles = self._run_transaction(file, "publish without the choice")
         except SnowflakeStatementError as error:
             row = self._row_after_error(error)
         else:
@@ -94,6 +108,15 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
                 snowflake_query_id=self.shown_query_id,
             )
         return row
+
+    def _run_transaction(self, file: str, label: str) -> list[str]:
+        """Run all statements of a rendered file in one request; return their handles."""
+        statements = self._hook.split_sql_string(file, strip_semicolon=True)
+        try:
+            return self._hook.run_statements(statements, request_id=self._request_id(label), is_long=True)
+        finally:
+            # Keep the link on the transaction: the queries that follow only read the lock and the ledger.
+            self.shown_query_id = next(iter(self._hook.query_ids), "")
 
     def on_kill(self) -> None:
         """Roll the transaction back; after its commit, let the step read its ledger row in its last five seconds."""

@@ -437,4 +437,11 @@ class Page {
   }
 }
 
+async function showVersion() {
+  // Without the version, the page is as useful.
+  const answer = await fetch(new URL("version.json", import.meta.url)).catch(() => null);
+  if (answer?.ok) setText(byId("version"), `data_share ${(await answer.json()).version}`);
+}
+
 new Page().start();
+showVersion();

@@ -11,14 +11,17 @@ import pyarrow as pa
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from data_share.dag_defaults import SHARE
 from data_share.render import export_sql
 from data_share.source import Source
 from emulators.databricks.export import Session, StatementError
 from emulators.databricks.unity_catalog import write_table
-from tests.emulators.databricks.test_export import SQL, read
+from tests.emulators.databricks.test_export import SQL as NOT_RENDERED
+from tests.emulators.databricks.test_export import read
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
+SQL = export_sql((), SHARE)
 SECRETS = {("data_share", "hash_key"): "known to Databricks"}
 HOSTILE = [
     "`",
@@ -159,7 +162,7 @@ def test_a_choice_that_is_none_exports_nothing(export: Any, parameters: dict[str
 def job(where: str | None, dataset: str = "chosen") -> str:
     """The SQL of a job that was deployed with a condition of a dataset."""
     of_dataset: Any = SimpleNamespace(name=dataset, source=Source(where=where))
-    return export_sql([of_dataset])
+    return export_sql([of_dataset], SHARE)
 
 
 HARD = """ name IN ('Bo', 'it''s', 'a\\\\b', "d'q", '--', ';', '${') AND (`Ssn` IS NULL\n OR id::INT > 5) """.replace(
@@ -206,6 +209,22 @@ def test_a_condition_in_a_parameter_is_none(export: Any) -> None:
     parameters["source"] = parameters["source"].replace(Source(where="id = 1").where_digest, "id = 2")
     with pytest.raises(StatementError, match="another condition"):
         export(PEOPLE, parameters, sql=job("id = 1"))
+
+
+def test_the_hash_is_made_with_the_secret_that_the_share_file_names(export: Any) -> None:
+    names = SHARE.model_copy(update={"hash_secret_scope": "acme-secrets@eu", "hash_secret_key": "hash.v2"})
+    sql = export_sql((), names)
+    theirs = {("acme-secrets@eu", "hash.v2"): SECRETS["data_share", "hash_key"], ("data_share", "hash_key"): "another"}
+    exported = export(PEOPLE, chosen(columns=["ssn"], hash=["ssn"]), secrets=theirs, sql=sql)
+    assert exported.to_pydict() == {"ssn": [sha("123"), None]}
+
+
+def test_a_job_that_was_not_rendered_hashes_nothing_and_exports_what_has_no_hash(export: Any) -> None:
+    with pytest.raises(StatementError, match="does not know the secret of hashes: run make render"):
+        export(PEOPLE, chosen(hash=["ssn"]), secrets={("", ""): "x", **SECRETS}, sql=NOT_RENDERED)
+    assert export.found() == []
+    exported = export(PEOPLE, chosen(columns=["id"]), sql=NOT_RENDERED)
+    assert exported.to_pydict() == {"id": [1, 2]}
 
 
 def test_without_the_secret_nothing_is_exported(export: Any) -> None:

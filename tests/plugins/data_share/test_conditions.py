@@ -1,13 +1,14 @@
-"""Conditions that Snowflake takes are no errors, misspelt ones are, and what sqlglot does not know is a warning."""
+"""Conditions that a system takes are no errors, misspelt ones are, and what sqlglot does not know is a warning."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
+from sqlglot.dialects.databricks import Databricks
 from sqlglot.dialects.snowflake import Snowflake
 
-from data_share.conditions import Judgement, judge, sql_errors, sql_warnings
+from data_share.conditions import DATABRICKS, SNOWFLAKE, Judgement, System, judge, sql_errors, sql_warnings, where_of
 from data_share.share_file import _RESERVED
 
 # Forms from Snowflake's pages of operators, conditional expressions, functions, data types and queries.
@@ -190,7 +191,226 @@ def test_what_the_type_of_the_field_refuses_is_not_parsed(conditions: object) ->
     assert (sql_errors("checks", conditions), sql_warnings("checks", conditions)) == ([], [])
 
 
+# ---- conditions for the rows of a source, in Databricks SQL
+
+# Forms from Databricks' pages of operators, expressions, functions, literals and types, and of identifiers.
+VALID_FOR_ROWS = r"""
+amount BETWEEN 1 AND 2
+NOT (amount NOT BETWEEN 1 AND 2)
+a IS NULL OR a >= b
+a IS NOT NULL AND (b != 'x' OR NOT c)
+a <> 'it\'s' AND b = "it's"
+a == b AND a <=> b
+a IS DISTINCT FROM b
+a IS NOT DISTINCT FROM b
+a IS TRUE OR b IS NOT FALSE
+a IS UNKNOWN
+a IN (1, 2, 3)
+a NOT IN ('x', 'y')
+(a, b) IN ((1, 2), (3, 4))
+a LIKE 'x\_%' ESCAPE '^'
+a LIKE ANY ('x%', '%y')
+a LIKE ALL ('x%', '%y')
+a NOT LIKE SOME ('x%')
+a ILIKE 'x%' AND b NOT ILIKE ALL ('a%', 'b%')
+a RLIKE '[a-z]+' AND NOT b REGEXP r'\d+'
+a NOT RLIKE 'x'
+regexp_like(a, '[a-z]+')
+a COLLATE UTF8_LCASE = 'x'
+a || '-' || b = c
+-a + b * 2 / 3 % 4 > 0.5e1
+a DIV 2 = 1 AND a & 1 = 1 AND (a | 2) ^ 3 > ~a
+a::DECIMAL(10, 2) = 1 AND b::STRING <> ''
+a::TIMESTAMP_NTZ IS NOT NULL AND b::ARRAY<INT>[0] = 1
+CAST(a AS TIMESTAMP) < CURRENT_TIMESTAMP()
+TRY_CAST(a AS INT) IS NOT NULL
+CAST(a AS STRUCT<x: INT, y: MAP<STRING, INT>>).x = 1
+day >= date_sub(current_date(), 7)
+day >= current_date - INTERVAL 7 DAYS
+day > now() - INTERVAL '1' DAY
+day > DATE'2020-01-01' AND at > TIMESTAMP'2020-01-01 00:00:00'
+at < current_timestamp() - INTERVAL 1 YEAR 3 MONTHS
+at < current_timestamp() - INTERVAL '1-3' YEAR TO MONTH
+at > current_timestamp() - INTERVAL '3 04:05' DAY TO MINUTE
+dateadd(DAY, -7, current_date()) < day
+date_add(day, 3) > day AND add_months(day, 1) > day
+datediff(HOUR, a, b) > 3 AND datediff(a, b) > 1
+timestampdiff(MINUTE, a, b) > 1 AND timestampadd(DAY, 1, a) > b
+date_trunc('MONTH', day) = day AND trunc(day, 'MM') = day
+extract(YEAR FROM day) > 2000 AND date_part('DOW', day) = 1
+year(day) = 2026 AND dayofweek(day) IN (1, 7) AND weekday(day) = 1
+to_date(a, 'yyyy-MM-dd') IS NOT NULL AND try_to_timestamp(a) IS NOT NULL
+CASE WHEN a > 1 THEN b ELSE c END > 1
+CASE a WHEN 1 THEN TRUE ELSE FALSE END
+if(a > 1, b, c) = 1 AND iff(a > 1, b, c) = 1 AND nvl2(a, 1, 0) = 1 AND nvl(a, b) = 1 AND ifnull(a, b) = 1
+coalesce(a, b, 'x') <> '' AND nullif(a, '') IS NOT NULL AND zeroifnull(a) = 0
+decode(a, 1, 'x', 2, 'y', 'z') <> 'z'
+v:a.b[0]::INT > 1 AND v:['a'] IS NOT NULL
+v:`a b` = 'x' AND get_json_object(v, '$.a') = 1
+try_variant_get(v, '$.a', 'INT') = 1 AND variant_get(v, '$.a', 'INT') = 1
+schema_of_variant(v) = 'x' AND is_variant_null(v)
+array_contains(a, 1) AND size(a) > 0 AND a[0] = 1 AND m['k'] = 'x' AND element_at(a, 1) = 1
+exists(a, x -> x > 1) AND forall(a, x -> x > 1) AND any_match(a, x -> x > 1)
+size(filter(a, x -> x IS NOT NULL)) > 0 AND transform(a, (x, i) -> x + i)[0] > 1
+aggregate(a, 0, (acc, x) -> acc + x) > 10 AND reduce(a, 0, (acc, x) -> acc + x, acc -> acc * 2) > 10
+map_keys(m)[0] = 'a' AND array(1, 2)[0] = 1 AND named_struct('a', 1).a = 1 AND map('a', 1)['a'] = 1
+s.inner.field = 1 AND `Net price` > 0 AND `order` <> 'Größe' AND t.`a``b` = 1
+a IN (SELECT id FROM main.legal.opted_out)
+NOT EXISTS (SELECT 1 FROM main.legal.opted_out AS o WHERE o.id = a)
+amount > (SELECT avg(amount) FROM main.sales.orders)
+a IN (SELECT max(x) FROM main.a.b GROUP BY y HAVING count(*) > 1)
+a = (SELECT row_number() OVER (ORDER BY x) FROM main.a.b LIMIT 1)
+substring(a, 1, 2) = 'x' AND left(a, 1) = 'x' AND split(a, '-')[0] = 'x' AND split_part(a, '-', 1) = 'x'
+substring(a FROM 2 FOR 3) = 'x' AND trim(BOTH 'x' FROM a) = 'y' AND position('x' IN a) > 0
+upper(a) = 'X' AND lower(a) = 'x' AND length(a) > 1 AND len(a) > 1 AND char_length(a) > 1
+concat_ws('-', a, b) = 'x' AND contains(a, 'x') AND startswith(a, 'x') AND endswith(a, 'x')
+sha2(a, 256) = 'x' AND md5(a) = 'x' AND hash(a) % 10 = 0 AND xxhash64(a) % 10 = 0 AND crc32(a) = 1
+is_account_group_member('x') OR current_user() = 'x' OR session_user() = 'y'
+ai_query('model', a) = 'x' OR h3_longlatash3(a, b, 5) = 1
+main.rules.is_wanted(a, b)
+main.rules.f(a => 1, b => 2)
+own_function(a)
+pmod(a, 10) = 1 AND mod(a, 10) = 1 AND greatest(a, b) > 1 AND least(a, b) > 1 AND round(a, 2) = 1 AND bround(a, 2) = 1
+isnull(a) OR isnotnull(b) OR isnan(c) OR a IS NOT NULL
+ts > '2024-01-01' AND ts < TIMESTAMP_NTZ'2024-02-01 00:00:00'
+bin = X'1F' AND 1L < 2 AND 3S < 4 AND 1.5BD > 1 AND 1.0F < 2 AND 1D > 0 AND 1Y > 0
+_metadata.file_modification_time > '2024-01-01'
+TRUE
+is_active
+NOT is_active
+! is_active
+a > ALL (SELECT x FROM main.a.b)
+ST_Contains(g, ST_Point(1, 2))
+try_divide(a, b) > 1 AND try_add(a, b) > 1 AND try_to_number(a, '999') > 1
+unix_timestamp(a) > 1 AND from_unixtime(a) > 'x' AND make_date(2024, 1, 1) < a
+to_char(a, '999') = 'x' AND to_number(a, '999') = 1
+a[0].b['c'] = 1 AND a.b.c[1] > 2
+collation(a) = 'UTF8_BINARY'
+like(a, 'x%') AND ilike(a, 'x') AND rlike(a, 'x') AND regexp(a, 'x')
+from_utc_timestamp(a, 'UTC') > b AND to_utc_timestamp(a, 'UTC') > b
+minus > 1 AND `from` = 1 AND union = 2
+values = 1 AND on = 2 AND with > 3
+interval > 1
+""".strip().splitlines()
+
+WRONG_FOR_ROWS = {
+    **{
+        sql: words
+        for sql, words in WRONG.items()
+        # Databricks has no FETCH in such a place, and reads brackets and these words of Snowflake in its own way.
+        if not DATABRICKS.not_one_condition(sql) and sql not in ("DROP TABLE a", "WHERE a > 1")
+    },
+    "a RLIK 'x'": "'RLIK': it cannot stand here; did you mean RLIKE?",
+    "day > current_date() - INTRVAL 7 DAYS": "'7': it cannot stand here; did you mean INTERVAL?",
+    "extract(YEAR FORM day) > 2000": "'YEAR': expected FROM or comma after EXTRACT",
+    "exists(a, x -> x > )": "')': something is missing",
+    "transform(a, x - > x + 1)[0] > 1": "'>': something is missing",
+    "date_sub(current_date() 7) > a": "'7': expecting )",
+    "a IN (SELECT id FROM main.legal.x WHER b > 1)": "'b': expecting ); did you mean WHERE?",
+    "NOT EXISTS (SELECT 1 FROM)": "')': expected table name",
+    "a > 1 LIMIT 1": "'LIMIT': it cannot stand here",
+    "a > 1 GROUP BY b": "'GROUP BY': it cannot stand here",
+    "a > 1 HAVING b": "'HAVING': it cannot stand here",
+    "a > 1 QUALIFY b": "'QUALIFY': it cannot stand here",
+    "DROP TABLE a": "'TABLE': it cannot stand here",
+    "WHERE a > 1": "'WHERE': something is missing",
+}
+
+# From Databricks' list of built-in functions.
+AGGREGATES = re.findall(
+    r"\w+",
+    """
+any any_value approx_count_distinct approx_percentile approx_top_k array_agg avg bit_and bit_or bit_xor
+bitmap_construct_agg bitmap_or_agg bool_and bool_or collect_list collect_set corr count count_if count_min_sketch
+covar_pop covar_samp every first first_value grouping grouping_id histogram_numeric hll_sketch_agg hll_union_agg
+kurtosis last last_value listagg max max_by mean measure median min min_by mode percentile percentile_approx regr_avgx
+regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx regr_sxy regr_syy schema_of_json_agg
+schema_of_variant_agg skewness some std stddev stddev_pop stddev_samp string_agg sum try_avg try_sum var_pop var_samp
+variance
+""",
+)
+GENERATORS = re.findall(
+    r"\w+",
+    """
+explode explode_outer inline inline_outer json_tuple posexplode posexplode_outer stack variant_explode
+""",
+)
+WINDOWS = ("cume_dist", "dense_rank", "lag", "lead", "nth_value", "ntile", "percent_rank", "rank", "row_number", "sum")
+
+
+def errors_for_rows(sql: str) -> list[str]:
+    return sql_errors("source", where_of({"where": sql}), DATABRICKS)
+
+
+def test_what_databricks_takes_for_rows_is_neither_an_error_nor_a_warning() -> None:
+    assert len(VALID_FOR_ROWS) >= 80
+    conditions = dict(zip(VALID_FOR_ROWS, VALID_FOR_ROWS, strict=True))
+    refused = [sql for sql in VALID_FOR_ROWS if DATABRICKS.not_one_condition(sql)]
+    found = sql_errors("source", conditions, DATABRICKS), sql_warnings("source", conditions, DATABRICKS)
+    assert (refused, *found) == ([], [], [])
+
+
+def test_a_misspelt_condition_for_rows_is_an_error_that_names_the_word() -> None:
+    assert len(WRONG_FOR_ROWS) >= 40
+    assert {sql: errors_for_rows(sql) for sql in WRONG_FOR_ROWS} == {
+        sql: [f"source.where: it cannot be read at {words}"] for sql, words in WRONG_FOR_ROWS.items()
+    }
+
+
+def test_a_condition_for_rows_has_no_aggregate_window_or_generator_outside_of_a_subquery() -> None:
+    """Databricks would refuse it with INVALID_WHERE_CONDITION, after the deployment of the job."""
+    calls = {
+        **{f"{name}(a, b) > 1": f"the aggregate {name}" for name in AGGREGATES},
+        **{f"a > 1 AND {name}(a) > 1": f"the aggregate {name}" for name in ("count", "every", "try_sum")},
+        **{f"{name}(a) = 1": f"{name}, which makes rows" for name in GENERATORS},
+        **{f"{name}(a) OVER (ORDER BY b) = 1": f"the window function {name}" for name in WINDOWS},
+    }
+    told = {sql: "".join(errors_for_rows(sql)) for sql in calls}
+    assert [sql for sql, text in told.items() if "Databricks takes none in a condition for rows" not in text] == []
+    # sqlglot gives some functions the name of another one with the same meaning.
+    assert sum(calls[sql].upper() in text.upper() for sql, text in told.items()) > 0.7 * len(calls)
+    subqueries = [f"a IN (SELECT {sql.partition(' ')[0]} FROM main.b.c)" for sql in calls if "OVER" not in sql]
+    assert [error for sql in subqueries for error in errors_for_rows(sql)] == []
+
+
+def test_an_interval_of_rows_has_a_unit_of_databricks() -> None:
+    assert errors_for_rows("day > now() - INTERVAL 7 DAYZ") == [
+        "source.where: INTERVAL has no unit DAYZ; did you mean DAY?"
+    ]
+    assert errors_for_rows("day > now() - INTERVAL '1-2' YEAR TO MOON")[0].startswith("source.where: INTERVAL has no")
+
+
+def test_what_may_be_right_for_rows_is_a_warning() -> None:
+    doubtful = {
+        "lenght(a) > 1": DOUBTFUL["LENGHT(a) > 1"].replace("LENGHT", "lenght"),
+        "a::NEWTYPE(3) > 1": "sqlglot knows no type NEWTYPE of Databricks",
+        "ROUND(a, 1, 2, 3, 4, 5) = 1": DOUBTFUL["ROUND(a, 1, 2, 3, 4, 5) = 1"].replace("Snowflake", "Databricks"),
+    }
+    for sql, words in doubtful.items():
+        assert sql_warnings("source", where_of({"where": sql}), DATABRICKS) == [f"source.where: {words}"]
+        assert errors_for_rows(sql) == []
+
+
+@pytest.mark.parametrize("source", [None, "a", ["where"], {}, {"where": None}, {"where": 1}, {"where": "a BETWEN 1;"}])
+def test_what_the_type_of_a_source_refuses_is_not_parsed(source: object) -> None:
+    assert sql_errors("source", where_of(source), DATABRICKS) == []
+
+
 @pytest.mark.tier("full")
+def test_a_column_of_a_source_may_have_each_name() -> None:
+    """But those of operators and clauses, which then need backticks: Databricks reserves no word."""
+    parser = Databricks.Parser
+    words = {*Databricks.Tokenizer.KEYWORDS, *parser.FUNCTIONS, *parser.FUNCTION_PARSERS}
+    names = {word for word in words if re.fullmatch(r"[A-Z_]\w*", word)}
+    forms = ("{} > 1", "1 < {}", "{} IS NOT NULL", "ABS({}) > 1", "{} BETWEEN 1 AND 2")
+    refused = {name for name in names for form in forms if errors_for_rows(form.format(name))}
+    assert len(names) > 500
+    assert refused <= {*DATABRICKS.operators, "CONNECT_BY_ROOT", "SELECT", "ANY"}
+    assert [error for name in refused for error in errors_for_rows(f"`{name}` > 1")] == []
+
+
+@pytest.mark.tier("full")
+@pytest.mark.parametrize("system", [SNOWFLAKE, DATABRICKS], ids=lambda system: system.name)
 @pytest.mark.parametrize("part", ["(", "ABS(", "CASE WHEN a THEN ", "NOT ", "[", "{", "a::", "a:b", "a AND ", "CAST("])
-def test_a_huge_condition_is_judged_too(part: str) -> None:
-    assert isinstance(judge(part * (50_000 // len(part))), Judgement)
+def test_a_huge_condition_is_judged_too(part: str, system: System) -> None:
+    assert isinstance(judge(part * (50_000 // len(part)), system), Judgement)

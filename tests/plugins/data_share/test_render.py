@@ -12,7 +12,7 @@ import sqlglot
 import yaml
 
 from data_share import render
-from data_share.render import set_up_files
+from data_share.render import export_sql, set_up_files
 from data_share.share_file import DEFAULT, ShareNames, read_share_file
 from tests.docs.markdown import Page
 from tests.test_default_names import found_in
@@ -50,6 +50,51 @@ def test_the_files_are_what_their_systems_read(company: dict[str, ShareNames]) -
             assert yaml.safe_load(text)["bundle"]["name"] == "acme_exports"
         assert "{%" not in text, path
         assert "{{ share" not in text, path
+
+
+# Each field with all characters that its pattern accepts; the rest are identifiers.
+STRANGE = {
+    "url": "s3://b-1/=a_.b=/-x/",
+    "databricks_conn_id": "_a.b-c",
+    "snowflake_conn_id": "_a.b-c2",
+    "export_job_variable": "_A0",
+    "databricks_aws_role": "a+=,.@-_",
+    "snowflake_aws_role": "b+=,.@-_",
+    "databricks_external_id": "a+=,.@:/-_",
+    "snowflake_external_id": "b+=,.@:/-_",
+    "snowflake_iam_user_arn": "arn:aws-us-gov:iam::111122223333:user/a+=,.@/-_",
+    "export_principal": "0a_.-",
+    "airflow_principal": "1a_.-",
+    "hash_secret_scope": "_a@b.-",
+    "hash_secret_key": "0.@--",
+}
+
+
+def test_the_strangest_names_change_nothing_but_themselves(company: dict[str, ShareNames]) -> None:
+    """They go through all scripts and documents, and stay what they are there: texts and names."""
+    plain = set_up_files(DEFAULT, company)
+    given = company[DEFAULT].model_dump()
+    strange = ShareNames.model_validate({**given, **STRANGE})
+    files = set_up_files(DEFAULT, {DEFAULT: strange})
+    found = "\n".join(files.values())
+    told = {field for field, name in STRANGE.items() if name.upper() in found.upper() or field == "url"}
+    assert set(STRANGE) - told <= {"databricks_conn_id", "snowflake_conn_id", "export_job_variable"}
+    for path, text in files.items():
+        if path.endswith(".json"):
+            assert shape(json.loads(text)) == shape(json.loads(plain[path]))
+        elif path.endswith(".yml"):
+            assert shape(yaml.safe_load(text)) == shape(yaml.safe_load(plain[path]))
+        elif path.endswith(".sql"):
+            system = "snowflake" if path.startswith("snowflake/") else "databricks"
+            kinds = [[token.token_type for token in sqlglot.tokenize(one[path], read=system)] for one in (files, plain)]
+            assert kinds[0] == kinds[1], path
+
+
+def shape(value: object) -> object:
+    """A document without its texts."""
+    if isinstance(value, dict):
+        return [shape(each) for each in value.values()]
+    return [shape(each) for each in value] if isinstance(value, list) else type(value)
 
 
 def test_the_policies_reach_the_company_s_folder_alone(company: dict[str, ShareNames]) -> None:
@@ -100,7 +145,7 @@ def test_the_bundle_deploys_the_sql_that_lies_beside_it(
     bundle = tmp_path / "default" / "databricks" / "databricks.yml"
     [task] = yaml.safe_load(bundle.read_text())["resources"]["jobs"]["export_dataset"]["tasks"]
     sql = (bundle.parent / task["sql_task"]["file"]["path"]).resolve()
-    assert sql.read_text() == (PROJECT / "include" / "sql" / "databricks" / "export_dataset.sql").read_text()
+    assert sql.read_text() == export_sql((), read_share_file(COMPANY, {}).shares[DEFAULT])
     assert task["sql_task"]["parameters"]["data_path"] == "{{job.parameters.export_path}}data/"
 
 
@@ -131,6 +176,19 @@ def test_each_share_s_job_has_the_conditions_of_its_datasets(
     assert render.main(["--folder", str(tmp_path / "again")]) == 1
     assert "source.where" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
+
+
+def test_each_share_s_job_has_its_secret_of_hashes(tmp_path: Path) -> None:
+    path = tmp_path / "share.yaml"
+    path.write_text(
+        f"{COMPANY.read_text()}\nshares:\n  emea:\n    url: s3://another/emea/\n    hash_secret_key: of-emea\n"
+    )
+    shares = read_share_file(path, {"DATA_SHARE_HASH_SECRET_SCOPE": "dev.secrets"}).shares
+    for name, key in ((DEFAULT, "hash.v2"), ("emea", "of-emea")):
+        files = set_up_files(name, shares)
+        sql = files["sql/databricks/export_dataset.sql"]
+        assert re.findall(r"SET VAR secret_(\w+) = '(.*)';", sql) == [("scope", "dev.secrets"), ("key", key)]
+        assert f"put-secret dev.secrets {key}\n" in files["README.md"]
 
 
 def test_a_wrong_share_file_renders_nothing(

@@ -121,6 +121,18 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
         "columns: only with create_table: from_columns",
     ),
     # conditions
+    "a misspelt operator for the rows": (
+        dataset("source:\n  exclude: [ssn]\n§  where: depth BETWEN 1 AND 2\n"),
+        "source.where: it cannot be read at 'BETWEN': it cannot stand here; did you mean BETWEEN?",
+    ),
+    "an aggregate for the rows": (
+        dataset("source:\n§  where: depth > avg(depth)\n"),
+        "source.where: it has the aggregate AVG; Databricks takes none in a condition for rows",
+    ),
+    "two statements for the rows": (
+        dataset("source:\n§  where: depth > 1; DROP TABLE x\n"),
+        "source.where: contains ; outside of quotes: it must be one condition",
+    ),
     "a misspelt operator": (
         dataset("checks:\n  some: COUNT(*) > 0\n§  deep: depth BETWEN 1 AND 2\n"),
         "checks.deep: it cannot be read at 'BETWEN': it cannot stand here; did you mean BETWEEN?",

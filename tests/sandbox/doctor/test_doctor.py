@@ -20,6 +20,7 @@ import pytest
 import requests
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+import data_share
 from data_share.doctor import __main__ as doctor
 from data_share.doctor import airflow as airflow_checks
 from data_share.doctor import run
@@ -35,6 +36,7 @@ pytestmark = pytest.mark.sandbox
 
 Look = Callable[..., Any]
 Change = Callable[..., None]
+PACKAGE = Path(data_share.__file__).resolve().parent
 VARIABLE = f"AIRFLOW_VAR_{Share().export_job_variable.upper()}"
 
 
@@ -54,6 +56,26 @@ def test_nothing_is_left_behind(look: Look, administer: Any, snowflake_url: str)
 # ---- Airflow
 
 
+def test_the_version_is_told(look: Look) -> None:
+    assert f"version {data_share.__version__} in {PACKAGE}, on Airflow 3." in look("Airflow").findings["package"].text
+
+
+def test_a_second_copy_of_the_package(look: Look, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "data_share").mkdir()
+    monkeypatch.setenv("AIRFLOW__CORE__PLUGINS_FOLDER", str(tmp_path))
+    examined = look("Airflow")
+    assert examined.named(State.ADVICE) == ["package"]
+    assert f"The copy in {tmp_path / 'data_share'} is not used: remove it" in examined.findings["package"].text
+
+
+def test_the_same_copy_by_another_path_is_no_second_one(
+    look: Look, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "data_share").symlink_to(PACKAGE)
+    monkeypatch.setenv("AIRFLOW__CORE__PLUGINS_FOLDER", str(tmp_path))
+    assert look("Airflow").named(State.ADVICE) == []
+
+
 def test_a_dataset_file_that_is_not_valid(look: Look, tmp_path: Path) -> None:
     shutil.copytree(share_file().datasets_folder, tmp_path / "datasets")
     (tmp_path / "datasets" / "broken.yaml").write_text("load_mode: sometimes\n")
@@ -65,7 +87,7 @@ def test_a_dataset_file_that_is_not_valid(look: Look, tmp_path: Path) -> None:
 def test_a_dag_file_that_cannot_be_imported(look: Look, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags" / "broken.py").write_text("import a_package_that_is_not_installed\n")
-    monkeypatch.setattr(airflow_checks, "PROJECT", tmp_path)
+    monkeypatch.setattr(airflow_checks, "DAGS", tmp_path / "dags")
     said = look("Airflow").only_wrong("DAG files")
     assert "dags/broken.py cannot be imported: ModuleNotFoundError" in said
     assert "a_package_that_is_not_installed" in said
@@ -429,6 +451,12 @@ BROKEN = {
         "ledger tables",
         "sync_history has no column requested_by, which create_ledger.sql has",
     ),
+    "a ledger of an earlier version": (
+        ["ALTER TABLE sync_history DROP COLUMN source_choice"],
+        ["ALTER TABLE sync_history ADD COLUMN source_choice VARCHAR"],
+        "ledger tables",
+        "sync_history has no column source_choice, as in an earlier version. Run the DAG set_up_snowflake, which adds",
+    ),
     "no target": (
         ["ALTER TABLE city_temperatures RENAME TO old_temperatures"],
         ["ALTER TABLE old_temperatures RENAME TO city_temperatures"],
@@ -724,8 +752,8 @@ def test_each_share_is_checked_and_airflow_once(
     assert counted == [("default", check.group, check.name) for check in CHECKS] + [
         ("emea", check.group, check.name) for check in own
     ]
-    assert "default, emea in " in answer["findings"][0]["text"]
-    assert "from the environment: DATA_SHARE_LEDGER_TABLE." in answer["findings"][0]["text"]
+    [shares] = [finding["text"] for finding in answer["findings"] if "default, emea in " in finding["text"]]
+    assert "from the environment: DATA_SHARE_LEDGER_TABLE." in shares
     wrong = [(finding["share"], finding["text"]) for finding in answer["findings"] if finding["state"] == "wrong"]
     assert [share for share, _ in wrong] == ["emea"]
     assert "The Airflow connection snowflake_emea does not exist." in wrong[0][1]

@@ -325,10 +325,12 @@ class Share:
         # It takes long to import, and collecting the tests does without it.
         from emulators.databricks.export import Session, StatementError
 
-        session = Session(self.s3_url, self.files, {("data_share", "hash_key"): HASH_KEY})
+        session = Session(
+            self.s3_url, self.files, {(self.names.hash_secret_scope, self.names.hash_secret_key): HASH_KEY}
+        )
         try:
             session.execute(
-                export_sql([dataset]),
+                export_sql([dataset], self.names),
                 {
                     "source_table": dataset.source_table,
                     "data_path": f"{path}data/",

@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 from airflow.sdk import DAG
 
+import data_share
 from data_share import dataset_files
 from data_share.datasets import Dataset
 from data_share.outcome.codes import FailureCode
@@ -16,6 +17,7 @@ from data_share.snowflake.load import TargetMissingError
 from data_share.snowflake.sql_api import SnowflakeStatementError
 from sandbox.settings import PROJECT
 from tests.airflow_double import DagRun
+from tests.sandbox.load.conftest import set_up_statements
 from tests.sandbox.load.driver import Share
 
 pytestmark = pytest.mark.sandbox
@@ -82,3 +84,15 @@ def test_a_target_that_nobody_has_created_says_what_to_run(a_share: Share) -> No
         a_share.sync(dataset)
     assert caught.value.code is FailureCode.TARGET_MISSING
     assert caught.value.what_to_do.startswith("Run the DAG set_up_snowflake")
+
+
+@pytest.mark.tier("full")
+def test_the_ledger_of_an_earlier_version_gets_the_version_of_the_package(a_share: Share) -> None:
+    a_share.query(f"ALTER TABLE {a_share.names.ledger_table} DROP COLUMN package_version")
+    dataset = a_share.dataset()
+    a_share.write(dataset, [{"k": 1, "name": "a", "amount": 1.0}])
+    # Until the set-up runs, syncs work, and the ledger does not say by which version.
+    assert "package_version" not in a_share.sync(dataset).ledger_row
+    a_share.set_up(list(set_up_statements("create_ledger")))
+    assert a_share.sync(dataset).ledger_row["package_version"] == data_share.__version__
+    assert {row["PACKAGE_VERSION"] for row in a_share.ledger(dataset)} == {None, data_share.__version__}

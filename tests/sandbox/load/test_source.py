@@ -22,6 +22,8 @@ SCHEMA = pa.schema({"k": pa.int64(), "Ssn": pa.string(), "amount": pa.float64()}
 ROWS: list[Row] = [{"k": 1, "Ssn": "123-45", "amount": 1.5}, {"k": 2, "Ssn": None, "amount": 2.5}]
 CHOICE: dict[str, Any] = {"columns": ["k", "ssn"], "rename": {"ssn": "person"}, "hash": ["ssn"]}
 
+CHOSEN = ("source_choice", "source_condition")
+
 
 def in_the_bucket(share: Share, run: Run) -> tuple[set[str], bytes]:
     """The columns of the files of an export, and all bytes of these files, unpacked."""
@@ -70,25 +72,63 @@ def test_only_rows_of_the_condition_are_in_the_bucket(a_share: Share) -> None:
     assert b"it's" not in in_the_bucket(a_share, run)[1]
     assert a_share.target(dataset) == rows[1:]
     assert run.ledger_row["rows_exported"] == 2
-    [manifest] = a_share.manifests(dataset)
-    assert manifest["SOURCE_CONDITION"] == dataset.source.where
-    assert json.loads(manifest["SOURCE_CHOICE"])["where"] == dataset.source.where_digest
+    [manifest], [ledger] = a_share.manifests(dataset), a_share.ledger(dataset)
+    for row in (manifest, ledger, {name.upper(): value for name, value in run.ledger_row.items()}):
+        assert row["SOURCE_CONDITION"] == dataset.source.where
+        assert json.loads(row["SOURCE_CHOICE"])["where"] == dataset.source.where_digest
+    # What the export has is recorded, not what the dataset file says when it is loaded again.
+    edited = a_share.edit(dataset, source={}, load_mode="replace", merge_keys=())
+    assert a_share.sync(edited, reload_run_key=run.key).ledger_row["source_condition"] == dataset.source.where
+    whole = a_share.sync(edited).ledger_row
+    assert (json.loads(whole["source_choice"])["columns"], whole["source_condition"]) == ([], "")
 
 
-def test_the_set_up_adds_what_a_table_of_manifests_of_an_earlier_version_lacks(a_share: Share) -> None:
-    table = a_share.names.manifest_table
-    for column in ("source_choice", "source_condition"):
-        a_share.query(f"ALTER TABLE {table} DROP COLUMN {column}")
-    dataset = a_share.dataset({"k": "NUMBER(38, 0)", "person": "VARCHAR"}, source=CHOICE)
+@pytest.mark.parametrize("lacking", [("ledger",), ("manifest",), ("ledger", "manifest")], ids=" and ".join)
+def test_tables_of_an_earlier_version_lack_the_choice_until_the_set_up_adds_it(
+    a_share: Share, lacking: tuple[str, ...]
+) -> None:
+    """Syncs work with them, one too that waits for its publish while the set-up runs, and the set-up changes no row."""
+    for table in lacking:
+        for column in CHOSEN:
+            a_share.query(f"ALTER TABLE {getattr(a_share.names, f'{table}_table')} DROP COLUMN {column}")
+    dataset = a_share.dataset({"k": "NUMBER(38, 0)", "person": "VARCHAR"}, load_mode="append", source=CHOICE)
     a_share.write(dataset, ROWS, SCHEMA)
-    # Until the set-up runs again, a sync works, and its choice is in the bucket alone.
-    a_share.sync(dataset)
+    before = a_share.sync(dataset)
+    waiting = a_share.staged(dataset)
+    found = a_share.ledger(dataset)
     a_share.set_up(list(set_up_statements("create_ledger")))
-    a_share.sync(dataset)
-    choices = [row["SOURCE_CHOICE"] for row in a_share.manifests(dataset)]
-    assert sorted(choice is None for choice in choices) == [False, True]
-    [choice] = filter(None, choices)
-    assert {column["alias"] for column in json.loads(choice)["columns"]} == {"k", "person"}
+    assert a_share.ledger(dataset) == [{**row, **dict.fromkeys(map(str.upper, CHOSEN))} for row in found]
+    a_share.step(waiting, "publish")
+    after = a_share.sync(dataset)
+    assert len(a_share.target(dataset, "k")) == 6
+    # The table of its manifest was made before the set-up, like that of the manifests.
+    are_recorded = {before.key: False, waiting.key: "manifest" not in lacking, after.key: True}
+    for rows in (a_share.ledger(dataset), a_share.manifests(dataset)):
+        assert {row["RUN_KEY"]: row["SOURCE_CHOICE"] is not None for row in rows} == are_recorded
+    assert {column["alias"] for column in json.loads(after.ledger_row["source_choice"])["columns"]} == {"k", "person"}
+    assert before.ledger_row.get("source_choice") is None
+
+
+def test_the_target_does_not_change_before_the_columns_are_known_to_be_missing(a_share: Share) -> None:
+    dataset = a_share.dataset()
+    a_share.write(dataset, [{"k": 1, "name": "a", "amount": 1.0}])
+    a_share.query(f"ALTER TABLE {a_share.names.ledger_table} DROP COLUMN source_condition")
+    changed: list[bool] = []
+
+    def look(call: dict[str, Any]) -> None:
+        if "COMMIT" in str(call.get("json")):
+            changed.append(bool(a_share.query(f"SELECT * FROM {dataset.target}")))
+
+    try:
+        run = a_share.staged(dataset)
+        a_share.step(run, "publish", before=look)
+        # The second request is without the columns; before it, the first has changed nothing.
+        assert changed == [False, False]
+        changed.clear()
+    finally:
+        a_share.set_up(list(set_up_statements("create_ledger")))
+    a_share.step(a_share.staged(dataset), "publish", before=look)
+    assert changed == [True], "with the columns, there is one request"
 
 
 def test_null_stays_null(a_share: Share) -> None:

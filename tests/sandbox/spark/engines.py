@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import s3fs
 from deltalake import write_deltalake
 
+from data_share.dag_defaults import SHARE
+from data_share.render import export_sql
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from emulators.databricks.export import Session
 from emulators.databricks.unity_catalog import table_uri
 from emulators.s3 import SHARE_BUCKET, storage_options
 
-PROJECT = Path(__file__).resolve().parents[3]
-EXPORT_SQL = (PROJECT / "include" / "sql" / "databricks" / "export_dataset.sql").read_text()
+EXPORT_SQL = export_sql((), SHARE)
 
 EXPORT = "EXECUTE IMMEDIATE statement USING source_table AS source_table;"
 # What there is of the manifest alone, for files that are there.
@@ -127,9 +128,8 @@ class Engines:
         """Execute the same on the sandbox's own engine."""
         folder = f"emulator_{next(_numbers)}"
         paths = {name: f"s3://{SHARE_BUCKET}/{folder}/{name[:-5]}/" for name in ("data_path", "manifest_path")}
-        session = Session(
-            str(self.files.client_kwargs["endpoint_url"]), self.files, {("data_share", "hash_key"): HASH_KEY}
-        )
+        secrets = {(SHARE.hash_secret_scope, SHARE.hash_secret_key): HASH_KEY}
+        session = Session(str(self.files.client_kwargs["endpoint_url"]), self.files, secrets)
         try:
             session.execute(sql.replace("{data_path}", paths["data_path"]), {"mode": "", **paths} | parameters)
         finally:

@@ -64,7 +64,7 @@ def test_each_end_of_a_sync_becomes_an_event_in_the_triggerer(state: str, reason
     # The kwargs as the triggerer gets them: written to the database, and read again.
     assert callback.trigger.classpath == "airflow.triggers.callback.CallbackTrigger"
     kwargs = Trigger._decrypt_kwargs(callback.trigger.encrypted_kwargs)["callback_kwargs"]
-    assert kwargs["conn_id"] == "data_share_webhook"
+    assert kwargs["conn_id"] == "data_share_webhook", "as the DAG says nothing else"
     with mock.patch("data_share.outcome.webhook._xcom_since_clear", autospec=True, return_value=None):
         told = event_of(kwargs["context"])
     assert told is not None

@@ -13,12 +13,11 @@ import hashlib
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins"))
 
 from data_share.share_file import DEFAULT, InvalidShareFileError, share_file
 
@@ -53,14 +52,16 @@ export AIRFLOW_CONN_{variable}='{{"conn_type": "snowflake", "login": "{user}", {
 """
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Make the key pair; return the exit code."""
-    parser = argparse.ArgumentParser(description="Make a key pair for a service user of Snowflake.")
+    parser = argparse.ArgumentParser(
+        prog="data-share keys", description="Make a key pair for Airflow's user in Snowflake; print what to do with it."
+    )
     parser.add_argument("--share", default=DEFAULT, help="the share of include/share.yaml; default: %(default)s")
     parser.add_argument("--user", help="the user; default: loader_user of the share")
     parser.add_argument("--folder", type=Path, default=Path("keys"), help="folder of the files; default: %(default)s")
     parser.add_argument("--name", help="name of the files; default: the user's name")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     passphrase = os.environ.get(ENVIRONMENT_VARIABLE, "")
     try:
         shares = share_file().shares
@@ -132,7 +133,8 @@ def _write(file: Path, content: bytes) -> None:
 
 def _refuse(file: Path) -> int:
     sys.stderr.write(
-        f"{file} exists, and may be in use; it is not overwritten. Choose another name: make keys KEY=another.\n"
+        f"{file} exists, and may be in use; it is not overwritten. Choose another name: --name another, or "
+        "make keys KEY=another.\n"
     )
     return 1
 
