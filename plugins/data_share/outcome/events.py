@@ -80,7 +80,7 @@ def _queue(dag_run: DagRun, reason: str) -> None:
         with session.no_autoflush:
             callback = TriggererCallback(AsyncCallback(WebhookNotifier), prefix="data_share", dag_id=dag_run.dag_id)
             # That of the dataset's share; a DAG that an earlier version of this package made does not say it.
-            finish_sync = dag_run.dag.task_dict.get(FINISH_SYNC.id)
+            finish_sync = dag_run.dag.task_dict.get(FINISH_SYNC.id) if dag_run.dag else None
             conn_id = getattr(finish_sync, "webhook_conn_id", None) or Share().webhook_conn_id
             # Airflow keeps the name context to itself, and sets it as here for a missed deadline.
             kwargs = {"conn_id": conn_id, "context": context_of(dag_run, reason)}
