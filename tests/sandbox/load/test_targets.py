@@ -46,7 +46,9 @@ def test_the_target_of_another_dataset_is_refused_before_anything_is_loaded(a_sh
         a_share.step(run, "copy_into_staging")
     assert a_share.everything(mine) == left
     tables = a_share.query(f"SHOW TABLES IN SCHEMA {SHARE.staging_schema}")
-    assert [row["name"] for row in tables if run.key.upper() in row["name"]] == []
+    # The manifest was read, for which there are tables until the last step drops them; the data were not.
+    ours = [row["name"] for row in tables if run.key.upper() in row["name"]]
+    assert [name for name in ours if not name.endswith(("__MANIFEST", "__SAMPLES"))] == []
     # The way out that the failure tells: then it is the other one that is refused.
     a_share.query(caught.value.what_to_do.rpartition(": ")[2].rstrip(";"))
     a_share.steps(run)
