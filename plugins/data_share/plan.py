@@ -398,7 +398,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the plan of a dataset, and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m data_share.plan", description="Say what the next sync of a dataset would do; changes nothing."
+        prog="data-share plan", description="Say what the next sync of a dataset would do; changes nothing."
     )
     parser.add_argument("dataset", help="name of the dataset: of its file, without .yaml")
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")

@@ -76,7 +76,7 @@ def test_the_log_of_airflow_does_not_bury_the_findings(
     assert os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] == level
 
 
-@pytest.mark.parametrize("command", sorted(command_line.COMMANDS.keys() - {"plan"}))
+@pytest.mark.parametrize("command", sorted(command_line.COMMANDS))
 def test_each_command_has_help_under_its_own_name(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         command_line.main([command, "--help"])
