@@ -40,7 +40,8 @@
 -- two sides: they have counts, minimum, maximum, sum and sum of the magnitudes instead. Structs, arrays, maps and types
 -- that Snowflake lacks have only counts.
 --
--- source_choice and source_condition say what was exported: the parameter source, and the condition for the rows.
+-- source_choice and source_condition say what was exported: the parameter source without the target's columns, and the
+-- condition for the rows.
 -- columns_that_stay is a JSON list of the source's columns that were left out.
 --
 -- This works for the columns of any table. Of a column, only its name becomes part of a text, in backticks, with its
@@ -236,6 +237,9 @@ SET VAR exported = CASE
     'schema_drift there: add_new adds them to the target, ignore_new leaves them in Databricks.'
   ))
 END;
+
+-- What is recorded is the choice, without the columns of the target, which come last. A quote within a name is escaped.
+SET VAR source = REGEXP_REPLACE(source, ', "known": .*', '}');
 
 SET VAR exported = CASE
   WHEN is_whole THEN exported

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.share import Share
 from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStatementError
-from data_share.snowflake.statements import DOES_NOT_EXIST, query_tag
+from data_share.snowflake.statements import DOES_NOT_EXIST, TargetMissingError, query_tag
 from data_share.source import MAX_PARAMETER_BYTES
 from data_share.sql_files import render_sql
 from data_share.sync import SyncStep
@@ -114,10 +115,12 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         """
         Return the parameters of the job that say what leaves.
 
-        With the columns of the target, if the dataset keeps back what the target lacks, and once there is a target.
+        With the columns of the target, if the dataset keeps back what the target lacks. Without them, if this sync
+        creates the target from the source.
         They are left out for a target whose names Databricks may refuse as too long, unless the dataset file chooses
         what leaves: then the load compares the columns, and a new one reaches the bucket.
 
+        :raises TargetMissingError: there is no target, and this sync does not create it
         :raises TooManyColumnsError: the names are too long, and the dataset file chooses what leaves
         """
         if not self.dataset.keeps_new_columns_back:
@@ -130,13 +133,17 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         except SnowflakeStatementError as error:
             if DOES_NOT_EXIST not in str(error):
                 raise
+            if self.dataset.create_table != "from_source":
+                # This sync would fail after the export, whose columns nobody has compared.
+                raise TargetMissingError(self.dataset, error) from error
             self.log.info("There is no target yet: %s", error.message)
             return self.dataset.source_parameters()
         parameters = self.dataset.source_parameters(known)
-        if (size := len(parameters["source"].encode())) > MAX_PARAMETER_BYTES:
+        # Databricks counts all parameters of a run, as JSON.
+        if (size := len(json.dumps({**(self.job_parameters or {}), **parameters}).encode())) > MAX_PARAMETER_BYTES:
             if self.dataset.source.is_everything:
                 self.log.warning(
-                    "The names of the %s columns of %s have %s bytes as a parameter of the export job, of which %s are "
+                    "The names of the %s columns of %s make %s bytes of parameters of the export job, of which %s are "
                     "possible: so the job is not told them. A new column of the source reaches the bucket; the load "
                     "compares the columns.",
                     len(known),
@@ -147,7 +154,7 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
                 return self.dataset.source_parameters()
             raise TooManyColumnsError(
                 f"The names of the {len(known)} columns of {self.dataset.target_table} and of source in the dataset "
-                f"file have {size:,} bytes as a parameter of the export job, of which {MAX_PARAMETER_BYTES:,} are "
+                f"file make {size:,} bytes of parameters of the export job, of which {MAX_PARAMETER_BYTES:,} are "
                 "possible. Nothing was started.",
                 what_to_do="Export a view with the columns that may leave, without source in the dataset file, or set "
                 "schema_drift: add_new, which needs no names of the target. Then start the sync again.",

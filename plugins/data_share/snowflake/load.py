@@ -23,7 +23,12 @@ from data_share.snowflake.policies import (
 )
 from data_share.snowflake.schema_drift import compare_columns, types_of_new_columns
 from data_share.snowflake.sql_api import SnowflakeStatementError
-from data_share.snowflake.statements import DOES_NOT_EXIST, TARGET_UNCHANGED, SnowflakeSyncOperator
+from data_share.snowflake.statements import (
+    DOES_NOT_EXIST,
+    TARGET_UNCHANGED,
+    SnowflakeSyncOperator,
+    TargetMissingError,
+)
 from data_share.snowflake.target_lock import refuse_target_of_another
 from data_share.snowflake.value_proofs import proven_columns
 from data_share.sql_files import render_sql
@@ -37,12 +42,6 @@ class NothingLoadedError(ShareError, AirflowFailException):
     """COPY INTO succeeded, but loaded no row."""
 
     code = FailureCode.NOTHING_LOADED
-
-
-class TargetMissingError(ShareError, AirflowFailException):
-    """The target does not exist, or the role of the syncs does not see it."""
-
-    code = FailureCode.TARGET_MISSING
 
 
 class UnknownRunKeyError(ShareError, AirflowFailException):
@@ -176,10 +175,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             if DOES_NOT_EXIST not in str(error):
                 raise
             if self.dataset.create_table != "from_source":
-                raise TargetMissingError(
-                    f"The target {self.dataset.target_table} is missing, or this role may not see it: {error.message}",
-                    snowflake_query_id=error.snowflake_query_id,
-                ) from error
+                raise TargetMissingError(self.dataset, error) from error
             self.log.info("There is no target yet: %s", error.message)
             return None
 

@@ -11,8 +11,11 @@ from typing import Any
 
 from airflow.providers.snowflake.operators.snowflake import SnowflakeSqlApiOperator
 from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowFailException
 
 from data_share.datasets import Dataset
+from data_share.outcome.codes import FailureCode
+from data_share.outcome.report import ShareError
 from data_share.share import Share, run_key_of
 from data_share.snowflake.links import SnowflakeQueryLink
 from data_share.snowflake.sql_api import (
@@ -28,6 +31,23 @@ from data_share.sync import SyncStep
 TARGET_UNCHANGED = "The target is as it was."
 # Compared by text: if one of several statements fails, the code is always 100132 and only the message has the reason.
 DOES_NOT_EXIST = "does not exist or not authorized"
+
+
+class TargetMissingError(ShareError, AirflowFailException):
+    """
+    The target does not exist, or the role of the syncs does not see it.
+
+    :param dataset: the dataset of the target
+    :param error: what Snowflake says
+    """
+
+    code = FailureCode.TARGET_MISSING
+
+    def __init__(self, dataset: Dataset, error: SnowflakeStatementError) -> None:
+        super().__init__(
+            f"The target {dataset.target_table} is missing, or this role may not see it: {error.message}",
+            snowflake_query_id=error.snowflake_query_id,
+        )
 
 
 class SnowflakeStatementsOperator(SnowflakeSqlApiOperator):

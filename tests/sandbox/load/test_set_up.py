@@ -13,8 +13,8 @@ import data_share
 from data_share import dataset_files
 from data_share.datasets import Dataset
 from data_share.outcome.codes import FailureCode
-from data_share.snowflake.load import TargetMissingError
 from data_share.snowflake.sql_api import SnowflakeStatementError
+from data_share.snowflake.statements import TargetMissingError
 from sandbox.settings import PROJECT
 from tests.airflow_double import DagRun
 from tests.sandbox.load.conftest import set_up_statements

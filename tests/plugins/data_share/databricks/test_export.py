@@ -23,6 +23,7 @@ from data_share.databricks.follow import cancel_exports_of
 from data_share.datasets import Dataset
 from data_share.share import Share, run_key_of
 from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStatementError, StatementResult
+from data_share.snowflake.statements import TargetMissingError
 from data_share.sync import Sync
 from tests.plugins.data_share.conftest import tides
 
@@ -227,11 +228,21 @@ def test_the_job_is_told_the_columns_of_the_target(
 
 
 @pytest.mark.parametrize("source", CHOICES)
-def test_without_a_target_the_job_is_told_no_columns(
+def test_without_a_target_that_others_create_nothing_is_exported(
     databricks: mock.Mock, describe: mock.Mock, context: Any, source: dict[str, Any]
 ) -> None:
     describe.side_effect = SnowflakeStatementError("002003: Object 'X' does not exist or not authorized.")
-    dataset = tides(source=source)
+    with pytest.raises(TargetMissingError, match="is missing, or this role may not see it"):
+        sent(databricks, context, tides(source=source))
+    databricks.run_now.assert_not_called()
+
+
+@pytest.mark.parametrize("source", CHOICES)
+def test_without_the_target_that_this_sync_creates_the_job_is_told_no_columns(
+    databricks: mock.Mock, describe: mock.Mock, context: Any, source: dict[str, Any]
+) -> None:
+    describe.side_effect = SnowflakeStatementError("002003: Object 'X' does not exist or not authorized.")
+    dataset = tides(source=source, create_table="from_source")
     told = sent(databricks, context, dataset)
     assert told == {"kept": "as it was", **dataset.source_parameters()}
     assert "known" not in told["source"]
@@ -264,7 +275,7 @@ def test_without_a_choice_a_wide_target_is_compared_by_the_load(
     told = sent(databricks, context, tides())
     assert told == {"kept": "as it was", "proof": "checksums", "source": ""}
     logged = capsys.readouterr().out
-    assert "60 columns of public.tides have" in logged
+    assert "60 columns of public.tides make" in logged
     assert "A new column of the source reaches the bucket; the load compares the columns" in logged
 
 

@@ -8,11 +8,11 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from data_share.outcome.codes import FailureCode
 from data_share.share import Share
-from data_share.snowflake.load import ManifestError, NothingLoadedError, SnowflakeCopyIntoOperator, TargetMissingError
+from data_share.snowflake.load import ManifestError, NothingLoadedError, SnowflakeCopyIntoOperator
 from data_share.snowflake.policies import PolicyFoundError, RowsHiddenError, Samples
 from data_share.snowflake.schema_drift import SchemaDriftError
 from data_share.snowflake.sql_api import SnowflakeStatementError
-from data_share.snowflake.statements import TARGET_UNCHANGED
+from data_share.snowflake.statements import TARGET_UNCHANGED, TargetMissingError
 from data_share.snowflake.target_lock import TargetTakenError
 from tests.plugins.data_share.conftest import Snowflake, known_sync, tides
 from tests.plugins.data_share.snowflake.examples import EXPORT_PATH, KEY, LOCK, MakeContext
