@@ -126,6 +126,45 @@ def test_a_release_that_must_not_be_is_refused(clone: Path, release: Release, ve
     assert state(clone) == before
 
 
+# git calls the second and the third for each change of a branch or tag. The third lets the tag be made, and ends git.
+@pytest.mark.parametrize(
+    ("hook", "script", "reason"),
+    [
+        ("pre-commit", "echo The tests fail >&2; exit 1", "git commit failed\nThe tests fail"),
+        (
+            "reference-transaction",
+            'if [ "$1" = prepared ] && grep -q refs/tags/; then echo No tags today >&2; exit 1; fi',
+            "No tags today",
+        ),
+        (
+            "reference-transaction",
+            'if [ "$1" = committed ] && grep -q refs/tags/v; then rm "$0"; kill -KILL $PPID; fi',
+            "git tag failed",
+        ),
+    ],
+    ids=["commit", "tag", "tag made"],
+)
+def test_if_git_refuses_all_is_as_before_and_its_reason_is_told(
+    clone: Path, release: Release, hook: str, script: str, reason: str
+) -> None:
+    before = state(clone)
+    file = clone / ".git" / "hooks" / hook
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    done = release("0.2.0")
+    assert done.returncode == 1
+    assert "Nothing was released: git " in done.stderr
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+    assert state(clone) == before
+    assert git(clone, "status", "--porcelain") == ""
+    file.unlink(missing_ok=True)
+    done = release("0.2.0")
+    assert done.returncode == 0, done.stderr
+    assert git(clone, "tag") == "v0.2.0"
+
+
 def test_0_10_is_later_than_0_9(clone: Path, release: Release) -> None:
     git(clone, "tag", "v0.9.0")
     git(clone, "tag", "v0.10.0")

@@ -104,9 +104,12 @@ DATABRICKS = System(
 
 # Put before a condition: at the beginning of a text, sqlglot would read `call > 1` as a statement.
 _BEFORE = "TRUE AND "
-# Of Databricks, those that sqlglot does not know.
+# Of Databricks, those that sqlglot, or an older one, does not know. Each by its name: a user's may end in _agg too.
 _AGGREGATES = re.compile(
-    r"BIT_(AND|OR|XOR)|COUNT_MIN_SKETCH|EVERY|HISTOGRAM_NUMERIC|MEAN|MEASURE|SOME|STD|TRY_(AVG|SUM)|\w+_AGG(_\w+)?"
+    r"BIT_(AND|OR|XOR)|COUNT_MIN_SKETCH|EVERY|HISTOGRAM_NUMERIC|MEAN|MEASURE|SOME|STD|TRY_(AVG|SUM)|AGG|"
+    r"(ARRAY|BITMAP_(AND|CONSTRUCT|OR)|HLL_(SKETCH|UNION)|SCHEMA_OF_(JSON|VARIANT)|ST_(ENVELOPE|UNION)|STRING)_AGG|"
+    r"KLL_(MERGE|SKETCH)_AGG_(BIGINT|DOUBLE|FLOAT)|LISTAGG|THETA_(INTERSECTION|SKETCH|UNION)_AGG|"
+    r"TUPLE_(INTERSECTION|SKETCH|UNION)_AGG_(DOUBLE|INTEGER)"
 )
 _GENERATORS = frozenset(("EXPLODE_OUTER", "INLINE_OUTER", "JSON_TUPLE", "VARIANT_EXPLODE", "VARIANT_EXPLODE_OUTER"))
 _UNITS = ("YEAR", "MONTH", "WEEK", "DAY", "HOUR", "MINUTE", "SECOND", "MILLISECOND", "MICROSECOND", "NANOSECOND")
@@ -186,7 +189,7 @@ def _read(sql: str, system: System) -> Judgement:
             return Judgement(error=_unreadable(node.expression.name, reason, system))
     if system is DATABRICKS and (refused := _no_condition_for_rows(tree)):
         return Judgement(error=refused)
-    unknown = [node.name for node in tree.find_all(exp.Anonymous) if not isinstance(node.parent, exp.Dot)]
+    unknown = [node.name for node in tree.find_all(exp.Anonymous) if not _has_schema(node)]
     return Judgement(doubt=doubt, unknown_functions=tuple(dict.fromkeys(unknown)))
 
 
@@ -197,7 +200,7 @@ def _no_condition_for_rows(tree: Any) -> str | None:
     for node in tree.find_all(exp.Window, exp.AggFunc, exp.Any, exp.UDTF, exp.Explode, exp.Inline, exp.Anonymous):
         # `a LIKE ANY (...)` has no aggregate.
         is_quantifier = isinstance(node.parent, exp.Predicate) and node.arg_key == "expression"
-        if node.find_ancestor(exp.Query) or (isinstance(node, exp.Any) and is_quantifier):
+        if node.find_ancestor(exp.Query) or (isinstance(node, exp.Any) and is_quantifier) or _has_schema(node):
             continue
         name = (node.name if isinstance(node, exp.Anonymous) else node.sql("databricks").partition("(")[0]).upper()
         if isinstance(node, exp.Window):
@@ -216,6 +219,13 @@ def _no_condition_for_rows(tree: Any) -> str | None:
                 close = _close(part.name, [*_UNITS, *(f"{name}S" for name in _UNITS)], 0.65)
                 return f"INTERVAL has no unit {part.name}{f'; did you mean {close}?' if close else ''}"
     return None
+
+
+def _has_schema(function: Any) -> bool:
+    """Return whether a function is a user's, as in ``main.f.call(a)``; ``call(a).field`` is no such one."""
+    from sqlglot import exp
+
+    return isinstance(function.parent, exp.Dot) and function.arg_key == "expression"
 
 
 def _with_columns_quoted(sql: str, system: System) -> str:

@@ -320,13 +320,16 @@ WRONG_FOR_ROWS = {
 AGGREGATES = re.findall(
     r"\w+",
     """
-any any_value approx_count_distinct approx_percentile approx_top_k array_agg avg bit_and bit_or bit_xor
-bitmap_construct_agg bitmap_or_agg bool_and bool_or collect_list collect_set corr count count_if count_min_sketch
-covar_pop covar_samp every first first_value grouping grouping_id histogram_numeric hll_sketch_agg hll_union_agg
-kurtosis last last_value listagg max max_by mean measure median min min_by mode percentile percentile_approx regr_avgx
-regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx regr_sxy regr_syy schema_of_json_agg
-schema_of_variant_agg skewness some std stddev stddev_pop stddev_samp string_agg sum try_avg try_sum var_pop var_samp
-variance
+agg any any_value approx_count_distinct approx_percentile approx_top_k array_agg avg bit_and bit_or bit_xor
+bitmap_and_agg bitmap_construct_agg bitmap_or_agg bool_and bool_or collect_list collect_set corr count count_if
+count_min_sketch covar_pop covar_samp every first first_value grouping grouping_id histogram_numeric hll_sketch_agg
+hll_union_agg kll_merge_agg_bigint kll_merge_agg_double kll_merge_agg_float kll_sketch_agg_bigint kll_sketch_agg_double
+kll_sketch_agg_float kurtosis last last_value listagg max max_by mean measure median min min_by mode percentile
+percentile_approx regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx regr_sxy regr_syy
+schema_of_json_agg schema_of_variant_agg skewness some st_envelope_agg st_union_agg std stddev stddev_pop stddev_samp
+string_agg sum theta_intersection_agg theta_sketch_agg theta_union_agg try_avg try_sum tuple_intersection_agg_double
+tuple_intersection_agg_integer tuple_sketch_agg_double tuple_sketch_agg_integer tuple_union_agg_double
+tuple_union_agg_integer var_pop var_samp variance
 """,
 )
 GENERATORS = re.findall(
@@ -371,6 +374,22 @@ def test_a_condition_for_rows_has_no_aggregate_window_or_generator_outside_of_a_
     assert sum(calls[sql].upper() in text.upper() for sql, text in told.items()) > 0.7 * len(calls)
     subqueries = [f"a IN (SELECT {sql.partition(' ')[0]} FROM main.b.c)" for sql in calls if "OVER" not in sql]
     assert [error for sql in subqueries for error in errors_for_rows(sql)] == []
+
+
+def test_a_function_of_a_user_is_no_aggregate_whatever_its_name() -> None:
+    own = (
+        "my_agg(a)",
+        "sum_agg_fast(a)",
+        "f.my_agg(a)",
+        "main.f.my_agg(a)",
+        "main.f.array_agg(a)",
+        "f.explode_outer(a)",
+    )
+    assert {call: errors_for_rows(f"{call} > 1") for call in own} == {call: [] for call in own}
+    # A field of what an aggregate returns has a point too, and the parameter of a user's function may be an aggregate.
+    for call in ("string_agg(a).b", "bitmap_or_agg(a).b", "main.f.my_agg(bitmap_or_agg(a))", "f.my_agg(max(a))"):
+        [error] = errors_for_rows(f"{call} > 1")
+        assert "it has the aggregate" in error, call
 
 
 def test_an_interval_of_rows_has_a_unit_of_databricks() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from data_share import __version__, init
 from data_share.dataset_files import read_datasets
 from data_share.init import EXAMPLE, files_for, write_new
 from data_share.share_file import read_share_file
+from tests.docs.markdown import Page
 
 STUBS = [f"dags/data_share_{name}.py" for name in ("clean_up_share", "doctor", "set_up_snowflake", "sync_datasets")]
 SHARE = "include/share.yaml"
@@ -100,6 +103,31 @@ def test_who_has_removed_the_example_does_not_get_it_again(tmp_path: Path) -> No
     init.main([str(tmp_path)])
     # A DAG file comes again: an upgrade may bring a new one.
     assert files(tmp_path) == [name for name in ALL if EXAMPLE not in name]
+
+
+def test_the_documented_commands_of_an_upgrade_bring_the_new_schemas_and_nothing_else(tmp_path: Path) -> None:
+    home = tmp_path / "home of airflow"
+    init.main([str(home)])
+    new = tree(home)
+    schemas = [name for name in ALL if name.endswith(".schema.json")]
+    for name in schemas:
+        (home / name).write_text("{}")
+    (home / SHARE).write_text(f"{(home / SHARE).read_text()}# Of our own.\n")
+    ours = tree(home)[SHARE]
+    init.main([str(home)])
+    assert [(home / name).read_text() for name in schemas] == ["{}", "{}"]
+    [upgrade] = [
+        block.content
+        for block in Page.read("docs/install.md").blocks
+        if block.language == "sh" and "schema.json" in block.content
+    ]
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(init.__file__).parents[1]),
+        "AIRFLOW_HOME": str(home),
+    }
+    subprocess.run(["bash", "-euc", upgrade], cwd=tmp_path, env=environment, check=True, timeout=60)
+    assert tree(home) == {**new, SHARE: ours}
 
 
 # Names that a project may have: those that are written, those beside them, and its own.
