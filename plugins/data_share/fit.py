@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -14,10 +14,12 @@ from data_share.describe import Description
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.snowflake.schema_drift import Comparison, compare_columns, types_of_new_columns
+from data_share.snowflake.statements import TARGET_UNCHANGED
 from data_share.sql_text import folded
 
 # Characters of a VARCHAR without a size. A column as long as that needs no note that it refuses longer texts.
 _LONG = 16_777_216
+_ONCE_IT_HAS_ROWS = "once it has rows"
 
 
 class LoadWouldFailError(ShareError):
@@ -75,11 +77,13 @@ class Fit:
     :param columns: each column
     :param new_columns: the columns that the sync adds to the target, or creates it with, with their types
     :param problem: why a sync would fail because of its columns; None if it would not
+    :param notes: what else to know about the columns
     """
 
     columns: tuple[Column, ...]
     new_columns: dict[str, str] = field(default_factory=dict)
     problem: ShareError | None = None
+    notes: tuple[str, ...] = ()
 
 
 def fit_of(description: Description, target: Sequence[Mapping[str, Any]] | None, dataset: Dataset) -> Fit:
@@ -118,7 +122,29 @@ def fit_of(description: Description, target: Sequence[Mapping[str, Any]] | None,
     columns += [
         _without_source(str(row["name"]), str(row["type"]), dataset) for key, row in by_name.items() if key not in found
     ]
+    if description.rows == 0 and target is not None:
+        is_refused = dataset.schema_drift is SchemaDrift.STRICT and not found <= set(by_name)
+        return _without_rows(Fit(tuple(columns), new, problem), is_refused=is_refused)
     return Fit(tuple(columns), new, problem)
+
+
+def _without_rows(found: Fit, *, is_refused: bool) -> Fit:
+    """
+    Return how an empty source fits: the load compares no columns and adds none, as there is no value to change.
+
+    :param is_refused: whether the export job refuses the columns, which it does before it knows the rows
+    """
+    columns = tuple(
+        replace(column, note=_ONCE_IT_HAS_ROWS) if column.state is ColumnState.ADDED else column
+        for column in found.columns
+    )
+    if found.problem is None or is_refused:
+        return Fit(columns, problem=found.problem)
+    told = found.problem.message.replace(f" {TARGET_UNCHANGED}", "")
+    note = (
+        f"The source is empty, so its columns are not compared. {_ONCE_IT_HAS_ROWS.capitalize()}, a sync would fail: "
+    )
+    return Fit(columns, notes=(f"{note}{told}",))
 
 
 def target_to_be(dataset: Dataset) -> list[dict[str, Any]]:

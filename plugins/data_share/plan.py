@@ -219,6 +219,7 @@ def _compare(plan: Plan, source: Description, target: list[dict[str, Any]] | Non
     """Compare the source with the target, and its rows with those of the last sync."""
     dataset = plan.dataset
     plan.fit = fit_of(source, target, dataset)
+    plan.notes += plan.fit.notes
     if target is None:
         text = f"create {dataset.target_table} with the columns of the source"
         plan.changes.append(Change("sync", "create_table", dataset.target_table, text))
