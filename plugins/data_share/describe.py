@@ -38,6 +38,9 @@ TIMEOUT_SECONDS = 900
 MAX_RUNS = 4
 """Runs at a time: the job runs ten at a time, and syncs must not wait long for this."""
 
+# Calls in a row that may fail. With those of a sync, an outage of Databricks would take longer than the max. time.
+_TRIES = 3
+
 _log = logging.getLogger(__name__)
 
 # What Databricks says -> what to do about it.
@@ -126,7 +129,7 @@ def describe_all(
     Whatever ends this early, e.g. Ctrl-C, cancels the runs that it has started.
     """
     described: dict[str, Description | SourceUnknownError] = {}
-    hook = DataShareDatabricksHook(share.databricks_conn_id, caller="describe")
+    hook = DataShareDatabricksHook(share.databricks_conn_id, tries=_TRIES, caller="describe")
     job_id = Variable.get(share.export_job_variable)
     for begin in range(0, len(datasets), MAX_RUNS):
         requests = [_request(dataset, share, job_id) for dataset in datasets[begin : begin + MAX_RUNS]]
