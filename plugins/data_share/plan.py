@@ -209,7 +209,8 @@ def _describe(plan: Plan, deployment: Deployment, timeout_seconds: float) -> Non
     except ShareError as error:
         page = f" Run: {error.databricks_run_url}" if error.databricks_run_url else ""
         text = deployment.without_secrets(error.message)
-        plan.problems.append(Problem("source", error.code.name, text, f"{error.what_to_do}{page}"))
+        where = "Databricks" if error.code is FailureCode.EXPORT_JOB_REFUSED else "source"
+        plan.problems.append(Problem(where, error.code.name, text, f"{error.what_to_do}{page}"))
     except Exception as error:
         text = deployment.without_secrets(f"The export job cannot be started: {error_text(error)}.")
         plan.problems.append(Problem("Databricks", FailureCode.EXPORT_JOB_REFUSED.name, text))

@@ -70,3 +70,74 @@ def test_an_outage_is_waited_out_for_less_long_than_in_a_sync(
 ) -> None:
     described(1)
     hook.made.assert_called_once_with(Share().databricks_conn_id, tries=3, caller="describe")
+
+
+def test_a_start_that_is_refused_is_the_answer_of_one_source(
+    hook: mock.Mock, described: Callable[..., Described]
+) -> None:
+    start = hook.run_now.side_effect
+    broken = {1: RuntimeError("no such job."), 6: ConnectionError("no route")}
+
+    def run_now(body: dict[str, Any]) -> int:
+        if error := broken.get(start(body)):
+            raise error
+        run_id: int = start(body)
+        return run_id
+
+    hook.run_now.side_effect = run_now
+    found = described(7)
+    assert list(found) == [f"people_{number}" for number in range(1, 8)]
+    assert failed(found) == {
+        "people_1": "The export job cannot be started: RuntimeError: no such job.",
+        "people_6": "The export job cannot be started: ConnectionError: no route.",
+    }
+    hook.cancel_run.assert_not_called()
+
+
+def test_a_run_that_cannot_be_followed_is_cancelled_and_the_others_are_described(
+    hook: mock.Mock, described: Callable[..., Described]
+) -> None:
+    broken = {2: KeyError("state"), 3: DatabricksRunFailedError("It cannot be followed any longer.")}
+    assert failed(described(5, broken)) == {
+        "people_2": "The Databricks run 2 cannot be followed: KeyError: 'state'.",
+        "people_3": "It cannot be followed any longer.",
+    }
+    assert [call.args for call in hook.cancel_run.call_args_list] == [(2,), (3,)]
+
+
+def test_runs_that_cannot_be_followed_at_all_are_cancelled(
+    hook: mock.Mock, described: Callable[..., Described]
+) -> None:
+    hook.__aenter__.side_effect = OSError("no more files")
+    told = "cannot be followed: OSError: no more files."
+    assert failed(described(2)) == {f"people_{run}": f"The Databricks run {run} {told}" for run in (1, 2)}
+    assert [call.args for call in hook.cancel_run.call_args_list] == [(1,), (2,)]
+
+
+def test_a_manifest_that_cannot_be_read_is_the_answer_of_one_source(
+    hook: mock.Mock, described: Callable[..., Described]
+) -> None:
+    hook.read.side_effect = [mock.Mock(spec=Description), KeyError("ROW_COUNT"), mock.Mock(spec=Description)]
+    assert failed(described(3)) == {"people_2": "The manifest of the description cannot be read: KeyError: 'ROW_COUNT'"}
+
+
+def test_an_interruption_cancels_what_was_started_and_starts_nothing_anew(
+    hook: mock.Mock, described: Callable[..., Described]
+) -> None:
+    sent: list[int] = []
+    start = hook.run_now.side_effect
+
+    def run_now(body: dict[str, Any]) -> int:
+        sent.append(start(body))
+        if sent == [1]:
+            raise RuntimeError("refused")
+        if sent == [1, 2, 3]:
+            raise KeyboardInterrupt
+        return sent[-1]
+
+    hook.run_now.side_effect = run_now
+    with pytest.raises(KeyboardInterrupt):
+        described(4)
+    # The third again, to learn its id; neither the refused one nor the one that was not sent.
+    assert sent == [1, 2, 3, 3]
+    assert [call.args for call in hook.cancel_run.call_args_list] == [(2,), (3,)]
