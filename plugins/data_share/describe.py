@@ -307,10 +307,12 @@ def _explained(error: DatabricksRunFailedError, timeout_seconds: float) -> Sourc
     advice = next((advice for text, advice in _ADVICE.items() if text in error.message), error.what_to_do)
     message = error.message
     if error.code is FailureCode.EXPORT_TIMED_OUT:
-        message = (
-            f"It was not described within {timeout_seconds / 60:.3g} minutes, its time in the job's queue included, "
-            "and the run was cancelled."
-        )
+        # Databricks ends a run with the same code, after the time in the asset bundle; and cancelling may fail.
+        if message.endswith(" and was cancelled."):
+            message = (
+                f"It was not described within {timeout_seconds / 60:.3g} minutes, its time in the job's queue "
+                "included, and the run was cancelled."
+            )
         advice = "Look at the run's page, and try again when fewer syncs run."
     elif found := re.search(r"\[USER_RAISED_EXCEPTION\] (.*?)(?: SQLSTATE: \w+)?\.?\Z", message, re.DOTALL):
         message = found[1]

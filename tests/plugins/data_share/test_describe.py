@@ -13,6 +13,7 @@ from data_share.databricks.follow import DatabricksRunFailedError, FinishedRun
 from data_share.databricks.hook import DataShareDatabricksHook
 from data_share.datasets import Dataset
 from data_share.describe import Description, SourceUnknownError, describe_all
+from data_share.outcome.codes import FailureCode
 from data_share.share import Share
 
 Described = dict[str, Description | SourceUnknownError]
@@ -141,3 +142,30 @@ def test_an_interruption_cancels_what_was_started_and_starts_nothing_anew(
     # The third again, to learn its id; neither the refused one nor the one that was not sent.
     assert sent == [1, 2, 3, 3]
     assert [call.args for call in hook.cancel_run.call_args_list] == [(2,), (3,)]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The Databricks run 1 ended as TIMEDOUT: Run exceeded its time.",
+        "The Databricks run 1 took longer than 15 minutes (export_timeout_minutes in the dataset file) and could not be "
+        "cancelled: no route; it may still be running.",
+    ],
+)
+def test_only_a_run_that_was_cancelled_is_said_to_be(described: Callable[..., Described], message: str) -> None:
+    error = DatabricksRunFailedError(message, code=FailureCode.EXPORT_TIMED_OUT, what_to_do="Deploy another bundle.")
+    [found] = described(1, {1: error}).values()
+    assert isinstance(found, SourceUnknownError)
+    assert (found.message, found.code) == (message, FailureCode.EXPORT_TIMED_OUT)
+    assert found.what_to_do == "Look at the run's page, and try again when fewer syncs run."
+
+
+def test_a_run_that_was_cancelled_for_its_time_is_told_in_words_of_a_description(
+    described: Callable[..., Described],
+) -> None:
+    told = "The Databricks run 1 took longer than 15 minutes (export_timeout_minutes in the dataset file)"
+    error = DatabricksRunFailedError(f"{told} and was cancelled.", code=FailureCode.EXPORT_TIMED_OUT)
+    assert failed(described(1, {1: error})) == {
+        "people_1": "It was not described within 15 minutes, its time in the job's queue included, and the run was "
+        "cancelled."
+    }
