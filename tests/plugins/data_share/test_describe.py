@@ -148,9 +148,9 @@ def test_an_interruption_cancels_what_was_started_and_starts_nothing_anew(
     "message",
     [
         "The Databricks run 1 ended as TIMEDOUT: Run exceeded its time.",
-        "The Databricks run 1 took longer than 15 minutes (export_timeout_minutes in the dataset file) and could not be "
-        "cancelled: no route; it may still be running.",
+        "The Databricks run 1 took longer than 15 minutes and could not be cancelled: no route.",
     ],
+    ids=["ended by the job", "not cancelled"],
 )
 def test_only_a_run_that_was_cancelled_is_said_to_be(described: Callable[..., Described], message: str) -> None:
     error = DatabricksRunFailedError(message, code=FailureCode.EXPORT_TIMED_OUT, what_to_do="Deploy another bundle.")
