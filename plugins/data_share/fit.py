@@ -15,6 +15,7 @@ from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.snowflake.schema_drift import Comparison, compare_columns, types_of_new_columns
 from data_share.snowflake.statements import TARGET_UNCHANGED
+from data_share.source import MAX_PARAMETER_BYTES
 from data_share.sql_text import folded
 
 # Characters of a VARCHAR without a size. A column as long as that needs no note that it refuses longer texts.
@@ -26,6 +27,12 @@ class LoadWouldFailError(ShareError):
     """Snowflake would refuse each value of a column."""
 
     code = FailureCode.SNOWFLAKE_STATEMENT_FAILED
+
+
+class TargetTooWideError(ShareError):
+    """A sync would start no export, as the job cannot be told all columns of the target."""
+
+    code = FailureCode.SCHEMA_DRIFT
 
 
 class ColumnState(StrEnum):
@@ -43,6 +50,8 @@ class ColumnState(StrEnum):
     """The sync fails: the target lacks it, or no value of its type can be loaded."""
     STAYS = "stays"
     """It stays in Databricks: by ``source``, or as the target lacks it (``ignore_new``)."""
+    LEFT_OUT = "left out"
+    """It reaches the bucket, and the load leaves it out (``ignore_new``): the export job cannot be told the target."""
     DEFAULT = "default"
     """The source lacks it: new rows get its DEFAULT (``target_defaults``)."""
     MISSING = "missing"
@@ -67,6 +76,11 @@ class Column:
     target: str | None = None
     target_type: str | None = None
     note: str = ""
+
+
+_LEFT_OUT = Column(
+    ColumnState.LEFT_OUT, note="it reaches the bucket, as the names of the target are too long for the export job"
+)
 
 
 @dataclass(frozen=True)
@@ -104,9 +118,20 @@ def fit_of(description: Description, target: Sequence[Mapping[str, Any]] | None,
         problem = error
     new = created or compared.new_columns
     by_name = {folded(str(row["name"])): row for row in target or ()}
-    stays = dataset.schema_drift is SchemaDrift.IGNORE_NEW and target is not None
+    excess = _excess_of_names(target, dataset)
+    if excess and not dataset.source.is_everything:
+        problem = TargetTooWideError(
+            f"The names of the {len(by_name)} columns of {dataset.target_table} and of source in the dataset file have "
+            f"{excess:,} bytes as a parameter of the export job, of which {MAX_PARAMETER_BYTES:,} are possible.",
+            what_to_do="Export a view with the columns that may leave, without source in the dataset file, or set "
+            "schema_drift: add_new, which needs no names of the target.",
+        )
+    without = Column(ColumnState.REFUSED, note="the target lacks it")
+    if target is not None and dataset.schema_drift is SchemaDrift.IGNORE_NEW:
+        without = _LEFT_OUT if excess else Column(ColumnState.STAYS, note="the target lacks it (ignore_new)")
     columns = [
-        _exported(name, kind, by_name.get(folded(name)), new, dataset, stays=stays) for name, kind in exported.items()
+        _exported(name, kind, by_name.get(folded(name)), new, dataset, without=without)
+        for name, kind in exported.items()
     ]
     columns += [
         Column(ColumnState.STAYS, source=name, note="by source in the dataset file")
@@ -123,7 +148,9 @@ def fit_of(description: Description, target: Sequence[Mapping[str, Any]] | None,
         _without_source(str(row["name"]), str(row["type"]), dataset) for key, row in by_name.items() if key not in found
     ]
     if description.rows == 0 and target is not None:
-        is_refused = dataset.schema_drift is SchemaDrift.STRICT and not found <= set(by_name)
+        is_refused = isinstance(problem, TargetTooWideError) or (
+            dataset.schema_drift is SchemaDrift.STRICT and not excess and not found <= set(by_name)
+        )
         return _without_rows(Fit(tuple(columns), new, problem), is_refused=is_refused)
     return Fit(tuple(columns), new, problem)
 
@@ -132,7 +159,7 @@ def _without_rows(found: Fit, *, is_refused: bool) -> Fit:
     """
     Return how an empty source fits: the load compares no columns and adds none, as there is no value to change.
 
-    :param is_refused: whether the export job refuses the columns, which it does before it knows the rows
+    :param is_refused: whether the export refuses the columns, which it does before it knows the rows
     """
     columns = tuple(
         replace(column, note=_ONCE_IT_HAS_ROWS) if column.state is ColumnState.ADDED else column
@@ -155,16 +182,27 @@ def target_to_be(dataset: Dataset) -> list[dict[str, Any]]:
     ]
 
 
+def _excess_of_names(target: Sequence[Mapping[str, Any]] | None, dataset: Dataset) -> int:
+    """Return the size of the job's parameter with the target's columns if it is more than possible; else 0."""
+    if target is None or not dataset.keeps_new_columns_back:
+        return 0
+    size = len(dataset.source_parameters([str(row["name"]) for row in target])["source"].encode())
+    return size if size > MAX_PARAMETER_BYTES else 0
+
+
 def _exported(
-    name: str, kind: str, row: Mapping[str, Any] | None, new: Mapping[str, str], dataset: Dataset, *, stays: bool
+    name: str, kind: str, row: Mapping[str, Any] | None, new: Mapping[str, str], dataset: Dataset, *, without: Column
 ) -> Column:
+    """
+    Return what a sync would do with a column of the export.
+
+    :param without: what it does with a column that the target neither has nor gets
+    """
     if row is None:
         added = {folded(each): each for each in new}.get(folded(name))
         if added is not None:
             return Column(ColumnState.ADDED, name, kind, added, new[added])
-        if stays:
-            return Column(ColumnState.STAYS, name, kind, note="the target lacks it (ignore_new)")
-        return Column(ColumnState.REFUSED, name, kind, note="the target lacks it")
+        return replace(without, source=name, source_type=kind)
     target, target_type = str(row["name"]), str(row["type"])
     found = fit(kind, target_type)
     state = ColumnState.REFUSED if found.reason == NO_CAST else ColumnState.FITS

@@ -335,6 +335,7 @@ _WORDS = {
     ColumnState.ADDED: "new, the sync adds it",
     ColumnState.REFUSED: "REFUSED",
     ColumnState.STAYS: "stays in Databricks",
+    ColumnState.LEFT_OUT: "the load leaves it out",
     ColumnState.DEFAULT: "gets its DEFAULT",
     ColumnState.MISSING: "MISSING",
 }
