@@ -407,6 +407,7 @@ def test_the_command_cancels_its_run_when_it_is_stopped(
     finally:
         stopper.join()
     assert code == 130
+    assert re.search(rf"^\| {code} \| it was interrupted", DOCS.read_text(), re.MULTILINE)
     assert "a run of the export job that had begun is cancelled" in error
     [run] = [run for run in workspace.get("jobs/runs/list").get("runs", []) if run["run_id"] not in before]
     assert workspace.result(run["run_id"]) == ("TERMINATED", "CANCELED")
