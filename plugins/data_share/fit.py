@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from data_share.column_types import NO_CAST, Verdict, fit
+from data_share.databricks.export import TooManyColumnsError
 from data_share.datasets import Dataset, SchemaDrift
 from data_share.describe import Description
 from data_share.outcome.codes import FailureCode
@@ -27,12 +28,6 @@ class LoadWouldFailError(ShareError):
     """Snowflake would refuse each value of a column."""
 
     code = FailureCode.SNOWFLAKE_STATEMENT_FAILED
-
-
-class TargetTooWideError(ShareError):
-    """A sync would start no export, as the job cannot be told all columns of the target."""
-
-    code = FailureCode.SCHEMA_DRIFT
 
 
 class ColumnState(StrEnum):
@@ -120,7 +115,7 @@ def fit_of(description: Description, target: Sequence[Mapping[str, Any]] | None,
     by_name = {folded(str(row["name"])): row for row in target or ()}
     excess = _excess_of_names(target, dataset)
     if excess and not dataset.source.is_everything:
-        problem = TargetTooWideError(
+        problem = TooManyColumnsError(
             f"The names of the {len(by_name)} columns of {dataset.target_table} and of source in the dataset file have "
             f"{excess:,} bytes as a parameter of the export job, of which {MAX_PARAMETER_BYTES:,} are possible.",
             what_to_do="Export a view with the columns that may leave, without source in the dataset file, or set "
@@ -148,7 +143,7 @@ def fit_of(description: Description, target: Sequence[Mapping[str, Any]] | None,
         _without_source(str(row["name"]), str(row["type"]), dataset) for key, row in by_name.items() if key not in found
     ]
     if description.rows == 0 and target is not None:
-        is_refused = isinstance(problem, TargetTooWideError) or (
+        is_refused = isinstance(problem, TooManyColumnsError) or (
             dataset.schema_drift is SchemaDrift.STRICT and not excess and not found <= set(by_name)
         )
         return _without_rows(Fit(tuple(columns), new, problem), is_refused=is_refused)
