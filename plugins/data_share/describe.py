@@ -25,6 +25,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from data_share.databricks.follow import DatabricksRunFailedError, FinishedRun, follow_run
 from data_share.databricks.hook import DataShareDatabricksHook
 from data_share.datasets import Dataset
+from data_share.outcome.classify import failure_of
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.share import Share, run_key, staging_manifest
@@ -37,6 +38,9 @@ TIMEOUT_SECONDS = 900
 
 MAX_RUNS = 4
 """Runs at a time: the job runs ten at a time, and syncs must not wait long for this."""
+
+# Calls in a row that may fail. With those of a sync, an outage of Databricks would take longer than the max. time.
+_TRIES = 3
 
 _log = logging.getLogger(__name__)
 
@@ -92,13 +96,18 @@ class Description:
 
 @dataclass
 class _Request:
-    """A run that describes a source, before and after it was started."""
+    """
+    A run that describes a source, before and after it was started.
+
+    :param refusal: why it could not be started
+    """
 
     dataset: Dataset
     key: str
     body: dict[str, Any]
     run_id: int | None = None
     run_page_url: str = field(default="")
+    refusal: SourceUnknownError | None = None
 
     async def keep_run_page(self, page: str) -> None:
         self.run_page_url = page
@@ -123,39 +132,27 @@ def describe_all(
     """
     Describe the sources of datasets of one share, some at a time; return a description or the reason for each.
 
+    What fails for one of them, e.g. a refused start or a manifest that cannot be read, is no reason for the others.
     Whatever ends this early, e.g. Ctrl-C, cancels the runs that it has started.
     """
     described: dict[str, Description | SourceUnknownError] = {}
-    hook = DataShareDatabricksHook(share.databricks_conn_id, caller="describe")
+    hook = DataShareDatabricksHook(share.databricks_conn_id, tries=_TRIES, caller="describe")
     job_id = Variable.get(share.export_job_variable)
     for begin in range(0, len(datasets), MAX_RUNS):
         requests = [_request(dataset, share, job_id) for dataset in datasets[begin : begin + MAX_RUNS]]
         try:
             for request in requests:
-                request.run_id = hook.run_now(request.body)
-            finished = asyncio.run(_follow_all(hook, requests, timeout_seconds))
+                _start(hook, request)
+            started = [request for request in requests if request.run_id is not None]
+            outcomes = _outcomes(hook, started, timeout_seconds)
+            for request in requests:
+                name = request.dataset.name
+                described[name] = request.refusal or _answer(
+                    hook, request, outcomes[name], share=share, timeout_seconds=timeout_seconds
+                )
         except BaseException as error:
             _cancel(hook, requests, was_interrupted=not isinstance(error, Exception))
             raise
-        for request, outcome in zip(requests, finished, strict=True):
-            name = request.dataset.name
-            if isinstance(outcome, FinishedRun):
-                try:
-                    described[name] = _read(request, outcome, share)
-                except ShareError as error:
-                    described[name] = SourceUnknownError(
-                        f"The manifest of the description cannot be read: {error.message}",
-                        code=error.code,
-                        databricks_run_url=outcome.run_page_url,
-                        snowflake_query_id=error.snowflake_query_id,
-                        what_to_do=error.what_to_do,
-                    )
-            elif isinstance(outcome, DatabricksRunFailedError):
-                # It may still run, if it could not be followed.
-                _cancel(hook, [request])
-                described[name] = _explained(outcome, timeout_seconds)
-            else:
-                raise outcome
     return described
 
 
@@ -174,6 +171,34 @@ def _request(dataset: Dataset, share: Share, job_id: str) -> _Request:
     return _Request(dataset, key, {"job_id": job_id, "job_parameters": parameters, "idempotency_token": key})
 
 
+def _start(hook: DataShareDatabricksHook, request: _Request) -> None:
+    try:
+        request.run_id = hook.run_now(request.body)
+    except Exception as error:
+        code = failure_of(error, "describe").code
+        request.refusal = SourceUnknownError(
+            f"The export job cannot be started: {_text(error)}.",
+            code=FailureCode.EXPORT_JOB_REFUSED if code is FailureCode.UNEXPECTED else code,
+        )
+
+
+def _outcomes(
+    hook: DataShareDatabricksHook, started: Sequence[_Request], timeout_seconds: float
+) -> dict[str, FinishedRun | Exception]:
+    """Follow runs to their ends; return the run or the error of each, by dataset."""
+    try:
+        found = asyncio.run(_follow_all(hook, started, timeout_seconds))
+    except Exception as error:
+        # They could not be followed at all, e.g. as the connection is gone.
+        return {request.dataset.name: error for request in started}
+    outcomes: dict[str, FinishedRun | Exception] = {}
+    for request, outcome in zip(started, found, strict=True):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
+            raise outcome
+        outcomes[request.dataset.name] = outcome
+    return outcomes
+
+
 async def _follow_all(
     hook: DataShareDatabricksHook, requests: Sequence[_Request], timeout_seconds: float
 ) -> list[FinishedRun | BaseException]:
@@ -184,11 +209,47 @@ async def _follow_all(
         )
 
 
+def _answer(
+    hook: DataShareDatabricksHook,
+    request: _Request,
+    outcome: FinishedRun | Exception,
+    *,
+    share: Share,
+    timeout_seconds: float,
+) -> Description | SourceUnknownError:
+    if isinstance(outcome, Exception):
+        # It may still run, if it could not be followed.
+        _cancel(hook, [request])
+        if isinstance(outcome, DatabricksRunFailedError):
+            return _explained(outcome, timeout_seconds)
+        return SourceUnknownError(
+            f"The Databricks run {request.run_id} cannot be followed: {_text(outcome)}.",
+            code=failure_of(outcome, "describe").code,
+            databricks_run_url=request.run_page_url or None,
+        )
+    try:
+        return _read(request, outcome, share)
+    except Exception as error:
+        failure = failure_of(error, "describe")
+        return SourceUnknownError(
+            f"The manifest of the description cannot be read: {_text(error)}",
+            code=failure.code,
+            databricks_run_url=outcome.run_page_url,
+            snowflake_query_id=failure.snowflake_query_id,
+            what_to_do=failure.what_to_do,
+        )
+
+
+def _text(error: Exception) -> str:
+    """Return the message of an error, without its remedy."""
+    return error.message if isinstance(error, ShareError) else f"{type(error).__name__}: {error}".rstrip(".")
+
+
 def _cancel(hook: DataShareDatabricksHook, requests: Sequence[_Request], *, was_interrupted: bool = False) -> None:
     """Cancel the runs of requests; of an interrupted one, whose answer is missing, the same request returns the id."""
     for request in requests:
         with contextlib.suppress(Exception):
-            if request.run_id is None and was_interrupted:
+            if request.run_id is None and request.refusal is None and was_interrupted:
                 request.run_id = hook.run_now(request.body)
                 was_interrupted = False  # the requests after it were not sent
             if request.run_id is not None:
@@ -246,10 +307,12 @@ def _explained(error: DatabricksRunFailedError, timeout_seconds: float) -> Sourc
     advice = next((advice for text, advice in _ADVICE.items() if text in error.message), error.what_to_do)
     message = error.message
     if error.code is FailureCode.EXPORT_TIMED_OUT:
-        message = (
-            f"It was not described within {timeout_seconds / 60:.3g} minutes, its time in the job's queue included, "
-            "and the run was cancelled."
-        )
+        # Databricks ends a run with the same code, after the time in the asset bundle; and cancelling may fail.
+        if message.endswith(" and was cancelled."):
+            message = (
+                f"It was not described within {timeout_seconds / 60:.3g} minutes, its time in the job's queue "
+                "included, and the run was cancelled."
+            )
         advice = "Look at the run's page, and try again when fewer syncs run."
     elif found := re.search(r"\[USER_RAISED_EXCEPTION\] (.*?)(?: SQLSTATE: \w+)?\.?\Z", message, re.DOTALL):
         message = found[1]

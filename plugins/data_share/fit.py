@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from data_share.column_types import NO_CAST, Verdict, fit
+from data_share.databricks.export import TooManyColumnsError
 from data_share.datasets import Dataset, SchemaDrift
 from data_share.describe import Description
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.snowflake.schema_drift import Comparison, compare_columns, types_of_new_columns
+from data_share.snowflake.statements import TARGET_UNCHANGED
+from data_share.source import MAX_PARAMETER_BYTES
 from data_share.sql_text import folded
 
 # Characters of a VARCHAR without a size. A column as long as that needs no note that it refuses longer texts.
 _LONG = 16_777_216
+_ONCE_IT_HAS_ROWS = "once it has rows"
 
 
 class LoadWouldFailError(ShareError):
@@ -41,6 +45,8 @@ class ColumnState(StrEnum):
     """The sync fails: the target lacks it, or no value of its type can be loaded."""
     STAYS = "stays"
     """It stays in Databricks: by ``source``, or as the target lacks it (``ignore_new``)."""
+    LEFT_OUT = "left out"
+    """It reaches the bucket, and the load leaves it out (``ignore_new``): the export job cannot be told the target."""
     DEFAULT = "default"
     """The source lacks it: new rows get its DEFAULT (``target_defaults``)."""
     MISSING = "missing"
@@ -67,6 +73,11 @@ class Column:
     note: str = ""
 
 
+_LEFT_OUT = Column(
+    ColumnState.LEFT_OUT, note="it reaches the bucket, as the names of the target are too long for the export job"
+)
+
+
 @dataclass(frozen=True)
 class Fit:
     """
@@ -75,11 +86,13 @@ class Fit:
     :param columns: each column
     :param new_columns: the columns that the sync adds to the target, or creates it with, with their types
     :param problem: why a sync would fail because of its columns; None if it would not
+    :param notes: what else to know about the columns
     """
 
     columns: tuple[Column, ...]
     new_columns: dict[str, str] = field(default_factory=dict)
     problem: ShareError | None = None
+    notes: tuple[str, ...] = ()
 
 
 def fit_of(description: Description, target: Sequence[Mapping[str, Any]] | None, dataset: Dataset) -> Fit:
@@ -100,9 +113,20 @@ def fit_of(description: Description, target: Sequence[Mapping[str, Any]] | None,
         problem = error
     new = created or compared.new_columns
     by_name = {folded(str(row["name"])): row for row in target or ()}
-    stays = dataset.schema_drift is SchemaDrift.IGNORE_NEW and target is not None
+    excess = _excess_of_names(target, dataset)
+    if excess and not dataset.source.is_everything:
+        problem = TooManyColumnsError(
+            f"The names of the {len(by_name)} columns of {dataset.target_table} and of source in the dataset file have "
+            f"{excess:,} bytes as a parameter of the export job, of which {MAX_PARAMETER_BYTES:,} are possible.",
+            what_to_do="Export a view with the columns that may leave, without source in the dataset file, or set "
+            "schema_drift: add_new, which needs no names of the target.",
+        )
+    without = Column(ColumnState.REFUSED, note="the target lacks it")
+    if target is not None and dataset.schema_drift is SchemaDrift.IGNORE_NEW:
+        without = _LEFT_OUT if excess else Column(ColumnState.STAYS, note="the target lacks it (ignore_new)")
     columns = [
-        _exported(name, kind, by_name.get(folded(name)), new, dataset, stays=stays) for name, kind in exported.items()
+        _exported(name, kind, by_name.get(folded(name)), new, dataset, without=without)
+        for name, kind in exported.items()
     ]
     columns += [
         Column(ColumnState.STAYS, source=name, note="by source in the dataset file")
@@ -118,7 +142,31 @@ def fit_of(description: Description, target: Sequence[Mapping[str, Any]] | None,
     columns += [
         _without_source(str(row["name"]), str(row["type"]), dataset) for key, row in by_name.items() if key not in found
     ]
+    if description.rows == 0 and target is not None:
+        is_refused = isinstance(problem, TooManyColumnsError) or (
+            dataset.schema_drift is SchemaDrift.STRICT and not excess and not found <= set(by_name)
+        )
+        return _without_rows(Fit(tuple(columns), new, problem), is_refused=is_refused)
     return Fit(tuple(columns), new, problem)
+
+
+def _without_rows(found: Fit, *, is_refused: bool) -> Fit:
+    """
+    Return how an empty source fits: the load compares no columns and adds none, as there is no value to change.
+
+    :param is_refused: whether the export refuses the columns, which it does before it knows the rows
+    """
+    columns = tuple(
+        replace(column, note=_ONCE_IT_HAS_ROWS) if column.state is ColumnState.ADDED else column
+        for column in found.columns
+    )
+    if found.problem is None or is_refused:
+        return Fit(columns, problem=found.problem)
+    told = found.problem.message.replace(f" {TARGET_UNCHANGED}", "")
+    note = (
+        f"The source is empty, so its columns are not compared. {_ONCE_IT_HAS_ROWS.capitalize()}, a sync would fail: "
+    )
+    return Fit(columns, notes=(f"{note}{told}",))
 
 
 def target_to_be(dataset: Dataset) -> list[dict[str, Any]]:
@@ -129,16 +177,27 @@ def target_to_be(dataset: Dataset) -> list[dict[str, Any]]:
     ]
 
 
+def _excess_of_names(target: Sequence[Mapping[str, Any]] | None, dataset: Dataset) -> int:
+    """Return the size of the job's parameter with the target's columns if it is more than possible; else 0."""
+    if target is None or not dataset.keeps_new_columns_back:
+        return 0
+    size = len(dataset.source_parameters([str(row["name"]) for row in target])["source"].encode())
+    return size if size > MAX_PARAMETER_BYTES else 0
+
+
 def _exported(
-    name: str, kind: str, row: Mapping[str, Any] | None, new: Mapping[str, str], dataset: Dataset, *, stays: bool
+    name: str, kind: str, row: Mapping[str, Any] | None, new: Mapping[str, str], dataset: Dataset, *, without: Column
 ) -> Column:
+    """
+    Return what a sync would do with a column of the export.
+
+    :param without: what it does with a column that the target neither has nor gets
+    """
     if row is None:
         added = {folded(each): each for each in new}.get(folded(name))
         if added is not None:
             return Column(ColumnState.ADDED, name, kind, added, new[added])
-        if stays:
-            return Column(ColumnState.STAYS, name, kind, note="the target lacks it (ignore_new)")
-        return Column(ColumnState.REFUSED, name, kind, note="the target lacks it")
+        return replace(without, source=name, source_type=kind)
     target, target_type = str(row["name"]), str(row["type"])
     found = fit(kind, target_type)
     state = ColumnState.REFUSED if found.reason == NO_CAST else ColumnState.FITS

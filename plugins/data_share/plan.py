@@ -209,7 +209,8 @@ def _describe(plan: Plan, deployment: Deployment, timeout_seconds: float) -> Non
     except ShareError as error:
         page = f" Run: {error.databricks_run_url}" if error.databricks_run_url else ""
         text = deployment.without_secrets(error.message)
-        plan.problems.append(Problem("source", error.code.name, text, f"{error.what_to_do}{page}"))
+        where = "Databricks" if error.code is FailureCode.EXPORT_JOB_REFUSED else "source"
+        plan.problems.append(Problem(where, error.code.name, text, f"{error.what_to_do}{page}"))
     except Exception as error:
         text = deployment.without_secrets(f"The export job cannot be started: {error_text(error)}.")
         plan.problems.append(Problem("Databricks", FailureCode.EXPORT_JOB_REFUSED.name, text))
@@ -219,6 +220,7 @@ def _compare(plan: Plan, source: Description, target: list[dict[str, Any]] | Non
     """Compare the source with the target, and its rows with those of the last sync."""
     dataset = plan.dataset
     plan.fit = fit_of(source, target, dataset)
+    plan.notes += plan.fit.notes
     if target is None:
         text = f"create {dataset.target_table} with the columns of the source"
         plan.changes.append(Change("sync", "create_table", dataset.target_table, text))
@@ -333,6 +335,7 @@ _WORDS = {
     ColumnState.ADDED: "new, the sync adds it",
     ColumnState.REFUSED: "REFUSED",
     ColumnState.STAYS: "stays in Databricks",
+    ColumnState.LEFT_OUT: "the load leaves it out",
     ColumnState.DEFAULT: "gets its DEFAULT",
     ColumnState.MISSING: "MISSING",
 }

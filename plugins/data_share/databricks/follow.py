@@ -122,8 +122,8 @@ async def follow_run(
     """
     failures = 0
     has_new_credentials = False
-    first_poll = time.time()
-    age = 0.0
+    first_poll = started = time.time()
+    page = ""
     is_page_reported = False
     while True:
         try:
@@ -156,21 +156,23 @@ async def follow_run(
                     raise failed_run(await _failure_message(hook, run, state), state.result_state, page)
                 parameters = {p["name"]: p.get("value", p.get("default")) for p in run.get("job_parameters", [])}
                 return FinishedRun(run_id=run_id, run_page_url=page, job_parameters=parameters)
-            age = time.time() - (run.get("start_time", 0) / 1000 or first_poll)
-            if age > timeout_seconds:
-                try:
-                    await _cancel(hook, run_id)
-                    outcome = "was cancelled"
-                except Exception as error:
-                    outcome = f"could not be cancelled: {error}; it may still be running"
-                raise DatabricksRunFailedError(
-                    f"The Databricks run {run_id} took longer than {timeout_seconds / 60:g} minutes "
-                    f"(export_timeout_minutes in the dataset file) and {outcome}.",
-                    code=FailureCode.EXPORT_TIMED_OUT,
-                    databricks_run_url=page,
-                    what_to_do="Find out on the run's page why it is slow; if it has to take so long, raise "
-                    "export_timeout_minutes in the dataset file. Then start the sync again.",
-                )
+            started = run.get("start_time", 0) / 1000 or first_poll
+        # After a failed poll too: during an outage, each poll may take long.
+        age = time.time() - started
+        if age > timeout_seconds:
+            try:
+                await _cancel(hook, run_id)
+                outcome = "was cancelled"
+            except Exception as error:
+                outcome = f"could not be cancelled: {error}; it may still be running"
+            raise DatabricksRunFailedError(
+                f"The Databricks run {run_id} took longer than {timeout_seconds / 60:g} minutes "
+                f"(export_timeout_minutes in the dataset file) and {outcome}.",
+                code=FailureCode.EXPORT_TIMED_OUT,
+                databricks_run_url=page or None,
+                what_to_do="Find out on the run's page why it is slow; if it has to take so long, raise "
+                "export_timeout_minutes in the dataset file. Then start the sync again.",
+            )
         least = _FAILED_POLL_SECONDS * _POLL_BACKOFF**failures if failures else _MIN_POLL_SECONDS
         pause = max(age * _POLL_AGE_RATIO, least)
         await asyncio.sleep(min(pause, _MAX_POLL_SECONDS))

@@ -229,8 +229,8 @@ def staging_schema(deployment: Deployment) -> Answer:
 
 
 def ledger_tables(deployment: Deployment) -> Answer:
-    """Ledger and manifest table have the columns in create_ledger.sql."""
-    problems, tables = [], ledger_columns(deployment.share)
+    """Ledger and manifest table have the columns in create_ledger.sql; those of a later version are only advised."""
+    problems, advice, tables = [], [], ledger_columns(deployment.share)
     for table, columns in tables.items():
         found = columns_of(deployment, table)
         if isinstance(found, str):
@@ -238,13 +238,16 @@ def ledger_tables(deployment: Deployment) -> Answer:
             continue
         stored = {name.upper(): kind for name, kind in columns.items()}
         if later := [name for name in _later_columns(deployment.share, table) if name not in found]:
-            problems.append(
+            # Syncs work without them, so nothing that depends on these tables has to wait.
+            advice.append(
                 f"{table} has no column {listed(map(written, later))}, as in an earlier version. Run the DAG "
                 "set_up_snowflake, which adds it; until then, syncs do not record it."
             )
         wanted = {name: kind for name, kind in stored.items() if name not in later}
         problems += _differences(table, wanted, found, "create_ledger.sql", extra_is_wrong=False)
-    return verdict(problems, f"{listed(tables)}.")
+    if advice and not problems:
+        return Answer(State.ADVICE, " ".join(advice))
+    return verdict([*problems, *advice], f"{listed(tables)}.")
 
 
 def target_tables(deployment: Deployment) -> Answer:

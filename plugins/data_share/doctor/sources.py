@@ -48,8 +48,13 @@ def _answer(deployment: Deployment, dataset: Dataset, described: Description | S
     found = fit_of(described, target, dataset)
     if found.problem is not None:
         return wrong(" ".join(str(found.problem).split()))
+    if found.notes:
+        return Answer(State.ADVICE, " ".join([f"{described.rows:,} rows.", *" ".join(found.notes).split()]))
     listed = [name for name, kind in found.new_columns.items()]
     added = f" The next sync adds {', '.join(listed)}." if listed else ""
     stays = [column.source for column in found.columns if column.state is ColumnState.STAYS and column.source]
     kept = f" In Databricks stay {', '.join(stays)}." if stays else ""
+    if left := [column for column in found.columns if column.state is ColumnState.LEFT_OUT]:
+        names = ", ".join(str(column.source) for column in left)
+        kept += f" The load leaves out {names}: {left[0].note}."
     return ok(f"{described.rows:,} rows, {len(described.columns)} columns, which fit.{added}{kept}")

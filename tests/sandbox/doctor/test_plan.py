@@ -297,17 +297,26 @@ def test_the_rows_after_a_sync_as_far_as_they_are_known(
 
 
 def test_a_ledger_of_an_earlier_version(
-    people: Callable[..., Dataset], synced: Callable[..., Dataset], administer: Callable[..., object]
+    people: Callable[..., Dataset],
+    synced: Callable[..., Dataset],
+    administer: Callable[..., object],
+    command: Callable[..., tuple[int, str, str]],
 ) -> None:
     dataset = synced(people())
     table = Share().manifest_table
     administer(f"ALTER TABLE {table} DROP COLUMN source_choice", conn_id=Share().snowflake_conn_id)
     try:
         plan = planned(dataset)
+        code, told, _ = command([dataset], dataset.name, "--json")
     finally:
         administer(f"ALTER TABLE {table} ADD COLUMN source_choice VARCHAR", conn_id=Share().snowflake_conn_id)
     assert changes(plan) == [("set_up_snowflake", "add_column", "SOURCE_CHOICE", "VARCHAR")]
-    assert problems(plan) == ["ledger tables"]
+    # Syncs work without the column.
+    assert problems(plan) == []
+    [note] = plan.notes
+    assert note.startswith(f"ledger tables: {table} has no column source_choice, as in an earlier version.")
+    assert (code, json.loads(told)["verdict"]) == (0, "changes")
+    assert "a sync would fail" not in as_text(plan)
 
 
 def test_many_columns_are_told_in_short(
@@ -398,6 +407,7 @@ def test_the_command_cancels_its_run_when_it_is_stopped(
     finally:
         stopper.join()
     assert code == 130
+    assert re.search(rf"^\| {code} \| it was interrupted", DOCS.read_text(), re.MULTILINE)
     assert "a run of the export job that had begun is cancelled" in error
     [run] = [run for run in workspace.get("jobs/runs/list").get("runs", []) if run["run_id"] not in before]
     assert workspace.result(run["run_id"]) == ("TERMINATED", "CANCELED")

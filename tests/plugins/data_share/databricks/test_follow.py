@@ -302,6 +302,33 @@ def test_contact_is_lost_after_ten_looks_in_a_row(hook: mock.Mock, xcoms: dict[s
     hook.cancel_run.assert_not_called()
 
 
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_time_passes_while_databricks_does_not_answer(
+    hook: mock.Mock, xcoms: dict[str, Any], monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
+) -> None:
+    clock = [1_700_000_000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    looks: list[int] = []
+
+    async def look(run_id: int) -> dict[str, Any]:
+        looks.append(run_id)
+        if len(looks) == 1:
+            return run(RUNNING, start_time=1_700_000_000_000)
+        clock[0] += 400
+        raise DatabricksApiError("away", http_status_code=503)
+
+    hook.a_get_run.side_effect = look
+    if not is_cancelled:
+        hook.cancel_run.side_effect = ConnectionError("no route")
+    outcome = "was cancelled" if is_cancelled else "could not be cancelled: no route; it may still be running"
+    failure = failure_of(trigger(timeout_seconds=900), xcoms)
+    assert "took longer than 15 minutes" in failure
+    assert failure.endswith(f"and {outcome}.")
+    assert (len(looks), xcoms["failure"]["code"]) == (4, "EXPORT_TIMED_OUT")
+    assert xcoms["failure"]["databricks_run_url"] == PAGE
+    hook.cancel_run.assert_called_once_with(77)
+
+
 @pytest.mark.parametrize(("code", "looks"), [(400, 1), (401, 2), (403, 2), (404, 1)])
 def test_a_refused_look_fails_at_once_and_a_refused_sign_in_when_it_is_repeated(
     hook: mock.Mock, xcoms: dict[str, Any], code: int, looks: int
