@@ -390,7 +390,8 @@ def an_export_is_cancelled(accounts: Accounts) -> None:
 
 def a_sync_ends_before_its_export_is_followed(accounts: Accounts) -> None:
     # More runs than a page has: those of other syncs are newer, and come first.
-    run, *others = (accounts.begin() for _ in range(21))
+    dataset = a_dataset(accounts)
+    run, *others = (accounts.begin(dataset) for _ in range(21))
     accounts.order("hold", at="start", count=1 + len(others))
     accounts.order("fail_next", message="Not cancelled.", count=1 + len(others))
     try:
