@@ -30,6 +30,7 @@ description: Wanted sooner than it can be there.
 source_table: main.weather.forecasts
 target_table: late
 load_mode: replace
+create_table: from_source
 required_columns: [forecast_date]
 sync_deadline_minutes: 0.02
 """
