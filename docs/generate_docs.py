@@ -330,8 +330,8 @@ the job. What is in the bucket after the source got a column:
 After the column was added to the target, or excluded, the same sync goes on: clear `export_to_s3`. Two cases in which
 all chosen columns leave:
 
-- In the first sync of a dataset with `create_table: from_source`, which creates the target. Without a target that others create,
-  a sync fails before the export.
+- In the first sync of a dataset with `create_table: from_source`, which creates the target. Without a target that
+  others create, a sync fails before the export.
 - The names of the target and of `source` have more than 10,000 bytes together, which is what Databricks documents for
   the parameters of a task. Without `source`, the log of `export_to_s3` says so, the new column reaches the bucket, and
   the load refuses it or leaves it out. With `source`, `export_to_s3` fails instead.
