@@ -27,7 +27,7 @@ AIRFLOW_USER = "admin"
 # Settings of Airflow by profile. docs/performance.md says what each gains and costs.
 PROFILES = {
     "latency": {
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.07",
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
     },
