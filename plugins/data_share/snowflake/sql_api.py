@@ -36,7 +36,7 @@ STATEMENT_TIMEOUT_SECONDS = 3600
 _HTTP_TIMEOUT_SECONDS = 60
 # Snowflake ends a statement at its time-out. If it does not report the end, the step stops waiting this much later.
 _ANSWER_MARGIN_SECONDS = 60
-_FIRST_POLL_SECONDS = 0.3
+_FIRST_POLL_SECONDS = 0.25
 _MAX_POLL_SECONDS = 5.0
 _POLL_BACKOFF = 1.3
 _MAX_SLEEP_SECONDS = 0.2

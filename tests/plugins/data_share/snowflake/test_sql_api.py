@@ -470,8 +470,8 @@ def test_the_pause_is_as_long_as_snowflake_asks_for(
     snowflake.will(busy, STARTED, busy, still_running, DONE)
     hook.run_statement("SELECT 1")
     submission, first, look, running = pauses
-    assert first == 0.3
-    for pause, least in ((submission, 1), (look, 1), (running, 0.3)):
+    assert first == 0.25
+    for pause, least in ((submission, 1), (look, 1), (running, 0.25)):
         assert max(paused, least) <= pause <= max(paused, 1.5 * least)
 
 
@@ -566,7 +566,7 @@ def test_a_statement_is_waited_for_in_growing_steps(
     hook.run_statement("SELECT 1")
     assert hook.query_ids == [HANDLE]
     assert waits == sorted(waits)
-    assert (waits[0], waits[-1]) == (0.3, 5.0)
+    assert (waits[0], waits[-1]) == (0.25, 5.0)
 
 
 def test_a_step_that_is_killed_looks_at_once_what_became_of_its_statement(
@@ -577,14 +577,14 @@ def test_a_step_that_is_killed_looks_at_once_what_became_of_its_statement(
     def sleep(seconds: float) -> None:
         slept.append(seconds)
         # In the middle of a pause of five seconds.
-        hook.is_stopped = sum(slept) > 24
+        hook.is_stopped = sum(slept) > 22
 
     monkeypatch.setattr(time, "sleep", sleep)
     snowflake.will(STARTED, *[RUNNING] * 16, failed("000604", "SQL execution canceled"))
     with pytest.raises(SnowflakeStoppedError):
         hook.run_statement("SELECT 1")
     assert max(slept) <= 0.2
-    assert sum(slept) < 24.7
+    assert sum(slept) < 22.7
 
 
 def test_a_statement_that_never_ends_is_cancelled(
