@@ -332,9 +332,9 @@ all chosen columns leave:
 
 - In the first sync of a dataset with `create_table: from_source`, which creates the target. Without a target that
   others create, a sync fails before the export.
-- The names of the target and of `source` have more than 10,000 bytes together, which is what Databricks documents for
-  the parameters of a task. Without `source`, the log of `export_to_s3` says so, the new column reaches the bucket, and
-  the load refuses it or leaves it out. With `source`, `export_to_s3` fails instead.
+- The parameters of the run, with the names of the target and of `source`, have more than 10,000 bytes, which is what
+  Databricks documents for the parameters of a task. Without `source`, the log of `export_to_s3` says so, the new
+  column reaches the bucket, and the load refuses it or leaves it out. With `source`, `export_to_s3` fails instead.
 
 ## Proof
 

@@ -9,14 +9,13 @@ from enum import StrEnum
 from typing import Any
 
 from data_share.column_types import NO_CAST, Verdict, fit
-from data_share.databricks.export import TooManyColumnsError
+from data_share.databricks.export import TooManyColumnsError, excess_of
 from data_share.datasets import Dataset, SchemaDrift
 from data_share.describe import Description
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.snowflake.schema_drift import Comparison, compare_columns, types_of_new_columns
 from data_share.snowflake.statements import TARGET_UNCHANGED
-from data_share.source import MAX_PARAMETER_BYTES
 from data_share.sql_text import folded
 
 # Characters of a VARCHAR without a size. A column as long as that needs no note that it refuses longer texts.
@@ -115,12 +114,7 @@ def fit_of(description: Description, target: Sequence[Mapping[str, Any]] | None,
     by_name = {folded(str(row["name"])): row for row in target or ()}
     excess = _excess_of_names(target, dataset)
     if excess and not dataset.source.is_everything:
-        problem = TooManyColumnsError(
-            f"The names of the {len(by_name)} columns of {dataset.target_table} and of source in the dataset file have "
-            f"{excess:,} bytes as a parameter of the export job, of which {MAX_PARAMETER_BYTES:,} are possible.",
-            what_to_do="Export a view with the columns that may leave, without source in the dataset file, or set "
-            "schema_drift: add_new, which needs no names of the target.",
-        )
+        problem = TooManyColumnsError(dataset, len(by_name), excess)
     without = Column(ColumnState.REFUSED, note="the target lacks it")
     if target is not None and dataset.schema_drift is SchemaDrift.IGNORE_NEW:
         without = _LEFT_OUT if excess else Column(ColumnState.STAYS, note="the target lacks it (ignore_new)")
@@ -178,11 +172,12 @@ def target_to_be(dataset: Dataset) -> list[dict[str, Any]]:
 
 
 def _excess_of_names(target: Sequence[Mapping[str, Any]] | None, dataset: Dataset) -> int:
-    """Return the size of the job's parameter with the target's columns if it is more than possible; else 0."""
+    """Return the size of the job's parameters with the target's columns if it is more than possible; else 0."""
     if target is None or not dataset.keeps_new_columns_back:
         return 0
-    size = len(dataset.source_parameters([str(row["name"]) for row in target])["source"].encode())
-    return size if size > MAX_PARAMETER_BYTES else 0
+    # A run has its key and its path too, which are short.
+    told = {"dataset": dataset.name, "source_table": dataset.source_table}
+    return excess_of(told | dataset.source_parameters([str(row["name"]) for row in target]))
 
 
 def _exported(

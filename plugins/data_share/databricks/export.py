@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.providers.databricks.operators.databricks import DatabricksJobRunLink, DatabricksRunNowOperator
@@ -17,8 +17,8 @@ from data_share.datasets import Dataset
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.share import Share
-from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStatementError
-from data_share.snowflake.statements import DOES_NOT_EXIST, TargetMissingError, query_tag
+from data_share.snowflake.sql_api import DataShareSnowflakeHook
+from data_share.snowflake.statements import query_tag, rows_of_target
 from data_share.source import MAX_PARAMETER_BYTES
 from data_share.sql_files import render_sql
 from data_share.sync import SyncStep
@@ -37,9 +37,30 @@ class ExportStoppedError(ShareError, AirflowException):
 
 
 class TooManyColumnsError(ShareError, AirflowFailException):
-    """The job cannot be told all columns of the target."""
+    """
+    The job cannot be told all columns of the target.
+
+    :param columns: number of the target's columns
+    :param size: bytes of the parameters that tell them
+    :param unchanged: a sentence on what was not done
+    """
 
     code = FailureCode.SCHEMA_DRIFT
+
+    def __init__(self, dataset: Dataset, columns: int, size: int, *, unchanged: str = "") -> None:
+        super().__init__(
+            f"The names of the {columns} columns of {dataset.target_table} and of source in the dataset file make "
+            f"{size:,} bytes of parameters of the export job, of which {MAX_PARAMETER_BYTES:,} are possible. "
+            f"{unchanged}".rstrip(),
+            what_to_do="Export a view with the columns that may leave, without source in the dataset file, or set "
+            "schema_drift: add_new, which needs no names of the target. Then start the sync again.",
+        )
+
+
+def excess_of(parameters: Mapping[str, Any]) -> int:
+    """Return the size of parameters if Databricks may refuse it, else 0; it counts all of a run, as JSON."""
+    size = len(json.dumps(parameters).encode())
+    return size if size > MAX_PARAMETER_BYTES else 0
 
 
 class ExportRunLink(DatabricksJobRunLink):
@@ -128,37 +149,23 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         hook = DataShareSnowflakeHook(self.share.snowflake_conn_id, query_tag=query_tag(context))
         describe = render_sql("describe_target", share=self.share, sync=self.sync)
         [statement] = hook.split_sql_string(describe, strip_semicolon=True)
-        try:
-            known = [str(row["name"]) for row in hook.run_statement(statement).rows]
-        except SnowflakeStatementError as error:
-            if DOES_NOT_EXIST not in str(error):
-                raise
-            if self.dataset.create_table != "from_source":
-                # This sync would fail after the export, whose columns nobody has compared.
-                raise TargetMissingError(self.dataset, error) from error
-            self.log.info("There is no target yet: %s", error.message)
+        target = rows_of_target(self.dataset, lambda: hook.run_statement(statement))
+        if target is None:
             return self.dataset.source_parameters()
-        parameters = self.dataset.source_parameters(known)
-        # Databricks counts all parameters of a run, as JSON.
-        if (size := len(json.dumps({**(self.job_parameters or {}), **parameters}).encode())) > MAX_PARAMETER_BYTES:
-            if self.dataset.source.is_everything:
-                self.log.warning(
-                    "The names of the %s columns of %s make %s bytes of parameters of the export job, of which %s are "
-                    "possible: so the job is not told them. A new column of the source reaches the bucket; the load "
-                    "compares the columns.",
-                    len(known),
-                    self.dataset.target_table,
-                    size,
-                    MAX_PARAMETER_BYTES,
-                )
-                return self.dataset.source_parameters()
-            raise TooManyColumnsError(
-                f"The names of the {len(known)} columns of {self.dataset.target_table} and of source in the dataset "
-                f"file make {size:,} bytes of parameters of the export job, of which {MAX_PARAMETER_BYTES:,} are "
-                "possible. Nothing was started.",
-                what_to_do="Export a view with the columns that may leave, without source in the dataset file, or set "
-                "schema_drift: add_new, which needs no names of the target. Then start the sync again.",
+        parameters = self.dataset.source_parameters([str(row["name"]) for row in target])
+        if size := excess_of({**(self.job_parameters or {}), **parameters}):
+            if not self.dataset.source.is_everything:
+                raise TooManyColumnsError(self.dataset, len(target), size, unchanged="Nothing was started.")
+            self.log.warning(
+                "The names of the %s columns of %s make %s bytes of parameters of the export job, of which %s are "
+                "possible: so the job is not told them. A new column of the source reaches the bucket; the load "
+                "compares the columns.",
+                len(target),
+                self.dataset.target_table,
+                size,
+                MAX_PARAMETER_BYTES,
             )
+            return self.dataset.source_parameters()
         return parameters
 
     def _cancel_earlier_exports(self) -> None:

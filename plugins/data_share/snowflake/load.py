@@ -22,13 +22,7 @@ from data_share.snowflake.policies import (
     masking_policies,
 )
 from data_share.snowflake.schema_drift import compare_columns, types_of_new_columns
-from data_share.snowflake.sql_api import SnowflakeStatementError
-from data_share.snowflake.statements import (
-    DOES_NOT_EXIST,
-    TARGET_UNCHANGED,
-    SnowflakeSyncOperator,
-    TargetMissingError,
-)
+from data_share.snowflake.statements import TARGET_UNCHANGED, SnowflakeSyncOperator, rows_of_target
 from data_share.snowflake.target_lock import refuse_target_of_another
 from data_share.snowflake.value_proofs import proven_columns
 from data_share.sql_files import render_sql
@@ -93,7 +87,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Create and load the staging tables of this attempt."""
         self._context = context
-        target = self._describe_target()
+        target = rows_of_target(self.dataset, lambda: self._run("describe_target")[-1])
         masked = self._masked_columns(target) if target is not None else set()
         # The manifest is read before the data: a policy that is set through a tag masks it too.
         samples = Samples(_types(target) if target is not None else _MANIFEST_TYPES)
@@ -166,18 +160,6 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             self._run("insert_lock_row")
         else:
             refuse_target_of_another(self.dataset, self.share, [locked], unchanged=TARGET_UNCHANGED)
-
-    def _describe_target(self) -> list[dict[str, Any]] | None:
-        """Return the columns of the target; None if it does not exist yet and this sync has to create it."""
-        try:
-            return self._run("describe_target")[-1].rows
-        except SnowflakeStatementError as error:
-            if DOES_NOT_EXIST not in str(error):
-                raise
-            if self.dataset.create_table != "from_source":
-                raise TargetMissingError(self.dataset, error) from error
-            self.log.info("There is no target yet: %s", error.message)
-            return None
 
     def _masked_columns(self, target: list[dict[str, Any]]) -> set[str]:
         """Return the columns with a masking policy; refuse policies unless the dataset says ``policies: exempt``."""

@@ -78,22 +78,7 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             self._run_with("create_target_from_source", columns=created_columns)
         self._run_with("add_columns", table=self.dataset.target, columns=self.sync.loaded["new_columns"])
         try:
-            try:
-                handles = self._run_transaction(self.sql["publish"], "publish")
-            except SnowflakeStatementError as error:
-                if not _LACKS_COLUMNS.search(str(error)):
-                    raise
-                # It failed in one of its first statements, before the target changed.
-                self.log.warning(
-                    "%s or %s lacks columns, so what this sync chose to export, and the version of data_share, are not "
-                    "recorded in Snowflake: run the DAG set_up_snowflake, which adds them (%s)",
-                    self.share.ledger_table,
-                    self.share.manifest_table,
-                    error.message,
-                )
-                self.sync.tables_are_current = False
-                file = render_sql("publish", share=self.share, sync=self.sync)
-                handles = self._run_transaction(file, "publish without the choice")
+            handles = self._transact()
         except SnowflakeStatementError as error:
             row = self._row_after_error(error)
         else:
@@ -108,6 +93,25 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
                 snowflake_query_id=self.shown_query_id,
             )
         return row
+
+    def _transact(self) -> list[str]:
+        """Run the transaction, again without what tables of an earlier version cannot hold; return its handles."""
+        try:
+            return self._run_transaction(self.sql["publish"], "publish")
+        except SnowflakeStatementError as error:
+            if not _LACKS_COLUMNS.search(str(error)):
+                raise
+            # It failed in one of its first statements, before the target changed.
+            self.log.warning(
+                "%s or %s lacks columns, so what this sync chose to export, and the version of data_share, are not "
+                "recorded in Snowflake: run the DAG set_up_snowflake, which adds them (%s)",
+                self.share.ledger_table,
+                self.share.manifest_table,
+                error.message,
+            )
+        self.sync.tables_are_current = False
+        file = render_sql("publish", share=self.share, sync=self.sync)
+        return self._run_transaction(file, "publish without the choice")
 
     def _run_transaction(self, file: str, label: str) -> list[str]:
         """Run all statements of a rendered file in one request; return their handles."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from functools import cached_property
@@ -32,6 +33,8 @@ TARGET_UNCHANGED = "The target is as it was."
 # Compared by text: if one of several statements fails, the code is always 100132 and only the message has the reason.
 DOES_NOT_EXIST = "does not exist or not authorized"
 
+_log = logging.getLogger(__name__)
+
 
 class TargetMissingError(ShareError, AirflowFailException):
     """
@@ -48,6 +51,24 @@ class TargetMissingError(ShareError, AirflowFailException):
             f"The target {dataset.target_table} is missing, or this role may not see it: {error.message}",
             snowflake_query_id=error.snowflake_query_id,
         )
+
+
+def rows_of_target(dataset: Dataset, describe: Callable[[], StatementResult]) -> list[dict[str, Any]] | None:
+    """
+    Return the columns of a target; None if the sync creates it from the source, and has not yet.
+
+    :param describe: runs ``DESCRIBE TABLE``
+    :raises TargetMissingError: there is no target, and a sync does not create it
+    """
+    try:
+        return describe().rows
+    except SnowflakeStatementError as error:
+        if DOES_NOT_EXIST not in str(error):
+            raise
+        if dataset.create_table != "from_source":
+            raise TargetMissingError(dataset, error) from error
+        _log.info("There is no target yet: %s", error.message)
+        return None
 
 
 class SnowflakeStatementsOperator(SnowflakeSqlApiOperator):

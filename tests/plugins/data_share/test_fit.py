@@ -103,7 +103,7 @@ def test_a_choice_of_a_wide_source_cannot_be_exported(policy: str, rows: int) ->
     problem = fitted(target, source, rows=rows, **choice).problem
     assert problem is not None
     assert problem.code is FailureCode.SCHEMA_DRIFT
-    assert "The names of the 61 columns of people and of source in the dataset file have" in problem.message
+    assert "The names of the 61 columns of people and of source in the dataset file make" in problem.message
     assert "of which 10,000 are possible" in problem.message
     assert "Export a view" in problem.what_to_do
 
