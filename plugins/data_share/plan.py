@@ -181,6 +181,12 @@ def _read_rows(plan: Plan, deployment: Deployment) -> None:
             f"WHERE dataset = {sql_string(dataset.name)} ORDER BY published_at DESC LIMIT 1"
         )
         plan.last_sync = {name.lower(): value for name, value in rows[0].items()} if rows else None
+    if plan.target_exists is False and plan.last_sync:
+        # Snowflake does not tell a table that is hidden from one that is not there.
+        plan.notes.append(
+            f"{dataset.target_table} was there at the last sync: it was dropped or renamed, or the role does not see "
+            "it any more. Without a target, all columns leave that the dataset file does not keep back."
+        )
 
 
 def _compare_ledger(plan: Plan, deployment: Deployment) -> None:

@@ -296,6 +296,15 @@ def test_the_rows_after_a_sync_as_far_as_they_are_known(
     assert (plan.rows_in_target, plan.rows_after_sync) == (2, after)
 
 
+def test_a_target_that_is_gone_is_not_told_as_a_new_one(
+    people: Callable[..., Dataset], synced: Callable[..., Dataset], administer: Callable[..., object]
+) -> None:
+    dataset = synced(people(create_table="from_source"))
+    administer(f"ALTER TABLE {dataset.target} RENAME TO people_of_old", conn_id=Share().snowflake_conn_id)
+    [note] = planned(dataset).notes
+    assert note.startswith(f"{dataset.target_table} was there at the last sync")
+
+
 def test_a_ledger_of_an_earlier_version(
     people: Callable[..., Dataset],
     synced: Callable[..., Dataset],
