@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -244,7 +245,11 @@ def test_status_names_a_part_that_has_ended(share: RunningShare, tmp_path: Path)
 
 
 def test_connections_of_the_shell_reach_airflow_but_those_of_the_share(share: RunningShare) -> None:
-    environments = [process.environ() for process in share.stack.processes()]
+    environments = []
+    for process in share.stack.processes():
+        # A task's or a parser's process may end while its turn comes.
+        with suppress(psutil.NoSuchProcess):
+            environments.append(process.environ())
     of_airflow = [environment for environment in environments if "AIRFLOW_HOME" in environment]
     assert len(of_airflow) >= 4
     for environment in of_airflow:

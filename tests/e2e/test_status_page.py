@@ -129,7 +129,9 @@ def test_a_press_of_sync_is_followed_to_its_rows(
     with page.context.expect_page() as opened:
         one.get_by_role("link", name="Databricks run").click()
     opened.value.wait_for_url(f"{share.endpoints.databricks_url}/**", wait_until="commit")
-    # The dataset file that was written first has been read in the meantime.
+    # A page that is hidden behind another does not refresh itself.
+    opened.value.close()
+    page.bring_to_front()
     invalid = card(frame_of(page), "tides")
     expect(invalid).to_contain_text("include/datasets/tides.yaml", timeout=SYNC_MILLISECONDS)
     expect(invalid).to_contain_text("load_mode")
