@@ -5,6 +5,7 @@ sqlglot reads each condition in the dialect of the system that will: Snowflake's
 a source. It knows more than the system in some places and less in others, so:
 
 - What it cannot read at a word or sign is an error: its grammar has all operators and forms of their conditions.
+- What it reads although neither system takes it, such as ``a IN ()``, a parameter or a curly quote, is an error too.
 - A word that it reserves and the system does not, such as ``outer``, may be a column: the condition is read again so.
 - A type or function that it does not know, and a function to which it gives other parameters, may be newer than
   sqlglot, or a user's: a warning. Of an unknown function, only if the name of a known one is nearly the same.
@@ -20,8 +21,9 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,10 +189,53 @@ def _read(sql: str, system: System) -> Judgement:
         ):
             reason = "after IS, NULL, TRUE or FALSE is expected"
             return Judgement(error=_unreadable(node.expression.name, reason, system))
+    if refused := _refused_by_both(tokens, tree, system):
+        return Judgement(error=refused)
     if system is DATABRICKS and (refused := _no_condition_for_rows(tree)):
         return Judgement(error=refused)
     unknown = [node.name for node in tree.find_all(exp.Anonymous) if not _has_schema(node)]
     return Judgement(doubt=doubt, unknown_functions=tuple(dict.fromkeys(unknown)))
+
+
+def _refused_by_both(tokens: Sequence[Any], tree: Any, system: System) -> str | None:
+    """
+    Return why both systems refuse a condition that sqlglot can read, or None.
+
+    Without quotes, both take ASCII letters alone in a name, so a curly quote begins nothing.
+    """
+    from sqlglot import TokenType, exp
+
+    ends_a_value = (
+        *(TokenType.VAR, TokenType.IDENTIFIER, TokenType.STRING, TokenType.NUMBER),
+        *(TokenType.R_PAREN, TokenType.R_BRACKET),
+    )
+    begins_a_parameter = (TokenType.L_PAREN, TokenType.COMMA, TokenType.FARROW, TokenType.FROM, TokenType.JOIN)
+    for before, token in itertools.pairwise(tokens):
+        kind, text = token.token_type, token.text
+        if kind is TokenType.VAR and not text.isascii():
+            return _unreadable(text, "such letters can stand only in straight quotes", system)
+        if kind in (TokenType.ISNULL, TokenType.NOTNULL) and before.token_type in ends_a_value:
+            return _unreadable(text, "write IS NULL or IS NOT NULL", system)
+        if kind is TokenType.L_BRACE and before.token_type is TokenType.L_BRACE:
+            return _unreadable("{{", "a condition is no template", system)
+        # A stage is possible only as a parameter of a function, or in FROM.
+        if kind is TokenType.PARAMETER and text == "@" and before.token_type not in begins_a_parameter:
+            return _unreadable(text, "it cannot stand here", system)
+    for node in tree.find_all(exp.Placeholder, exp.In, exp.Star, exp.Identifier):
+        if isinstance(node, exp.Placeholder):
+            return _unreadable(
+                node.name if node.name == "?" else f":{node.name}", "a condition gets no parameters", system
+            )
+        if isinstance(node, exp.Identifier) and node.quoted and not node.name:
+            return _unreadable(system.quote * 2, "it is no name", system)
+        if isinstance(node, exp.In) and not any(
+            node.args.get(part) for part in ("expressions", "query", "unnest", "field")
+        ):
+            return _unreadable("()", "IN needs values", system)
+        around = node.parent.parent if isinstance(node.parent, exp.Column) else node.parent
+        if isinstance(node, exp.Star) and isinstance(around, (exp.Binary, exp.Paren, exp.Predicate, exp.Unary)):
+            return _unreadable("*", "it is no condition", system)
+    return None
 
 
 def _no_condition_for_rows(tree: Any) -> str | None:

@@ -74,6 +74,11 @@ LAG(a) IGNORE NULLS OVER (ORDER BY b) < a
 CONDITIONAL_TRUE_EVENT(a > 1) OVER (ORDER BY b) = 1
 "Net price" > 0 AND "order" <> "Größe"
 a$b > 0
+a = '“x”' OR b = $$@ ? :x {{ größe }} ISNULL$$
+notnull > 1 AND a = isnull
+(a):b = 1 AND f(a):b = {'a': {'b': 1}}:a:b
+COUNT(a.*) > 1 AND HASH(*) <> {*}
+GET_PRESIGNED_URL(@public.images, a) <> ''
 POSITION('x' IN a) > 0 AND SPLIT_PART(a, '-', 2) = LEFT(b, 1)
 CONVERT_TIMEZONE('UTC', a) < SYSDATE()
 HAVERSINE(a, b, c, d) < 100 AND ST_DISTANCE(x, y) < 100
@@ -124,6 +129,25 @@ WRONG = {
     "WHERE a > 1": "'WHERE': something is missing",
     "a > 1 ORDER BY b": "'ORDER BY': it cannot stand here",
     "a > 1 UNION SELECT b": "'UNION': it cannot stand here",
+    # What other systems have.
+    "a IN ()": "'()': IN needs values",
+    "NOT a NOT IN ()": "'()': IN needs values",
+    "a ISNULL": "'ISNULL': write IS NULL or IS NOT NULL",
+    "(a + 1) notnull OR b": "'NOTNULL': it cannot stand here",
+    "*": "'*': it is no condition",
+    "a > 1 OR NOT (b.*)": "'*': it is no condition",
+    '"" > 1': "'\"\"': it is no name",
+    "a = :x": "':x': a condition gets no parameters",
+    "a = ? OR b": "'?': a condition gets no parameters",
+    "a = @x": "'@': it cannot stand here",
+    "@x = a": "'@': it cannot stand here",
+    "a = {{ x }}": "'{{': a condition is no template",
+    # What word processors make of quotes, and letters that look like others or like nothing.
+    "a = “x”": "'“x”': such letters can stand only in straight quotes",
+    "“x” = a": "'“x”': such letters can stand only in straight quotes",
+    "größe > 1": "'größe': such letters can stand only in straight quotes",
+    "\uff41 > 1": "'\uff41': such letters can stand only in straight quotes",
+    "a\u200b > 1": "'a\\u200b': such letters can stand only in straight quotes",
     # Behind what may be right, nothing is passed over.
     "ROUND(a, 1, 2, 3, 4, 5) = 1 AND a BETWEN 1 AND 2": "'BETWEN': it cannot stand here; did you mean BETWEEN?",
     "outer > 1 AND a BETWEN 1 AND 2": "'BETWEN': it cannot stand here; did you mean BETWEEN?",
@@ -271,6 +295,7 @@ main.rules.is_wanted(a, b)
 main.rules.f(a => 1, b => 2)
 own_function(a)
 pmod(a, 10) = 1 AND mod(a, 10) = 1 AND greatest(a, b) > 1 AND least(a, b) > 1 AND round(a, 2) = 1 AND bround(a, 2) = 1
+a = '“x” @ ISNULL' AND isnull = 1 AND b = notnull AND `größe` > 0 AND count IS NULL
 isnull(a) OR isnotnull(b) OR isnan(c) OR a IS NOT NULL
 ts > '2024-01-01' AND ts < TIMESTAMP_NTZ'2024-02-01 00:00:00'
 bin = X'1F' AND 1L < 2 AND 3S < 4 AND 1.5BD > 1 AND 1.0F < 2 AND 1D > 0 AND 1Y > 0
@@ -298,8 +323,10 @@ WRONG_FOR_ROWS = {
         sql: words
         for sql, words in WRONG.items()
         # Databricks has no FETCH in such a place, and reads brackets and these words of Snowflake in its own way.
-        if not DATABRICKS.not_one_condition(sql) and sql not in ("DROP TABLE a", "WHERE a > 1")
+        if not DATABRICKS.not_one_condition(sql) and sql not in ("DROP TABLE a", "WHERE a > 1", '"" > 1')
     },
+    "`` > 1": "'``': it is no name",
+    "größe > 1": "'größe': such letters can stand only in straight quotes",
     "a RLIK 'x'": "'RLIK': it cannot stand here; did you mean RLIKE?",
     "day > current_date() - INTRVAL 7 DAYS": "'7': it cannot stand here; did you mean INTERVAL?",
     "extract(YEAR FORM day) > 2000": "'YEAR': expected FROM or comma after EXTRACT",
