@@ -332,8 +332,10 @@ class Dataset(BaseModel):
         table = table_parts(value)[-1]
         if len(table) > _MAX_TARGET_CHARACTERS:
             raise ValueError(f"the table's name has more than {_MAX_TARGET_CHARACTERS} characters")
-        share = _shares_of(info).get(info.data.get("share", ""))  # none if the dataset's is unknown
-        if share and table in (share.ledger_table.upper(), share.manifest_table.upper()):
+        shares = _shares_of(info)
+        own = shares.get(info.data.get("share", ""))  # none if the dataset's is unknown
+        in_account = [share for share in shares.values() if own and share.snowflake_conn_id == own.snowflake_conn_id]
+        if any(table in (share.ledger_table.upper(), share.manifest_table.upper()) for share in in_account):
             raise ValueError("all syncs write to a table of this name; choose another")
         return value
 

@@ -121,7 +121,7 @@ def _in_time_zone(cron: Any, time_zone: Any) -> CronSchedule:
 
 
 def _is_time_zone(name: str) -> bool:
-    if not re.fullmatch(_TIME_ZONE, name) or name in _NO_TIME_ZONES:
+    if not re.fullmatch(_TIME_ZONE, name) or name in _NO_TIME_ZONES or name.startswith(("posix/", "right/")):
         return False
     try:
         return ZoneInfo(name).key == name

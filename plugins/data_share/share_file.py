@@ -38,6 +38,9 @@ SHARE_FILE = PROJECT / "include" / "share.yaml"
 DEFAULT = "default"
 """Name of the share whose fields stand at the top of the file."""
 
+DEFAULTS = "defaults"
+"""The field with the defaults of datasets. Its variables are named as those of a share of this name would be."""
+
 PREFIX = "DATA_SHARE_"
 # Variables with this prefix that mean something else: of the live tests, of the compose file, and the file itself.
 _OTHER_VARIABLES = re.compile(r"LIVE(_[A-Z0-9_]+)?|EXPORT_JOB_ID|FILE")
@@ -215,8 +218,9 @@ class ShareNames(BaseModel):
         return self.url.split("/", 3)[3]
 
 
-# What pydantic says of a field that is not there.
+# What pydantic says of a field that is not there, and of one that should not be.
 _MISSING = ": Field required ("
+_EXTRA = ": Extra inputs are not permitted ("
 
 ONLY_AT_THE_TOP = ("environment",)
 
@@ -332,11 +336,14 @@ def read_share_file(path: Path | None = None, environ: Mapping[str, str] = os.en
         place = f"shares.{name}."
         if name == DEFAULT:
             problems.append(f"shares.{name}: this is the name of the share at the top of the file; choose another")
+        if name == DEFAULTS:
+            problems.append(f"shares.{name}: its variables would be those of the defaults; choose another name")
         problems += _unknown(own, set(ShareNames.model_fields) - set(ONLY_AT_THE_TOP), place)
         try:
             shares[name] = ShareNames.model_validate({**_inherited(top, name), **own})
         except ValidationError as error:
-            problems += [line for line in problems_of(error, place, origins) if not line.startswith("Extra inputs")]
+            # What stands there too much has been named above.
+            problems += [line for line in problems_of(error, place, origins) if _EXTRA not in line]
     problems = problems or list(_mixing(shares))
     if problems:
         raise InvalidShareFileError(path, list(dict.fromkeys(problems)))
@@ -371,7 +378,7 @@ def _replace_by_environment(content: dict[str, Any], environ: Mapping[str, str])
             if _OTHER_VARIABLES.fullmatch(group) or _SERVICE_LINKS.fullmatch(group):
                 continue
             place, target, field, known = "", content, group.lower(), own_fields
-        elif group == "DEFAULTS":
+        elif group == DEFAULTS.upper():
             # Whether a dataset has such a field, is checked with the values of the file.
             place, field = "defaults.", field.lower()
             target, known = content.setdefault("defaults", {}), {field}
@@ -398,6 +405,8 @@ def _value(place: str, field: str, text: str) -> Any:
     """Return the value of a variable: a text, or what it means in YAML where a text is no possible value."""
     if place != "defaults." and FileFields.model_fields[field].annotation is not int:
         return text
+    if text.isascii() and text.isdecimal():
+        return int(text)  # YAML would read 014 as 12
     try:
         return read_value(text)
     except Exception:  # such as @daily, which YAML wants in quotes
@@ -407,7 +416,7 @@ def _value(place: str, field: str, text: str) -> Any:
 def _unknown(content: Mapping[str, Any], known: Collection[str], place: str = "") -> list[str]:
     return [
         f"{place}{field}: there is no such field{_meant(field, known)}"
-        if field not in ONLY_AT_THE_TOP
+        if field not in (*ONLY_AT_THE_TOP, *FileFields.model_fields.keys() - ShareNames.model_fields.keys())
         else f"{place}{field}: this field may only stand at the top of the file"
         for field in map(str, content)
         if field not in known

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
-from data_share.sql_text import MAX_NAME_CHARACTERS, folded
+from data_share.sql_text import MAX_NAME_CHARACTERS, TEMPLATE, folded
 
 MAX_PARAMETER_BYTES = 10_000
 """Max. size of the parameter with the choice: what Databricks documents for the parameters of a task of a job."""
@@ -62,7 +62,7 @@ def _source_column(text: str) -> str:
         raise ValueError(
             f"no name of a column: 1 to {MAX_NAME_CHARACTERS} characters, without line breaks and control characters"
         )
-    if wrong := re.search(r"\$\{|\{\{|\{%|\{#", text):
+    if wrong := re.search(r"\$\{", text) or TEMPLATE.search(text):
         raise ValueError(
             f"contains {wrong[0]}, which Spark, Databricks or Airflow would replace; export a view instead"
         )

@@ -28,6 +28,9 @@ _TABLE = re.compile(TABLE_PATTERN)
 _TABLE_PART = re.compile(rf"{_PLAIN}|{_QUOTED}")
 _SOURCE = re.compile(SOURCE_PATTERN)
 
+TEMPLATE = re.compile(r"\{\{|\{%|\{#")
+"""What begins a template: Airflow renders the parameters of the export job, and Databricks replaces references."""
+
 MAX_NAME_CHARACTERS = 255
 """Max. length of a name, in Snowflake and in Unity Catalog."""
 
@@ -80,6 +83,8 @@ def source_name(text: str) -> str:
             "not of the form catalog.schema.table; a name must not contain a dot, a blank, a slash or a control "
             "character, and a name that contains a backtick must be in backticks"
         )
+    if wrong := TEMPLATE.search(text):
+        raise ValueError(f"contains {wrong[0]}, which Airflow or Databricks would replace; export a view instead")
     parts = []
     for written in re.findall(_SOURCE_PART, text):
         part = written[1:-1].replace("``", "`") if written.startswith("`") else written

@@ -109,7 +109,9 @@ def _assumed(path: Path) -> ShareFile:
     folders = {}
     for name in ("datasets_folder", "sql_folder"):
         given = os.environ.get(f"{PREFIX}{name.upper()}") or content.get(name)
-        folders[name] = path.parent / (given if isinstance(given, str) else FileFields.model_fields[name].default)
+        folders[name] = path.parent / (
+            given if isinstance(given, str) and given else FileFields.model_fields[name].default
+        )
     return ShareFile(path=path, shares=_AnyShares(), defaults={}, origins={}, **folders)
 
 

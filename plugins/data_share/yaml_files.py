@@ -153,8 +153,8 @@ def problems_of(error: ValidationError, within: str = "", origins: Mapping[str, 
             place = within + ".".join(str(part) for part in problem["loc"])
             origin = (origins or {}).get(place)
             message = f"{place}: {message} (found: {found}{f', in {origin}' if origin else ''})"
-        # A rule about several fields tells each problem in a line.
-        lines += [message] if problem["loc"] else message.splitlines()
+        # A rule about several fields tells each problem in a line, which begins with the field.
+        lines += [message] if problem["loc"] else [f"{within}{line}" for line in message.splitlines()]
     if len(lines) > _MAX_PROBLEMS:
         lines[_MAX_PROBLEMS:] = [f"and {len(lines) - _MAX_PROBLEMS} more"]
     return lines

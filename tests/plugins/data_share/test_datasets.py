@@ -216,6 +216,7 @@ def test_a_source_is_in_backticks_where_it_needs_them(tmp_path: Path) -> None:
         "`prod-eu`.`sales`.orders": "`prod-eu`.sales.orders",
         "main.größe.2026": "main.`größe`.`2026`",
         "main.`say``hi`.o'clock": "main.`say``hi`.`o'clock`",
+        "main.{sea}.%tides#": "main.`{sea}`.`%tides#`",
     }
     found = {source: read_dataset(write(tmp_path, source_table=source)).source_table for source in sources}
     assert found == sources
@@ -336,6 +337,16 @@ BROKEN_RULES: dict[str, tuple[str, str]] = {
         text(source_table="main.sea.ti`des"),
         f"source_table: {NO_SOURCE} (found: 'main.sea.ti`des')",
     ),
+    **{
+        f"a template in the source: {name}": (
+            text(source_table=f"main.sea.{name}"),
+            (
+                f"source_table: contains {name[:2]}, which Airflow or Databricks would replace; export a view instead "
+                f"(found: {f'main.sea.{name}'!r})"
+            ),
+        )
+        for name in ("{{conn['get']('snowflake_default')['password']}}", "{%raw%}", "{#a#}", "{{job}}")
+    },
     "target of four parts": (text(target_table="a.b.c.d"), f"target_table: {NO_TARGET} (found: 'a.b.c.d')"),
     "target of too many characters": (
         text(target_table=f'"{"a" * 201}"'),

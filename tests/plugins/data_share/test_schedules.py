@@ -141,6 +141,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an offset": ({"schedule": {"cron": "0 6 * * *", "time_zone": "+02:00"}}, "is no time zone"),
     "a folder of zones": ({"schedule": {"cron": "0 6 * * *", "time_zone": "Europe"}}, "'Europe' is no time zone"),
     "a way up": ({"schedule": {"cron": "0 6 * * *", "time_zone": "../UTC"}}, "'../UTC' is no time zone"),
+    "a zone that few machines have": ({"schedule": {"cron": "0 6 * * *", "time_zone": "right/UTC"}}, "is no time zone"),
     "the zone of the machine": ({"schedule": {"cron": "0 6 * * *", "time_zone": "localtime"}}, "is no time zone"),
     "a number for a zone": ({"schedule": {"cron": "0 6 * * *", "time_zone": 2}}, "2 is no time zone"),
     "no cron": ({"schedule": {"cron": "every day", "time_zone": BERLIN}}, "is neither a cron expression nor one of"),

@@ -223,6 +223,10 @@ def test_a_variable_replaces_each_field(tmp_path: Path) -> None:
     assert set(other) | {"environment", "defaults", "shares"} == set(FileFields.model_fields)
 
 
+def test_a_number_of_a_variable_is_decimal(tmp_path: Path) -> None:
+    assert read(write(tmp_path), DATA_SHARE_KEEP_EXPORTS_DAYS="014").shares["default"].keep_exports_days == 14
+
+
 def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
     path = write(tmp_path, environment="dev")
     assert read(path, DATA_SHARE_ENVIRONMENT="", DATA_SHARE_URL="").shares == read(path).shares
@@ -342,8 +346,20 @@ MIXED: dict[str, tuple[dict[str, Any], str]] = {
     "the name of the top": ({}, "this is the name of the share at the top of the file; choose another"),
     "an unknown field": ({"stagee": "x"}, "shares.emea.stagee: there is no such field; did you mean stage?"),
     "a field of the top": ({"environment": "dev"}, "shares.emea.environment: this field may only stand at the top"),
+    "a field of the file": ({"sql_folder": "x"}, "shares.emea.sql_folder: this field may only stand at the top"),
     "a wrong name": ({"stage": "a-b"}, "shares.emea.stage: write a plain name"),
+    "one table twice": (
+        {"ledger_table": "export_manifests"},
+        "shares.emea.manifest_table: export_manifests is the ledger_table too; choose another",
+    ),
 }
+
+
+def test_no_share_has_the_variables_of_the_defaults(tmp_path: Path) -> None:
+    [told] = problems(write(tmp_path, shares={"defaults": EMEA}))
+    assert told == "shares.defaults: its variables would be those of the defaults; choose another name"
+    [told] = problems(write(tmp_path, shares={"emea": {**EMEA, "defaults": {}}}))
+    assert told == "shares.emea.defaults: this field may only stand at the top of the file"
 
 
 @pytest.mark.parametrize(("fields", "words"), MIXED.values(), ids=MIXED)
@@ -352,6 +368,7 @@ def test_shares_that_would_mix_are_refused(tmp_path: Path, fields: dict[str, Any
     top = {"url": "s3://bucket/x/y/"} if fields.get("url") == "s3://bucket/x/" else {}
     told = problems(write(tmp_path, **top, shares={name: {**EMEA, **fields}}))
     assert len([line for line in told if words in line]) == 1, told
+    assert len(told) == 1 or not fields, told
 
 
 def test_neighbours_in_one_bucket_and_equal_names_in_two_accounts_are_two_shares(tmp_path: Path) -> None:
@@ -461,6 +478,13 @@ def test_a_target_is_no_table_of_its_own_share(tmp_path: Path) -> None:
     assert read_dataset(dataset_file(tmp_path, target_table="emea_history"), found)
     with pytest.raises(InvalidDatasetError, match="all syncs write to a table of this name"):
         read_dataset(dataset_file(tmp_path, share="emea", target_table="emea_history"), found)
+
+
+def test_a_target_is_no_table_of_another_share_in_its_account(tmp_path: Path) -> None:
+    emea = {**EMEA, "snowflake_conn_id": SHIPPED["snowflake_conn_id"], "manifest_table": "emea_manifests"}
+    found = read(write(tmp_path, shares={"emea": emea}))
+    with pytest.raises(InvalidDatasetError, match="all syncs write to a table of this name"):
+        read_dataset(dataset_file(tmp_path, target_table="emea_manifests"), found)
 
 
 @pytest.mark.parametrize(("conn_id", "taken"), [("snowflake_emea", []), ("snowflake_default", ["a", "b"])])

@@ -179,6 +179,15 @@ BROKEN_SHARE: dict[str, tuple[str, str]] = {
         SHIPPED + "shares:\n  emea:\n§    url: s3://databricks-snowflake-share/dataset/\n",
         "shares.emea.url: s3://databricks-snowflake-share/dataset/ and",
     ),
+    "a table of a share twice": (
+        SHIPPED + "shares:\n  emea:\n    url: s3://acme-emea/out/\n§    manifest_table: sync_history\n",
+        "shares.emea.manifest_table: sync_history is the ledger_table too",
+    ),
+    "an unknown field of a share": (
+        SHIPPED + "shares:\n  emea:\n    url: s3://acme-emea/out/\n§    stagee: x\n",
+        "shares.emea.stagee: there is no such field; did you mean stage?",
+    ),
+    "no folder": (SHIPPED + "§datasets_folder: ''\n", "datasets_folder: String should have at least 1 character"),
     "a share's name": (
         SHIPPED + "shares:\n  emea:\n    url: s3://acme-emea/out/\n§    stage: a-b\n",
         "shares.emea.stage: write a plain name",
