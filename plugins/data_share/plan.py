@@ -70,8 +70,9 @@ class Problem:
     """
     Something that stands in the way of a sync.
 
-    :param where: ``Databricks``, ``Snowflake`` or ``source``
-    :param check: the check of the doctor that found it; else the code of the failure that a sync would end with
+    :param where: ``Databricks``, ``Snowflake`` or ``source``; ``files`` if there is no plan
+    :param check: the check of the doctor that found it; else the code of the failure that a sync would end with; if
+        there is no plan, the kind of file
     :param text: what is wrong
     :param what_to_do: how to fix it; empty if the text says so
     """
@@ -375,6 +376,13 @@ def _columns_as_text(columns: Sequence[Column]) -> list[str]:
 # ---- for programs
 
 
+# The keys of the plan; those that nobody knows without a dataset are null.
+_KEYS = (
+    *("dataset", "share", "ok", "verdict", "load_mode", "schema_drift", "source", "target", "last_sync"),
+    *("rows_after_sync", "row_change_percent", "columns", "changes", "problems", "notes"),
+)
+
+
 def as_json(plan: Plan) -> dict[str, Any]:
     """Return the plan for programs; the keys are public: docs/plan.md explains them."""
     dataset, source, last = plan.dataset, plan.source, plan.last_sync
@@ -404,6 +412,16 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _tell_no_plan(dataset: str, check: str, text: str, *, for_programs: bool) -> int:
+    """Say why there is no plan; return the exit code."""
+    sys.stderr.write(f"{text}\n")
+    if for_programs:
+        lists = {"columns": [], "changes": [], "problems": [asdict(Problem("files", check, text))], "notes": []}
+        answer = {**dict.fromkeys(_KEYS), "dataset": dataset, "ok": False, "verdict": "no_plan", **lists}
+        sys.stdout.write(json.dumps(answer) + "\n")
+    return 2
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the plan of a dataset, and return the exit code."""
     parser = argparse.ArgumentParser(
@@ -413,17 +431,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     options = parser.parse_args(arguments)
     try:
-        known, errors = read_datasets()
+        # As the dag-processor does: a dataset whose conditions it refuses has no DAG.
+        known, errors = read_datasets(check_sql=True)
         share_of = shares()
     except InvalidShareFileError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+        return _tell_no_plan(options.dataset, "share file", str(error), for_programs=options.json)
     dataset = next((each for each in known if each.name == options.dataset), None)
     if dataset is None:
-        own = [str(error) for error in errors if f"{options.dataset}.yaml" in str(error)]
+        own = [str(error) for error in errors if error.path.stem == options.dataset]
         names = ", ".join(each.name for each in known) or "none"
-        sys.stderr.write("\n".join(own or [f"There is no dataset {options.dataset}; known are {names}."]) + "\n")
-        return 2
+        text = "\n".join(own) or f"There is no dataset {options.dataset}; known are {names}."
+        return _tell_no_plan(options.dataset, "dataset file", text, for_programs=options.json)
     deployment = Deployment(share_of[dataset.share], datasets=[dataset])
     # After `kill` as after Ctrl-C: the run on Databricks is cancelled.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -20,7 +20,7 @@ import jinja2
 from data_share.dataset_files import NoDatasetsError, read_datasets
 from data_share.datasets import Dataset
 from data_share.package import INCLUDE, IS_INSTALLED, PROJECT
-from data_share.share_file import InvalidShareFileError, ShareNames, share_file
+from data_share.share_file import InvalidShareFileError, ShareNames, gives_connection, share_file
 
 # Folder of the rendered files -> folder of their templates in include/.
 _TEMPLATES = {"snowflake": "sql/snowflake/setup", "aws": "aws", "databricks": "databricks"}
@@ -91,7 +91,9 @@ def _literal(text: str) -> str:
 
 def _values(name: str, share: ShareNames) -> SimpleNamespace:
     fields = {field: f"<{field.upper()}>" if value is None else value for field, value in share}
-    return SimpleNamespace(**{**fields, "bucket": share.bucket, "prefix": share.prefix, "name": name})
+    _, command = gives_connection(share.databricks_conn_id)
+    own = {"bucket": share.bucket, "prefix": share.prefix, "name": name, "gives_databricks_conn": command}
+    return SimpleNamespace(**{**fields, **own})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = parser.parse_args(arguments).folder
     try:
         shares = share_file().shares
-        datasets, wrong = read_datasets()
+        # As the dag-processor does: for a dataset that it refuses, the job needs no condition.
+        datasets, wrong = read_datasets(check_sql=True)
     except InvalidShareFileError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -112,10 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     for name in shares:
         own = [dataset for dataset in datasets if dataset.share == name]
-        for path, content in set_up_files(name, shares, own).items():
-            file = folder / name / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(content, encoding="utf-8")
+        try:
+            for path, content in set_up_files(name, shares, own).items():
+                file = folder / name / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(content, encoding="utf-8")
+        except OSError as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
         sys.stdout.write(f"{folder / name}: begin with README.md\n")
     return 0
 

@@ -291,6 +291,16 @@ class ShareFile:
     origins: Mapping[str, str]
 
 
+def gives_connection(conn_id: str) -> tuple[str, str]:
+    """Return where Airflow gets a connection from, in words, and the shell command; the JSON in quotes follows it."""
+    if re.fullmatch("[A-Za-z0-9_]+", conn_id):
+        return "As an environment variable of all its processes", f"export AIRFLOW_CONN_{conn_id.upper()}="
+    return (
+        "In its database, as a shell takes no variable whose name has a hyphen or a dot",
+        f"airflow connections add {conn_id} --conn-json ",
+    )
+
+
 class InvalidShareFileError(InvalidFileError):
     """The file that describes the deployment cannot be used."""
 

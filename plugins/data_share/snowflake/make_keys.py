@@ -19,7 +19,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from data_share.share_file import DEFAULT, InvalidShareFileError, share_file
+from data_share.share_file import DEFAULT, InvalidShareFileError, gives_connection, share_file
 
 # Snowflake requires at least 2048 bits.
 KEY_BITS = 3072
@@ -38,10 +38,10 @@ ALTER USER {user} SET RSA_PUBLIC_KEY = '{key}';
    To change the key of a user that is in use, set RSA_PUBLIC_KEY_2: Snowflake then accepts both keys. When Airflow has
    the new key, remove the old one: ALTER USER {user} UNSET RSA_PUBLIC_KEY;
 
-2. In Airflow, put the private key into the connection {conn_id}. As an environment variable of all its
-   processes, with your account in place of <ACCOUNT>:
+2. In Airflow, put the private key into the connection {conn_id}, with your account in place of <ACCOUNT>.
+   {place}:
 
-export AIRFLOW_CONN_{variable}='{{"conn_type": "snowflake", "login": "{user}", {password}"schema": "{schema}",
+{command}'{{"conn_type": "snowflake", "login": "{user}", {password}"schema": "{schema}",
   "extra": {{"account": "<ACCOUNT>", "database": "{database}", "warehouse": "{warehouse}", "role": "{role}",
   "private_key_content": "'"$(base64 < '{private}' | tr -d '\\n')"'"}}}}'
 
@@ -105,13 +105,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except FileExistsError as error:
         return _refuse(Path(error.filename))
+    place, command = gives_connection(share.snowflake_conn_id)
     sys.stdout.write(
         INSTRUCTIONS.format(
             private=private,
             public=public,
             user=user,
             conn_id=share.snowflake_conn_id,
-            variable=share.snowflake_conn_id.upper(),
+            place=place,
+            command=command,
             schema=share.target_schema.upper(),
             database=share.database.upper(),
             warehouse=share.warehouse.upper(),

@@ -118,6 +118,16 @@ def test_the_names_in_the_connection_are_those_of_the_set_up(make_keys: Run, tmp
     assert f"CREATE SCHEMA IF NOT EXISTS {database}.{connection['schema'].lower()};" in setup
 
 
+def test_a_connection_whose_name_is_no_variable_of_a_shell_is_added_by_a_command(
+    make_keys: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA_SHARE_SNOWFLAKE_CONN_ID", "acme-account.2")
+    told = make_keys().stdout
+    assert "In its database, as a shell takes no variable" in told
+    assert """airflow connections add acme-account.2 --conn-json '{"conn_type": "snowflake", """ in told
+    assert "AIRFLOW_CONN" not in told
+
+
 def test_the_keys_are_what_snowflake_takes_and_for_nobody_else_to_read(make_keys: Run, tmp_path: Path) -> None:
     told = make_keys(passphrase=PASSPHRASE).stdout
     folder = tmp_path / "keys"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,11 +172,12 @@ def test_each_share_s_job_has_the_conditions_of_its_datasets(
         found = [literal.name for literal in literals.find_all(sqlglot.exp.Literal)]
         assert condition in found
         assert len(found) == 3
-    (folder / "here.yaml").write_text(f"{fields}target_table: here\nsource: {{where: 'a = 1;'}}\n")
-    capsys.readouterr()
-    assert render.main(["--folder", str(tmp_path / "again")]) == 1
-    assert "source.where" in capsys.readouterr().err
-    assert not (tmp_path / "again").exists()
+    for wrong in ("a = 1;", "a BETWEN 1 AND 2"):
+        (folder / "here.yaml").write_text(f"{fields}target_table: here\nsource: {{where: {wrong}}}\n")
+        capsys.readouterr()
+        assert render.main(["--folder", str(tmp_path / "again")]) == 1
+        assert "source.where" in capsys.readouterr().err
+        assert not (tmp_path / "again").exists()
 
 
 def test_each_share_s_job_has_its_secret_of_hashes(tmp_path: Path) -> None:
@@ -191,6 +193,16 @@ def test_each_share_s_job_has_its_secret_of_hashes(tmp_path: Path) -> None:
         assert f"put-secret dev.secrets {key}\n" in files["README.md"]
 
 
+def test_a_folder_that_cannot_be_written_is_told(
+    deploy: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deploy(COMPANY)
+    (tmp_path / "file").write_text("")
+    assert render.main(["--folder", str(tmp_path / "file")]) == 1
+    told, error = capsys.readouterr()
+    assert (told, error.startswith(f"[Errno 20] Not a directory: '{tmp_path / 'file' / 'default'}")) == ("", True)
+
+
 def test_a_wrong_share_file_renders_nothing(
     deploy: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,6 +210,22 @@ def test_a_wrong_share_file_renders_nothing(
     assert render.main(["--folder", str(tmp_path)]) == 1
     assert "stage: write a plain name" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("conn_id", "given"), [("lake_2", "AIRFLOW_CONN_LAKE_2"), ("lake-eu.2", "lake-eu.2")])
+def test_a_shell_takes_the_connection_of_the_page(company: dict[str, ShareNames], conn_id: str, given: str) -> None:
+    share = ShareNames.model_validate({**company[DEFAULT].model_dump(), "databricks_conn_id": conn_id})
+    page = set_up_files(DEFAULT, {DEFAULT: share})["README.md"]
+    [command] = re.findall(r"^## Airflow\n\n```sh\n(.*?)```", page, re.MULTILINE | re.DOTALL)
+    tell = 'airflow() { printf "%s\\n" "$@"; }\n'
+    done = subprocess.run(
+        ["bash", "-euc", f"{tell}{command}\nenv -0 | grep -z ^AIRFLOW_CONN_LAKE || true"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert (given in done.stdout, '"conn_type": "databricks"' in done.stdout, done.stderr) == (True, True, "")
 
 
 def test_the_page_has_the_commands_that_the_documents_explain() -> None:

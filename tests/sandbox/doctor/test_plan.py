@@ -350,7 +350,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """Run the command where these datasets are the deployment's."""
 
     def run(datasets: list[Dataset], *arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(plan_module, "read_datasets", lambda: (datasets, []))
+        monkeypatch.setattr(plan_module, "read_datasets", lambda check_sql: (datasets, []))
         capsys.readouterr()
         code = plan_module.main(list(arguments))
         return code, *capsys.readouterr()
@@ -386,6 +386,13 @@ def test_the_command_says_it_to_people_and_to_programs(
 def test_the_command_knows_no_other_dataset(command: Callable[..., tuple[int, str, str]]) -> None:
     code, told, error = command([], "nowhere")
     assert (code, told, error) == (2, "", "There is no dataset nowhere; known are none.\n")
+
+
+def test_what_programs_read_without_a_plan_has_the_keys_of_a_plan(
+    people: Callable[..., Dataset], command: Callable[..., tuple[int, str, str]]
+) -> None:
+    _, told, _ = command([], "nowhere", "--json")
+    assert list(json.loads(told)) == list(as_json(Plan(people())))
 
 
 def test_the_command_cancels_its_run_when_it_is_stopped(
