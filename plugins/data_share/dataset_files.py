@@ -52,6 +52,13 @@ class NoDatasetsError(InvalidDatasetError):
         super().__init__(folder, [problem])
 
 
+class FolderUnreadableError(InvalidDatasetError):
+    """The folder of the dataset files is there, and this process may not read it: nobody knows which datasets exist."""
+
+    verdict = "cannot be read, so there is nothing to sync"
+    depth = 2
+
+
 def read_dataset(path: Path, deployment: ShareFile | None = None, *, check_sql: bool = False) -> Dataset:
     """
     Read one dataset file.
@@ -128,7 +135,7 @@ def read_datasets(
     :param only: name of the one dataset to read; then nobody looks whether another dataset has the same target
     :param check_sql: as for :func:`read_dataset`
     :return: the datasets of the valid files, and one error for each invalid file; for an empty or missing folder, one
-        :class:`NoDatasetsError`
+        :class:`NoDatasetsError`; for one that cannot be read, one :class:`FolderUnreadableError`
     :raises InvalidShareFileError: the deployment's defaults have an error
     """
     deployment = deployment or share_file()
@@ -136,8 +143,14 @@ def read_datasets(
     check_defaults(deployment, check_sql=check_sql)
     datasets: list[Dataset] = []
     errors: list[InvalidDatasetError] = []
+    try:
+        paths = [path for path in folder.iterdir() if path.suffix.lower() in (".yaml", ".yml")]
+    except (FileNotFoundError, NotADirectoryError):
+        paths = []
+    except OSError as error:
+        return [], [FolderUnreadableError(folder, [str(error)])]
     # Files whose names begin with a dot are an editor's temporary files.
-    paths = [path for path in folder.glob("[!.]*") if path.suffix.lower() in (".yaml", ".yml")]
+    paths = [path for path in paths if not path.name.startswith(".")]
     if only is not None:
         paths = [path for path in paths if path.stem == only]
     elif not paths:

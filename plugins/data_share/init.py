@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", nargs="?", type=Path, default=Path(), help="the home; default: this folder")
     folder = parser.parse_args(arguments).folder
-    if (folder / "plugins" / "data_share").exists():
+    if os.path.lexists(folder / "plugins" / "data_share"):
         sys.stderr.write(
             f"{folder / 'plugins' / 'data_share'} exists: this folder has the data share as a checkout, with its DAGs. "
             "Nothing was written.\n"
@@ -171,4 +171,7 @@ def _next_steps(folder: Path, share: Path, dataset: Path) -> str:
 
 def _is_astro(folder: Path) -> bool:
     file = folder / "Dockerfile"
-    return file.is_file() and "astro" in file.read_text(encoding="utf-8", errors="replace").lower()
+    try:
+        return file.is_file() and "astro" in file.read_text(encoding="utf-8", errors="replace").lower()
+    except OSError:  # it may be readable for others alone
+        return False

@@ -236,6 +236,13 @@ def test_an_astro_project_is_told_its_own_steps(image: str, tmp_path: Path, caps
     assert "DATA_SHARE_FILE" not in told
 
 
+def test_a_file_that_cannot_be_read_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Whoever reads it, gets an error: so it is for root too.
+    (tmp_path / "Dockerfile").symlink_to("/proc/self/mem")
+    assert init.main([str(tmp_path)]) == 0
+    assert "This is an Astro project" not in capsys.readouterr().out
+
+
 def test_elsewhere_than_in_the_home_of_airflow_the_variable_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

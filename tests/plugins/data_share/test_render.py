@@ -203,6 +203,18 @@ def test_a_folder_that_cannot_be_written_is_told(
     assert (told, error.startswith(f"[Errno 20] Not a directory: '{tmp_path / 'file' / 'default'}")) == ("", True)
 
 
+def test_a_folder_of_datasets_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    deploy: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As a folder of another user, but for root too.
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    deploy(COMPANY, DATASETS_FOLDER=str(tmp_path / "loop"))
+    assert render.main(["--folder", str(tmp_path / "rendered")]) == 1
+    told = capsys.readouterr().err
+    assert "/loop cannot be read, so there is nothing to sync:\n  [Errno 40] " in told
+    assert not (tmp_path / "rendered").exists()
+
+
 def test_a_wrong_share_file_renders_nothing(
     deploy: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

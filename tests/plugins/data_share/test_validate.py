@@ -319,6 +319,13 @@ def test_a_missing_share_file_and_a_missing_folder_are_told(tmp_path: Path) -> N
     assert valid == 0
 
 
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    path = deployment(tmp_path)
+    (path.parent / "datasets").symlink_to(path.parent / "datasets")
+    [told], valid = findings(path)
+    assert (told.path.name, told.text.startswith("[Errno 40] "), valid) == ("datasets", True, 0)
+
+
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     path = deployment(tmp_path, tides=b"\xef\xbb\xbf" + dataset().encode())
     assert findings(path) == ([], 1)
