@@ -165,6 +165,14 @@ def test_if_git_refuses_all_is_as_before_and_its_reason_is_told(
     assert git(clone, "tag") == "v0.2.0"
 
 
+def test_tags_of_others_are_no_releases(clone: Path, release: Release) -> None:
+    for tag in ("v1", "v2.0.0-rc1", "2.0.0", "deployed/v3.0.0", "v01.2.3"):
+        git(clone, "tag", tag)
+    done = release("0.2.0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "v0.2.0" in git(clone, "tag").splitlines()
+
+
 def test_0_10_is_later_than_0_9(clone: Path, release: Release) -> None:
     git(clone, "tag", "v0.9.0")
     git(clone, "tag", "v0.10.0")
