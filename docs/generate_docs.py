@@ -543,6 +543,8 @@ shares:
   becomes `s3_share_stage_emea`. This holds for stage, storage integration, storage credential, external location and
   the two AWS roles. The ids that AWS policies need are never those of the top.
 - The ends of a share's syncs go to its `webhook_conn_id`: that of the top, unless the share gives its own.
+- Shares with one `databricks_conn_id` use one export job, which has the conditions of all their datasets, unless both
+  `bundle` and `export_job_variable` differ. One job has one secret of hashes and one `export_principal`.
 - Each share has its own DAGs `set_up_snowflake_emea`, `clean_up_share_emea` and `doctor_emea`. `make doctor` checks all
   shares.
 - The url of a share must not lie in that of another. In one account, two shares need two stages and two integrations.

@@ -114,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("\n".join(map(str, problems)) + "\n")
         return 1
     for name in shares:
-        own = [dataset for dataset in datasets if dataset.share == name]
+        # Shares with one job have one SQL, whichever of their bundles is deployed last.
+        own = [dataset for dataset in datasets if shares[dataset.share].has_job_of(shares[name])]
         try:
             for path, content in set_up_files(name, shares, own).items():
                 file = folder / name / path

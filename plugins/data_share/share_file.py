@@ -207,6 +207,12 @@ class ShareNames(BaseModel):
             raise ValueError(f"reader_role: {self.reader_role} is the loader_role too; readers must not load")
         return self
 
+    def has_job_of(self, other: ShareNames) -> bool:
+        """Return whether one export job serves both shares: one bundle in a workspace is one job, one Variable too."""
+        return self.databricks_conn_id == other.databricks_conn_id and (
+            self.bundle == other.bundle or self.export_job_variable == other.export_job_variable
+        )
+
     @property
     def bucket(self) -> str:
         """The bucket of the share."""
@@ -242,6 +248,8 @@ _SYSTEMS = {
     "databricks_aws_role": "aws_account_id",
     "snowflake_aws_role": "aws_account_id",
 }
+# What one job has only once.
+_OF_ONE_JOB = ("hash_secret_scope", "hash_secret_key", "export_principal")
 # Databricks, Snowflake and AWS make these for one credential and one integration.
 _NEVER_INHERITED = ("databricks_external_id", "snowflake_iam_user_arn", "snowflake_external_id")
 
@@ -454,4 +462,10 @@ def _mixing(shares: Mapping[str, ShareNames]) -> Iterator[str]:
                 yield (
                     f"shares.{other}.{field}: {getattr(right, field)} is that of {one}, which has another url and the "
                     f"same {system}; choose another"
+                )
+        for field in _OF_ONE_JOB:
+            if left.has_job_of(right) and getattr(left, field) != getattr(right, field):
+                yield (
+                    f"shares.{other}.{field}: {getattr(right, field)} is not that of {one}, which has the same export "
+                    "job; give this share a bundle and an export_job_variable of its own"
                 )

@@ -155,7 +155,9 @@ def test_each_share_s_job_has_the_conditions_of_its_datasets(
 ) -> None:
     share, folder = tmp_path / "share.yaml", tmp_path / "datasets"
     folder.mkdir()
-    share.write_text(f"{COMPANY.read_text()}\nshares:\n  emea:\n    url: s3://another/emea/\n")
+    emea = "url: s3://another/emea/\n    bundle: emea\n    export_job_variable: emea_job"
+    apac = "url: s3://another/apac/\n    databricks_conn_id: apac"
+    share.write_text(f"{COMPANY.read_text()}\nshares:\n  emea:\n    {emea}\n  apac:\n    {apac}\n")
     fields = "description: Rows.\nsource_table: a.b.c\nload_mode: replace\nrequired_columns: [a]\n"
     text = "it's a \\\\ \\n"
     for name, more in {
@@ -172,6 +174,8 @@ def test_each_share_s_job_has_the_conditions_of_its_datasets(
         found = [literal.name for literal in literals.find_all(sqlglot.exp.Literal)]
         assert condition in found
         assert len(found) == 3
+    sql = (tmp_path / "rendered" / "apac" / "sql" / "databricks" / "export_dataset.sql").read_text()
+    assert "CAST(MAP() AS" in sql
     for wrong in ("a = 1;", "a BETWEN 1 AND 2"):
         (folder / "here.yaml").write_text(f"{fields}target_table: here\nsource: {{where: {wrong}}}\n")
         capsys.readouterr()
@@ -180,10 +184,31 @@ def test_each_share_s_job_has_the_conditions_of_its_datasets(
         assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.parametrize("differs", ["", "bundle: emea", "export_job_variable: emea_job"])
+def test_shares_with_one_job_have_one_sql(deploy: Callable[..., None], tmp_path: Path, differs: str) -> None:
+    share, folder = tmp_path / "share.yaml", tmp_path / "datasets"
+    folder.mkdir()
+    share.write_text(f"{COMPANY.read_text()}\nshares:\n  emea:\n    url: s3://another/emea/\n    {differs}\n")
+    fields = "description: Rows.\nsource_table: a.b.c\nload_mode: replace\nrequired_columns: [a]\n"
+    for name in ("default", "emea"):
+        more = f"target_table: {name}\nshare: {name}\nsource: {{where: a = '{name}'}}\n"
+        (folder / f"of_{name}.yaml").write_text(fields + more)
+    deploy(share, DATASETS_FOLDER=str(folder))
+    assert render.main(["--folder", str(tmp_path / "rendered")]) == 0
+    # Whichever is deployed last: the job knows the conditions of both.
+    of_default, of_emea = (
+        (tmp_path / "rendered" / name / "sql" / "databricks" / "export_dataset.sql").read_text()
+        for name in ("default", "emea")
+    )
+    assert of_default == of_emea
+    assert [f"a = \\'{name}\\'" in of_default for name in ("default", "emea")] == [True, True]
+
+
 def test_each_share_s_job_has_its_secret_of_hashes(tmp_path: Path) -> None:
     path = tmp_path / "share.yaml"
     path.write_text(
         f"{COMPANY.read_text()}\nshares:\n  emea:\n    url: s3://another/emea/\n    hash_secret_key: of-emea\n"
+        "    bundle: emea\n    export_job_variable: emea_job\n"
     )
     shares = read_share_file(path, {"DATA_SHARE_HASH_SECRET_SCOPE": "dev.secrets"}).shares
     for name, key in ((DEFAULT, "hash.v2"), ("emea", "of-emea")):

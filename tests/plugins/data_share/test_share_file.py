@@ -343,6 +343,10 @@ MIXED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "one external location in a workspace": ({"external_location": "data_share"}, "data_share is that of default"),
     "one AWS role": ({"snowflake_aws_role": "data-share-snowflake"}, "and the same aws_account_id"),
+    "two secrets in one job": (
+        {"hash_secret_key": "other", "bundle": "emea"},
+        "shares.emea.hash_secret_key: other is not that of default, which has the same export job; give this share",
+    ),
     "the name of the top": ({}, "this is the name of the share at the top of the file; choose another"),
     "an unknown field": ({"stagee": "x"}, "shares.emea.stagee: there is no such field; did you mean stage?"),
     "a field of the top": ({"environment": "dev"}, "shares.emea.environment: this field may only stand at the top"),

@@ -20,7 +20,7 @@ from data_share.sql_text import source_name
 from emulators.databricks import parquet
 from emulators.databricks.export import StatementError
 from tests.sandbox.kinds import KINDS, ROWS, comparable, source, spark_types
-from tests.sandbox.spark.engines import EXPORT, EXPORT_SQL, HASH_KEY, Engines, Export
+from tests.sandbox.spark.engines import EXPORT, EXPORT_SQL, HASH_KEY, SHARE, Engines, Export
 from tests.source_names import KEY_WORDS, NO_SOURCES, SOURCES, WITHOUT_BACKTICKS, no_paths
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox, pytest.mark.spark]
@@ -420,7 +420,7 @@ def test_a_source_is_described_as_spark_does_it(engines: Engines, fields: dict[s
     types = {"k": "BIGINT", "text": "STRING", "a`b": "BOOLEAN"}
     chosen = Source.model_validate(fields)
     of_dataset: Any = SimpleNamespace(name="chosen", source=chosen)
-    sql = export_sql([of_dataset])
+    sql = export_sql([of_dataset], SHARE)
     parameters = {
         "source_table": engines.write_source(rows, types),
         "run_key": "key",
