@@ -555,7 +555,9 @@ shares:
 
 Environments that share a bucket need folders of their own: their exports then lie apart, and each stage, policy and
 lifecycle rule reaches one folder. Give each its own database too. Give each environment but one a name, with
-`DATA_SHARE_ENVIRONMENT`: it becomes part of the run keys, and of the owner of each target.
+`DATA_SHARE_ENVIRONMENT`: it becomes part of the run keys, and of the owner of each target. What both have in one system
+needs two names: `bundle` in a workspace, stage and integration in a Snowflake account, the two roles in an AWS account.
+A bucket has one list of lifecycle rules, which the command of the set-up replaces: put the rules of all into it.
 
 | Two environments have in common | What happens |
 | --- | --- |
