@@ -219,7 +219,8 @@ dataset, publishes to the target: then the sync is refused before it loads anyth
 
 A source is named by catalog, schema and table of Unity Catalog. Backticks are added where SQL needs them:
 `prod-eu.sales.orders` becomes `` `prod-eu`.sales.orders ``, which you may also write yourself. A column of the source
-with `${` in its name cannot be exported: Spark would replace it by a setting.
+with `${` in its name cannot be exported: Spark would replace it by a setting. Neither can a source or column with `{{`,
+`{%` or `{#` in its name, which Airflow or Databricks would replace.
 
 ```yaml
 description: Orders of the shop, whose column names have lower case and blanks.
