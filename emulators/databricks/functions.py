@@ -93,8 +93,16 @@ def as_duckdb(query: exp.Expr) -> exp.Expr:
     """
     Translate functions that DuckDB has under other names.
 
-    FROM_JSON and GET_JSON_OBJECT of a text that is no JSON are NULL. The function of ZIP_WITH has two arguments.
+    FROM_JSON and GET_JSON_OBJECT of a text that is no JSON are NULL. TO_JSON leaves out the fields of a struct that are
+    NULL. The function of ZIP_WITH has two arguments.
     """
+    for json in reversed(list(query.find_all(exp.JSONFormat))):
+        if isinstance(json.this, exp.Struct) and not json.args.get("options"):
+            # A merge patch with NULL as a value removes the field.
+            merged = exp.func("json_merge_patch", exp.Literal.string("{}"), exp.func("to_json", json.this.copy()))
+            json.replace(exp.cast(merged, exp.DType.VARCHAR))
+    for formatted in query.find_all(exp.TimeToStr):
+        _use_texts_in_format(formatted)
     for parsed in reversed(list(query.find_all(exp.FromJson))):
         schema = parsed.expression
         if not (isinstance(schema, exp.Literal) and schema.is_string):
@@ -117,6 +125,19 @@ def as_duckdb(query: exp.Expr) -> exp.Expr:
             zipped = exp.func("list_zip", left.copy(), right.copy())
             call.replace(exp.func("list_transform", zipped, exp.Lambda(this=body, expressions=[pair])))
     return query
+
+
+def _use_texts_in_format(formatted: exp.TimeToStr) -> None:
+    """Take the single quotes off the texts T and Z in a pattern of DATE_FORMAT, which sqlglot does not know."""
+    pattern = formatted.args["format"]
+    if not (isinstance(pattern, exp.Literal) and pattern.is_string):
+        raise ParseError("The sandbox knows DATE_FORMAT only with a literal as the pattern")
+    without_texts = re.sub("'(T|%?[zZ])'", "", pattern.name)
+    if re.search("[A-Za-z']", re.sub("%[A-Za-z](strict)?", "", without_texts)):
+        raise ParseError(
+            "The sandbox knows DATE_FORMAT only with yyyy, MM, dd, HH, mm, ss, SSSSSS and the texts 'T' and 'Z'"
+        )
+    pattern.replace(exp.Literal.string(re.sub("'(?:(T)|%?[zZ])'", lambda text: text[1] or "Z", pattern.name)))
 
 
 def _json_or_null(text: exp.Expr) -> exp.Expr:
