@@ -65,7 +65,7 @@ _METADATA = "_metadata"
 _NEVER_NULL = (exp.Count, exp.CurrentTimestamp, exp.Literal, exp.Placeholder)
 # Matches `_metadata`, with one more leading underscore for each column of the data that already has the name.
 _ANY_METADATA = re.compile(r"_+metadata", re.IGNORECASE)
-# Stands for the history of a table where VERSION AS OF has a version. No SQL file may contain this name.
+# Stands for the history of a table where VERSION AS OF has a version.
 _HISTORY = "_describe_history_"
 _QUERY_WORDS = ("SELECT", "WITH", "VALUES", "(")
 _PARQUET_DIRECTORY = re.compile(r"parquet\.`([^`]*)`", re.IGNORECASE)
@@ -512,6 +512,8 @@ def _parsed(sql: str) -> exp.Expr:
     """
     tokens = sqlglot.tokenize(sql, read="databricks")
     parts, written = [], 0
+    if any(token.text == _HISTORY for token in tokens):
+        raise syntax_error(_HISTORY, "the sandbox uses this name itself")
     for number, token in enumerate(tokens[:-2]):
         if token.token_type != TokenType.DESCRIBE or tokens[number + 1].text.upper() != "HISTORY":
             continue

@@ -149,11 +149,11 @@ def relations_of(
         if _VIEW in files:
             stored = _read(filesystem, f"{path}/{_VIEW}") or {}
             return Relation(of_schema, of_name, stored["created"], view_query=stored["query"])
-        uri, options = f"s3://{path}", storage_options(endpoint_url)
+        uri = f"s3://{path}"
         if "_delta_log" not in files:
             return None
         # The time in the metadata is that of the first version. It stays, also when the log's first files are gone.
-        created = DeltaTable(uri, storage_options=options, without_files=True).metadata().created_time
+        created = DeltaTable(uri, storage_options=storage_options(endpoint_url)).metadata().created_time
         policies = policies_of(filesystem, uri) if _POLICIES in files else Policies()
         return Relation(of_schema, of_name, created, policies=policies)
 
