@@ -119,11 +119,12 @@ def first_missing(filesystem: s3fs.S3FileSystem, table: DeltaTable, paths: Itera
 def history_of(filesystem: s3fs.S3FileSystem, table: DeltaTable) -> pa.Table:
     """Return the rows of DESCRIBE HISTORY, the newest first. Commits whose log files are gone are missing."""
     commits = commits_of(filesystem, table)
-    rows = [_commit(version, _action(commits[version], "commitInfo")) for version in sorted(commits, reverse=True)]
+    rows = [_commit(version, action_of(commits[version], "commitInfo")) for version in sorted(commits, reverse=True)]
     return pa.Table.from_pylist(rows, HISTORY)
 
 
-def _action(actions: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+def action_of(actions: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    """Return a commit's first action of a kind, such as commitInfo; empty if it has none."""
     return next((action[kind] for action in actions if kind in action), {})
 
 
@@ -169,7 +170,7 @@ def _check_retention(table: DeltaTable, commit: list[dict[str, Any]], version: i
     if match is None:
         raise StatementError(f"[INTERNAL_ERROR] The sandbox cannot read the duration {written}. SQLSTATE: XX000")
     kept = int(match[1]) * _MILLISECONDS[match[2]]
-    if version < table.version() and _action(commit, "commitInfo")["timestamp"] < time.time() * 1000 - kept:
+    if version < table.version() and action_of(commit, "commitInfo")["timestamp"] < time.time() * 1000 - kept:
         raise StatementError(
             "[DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION] Cannot time travel beyond "
             f"delta.deletedFileRetentionDuration ({kept // _MILLISECONDS['hour']} HOURS) set on the table. "

@@ -6,8 +6,9 @@ Statements: queries, ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``
 may contain several statements. Only syntax that runtime 14.3 supports is accepted.
 
 Queries may read what ``lake.py`` knows, by its Unity Catalog name or through ``IDENTIFIER(...)``: tables, also
-``VERSION AS OF`` a literal, the history of one as ``(DESCRIBE HISTORY ...)``, views and information schemas; and
-directories of Parquet files as ``parquet.`path```, with the hidden column ``_metadata`` of the files.
+``VERSION AS OF`` a literal, the history of one as ``(DESCRIBE HISTORY ...)``, its changes as ``TABLE_CHANGES(...)``,
+views and information schemas; and directories of Parquet files as ``parquet.`path```, with the hidden column
+``_metadata`` of the files.
 
 ``TYPEOF`` returns Spark's names of types, also for ``STRUCT(*)``. ``JSON_OBJECT_KEYS(TO_JSON(STRUCT(*),
 MAP('ignoreNullFields', 'false')))`` returns the names of the columns. Functions of Spark that DuckDB lacks are in
@@ -30,7 +31,6 @@ import s3fs
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
-from sqlglot.tokenizer_core import TokenType
 
 from emulators.databricks.errors import InterruptedStatementError, StatementError, syntax_error
 from emulators.databricks.functions import (
@@ -50,6 +50,14 @@ from emulators.databricks.parquet import (
     spark_struct,
     spark_type,
 )
+from emulators.databricks.sql_text import (
+    directory_insert,
+    is_history,
+    parsed,
+    statements_of,
+    version_of,
+    written_name,
+)
 from emulators.databricks.unity_catalog import LAKE_BUCKET
 from emulators.share_names import buckets
 
@@ -65,8 +73,6 @@ _METADATA = "_metadata"
 _NEVER_NULL = (exp.Count, exp.CurrentTimestamp, exp.Literal, exp.Placeholder)
 # Matches `_metadata`, with one more leading underscore for each column of the data that already has the name.
 _ANY_METADATA = re.compile(r"_+metadata", re.IGNORECASE)
-# Stands for the history of a table where VERSION AS OF has a version.
-_HISTORY = "_describe_history_"
 _QUERY_WORDS = ("SELECT", "WITH", "VALUES", "(")
 _PARQUET_DIRECTORY = re.compile(r"parquet\.`([^`]*)`", re.IGNORECASE)
 
@@ -116,7 +122,7 @@ class Session:
         """
         result = None
         with self._as_statement_errors():
-            for statement in _statements(sql):
+            for statement in statements_of(sql):
                 self._stop_if_interrupted()
                 result = self._run(statement, parameters)
             return None if result is None else self._first_row(result)
@@ -128,7 +134,7 @@ class Session:
         :raises StatementError: if the query is invalid or failed.
         """
         with self._as_statement_errors():
-            translated = self._translate(_parsed(sql), {})
+            translated = self._translate(parsed(sql), {})
             return self._connection.sql(translated.sql("duckdb")).to_arrow_table()
 
     @contextlib.contextmanager
@@ -163,14 +169,14 @@ class Session:
         """Execute a statement. Return the table with its result, if it is a query."""
         words = sql.upper().split(None, 4)
         if words[0].startswith(_QUERY_WORDS):
-            return self._query(self._translate(_parsed(sql), parameters), parameters)
+            return self._query(self._translate(parsed(sql), parameters), parameters)
         if words[:3] == ["INSERT", "OVERWRITE", "DIRECTORY"]:
-            directory, query = _directory_insert(sql)
-            self._insert_overwrite_directory(directory, _parsed(query), parameters)
+            directory, query = directory_insert(sql)
+            self._insert_overwrite_directory(directory, parsed(query), parameters)
         elif words[:4] == ["DECLARE", "OR", "REPLACE", "VARIABLE"]:
             self._declare(sqlglot.parse_one(sql, read="databricks"))
         elif words[:2] in (["SET", "VAR"], ["SET", "VARIABLE"]):
-            self._set(_parsed(sql), parameters)
+            self._set(parsed(sql), parameters)
         elif words[:2] == ["EXECUTE", "IMMEDIATE"]:
             return self._execute_immediate(sql)
         else:
@@ -231,14 +237,14 @@ class Session:
                 f"[NULL_QUERY_STRING_EXECUTE_IMMEDIATE] Execute immediate requires a non-null variable as the query "
                 f"string, but the provided variable `{match[1]}` is null. SQLSTATE: 22004"
             )
-        statement, *others = _statements(text)
+        statement, *others = statements_of(text)
         if others:
             raise syntax_error(";", "EXECUTE IMMEDIATE executes one statement")
         into = re.split(r"\s*,\s*", match[2]) if match[2] else []
         arguments = sqlglot.parse_one(f"SELECT {match[3]}", read="databricks").expressions if match[3] else []
         words = statement.upper().split(None, 3)
         if words[:3] == ["INSERT", "OVERWRITE", "DIRECTORY"] and not into:
-            directory, query = _directory_insert(statement)
+            directory, query = directory_insert(statement)
             self._insert_overwrite_directory(directory, self._bound(query, arguments), {})
         elif words[0].startswith(_QUERY_WORDS):
             translated = self._translate(self._bound(statement, arguments), {})
@@ -275,7 +281,7 @@ class Session:
                     f"can either be variables or literals. Invalid expression: [{value.sql('databricks')}]. "
                     "SQLSTATE: 42K0E"
                 )
-        query = _parsed(sql)
+        query = parsed(sql)
         for marker in list(query.find_all(exp.Placeholder)):
             if marker.name in values:
                 value = values[marker.name]
@@ -375,18 +381,21 @@ class Session:
 
         :returns: the view, the name that may qualify its columns, and the name of its metadata column (empty without).
         """
-        if isinstance(table.this, exp.Anonymous) and table.this.name.upper() == "IDENTIFIER":
+        function = table.this.name.upper() if isinstance(table.this, exp.Anonymous) else ""
+        if function == "TABLE_CHANGES":
+            return self._new_view(self._changes(table.this.expressions, parameters)), "table_changes", ""
+        if function == "IDENTIFIER":
             written = _constant(table.this.expressions[0], parameters)
         elif table.db.lower() == "parquet":
             written = f"parquet.`{table.name}`"
         else:
-            written = _written(table)
+            written = written_name(table)
 
         if not (match := _PARQUET_DIRECTORY.fullmatch(written)):
             found = (
                 self._lake.history(written)
-                if _is_history(table)
-                else self._lake.read(written, _version_of(table), self._equal(table, parameters))
+                if is_history(table)
+                else self._lake.read(written, version_of(table), self._equal(table, parameters))
             )
             view = self._view(found) if isinstance(found, View) else self._new_view(found)
             return view, written.rpartition(".")[2].strip("`"), ""
@@ -451,6 +460,39 @@ class Session:
         self._connection.execute(translated.sql("duckdb"), _used(translated, parameters))
         return [(name, engine_type) for name, engine_type, *_ in self._connection.description]
 
+    def _changes(self, arguments: list[exp.Expr], parameters: Mapping[str, str]) -> pa.Table:
+        """Return the result of TABLE_CHANGES."""
+        if not 2 <= len(arguments) <= 3:
+            raise StatementError(
+                "[WRONG_NUM_ARGS.WITHOUT_SUGGESTION] The `table_changes` requires 2 or 3 parameters but the actual "
+                f"number is {len(arguments)}. SQLSTATE: 42605"
+            )
+        name = _constant(arguments[0], parameters)
+        return self._lake.changes(name, *(self._version(bound, parameters) for bound in arguments[1:]))
+
+    def _version(self, bound: exp.Expr, parameters: Mapping[str, str]) -> int:
+        """Return the version that an argument of TABLE_CHANGES is. Only whole numbers are versions."""
+        if isinstance(bound, exp.Column) and bound.name.lower() in self._variables:
+            bound = self._variable(bound.name)
+        if any(bound.find_all(exp.Column, exp.Select)):
+            raise StatementError(
+                f"[UNRESOLVED_COLUMN.WITHOUT_SUGGESTION] A column, variable, or function parameter with name "
+                f"{bound.sql('databricks')} cannot be resolved. SQLSTATE: 42703"
+            )
+        query = as_duckdb(exp.Select(expressions=[bound.copy(), exp.func("typeof", bound.copy())]))
+        [(value, kind)] = self._connection.execute(query.sql("duckdb"), _used(query, parameters)).fetchall()
+        if value is None:
+            raise StatementError(
+                "[DELTA_CDC_READ_NULL_RANGE_BOUNDARY] CDC read start/end parameters cannot be null. Please provide a "
+                "valid version or timestamp. SQLSTATE: 22004"
+            )
+        if kind not in {"INTEGER", "BIGINT"}:  # a text is the time of a version
+            raise StatementError(
+                f"[DELTA_TIMESTAMP_INVALID] The provided timestamp ({bound.sql('databricks')}) cannot be converted to "
+                "a valid timestamp: the sandbox knows only versions. SQLSTATE: 42816"
+            )
+        return int(value)
+
     def _equal(self, table: exp.Table, parameters: Mapping[str, str]) -> dict[str, str]:
         """Return the columns of a query's only table whose value its WHERE fixes, in lower case, with that value."""
         select = table.parent_select
@@ -471,7 +513,7 @@ class Session:
 
     def _view(self, view: View) -> str:
         """Make a view of DuckDB from a view's query."""
-        translated = self._translate(_parsed(view.query), {})
+        translated = self._translate(parsed(view.query), {})
         name = f"source_{self._views}"
         self._views += 1
         self._connection.execute(f"CREATE TEMP VIEW {name} AS {translated.sql('duckdb')}")
@@ -488,70 +530,6 @@ class Session:
     def _stop_if_interrupted(self) -> None:
         if self._interrupted.is_set():
             raise InterruptedStatementError
-
-
-def _statements(sql: str) -> Iterator[str]:
-    begin: int | None = None
-    end = 0
-    for token in sqlglot.tokenize(sql, read="databricks"):
-        if token.token_type != TokenType.SEMICOLON:
-            begin = token.start if begin is None else begin
-            end = token.end + 1
-        elif begin is not None:
-            yield sql[begin:end]
-            begin = None
-    if begin is not None:
-        yield sql[begin:end]
-
-
-def _parsed(sql: str) -> exp.Expr:
-    """
-    Parse a statement.
-
-    ``DESCRIBE HISTORY x`` becomes a query of x in the version :data:`_HISTORY`: sqlglot parses it only of plain names.
-    """
-    tokens = sqlglot.tokenize(sql, read="databricks")
-    parts, written = [], 0
-    if any(token.text == _HISTORY for token in tokens):
-        raise syntax_error(_HISTORY, "the sandbox uses this name itself")
-    for number, token in enumerate(tokens[:-2]):
-        if token.token_type != TokenType.DESCRIBE or tokens[number + 1].text.upper() != "HISTORY":
-            continue
-        last, depth = number + 2, 0
-        for last in range(number + 2, len(tokens)):
-            depth += {TokenType.L_PAREN: 1, TokenType.R_PAREN: -1}.get(tokens[last].token_type, 0)
-            following = tokens[last + 1].token_type if last + 1 < len(tokens) else None
-            if (
-                not depth
-                and TokenType.DOT not in (following, tokens[last].token_type)
-                and following != TokenType.L_PAREN
-            ):
-                break
-        begin, end = tokens[number + 2].start, tokens[last].end + 1
-        parts += [sql[written : token.start], f"SELECT * FROM {sql[begin:end]} VERSION AS OF {_HISTORY}"]
-        written = end
-    return sqlglot.parse_one("".join([*parts, sql[written:]]), read="databricks")
-
-
-def _directory_insert(sql: str) -> tuple[str, str]:
-    """
-    Return the directory and the query of an INSERT OVERWRITE DIRECTORY.
-
-    sqlglot only parses Hive's form of the statement. A parameter marker as the directory needs runtime 18.
-    """
-    tokens = sqlglot.tokenize(sql, read="databricks")
-    words = [token.text.upper() for token in tokens]
-    if len(tokens) > 3 and tokens[3].token_type != TokenType.STRING:
-        raise syntax_error(tokens[3].text, "the directory must be a literal")
-    if words[4:5] != ["USING"]:
-        near = tokens[4].text if len(tokens) > 4 else "end of input"
-        raise syntax_error(near, "the sandbox executes only INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT")
-    if words[5:6] != ["PARQUET"]:
-        found = tokens[5].text if len(tokens) > 5 else "end of input"
-        raise StatementError(f"[DATA_SOURCE_NOT_FOUND] Failed to find the data source: {found}. SQLSTATE: 42K02")
-    if len(tokens) < 7:
-        raise StatementError("[PARSE_SYNTAX_ERROR] Syntax error at or near end of input. SQLSTATE: 42601")
-    return tokens[3].text, sql[tokens[6].start : tokens[-1].end + 1]
 
 
 def _constant(expression: exp.Expr, parameters: Mapping[str, str]) -> str:
@@ -579,28 +557,6 @@ def _quoted(name: str) -> str:
 
 def _literal(text: str) -> str:
     return exp.Literal.string(text).sql("duckdb")
-
-
-def _written(table: exp.Table) -> str:
-    """Return the name of a table as it is written, with its backticks."""
-    return ".".join(part.sql("databricks") if part.args.get("quoted") else part.name for part in table.parts)
-
-
-def _is_history(table: exp.Table) -> bool:
-    version = table.args.get("version")
-    return version is not None and version.expression.name == _HISTORY
-
-
-def _version_of(table: exp.Table) -> int | None:
-    """Return the literal of VERSION AS OF; no expression, marker or variable, which only newer runtimes take."""
-    if (version := table.args.get("version")) is None:
-        return None
-    written = version.expression
-    if version.name.upper() != "VERSION" or version.args["kind"] != "AS OF":
-        raise syntax_error(version.name, "the sandbox knows only VERSION AS OF")
-    if not isinstance(written, exp.Literal) or not re.fullmatch("[0-9]+", written.name):
-        raise syntax_error(written.sql("databricks"), "VERSION AS OF takes a number that is written out")
-    return int(written.name)
 
 
 def _names_a_table(marker: exp.Expr) -> bool:

@@ -12,6 +12,7 @@ import s3fs
 from deltalake import DeltaTable
 
 from emulators.databricks import information_schema
+from emulators.databricks.changes import changes_of
 from emulators.databricks.delta_tables import dataset_of, history_of, open_table, table_at
 from emulators.databricks.errors import StatementError, not_found
 from emulators.databricks.unity_catalog import parts_of, policies_of, relations_of, table_uri, view_query
@@ -94,6 +95,22 @@ class Lake:
             )
         self._refuse_policies(parts, "DESCRIBE_HISTORY")
         return history_of(self._filesystem, found)
+
+    def changes(self, name: str, start: int, end: int | None = None) -> pa.Table:
+        """
+        Return the rows of ``table_changes``, of a range of versions with both ends; without an end, to the newest.
+
+        :raises StatementError: there is no table of this name, or Databricks does not tell these changes of it.
+        """
+        parts = _written_parts(name)
+        found = self._open(parts)
+        if isinstance(found, View):
+            raise StatementError(
+                f"[DELTA_TABLE_ONLY_OPERATION] {_quoted(parts)} is not a Delta table. table_changes is only supported "
+                "for Delta tables. SQLSTATE: 0AKDD"
+            )
+        self._refuse_policies(parts, "TIME_TRAVEL")
+        return changes_of(self._filesystem, found, name, start, end)
 
     def _open(self, parts: list[str]) -> DeltaTable | View:
         try:

@@ -692,7 +692,7 @@ BREAKS = [
     Break(
         "The directory of `INSERT OVERWRITE DIRECTORY` is a literal",
         "none is",
-        instead(export, "_directory_insert", _no_directory),
+        instead(export, "directory_insert", _no_directory),
         s.a_sync,
         "PARSE_SYNTAX_ERROR",
     ),

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, Field
+from deltalake import Field
 from deltalake.schema import PrimitiveType
 
-from emulators.databricks.errors import StatementError
-from emulators.databricks.export import Session
-from emulators.databricks.unity_catalog import Policies, create_view, set_policies, table_uri, write_table
-from emulators.s3 import storage_options
+from emulators.databricks.unity_catalog import Policies, create_view, set_policies, table_uri
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
@@ -28,56 +23,11 @@ DECLARE = (
 )
 
 
-class Lake:
-    """A schema of one test."""
-
-    def __init__(self, url: str, files: Any, catalog: str) -> None:
-        self.url = url
-        self.files = files
-        self.catalog = catalog
-        self.name = f"{catalog}.w.t"
-
-    def table(self, name: str = "") -> DeltaTable:
-        return DeltaTable(table_uri(name or self.name), storage_options=storage_options(self.url))
-
-    def write(self, rows: pa.Table = ROWS, mode: Any = "overwrite", name: str = "") -> None:
-        write_table(self.url, name or self.name, rows, mode)
-
-    def first(self, sql: str, **parameters: str) -> Any:
-        """The first row of the last statement's result."""
-        session = Session(self.url, self.files)
-        try:
-            return session.execute(sql.replace("{t}", self.name), parameters)
-        finally:
-            session.close()
-
-    def rows(self, sql: str) -> list[dict[str, Any]]:
-        session = Session(self.url, self.files)
-        try:
-            return list(session.table(sql.replace("{t}", self.name)).to_pylist())
-        finally:
-            session.close()
-
-    def refused(self, sql: str, **parameters: str) -> str:
-        with pytest.raises(StatementError) as caught:
-            self.first(sql, **parameters)
-        return str(caught.value)
-
-
-@pytest.fixture
-def here(s3_url: str, files: Any, tmp_path: Path) -> Iterator[Lake]:
-    name = re.sub(r"\W", "_", tmp_path.name).lower()
-    made = Lake(s3_url, files, name)
-    yield made
-    if files.exists(f"unity-catalog/{name}"):
-        files.rm(f"unity-catalog/{name}", recursive=True)
-
-
 # Histories
 
 
-def test_a_history_tells_each_commit_in_databricks_words(here: Lake) -> None:
-    here.write()
+def test_a_history_tells_each_commit_in_databricks_words(here: Any) -> None:
+    here.write(ROWS)
     here.write(ROWS.slice(0, 1), "append")
     here.table().update(updates={"v": "'x'"}, predicate="id = 1")
     here.table().delete("id = 2")
@@ -88,7 +38,7 @@ def test_a_history_tells_each_commit_in_databricks_words(here: Lake) -> None:
     here.table().vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
     here.table().alter.add_columns([Field("w", PrimitiveType("integer"))])
     here.table().restore(8)
-    here.write()
+    here.write(ROWS)
     began = datetime.now(UTC) - timedelta(minutes=1)
 
     rows = here.rows("SELECT * FROM (DESCRIBE HISTORY {t})")
@@ -128,24 +78,24 @@ def test_a_history_tells_each_commit_in_databricks_words(here: Lake) -> None:
     "table",
     ["{t}", "`{t}`".replace(".", "`.`"), "IDENTIFIER(:t)", "IDENTIFIER(:c || '.w.t')", "{t} LIMIT 1"],
 )
-def test_a_table_of_a_history_may_be_named_in_any_way(here: Lake, table: str) -> None:
-    here.write()
+def test_a_table_of_a_history_may_be_named_in_any_way(here: Any, table: str) -> None:
+    here.write(ROWS)
     table = table.replace("`{t}`", f"`{here.catalog}`.`w`.`t`")
     query = f"SELECT MAX(h.version) AS n, MAX(operationParameters['mode']) AS m FROM (DESCRIBE HISTORY {table}) AS h"
     assert here.first(query, t=here.name, c=here.catalog) == {"n": "0", "m": "Overwrite"}
 
 
-def test_a_history_is_read_by_a_text_with_variables(here: Lake) -> None:
-    here.write()
-    here.write()
+def test_a_history_is_read_by_a_text_with_variables(here: Any) -> None:
+    here.write(ROWS)
+    here.write(ROWS)
     text = "SET VAR t = :t; SET VAR q = 'SELECT MAX(version) FROM (DESCRIBE HISTORY IDENTIFIER(:t))'"
     run = "EXECUTE IMMEDIATE q INTO n USING t AS t; SELECT n AS latest"
     assert here.first(f"{DECLARE}; {text}; {run}", t=here.name) == {"latest": "1"}
 
 
-def test_a_history_is_of_the_log_files_that_are_left(here: Lake) -> None:
+def test_a_history_is_of_the_log_files_that_are_left(here: Any) -> None:
     for _ in range(3):
-        here.write()
+        here.write(ROWS)
     here.table().create_checkpoint()
     for version in range(2):
         here.files.rm(f"{table_uri(here.name)}/_delta_log/{version:020d}.json")
@@ -156,8 +106,8 @@ def test_a_history_is_of_the_log_files_that_are_left(here: Lake) -> None:
 # Versions
 
 
-def test_a_version_is_read_as_it_was_whatever_came_after(here: Lake) -> None:
-    here.write()
+def test_a_version_is_read_as_it_was_whatever_came_after(here: Any) -> None:
+    here.write(ROWS)
     here.table().delete("id = 2")
     here.write(ROWS.append_column("w", pa.array([1, 2, 3])))
 
@@ -178,16 +128,16 @@ def test_a_version_is_read_as_it_was_whatever_came_after(here: Lake) -> None:
 @pytest.mark.parametrize(
     "version", ["5L", ":v", "CAST('0' AS BIGINT)", "n", "(SELECT 0)", "-1", "'x'", "0.0", "_describe_history_"]
 )
-def test_a_version_that_is_not_written_out_is_a_syntax_error(here: Lake, version: str) -> None:
-    here.write()
+def test_a_version_that_is_not_written_out_is_a_syntax_error(here: Any, version: str) -> None:
+    here.write(ROWS)
     refused = here.refused(f"SELECT 1 FROM {{t}} VERSION AS OF {version}", v="0")
     assert refused.startswith("[PARSE_SYNTAX_ERROR]")
     assert refused.endswith("SQLSTATE: 42601")
 
 
-def test_versions_that_are_not_there_are_refused_in_databricks_words(here: Lake) -> None:
-    here.write()
-    here.write()
+def test_versions_that_are_not_there_are_refused_in_databricks_words(here: Any) -> None:
+    here.write(ROWS)
+    here.write(ROWS)
     assert here.refused("SELECT 1 FROM {t} VERSION AS OF 2") == (
         "[DELTA_VERSION_NOT_FOUND] Cannot time travel Delta table to version 2. Available versions: [0, 1]. "
         "SQLSTATE: 22003"
@@ -199,7 +149,7 @@ def test_versions_that_are_not_there_are_refused_in_databricks_words(here: Lake)
     assert here.first("SELECT COUNT(*) AS n FROM {t} VERSION AS OF 1") == {"n": "3"}
 
 
-def _committed(here: Lake, version: int, age: timedelta) -> None:
+def _committed(here: Any, version: int, age: timedelta) -> None:
     """Make a commit older."""
     path = f"{table_uri(here.name)}/_delta_log/{version:020d}.json"
     actions = [json.loads(line) for line in here.files.cat_file(path).splitlines()]
@@ -209,9 +159,9 @@ def _committed(here: Lake, version: int, age: timedelta) -> None:
     here.files.pipe_file(path, "\n".join(map(json.dumps, actions)).encode())
 
 
-def test_a_version_that_is_older_than_files_are_kept_is_refused(here: Lake) -> None:
-    here.write()
-    here.write()
+def test_a_version_that_is_older_than_files_are_kept_is_refused(here: Any) -> None:
+    here.write(ROWS)
+    here.write(ROWS)
     _committed(here, 0, timedelta(days=6))
     assert here.first("SELECT COUNT(*) AS n FROM {t} VERSION AS OF 0") == {"n": "3"}
     for version in (0, 1):
@@ -228,8 +178,8 @@ def test_a_version_that_is_older_than_files_are_kept_is_refused(here: Lake) -> N
 # Views, and tables with a row filter or column masks
 
 
-def test_a_view_is_read_and_has_neither_history_nor_versions(here: Lake) -> None:
-    here.write()
+def test_a_view_is_read_and_has_neither_history_nor_versions(here: Any) -> None:
+    here.write(ROWS)
     view = f"{here.catalog}.w.big"
     create_view(here.url, view, f"SELECT id AS key, v FROM {here.name} WHERE id > 1")
 
@@ -257,14 +207,14 @@ def test_a_view_is_read_and_has_neither_history_nor_versions(here: Lake) -> None
         ),
     ],
 )
-def test_a_restricted_table_is_read_only_as_it_is_now(here: Lake, policies: Policies, condition: str) -> None:
-    here.write()
+def test_a_restricted_table_is_read_only_as_it_is_now(here: Any, policies: Policies, condition: str) -> None:
+    here.write(ROWS)
     set_policies(here.url, here.name, policies)
 
     assert here.first("SELECT COUNT(*) AS n FROM {t}") == {"n": "3"}
     assert here.refused("SELECT 1 FROM {t} VERSION AS OF 0").startswith(f"[{condition}.TIME_TRAVEL]")
     assert here.refused("SELECT 1 FROM (DESCRIBE HISTORY {t})").startswith(f"[{condition}.DESCRIBE_HISTORY]")
-    here.write()  # its log is as that of any table
+    here.write(ROWS)  # its log is as that of any table
     set_policies(here.url, here.name, Policies())
     assert here.first("SELECT COUNT(*) AS n FROM {t} VERSION AS OF 0") == {"n": "3"}
 
@@ -272,7 +222,7 @@ def test_a_restricted_table_is_read_only_as_it_is_now(here: Lake, policies: Poli
 # Information schemas
 
 
-def _created(here: Lake) -> str:
+def _created(here: Any) -> str:
     row = here.first(
         "SELECT UNIX_MICROS(created) AS at FROM IDENTIFIER(:x) WHERE table_schema = 'w' AND table_name = 't'",
         x=f"{here.catalog}.information_schema.tables",
@@ -280,8 +230,8 @@ def _created(here: Lake) -> str:
     return str(row["at"])
 
 
-def test_tables_and_views_are_told_with_their_kinds(here: Lake) -> None:
-    here.write()
+def test_tables_and_views_are_told_with_their_kinds(here: Any) -> None:
+    here.write(ROWS)
     create_view(here.url, f"{here.catalog}.Other.`a-View`", f"SELECT 1 AS one FROM {here.name}")
 
     columns = "table_catalog, table_schema, table_name, table_type, data_source_format"
@@ -304,10 +254,10 @@ def test_tables_and_views_are_told_with_their_kinds(here: Lake) -> None:
     assert here.first(query + "table_name = NULL") == {"n": "0"}
 
 
-def test_row_filters_and_column_masks_are_told(here: Lake) -> None:
-    here.write()
+def test_row_filters_and_column_masks_are_told(here: Any) -> None:
+    here.write(ROWS)
     set_policies(here.url, here.name, Policies("main.security.mine", {"v": "main.security.hide"}))
-    here.write(name=f"{here.catalog}.w.open")
+    here.write(ROWS, name=f"{here.catalog}.w.open")
 
     assert here.rows(f"SELECT * FROM {here.catalog}.information_schema.row_filters") == [
         {
@@ -326,8 +276,8 @@ def test_row_filters_and_column_masks_are_told(here: Lake) -> None:
     assert (mask["column_name"], mask["mask_name"], mask["mask_col_usage"]) == ("v", "hide", None)
 
 
-def test_a_table_is_created_again_only_when_it_was_dropped(here: Lake) -> None:
-    here.write()
+def test_a_table_is_created_again_only_when_it_was_dropped(here: Any) -> None:
+    here.write(ROWS)
     created = _created(here)
     changes: list[Callable[[], Any]] = [
         lambda: here.write(ROWS.append_column("w", pa.array([1, 2, 3]))),
@@ -344,12 +294,12 @@ def test_a_table_is_created_again_only_when_it_was_dropped(here: Lake) -> None:
     assert _created(here) == created
 
     here.files.rm(table_uri(here.name), recursive=True)
-    here.write()
+    here.write(ROWS)
     assert _created(here) > created
 
 
-def test_information_schemas_that_are_not_there_are_refused(here: Lake) -> None:
-    here.write()
+def test_information_schemas_that_are_not_there_are_refused(here: Any) -> None:
+    here.write(ROWS)
     assert here.refused("SELECT 1 FROM nowhere.information_schema.tables").startswith(
         "[NO_SUCH_CATALOG_EXCEPTION] Catalog 'nowhere' was not found."
     )
