@@ -63,6 +63,19 @@ def task_run_answer(run: Run, task: TaskRun, base_url: str) -> dict[str, Any]:
     }
 
 
+def sql_output(task: TaskRun) -> dict[str, Any]:
+    """Return the output of a SQL file as in jobs/runs/get-output."""
+    if task.output is None:
+        return {}
+    texts = [[{} if text is None else {"string_value": text} for text in row] for row in task.output.rows]
+    result = {
+        "columns": [{"name": name} for name in task.output.columns],
+        "rows": [{"values": values} for values in texts],
+        "truncated": task.output.truncated,
+    }
+    return {"file_output": {"query_result": result, "warehouse_id": task.settings["sql_task"]["warehouse_id"]}}
+
+
 def page_of(
     name: str, items: Sequence[Any], *, limit: int, offset: int, page_token: str, show: Callable[[Any], Any]
 ) -> dict[str, Any]:

@@ -50,6 +50,7 @@ from emulators.databricks.parquet import (
     spark_struct,
     spark_type,
 )
+from emulators.databricks.records import SqlOutput
 from emulators.databricks.sql_text import (
     directory_insert,
     is_history,
@@ -63,7 +64,7 @@ from emulators.share_names import buckets
 
 ROWS_PER_BATCH = 131_072
 
-# Databricks keeps so much of a result for the tasks after this one
+# Databricks keeps so much of a result
 # (https://docs.databricks.com/aws/en/jobs/dynamic-value-references).
 MAX_OUTPUT_ROWS = 1000
 MAX_OUTPUT_BYTES = 48 * 1024
@@ -105,6 +106,7 @@ class Session:
         for macro in MACROS:
             self._connection.execute(macro)
         self._views = 0
+        self.output: SqlOutput | None = None
         # Variable -> DuckDB's name of its type. DuckDB stores the values.
         self._variables: dict[str, str] = {}
 
@@ -113,7 +115,7 @@ class Session:
         Execute all statements of a SQL text, one after the other.
 
         Return the first row of the last statement's result as texts, by the names of the columns; None if that
-        statement is no query, returned no row, or more than Databricks keeps of an output.
+        statement is no query, or returned no row. The result is kept as :attr:`output`.
 
         :param sql: statements, separated by ``;``.
         :param parameters: values of the named parameter markers, without the colon. They are bound as strings.
@@ -125,7 +127,8 @@ class Session:
             for statement in statements_of(sql):
                 self._stop_if_interrupted()
                 result = self._run(statement, parameters)
-            return None if result is None else self._first_row(result)
+            self.output = None if result is None else self._output(result)
+        return self.output.first_row if self.output else None
 
     def table(self, sql: str) -> pa.Table:
         """
@@ -195,13 +198,19 @@ class Session:
         )
         return table
 
-    def _first_row(self, table: str) -> dict[str, str | None] | None:
+    def _output(self, table: str) -> SqlOutput:
+        """Return what Databricks keeps of a result: its first rows."""
         self._connection.execute(f"SELECT CAST(COLUMNS(*) AS VARCHAR) FROM {table} LIMIT {MAX_OUTPUT_ROWS + 1}")
-        names = [name for name, *_ in self._connection.description]
-        rows = self._connection.fetchall()
-        if not rows or len(rows) > MAX_OUTPUT_ROWS or len(json.dumps(rows).encode()) > MAX_OUTPUT_BYTES:
-            return None
-        return dict(zip(names, rows[0], strict=True))
+        columns = [name for name, *_ in self._connection.description]
+        rows: list[list[str | None]] = []
+        left = MAX_OUTPUT_BYTES
+        truncated = False
+        for row in self._connection.fetchall():
+            left -= len(json.dumps(row).encode())
+            truncated = truncated or left < 0 or len(rows) == MAX_OUTPUT_ROWS
+            if not truncated:
+                rows.append(list(row))
+        return SqlOutput(columns, rows, truncated)
 
     def _insert_overwrite_directory(self, directory: str, query: exp.Expr, parameters: Mapping[str, str]) -> None:
         location = _writable_location(directory)

@@ -380,7 +380,11 @@ class Workspace:
                 control.task_timer.cancel()
             control.task_timer = self._timer(run, task.settings["timeout_seconds"])
             upstream = upstream_of(task.key, run.settings["tasks"])
-            first_rows = {other.key: other.first_row for other in run.tasks if other.key in upstream}
+            first_rows = {
+                other.key: other.output.first_row if other.output else None
+                for other in run.tasks
+                if other.key in upstream
+            }
             try:
                 task.resolved = {
                     name: resolve_references(text, run.job_parameters, first_rows)
@@ -399,7 +403,6 @@ class Workspace:
 
     def _execute_file(self, run: Run, task: TaskRun, control: Control) -> None:
         session = Session(self._s3_endpoint_url, self._filesystem, self._secrets)
-        first_row = None
         try:
             with self._changed:
                 control.session = session
@@ -407,7 +410,7 @@ class Workspace:
             path = Path(task.settings["sql_task"]["file"]["path"])
             # Job parameters are passed to the task, and override task parameters of the same name.
             parameters = (task.resolved or {}) | run.job_parameters
-            first_row = session.execute(path.read_text("utf-8"), parameters)
+            session.execute(path.read_text("utf-8"), parameters)
             error = ""
         except StatementError as problem:
             error = str(problem)
@@ -419,7 +422,7 @@ class Workspace:
             session.close()
         with self._changed:
             self._stop_if_asked(control)
-            task.error, task.first_row = error, first_row
+            task.error, task.output = error, session.output
             task.state.end("TERMINATED", "FAILED" if error else "SUCCESS", TASK_FAILURE if error else "")
             self._save(run)
 

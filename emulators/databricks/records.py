@@ -99,13 +99,27 @@ class State:
 
 
 @dataclass
+class SqlOutput:
+    """The result of a SQL file: names of columns, and the texts of the first rows, which may not be all."""
+
+    columns: list[str]
+    rows: list[list[str | None]]
+    truncated: bool
+
+    @property
+    def first_row(self) -> dict[str, str | None] | None:
+        """The first row, by the names of the columns; None if there is none."""
+        return dict(zip(self.columns, self.rows[0], strict=True)) if self.rows else None
+
+
+@dataclass
 class TaskRun:
     """
     A task's run, with a copy of the task's settings.
 
     ``resolved`` are the task's parameters or operands with their references replaced; None until the task starts.
-    ``first_row`` is the first row of the result of a SQL file; None if it returned no row. ``outcome`` is the result of
-    a condition, ``true`` or ``false``; empty until it is known.
+    ``output`` is the result of a SQL file; None if its last statement is no query. ``outcome`` is the result of a
+    condition, ``true`` or ``false``; empty until it is known.
     """
 
     run_id: int
@@ -113,7 +127,7 @@ class TaskRun:
     state: State = field(default_factory=State)
     error: str = ""
     resolved: dict[str, str] | None = None
-    first_row: dict[str, str | None] | None = None
+    output: SqlOutput | None = None
     outcome: str = ""
 
     @property
@@ -168,7 +182,16 @@ class Run:
         fields = dict(stored)
         if (only := fields.pop("task", None)) is not None:
             fields["tasks"] = [only]
-        tasks = [TaskRun(**task | {"state": State(**task["state"])}) for task in fields["tasks"]]
+        tasks = [
+            TaskRun(
+                **task
+                | {
+                    "state": State(**task["state"]),
+                    "output": SqlOutput(**task["output"]) if task.get("output") else None,
+                }
+            )
+            for task in fields["tasks"]
+        ]
         return cls(**fields | {"tasks": tasks, "state": State(**fields["state"])})
 
 

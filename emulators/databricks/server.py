@@ -204,7 +204,7 @@ class _Api:
                 )
             output: dict[str, Any] = {"metadata": answers.task_run_answer(run, task, str(request.base_url))}
             if "sql_task" in task.settings:
-                output["sql_output"] = {}
+                output["sql_output"] = answers.sql_output(task)
             return output | ({"error": task.error} if task.error else {})
 
         return self._workspace.read(view)

@@ -164,6 +164,28 @@ def test_a_value_that_is_not_there_fails_the_task_that_refers_to_it(
     assert (run["state"]["life_cycle_state"], run["state"]["result_state"]) == ("INTERNAL_ERROR", "FAILED")
 
 
+def test_the_output_of_a_file_is_the_result_of_its_last_statement(workspace: Any, start: Any, tasks: Any) -> None:
+    many = "SELECT k, CAST(NULL AS STRING) AS n FROM (SELECT EXPLODE(SEQUENCE(1, 1001)) AS k)"
+    run = workspace.ended(start(tasks(plan=f"{many}; {PLAN}")))
+    columns = ["export_mode", "to_version", "reason", "is-full"]
+    assert output_of(workspace, run, "plan")["sql_output"] == {
+        "file_output": {
+            "query_result": {
+                "columns": [{"name": name} for name in columns],
+                "rows": [{"values": [{"string_value": "full"}, {"string_value": "7"}, {}, {"string_value": "true"}]}],
+                "truncated": False,
+            },
+            "warehouse_id": "w",
+        }
+    }
+    assert output_of(workspace, run, "export")["sql_output"] == {}  # it wrote files
+
+    run = workspace.ended(start(tasks(plan=f"{PLAN}; SELECT 'full' AS export_mode FROM ({many})", version="7")))
+    assert run["state"]["result_state"] == "SUCCESS"
+    result = output_of(workspace, run, "plan")["sql_output"]["file_output"]["query_result"]
+    assert (len(result["rows"]), result["truncated"]) == (1000, True)
+
+
 def test_a_value_is_no_template_and_what_is_no_reference_stays(workspace: Any, start: Any, tasks: Any) -> None:
     chain = tasks(plan="SELECT '{{job.parameters.mode}}' AS export_mode, 1 AS `is-full`")
     written = "{{tasks.plan.output.first_row.export_mode}} {{ tasks.plan.output.first_row.`is-full` }} {{tasks.plan"
