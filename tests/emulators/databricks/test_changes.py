@@ -59,7 +59,8 @@ def test_changes_have_kind_version_and_time(fed: Any) -> None:
     }
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.tier("nightly")
+@pytest.mark.parametrize("seed", range(4))
 def test_changes_are_those_of_deltalake_and_lead_from_one_version_to_another(fed: Any, seed: int) -> None:
     luck = random.Random(seed)
     for number in range(8):

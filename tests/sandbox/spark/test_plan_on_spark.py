@@ -18,7 +18,7 @@ WITH commits AS (
     (0, TIMESTAMP '2026-01-02 03:04:05.678901', 'WRITE', '{"a":{"b":1},"c":null,"d":"x\"y"}'),
     (1, TIMESTAMP '2026-11-29 23:59:59', 'OPTIMIZE', 'no json'),
     (2, TIMESTAMP '1969-12-31 23:59:59.000001', 'MERGE', CAST(NULL AS STRING))
-  AS t(version, at, operation, parameters)
+  AS t(version, done, operation, parameters)
 )
 SELECT [columns] FROM commits
 """
@@ -29,11 +29,11 @@ EXPRESSIONS = (
     "COUNT_IF(operation NOT IN ('OPTIMIZE', 'VACUUM START'))",
     "COUNT_IF(version > 5)",
     "COUNT_IF(parameters IS NULL)",
-    "MIN(UNIX_MICROS(at))",
-    "MAX(UNIX_MICROS(at))",
-    "MAX(DATE_FORMAT(at, 'yyyy-MM-dd HH:mm:ss'))",
-    "MIN(DATE_FORMAT(at, 'yyyy-MM-dd HH:mm:ss.SSSSSS'))",
-    "MAX(DATE_FORMAT(at, \"yyyy-MM-dd'T'HH:mm:ss.SSSSSS'Z'\"))",
+    "MIN(UNIX_MICROS(done))",
+    "MAX(UNIX_MICROS(done))",
+    "MAX(DATE_FORMAT(done, 'yyyy-MM-dd HH:mm:ss'))",
+    "MIN(DATE_FORMAT(done, 'yyyy-MM-dd HH:mm:ss.SSSSSS'))",
+    "MAX(DATE_FORMAT(done, \"yyyy-MM-dd'T'HH:mm:ss.SSSSSS'Z'\"))",
     "MAX(SPLIT('main.we-ather.t', '[.]')[1])",
     "MAX(SIZE(SPLIT('a..b', '[.]')))",
     "MAX(SPLIT(parameters, ',')[0])",
