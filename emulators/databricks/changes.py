@@ -17,7 +17,14 @@ import pyarrow.parquet as pq
 import s3fs
 from deltalake import DeltaTable
 
-from emulators.databricks.delta_tables import action_of, commits_of, dataset_of, first_missing, version_not_found
+from emulators.databricks.delta_tables import (
+    action_of,
+    commit_files,
+    dataset_of,
+    first_missing,
+    read_commits,
+    version_not_found,
+)
 from emulators.databricks.errors import StatementError
 
 _ENABLED = "delta.enableChangeDataFeed"
@@ -49,10 +56,11 @@ def changes_of(filesystem: s3fs.S3FileSystem, table: DeltaTable, name: str, star
             f"[DELTA_INVALID_CDC_RANGE] CDC range from start {start} to end {end} was invalid. End cannot be before "
             "start. SQLSTATE: 22003"
         )
-    commits = commits_of(filesystem, table)
+    log = commit_files(filesystem, table)
     for version in (start, end):
-        if version not in commits:
-            raise version_not_found(version, min(commits), latest)
+        if version not in log:
+            raise version_not_found(version, min(log), latest)
+    commits = read_commits(filesystem, {version: log[version] for version in range(start, end + 1)})
     at_start = DeltaTable(table.table_uri, version=start, storage_options=table._storage_options)
     _check_recorded(at_start, commits, start, end)
     _check_columns(table, at_start, commits, start, end)

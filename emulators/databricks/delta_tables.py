@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -64,16 +64,22 @@ def open_table(endpoint_url: str, uri: str) -> DeltaTable | None:
         return None
 
 
-def commits_of(filesystem: s3fs.S3FileSystem, table: DeltaTable) -> dict[int, list[dict[str, Any]]]:
+def commit_files(filesystem: s3fs.S3FileSystem, table: DeltaTable) -> dict[int, str]:
+    """Return the path of each log file of a commit that is left, by version."""
+    paths = filesystem.ls(f"{table.table_uri.rstrip('/')}/_delta_log", detail=False)
+    return {int(match[1]): path for path in paths if (match := _COMMIT_FILE.search(path))}
+
+
+def read_commits(filesystem: s3fs.S3FileSystem, files: Mapping[int, str]) -> dict[int, list[dict[str, Any]]]:
     """
-    Return the actions of each commit whose log file is left, by version.
+    Return the actions of commits, by version.
 
     ``DeltaTable.history`` would do, if it let other threads of this process run meanwhile: S3 may be one of them.
+
+    :param files: paths of the log files, by version.
     """
-    paths = filesystem.ls(f"{table.table_uri.rstrip('/')}/_delta_log", detail=False)
-    found = {path: int(match[1]) for path in paths if (match := _COMMIT_FILE.search(path))}
-    texts = filesystem.cat(list(found)) if found else {}
-    return {found[path]: [json.loads(line) for line in text.splitlines() if line] for path, text in texts.items()}
+    texts = filesystem.cat(list(files.values())) if files else {}
+    return {version: [json.loads(line) for line in texts[path].splitlines() if line] for version, path in files.items()}
 
 
 def table_at(filesystem: s3fs.S3FileSystem, table: DeltaTable, version: int) -> DeltaTable:
@@ -83,11 +89,12 @@ def table_at(filesystem: s3fs.S3FileSystem, table: DeltaTable, version: int) -> 
     :raises StatementError: there is no such version, it is older than the files of a table are kept, or files of it
         were removed.
     """
-    commits = commits_of(filesystem, table)
-    earliest = min(commits, default=table.version())
+    files = commit_files(filesystem, table)
+    earliest = min(files, default=table.version())
     if not earliest <= version <= table.version():
         raise version_not_found(version, earliest, table.version())
-    _check_retention(table, commits[version], version)
+    if version < table.version():
+        _check_retention(table, read_commits(filesystem, {version: files[version]})[version])
     try:
         found = DeltaTable(table.table_uri, version=version, storage_options=table._storage_options)
     except (DeltaError, TableNotFoundError) as error:  # neither its checkpoint nor all commits before it are left
@@ -118,7 +125,7 @@ def first_missing(filesystem: s3fs.S3FileSystem, table: DeltaTable, paths: Itera
 
 def history_of(filesystem: s3fs.S3FileSystem, table: DeltaTable) -> pa.Table:
     """Return the rows of DESCRIBE HISTORY, the newest first. Commits whose log files are gone are missing."""
-    commits = commits_of(filesystem, table)
+    commits = read_commits(filesystem, commit_files(filesystem, table))
     rows = [_commit(version, action_of(commits[version], "commitInfo")) for version in sorted(commits, reverse=True)]
     return pa.Table.from_pylist(rows, HISTORY)
 
@@ -159,18 +166,20 @@ def _metric(name: str, operation: str) -> str:
     return re.sub(r"_(\w)", lambda match: match[1].upper(), name)
 
 
-def _check_retention(table: DeltaTable, commit: list[dict[str, Any]], version: int) -> None:
+def _check_retention(table: DeltaTable, commit: list[dict[str, Any]]) -> None:
     """
     Refuse a version that is older than removed files are kept, whether or not VACUUM ran.
 
     Runtime 18 and SQL warehouses do so. The newest version is never too old.
+
+    :param commit: actions of the version.
     """
     written = table.metadata().configuration.get("delta.deletedFileRetentionDuration", _DEFAULT_RETENTION)
     match = re.fullmatch(r"interval (\d+) (hour|day|week)s?", written.lower())
     if match is None:
         raise StatementError(f"[INTERNAL_ERROR] The sandbox cannot read the duration {written}. SQLSTATE: XX000")
     kept = int(match[1]) * _MILLISECONDS[match[2]]
-    if version < table.version() and action_of(commit, "commitInfo")["timestamp"] < time.time() * 1000 - kept:
+    if action_of(commit, "commitInfo")["timestamp"] < time.time() * 1000 - kept:
         raise StatementError(
             "[DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION] Cannot time travel beyond "
             f"delta.deletedFileRetentionDuration ({kept // _MILLISECONDS['hour']} HOURS) set on the table. "
