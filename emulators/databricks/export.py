@@ -372,7 +372,9 @@ class Session:
             typeof.replace(exp.Literal.string(self._type_of(typeof, parameters)))
         for column in list(query.find_all(exp.Column)):
             if _is_variable(column, self._variables):
-                column.replace(self._variable(column.name))
+                value = self._variable(column.name)
+                is_selected = isinstance(column.parent, exp.Select) and column.arg_key == "expressions"
+                column.replace(exp.alias_(value, column.name, quoted=True) if is_selected else value)
         return as_duckdb(query)
 
     def _new_view(self, rows: Any) -> str:
@@ -570,7 +572,9 @@ def _literal(text: str) -> str:
 
 def _names_a_table(marker: exp.Expr) -> bool:
     call = marker.find_ancestor(exp.Anonymous)
-    return call is not None and call.name.upper() == "IDENTIFIER"
+    if call is None:
+        return False
+    return call.name.upper() == "IDENTIFIER" or (call.name.upper() == "TABLE_CHANGES" and marker is call.expressions[0])
 
 
 def _is_variable(expression: exp.Expr, variables: Collection[str]) -> bool:

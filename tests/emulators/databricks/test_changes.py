@@ -104,6 +104,12 @@ def test_the_table_may_be_a_marker_and_the_versions_variables(fed: Any) -> None:
     fed.table().delete("id = 1")
     count = "SELECT COUNT(*) AS n FROM table_changes(:t, CAST(:a AS BIGINT), CAST(:b AS BIGINT)) AS c WHERE c.id > 0"
     assert fed.first(count, t=fed.name, a="1", b="1") == {"n": "1"}
+    text = (
+        "SET VAR t = :t; SET VAR a = '1'; SET VAR q = 'SELECT COUNT(*) FROM table_changes(:t, CAST(:a AS BIGINT), 1)'"
+    )
+    variables = "".join(f"DECLARE OR REPLACE VARIABLE {name} STRING; " for name in "qta")
+    run = "DECLARE OR REPLACE VARIABLE n BIGINT; EXECUTE IMMEDIATE q INTO n USING t AS t, a AS a; SELECT n"
+    assert fed.first(f"{variables}{text}; {run}", t=fed.name) == {"n": "1"}
     declare = "DECLARE OR REPLACE VARIABLE a BIGINT; SET VAR a = 1"
     assert fed.first(f"{declare}; SELECT COUNT(*) AS n FROM table_changes('{fed.name}', a)") == {"n": "1"}
 
