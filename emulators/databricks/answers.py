@@ -7,8 +7,7 @@ import binascii
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from emulators.databricks.export import resolve_references
-from emulators.databricks.records import Job, Run, State, invalid
+from emulators.databricks.records import Job, Run, State, TaskRun, invalid
 
 WORKSPACE_ID = 900800700600
 
@@ -32,21 +31,20 @@ def listed_job(job: Job, *, tasks: bool) -> dict[str, Any]:
 
 def run_answer(run: Run, base_url: str, *, resolved: bool = False) -> dict[str, Any]:
     """Return the answer of jobs/runs/get for a job's run."""
-    return _run(run, base_url) | {"tasks": [_task(run, base_url, resolved=resolved)]}
+    return _run(run, base_url) | {"tasks": [_task(run, task, base_url, resolved=resolved) for task in run.tasks]}
 
 
 def listed_run(run: Run, base_url: str, *, tasks: bool) -> dict[str, Any]:
     """Return a run as an item of jobs/runs/list."""
     answer = _run(run, base_url)
     if tasks:
-        answer |= {"tasks": [_task(run, base_url)], "has_more": False}
+        answer |= {"tasks": [_task(run, task, base_url) for task in run.tasks], "has_more": False}
     return answer
 
 
-def task_run_answer(run: Run, base_url: str) -> dict[str, Any]:
+def task_run_answer(run: Run, task: TaskRun, base_url: str) -> dict[str, Any]:
     """Return the answer of jobs/runs/get for a task's run, which is also the metadata in jobs/runs/get-output."""
-    task = run.task
-    answer = _task(run, base_url)
+    answer = _task(run, task, base_url)
     return {
         "job_id": run.job_id,
         "run_id": task.run_id,
@@ -55,7 +53,7 @@ def task_run_answer(run: Run, base_url: str) -> dict[str, Any]:
         "original_attempt_run_id": task.run_id,
         "attempt_number": 0,
         "creator_user_name": run.creator,
-        "run_name": task.settings["task_key"],
+        "run_name": task.key,
         "run_page_url": answer["run_page_url"],
         "run_type": "JOB_RUN",
         "state": answer["state"],
@@ -63,6 +61,19 @@ def task_run_answer(run: Run, base_url: str) -> dict[str, Any]:
         **_times(task.state),
         "tasks": [answer],
     }
+
+
+def sql_output(task: TaskRun) -> dict[str, Any]:
+    """Return the output of a SQL file as in jobs/runs/get-output."""
+    if task.output is None:
+        return {}
+    texts = [[{} if text is None else {"string_value": text} for text in row] for row in task.output.rows]
+    result = {
+        "columns": [{"name": name} for name in task.output.columns],
+        "rows": [{"values": values} for values in texts],
+        "truncated": task.output.truncated,
+    }
+    return {"file_output": {"query_result": result, "warehouse_id": task.settings["sql_task"]["warehouse_id"]}}
 
 
 def page_of(
@@ -112,8 +123,8 @@ def _run(run: Run, base_url: str) -> dict[str, Any]:
             {"name": name, **({"default": defaults[name]} if name in defaults else {}), "value": value}
             for name, value in sorted(run.job_parameters.items())
         ],
-        # The times of the task, as jobs here have one task.
-        **_times(run.task.state),
+        # The times of the task. A run of several tasks has only its duration.
+        **_times(run.tasks[0].state if len(run.tasks) == 1 else State()),
         "start_time": run.created_time,
         "end_time": run.state.end_time,
         "run_duration": max(0, run.state.end_time - run.created_time),
@@ -121,8 +132,7 @@ def _run(run: Run, base_url: str) -> dict[str, Any]:
     }
 
 
-def _task(run: Run, base_url: str, *, resolved: bool = False) -> dict[str, Any]:
-    task = run.task
+def _task(run: Run, task: TaskRun, base_url: str, *, resolved: bool = False) -> dict[str, Any]:
     answer = {
         **task.settings,
         "run_id": task.run_id,
@@ -132,10 +142,13 @@ def _task(run: Run, base_url: str, *, resolved: bool = False) -> dict[str, Any]:
         "status": _status(task.state),
         **_times(task.state),
     }
-    if resolved:
-        parameters = task.settings["sql_task"].get("parameters", {})
-        values = {name: resolve_references(value, run.job_parameters) for name, value in parameters.items()}
-        answer["resolved_values"] = {"sql_task": {"parameters": values}}
+    if task.outcome:
+        answer["condition_task"] = task.settings["condition_task"] | {"outcome": task.outcome}
+    if resolved and task.resolved is not None:
+        if "condition_task" in task.settings:
+            answer["resolved_values"] = {"condition_task": task.resolved}
+        else:
+            answer["resolved_values"] = {"sql_task": {"parameters": task.resolved}}
     return answer
 
 

@@ -1,19 +1,24 @@
 """
 Executes a Databricks SQL file on the sandbox's lake, with DuckDB.
 
-Statements: ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, ``DECLARE OR REPLACE VARIABLE``, ``SET VAR``,
-and ``EXECUTE IMMEDIATE`` of an ``INSERT OVERWRITE DIRECTORY`` or of a query, mostly with ``INTO``. A file may contain
-several statements. Only syntax that runtime 14.3 supports is accepted.
+Statements: queries, ``INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT ...``, ``DECLARE OR REPLACE VARIABLE``,
+``SET VAR``, and ``EXECUTE IMMEDIATE`` of an ``INSERT OVERWRITE DIRECTORY`` or of a query, mostly with ``INTO``. A file
+may contain several statements. Only syntax that runtime 14.3 supports is accepted.
 
-Queries may read Delta tables by their Unity Catalog name or through ``IDENTIFIER(...)``, and directories of Parquet
-files as ``parquet.`path```, with the hidden column ``_metadata`` of the files. ``TYPEOF`` returns Spark's names of
-types, also for ``STRUCT(*)``. ``JSON_OBJECT_KEYS(TO_JSON(STRUCT(*), MAP('ignoreNullFields', 'false')))`` returns the
-names of the columns. Functions of Spark that DuckDB lacks are in ``emulators/databricks/functions.py``.
+Queries may read what ``lake.py`` knows, by its Unity Catalog name or through ``IDENTIFIER(...)``: tables, also
+``VERSION AS OF`` a literal, the history of one as ``(DESCRIBE HISTORY ...)``, its changes as ``TABLE_CHANGES(...)``,
+views and information schemas; and directories of Parquet files as ``parquet.`path```, with the hidden column
+``_metadata`` of the files.
+
+``TYPEOF`` returns Spark's names of types, also for ``STRUCT(*)``. ``JSON_OBJECT_KEYS(TO_JSON(STRUCT(*),
+MAP('ignoreNullFields', 'false')))`` returns the names of the columns. Functions of Spark that DuckDB lacks are in
+``emulators/databricks/functions.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -24,12 +29,10 @@ import pyarrow as pa
 import pyarrow.dataset
 import s3fs
 import sqlglot
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaProtocolError, TableNotFoundError
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
-from sqlglot.tokenizer_core import TokenType
 
+from emulators.databricks.errors import InterruptedStatementError, StatementError, syntax_error
 from emulators.databricks.functions import (
     MACROS,
     USER_RAISED_EXCEPTION,
@@ -38,6 +41,7 @@ from emulators.databricks.functions import (
     as_duckdb,
     with_secrets,
 )
+from emulators.databricks.lake import Lake, View
 from emulators.databricks.parquet import (
     METADATA_COLUMNS,
     UnsupportedTypeError,
@@ -46,31 +50,36 @@ from emulators.databricks.parquet import (
     spark_struct,
     spark_type,
 )
-from emulators.databricks.unity_catalog import LAKE_BUCKET, table_uri
-from emulators.s3 import storage_options
+from emulators.databricks.records import SqlOutput
+from emulators.databricks.sql_text import (
+    directory_insert,
+    is_history,
+    parsed,
+    statements_of,
+    version_of,
+    written_name,
+)
+from emulators.databricks.unity_catalog import LAKE_BUCKET
 from emulators.share_names import buckets
 
 ROWS_PER_BATCH = 131_072
 
+# Databricks keeps so much of a result
+# (https://docs.databricks.com/aws/en/jobs/dynamic-value-references).
+MAX_OUTPUT_ROWS = 1000
+MAX_OUTPUT_BYTES = 48 * 1024
+
 _METADATA = "_metadata"
-_PLAIN_NAME = re.compile(r"\w+", re.ASCII)
 # Expressions that Spark knows to be never NULL without reading rows. Parameters are strings, so they are never NULL.
 _NEVER_NULL = (exp.Count, exp.CurrentTimestamp, exp.Literal, exp.Placeholder)
 # Matches `_metadata`, with one more leading underscore for each column of the data that already has the name.
 _ANY_METADATA = re.compile(r"_+metadata", re.IGNORECASE)
+_QUERY_WORDS = ("SELECT", "WITH", "VALUES", "(")
 _PARQUET_DIRECTORY = re.compile(r"parquet\.`([^`]*)`", re.IGNORECASE)
 
 
 def _external_locations() -> tuple[str, ...]:
     return tuple(f"s3://{bucket}/" for bucket in (*buckets(), LAKE_BUCKET))
-
-
-class StatementError(Exception):
-    """A statement failed. The message is Databricks'."""
-
-
-class InterruptedStatementError(Exception):
-    """A statement was stopped by :meth:`Session.interrupt`."""
 
 
 class Session:
@@ -85,8 +94,8 @@ class Session:
 
     def __init__(self, s3_endpoint_url: str, filesystem: s3fs.S3FileSystem, secrets: Secrets | None = None) -> None:
         self._secrets = secrets or {}
-        self._endpoint_url = s3_endpoint_url
         self._filesystem = filesystem
+        self._lake = Lake(s3_endpoint_url, filesystem)
         self._interrupted = threading.Event()
         self._connection = duckdb.connect(config={"threads": 2})
         # A statement may only read what is registered here: no local files, no variables of this process.
@@ -97,22 +106,29 @@ class Session:
         for macro in MACROS:
             self._connection.execute(macro)
         self._views = 0
+        self.output: SqlOutput | None = None
         # Variable -> DuckDB's name of its type. DuckDB stores the values.
         self._variables: dict[str, str] = {}
 
-    def execute(self, sql: str, parameters: Mapping[str, str]) -> None:
+    def execute(self, sql: str, parameters: Mapping[str, str]) -> dict[str, str | None] | None:
         """
         Execute all statements of a SQL text, one after the other.
+
+        Return the first row of the last statement's result as texts, by the names of the columns; None if that
+        statement is no query, or returned no row. The result is kept as :attr:`output`.
 
         :param sql: statements, separated by ``;``.
         :param parameters: values of the named parameter markers, without the colon. They are bound as strings.
         :raises StatementError: if a statement is invalid or failed. The statements after it were not executed.
         :raises InterruptedStatementError: if :meth:`interrupt` was called.
         """
+        result = None
         with self._as_statement_errors():
-            for statement in _statements(sql):
+            for statement in statements_of(sql):
                 self._stop_if_interrupted()
-                self._run(statement, parameters)
+                result = self._run(statement, parameters)
+            self.output = None if result is None else self._output(result)
+        return self.output.first_row if self.output else None
 
     def table(self, sql: str) -> pa.Table:
         """
@@ -121,7 +137,7 @@ class Session:
         :raises StatementError: if the query is invalid or failed.
         """
         with self._as_statement_errors():
-            translated = self._translate(sqlglot.parse_one(sql, read="databricks"), {})
+            translated = self._translate(parsed(sql), {})
             return self._connection.sql(translated.sql("duckdb")).to_arrow_table()
 
     @contextlib.contextmanager
@@ -152,23 +168,49 @@ class Session:
         """Release the memory of the engine."""
         self._connection.close()
 
-    def _run(self, sql: str, parameters: Mapping[str, str]) -> None:
+    def _run(self, sql: str, parameters: Mapping[str, str]) -> str | None:
+        """Execute a statement. Return the table with its result, if it is a query."""
         words = sql.upper().split(None, 4)
+        if words[0].startswith(_QUERY_WORDS):
+            return self._query(self._translate(parsed(sql), parameters), parameters)
         if words[:3] == ["INSERT", "OVERWRITE", "DIRECTORY"]:
-            directory, query = _directory_insert(sql)
-            self._insert_overwrite_directory(directory, sqlglot.parse_one(query, read="databricks"), parameters)
+            directory, query = directory_insert(sql)
+            self._insert_overwrite_directory(directory, parsed(query), parameters)
         elif words[:4] == ["DECLARE", "OR", "REPLACE", "VARIABLE"]:
             self._declare(sqlglot.parse_one(sql, read="databricks"))
         elif words[:2] in (["SET", "VAR"], ["SET", "VARIABLE"]):
-            self._set(sqlglot.parse_one(sql, read="databricks"), parameters)
+            self._set(parsed(sql), parameters)
         elif words[:2] == ["EXECUTE", "IMMEDIATE"]:
-            self._execute_immediate(sql)
+            return self._execute_immediate(sql)
         else:
-            raise _syntax_error(
+            raise syntax_error(
                 words[0],
-                "the sandbox executes only INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT, DECLARE OR REPLACE "
-                "VARIABLE, SET VAR and EXECUTE IMMEDIATE",
+                "the sandbox executes only queries, INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT, DECLARE OR "
+                "REPLACE VARIABLE, SET VAR and EXECUTE IMMEDIATE",
             )
+        return None
+
+    def _query(self, translated: exp.Expr, parameters: Mapping[str, str]) -> str:
+        table = f"answer_{self._views}"
+        self._views += 1
+        self._connection.execute(
+            f"CREATE TEMP TABLE {table} AS {translated.sql('duckdb')}", _used(translated, parameters)
+        )
+        return table
+
+    def _output(self, table: str) -> SqlOutput:
+        """Return what Databricks keeps of a result: its first rows."""
+        self._connection.execute(f"SELECT CAST(COLUMNS(*) AS VARCHAR) FROM {table} LIMIT {MAX_OUTPUT_ROWS + 1}")
+        columns = [name for name, *_ in self._connection.description]
+        rows: list[list[str | None]] = []
+        left = MAX_OUTPUT_BYTES
+        truncated = False
+        for row in self._connection.fetchall():
+            left -= len(json.dumps(row).encode())
+            truncated = truncated or left < 0 or len(rows) == MAX_OUTPUT_ROWS
+            if not truncated:
+                rows.append(list(row))
+        return SqlOutput(columns, rows, truncated)
 
     def _insert_overwrite_directory(self, directory: str, query: exp.Expr, parameters: Mapping[str, str]) -> None:
         location = _writable_location(directory)
@@ -181,7 +223,7 @@ class Session:
     def _declare(self, statement: exp.Expr) -> None:
         items = statement.expressions if isinstance(statement, exp.Declare) else []
         if len(items) != 1 or not items[0].args.get("kind") or items[0].args.get("default"):
-            raise _syntax_error("DECLARE", "the sandbox declares one variable of a type, without a default")
+            raise syntax_error("DECLARE", "the sandbox declares one variable of a type, without a default")
         name = items[0].this[0].name.lower()
         self._variables[name] = items[0].args["kind"].sql("duckdb")
         self._connection.execute(f"SET VARIABLE {_quoted(name)} = NULL")
@@ -192,34 +234,33 @@ class Session:
         translated = self._translate(value, parameters)
         self._assign([item.this.this.name], translated, parameters)
 
-    def _execute_immediate(self, sql: str) -> None:
+    def _execute_immediate(self, sql: str) -> str | None:
         match = re.fullmatch(
             r"EXECUTE\s+IMMEDIATE\s+(\w+)(?:\s+INTO\s+(\w+(?:\s*,\s*\w+)*))?(?:\s+USING\s+(.*))?", sql, re.I | re.S
         )
         if match is None:
-            raise _syntax_error("EXECUTE", "the sandbox executes a variable INTO variables, USING what has a name")
+            raise syntax_error("EXECUTE", "the sandbox executes a variable INTO variables, USING what has a name")
         text = self._value(match[1])
         if not isinstance(text, str):
             raise StatementError(
                 f"[NULL_QUERY_STRING_EXECUTE_IMMEDIATE] Execute immediate requires a non-null variable as the query "
                 f"string, but the provided variable `{match[1]}` is null. SQLSTATE: 22004"
             )
-        statement, *others = _statements(text)
+        statement, *others = statements_of(text)
         if others:
-            raise _syntax_error(";", "EXECUTE IMMEDIATE executes one statement")
+            raise syntax_error(";", "EXECUTE IMMEDIATE executes one statement")
         into = re.split(r"\s*,\s*", match[2]) if match[2] else []
         arguments = sqlglot.parse_one(f"SELECT {match[3]}", read="databricks").expressions if match[3] else []
         words = statement.upper().split(None, 3)
         if words[:3] == ["INSERT", "OVERWRITE", "DIRECTORY"] and not into:
-            directory, query = _directory_insert(statement)
+            directory, query = directory_insert(statement)
             self._insert_overwrite_directory(directory, self._bound(query, arguments), {})
-        elif words[0] in {"SELECT", "WITH", "VALUES"}:
+        elif words[0].startswith(_QUERY_WORDS):
             translated = self._translate(self._bound(statement, arguments), {})
             if into:
                 self._assign(into, translated, {})
             else:
-                # The result of the run's last statement would be the run's output, which the sandbox does not keep.
-                self._connection.execute(translated.sql("duckdb"))
+                return self._query(translated, {})
         elif into:
             raise StatementError(
                 f"[INVALID_STATEMENT_FOR_EXECUTE_INTO] The INTO clause of EXECUTE IMMEDIATE is only valid for queries "
@@ -231,7 +272,8 @@ class Session:
                 f"SQL query provided ({text}) does not contain another EXECUTE IMMEDIATE command. SQLSTATE: 07501"
             )
         else:
-            raise _syntax_error(words[0], "the sandbox executes INSERT OVERWRITE DIRECTORY, and queries")
+            raise syntax_error(words[0], "the sandbox executes INSERT OVERWRITE DIRECTORY, and queries")
+        return None
 
     def _bound(self, sql: str, arguments: list[exp.Expr]) -> exp.Expr:
         """Parse a query, and replace its markers by the arguments of EXECUTE IMMEDIATE."""
@@ -248,7 +290,7 @@ class Session:
                     f"can either be variables or literals. Invalid expression: [{value.sql('databricks')}]. "
                     "SQLSTATE: 42K0E"
                 )
-        query = sqlglot.parse_one(sql, read="databricks")
+        query = parsed(sql)
         for marker in list(query.find_all(exp.Placeholder)):
             if marker.name in values:
                 value = values[marker.name]
@@ -277,9 +319,7 @@ class Session:
         query.set(
             "expressions", [exp.alias_(column.unalias(), name) for column, name in zip(columns, names, strict=True)]
         )
-        table = f"answer_{self._views}"
-        self._views += 1
-        self._connection.execute(f"CREATE TEMP TABLE {table} AS {query.sql('duckdb')}", _used(query, parameters))
+        table = self._query(query, parameters)
         if len(self._connection.execute(f"FROM {table} LIMIT 2").fetchall()) > 1:
             raise StatementError(
                 "[ROW_SUBQUERY_TOO_MANY_ROWS] More than one row returned by a subquery used as a row. SQLSTATE: 21000"
@@ -332,8 +372,17 @@ class Session:
             typeof.replace(exp.Literal.string(self._type_of(typeof, parameters)))
         for column in list(query.find_all(exp.Column)):
             if _is_variable(column, self._variables):
-                column.replace(self._variable(column.name))
+                value = self._variable(column.name)
+                is_selected = isinstance(column.parent, exp.Select) and column.arg_key == "expressions"
+                column.replace(exp.alias_(value, column.name, quoted=True) if is_selected else value)
         return as_duckdb(query)
+
+    def _new_view(self, rows: Any) -> str:
+        """Register rows under a new name."""
+        view = f"source_{self._views}"
+        self._views += 1
+        self._connection.register(view, rows)
+        return view
 
     def _register(
         self, table: exp.Table, parameters: Mapping[str, str], asks_for_metadata: bool
@@ -343,18 +392,28 @@ class Session:
 
         :returns: the view, the name that may qualify its columns, and the name of its metadata column (empty without).
         """
-        if isinstance(table.this, exp.Anonymous) and table.this.name.upper() == "IDENTIFIER":
+        function = table.this.name.upper() if isinstance(table.this, exp.Anonymous) else ""
+        if function == "TABLE_CHANGES":
+            return self._new_view(self._changes(table.this.expressions, parameters)), "table_changes", ""
+        if function == "IDENTIFIER":
             written = _constant(table.this.expressions[0], parameters)
         elif table.db.lower() == "parquet":
             written = f"parquet.`{table.name}`"
         else:
-            written = ".".join(part.name for part in table.parts)
+            written = written_name(table)
 
+        if not (match := _PARQUET_DIRECTORY.fullmatch(written)):
+            found = (
+                self._lake.history(written)
+                if is_history(table)
+                else self._lake.read(written, version_of(table), self._equal(table, parameters))
+            )
+            view = self._view(found) if isinstance(found, View) else self._new_view(found)
+            return view, written.rpartition(".")[2].strip("`"), ""
+        if table.args.get("version"):
+            raise syntax_error("VERSION", "the sandbox knows no versions of files")
         view = f"source_{self._views}"
         self._views += 1
-        if not (match := _PARQUET_DIRECTORY.fullmatch(written)):
-            self._connection.register(view, self._delta_dataset(written))
-            return view, written.rpartition(".")[2], ""
         dataset = self._parquet_dataset(match[1])
         # A column of the data hides the metadata column of the same name, so choose a free name for the latter.
         metadata = _METADATA
@@ -412,33 +471,64 @@ class Session:
         self._connection.execute(translated.sql("duckdb"), _used(translated, parameters))
         return [(name, engine_type) for name, engine_type, *_ in self._connection.description]
 
-    def _delta_dataset(self, name: str) -> pyarrow.dataset.Dataset:
-        written = re.findall(r"`(?:[^`]|``)+`|[^.`]+|[.`]", name)
-        parts = [part.strip() for part in written[::2]]
-        plain = [part for part in parts if not part.startswith("`")]
-        if unquoted := next((part for part in plain if re.fullmatch(r"[\w-]*-[\w-]*", part)), None):
+    def _changes(self, arguments: list[exp.Expr], parameters: Mapping[str, str]) -> pa.Table:
+        """Return the result of TABLE_CHANGES."""
+        if not 2 <= len(arguments) <= 3:
             raise StatementError(
-                f"[INVALID_IDENTIFIER] The unquoted identifier {unquoted} is invalid and must be back quoted as: "
-                f"`{unquoted}`. Unquoted identifiers can only contain ASCII letters ('a' - 'z', 'A' - 'Z'), digits "
-                "('0' - '9'), and underbar ('_'). SQLSTATE: 42602"
+                "[WRONG_NUM_ARGS.WITHOUT_SUGGESTION] The `table_changes` requires 2 or 3 parameters but the actual "
+                f"number is {len(arguments)}. SQLSTATE: 42605"
             )
-        if not parts or "`" in parts or set(written[1::2]) - {"."} or not all(map(_PLAIN_NAME.fullmatch, plain)):
-            raise StatementError(f"[PARSE_SYNTAX_ERROR] Syntax error at or near '{name}'. SQLSTATE: 42601")
-        try:
-            table = DeltaTable(table_uri(".".join(parts)), storage_options=storage_options(self._endpoint_url))
-        except (ValueError, TableNotFoundError) as error:
-            quoted = ".".join(part if part.startswith("`") else f"`{part}`" for part in parts)
+        name = _constant(arguments[0], parameters)
+        return self._lake.changes(name, *(self._version(bound, parameters) for bound in arguments[1:]))
+
+    def _version(self, bound: exp.Expr, parameters: Mapping[str, str]) -> int:
+        """Return the version that an argument of TABLE_CHANGES is. Only whole numbers are versions."""
+        if isinstance(bound, exp.Column) and bound.name.lower() in self._variables:
+            bound = self._variable(bound.name)
+        if any(bound.find_all(exp.Column, exp.Select)):
             raise StatementError(
-                f"[TABLE_OR_VIEW_NOT_FOUND] The table or view {quoted} cannot be found. Verify the spelling and "
-                "correctness of the schema and catalog.\n"
-                "If you did not qualify the name with a schema, verify the current_schema() output, or qualify the "
-                "name with the correct schema and catalog.\n"
-                "To tolerate the error on drop use DROP VIEW IF EXISTS or DROP TABLE IF EXISTS. SQLSTATE: 42P01"
-            ) from error
-        try:
-            return table.to_pyarrow_dataset()
-        except (ValueError, DeltaProtocolError) as error:
-            raise StatementError(f"[INTERNAL_ERROR] The sandbox cannot read {name}: {error} SQLSTATE: XX000") from error
+                f"[UNRESOLVED_COLUMN.WITHOUT_SUGGESTION] A column, variable, or function parameter with name "
+                f"{bound.sql('databricks')} cannot be resolved. SQLSTATE: 42703"
+            )
+        query = as_duckdb(exp.Select(expressions=[bound.copy(), exp.func("typeof", bound.copy())]))
+        [(value, kind)] = self._connection.execute(query.sql("duckdb"), _used(query, parameters)).fetchall()
+        if value is None:
+            raise StatementError(
+                "[DELTA_CDC_READ_NULL_RANGE_BOUNDARY] CDC read start/end parameters cannot be null. Please provide a "
+                "valid version or timestamp. SQLSTATE: 22004"
+            )
+        if kind not in {"INTEGER", "BIGINT"}:  # a text is the time of a version
+            raise StatementError(
+                f"[DELTA_TIMESTAMP_INVALID] The provided timestamp ({bound.sql('databricks')}) cannot be converted to "
+                "a valid timestamp: the sandbox knows only versions. SQLSTATE: 42816"
+            )
+        return int(value)
+
+    def _equal(self, table: exp.Table, parameters: Mapping[str, str]) -> dict[str, str]:
+        """Return the columns of a query's only table whose value its WHERE fixes, in lower case, with that value."""
+        select = table.parent_select
+        if not isinstance(select, exp.Select) or select.args.get("joins") or not select.args.get("where"):
+            return {}
+        where = select.args["where"].this
+        fixed = {}
+        for condition in where.flatten() if isinstance(where, exp.And) else [where]:
+            if not isinstance(condition, exp.EQ) or not isinstance(condition.left, exp.Column):
+                continue
+            if any(condition.right.find_all(exp.Column, exp.Select)):
+                continue
+            value = as_duckdb(exp.Select(expressions=[exp.cast(condition.right.copy(), exp.DType.VARCHAR)]))
+            [(text,)] = self._connection.execute(value.sql("duckdb"), _used(value, parameters)).fetchall()
+            if text is not None:
+                fixed[condition.left.name.lower()] = text
+        return fixed
+
+    def _view(self, view: View) -> str:
+        """Make a view of DuckDB from a view's query."""
+        translated = self._translate(parsed(view.query), {})
+        name = f"source_{self._views}"
+        self._views += 1
+        self._connection.execute(f"CREATE TEMP VIEW {name} AS {translated.sql('duckdb')}")
+        return name
 
     def _parquet_dataset(self, path: str) -> pyarrow.dataset.Dataset:
         if not path.startswith(_external_locations()):
@@ -451,45 +541,6 @@ class Session:
     def _stop_if_interrupted(self) -> None:
         if self._interrupted.is_set():
             raise InterruptedStatementError
-
-
-def _statements(sql: str) -> Iterator[str]:
-    begin: int | None = None
-    end = 0
-    for token in sqlglot.tokenize(sql, read="databricks"):
-        if token.token_type != TokenType.SEMICOLON:
-            begin = token.start if begin is None else begin
-            end = token.end + 1
-        elif begin is not None:
-            yield sql[begin:end]
-            begin = None
-    if begin is not None:
-        yield sql[begin:end]
-
-
-def _directory_insert(sql: str) -> tuple[str, str]:
-    """
-    Return the directory and the query of an INSERT OVERWRITE DIRECTORY.
-
-    sqlglot only parses Hive's form of the statement. A parameter marker as the directory needs runtime 18.
-    """
-    tokens = sqlglot.tokenize(sql, read="databricks")
-    words = [token.text.upper() for token in tokens]
-    if len(tokens) > 3 and tokens[3].token_type != TokenType.STRING:
-        raise _syntax_error(tokens[3].text, "the directory must be a literal")
-    if words[4:5] != ["USING"]:
-        near = tokens[4].text if len(tokens) > 4 else "end of input"
-        raise _syntax_error(near, "the sandbox executes only INSERT OVERWRITE DIRECTORY ... USING PARQUET SELECT")
-    if words[5:6] != ["PARQUET"]:
-        found = tokens[5].text if len(tokens) > 5 else "end of input"
-        raise StatementError(f"[DATA_SOURCE_NOT_FOUND] Failed to find the data source: {found}. SQLSTATE: 42K02")
-    if len(tokens) < 7:
-        raise StatementError("[PARSE_SYNTAX_ERROR] Syntax error at or near end of input. SQLSTATE: 42601")
-    return tokens[3].text, sql[tokens[6].start : tokens[-1].end + 1]
-
-
-def _syntax_error(near: str, reason: str) -> StatementError:
-    return StatementError(f"[PARSE_SYNTAX_ERROR] Syntax error at or near '{near}': {reason}. SQLSTATE: 42601")
 
 
 def _constant(expression: exp.Expr, parameters: Mapping[str, str]) -> str:
@@ -521,7 +572,9 @@ def _literal(text: str) -> str:
 
 def _names_a_table(marker: exp.Expr) -> bool:
     call = marker.find_ancestor(exp.Anonymous)
-    return call is not None and call.name.upper() == "IDENTIFIER"
+    if call is None:
+        return False
+    return call.name.upper() == "IDENTIFIER" or (call.name.upper() == "TABLE_CHANGES" and marker is call.expressions[0])
 
 
 def _is_variable(expression: exp.Expr, variables: Collection[str]) -> bool:
@@ -591,12 +644,3 @@ def _no_external_location(path: str) -> StatementError:
         "[UNAUTHORIZED_ACCESS] Unauthorized access: PERMISSION_DENIED: No parent external location found for path "
         f"'{path}'. SQLSTATE: 42501"
     )
-
-
-def resolve_references(template: str, job_parameters: Mapping[str, Any]) -> str:
-    """Replace ``{{job.parameters.NAME}}`` in a task parameter by its value. An unknown reference stays as it is."""
-
-    def value(match: re.Match[str]) -> str:
-        return str(job_parameters.get(match[1], match[0]))
-
-    return re.sub(r"\{\{\s*job\.parameters\.([A-Za-z0-9_.-]+?)\s*\}\}", value, template)

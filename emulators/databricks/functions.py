@@ -93,8 +93,22 @@ def as_duckdb(query: exp.Expr) -> exp.Expr:
     """
     Translate functions that DuckDB has under other names.
 
-    FROM_JSON and GET_JSON_OBJECT of a text that is no JSON are NULL. The function of ZIP_WITH has two arguments.
+    FROM_JSON and GET_JSON_OBJECT of a text that is no JSON are NULL. TO_JSON leaves out the fields of a struct that are
+    NULL. ARRAY_CONTAINS is NULL if a NULL of the array may be the value. The function of ZIP_WITH has two arguments.
     """
+    for json in reversed(list(query.find_all(exp.JSONFormat))):
+        if isinstance(json.this, exp.Struct) and not json.args.get("options"):
+            # A merge patch with NULL as a value removes the field.
+            merged = exp.func("json_merge_patch", exp.Literal.string("{}"), exp.func("to_json", json.this.copy()))
+            json.replace(exp.cast(merged, exp.DType.VARCHAR))
+    for contains in reversed(list(query.find_all(exp.ArrayContains))):
+        contains.replace(_contains_or_null(contains))
+    for replaced in query.find_all(exp.RegexpReplace):
+        # A group of the match is $1 in Java's patterns and \1 in DuckDB's.
+        if isinstance(text := replaced.args.get("replacement"), exp.Literal) and text.is_string:
+            text.replace(exp.Literal.string(re.sub(r"\$(\d)", r"\\\1", text.name)))
+    for formatted in query.find_all(exp.TimeToStr):
+        _use_texts_in_format(formatted)
     for parsed in reversed(list(query.find_all(exp.FromJson))):
         schema = parsed.expression
         if not (isinstance(schema, exp.Literal) and schema.is_string):
@@ -117,6 +131,34 @@ def as_duckdb(query: exp.Expr) -> exp.Expr:
             zipped = exp.func("list_zip", left.copy(), right.copy())
             call.replace(exp.func("list_transform", zipped, exp.Lambda(this=body, expressions=[pair])))
     return query
+
+
+def _contains_or_null(contains: exp.ArrayContains) -> exp.Case:
+    array, value = contains.this, contains.expression
+    unknown = exp.or_(
+        exp.Is(this=array.copy(), expression=exp.null()),
+        exp.Is(this=value.copy(), expression=exp.null()),
+        exp.LT(this=exp.func("list_count", array.copy()), expression=exp.func("len", array.copy())),
+    )
+    return (
+        exp.Case()
+        .when(exp.func("list_contains", array.copy(), value.copy()), exp.true())
+        .when(unknown, exp.null())
+        .else_(exp.false())
+    )
+
+
+def _use_texts_in_format(formatted: exp.TimeToStr) -> None:
+    """Take the single quotes off the texts T and Z in a pattern of DATE_FORMAT, which sqlglot does not know."""
+    pattern = formatted.args["format"]
+    if not (isinstance(pattern, exp.Literal) and pattern.is_string):
+        raise ParseError("The sandbox knows DATE_FORMAT only with a literal as the pattern")
+    without_texts = re.sub("'(T|%?[zZ])'", "", pattern.name)
+    if re.search("[A-Za-z']", re.sub("%[A-Za-z](strict)?", "", without_texts)):
+        raise ParseError(
+            "The sandbox knows DATE_FORMAT only with yyyy, MM, dd, HH, mm, ss, SSSSSS and the texts 'T' and 'Z'"
+        )
+    pattern.replace(exp.Literal.string(re.sub("'(?:(T)|%?[zZ])'", lambda text: text[1] or "Z", pattern.name)))
 
 
 def _json_or_null(text: exp.Expr) -> exp.Expr:

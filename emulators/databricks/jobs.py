@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from emulators.databricks.export import InterruptedStatementError, Session, StatementError, resolve_references
+from emulators.databricks.conditions import OperandError, outcome_of
+from emulators.databricks.errors import InterruptedStatementError, StatementError
+from emulators.databricks.export import Session
 from emulators.databricks.functions import Secrets
-from emulators.databricks.job_settings import checked_settings, jobs_of_bundle
+from emulators.databricks.job_settings import checked_settings, jobs_of_bundle, texts_of, upstream_of
 from emulators.databricks.records import (
     RESULT_STATES,
     TERMINATION_CODES,
@@ -28,6 +30,7 @@ from emulators.databricks.records import (
     invalid,
     now,
 )
+from emulators.databricks.references import ReferenceNotFoundError, resolve_references
 from emulators.s3 import s3_filesystem
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,8 @@ MAX_TOKEN_LENGTH = 64
 
 # Databricks' message for a failed task. The reason is only in the task's output.
 TASK_FAILURE = "Workload failed, see run output for details"
+
+_EXCLUDED = "The run was skipped because the necessary conditions were not met."
 
 HoldPoint = Literal["start", "end"]
 
@@ -53,7 +58,8 @@ class Control:
     stop_reason: Literal["", "CANCELED", "TIMEDOUT"] = ""
     working: bool = False
     session: Session | None = None
-    timer: threading.Timer | None = None
+    run_timer: threading.Timer | None = None
+    task_timer: threading.Timer | None = None
 
 
 class _StoppedError(Exception):
@@ -97,8 +103,7 @@ class Workspace:
         with self._changed:
             self._closing = True
             for control in self._controls.values():
-                if control.timer:
-                    control.timer.cancel()
+                _cancel_timers(control)
                 if control.session:
                     control.session.interrupt()
             self._changed.notify_all()
@@ -174,22 +179,24 @@ class Workspace:
                 job_id=job_id,
                 settings=settings,
                 job_parameters=defaults | dict(parameters),
-                task=TaskRun(self._new_id(), settings["tasks"][0]),
+                tasks=[TaskRun(self._new_id(), task) for task in settings["tasks"]],
                 created_time=now(),
                 idempotency_token=token,
                 creator=creator,
             )
             run.state.start_time = run.created_time
+            for task in run.tasks:
+                task.state.life_cycle_state = "BLOCKED" if task.dependencies else "PENDING"
             self._runs[run.run_id] = run
             self._begin(run, queue)
             return run
 
     def run(self, run_id: int) -> Run:
-        """Return the run with this id, or the run whose task's run has this id."""
+        """Return the run with this id, or the run of which a task's run has this id."""
         with self._changed:
             found = self._runs.get(run_id)
             if found is None:
-                found = next((run for run in self._runs.values() if run.task.run_id == run_id), None)
+                found = next((run for run in self._runs.values() if run.task_with_id(run_id)), None)
             if found is None:
                 raise invalid(f"Run {run_id} does not exist.")
             return found
@@ -215,8 +222,8 @@ class Workspace:
             if not control.working:  # no worker has started the run, so none will end it
                 self._stopped(run, control)
                 return
-            for state in (run.state, run.task.state):
-                if state.active:
+            for state in (run.state, *(task.state for task in run.tasks)):
+                if state.active and state.life_cycle_state != "BLOCKED":
                     state.life_cycle_state = "TERMINATING"
                     state.code = TERMINATION_CODES[control.stop_reason]
             self._save(run)
@@ -290,7 +297,8 @@ class Workspace:
         if len(active) >= limit and (not queue or limit == 0):  # with the limit 0, no run can ever start
             message = "This run was skipped because the limit of concurrent runs of the job has been reached."
             run.state.end("SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED", message)
-            run.task.state.end("SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED", message)
+            for task in run.tasks:
+                task.state.end("SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED", message)
             self._save(run)
             return
         # Runs take holds and failures in the order in which the runs were created, queued runs included.
@@ -320,11 +328,7 @@ class Workspace:
             control.working = True
             run.state.life_cycle_state = "RUNNING"
             self._save(run)
-            timeouts = [run.settings.get("timeout_seconds", 0), run.task.settings["timeout_seconds"]]
-            if any(timeouts):
-                control.timer = threading.Timer(min(filter(None, timeouts)), self.cancel, (run.run_id, "TIMEDOUT"))
-                control.timer.daemon = True
-                control.timer.start()
+            control.run_timer = self._timer(run, run.settings.get("timeout_seconds", 0))
         try:
             self._perform(run, control)
         except (_StoppedError, InterruptedStatementError):
@@ -340,41 +344,73 @@ class Workspace:
         earliest_end = time.monotonic() + self._min_run_seconds
         self._hold(control, "start")
         if control.failure is None:
-            self._perform_task(run, control)
+            # One after the other. Those without a path between them would run at the same time in Databricks.
+            for task in _in_order(run.tasks):
+                self._perform_task(run, task, control)
         else:
-            run.task.state.start_time = now()
+            _in_order(run.tasks)[0].state.start_time = now()
         self._hold(control, "end")
         self._wait(control, lambda: False, earliest_end)
         with self._changed:
             self._stop_if_asked(control)
+            failed = next((task for task in run.tasks if task.state.result_state == "FAILED"), None)
             if control.failure:
                 failure = control.failure
                 self._ended(run, failure["life_cycle_state"], failure["result_state"], failure["message"])
-            elif run.task.state.result_state == "FAILED":
+            elif failed:
                 # As in Databricks, the run is INTERNAL_ERROR although its task is TERMINATED.
-                message = f"Task {run.task.settings['task_key']} failed with message: {TASK_FAILURE}."
+                message = f"Task {failed.key} failed with message: {failed.state.message}."
+                if any(task.state.result_state == "UPSTREAM_FAILED" for task in run.tasks):
+                    message += " This caused all downstream tasks to get skipped."
                 self._ended(run, "INTERNAL_ERROR", "FAILED", message, "RUN_EXECUTION_ERROR")
             else:
                 self._ended(run, "TERMINATED", "SUCCESS", "")
 
-    def _perform_task(self, run: Run, control: Control) -> None:
-        task = run.task
+    def _perform_task(self, run: Run, task: TaskRun, control: Control) -> None:
+        """Execute a task, or skip it because of what became of the tasks before it."""
         with self._changed:
+            self._stop_if_asked(control)
+            if verdict := _verdict_of_upstream(run, task):
+                task.state.end("SKIPPED", *verdict)
+                self._save(run)
+                return
             task.state.life_cycle_state = "RUNNING"
             task.state.start_time = now()
+            if control.task_timer:
+                control.task_timer.cancel()
+            control.task_timer = self._timer(run, task.settings["timeout_seconds"])
+            upstream = upstream_of(task.key, run.settings["tasks"])
+            first_rows = {
+                other.key: other.output.first_row if other.output else None
+                for other in run.tasks
+                if other.key in upstream
+            }
+            try:
+                task.resolved = {
+                    name: resolve_references(text, run.job_parameters, first_rows)
+                    for name, text in texts_of(task.settings).items()
+                }
+                if condition := task.settings.get("condition_task"):
+                    task.outcome = outcome_of(condition["op"], task.resolved["left"], task.resolved["right"])
+                    task.state.end("TERMINATED", "SUCCESS")
+            except (ReferenceNotFoundError, OperandError) as problem:
+                task.error = str(problem)
+                task.state.end("INTERNAL_ERROR", "FAILED", task.error, "INVALID_RUN_CONFIGURATION")
             self._save(run)
+            if not task.state.active:
+                return
+        self._execute_file(run, task, control)
+
+    def _execute_file(self, run: Run, task: TaskRun, control: Control) -> None:
         session = Session(self._s3_endpoint_url, self._filesystem, self._secrets)
         try:
             with self._changed:
                 control.session = session
                 self._stop_if_asked(control)
-            sql_task = task.settings["sql_task"]
-            parameters = {
-                name: resolve_references(value, run.job_parameters)
-                for name, value in sql_task.get("parameters", {}).items()
-            }
+            path = Path(task.settings["sql_task"]["file"]["path"])
             # Job parameters are passed to the task, and override task parameters of the same name.
-            session.execute(Path(sql_task["file"]["path"]).read_text("utf-8"), parameters | run.job_parameters)
+            parameters = (task.resolved or {}) | run.job_parameters
+            session.execute(path.read_text("utf-8"), parameters)
             error = ""
         except StatementError as problem:
             error = str(problem)
@@ -386,9 +422,18 @@ class Workspace:
             session.close()
         with self._changed:
             self._stop_if_asked(control)
-            task.error = error
+            task.error, task.output = error, session.output
             task.state.end("TERMINATED", "FAILED" if error else "SUCCESS", TASK_FAILURE if error else "")
             self._save(run)
+
+    def _timer(self, run: Run, seconds: int) -> threading.Timer | None:
+        """Start a timer that stops a run; 0 seconds mean none."""
+        if not seconds:
+            return None
+        timer = threading.Timer(seconds, self.cancel, (run.run_id, "TIMEDOUT"))
+        timer.daemon = True
+        timer.start()
+        return timer
 
     def _hold(self, control: Control, point: HoldPoint) -> None:
         with self._changed:
@@ -417,14 +462,10 @@ class Workspace:
 
     def _ended(self, run: Run, life_cycle_state: str, result_state: str, message: str, code: str = "") -> None:
         """Set a run's final state, and submit the next queued run of its job."""
-        if run.task.state.active:
-            run.task.error = "" if result_state in {"SUCCESS", "CANCELED"} else message
-            run.task.state.end(life_cycle_state, result_state, message, code)
-        run.leave_queue()
-        run.state.end(life_cycle_state, result_state, message, code)
+        _end(run, life_cycle_state, result_state, message, code)
         control = self._controls.pop(run.run_id, None)
-        if control and control.timer:
-            control.timer.cancel()
+        if control:
+            _cancel_timers(control)
         self._save(run)
         for waiting in [] if self._closing else reversed(self.runs()):
             if waiting.job_id == run.job_id and waiting.state.life_cycle_state == "QUEUED":
@@ -440,16 +481,12 @@ class Workspace:
                 self._jobs[stored["job_id"]] = Job(**stored)
         for file in self._runs_dir.glob("*.json"):
             stored = json.loads(file.read_text("utf-8"))
-            if "task" not in stored:
+            if not {"task", "tasks"} & stored.keys():
                 raise RuntimeError(f"{file} was written by an older version of this emulator: delete its folder")
             run = Run.from_json(stored)
             self._runs[run.run_id] = run
             if run.state.active:
-                run.leave_queue()
-                message = "Run failed because the workspace was restarted."
-                for state in (run.state, run.task.state):
-                    if state.active:
-                        state.end("INTERNAL_ERROR", "FAILED", message)
+                _end(run, "INTERNAL_ERROR", "FAILED", "Run failed because the workspace was restarted.")
                 self._save(run)
 
     def _save(self, run: Run) -> None:
@@ -472,6 +509,59 @@ class Workspace:
             number = secrets.randbelow(9 * 10**14) + 10**14
             if number not in self._runs and number not in self._jobs:
                 return number
+
+
+def _end(run: Run, life_cycle_state: str, result_state: str, message: str, code: str = "") -> None:
+    """Set the final state of a run, and of its tasks that have not ended."""
+    for task in _in_order(run.tasks):
+        if not task.state.active:
+            continue
+        # What ends a run ends the task that it works on; the tasks behind that one are skipped.
+        if result_state in {"FAILED", "TIMEDOUT"} and (verdict := _verdict_of_upstream(run, task)):
+            task.state.end("SKIPPED", *verdict)
+            continue
+        task.error = "" if result_state in {"SUCCESS", "CANCELED"} else message
+        task.state.end(life_cycle_state, result_state, message, code)
+    run.leave_queue()
+    run.state.end(life_cycle_state, result_state, message, code)
+
+
+def _in_order(tasks: list[TaskRun]) -> list[TaskRun]:
+    """Return tasks so that each comes after those that it depends on."""
+    ordered: list[TaskRun] = []
+    while len(ordered) < len(tasks):
+        done = {task.key for task in ordered}
+        ordered.append(
+            next(
+                task
+                for task in tasks
+                if task.key not in done and done.issuperset(other["task_key"] for other in task.dependencies)
+            )
+        )
+    return ordered
+
+
+def _verdict_of_upstream(run: Run, task: TaskRun) -> tuple[str, str] | None:
+    """Return result state and message of a task that cannot run because of the tasks before it, which have ended."""
+    excluded = []
+    for dependency in task.dependencies:
+        other = run.task(dependency["task_key"])
+        state = other.state.result_state
+        if state in {"CANCELED", "UPSTREAM_CANCELED"}:
+            return "UPSTREAM_CANCELED", "An upstream task was canceled."
+        if state not in {"SUCCESS", "EXCLUDED"}:
+            return "UPSTREAM_FAILED", "An upstream task failed."
+        if dependency.get("outcome", other.outcome) != other.outcome:
+            return "EXCLUDED", _EXCLUDED
+        excluded.append(state == "EXCLUDED")
+    # An excluded task counts as successful, unless all tasks before this one are excluded.
+    return ("EXCLUDED", _EXCLUDED) if excluded and all(excluded) else None
+
+
+def _cancel_timers(control: Control) -> None:
+    for timer in (control.run_timer, control.task_timer):
+        if timer:
+            timer.cancel()
 
 
 def _write_json(path: Path, content: Any) -> None:

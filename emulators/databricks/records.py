@@ -99,13 +99,46 @@ class State:
 
 
 @dataclass
+class SqlOutput:
+    """The result of a SQL file: names of columns, and the texts of the first rows, which may not be all."""
+
+    columns: list[str]
+    rows: list[list[str | None]]
+    truncated: bool
+
+    @property
+    def first_row(self) -> dict[str, str | None] | None:
+        """The first row, by the names of the columns; None if there is none."""
+        return dict(zip(self.columns, self.rows[0], strict=True)) if self.rows else None
+
+
+@dataclass
 class TaskRun:
-    """A task's run, with a copy of the task's settings."""
+    """
+    A task's run, with a copy of the task's settings.
+
+    ``resolved`` are the task's parameters or operands with their references replaced; None until the task starts.
+    ``output`` is the result of a SQL file; None if its last statement is no query. ``outcome`` is the result of a
+    condition, ``true`` or ``false``; empty until it is known.
+    """
 
     run_id: int
     settings: dict[str, Any]
     state: State = field(default_factory=State)
     error: str = ""
+    resolved: dict[str, str] | None = None
+    output: SqlOutput | None = None
+    outcome: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name of the task within its job."""
+        return str(self.settings["task_key"])
+
+    @property
+    def dependencies(self) -> list[dict[str, str]]:
+        """The tasks before this one, each with ``task_key`` and perhaps the ``outcome`` that it must have."""
+        return list(self.settings.get("depends_on", []))
 
 
 @dataclass
@@ -113,15 +146,15 @@ class Run:
     """
     One run of a job, with a copy of the settings that it started with.
 
-    ``queued_at`` is when the run entered the queue, in milliseconds since 1970; 0 if it is not queued.
-    ``queue_duration`` is how long it was queued before, in milliseconds.
+    ``tasks`` are in the order of the settings. ``queued_at`` is when the run entered the queue, in milliseconds since
+    1970; 0 if it is not queued. ``queue_duration`` is how long it was queued before, in milliseconds.
     """
 
     run_id: int
     job_id: int
     settings: dict[str, Any]
     job_parameters: dict[str, str]
-    task: TaskRun
+    tasks: list[TaskRun]
     created_time: int
     state: State = field(default_factory=State)
     idempotency_token: str = ""
@@ -135,11 +168,31 @@ class Run:
             self.queue_duration += now() - self.queued_at
             self.queued_at = 0
 
+    def task(self, key: str) -> TaskRun:
+        """Return the run of one of the job's tasks."""
+        return next(task for task in self.tasks if task.key == key)
+
+    def task_with_id(self, run_id: int) -> TaskRun | None:
+        """Return the task's run with this id; None if the id is another run's."""
+        return next((task for task in self.tasks if task.run_id == run_id), None)
+
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Run:
-        """Build a run from the output of :func:`dataclasses.asdict`."""
-        task = TaskRun(**stored["task"] | {"state": State(**stored["task"]["state"])})
-        return cls(**stored | {"task": task, "state": State(**stored["state"])})
+        """Build a run from the output of :func:`dataclasses.asdict`, or of a version whose jobs had one task."""
+        fields = dict(stored)
+        if (only := fields.pop("task", None)) is not None:
+            fields["tasks"] = [only]
+        tasks = [
+            TaskRun(
+                **task
+                | {
+                    "state": State(**task["state"]),
+                    "output": SqlOutput(**task["output"]) if task.get("output") else None,
+                }
+            )
+            for task in fields["tasks"]
+        ]
+        return cls(**fields | {"tasks": tasks, "state": State(**fields["state"])})
 
 
 def now() -> int:

@@ -186,8 +186,8 @@ class _Api:
 
         def view() -> dict[str, Any]:
             run = self._workspace.run(run_id)
-            if run_id == run.task.run_id:
-                return answers.task_run_answer(run, base_url)
+            if (task := run.task_with_id(run_id)) is not None:
+                return answers.task_run_answer(run, task, base_url)
             return answers.run_answer(run, base_url, resolved=_flag(body, "include_resolved_values"))
 
         return self._workspace.read(view)
@@ -197,14 +197,15 @@ class _Api:
 
         def view() -> dict[str, Any]:
             run = self._workspace.run(run_id)
-            if run_id != run.task.run_id:
+            if (task := run.task_with_id(run_id)) is None:
                 raise invalid(
                     "Retrieving the output of runs with multiple tasks is not supported. Please retrieve the output of "
                     "each individual task run instead."
                 )
-            metadata = answers.task_run_answer(run, str(request.base_url))
-            output: dict[str, Any] = {"metadata": metadata, "sql_output": {}}
-            return output | ({"error": run.task.error} if run.task.error else {})
+            output: dict[str, Any] = {"metadata": answers.task_run_answer(run, task, str(request.base_url))}
+            if "sql_task" in task.settings:
+                output["sql_output"] = answers.sql_output(task)
+            return output | ({"error": task.error} if task.error else {})
 
         return self._workspace.read(view)
 
@@ -321,7 +322,8 @@ class _Api:
         rows = []
         for run in self._workspace.runs()[:RUNS_ON_PAGE]:
             state = f"{run.state.life_cycle_state} {run.state.result_state}"
-            cells = (run.settings["name"], run.run_id, state, run.state.message, run.task.error)
+            errors = "\n".join(task.error for task in run.tasks if task.error)
+            cells = (run.settings["name"], run.run_id, state, run.state.message, errors)
             columns = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
             rows.append(f'<tr id="job/{run.job_id}/run/{run.run_id}">{columns}</tr>')
         return HTMLResponse(

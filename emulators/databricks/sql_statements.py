@@ -15,7 +15,8 @@ from typing import Any
 
 from deltalake import DeltaTable
 
-from emulators.databricks.export import Session, StatementError
+from emulators.databricks.errors import StatementError
+from emulators.databricks.export import Session
 from emulators.databricks.records import ApiError, invalid
 from emulators.databricks.unity_catalog import table_uri, write_table
 from emulators.s3 import s3_filesystem, storage_options

@@ -30,7 +30,7 @@ from starlette.responses import JSONResponse
 from data_share.databricks import follow
 from data_share.snowflake import sql_api as statements_api
 from emulators import fault_injection
-from emulators.databricks import answers, export, functions, jobs, oauth, parquet, server
+from emulators.databricks import answers, export, functions, jobs, lake, oauth, parquet, server
 from emulators.databricks.records import USER, TaskRun
 from emulators.snowflake import (
     account_statements,
@@ -234,13 +234,13 @@ def _only_numbers(true: Any, body: Any, name: str) -> int:
     return int(true(body, name))
 
 
-def _own_run_id(true: Any, run: Any, base_url: str, **options: Any) -> Any:
-    return {**true(run, base_url, **options), "run_id": run.run_id}
+def _own_run_id(true: Any, run: Any, *args: Any, **options: Any) -> Any:
+    return {**true(run, *args, **options), "run_id": run.run_id}
 
 
-def _absent_tables_are_empty(true: Any, self: Any, name: str) -> Any:
+def _absent_tables_are_empty(true: Any, self: Any, name: str, *more: Any) -> Any:
     try:
-        return true(self, name)
+        return true(self, name, *more)
     except export.StatementError:
         return pa.dataset.dataset(scenarios.SCHEMA.empty_table())
 
@@ -607,7 +607,7 @@ BREAKS = [
     Break(
         "`{{job.parameters.x}}`",
         "not replaced",
-        instead(jobs, "resolve_references", lambda template, _: template),
+        instead(jobs, "resolve_references", lambda template, *_: template),
         s.a_sync,
         "The parameter data_path must be a directory",
     ),
@@ -692,7 +692,7 @@ BREAKS = [
     Break(
         "The directory of `INSERT OVERWRITE DIRECTORY` is a literal",
         "none is",
-        instead(export, "_directory_insert", _no_directory),
+        instead(export, "directory_insert", _no_directory),
         s.a_sync,
         "PARSE_SYNTAX_ERROR",
     ),
@@ -720,7 +720,7 @@ BREAKS = [
     Break(
         "An absent table: `TABLE_OR_VIEW_NOT_FOUND`",
         "an empty one",
-        around(export.Session, "_delta_dataset", _absent_tables_are_empty),
+        around(lake.Lake, "read", _absent_tables_are_empty),
         s.the_source_is_absent,
         "DID NOT RAISE",
     ),

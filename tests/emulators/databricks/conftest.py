@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import ssl
 import threading
 import time
@@ -14,7 +15,9 @@ import uvicorn
 from emulators.fault_injection import FaultInjection
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import s3fs
+    from deltalake import DeltaTable
 
 PROJECT = Path(__file__).parents[3]
 BUNDLE = PROJECT / "include" / "databricks" / "databricks.yml"
@@ -181,3 +184,62 @@ def parameters(tmp_path: Path) -> dict[str, str]:
         "source": "",
         "mode": "",
     }
+
+
+class Catalog:
+    """A catalog of one test, whose table is w.t."""
+
+    def __init__(self, url: str, files: Any, catalog: str) -> None:
+        self.url = url
+        self.files = files
+        self.catalog = catalog
+        self.name = f"{catalog}.w.t"
+
+    def table(self, name: str = "") -> DeltaTable:
+        from deltalake import DeltaTable
+
+        from emulators.databricks.unity_catalog import table_uri
+        from emulators.s3 import storage_options
+
+        return DeltaTable(table_uri(name or self.name), storage_options=storage_options(self.url))
+
+    def write(self, rows: pa.Table, mode: Any = "overwrite", name: str = "") -> None:
+        from emulators.databricks.unity_catalog import write_table
+
+        write_table(self.url, name or self.name, rows, mode)
+
+    def _session(self) -> Any:
+        from emulators.databricks.export import Session
+
+        return Session(self.url, self.files)
+
+    def first(self, sql: str, **parameters: str) -> Any:
+        """The first row of the last statement's result."""
+        session = self._session()
+        try:
+            return session.execute(sql.replace("{t}", self.name), parameters)
+        finally:
+            session.close()
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        session = self._session()
+        try:
+            return list(session.table(sql.replace("{t}", self.name)).to_pylist())
+        finally:
+            session.close()
+
+    def refused(self, sql: str, **parameters: str) -> str:
+        from emulators.databricks.errors import StatementError
+
+        with pytest.raises(StatementError) as caught:
+            self.first(sql, **parameters)
+        return str(caught.value)
+
+
+@pytest.fixture
+def here(s3_url: str, files: Any, tmp_path: Path) -> Iterator[Catalog]:
+    name = re.sub(r"\W", "_", tmp_path.name).lower()
+    made = Catalog(s3_url, files, name)
+    yield made
+    if files.exists(f"unity-catalog/{name}"):
+        files.rm(f"unity-catalog/{name}", recursive=True)

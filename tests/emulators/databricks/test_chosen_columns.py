@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from data_share.dag_defaults import SHARE
 from data_share.render import export_sql
 from data_share.source import Source
-from emulators.databricks.export import Session, StatementError
+from emulators.databricks.errors import StatementError
+from emulators.databricks.export import Session
 from emulators.databricks.unity_catalog import write_table
 from tests.emulators.databricks.test_export import SQL as NOT_RENDERED
 from tests.emulators.databricks.test_export import read

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from data_share.source import Source
-from emulators.databricks.export import Session, StatementError
+from emulators.databricks.errors import StatementError
+from emulators.databricks.export import Session
 from emulators.databricks.unity_catalog import write_table
 from tests.emulators.databricks.test_chosen_columns import HOSTILE, PEOPLE, SECRETS, job
 from tests.emulators.databricks.test_export import SQL, read

@@ -15,7 +15,9 @@ import pytest
 
 from data_share.sql_text import source_name
 from emulators.databricks import parquet
-from emulators.databricks.export import InterruptedStatementError, Session, StatementError, resolve_references
+from emulators.databricks.errors import InterruptedStatementError, StatementError
+from emulators.databricks.export import Session
+from emulators.databricks.references import resolve_references
 from emulators.databricks.unity_catalog import write_table
 from sandbox.sources import city_temperatures, daily_observations, forecasts
 from tests.source_names import NO_SOURCES, SOURCES, WITHOUT_BACKTICKS, no_paths

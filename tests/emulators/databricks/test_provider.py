@@ -114,6 +114,36 @@ print(json.dumps({"good": run(good), "bad": run({"proof": "counts"})}))
     assert "[USER_RAISED_EXCEPTION] The job parameter source_table must be a table" in error["error"]
 
 
+def test_the_errors_of_a_run_are_those_of_the_task_that_failed(workspace: Any, tmp_path: Path) -> None:
+    for name, sql in (("plan", "SELECT 1 AS one"), ("export", "SELECT RAISE_ERROR('no rights')")):
+        (tmp_path / f"{name}.sql").write_text(sql)
+
+    def task(key: str, after: str, name: str) -> dict[str, Any]:
+        sql_task = {"warehouse_id": "w", "file": {"path": str(tmp_path / f"{name}.sql")}}
+        return {"task_key": key, "depends_on": [{"task_key": after}] if after else [], "sql_task": sql_task}
+
+    tasks = [task("after", "export", "plan"), task("plan", "", "plan"), task("export", "plan", "export")]
+    job_id = workspace.post("jobs/create", name="several tasks", tasks=tasks)["job_id"]
+    run = workspace.ended(workspace.post("jobs/run-now", job_id=job_id)["run_id"])
+    script = """
+import json, sys
+from airflow.providers.databricks.hooks.databricks import DatabricksHook
+from airflow.providers.databricks.utils.databricks import extract_failed_task_errors
+
+hook = DatabricksHook()
+run_id = int(sys.argv[1])
+print(json.dumps(extract_failed_task_errors(hook, hook.get_run(run_id), hook.get_run_state(run_id))))
+"""
+    connection = {"host": "127.0.0.1", "port": workspace.port, "schema": "http", "password": TOKEN}
+    assert run_with_hook(script, str(run["run_id"]), connection=connection, home=tmp_path) == [
+        {
+            "task_key": "export",
+            "run_id": run["tasks"][2]["run_id"],
+            "error": "[USER_RAISED_EXCEPTION] no rights SQLSTATE: P0001",
+        }
+    ]
+
+
 def test_a_service_principal_signs_in_with_the_hook(serve: Any, tmp_path: Path, certificate: tuple[Path, Path]) -> None:
     """Over TLS: for tokens the provider takes https whatever the connection's schema says, and leaves out its port."""
     workspace = serve(tmp_path / "databricks", ssl_certfile=str(certificate[0]), ssl_keyfile=str(certificate[1]))

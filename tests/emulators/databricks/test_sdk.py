@@ -206,6 +206,37 @@ def test_a_run_has_the_fields_of_the_reference(workspace: WorkspaceServer, param
     assert listed["runs"] == [run | {"has_more": False}]
 
 
+def test_a_run_of_several_tasks_has_the_fields_of_the_reference(
+    workspace: WorkspaceServer, client: WorkspaceClient, tmp_path: Path
+) -> None:
+    (tmp_path / "plan.sql").write_text("SELECT 'nothing' AS mode")
+    sql_task = jobs.SqlTask(warehouse_id="w", file=jobs.SqlTaskFile(path=str(tmp_path / "plan.sql")))
+    condition = jobs.ConditionTask(
+        op=jobs.ConditionTaskOp.NOT_EQUAL, left="{{tasks.plan.output.first_row.mode}}", right="nothing"
+    )
+    tasks = [
+        jobs.Task(task_key="plan", sql_task=sql_task),
+        jobs.Task(task_key="if", depends_on=[jobs.TaskDependency("plan")], condition_task=condition),
+        jobs.Task(task_key="after", depends_on=[jobs.TaskDependency("if", outcome="true")], sql_task=sql_task),
+    ]
+    job_id = client.jobs.create(name="several tasks", tasks=tasks).job_id
+    assert job_id is not None
+    run = client.jobs.run_now(job_id).result(timeout=timedelta(seconds=20))
+    told = workspace.get("jobs/runs/get", run_id=run.run_id, include_resolved_values="true")
+    check(jobs.Run, told, "run")
+    check(jobs.ListRunsResponse, workspace.get("jobs/runs/list", job_id=job_id, expand_tasks="true"), "list")
+    for task in told["tasks"]:
+        check(jobs.RunOutput, workspace.get("jobs/runs/get-output", run_id=task["run_id"]), "output")
+    _, decided, after = client.jobs.get_run(run.run_id or 0, include_resolved_values=True).tasks or []
+    assert decided.condition_task is not None
+    assert decided.condition_task.outcome == "false"
+    assert decided.resolved_values is not None
+    assert decided.resolved_values.condition_task == jobs.ResolvedConditionTaskValues("nothing", "nothing")
+    assert after.state is not None
+    assert after.state.result_state == RunResultState.EXCLUDED
+    client.jobs.delete(job_id)
+
+
 def test_active_queued_and_failed_runs_have_the_fields_of_the_reference(
     workspace: WorkspaceServer, make_job: Callable[..., int]
 ) -> None:

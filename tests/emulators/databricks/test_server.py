@@ -444,7 +444,7 @@ def test_jobs_that_could_not_run_are_refused(workspace: Any, task: Any) -> None:
     path = {"path": "export.sql"}
     for settings, reason in (
         ({"tasks": []}, "At least one task"),
-        ({"tasks": [task("a"), task("b")]}, "only jobs of one task"),
+        ({"tasks": [task("a"), task("a")]}, "a task_key of its own"),
         ({"tasks": [task("")]}, "needs a task_key"),
         ({"tasks": [task("a", depends_on=[{"task_key": "b"}])]}, "depends on b, which does not exist"),
         ({"tasks": [task("a", sql_task={"file": path})]}, "warehouse_id is missing"),

@@ -1,0 +1,195 @@
+"""Delta tables as Databricks reads them: one version, the history, and the refusals that ``deltalake`` lacks."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import s3fs
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, DeltaProtocolError, TableNotFoundError
+
+from emulators.databricks.errors import StatementError
+from emulators.databricks.records import USER
+from emulators.s3 import storage_options
+
+_MILLISECONDS = {"hour": 3_600_000, "day": 86_400_000, "week": 604_800_000}
+_DEFAULT_RETENTION = "interval 1 week"
+
+_COMMIT_FILE = re.compile(r"/([0-9]{20})[.]json$")
+
+# deltalake's name -> Databricks' name, if they differ.
+_OPERATIONS = {
+    "ADD COLUMN": "ADD COLUMNS",
+    "ADD FEATURE": "UPGRADE PROTOCOL",
+    "UPDATE FIELD METADATA": "CHANGE COLUMN",
+    "UPDATE TABLE METADATA": "SET TBLPROPERTIES",
+}
+_METRICS = {"num_added_rows": "numOutputRows", "num_added_files": "numFiles"}
+_OF_WRITES = frozenset({"CREATE TABLE AS SELECT", "WRITE"})
+_TEXTS = pa.map_(pa.string(), pa.string())
+_JOB_FIELDS = ("jobId", "jobName", "jobRunId", "runId", "jobOwnerId", "triggerType")
+
+HISTORY = pa.schema(
+    [
+        ("version", pa.int64()),
+        ("timestamp", pa.timestamp("us", "UTC")),
+        ("userId", pa.string()),
+        ("userName", pa.string()),
+        ("operation", pa.string()),
+        ("operationParameters", _TEXTS),
+        ("job", pa.struct([(name, pa.string()) for name in _JOB_FIELDS])),
+        ("notebook", pa.struct([("notebookId", pa.string())])),
+        ("clusterId", pa.string()),
+        ("readVersion", pa.int64()),
+        ("isolationLevel", pa.string()),
+        ("isBlindAppend", pa.bool_()),
+        ("operationMetrics", _TEXTS),
+        ("userMetadata", pa.string()),
+        ("engineInfo", pa.string()),
+    ]
+)
+"""The columns of DESCRIBE HISTORY (https://docs.databricks.com/aws/en/tables/history-schema)."""
+
+
+def open_table(endpoint_url: str, uri: str) -> DeltaTable | None:
+    """Return the newest version of a table; None if there is none."""
+    try:
+        return DeltaTable(uri, storage_options=storage_options(endpoint_url))
+    except TableNotFoundError:
+        return None
+
+
+def commit_files(filesystem: s3fs.S3FileSystem, table: DeltaTable) -> dict[int, str]:
+    """Return the path of each log file of a commit that is left, by version."""
+    paths = filesystem.ls(f"{table.table_uri.rstrip('/')}/_delta_log", detail=False)
+    return {int(match[1]): path for path in paths if (match := _COMMIT_FILE.search(path))}
+
+
+def read_commits(filesystem: s3fs.S3FileSystem, files: Mapping[int, str]) -> dict[int, list[dict[str, Any]]]:
+    """
+    Return the actions of commits, by version.
+
+    ``DeltaTable.history`` would do, if it let other threads of this process run meanwhile: S3 may be one of them.
+
+    :param files: paths of the log files, by version.
+    """
+    texts = filesystem.cat(list(files.values())) if files else {}
+    return {version: [json.loads(line) for line in texts[path].splitlines() if line] for version, path in files.items()}
+
+
+def table_at(filesystem: s3fs.S3FileSystem, table: DeltaTable, version: int) -> DeltaTable:
+    """
+    Return another version of a table.
+
+    :raises StatementError: there is no such version, it is older than the files of a table are kept, or files of it
+        were removed.
+    """
+    files = commit_files(filesystem, table)
+    earliest = min(files, default=table.version())
+    if not earliest <= version <= table.version():
+        raise version_not_found(version, earliest, table.version())
+    if version < table.version():
+        _check_retention(table, read_commits(filesystem, {version: files[version]})[version])
+    try:
+        found = DeltaTable(table.table_uri, version=version, storage_options=table._storage_options)
+    except (DeltaError, TableNotFoundError) as error:  # neither its checkpoint nor all commits before it are left
+        raise version_not_found(version, earliest, table.version()) from error
+    if missing := first_missing(filesystem, table, (uri.removeprefix("s3://") for uri in found.file_uris())):
+        raise StatementError(
+            f"[FAILED_READ_FILE.DBR_FILE_NOT_EXIST] Error while reading file {missing}. "
+            f"[DELTA_FILE_NOT_FOUND_DETAILED] File {missing} referenced in the transaction log cannot be found. This "
+            "occurs when data has been manually deleted from the file system rather than using the table `DELETE` "
+            "statement. SQLSTATE: KD001"
+        )
+    return found
+
+
+def version_not_found(version: int, earliest: int, latest: int) -> StatementError:
+    """Report a version that the log does not have."""
+    return StatementError(
+        f"[DELTA_VERSION_NOT_FOUND] Cannot time travel Delta table to version {version}. Available versions: "
+        f"[{earliest}, {latest}]. SQLSTATE: 22003"
+    )
+
+
+def first_missing(filesystem: s3fs.S3FileSystem, table: DeltaTable, paths: Iterable[str]) -> str | None:
+    """Return the URI of the first of a table's files that does not exist; None if all exist."""
+    present = set(filesystem.find(table.table_uri.rstrip("/")))
+    return next((f"s3://{path}" for path in sorted(paths) if path not in present), None)
+
+
+def history_of(filesystem: s3fs.S3FileSystem, table: DeltaTable) -> pa.Table:
+    """Return the rows of DESCRIBE HISTORY, the newest first. Commits whose log files are gone are missing."""
+    commits = read_commits(filesystem, commit_files(filesystem, table))
+    rows = [_commit(version, action_of(commits[version], "commitInfo")) for version in sorted(commits, reverse=True)]
+    return pa.Table.from_pylist(rows, HISTORY)
+
+
+def action_of(actions: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    """Return a commit's first action of a kind, such as commitInfo; empty if it has none."""
+    return next((action[kind] for action in actions if kind in action), {})
+
+
+def _commit(version: int, entry: dict[str, Any]) -> dict[str, Any]:
+    parameters = dict(entry.get("operationParameters") or {})
+    operation = _OPERATIONS.get(entry["operation"], entry["operation"])
+    if operation == "WRITE" and version == 0:
+        operation = "CREATE TABLE AS SELECT"
+    metrics = {
+        _metric(name, operation): value if isinstance(value, str) else json.dumps(value)
+        for name, value in (entry.get("operationMetrics") or {}).items()
+    }
+    return {
+        "version": version,
+        "timestamp": entry["timestamp"] * 1000,
+        "userName": USER,
+        "operation": operation,
+        "operationParameters": list(parameters.items()),
+        "readVersion": entry.get("readVersion", version - 1 if version else None),
+        "isolationLevel": "SnapshotIsolation" if operation == "OPTIMIZE" else "WriteSerializable",
+        "isBlindAppend": parameters.get("mode") == "Append",
+        "operationMetrics": list(metrics.items()),
+        "userMetadata": entry.get("userMetadata"),
+        "engineInfo": entry.get("engineInfo"),
+    }
+
+
+def _metric(name: str, operation: str) -> str:
+    """Return Databricks' name of a metric, such as numDeletedRows for num_deleted_rows."""
+    if operation in _OF_WRITES and name in _METRICS:
+        return _METRICS[name]
+    return re.sub(r"_(\w)", lambda match: match[1].upper(), name)
+
+
+def _check_retention(table: DeltaTable, commit: list[dict[str, Any]]) -> None:
+    """
+    Refuse a version that is older than removed files are kept, whether or not VACUUM ran.
+
+    Runtime 18 and SQL warehouses do so. The newest version is never too old.
+
+    :param commit: actions of the version.
+    """
+    written = table.metadata().configuration.get("delta.deletedFileRetentionDuration", _DEFAULT_RETENTION)
+    match = re.fullmatch(r"interval (\d+) (hour|day|week)s?", written.lower())
+    if match is None:
+        raise StatementError(f"[INTERNAL_ERROR] The sandbox cannot read the duration {written}. SQLSTATE: XX000")
+    kept = int(match[1]) * _MILLISECONDS[match[2]]
+    if action_of(commit, "commitInfo")["timestamp"] < time.time() * 1000 - kept:
+        raise StatementError(
+            "[DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION] Cannot time travel beyond "
+            f"delta.deletedFileRetentionDuration ({kept // _MILLISECONDS['hour']} HOURS) set on the table. "
+            "SQLSTATE: 0AKDC"
+        )
+
+
+def dataset_of(table: DeltaTable, name: str) -> Any:
+    """Return a table's rows as a dataset of pyarrow."""
+    try:
+        return table.to_pyarrow_dataset()
+    except (ValueError, DeltaProtocolError) as error:
+        raise StatementError(f"[INTERNAL_ERROR] The sandbox cannot read {name}: {error} SQLSTATE: XX000") from error
