@@ -133,9 +133,16 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
         check_files = sql_files("check_staging")
         check_staging = SnowflakeCheckOperator(task_id=CHECK_STAGING.id, sql=check_files, **load_args)
         publish_files = sql_files(
-            "publish", "select_lock", "select_ledger_row", "count_changes", "show_staging_tables_of_run"
+            *("publish", "add_lock_columns", "select_lock", "select_ledger_row", "count_changes"),
+            "show_staging_tables_of_run",
         )
-        publish = SnowflakePublishOperator(task_id=PUBLISH.id, sql=publish_files, **load_args)
+        publish = SnowflakePublishOperator(
+            task_id=PUBLISH.id,
+            sql=publish_files,
+            # If nothing is new at the source, copy and check are skipped, and this step says so.
+            trigger_rule="none_failed",
+            **load_args,
+        )
 
         steps = [export_to_s3, wait_for_export, copy_into_staging, check_staging, publish]
         finish_sync = FinishSyncOperator(

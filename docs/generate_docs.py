@@ -320,8 +320,9 @@ parameters: `source` says what a sync exports, the grants of `data-share-export`
 ### Columns that come later
 
 A column that the target lacks stays in Databricks, unless `schema_drift` is `add_new`. Before the export,
-`export_to_s3` reads the columns of the target (`DESCRIBE TABLE`, with the rights that the load needs anyway) and tells
-the job. What is in the bucket after the source got a column:
+`export_to_s3` tells the job the columns of the target: those after the last publish or, if a sync has failed since,
+those that Snowflake names now (`DESCRIBE TABLE`, with the rights that the load needs anyway). What is in the bucket
+after the source got a column:
 
 | With `source` | `strict` | `ignore_new` | `add_new` |
 | --- | --- | --- | --- |
@@ -336,6 +337,39 @@ all chosen columns leave:
 - The parameters of the run, with the names of the target and of `source`, have more than 10,000 bytes, which is what
   Databricks documents for the parameters of a task. Without `source`, the log of `export_to_s3` says so, the new
   column reaches the bucket, and the load refuses it or leaves it out. With `source`, `export_to_s3` fails instead.
+
+## Versions
+
+Each export of a Delta table reads one version of it: the rows, the counts and the checksums are of the same moment,
+even if somebody writes meanwhile. The first task of the export job, `plan`, pins the version. The ledger, the note of
+the run, the page *Data shares* and the answer of `publish` say which it was and how old it is: "as of 2026-11-29
+09:41 UTC (version 812)".
+
+If nothing is new since the version that was published last, the sync ends there: "nothing new at the source since
+2026-11-29 09:41 UTC (version 812)". Copy and check are skipped, Snowflake is not asked anything and wakes no
+warehouse, and no asset event says that the target has changed. What counts are changes of rows: `OPTIMIZE`, `VACUUM`,
+`ANALYZE`, `CLUSTER BY` and changes of properties make versions too, and are nothing new. Nothing is said about the
+target itself: rows that somebody has changed there stay as they are until the source changes, or until a sync with
+`full_refresh`. The `checks` are not made either.
+
+Airflow remembers the last publish with the asset of the source table. Everything is exported, and the ledger's
+`export_reason` says why, if
+
+- nothing is remembered, or the sync was one with `full_refresh`;
+- the dataset file has changed, or the target;
+- it is not certain what the last publish has left: its process died, or it loaded an earlier export again
+  (`reload_run_key`);
+- the table was dropped and made again, or its history does not reach back to that version (Databricks keeps it for
+  30 days);
+- `source.where` may choose other rows although the source is the same: it reads the time or the user, another
+  table, or calls a function that is not known to depend on its arguments alone;
+- the source has no versions that can be read: a view, a foreign table, another format than Delta, a streaming table
+  or a materialized view, a table in `hive_metastore`, or a table with a row filter or a column mask.
+
+Policies that are set through tags are in no list that the job can read. For a table with such policies, Databricks
+refuses to show the history, and the export fails with an error that names row filters, column masks or ABAC: set
+`pinned: false`. Then, as for a view, each sync exports the source as it is, without a version. After a new secret of
+hashes (`source.hash`), start a sync with `full_refresh`: Airflow does not know the secret.
 
 ## Proof
 

@@ -14,6 +14,7 @@ from dataclasses import fields
 from typing import Any
 
 from examples.backend.airflow_client import Sync, SyncError
+from examples.backend.view import as_of
 from sandbox.airflow import Airflow, task_name
 from sandbox.settings import PREFERRED_PORTS, PROJECT, Settings, SettingsError
 from sandbox.stack import STOPPED_BY_ANOTHER, Endpoints, Stack, StackError
@@ -285,7 +286,12 @@ def _show_sync(airflow: Airflow, endpoints: Endpoints, dataset: str, conf: dict[
                 _show_state(began, step.name, step.state)
     seconds = round(time.monotonic() - began, 1)
     row = sync.result or {}
-    if sync.complete and conf.get("dry_run"):
+    if sync.complete and row.get("unchanged"):
+        print(
+            f"\nUp to date. {as_of(row)}; {row['rows_in_target']:,} rows in {row['target_table']}.\n"
+            f"To load it all the same: make sync DATASET={dataset} FULL_REFRESH=1\n"
+        )
+    elif sync.complete and conf.get("dry_run"):
         print(
             f"\nDry run complete: nothing was published. A sync would insert {row['rows_inserted']:,} rows into "
             f"{dataset}, update {row['rows_updated']:,} and delete {row['rows_deleted']:,}.\n"
@@ -303,11 +309,13 @@ def _show_sync(airflow: Airflow, endpoints: Endpoints, dataset: str, conf: dict[
             {
                 "dataset": dataset,
                 "state": sync.state,
+                "unchanged": row.get("unchanged", False),
                 "dry_run": conf.get("dry_run", False),
                 "full_refresh": conf.get("full_refresh", False),
                 "run_key": row.get("run_key"),
                 "dag_run_id": sync.run_id,
                 **{name: row.get(name) for name in counts},
+                "source_version": row.get("source_version"),
                 "seconds": seconds,
             }
         ),
@@ -326,6 +334,8 @@ def _show_summary(endpoints: Endpoints, sync: Sync, row: dict[str, Any]) -> None
         f"\nSync Complete: {row['rows_exported']:,} rows exported, {row['rows_loaded']:,} loaded, "
         f"{row['rows_in_target']:,} in {row['target_table']}\n"
     )
+    if version := as_of(row):
+        print(f"{version}, {row['export_mode']} export: {row['export_reason']}.\n")
     print("Seconds per step")
     for step in sync.steps:
         if step.started and step.ended:

@@ -99,6 +99,48 @@ class TaskInstance:
         return {run_id: found for run_id in run_ids if (dag_id, run_id) == (self.dag_id, self.run_id)}
 
 
+@dataclass
+class AssetState:
+    """
+    What a task may ask and tell Airflow of an asset that it has as an inlet.
+
+    :param values: what is known of the asset, by key
+    """
+
+    values: dict[str, Any]
+
+    def get(self, key: str) -> Any:
+        """Return a value, or None."""
+        return copy.deepcopy(self.values.get(key))
+
+    def set(self, key: str, value: Any) -> None:
+        """
+        Keep a value.
+
+        :raises TypeError: it is not JSON
+        """
+        self.values[key] = json.loads(json.dumps(value))
+
+
+@dataclass
+class AssetStates:
+    """
+    The assets that a task may ask about.
+
+    :param states: what is known of each asset, by its name
+    :param inlets: the assets that the task has; None for a task that nothing is asked of but its id
+    """
+
+    states: dict[str, dict[str, Any]]
+    inlets: list[Any] | None
+
+    def __getitem__(self, asset: Any) -> AssetState:
+        """Return what a task may ask of an asset; of one that it does not have, Airflow says nothing."""
+        if self.inlets is not None and asset not in self.inlets:
+            raise KeyError(asset)
+        return AssetState(self.states.setdefault(asset.name, {}))
+
+
 @dataclass(kw_only=True, eq=False)
 class DagRun:
     """
@@ -114,6 +156,7 @@ class DagRun:
     :param clear_number: how often the run was cleared, as Airflow counts it
     :param xcoms: what the tasks have left, by task id and key
     :param states: states of the tasks, as another task is told them
+    :param asset_states: the states of assets, by name of the asset; they are of no run, so runs may share them
     """
 
     dag: DAG | None = None
@@ -128,6 +171,7 @@ class DagRun:
     clear_number: int = 0
     xcoms: dict[tuple[str, str], Any] = field(default_factory=dict)
     states: dict[str, str | None] = field(default_factory=dict)
+    asset_states: dict[str, dict[str, Any]] = field(default_factory=dict)
     params: dict[str, Any] = field(init=False)
     tries: dict[str, int] = field(default_factory=dict, init=False)
     asset_events: list[Any] = field(default_factory=list, init=False)
@@ -165,6 +209,7 @@ class DagRun:
             "task": task,
             "params": self.params,
             "outlet_events": OutletEventAccessors(),
+            "asset_state_store": AssetStates(self.asset_states, None if task is None else task.inlets),
             "var": {"value": self.variables},
         }
 

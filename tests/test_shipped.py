@@ -54,6 +54,7 @@ READERS = [
 ]
 
 
+@pytest.mark.tier("nightly")
 def test_other_datasets_touch_no_test(tmp_path: Path) -> None:
     copy = tmp_path / "project"
     for name in (".ci", "config", "dags", "docs", "emulators", "include", "plugins", "sandbox", "tests"):

@@ -23,6 +23,7 @@ from emulators.databricks.delta_tables import (
     dataset_of,
     first_missing,
     read_commits,
+    root_of,
     version_not_found,
 )
 from emulators.databricks.errors import StatementError
@@ -65,7 +66,7 @@ def changes_of(filesystem: s3fs.S3FileSystem, table: DeltaTable, name: str, star
     _check_recorded(at_start, commits, start, end)
     _check_columns(table, at_start, commits, start, end)
     schema = dataset_of(table, name).schema
-    root = table.table_uri.rstrip("/")
+    root = root_of(table)
     files = [
         (version, change, f"{root.removeprefix('s3://')}/{file['path']}", file.get("partitionValues") or {})
         for version in range(start, end + 1)

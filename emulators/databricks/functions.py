@@ -30,6 +30,8 @@ MACROS = (
     WHEN NOT contains(CAST(number AS VARCHAR), '.') THEN CAST(number AS VARCHAR)
     ELSE rtrim(rtrim(regexp_replace(CAST(number AS VARCHAR), '^(-?)[.]', '\\1' || '0.'), '0'), '.') END
     """,
+    # Spark's TIMESTAMP has a time zone.
+    "CREATE MACRO timestamp_micros(micros) AS make_timestamptz(CAST(micros AS BIGINT))",
     "CREATE MACRO raise_error(message) AS error('[USER_RAISED_EXCEPTION] ' || message || ' SQLSTATE: P0001')",
 )
 

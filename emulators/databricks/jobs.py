@@ -31,6 +31,7 @@ from emulators.databricks.records import (
     now,
 )
 from emulators.databricks.references import ReferenceNotFoundError, resolve_references
+from emulators.databricks.unity_catalog import add_version
 from emulators.s3 import s3_filesystem
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class Workspace:
         self._pending_holds: list[HoldPoint] = []
         self._pending_failures: list[dict[str, str]] = []
         self._min_run_seconds = 0.0
+        self._sources_change = False
         self._load()
         self._deploy(bundle)
         self._workers = ThreadPoolExecutor(MAX_PARALLEL_RUNS, thread_name_prefix="run")
@@ -267,6 +269,11 @@ class Workspace:
         with self._changed:
             self._min_run_seconds = seconds
 
+    def let_sources_change(self, is_on: bool) -> None:
+        """Commit a new version of its source before each run that begins from now on, as somebody who writes would."""
+        with self._changed:
+            self._sources_change = is_on
+
     def counts(self) -> dict[str, Any]:
         """Return the number of runs by state, the held runs, and the holds and failures not yet taken by a run."""
         with self._changed:
@@ -343,6 +350,8 @@ class Workspace:
     def _perform(self, run: Run, control: Control) -> None:
         earliest_end = time.monotonic() + self._min_run_seconds
         self._hold(control, "start")
+        if self._sources_change:
+            add_version(self._s3_endpoint_url, self._filesystem, run.job_parameters.get("source_table", ""))
         if control.failure is None:
             # One after the other. Those without a path between them would run at the same time in Databricks.
             for task in _in_order(run.tasks):

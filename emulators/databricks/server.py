@@ -88,6 +88,7 @@ class _Api:
             ("POST", "release", self._release),
             ("POST", "fail_next", self._fail_next),
             ("POST", "run_seconds", self._run_seconds),
+            ("POST", "source_changes", self._source_changes),
             ("POST", "token", self._new_token),
             ("POST", "token_lifetime", self._token_lifetime),
             ("GET", "state", self._state),
@@ -295,6 +296,13 @@ class _Api:
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= MAX_RUN_SECONDS:
             raise invalid(f"seconds must be a number from 0 to {MAX_RUN_SECONDS}.")
         self._workspace.let_runs_last(seconds)
+        return {}
+
+    def _source_changes(self, request: Request, body: Body) -> Any:
+        _only(body, "on")
+        if not isinstance(body.get("on"), bool):
+            raise invalid("on must be true or false.")
+        self._workspace.let_sources_change(body["on"])
         return {}
 
     def _new_token(self, request: Request, body: Body) -> Any:

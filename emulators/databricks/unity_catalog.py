@@ -18,6 +18,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import s3fs
 from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import TableNotFoundError
 
 from emulators.s3 import s3_filesystem, storage_options
 
@@ -69,6 +70,17 @@ def write_table(
         schema_mode="overwrite" if mode == "overwrite" else None,
         storage_options=storage_options(endpoint_url),
     )
+
+
+def add_version(endpoint_url: str, filesystem: s3fs.S3FileSystem, name: str) -> None:
+    """Commit a version in which a write has changed no row; do nothing if the name is not that of a Delta table."""
+    try:
+        uri = table_uri(name)
+        version = DeltaTable(uri, storage_options=storage_options(endpoint_url)).version() + 1
+    except (ValueError, TableNotFoundError):
+        return
+    commit = {"timestamp": time.time_ns() // 1_000_000, "operation": "WRITE", "operationParameters": {"mode": "Append"}}
+    filesystem.pipe_file(f"{uri}/_delta_log/{version:020}.json", json.dumps({"commitInfo": commit}).encode())
 
 
 def read_table(endpoint_url: str, name: str) -> pa.Table:

@@ -399,7 +399,8 @@ async function main([dataset, ...rest]) {
       }
     }
     if (!sync.complete) throw new SyncError(`${sync.failure.sentence}\n${sync.airflowUrl}`);
-    console.log(`Sync Complete: ${rows(sync.result.rows_in_target)} rows in ${dataset}, ${seconds()} s`);
+    const what = sync.result.unchanged ? "Up to date, nothing new at the source" : "Sync Complete";
+    console.log(`${what}: ${rows(sync.result.rows_in_target)} rows in ${dataset}, ${seconds()} s`);
     return 0;
   } catch (error) {
     if (!(error instanceof SyncError)) throw error;

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -112,6 +113,8 @@ class View:
     duration: str = ""
     rows: int | None = None
     changes: list[tuple[str, int]] = field(default_factory=list)
+    as_of: str = ""
+    """How old the data are, and that nothing was new if that is so."""
     step: str = ""
     """Title of the step that failed."""
     reason: str = ""
@@ -148,7 +151,12 @@ def view_of(sync: Sync) -> View:
             view.reason = "Its staging tables are removed. The target stays as it was."
     elif sync.complete:
         # Show "Sync Complete" only if rows were published.
-        view.headline, view.tone = "Dry run complete" if result.get("dry_run") else "Sync Complete", "done"
+        view.headline, view.tone = "Sync Complete", "done"
+        if result.get("unchanged"):
+            view.headline = "Up to date"
+        elif result.get("dry_run"):
+            view.headline = "Dry run complete"
+        view.as_of = as_of(result)
         view.rows = result.get("rows_loaded")
         view.changes = [(words, result[column]) for column, words in CHANGES if result.get(column) is not None]
     elif failure:
@@ -161,6 +169,15 @@ def view_of(sync: Sync) -> View:
     else:
         view.reason, view.what_to_do = "Airflow reports no reason.", "Look at the run in Airflow."
     return view
+
+
+def as_of(result: dict[str, Any]) -> str:
+    """Return how old the data of a sync are, by the version of the source; empty if it has none."""
+    version, committed = result.get("source_version"), result.get("source_committed_at")
+    if version is None or not committed:
+        return ""
+    when = f"{committed[:16].replace('T', ' ')} UTC (version {version})"
+    return f"Nothing new at the source since {when}" if result.get("unchanged") else f"Data as of {when}"
 
 
 def doing_of(steps: list[dict[str, str]]) -> str:

@@ -194,6 +194,13 @@ class Dataset(BaseModel):
         description="Which columns of the source leave Databricks, and how. Default: all, as they are. See "
         "[What leaves Databricks](#what-leaves-databricks).",
     )
+    pinned: bool = Field(
+        default=True,
+        strict=True,
+        description="Whether an export reads one version of a Delta table, and is left out if nothing is new since the "
+        "last sync. `false`: the source is read as it is, at each sync; for a table with policies for rows or columns, "
+        "of which Databricks shows no versions. See [Versions](#versions).",
+    )
     # Before the target, whose check reads it.
     share: str = Field(
         default=DEFAULT,

@@ -32,6 +32,7 @@ from data_share.share import Share, run_key, staging_manifest
 from data_share.snowflake.exported_schema import exported_columns
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from data_share.sql_files import render_sql
+from data_share.watermark import published_parameter
 
 TIMEOUT_SECONDS = 900
 """Max. time of a run that describes, its time in the job's queue included; then it is cancelled."""
@@ -75,6 +76,9 @@ class Description:
     :param column_types: the columns that would leave, as a manifest has them
     :param columns_that_stay: columns of the source that would not
     :param source_condition: the condition for the rows; empty without one
+    :param source_version: the version of the source that was described; None if it has none that can be read
+    :param source_committed_at: when this version was committed, in UTC; None without a version
+    :param export_reason: why an export would have all rows
     :param described_at: when, in UTC
     :param run_page_url: page of the run on Databricks
     """
@@ -85,6 +89,9 @@ class Description:
     column_types: str
     columns_that_stay: tuple[str, ...]
     source_condition: str
+    source_version: int | None
+    source_committed_at: datetime | None
+    export_reason: str
     described_at: datetime
     run_page_url: str
 
@@ -164,6 +171,7 @@ def _request(dataset: Dataset, share: Share, job_id: str) -> _Request:
         "run_key": key,
         "export_path": share.export_path(dataset.name, key, 1, key),
         "source": dataset.source_parameters()["source"],
+        **published_parameter(dataset, None, None),
         "mode": "describe",
         # A job that does not know mode refuses this proof; it would export.
         "proof": "described",
@@ -289,6 +297,9 @@ def _read(request: _Request, run: FinishedRun, share: Share) -> Description | So
         column_types=row["COLUMN_TYPES"],
         columns_that_stay=tuple(json.loads(row["COLUMNS_THAT_STAY"])),
         source_condition=row["SOURCE_CONDITION"],
+        source_version=row["SOURCE_VERSION"],
+        source_committed_at=row["SOURCE_COMMITTED_AT"],
+        export_reason=row["EXPORT_REASON"] or "",
         described_at=row["EXPORTED_AT"],
         run_page_url=run.run_page_url,
     )

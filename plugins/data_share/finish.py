@@ -17,7 +17,7 @@ from data_share.databricks.hook import DataShareDatabricksHook
 from data_share.outcome.diagnose import failure_of_sync, reports_of
 from data_share.outcome.report import FAILURE_KEY, NotPublishedError
 from data_share.snowflake.statements import SnowflakeSyncOperator
-from data_share.steps import BEFORE_FINISH, EXPORT_TO_S3, PUBLISH, WAIT_FOR_EXPORT
+from data_share.steps import BEFORE_FINISH, EXPORT_TO_S3, PUBLISH, WAIT_FOR_EXPORT, task_states
 
 _DATABRICKS_TIMEOUT_SECONDS = 30
 # Airflow sends SIGTERM, and SIGKILL five seconds later; two seconds are margin.
@@ -129,19 +129,6 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         )
         for run_id in cancel_exports_of(hook, Variable.get(self.share.export_job_variable), self.sync.key):
             self.log.info("Cancelled the Databricks run %s, which nobody follows", run_id)
-
-
-def task_states(ti: Any, steps: Sequence[str]) -> dict[str, str | None]:
-    """
-    Return the states of tasks, by task id.
-
-    :param ti: any task instance of the same run
-    :param steps: ids of the tasks
-    """
-    found: dict[str, str | None] = ti.get_task_states(dag_id=ti.dag_id, task_ids=list(steps), run_ids=[ti.run_id]).get(
-        ti.run_id, {}
-    )
-    return found
 
 
 def wait_for_killed_steps(context: Context, steps: Sequence[str], states: Mapping[str, str | None]) -> bool:

@@ -317,8 +317,8 @@ def _rows_as_text(plan: Plan) -> list[str]:
         return "not known" if number is None else f"{number:,}"
 
     rows = [("rows in the source", count(plan.source.rows if plan.source else None), "")]
-    if plan.source is not None and plan.source.source_condition:
-        rows[0] = (*rows[0][:2], f"  where {plan.source.source_condition}")
+    if plan.source is not None:
+        rows[0] = (*rows[0][:2], _of_source(plan.source))
     last = plan.last_sync
     rows.append(
         (
@@ -333,6 +333,12 @@ def _rows_as_text(plan: Plan) -> list[str]:
         rows.append(("after a sync", count(plan.rows_after_sync), ""))
     width = max(len(number) for _, number, _ in rows)
     return [f"  {name:22} {number:>{width}}{more}" for name, number, more in rows]
+
+
+def _of_source(source: Description) -> str:
+    committed = f" of {source.source_committed_at:%Y-%m-%d %H:%M} UTC" if source.source_committed_at else ""
+    version = "no version" if source.source_version is None else f"version {source.source_version}{committed}"
+    return f"  {version}" + (f", where {source.source_condition}" if source.source_condition else "")
 
 
 _WORDS = {
@@ -398,6 +404,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "table": dataset.source_table,
             "is_known": source is not None,
             "rows": source.rows if source else None,
+            "version": source.source_version if source else None,
+            "committed_at": source.source_committed_at.isoformat() if source and source.source_committed_at else None,
             "condition": source.source_condition or None if source else None,
             "run_page_url": source.run_page_url if source else None,
         },

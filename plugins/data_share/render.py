@@ -25,7 +25,8 @@ from data_share.share_file import InvalidShareFileError, ShareNames, gives_conne
 # Folder of the rendered files -> folder of their templates in include/.
 _TEMPLATES = {"snowflake": "sql/snowflake/setup", "aws": "aws", "databricks": "databricks"}
 # The bundle names the SQL by a relative path.
-_COPIED = "sql/databricks/export_dataset.sql"
+_PLAN = "sql/databricks/plan_export.sql"
+_EXPORT = "sql/databricks/export_dataset.sql"
 _PAGE = "set_up.md.jinja"
 
 
@@ -59,12 +60,13 @@ def set_up_files(name: str, shares: Mapping[str, ShareNames], datasets: Sequence
         path: environment.get_template(template).render(share=values[name], shares_of_bucket=of_bucket)
         for path, template in paths.items()
     }
-    return {**rendered, _COPIED: export_sql(datasets, shares[name])}
+    plan = (INCLUDE / _PLAN).read_text(encoding="utf-8")
+    return {**rendered, _PLAN: plan, _EXPORT: export_sql(datasets, shares[name])}
 
 
 def export_sql(datasets: Sequence[Dataset], share: ShareNames) -> str:
     """Return the SQL of the export job, with the conditions of datasets and the secret of a share."""
-    sql = (INCLUDE / _COPIED).read_text(encoding="utf-8")
+    sql = (INCLUDE / _EXPORT).read_text(encoding="utf-8")
     conditions = [
         f"  {_literal(dataset.name)}, ARRAY({_literal(dataset.source.where_digest)}, {_literal(dataset.source.where)})"
         for dataset in datasets
@@ -80,7 +82,7 @@ def _with_variable(sql: str, name: str, empty: str, value: str) -> str:
     """Return SQL with another value for a variable."""
     before, found, after = sql.partition(f"SET VAR {name} = {empty};")
     if not found:
-        raise RuntimeError(f"{_COPIED} has no place for {name}")
+        raise RuntimeError(f"{_EXPORT} has no place for {name}")
     return f"{before}SET VAR {name} = {value};{after}"
 
 

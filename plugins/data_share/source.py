@@ -26,6 +26,28 @@ _COLUMN_PATTERN = rf"^[^\x00-\x1f\x7f]{{1,{MAX_NAME_CHARACTERS}}}$"
 _QUOTED = r"""'(?:[^'\\]|\\[\s\S])*'|"(?:[^"\\]|\\[\s\S])*"|`[^`]*`"""
 _ENDS = re.compile(r"""[;'"`?]|--|//|/\*|(?<![\w:)\]`]):(?=\w)""")
 
+# Words that read the time, the user, the files or another table, without being a call.
+_MOVING_WORD = re.compile(r"\b(select|table|from|with|user|session_user|localtimestamp|current_\w+|_metadata)\b")
+# Spark replaces a text that begins with one of these by a time, wherever it needs a date or a timestamp.
+_MOVING_TEXT = re.compile(r"""['"]\s*(now|today|yesterday|tomorrow)\b""", re.IGNORECASE)
+_CALL = re.compile(r"([\w.]+)\s*\(")
+# What may stand before a bracket: keywords, and functions of Databricks SQL that depend on their arguments alone.
+_FIXED_CALLS = frozenset(
+    """
+    all and any between else ilike in is like not or then when
+    abs add_months array_contains ascii bigint bit_length boolean btrim cast cbrt ceil ceiling char_length chr
+    coalesce concat concat_ws contains crc32 date date_add date_diff date_format date_part date_sub date_trunc
+    datediff day dayofmonth dayofweek dayofyear decimal double endswith exp extract float floor greatest hash hex
+    hour if iff ifnull initcap instr int isnan isnotnull isnull lcase least left len length levenshtein ln locate
+    log log10 log2 lower lpad ltrim make_date md5 minute mod month nullif nvl nvl2 pmod position pow power quarter
+    regexp regexp_extract regexp_like regexp_replace replace reverse right rlike round rpad rtrim second sha sha1
+    sha2 sign size smallint soundex split split_part sqrt startswith string substr substring substring_index
+    timestamp timestampadd timestampdiff tinyint to_date to_timestamp trim trunc try_cast try_to_number
+    try_to_timestamp ucase unhex unix_date unix_micros unix_millis unix_seconds upper weekday weekofyear xxhash64
+    year zeroifnull
+    """.split()  # noqa: SIM905, as a list would have a line for each
+)
+
 
 def not_one_source_condition(sql: str) -> str | None:
     """Return why a text is not a single condition in Databricks SQL, or None."""
@@ -136,6 +158,23 @@ class Source(BaseModel):
     def where_digest(self) -> str:
         """A digest of the condition, by which the job knows whether it has this condition; empty without one."""
         return hashlib.sha256(self.where.encode()).hexdigest() if self.where else ""
+
+    @property
+    def may_choose_others_later(self) -> bool:
+        """
+        Whether the condition may choose other rows although the source has not changed.
+
+        It may if it reads another table, the time or the user, or calls a function that is not known to depend on its
+        arguments alone.
+        """
+        if self.where is None:
+            return False
+        plain = re.sub(_QUOTED, "quoted", self.where).lower().replace("distinct from", "distinct")
+        return (
+            _MOVING_WORD.search(plain) is not None
+            or _MOVING_TEXT.search(self.where) is not None
+            or not _FIXED_CALLS.issuperset(_CALL.findall(plain))
+        )
 
     @property
     def exported_names(self) -> set[str] | None:

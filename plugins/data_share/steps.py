@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,3 +38,16 @@ BEFORE_FINISH = tuple(step.id for step in STEPS[:-1])
 def as_json() -> list[dict[str, Any]]:
     """Return the steps as JSON, for pages and clients."""
     return [asdict(step) for step in STEPS]
+
+
+def task_states(ti: Any, steps: Sequence[str]) -> dict[str, str | None]:
+    """
+    Return the states of tasks, by task id.
+
+    :param ti: any task instance of the same run
+    :param steps: ids of the tasks
+    """
+    found: dict[str, str | None] = ti.get_task_states(dag_id=ti.dag_id, task_ids=list(steps), run_ids=[ti.run_id]).get(
+        ti.run_id, {}
+    )
+    return found

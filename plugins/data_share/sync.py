@@ -203,6 +203,19 @@ class Sync:
             raise ResultMissingError(f"The step {step.id} has left no export. The target is as it was.")
         return self.found_export
 
+    @cached_property
+    def unchanged(self) -> dict[str, Any] | None:
+        """
+        The last publish, if the export job has found that nothing is new at the source since; else None.
+
+        The job can say so only if it was told which version was published last. What was copied this time was exported.
+        """
+        if self._ti.task_id != COPY_INTO_STAGING.id and made_since_clear(self._copied, self.dag_run):
+            return None
+        export = None if self.is_reload else self.found_export
+        published: dict[str, Any] | None = export["published"] if export and export.get("unchanged") else None
+        return published
+
     @property
     def export_path(self) -> str:
         """Address of the export that this sync loads."""
@@ -376,7 +389,9 @@ class Sync:
             **dict.fromkeys(("requested_by", "reload_run_key")),
             **dict.fromkeys(("full_refresh", "accept_row_change", "dry_run"), False),
         }
-        ti = SimpleNamespace(id="attempt", try_number=1, xcom_pull=lambda task_ids, key: results[task_ids])
+        ti = SimpleNamespace(
+            id="attempt", task_id="publish", try_number=1, xcom_pull=lambda task_ids, key: results[task_ids]
+        )
         return cls(dataset, share, dag_run=dag_run, ti=ti, params=params)
 
 

@@ -74,12 +74,25 @@ class Accounts:
     job_id: str = ""
     made: dict[str, DAG] = field(default_factory=dict)
 
-    def begin(self, dataset: Dataset = DATASET, job_id: str | None = None, **params: Any) -> DagRun:
-        """Begin a sync of a dataset."""
+    def begin(
+        self,
+        dataset: Dataset = DATASET,
+        job_id: str | None = None,
+        states: dict[str, dict[str, Any]] | None = None,
+        **params: Any,
+    ) -> DagRun:
+        """
+        Begin a sync of a dataset.
+
+        :param states: what Airflow remembers of assets; without it, nothing is known of an earlier publish
+        """
         key = dataset.model_dump_json()
         if key not in self.made:
             self.made[key] = with_templates_compiled_once(self.sync_dag(dataset))
-        return DagRun(dag=self.made[key], conf=params, variables=export_job(job_id or self.job_id))
+        run = DagRun(dag=self.made[key], conf=params, variables=export_job(job_id or self.job_id))
+        if states is not None:
+            run.asset_states = states
+        return run
 
     def begin_dag(self, name: str, **params: Any) -> DagRun:
         """Begin a run of another DAG of the package."""

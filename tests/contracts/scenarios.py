@@ -37,6 +37,7 @@ from data_share.snowflake.sql_api import (
 )
 from data_share.snowflake.statements import SnowflakeStatementsOperator
 from emulators.databricks import parquet
+from emulators.databricks.jobs import Workspace
 from emulators.databricks.unity_catalog import write_table
 from emulators.s3 import s3_filesystem
 from emulators.snowflake.sql_api import SqlApi
@@ -44,6 +45,8 @@ from tests.airflow_double import SYNC, DagRun, TriggerFailedError, events_of
 from tests.contracts.conftest import SIGNED, Accounts, statement_runs, until
 
 EXPORT = ("export_to_s3", "wait_for_export")
+# As Airflow does it if nothing is new: it skips the check behind the copy, which was skipped.
+WITHOUT_CHECK = tuple(step for step in SYNC if step != "check_staging")
 LOAD = ("copy_into_staging", "check_staging", "publish", "finish_sync")
 COLUMNS = {"k": "NUMBER(38, 0)", "name": "VARCHAR", "amount": "DOUBLE"}
 KEY_AND_NAME = {"k": "NUMBER(38, 0)", "name": "VARCHAR"}
@@ -153,6 +156,38 @@ def a_sync(accounts: Accounts) -> None:
     assert (row["run_key"], row["requested_by"]) == (run.key, "o'brien@example.com")
     published = datetime.fromisoformat(row["published_at"]).replace(tzinfo=UTC)
     assert abs(published - datetime.now(UTC)) < timedelta(hours=1)
+
+
+def a_source_with_nothing_new(accounts: Accounts) -> None:
+    dataset = a_dataset(accounts)
+    states: dict[str, dict[str, Any]] = {}
+    a_whole_sync(accounts, dataset, states=states)
+    [row] = ledger(dataset)
+    assert (row["EXPORT_MODE"], row["EXPORT_REASON"]) == ("full", "no earlier publish is known")
+    assert (row["SOURCE_VERSION"], row["SOURCE_ROWS"]) == (0, 2)
+    again = accounts.begin(dataset, states=states)
+    again.run(*WITHOUT_CHECK)
+    assert again.xcoms["publish", "return_value"].get("unchanged") is True
+    assert len(ledger(dataset)) == 1
+    write(accounts, dataset, SECOND)
+    a_whole_sync(accounts, dataset, states=states)
+    assert target(dataset) == SECOND
+    assert ledger(dataset)[-1]["EXPORT_REASON"] == "the source has changed since version 0"
+
+
+def a_source_that_is_written_while_it_is_exported(accounts: Accounts) -> None:
+    dataset = a_dataset(accounts)
+    execute_file = Workspace._execute_file
+
+    def written(workspace: Workspace, run: Any, task: Any, control: Any) -> None:
+        execute_file(workspace, run, task, control)
+        if task.key == "plan":
+            write(accounts, dataset, SECOND)
+
+    with mock.patch.object(Workspace, "_execute_file", written):
+        a_whole_sync(accounts, dataset)
+    assert target(dataset) == FIRST
+    assert [row["SOURCE_VERSION"] for row in ledger(dataset)] == [0]
 
 
 def two_syncs_of_hashed_columns(accounts: Accounts) -> None:

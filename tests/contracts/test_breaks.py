@@ -30,7 +30,7 @@ from starlette.responses import JSONResponse
 from data_share.databricks import follow
 from data_share.snowflake import sql_api as statements_api
 from emulators import fault_injection
-from emulators.databricks import answers, export, functions, jobs, lake, oauth, parquet, server
+from emulators.databricks import answers, export, functions, jobs, lake, oauth, parquet, references, server
 from emulators.databricks.records import USER, TaskRun
 from emulators.snowflake import (
     account_statements,
@@ -232,6 +232,14 @@ def _only_numbers(true: Any, body: Any, name: str) -> int:
     if isinstance(body.get(name), str):
         raise server._malformed(f"Expected a number for field '{name}'")
     return int(true(body, name))
+
+
+def _without_outcome(task: dict[str, Any]) -> dict[str, Any]:
+    condition = task.get("condition_task", {})
+    return {
+        **task,
+        **({"condition_task": {name: condition[name] for name in ("op", "left", "right")}} if condition else {}),
+    }
 
 
 def _own_run_id(true: Any, run: Any, *args: Any, **options: Any) -> Any:
@@ -612,6 +620,27 @@ BREAKS = [
         "The parameter data_path must be a directory",
     ),
     Break(
+        "`{{tasks.x.output.first_row.y}}`: the first row of the result of the last statement",
+        "not replaced",
+        instead(jobs, "resolve_references", lambda template, given, *_: references.resolve_references(template, given)),
+        s.a_source_with_nothing_new,
+        "the plan of the export did not reach the export",
+    ),
+    Break(
+        "`condition_task`: EQUAL_TO and NOT_EQUAL compare texts",
+        "texts are never equal",
+        instead(jobs, "outcome_of", lambda *_: "true"),
+        s.a_source_with_nothing_new,
+        "None is True",
+    ),
+    Break(
+        "`condition_task.outcome` of a run",
+        "not told",
+        after(answers, "_task", _without_outcome),
+        s.a_source_with_nothing_new,
+        "ManifestError",
+    ),
+    Break(
         "`idempotency_token`: the existing run, also when it failed",
         "a run each time",
         around(jobs.Workspace, "run_now", lambda true, *args, token="", **kw: true(*args, **kw)),
@@ -725,6 +754,27 @@ BREAKS = [
         "DID NOT RAISE",
     ),
     Break(
+        "`DESCRIBE HISTORY` as a table of a query",
+        "without the newest version",
+        after(lake.Lake, "history", lambda rows: rows.slice(1)),
+        s.a_source_with_nothing_new,
+        "AssertionError",
+    ),
+    Break(
+        "The information schema: kind, format and time of creation of a table",
+        "without tables",
+        instead(lake, "relations_of", lambda *_: []),
+        s.a_source_with_nothing_new,
+        "the source is no Delta table of Unity Catalog",
+    ),
+    Break(
+        "`VERSION AS OF` a number, also behind `IDENTIFIER()`",
+        "the newest version",
+        around(lake.Lake, "read", lambda true, self, name, version=None, equal=None: true(self, name, None, equal)),
+        s.a_source_that_is_written_while_it_is_exported,
+        "AssertionError",
+    ),
+    Break(
         "Data files: snappy Parquet, `part-<n>-<uuid>-c<n>.snappy.parquet`",
         "another ending",
         files_put(_by_another_name),
@@ -786,7 +836,7 @@ BREAKS = [
         "those that are not NULL, of which such a join has none",
         instead(export.Session, "_keys_of", lambda *_: []),
         s.a_sync,
-        "the export lacks",
+        "No column is left to export",
     ),
     Break(
         "`DECLARE OR REPLACE VARIABLE`, `SET VAR`, `EXECUTE IMMEDIATE ... INTO ...` in one session",
@@ -1248,6 +1298,13 @@ BREAKS = [
 ]
 
 WITHSTOOD = [
+    Break(
+        "What depends on another outcome of a condition is EXCLUDED, and the run SUCCESS",
+        "it is executed",
+        instead(jobs, "_verdict_of_upstream", nothing),
+        s.a_source_with_nothing_new,
+        "",
+    ),
     Break(
         "COPY: load metadata belongs to the table object: gone with CREATE OR REPLACE and TRUNCATE, follows RENAME",
         "it outlives CREATE OR REPLACE",

@@ -213,6 +213,18 @@ def snowflake_refuses(accounts: Accounts) -> None:
         DataShareSnowflakeHook("snowflake_wrong_role").run_statement("SELECT 1")
 
 
+def nothing_is_new(accounts: Accounts) -> None:
+    states: dict[str, dict[str, Any]] = {}
+    accounts.begin(states=states).run(*SYNC)
+    asked = len(accounts.snowflake)
+    run = accounts.begin(states=states)
+    run.run(*scenarios.WITHOUT_CHECK)
+    assert run.states["copy_into_staging"] == "skipped"
+    assert run.xcoms["publish", "return_value"]["unchanged"] is True
+    assert run.asset_events == []
+    assert accounts.snowflake[asked:] == [], "no request wakes the warehouse"
+
+
 SCENARIOS: tuple[Callable[[Accounts], None], ...] = (
     scenarios.a_sync_ends_before_its_export_is_followed,
     set_up,
@@ -231,6 +243,7 @@ SCENARIOS: tuple[Callable[[Accounts], None], ...] = (
     statements_are_cancelled,
     snowflake_cannot_answer,
     snowflake_refuses,
+    nothing_is_new,
 )
 
 

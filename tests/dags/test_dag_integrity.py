@@ -314,8 +314,9 @@ def test_nothing_is_published_before_it_is_exported_loaded_and_checked(syncs: li
 def test_a_step_runs_only_when_the_one_before_has_succeeded(syncs: list[DAG]) -> None:
     for sync in syncs:
         rules = {task.task_id: task.trigger_rule for task in sync.tasks if not task.is_teardown}
-        # A reload skips the steps before the copy. A failure of one of them is still no ground to copy.
-        assert rules.pop("copy_into_staging") == "none_failed"
+        # A reload skips the steps before the copy, and a sync without anything new skips copy and check. A failure of
+        # one of them is still no ground to go on.
+        assert rules.pop("copy_into_staging") == rules.pop("publish") == "none_failed"
         assert set(rules.values()) == {"all_success"}
 
 
@@ -367,9 +368,11 @@ def test_the_job_takes_the_parameters_that_the_export_sends(syncs: list[DAG]) ->
     job = bundle["resources"]["jobs"]["export_dataset"]
     taken = {parameter["name"] for parameter in job["parameters"]}
     for sync in syncs:
-        # Without a mode, the job exports, also one that does not know the parameter.
-        assert set(sync.get_task("export_to_s3").job_parameters) == taken - {"mode"}
-    assert {parameter["name"]: parameter["default"] for parameter in job["parameters"]}["mode"] == ""
+        # Without a mode, the job exports, also one that does not know the parameter. What was published last is known
+        # when the step runs.
+        assert set(sync.get_task("export_to_s3").job_parameters) == taken - {"mode", "published"}
+    defaults = {parameter["name"]: parameter["default"] for parameter in job["parameters"]}
+    assert defaults["mode"] == defaults["published"] == ""
 
 
 def test_waiting_holds_no_worker_and_takes_the_run_of_the_export(
@@ -401,7 +404,7 @@ def test_the_set_up_only_creates_what_is_missing(dags: dict[str, DAG], rendered:
     for statement in statements:
         creates = r"CREATE (TRANSIENT SCHEMA|STAGE|TABLE) IF NOT EXISTS \S"
         # What a table of an earlier version lacks.
-        adds = r"ALTER TABLE (sync_history|export_manifests) ADD COLUMN IF NOT EXISTS \w+ VARCHAR$"
+        adds = r"ALTER TABLE (sync_history|export_manifests) ADD COLUMN IF NOT EXISTS \w+ [A-Z]\w+(\(38, 0\))?$"
         assert re.match(rf"{creates}|{adds}", statement), statement
         assert not re.search(r"OR REPLACE|\bDROP\b|\{\{", statement), statement
 

@@ -48,8 +48,9 @@ class RunningShare:
         self.airflow.close()
 
     def reset(self) -> None:
-        """Take back what a test may have changed."""
+        """Take back what a test may have changed. Each sync finds something new at its source."""
         self.databricks("POST", "/_sandbox/release", {})
+        self.let_sources_change(True)
         httpx.delete(f"{self.endpoints.databricks_url}/_sandbox/faults", timeout=30).raise_for_status()
         httpx.delete(f"{self.endpoints.snowflake_url}/_sandbox/faults", timeout=30).raise_for_status()
         self.airflow.set_variable(Share().export_job_variable, self.job_id)
@@ -84,6 +85,10 @@ class RunningShare:
         )
         answer: dict[str, Any] = response.raise_for_status().json()
         return answer
+
+    def let_sources_change(self, is_on: bool) -> None:
+        """Say whether each export finds another version of its source than the one before."""
+        self.databricks("POST", "/_sandbox/source_changes", {"on": is_on})
 
     def hold_export(self, at: str) -> None:
         """Let the next export stop before its SQL ("start"), or after it and before it says so ("end")."""

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -130,7 +131,9 @@ def test_a_success(share: RunningShare, receiver: Receiver) -> None:
     assert found["copy_into_staging"] == query_page(json.loads(row["query_ids"])[1])
     assert len({found[step] for step in ("copy_into_staging", "check_staging", "publish")}) == 3
 
-    assert (note(share, dag_id, run_id) or "").startswith(f"{row['rows_loaded']:,} rows from {row['source_table']} in ")
+    of_version = rf"as of [\d-]+ [\d:]+ UTC \(version {row['source_version']}\)"
+    expected = rf"{row['rows_loaded']:,} rows from {row['source_table']} {of_version} in .*"
+    assert re.fullmatch(expected, note(share, dag_id, run_id) or "")
 
     event = receiver.event(run_id, "sync_succeeded")
     assert event["result"] == row

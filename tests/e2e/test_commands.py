@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -100,9 +101,11 @@ def test_sync_shows_the_steps_and_ends_with_one_line_of_json(share: RunningShare
     for step in ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "finish_sync"):
         assert f"{step:18} done" in output
     answer = json.loads(output.splitlines()[-1])
-    assert answer | {"run_key": "", "dag_run_id": "", "seconds": 0} == {
+    assert f"(version {answer['source_version']}), full export: " in output
+    assert answer | {"run_key": "", "dag_run_id": "", "seconds": 0, "source_version": 0} == {
         "dataset": "shared_forecasts",
         "state": "success",
+        "unchanged": False,
         "dry_run": False,
         "full_refresh": False,
         "run_key": "",
@@ -113,8 +116,18 @@ def test_sync_shows_the_steps_and_ends_with_one_line_of_json(share: RunningShare
         "rows_inserted": 1461,
         "rows_updated": 0,
         "rows_deleted": replaced,
+        "source_version": 0,
         "seconds": 0,
     }
+    # Nobody writes to the source any more.
+    share.let_sources_change(False)
+    code, output = output_of(share.stack.state, "sync", "shared_forecasts")
+    assert code == 0, output
+    assert re.search(
+        r"^Up to date\. Nothing new at the source since .* UTC \(version \d+\); 1,461 rows in", output, re.M
+    )
+    assert "make sync DATASET=shared_forecasts FULL_REFRESH=1" in output
+    assert json.loads(output.splitlines()[-1])["unchanged"] is True
 
 
 def test_a_dry_run_of_a_full_refresh_says_what_would_change(share: RunningShare) -> None:

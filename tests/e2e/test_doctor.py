@@ -53,6 +53,7 @@ def command(share: RunningShare, *words: str) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.tier("nightly")
 def test_the_command_shows_what_the_next_sync_would_do(share: RunningShare) -> None:
     done = command(share, "plan", "shared_forecasts")
     assert done.returncode == 0, done.stdout + done.stderr

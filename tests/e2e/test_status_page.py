@@ -125,6 +125,7 @@ def test_a_press_of_sync_is_followed_to_its_rows(
     expect(fact(one, "Last success")).to_have_text("just now")
     ledger = share.airflow.xcom(f"sync_{TARGET}", runs["dag_runs"][0]["dag_run_id"], "publish")
     assert ledger["requested_by"] == share.endpoints.airflow_user
+    expect(fact(one, "Data as of")).to_have_text(re.compile(rf"^\d+ \w+.*, version {ledger['source_version']}$"))
     # Airflow's frame lets no page open a window; this link opens one all the same.
     with page.context.expect_page() as opened:
         one.get_by_role("link", name="Databricks run").click()
@@ -135,6 +136,21 @@ def test_a_press_of_sync_is_followed_to_its_rows(
     invalid = card(frame_of(page), "tides")
     expect(invalid).to_contain_text("include/datasets/tides.yaml", timeout=SYNC_MILLISECONDS)
     expect(invalid).to_contain_text("load_mode")
+
+
+def test_a_sync_without_anything_new_leaves_the_rows_and_says_so(
+    share: RunningShare, open_in_airflow: OpenPage
+) -> None:
+    version = share.sync()["source_version"]
+    share.let_sources_change(False)
+    one = card(frame_of(open_in_airflow()), TARGET)
+
+    one.get_by_role("button", name=f"Sync {TARGET}").click()
+
+    expect(one).to_contain_text("The last sync, just now, found nothing new at the source.", timeout=SYNC_MILLISECONDS)
+    expect(one.locator("header")).to_contain_text("Succeeded")
+    expect(fact(one, "Rows")).to_have_text("1,461")
+    expect(fact(one, "Data as of")).to_contain_text(f"version {version}")
 
 
 def test_a_failed_sync_shows_its_sentence_in_light_and_in_dark(share: RunningShare, open_in_airflow: OpenPage) -> None:

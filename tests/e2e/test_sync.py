@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import signal
 
+import httpx
 import psutil
 import pytest
 
@@ -34,6 +36,36 @@ def test_a_rest_call_brings_every_row_of_the_source_into_the_target(share: Runni
     (event,) = share.airflow.ask("GET", "/assets/events", params={"order_by": "-timestamp", "limit": 1})["asset_events"]
     assert event["uri"] == "snowflake://sandbox-datashare/data_share/public/shared_forecasts"
     assert event["extra"]["run_key"] == row["run_key"]
+
+
+def snowflake_requests(share: RunningShare) -> dict[str, int]:
+    counts: dict[str, int] = httpx.get(f"{share.endpoints.snowflake_url}/_sandbox/requests", timeout=30).json()
+    return counts
+
+
+def test_a_source_without_anything_new_is_up_to_date_without_a_request_to_snowflake(share: RunningShare) -> None:
+    published = share.sync()
+    share.let_sources_change(False)
+    ledger, before = share.ledger(), snowflake_requests(share)
+    events = share.airflow.ask("GET", "/assets/events", params={"limit": 1})["total_entries"]
+
+    run_id = share.start_sync()
+    run = share.end_of(run_id)
+
+    assert run["state"] == "success", share.failures(run_id)
+    assert snowflake_requests(share) == before
+    states = dict.fromkeys(("export_to_s3", "wait_for_export", "publish", "finish_sync"), "success")
+    assert share.task_states(run_id) == states | dict.fromkeys(("copy_into_staging", "check_staging"), "skipped")
+    answer = share.xcom(run_id, "publish")
+    same = ("run_key", "published_at", "source_version", "source_committed_at", "rows_in_target")
+    assert {name: answer[name] for name in same} == {name: published[name] for name in same}
+    assert answer["unchanged"] is True
+    version = f"version {published['source_version']}"
+    assert re.fullmatch(rf"nothing new at the source since [\d-]+ [\d:]+ UTC \({version}\) \(.* s\)", run["note"])
+    assert share.airflow.ask("GET", "/assets/events", params={"limit": 1})["total_entries"] == events
+    assert not share.s3.exists(share.export_path(run_id))
+    assert share.ledger() == ledger
+    assert share.sync(conf={"full_refresh": True})["export_reason"] == "full_refresh was asked for"
 
 
 @pytest.mark.tier("quick")

@@ -27,16 +27,19 @@ def job(bundle: Any) -> dict[str, Any]:
 
 
 def test_the_sql_is_uploaded_with_the_bundle(bundle: Any, job: dict[str, Any]) -> None:
-    [task] = job["tasks"]
-    sql = (FOLDER / task["sql_task"]["file"]["path"]).resolve()
-    assert sql.is_file()
-    # A file outside of these folders is not uploaded, and the CLI refuses the bundle.
-    assert any(sql.is_relative_to((FOLDER / path).resolve()) for path in bundle["sync"]["paths"])
+    files = [task["sql_task"]["file"]["path"] for task in job["tasks"] if "sql_task" in task]
+    assert [Path(file).stem for file in files] == ["plan_export", "export_dataset"]
+    for file in files:
+        sql = (FOLDER / file).resolve()
+        assert sql.is_file()
+        # A file outside of these folders is not uploaded, and the CLI refuses the bundle.
+        assert any(sql.is_relative_to((FOLDER / path).resolve()) for path in bundle["sync"]["paths"])
 
 
 def test_an_export_is_never_repeated_to_the_same_path(job: dict[str, Any]) -> None:
     for task in job["tasks"]:
-        assert task["max_retries"] == 0
+        # A condition is no work that could be repeated.
+        assert task["max_retries"] == 0 if "sql_task" in task else "condition_task" in task
 
 
 def test_a_run_too_many_waits(job: dict[str, Any]) -> None:

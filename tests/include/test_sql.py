@@ -276,8 +276,8 @@ def test_the_row_of_the_lock_is_that_of_the_completed_target(rendered: Render, m
         assert insert.startswith(f"MERGE INTO {LOCK} AS locked USING ( {mine} ) AS mine ")
         assert "WHEN MATCHED" not in insert, "a row that is there stays as it is"
         first = transaction(rendered(make_dag(target_table=spelling), "publish"))[1]
-        assert f"USING ( {mine}, MAX(staged_at) AS staged_at FROM (SELECT " in first
-        assert f" FROM {STAGED}__manifest) AS manifest ) AS mine" in first
+        assert f"USING ( {mine}, MAX(source_table_id) AS source_table_id, " in first
+        assert f" FROM {STAGED}__manifest ) AS manifest ) AS mine" in first
 
 
 def test_a_copy_states_everything(rendered: Render, dag: DAG, key: str) -> None:
@@ -517,6 +517,10 @@ def test_appending_adds_the_staged_rows(rendered: Render, make_dag: MakeDag) -> 
     ]
 
 
+OF_LOCK = ("source_table_id", "source_version", "source_committed_at", "from_version", "export_mode", "source_rows")
+OF_MANIFEST = ("source_choice", "source_condition", "export_reason", *OF_LOCK)
+
+
 OTHER_PATH = EXPORT_PATH.replace("/1-", "/0-")
 
 
@@ -551,12 +555,14 @@ def test_the_row_of_the_lock_lets_through_what_may_be_published(rendered: Render
                 )
                 row = {**row, "run_key": {"own": key}.get(row["run_key"], row["run_key"])}
                 columns = ", ".join(f":{name} AS {name}" for name in row)
-                query = f"SELECT {selected} FROM (SELECT {columns}) AS locked, (SELECT 2 AS staged_at) AS mine"
+                mine = ", ".join(["2 AS staged_at", *(f"'{name}' AS {name}" for name in OF_LOCK)])
+                query = f"SELECT {selected} FROM (SELECT {columns}) AS locked, (SELECT {mine}) AS mine"
                 database.row_factory = sqlite3.Row
                 after = dict(database.execute(query, row).fetchone())
             kept = after.pop("run_key")
             assert kept in (None, key)
-            assert after == {"dataset": "shared_forecasts", "export_path": EXPORT_PATH, "attempt": 1, "staged_at": 2}
+            written = {"dataset": "shared_forecasts", "export_path": EXPORT_PATH, "attempt": 1, "staged_at": 2}
+            assert after == {**written, **{name: name for name in OF_LOCK}}
             if kept == key:
                 let_through[case].add(mode)
     assert let_through == {case: modes for case, (_, modes) in LOCKED.items()}
@@ -726,6 +732,30 @@ def test_the_ledger_row_has_a_value_for_each_column(rendered: Render, make_dag: 
         assert {name: values[name] for name in told} == told, way
 
 
+def test_the_lock_says_which_state_of_the_source_was_published(rendered: Render, dag: DAG) -> None:
+    publish = rendered(dag, "publish")
+    [create] = [
+        one
+        for one in statements(render_sql("prepare_staging", share=Share(), sync=publish.sync, samples=Samples({})))
+        if "publish_lock" in one and one.startswith("CREATE")
+    ]
+    added = statements(publish.sql["add_lock_columns"])
+    lock = publish.sync.lock_table
+    for name, column in zip(OF_LOCK, added, strict=True):
+        kind = re.fullmatch(rf"ALTER TABLE {lock} ADD COLUMN IF NOT EXISTS {name} (.*)", column)
+        assert kind is not None
+        assert f", {name} {kind[1]}" in create, "new and added tables are the same"
+    for is_current in (True, False):
+        publish.sync.tables_are_current = is_current
+        [merge] = [
+            one
+            for one in statements(render_sql("publish", share=Share(), sync=publish.sync))
+            if one.startswith("MERGE INTO staging.publish_lock")
+        ]
+        written = re.findall(r"locked\.(\w+) = mine\.\1,", merge.partition("UPDATE SET")[2])
+        assert written == (list(OF_LOCK) if is_current else [])
+
+
 def test_the_ledger_and_the_table_of_manifests_have_the_columns_that_are_written(rendered: Render, dag: DAG) -> None:
     set_up = statements(render_sql("create_ledger", share=Share()))
     publish = rendered(dag, "publish")
@@ -733,9 +763,9 @@ def test_the_ledger_and_the_table_of_manifests_have_the_columns_that_are_written
         [create] = [one for one in set_up if f"CREATE TABLE IF NOT EXISTS {table} " in one]
         created = re.findall(r"(?:\( |, )([a-z_]+) [A-Z]", create)
         # Those that the set-up adds to a table of an earlier version.
-        later = re.findall(rf"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS (\w+) VARCHAR(?:;|$)", "; ".join(set_up))
+        later = re.findall(rf"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS (\w+) [A-Z]", "; ".join(set_up))
         of_ledger = {"package_version"} if table == Share().ledger_table else set()
-        assert set(later) == {"source_choice", "source_condition", *of_ledger}
+        assert set(later) == {*OF_MANIFEST, *of_ledger}
         for is_current in (True, False):
             publish.sync.tables_are_current = is_current
             sent = statements(render_sql("publish", share=Share(), sync=publish.sync))
@@ -814,8 +844,11 @@ def checked_values() -> dict[str, re.Pattern[str]]:
 def test_the_export_uses_the_parameters_that_the_job_fills_in() -> None:
     # In quotes, markers are those of a statement that EXECUTE IMMEDIATE runs.
     used = set(re.findall(r"(?<!:):(\w+)", re.sub(r"'[^']*'", "''", EXPORT_BODY)))
-    assert used == {"source_table", "data_path", "manifest_path", "run_key", "dataset", "proof", "source", "mode"}
-    assert used == set(re.findall(r"^--   :(\w+)", EXPORT, flags=re.MULTILINE)), "the header names all inputs"
+    of_job = {"source_table", "data_path", "manifest_path", "run_key", "dataset", "proof", "source", "mode"}
+    of_plan = {"to_version", "committed_at", "table_id", "export_mode", "export_reason"}
+    assert used == of_job | of_plan
+    listed = re.findall(r"^--   (:\w+(?:, :\w+)*)", EXPORT, flags=re.MULTILINE)
+    assert used == set(re.findall(r":(\w+)", " ".join(listed))), "the header names all inputs"
 
 
 def test_the_export_takes_what_runtime_14_has() -> None:
@@ -864,6 +897,11 @@ def test_only_checked_directories_and_the_names_of_columns_get_into_the_statemen
         "types",
         "is_whole",
     }
+    # A number, made of digits.
+    assert re.findall(r"SET VAR at_version = (.*?);", EXPORT_BODY, re.DOTALL) == [
+        "COALESCE(' VERSION AS OF ' || CAST(source_version AS STRING), '')"
+    ]
+    values.remove("at_version")
     of_this_file = {"condition", "secret_scope", "secret_key"}
     assert values == {"data_path", "manifest_path", "names", "n", "k", "m", "exported", "c", *of_this_file}
     # make render writes their values into these texts.

@@ -283,19 +283,20 @@ class Scratch:
         """Return the SQL warehouse of the export job, as the workspace tells of it."""
         return dict(self._ask("GET", f"2.0/sql/warehouses/{self.warehouse_id}", {}))
 
-    def file_status(self) -> dict[str, Any]:
-        """Return what the workspace tells of the job's SQL file."""
-        return dict(self._ask("GET", "2.0/workspace/get-status", {"path": self._sql_task["file"]["path"]}))
+    def file_statuses(self) -> list[dict[str, Any]]:
+        """Return what the workspace tells of the job's SQL files."""
+        paths = [task["file"]["path"] for task in self._sql_tasks]
+        return [dict(self._ask("GET", "2.0/workspace/get-status", {"path": path})) for path in paths]
 
     @cached_property
-    def _sql_task(self) -> dict[str, Any]:
-        [task] = self.databricks("GET", "jobs/get", job_id=self.settings.job_id)["settings"]["tasks"]
-        return dict(task["sql_task"])
+    def _sql_tasks(self) -> list[dict[str, Any]]:
+        tasks = self.databricks("GET", "jobs/get", job_id=self.settings.job_id)["settings"]["tasks"]
+        return [dict(task["sql_task"]) for task in tasks if "sql_task" in task]
 
     @property
     def warehouse_id(self) -> str:
         """The SQL warehouse of the export job."""
-        return str(self._sql_task["warehouse_id"])
+        return str(self._sql_tasks[0]["warehouse_id"])
 
     def sql(self, statement: str) -> list[list[str | None]]:
         """
@@ -338,6 +339,15 @@ class Scratch:
     def files(self) -> s3fs.S3FileSystem:
         """Return S3, signed in as AWS's own environment variables and profiles say."""
         return s3fs.S3FileSystem(endpoint_url=self.settings.s3_endpoint, use_listings_cache=False)
+
+    def read(self, path: str) -> list[dict[str, Any]]:
+        """Return the rows of the Parquet files of a folder below the scratch folder."""
+        files = self.files()
+        rows = []
+        for file in files.glob(f"{self._key(path)}*.parquet"):
+            with files.open(file) as content:
+                rows += pq.read_table(content).to_pylist()
+        return rows
 
     def put(self, path: str, content: pa.Table | bytes) -> None:
         """Write a file of the scratch folder."""

@@ -76,6 +76,24 @@ ASSUMPTIONS = {
         "`start_time` of a task that waited in the job's queue is the begin of its execution.",
         "`test_runs_over_the_limit_wait_in_the_queue` proves nothing",
     ),
+    "first_row": Assumption(
+        "`{{tasks.plan.output.first_row.<column>}}` is the row that the last statement of a SQL file has returned.",
+        "no version is pinned and nothing is ever up to date, or each export fails",
+    ),
+    "history": Assumption(
+        "The principal of the export reads `FROM (DESCRIBE HISTORY IDENTIFIER(:t))`, and its tables in the "
+        "information schema of the catalog.",
+        "exports fail, or none has a version: `pinned: false` until then",
+    ),
+    "version_as_of": Assumption(
+        "`EXECUTE IMMEDIATE` takes `IDENTIFIER(:t) VERSION AS OF 0`.",
+        "each export of a Delta table fails: `pinned: false` until then",
+    ),
+    "false_condition": Assumption(
+        "A run whose condition is false succeeds; runs/get tells `condition_task.outcome`, and the task behind it as "
+        "EXCLUDED.",
+        "a sync of a source without changes fails, as it finds no manifest",
+    ),
     "retry_running": Assumption(
         "A request with an earlier one's id and `retry=true` finds a statement that still runs, also after minutes.",
         "a lost answer may start a COPY or a publish twice, and a kill leave one running",

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from sqlglot import exp
 
-from emulators.databricks import answers, export, jobs
-from emulators.databricks.export import StatementError
+from emulators.databricks import answers, export, jobs, lake
+from emulators.databricks.errors import StatementError
 from emulators.databricks.functions import SecretError
 from emulators.snowflake import copy_into, policies, privileges, sql_api, statements
 from emulators.snowflake.errors import SqlError, does_not_exist
@@ -39,9 +39,9 @@ def _empty_text(patch: pytest.MonkeyPatch) -> None:
 
 
 def _sql_of_exports(patch: pytest.MonkeyPatch, change: Callable[[str], str]) -> None:
-    def execute(original: Any, session: Any, sql: str, parameters: Any) -> None:
-        # A statement beside the job has no parameters.
-        if not parameters:
+    def execute(original: Any, session: Any, sql: str, parameters: Any) -> Any:
+        # Neither the plan nor a statement beside the job has a path.
+        if "data_path" not in parameters:
             return original(session, sql, parameters)
         changed = change(sql)
         assert changed != sql, "the break is not one of the SQL of the export"
@@ -58,9 +58,9 @@ def _export_sql(patch: pytest.MonkeyPatch) -> None:
 
 
 def _source_parameter(patch: pytest.MonkeyPatch) -> None:
-    def execute(original: Any, session: Any, sql: str, parameters: Any) -> None:
+    def execute(original: Any, session: Any, sql: str, parameters: Any) -> Any:
         shorter = {"source": parameters["source"][:4_096]} if parameters else {}
-        original(session, sql, parameters | shorter)
+        return original(session, sql, parameters | shorter)
 
     _wrapped(patch, jobs.Session, "execute", execute)
 
@@ -98,7 +98,8 @@ def _empty_table(patch: pytest.MonkeyPatch) -> None:
 def _failure_reason(patch: pytest.MonkeyPatch) -> None:
     def run(original: Any, workspace: Any, run_id: int) -> Any:
         found = original(workspace, run_id)
-        found.task.error = ""
+        for task in found.tasks:
+            task.error = ""
         return found
 
     _wrapped(patch, jobs.Workspace, "run", run)
@@ -109,6 +110,39 @@ def _queue_start_time(patch: pytest.MonkeyPatch) -> None:
         return original(run, *given, **named) | {"start_time": run.created_time}
 
     _wrapped(patch, answers, "_task", task_answer)
+
+
+def _first_row(patch: pytest.MonkeyPatch) -> None:
+    # As of a kind of task that leaves no output: Databricks says nothing of references that it does not know.
+    _wrapped(patch, jobs, "resolve_references", lambda original, text, parameters, _: original(text, parameters))
+
+
+def _history(patch: pytest.MonkeyPatch) -> None:
+    # As for a principal that may read a table, and sees nothing of it in the information schema.
+    _wrapped(patch, lake, "relations_of", lambda original, *given: [])
+
+
+def _version_as_of(patch: pytest.MonkeyPatch) -> None:
+    def version(original: Any, table: exp.Table) -> Any:
+        if isinstance(table.this, exp.Anonymous) and table.args.get("version"):
+            raise StatementError("[PARSE_SYNTAX_ERROR] Syntax error at or near 'VERSION'. SQLSTATE: 42601")
+        return original(table)
+
+    _wrapped(patch, export, "version_of", version)
+
+
+def _false_condition(patch: pytest.MonkeyPatch) -> None:
+    _wrapped(
+        patch,
+        answers,
+        "_task",
+        lambda original, run, task, *given, **named: {
+            name: {"op": value["op"], "left": value["left"], "right": value["right"]}
+            if name == "condition_task"
+            else value
+            for name, value in original(run, task, *given, **named).items()
+        },
+    )
 
 
 def _retry_running(patch: pytest.MonkeyPatch) -> None:
@@ -197,6 +231,10 @@ BREAKS: dict[str, Break] = {
     "empty_table": _empty_table,
     "failure_reason": _failure_reason,
     "queue_start_time": _queue_start_time,
+    "first_row": _first_row,
+    "history": _history,
+    "version_as_of": _version_as_of,
+    "false_condition": _false_condition,
     "retry_running": _retry_running,
     "retry_while_answering": _retry_running,
     "missing_schema": _missing_schema,

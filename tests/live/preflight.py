@@ -95,9 +95,8 @@ def _database(place: Place) -> Answer:
 
 def _job(place: Place) -> Answer:
     job = place.scratch.databricks("GET", "jobs/get", job_id=place.scratch.settings.job_id)["settings"]
-    tasks = job.get("tasks", [])
-    if len(tasks) != 1 or "file" not in tasks[0].get("sql_task", {}):
-        return wrong("The job's task is not one SQL task with a file. Is it the export job of the bundle?")
+    if not any("file" in task.get("sql_task", {}) for task in job.get("tasks", [])):
+        return wrong("The job has no SQL task with a file. Is it the export job of the bundle?")
     return ok(f"{job.get('name')}.")
 
 
@@ -118,7 +117,7 @@ def _statement(make: Callable[[Scratch], str], place: Place) -> Answer:
 
 
 def _file(place: Place) -> Answer:
-    return ok(f"{place.scratch.file_status()['object_type']}.")
+    return ok(f"{', '.join(status['object_type'] for status in place.scratch.file_statuses())}.")
 
 
 def _list(place: Place) -> Answer:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import uuid
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from airflow.providers.databricks.exceptions import DatabricksApiError
 from airflow.providers.databricks.hooks.databricks import DatabricksHook
 
+from data_share.databricks import follow
 from tests.contracts.conftest import until
 from tests.live.accounts import DATABRICKS_CONN, LONGEST_RUN, Scratch
 
@@ -25,10 +28,10 @@ def workspace(scratch: Scratch) -> DatabricksHook:
 
 @pytest.fixture
 def start(workspace: DatabricksHook, scratch: Scratch) -> Callable[..., int]:
-    """Start a run of the scratch job that exports to a place of its own."""
+    """Start a run of the scratch job that exports to a place of its own, ``jobs/<key>/1/`` of the scratch folder."""
 
-    def run(token: str | None = None, **parameters: str) -> int:
-        key = uuid.uuid4().hex
+    def run(token: str | None = None, key: str = "", **parameters: str) -> int:
+        key = key or uuid.uuid4().hex
         given = {
             "dataset": "live",
             "source_table": scratch.settings.dataset.source_table,
@@ -75,12 +78,11 @@ def test_runs_over_the_limit_wait_in_the_queue(
 ) -> None:
     runs = [ended(run_id) for run_id in [start(), start(), start()]]
     assert {run["state"]["result_state"] for run in runs} == {"SUCCESS"}
-    tasks = sorted((run["tasks"][0] for run in runs), key=lambda task: int(task["start_time"]))
-    begin = int(tasks[0]["start_time"])
-    spans = [(int(task["start_time"]) - begin, int(task["end_time"]) - begin) for task in tasks]
-    answer(f"start and end of three tasks, in milliseconds after the first start: {spans}")
-    for one, next_one in itertools.pairwise(tasks):
-        assert one["end_time"] <= next_one["start_time"], "the job takes one run at a time"
+    spans = sorted((int(task_of(run, "plan")["start_time"]), int(task_of(run, "export")["end_time"])) for run in runs)
+    after = [(start_time - spans[0][0], end_time - spans[0][0]) for start_time, end_time in spans]
+    answer(f"start of the first task and end of the last of three runs, in milliseconds after the first start: {after}")
+    for (_, ends), (begins, _) in itertools.pairwise(spans):
+        assert ends <= begins, "the job takes one run at a time"
 
 
 def test_a_run_is_cancelled(
@@ -101,7 +103,7 @@ def test_the_reason_of_a_failure_is_in_the_output_of_its_task(
     table = scratch_free_name()
     run = ended(start(source_table=table))
     assert run["state"]["result_state"] == "FAILED"
-    output = workspace.get_run_output(run["tasks"][0]["run_id"])
+    output = workspace.get_run_output(task_of(run, "export")["run_id"])
     answer(f"error: {output.get('error', 'nothing')[:200]}")
     assert "TABLE_OR_VIEW_NOT_FOUND" in output.get("error", "")
     with pytest.raises(DatabricksApiError, match="400"):
@@ -112,6 +114,87 @@ def test_an_unknown_run_is_told(workspace: DatabricksHook) -> None:
     with pytest.raises(DatabricksApiError) as caught:
         workspace.get_run(1)
     assert caught.value.http_status_code in (400, 404)
+
+
+# ---- the plan
+
+
+@pytest.fixture(scope="module")
+def source(scratch: Scratch) -> str:
+    """A Delta table of one version with three rows."""
+    return scratch.make_source(pa.table({"k": [1, 2, 3]}))
+
+
+@pytest.fixture
+def export(scratch: Scratch, start: Callable[..., int], ended: Callable[[int], dict[str, Any]], source: str) -> Any:
+    """Export the table; returns the run, with what its references have become, and the rows of its manifest."""
+
+    def run(**parameters: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        key = uuid.uuid4().hex
+        made = ended(start(key=key, source_table=source, **parameters))
+        assert made["state"]["result_state"] == "SUCCESS", made["state"]
+        told = scratch.databricks("GET", "jobs/runs/get", run_id=made["run_id"], include_resolved_values="true")
+        return told, scratch.read(f"jobs/{key}/1/manifest/")
+
+    return run
+
+
+def parameters_of(run: dict[str, Any]) -> dict[str, str]:
+    """Return the parameters of a run's export, as it got them."""
+    return dict(task_of(run, "export").get("resolved_values", {}).get("sql_task", {}).get("parameters", {}))
+
+
+@pytest.mark.assumption("first_row")
+def test_the_tasks_that_follow_get_the_row_of_the_plan(export: Any, answer: Callable[[object], None]) -> None:
+    run, [manifest] = export()
+    given = {name: parameters_of(run).get(name) for name in ("export_mode", "export_reason", "to_version")}
+    answer(f"the export got {given}, and wrote {manifest['export_reason']}")
+    assert manifest["export_mode"] == "full"
+    assert manifest["export_reason"] not in ("", "the plan of the export did not reach the export")
+    assert task_of(run, "changed")["condition_task"]["outcome"] == "true"
+
+
+@pytest.mark.assumption("history")
+def test_the_plan_finds_the_version_of_a_table(export: Any, answer: Callable[[object], None], source: str) -> None:
+    _, [manifest] = export()
+    found = {name: manifest[name] for name in ("source_version", "source_committed_at", "source_table_id")}
+    answer(f"{found}, because {manifest['export_reason']}")
+    assert manifest["export_reason"] == "no published version is known"
+    assert manifest["source_version"] == 0
+    assert manifest["source_committed_at"] is not None
+    assert manifest["source_table_id"].isdigit()
+
+
+@pytest.mark.assumption("version_as_of")
+def test_an_export_reads_the_version_that_was_planned(
+    export: Any, scratch: Scratch, answer: Callable[[object], None]
+) -> None:
+    _, [manifest] = export(source='{"columns": [], "others": "kept", "known": ["K"]}', proof="chosen_checksums")
+    answer(f"version {manifest['source_version']}, {manifest['row_count']} rows")
+    assert (manifest["source_version"], manifest["row_count"], manifest["source_rows"]) == (0, 3, 3)
+
+
+@pytest.mark.assumption("false_condition")
+def test_a_run_that_exports_nothing_succeeds_and_tells_why(export: Any, answer: Callable[[object], None]) -> None:
+    run, _ = export()
+    got = parameters_of(run)
+    known = {"version": got["to_version"], "committed_at": got["committed_at"], "table_id": got["table_id"]}
+
+    run, manifests = export(published=json.dumps(known))
+
+    changed, left_out = task_of(run, "changed"), task_of(run, "export")
+    answer(f"condition {changed.get('condition_task')}, export {left_out['state']}, run {run['state']}")
+    assert changed["condition_task"]["outcome"] == "false"
+    assert changed["state"]["result_state"] == "SUCCESS"
+    assert left_out["state"]["result_state"] == "EXCLUDED"
+    assert run["state"]["result_state"] == "SUCCESS"
+    assert manifests == []
+    assert follow._is_unchanged(run)
+
+
+def task_of(run: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return a task of a run."""
+    return next(task for task in run["tasks"] if task["task_key"] == key)
 
 
 def scratch_free_name() -> str:

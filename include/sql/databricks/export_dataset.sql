@@ -18,6 +18,9 @@
 --   :mode           empty to export. describe writes the manifest alone, of what an export would have now: its columns,
 --                   its number of rows, and the source's columns that stay. Then proof is described: an earlier version
 --                   of this file, which does not know mode, refuses that, and would export.
+--   :to_version, :committed_at, :table_id, :export_mode, :export_reason
+--                   the row of plan_export.sql. The table is read as it was in to_version, by all statements. Without a
+--                   number in to_version, it is read as it is.
 --
 -- Needs EXECUTE IMMEDIATE: any SQL warehouse, or runtime 14.3. INSERT OVERWRITE DIRECTORY needs its directory as a
 -- literal; a parameter marker for it would need runtime 18, or version 2025.40 of a SQL warehouse. So this file builds
@@ -39,6 +42,11 @@
 -- timestamps as microseconds since 1970, bytes as hexadecimal digits. FLOAT and DOUBLE are formatted differently by the
 -- two sides: they have counts, minimum, maximum, sum and sum of the magnitudes instead. Structs, arrays, maps and types
 -- that Snowflake lacks have only counts.
+--
+-- source_version, source_committed_at and source_table_id say which state of the source was exported; they are NULL for
+-- a source without versions. source_rows is the number of rows that this state has, of those that leave. export_mode
+-- and export_reason say how much of it was exported, and why. from_version is the version before the exported changes;
+-- an export of all rows has none.
 --
 -- source_choice and source_condition say what was exported: the parameter source without the target's columns, and the
 -- condition for the rows.
@@ -66,6 +74,12 @@ DECLARE OR REPLACE VARIABLE is_whole BOOLEAN;
 DECLARE OR REPLACE VARIABLE available ARRAY<STRING>;
 DECLARE OR REPLACE VARIABLE exported ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
 DECLARE OR REPLACE VARIABLE columns_that_stay STRING;
+DECLARE OR REPLACE VARIABLE source_version BIGINT;
+DECLARE OR REPLACE VARIABLE source_committed_at TIMESTAMP;
+DECLARE OR REPLACE VARIABLE source_table_id STRING;
+DECLARE OR REPLACE VARIABLE export_mode STRING;
+DECLARE OR REPLACE VARIABLE export_reason STRING;
+DECLARE OR REPLACE VARIABLE at_version STRING;
 DECLARE OR REPLACE VARIABLE export_query STRING;
 DECLARE OR REPLACE VARIABLE statement STRING;
 DECLARE OR REPLACE VARIABLE data_files STRING;
@@ -124,6 +138,25 @@ END;
 SET VAR run_key = :run_key;
 SET VAR dataset = :dataset;
 
+-- If the job has not put the plan's row in, its references are here as they stand in the job: then nothing is pinned.
+SET VAR source_version = CASE WHEN :to_version RLIKE '^[0-9]{1,18}\\z' THEN CAST(:to_version AS BIGINT) END;
+
+SET VAR source_committed_at = CASE
+  WHEN source_version IS NOT NULL AND :committed_at RLIKE '^[0-9]{1,18}\\z'
+    THEN TIMESTAMP_MICROS(CAST(:committed_at AS BIGINT))
+END;
+
+SET VAR source_table_id = CASE WHEN source_version IS NOT NULL THEN :table_id END;
+SET VAR export_mode = CASE WHEN :export_mode IN ('full', 'describe') THEN :export_mode ELSE 'full' END;
+
+SET VAR export_reason = CASE
+  WHEN :export_mode IN ('full', 'describe') THEN :export_reason
+  ELSE 'the plan of the export did not reach the export'
+END;
+
+-- Databricks accepts a number as VERSION AS OF only as a literal.
+SET VAR at_version = COALESCE(' VERSION AS OF ' || CAST(source_version AS STRING), '');
+
 SET VAR source = CASE
   WHEN :source = '' AND :proof IN ('checksums', 'counts', 'described') THEN '{"columns": [], "others": "kept"}'
   WHEN GET_JSON_OBJECT(:source, '$.others') IN ('kept', 'left_out') THEN :source
@@ -175,7 +208,7 @@ SET VAR statement = CASE
   WHEN is_whole THEN 'SELECT CAST(ARRAY() AS ARRAY<STRING>) WHERE :source_table IS NOT NULL'
   ELSE CONCAT(
     'SELECT JSON_OBJECT_KEYS(TO_JSON(STRUCT(origin.*), MAP("ignoreNullFields", "false")))',
-    ' FROM (SELECT 1) AS nothing LEFT OUTER JOIN IDENTIFIER(:source_table) AS origin ON FALSE'
+    ' FROM (SELECT 1) AS nothing LEFT OUTER JOIN IDENTIFIER(:source_table)', at_version, ' AS origin ON FALSE'
   )
 END;
 
@@ -288,6 +321,7 @@ SET VAR export_query = CONCAT(
     ) || ' AS `' || REPLACE(c['alias'], '`', '``') || '`'), ', ')
   END,
   ' FROM IDENTIFIER(:source_table)',
+  at_version,
   CASE WHEN condition = '' THEN '' ELSE CONCAT(' WHERE (', condition, ')') END
 );
 
@@ -397,10 +431,13 @@ SET VAR statement = CONCAT(
   ' SELECT :run_key AS run_key, :dataset AS dataset, :source_table AS source_table, :row_count AS row_count,',
   ' :file_count AS file_count, :column_types AS column_types, :source_choice AS source_choice,',
   ' :source_condition AS source_condition, :columns_that_stay AS columns_that_stay,',
-  ' CURRENT_TIMESTAMP() AS exported_at'
+  ' :source_table_id AS source_table_id, :source_version AS source_version,',
+  ' :source_committed_at AS source_committed_at, CAST(NULL AS BIGINT) AS from_version, :export_mode AS export_mode,',
+  ' :export_reason AS export_reason, :row_count AS source_rows, CURRENT_TIMESTAMP() AS exported_at'
 );
 
 EXECUTE IMMEDIATE statement
 USING run_key AS run_key, dataset AS dataset, source_table AS source_table, counted_rows AS row_count,
 counted_files AS file_count, column_types AS column_types, source AS source_choice, condition AS source_condition,
-columns_that_stay AS columns_that_stay;
+columns_that_stay AS columns_that_stay, source_table_id AS source_table_id, source_version AS source_version,
+source_committed_at AS source_committed_at, export_mode AS export_mode, export_reason AS export_reason;

@@ -23,7 +23,14 @@ CREATE TABLE IF NOT EXISTS {{ share.ledger_table }} (
   published_at TIMESTAMP_NTZ NOT NULL,
   source_choice VARCHAR,
   source_condition VARCHAR,
-  package_version VARCHAR
+  package_version VARCHAR,
+  source_table_id VARCHAR,
+  source_version NUMBER(38, 0),
+  source_committed_at TIMESTAMP_NTZ,
+  from_version NUMBER(38, 0),
+  export_mode VARCHAR,
+  export_reason VARCHAR,
+  source_rows NUMBER(38, 0)
 );
 
 ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_choice VARCHAR;
@@ -31,6 +38,20 @@ ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_choice VARC
 ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_condition VARCHAR;
 
 ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS package_version VARCHAR;
+
+ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_table_id VARCHAR;
+
+ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_version NUMBER(38, 0);
+
+ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_committed_at TIMESTAMP_NTZ;
+
+ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS from_version NUMBER(38, 0);
+
+ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS export_mode VARCHAR;
+
+ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS export_reason VARCHAR;
+
+ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_rows NUMBER(38, 0);
 
 CREATE TABLE IF NOT EXISTS {{ share.manifest_table }} (
   run_key VARCHAR NOT NULL,
@@ -41,6 +62,13 @@ CREATE TABLE IF NOT EXISTS {{ share.manifest_table }} (
   column_types VARCHAR,
   source_choice VARCHAR,
   source_condition VARCHAR,
+  source_table_id VARCHAR,
+  source_version NUMBER(38, 0),
+  source_committed_at TIMESTAMP_NTZ,
+  from_version NUMBER(38, 0),
+  export_mode VARCHAR,
+  export_reason VARCHAR,
+  source_rows NUMBER(38, 0),
   exported_at TIMESTAMP_NTZ NOT NULL,
   staged_at TIMESTAMP_NTZ
 );
@@ -48,3 +76,17 @@ CREATE TABLE IF NOT EXISTS {{ share.manifest_table }} (
 ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_choice VARCHAR;
 
 ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_condition VARCHAR;
+
+ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_table_id VARCHAR;
+
+ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_version NUMBER(38, 0);
+
+ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_committed_at TIMESTAMP_NTZ;
+
+ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS from_version NUMBER(38, 0);
+
+ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS export_mode VARCHAR;
+
+ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS export_reason VARCHAR;
+
+ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_rows NUMBER(38, 0);

@@ -2,7 +2,9 @@
 -- publishes wait for each other.
 -- The row decides what may be published: which dataset owns the target, and which export of which run was published
 -- last. Every publish reads and writes the row in its first statement. An empty run key: nothing was published yet.
--- Effect: creates the table if it is missing. insert_lock_row.sql inserts the row.
+-- The last columns say which state of the source was published last.
+-- Effect: creates the table if it is missing; add_lock_columns.sql adds the columns that earlier versions lack.
+-- insert_lock_row.sql inserts the row.
 
 CREATE TABLE IF NOT EXISTS {{ sync.lock_table }} (
   target_database VARCHAR NOT NULL,
@@ -18,5 +20,11 @@ CREATE TABLE IF NOT EXISTS {{ sync.lock_table }} (
   rows_deleted NUMBER(38, 0),
   rows_before NUMBER(38, 0),
   rows_after NUMBER(38, 0),
-  keys_missing NUMBER(38, 0)
+  keys_missing NUMBER(38, 0),
+  source_table_id VARCHAR,
+  source_version NUMBER(38, 0),
+  source_committed_at TIMESTAMP_NTZ,
+  from_version NUMBER(38, 0),
+  export_mode VARCHAR,
+  source_rows NUMBER(38, 0)
 );

@@ -16,20 +16,24 @@
 -- staging table whose row count is not that of the copy. The INSERT into the ledger compares the staging table again,
 -- as somebody may have changed it in between.
 --
--- The ledger and the table of manifests of an earlier version lack columns until set_up_snowflake adds them. Then the
--- first two statements fail, as they name these columns, before the target changes; and the step runs this file again
--- without the columns.
+-- The tables of an earlier version lack columns. Then one of the first two statements fails, as they name these
+-- columns, before the target changes. The step adds the columns of the lock table and runs this file again; and once
+-- more without the columns if the ledger or the table of manifests lacks them, as only set_up_snowflake may add those.
 
 {% set run = sync.key -%}
 {% set path = sync.loaded.export_path -%}
 {% set or_and = 'AND' if sync.load_mode.is_repeatable else 'OR' -%}
-{% set choice = ['source_choice', 'source_condition'] if sync.tables_are_current else [] -%}
+{# Columns of the manifest that set_up_snowflake adds to tables of an earlier version; the lock row has some. -#}
+{% set choice = [
+  'source_choice', 'source_condition', 'source_table_id', 'source_version', 'source_committed_at', 'from_version',
+  'export_mode', 'export_reason', 'source_rows'
+] if sync.tables_are_current else [] -%}
+{% set locked_choice = [
+  'source_table_id', 'source_version', 'source_committed_at', 'from_version', 'export_mode', 'source_rows'
+] if sync.tables_are_current else [] -%}
 {# The ledger's columns that set_up_snowflake adds -> their values. -#}
-{% set later = {
-  'source_choice': 'manifest.source_choice',
-  'source_condition': 'manifest.source_condition',
-  'package_version': sync.package_version | sql_string,
-} if sync.tables_are_current else {} -%}
+{% set later = {'package_version': sync.package_version | sql_string} if sync.tables_are_current else {} -%}
+{% for column in choice %}{% set _ = later.update({column: 'manifest.' ~ column}) %}{% endfor -%}
 {% set manifest_columns = [
   'run_key', 'dataset', 'source_table', 'row_count', 'file_count', 'column_types', 'exported_at', 'staged_at'
 ] + choice -%}
@@ -43,8 +47,15 @@ USING (
     {{ sync.target_key.target_database }} AS target_database,
     {{ sync.target_key.target_schema }} AS target_schema,
     {{ sync.target_key.target_name }} AS target_name,
+    {% for column in locked_choice -%}
+    MAX({{ column }}) AS {{ column }},
+    {% endfor -%}
     MAX(staged_at) AS staged_at
-  FROM (SELECT {{ manifest_columns | join(', ') }} FROM {{ sync.staging_manifest }}) AS manifest
+  FROM (
+    SELECT
+      {{ manifest_columns | join(',\n      ') }}
+    FROM {{ sync.staging_manifest }}
+  ) AS manifest
 ) AS mine
   ON
     locked.target_database = mine.target_database
@@ -62,6 +73,9 @@ WHEN MATCHED THEN
     locked.dataset = '{{ sync.owner }}',
     locked.export_path = {{ path | sql_string }},
     locked.attempt = {{ sync.export_attempt }},
+    {% for column in locked_choice -%}
+    locked.{{ column }} = mine.{{ column }},
+    {% endfor -%}
     locked.staged_at = mine.staged_at;
 
 UPDATE {{ sync.lock_table }}
@@ -72,7 +86,8 @@ SET
       AND (
         SELECT COUNT(*)
         FROM (
-          SELECT {{ (['dataset', 'run_key', 'export_path'] + later | list) | join(', ') }}
+          SELECT
+            {{ (['dataset', 'run_key', 'export_path'] + later | list) | join(',\n            ') }}
           FROM {{ share.ledger_table }}
         ) AS earlier
         WHERE
@@ -103,7 +118,8 @@ INSERT INTO {{ share.ledger_table }} (
   run_key, dataset, dag_run_id, attempt, load_mode, source_table, target_table, rows_exported, rows_loaded,
   rows_inserted, rows_updated, rows_deleted, rows_in_target, export_path, databricks_run_id, query_ids, requested_by,
   started_at, published_at
-  {%- for column in later %}, {{ column }}{% endfor %}
+  {%- for column in later %},
+  {{ column }}{% endfor %}
 )
 SELECT
   CASE
@@ -158,8 +174,11 @@ CROSS JOIN (
 DELETE FROM {{ share.manifest_table }}
 WHERE run_key IN (SELECT manifest.run_key FROM {{ sync.staging_manifest }} AS manifest);
 
-INSERT INTO {{ share.manifest_table }} ({{ manifest_columns | join(', ') }})
-SELECT {{ manifest_columns | join(', ') }}
+INSERT INTO {{ share.manifest_table }} (
+  {{ manifest_columns | join(',\n  ') }}
+)
+SELECT
+  {{ manifest_columns | join(',\n  ') }}
 FROM {{ sync.staging_manifest }};
 
 COMMIT;

@@ -11,6 +11,9 @@ CREATE OR REPLACE TABLE {{ sync.new_staging_manifest }} (
   columns_that_stay VARCHAR,
   source_choice VARCHAR,
   source_condition VARCHAR,
+  source_version NUMBER(38, 0),
+  source_committed_at TIMESTAMP_NTZ,
+  export_reason VARCHAR,
   exported_at TIMESTAMP_NTZ
 );
 

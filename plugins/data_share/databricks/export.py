@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from airflow.providers.databricks.operators.databricks import DatabricksJobRunLink, DatabricksRunNowOperator
@@ -21,7 +21,9 @@ from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from data_share.snowflake.statements import query_tag, rows_of_target
 from data_share.source import MAX_PARAMETER_BYTES
 from data_share.sql_files import render_sql
+from data_share.steps import EXPORT_TO_S3
 from data_share.sync import SyncStep
+from data_share.watermark import DatasetState, Published, full_because, published_parameter, source_asset
 
 
 class UnknownConfError(ShareError, AirflowFailException):
@@ -75,13 +77,15 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
     """
     Starts the export job, or skips itself if the sync loads the export of an earlier sync.
 
-    Closes six gaps of ``DatabricksRunNowOperator`` (provider 7.23.0) and Airflow (3.3):
+    Closes seven gaps of ``DatabricksRunNowOperator`` (provider 7.23.0) and Airflow (3.3):
 
     - A sync with ``reload_run_key`` needs no export. A separate task that decides this would delay all other syncs.
     - A step that is killed before Databricks answers would leave its run behind; this one cancels it.
     - A step that is cleared would leave the run of its earlier attempt behind; this one cancels it.
     - The provider tolerates an outage of three seconds; see :class:`DataShareDatabricksHook` for ours.
-    - The job keeps back columns that the target lacks, so this step reads the target's columns and tells them.
+    - The job keeps back columns that the target lacks, so this step tells it the target's columns: those of the last
+      publish or, if the sync after it has not ended well, those that Snowflake names now.
+    - The job leaves the export out if nothing is new, so this step tells it which version was published last.
     - Airflow accepts any conf, so a sync with a misspelt ``dry_run`` would publish; unknown keys are refused.
 
     :param dataset: what is exported
@@ -100,6 +104,7 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(
+            inlets=[source_asset(dataset, share)],
             wait_for_termination=False,
             # Overrides the default in Airflow's configuration: one short request needs no triggerer.
             deferrable=False,
@@ -114,6 +119,7 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         self.known_conf = known_conf
         self._submit_context: Context | None = None
         self._is_killed = False
+        self._published: Published | None = None
 
     def execute(self, context: Context) -> Any:
         """Start the job, or skip the step; the XCom ``export`` records the run that this attempt started."""
@@ -127,40 +133,79 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
             raise AirflowSkipException(f"The export of the sync {key} is loaded again: no new export is started")
         if self.sync.attempt > 1:
             self._cancel_earlier_exports()
-        self.job_parameters = {**(self.job_parameters or {}), **self.source_parameters(context)}
+        self.job_parameters = {**(self.job_parameters or {}), **self.known_parameters(context)}
         result = super().execute(context)
-        context["ti"].xcom_push(key="export", value=made_by(context, {"run_id": self.run_id}))
+        published = self._published and self._published.model_dump(mode="json")
+        context["ti"].xcom_push(key="export", value=made_by(context, {"run_id": self.run_id, "published": published}))
         return result
 
-    def source_parameters(self, context: Context) -> dict[str, str]:
+    def known_parameters(self, context: Context) -> dict[str, str]:
         """
-        Return the parameters of the job that say what leaves.
-
-        With the columns of the target, if the dataset keeps back what the target lacks. Without them, if this sync
-        creates the target from the source.
-        They are left out for a target whose names Databricks may refuse as too long, unless the dataset file chooses
-        what leaves: then the load compares the columns, and a new one reaches the bucket.
+        Return the parameters of the job that say what is known of the last publish and of the target.
 
         :raises TargetMissingError: there is no target, and this sync does not create it
-        :raises TooManyColumnsError: the names are too long, and the dataset file chooses what leaves
+        :raises TooManyColumnsError: the names of its columns are too long, and the dataset file chooses what leaves
         """
+        published, because = self._last_publish(context)
+        columns = self._columns_of_target(context, published)
+        self._published = published and published.model_copy(update={"columns": columns})
+        return {**published_parameter(self.dataset, published, because), **self._source_parameters(columns)}
+
+    def _last_publish(self, context: Context) -> tuple[Published | None, str | None]:
+        """
+        Return the last publish if the job may compare versions with it, else None and why everything is exported.
+
+        It has the target's columns only if the sync after it has ended well: they may be what failed that one.
+        """
+        watermark = DatasetState(context, self.dataset, self.share).begin(EXPORT_TO_S3, self.sync.key)
+        because = full_because(
+            watermark,
+            self.dataset,
+            self.share,
+            target=self._snowflake(context).asset_uri(self.dataset.target_table),
+            is_full_refresh=self.sync.params["full_refresh"],
+        )
+        if because is not None or watermark.published is None:
+            return None, because
+        if watermark.begun_step:
+            return watermark.published.model_copy(update={"columns": None}), None
+        return watermark.published, None
+
+    def _columns_of_target(self, context: Context, published: Published | None) -> tuple[str, ...] | None:
+        """Return the target's columns if the dataset keeps back what it lacks; None if there is no target yet."""
         if not self.dataset.keeps_new_columns_back:
-            return self.dataset.source_parameters()
-        hook = DataShareSnowflakeHook(self.share.snowflake_conn_id, query_tag=query_tag(context))
+            return None
+        if published is not None and published.columns is not None:
+            return published.columns
+        hook = self._snowflake(context)
         describe = render_sql("describe_target", share=self.share, sync=self.sync)
         [statement] = hook.split_sql_string(describe, strip_semicolon=True)
         target = rows_of_target(self.dataset, lambda: hook.run_statement(statement))
-        if target is None:
+        return None if target is None else tuple(str(row["name"]) for row in target)
+
+    def _snowflake(self, context: Context) -> DataShareSnowflakeHook:
+        return DataShareSnowflakeHook(self.share.snowflake_conn_id, query_tag=query_tag(context))
+
+    def _source_parameters(self, columns: Collection[str] | None) -> dict[str, str]:
+        """
+        Return the parameters of the job that say what leaves.
+
+        They are without the target's columns if Databricks may refuse their names as too long, unless the dataset file
+        chooses what leaves: then the load compares the columns, and a new one reaches the bucket.
+
+        :param columns: the target's columns; None without a target, or if the dataset keeps back none
+        """
+        if columns is None:
             return self.dataset.source_parameters()
-        parameters = self.dataset.source_parameters([str(row["name"]) for row in target])
+        parameters = self.dataset.source_parameters(columns)
         if size := excess_of({**(self.job_parameters or {}), **parameters}):
             if not self.dataset.source.is_everything:
-                raise TooManyColumnsError(self.dataset, len(target), size, unchanged="Nothing was started.")
+                raise TooManyColumnsError(self.dataset, len(columns), size, unchanged="Nothing was started.")
             self.log.warning(
                 "The names of the %s columns of %s make %s bytes of parameters of the export job, of which %s are "
                 "possible: so the job is not told them. A new column of the source reaches the bucket; the load "
                 "compares the columns.",
-                len(target),
+                len(columns),
                 self.dataset.target_table,
                 size,
                 MAX_PARAMETER_BYTES,

@@ -63,8 +63,27 @@ _NEW_COLUMNS = re.compile(
 _ADVICE_FOR_NEW_COLUMNS = (
     "Set schema_drift in the dataset file: add_new adds new columns to the target, if Snowflake has types for them; "
     "ignore_new leaves them in Databricks, and so does source.exclude for those that it names. A column that was "
-    "renamed in the source is renamed in the target (ALTER TABLE ... RENAME COLUMN). Then start the sync again."
+    "renamed in the source is renamed in the target (ALTER TABLE ... RENAME COLUMN). Then start the sync again. If the "
+    "target has got the column since the last publish, start the sync again: it asks Snowflake for the columns."
 )
+# What the plan's SQL cannot do without, besides the source.
+_NO_INFORMATION_SCHEMA = re.compile(r"\binformation_schema\b", re.IGNORECASE)
+_ADVICE_FOR_NO_INFORMATION_SCHEMA = (
+    "Grant USE SCHEMA and SELECT on the information_schema of the source's catalog to the principal that exports, or "
+    "set pinned: false in the dataset file. Then start the sync again."
+)
+# What Databricks says of a table with policies for rows or columns, of which it shows no versions.
+_NO_VERSIONS = re.compile(
+    r"\[((ROW_LEVEL_SECURITY|COLUMN_MASKS|ROW_LEVEL_SECURITY_COLUMN_MASK)_FEATURE_NOT_SUPPORTED"
+    r"|FGAC_TIME_TRAVEL_NOT_SUPPORTED)\b"
+)
+_ADVICE_FOR_NO_VERSIONS = (
+    "The source has policies for rows or columns, so Databricks shows no versions of it: set pinned: false in the "
+    "dataset file. Then start the sync again."
+)
+
+# The task of the export job whose outcome is false if nothing is new at the source: see include/databricks.
+_CONDITION_TASK = "changed"
 
 _LIST_RUNS = ("GET", "2.2/jobs/runs/list")
 # A page lists 20 runs, so this is 1,000 active runs: ten at work, the others in the job's queue. More never occur.
@@ -89,11 +108,13 @@ class FinishedRun:
     :param run_id: id of the run
     :param run_page_url: its page in the workspace
     :param job_parameters: the parameters that the run had, by name, as Databricks reports them
+    :param is_unchanged: whether it has left the export out, as nothing is new at the source
     """
 
     run_id: int
     run_page_url: str
     job_parameters: dict[str, str]
+    is_unchanged: bool = False
 
     def to_xcom(self) -> dict[str, Any]:
         """Return the XCom that the next steps read."""
@@ -101,6 +122,7 @@ class FinishedRun:
             "run_id": self.run_id,
             "run_page_url": self.run_page_url,
             "export_path": self.job_parameters.get("export_path"),
+            "unchanged": self.is_unchanged,
         }
 
 
@@ -155,7 +177,9 @@ async def follow_run(
                 if not state.is_successful:
                     raise failed_run(await _failure_message(hook, run, state), state.result_state, page)
                 parameters = {p["name"]: p.get("value", p.get("default")) for p in run.get("job_parameters", [])}
-                return FinishedRun(run_id=run_id, run_page_url=page, job_parameters=parameters)
+                return FinishedRun(
+                    run_id=run_id, run_page_url=page, job_parameters=parameters, is_unchanged=_is_unchanged(run)
+                )
             started = run.get("start_time", 0) / 1000 or first_poll
         # After a failed poll too: during an outage, each poll may take long.
         age = time.time() - started
@@ -193,11 +217,21 @@ def failed_run(message: str, result: str, page: str) -> DatabricksRunFailedError
             databricks_run_url=page,
             what_to_do=_ADVICE_FOR_NEW_COLUMNS,
         )
+    advice = _ADVICE_BY_RESULT.get(result)
+    if _NO_VERSIONS.search(message):
+        advice = _ADVICE_FOR_NO_VERSIONS
+    elif _NO_INFORMATION_SCHEMA.search(message):
+        advice = _ADVICE_FOR_NO_INFORMATION_SCHEMA
     return DatabricksRunFailedError(
-        message,
-        code=_CODE_BY_RESULT.get(result),
-        databricks_run_url=page,
-        what_to_do=_ADVICE_BY_RESULT.get(result),
+        message, code=_CODE_BY_RESULT.get(result), databricks_run_url=page, what_to_do=advice
+    )
+
+
+def _is_unchanged(run: dict[str, Any]) -> bool:
+    """Return whether the condition of the job that something is new was false; a job of an earlier version has none."""
+    return any(
+        task.get("task_key") == _CONDITION_TASK and task.get("condition_task", {}).get("outcome") == "false"
+        for task in run.get("tasks", [])
     )
 
 
@@ -314,7 +348,10 @@ class DatabricksRunTrigger(BaseTrigger):
             await self._push(FAILURE_KEY, {**logged(failure_of(error, step)), "run_id": str(self.run_id)})
             yield TaskFailedEvent()
             return
-        self.log.info("Databricks run %s wrote %s", finished.run_id, finished.to_xcom()["export_path"])
+        if finished.is_unchanged:
+            self.log.info("Databricks run %s wrote nothing: nothing is new at the source", finished.run_id)
+        else:
+            self.log.info("Databricks run %s wrote %s", finished.run_id, finished.to_xcom()["export_path"])
         yield TaskSuccessEvent()
 
     async def on_kill(self) -> None:

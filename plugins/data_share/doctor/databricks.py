@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from airflow.sdk import BaseHook, Variable
 
@@ -119,20 +120,33 @@ def job_queue(deployment: Deployment) -> Answer:
 
 
 def job_task(deployment: Deployment) -> Answer:
-    """The job's task runs the export's SQL file with the job's parameters."""
-    [expected] = [task["sql_task"] for task in deployment.bundle_job["tasks"]]
-    file = Path(expected["file"]["path"]).name
-    tasks = deployment.job.get("tasks", [])
-    sql_tasks = [task.get("sql_task", {}) for task in tasks]
-    if len(tasks) != 1 or not str(sql_tasks[0].get("file", {}).get("path", "")).endswith(file):
-        return wrong(f"The job's task is not one SQL task with the file {file}. Deploy the bundle again.")
-    given = sql_tasks[0].get("parameters", {})
+    """The job's tasks are those of the bundle: they run its SQL files with the job's parameters."""
+    expected = {task["task_key"]: task for task in deployment.bundle_job["tasks"]}
+    given = {str(task.get("task_key")): task for task in deployment.job.get("tasks", [])}
+    if set(given) != set(expected):
+        return wrong(f"The job's tasks are {listed(given)} instead of {listed(expected)}. Deploy the bundle again.")
+    problems = [problem for key, task in expected.items() for problem in _differences(key, task, given[key])]
+    files = [Path(task["sql_task"]["file"]["path"]).name for task in expected.values() if "sql_task" in task]
+    return verdict(with_advice(problems, "Deploy the bundle again: docs/databricks.md."), f"{listed(files)}.")
+
+
+def _differences(key: str, expected: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """Return in what a task of the job differs from that of the bundle."""
+    if "sql_task" in expected:
+        file = Path(expected["sql_task"]["file"]["path"]).name
+        if Path(given.get("sql_task", {}).get("file", {}).get("path", "")).name != file:
+            return [f"The task {key} is not a SQL task with the file {file}."]
+        wanted, found = ((task["sql_task"].get("parameters", {})) for task in (expected, given))
+    else:
+        wanted, found = expected["condition_task"], given.get("condition_task", {})
     problems = [
-        f"The task's parameter {name} is {given.get(name)!r} instead of {value!r}."
-        for name, value in expected["parameters"].items()
-        if given.get(name) != value
+        f"The task {key} has {found.get(name)!r} as its {name} instead of {value!r}."
+        for name, value in wanted.items()
+        if found.get(name) != value
     ]
-    return verdict(with_advice(problems, "Deploy the bundle again: docs/databricks.md."), f"{file}, {listed(given)}.")
+    if given.get("depends_on", []) != expected.get("depends_on", []):
+        problems.append(f"The task {key} depends on other tasks, or on other outcomes of them.")
+    return problems
 
 
 def databricks_clock(deployment: Deployment) -> Answer:
@@ -149,5 +163,5 @@ CHECKS: tuple[Check, ...] = (
     Check("Databricks", "job", "jobs/get", export_job, ("Databricks sign-in", "job id")),
     Check("Databricks", "job parameters", "the job's parameters", job_parameters, ("job",)),
     Check("Databricks", "job queue", "queue, max_concurrent_runs", job_queue, ("job",)),
-    Check("Databricks", "job task", "the task's SQL file", job_task, ("job",)),
+    Check("Databricks", "job task", "the tasks' SQL files", job_task, ("job",)),
 )

@@ -42,7 +42,8 @@ def success_line(answer: dict[str, Any] | None, seconds: float) -> str:
     """
     Return the line of a sync that succeeded.
 
-    :param answer: what the step ``publish`` returned: the ledger's row, or what a dry run would change
+    :param answer: what the step ``publish`` returned: the ledger's row, what a dry run would change, or the last
+        publish if nothing was new
     :param seconds: duration of the run
     """
     if answer is None:
@@ -52,7 +53,24 @@ def success_line(answer: dict[str, Any] | None, seconds: float) -> str:
         return (
             f"dry run: would insert {inserted:,}, update {updated:,} and delete {deleted:,} rows ({_duration(seconds)})"
         )
-    return f"{int(answer['rows_loaded']):,} rows from {answer['source_table']} in {_duration(seconds)}"
+    if answer.get("unchanged"):
+        return f"nothing new at the source since {version_of(answer)} ({_duration(seconds)})"
+    version = version_of(answer)
+    as_of = f" as of {version}" if version else ""
+    return f"{int(answer['rows_loaded']):,} rows from {answer['source_table']}{as_of} in {_duration(seconds)}"
+
+
+def version_of(answer: dict[str, Any]) -> str:
+    """
+    Return the version of the source as people read it, e.g. ``2026-01-01 09:41 UTC (version 812)``.
+
+    :param answer: what the step ``publish`` returned; the result is empty if it has no version
+    """
+    if answer.get("source_version") is None:
+        return ""
+    committed = answer.get("source_committed_at") or ""
+    at = f"{committed[:16].replace('T', ' ')} UTC " if committed else ""
+    return f"{at}(version {int(answer['source_version'])})"
 
 
 def failure_line(report: dict[str, Any] | None, reason: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from data_share.attempts import made_by
 from data_share.outcome.codes import FailureCode
@@ -64,8 +64,9 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
     Returns ``export_path``, ``databricks_run_id``, ``files``, ``files_exported``, ``rows_exported`` (both from the
     manifest), ``rows_parsed``, ``rows_loaded``, ``staging_table``, ``staged_at``, ``columns`` (of the staging table),
     ``new_columns`` (to add to the target, with their types), ``created_columns`` (if this first sync creates the
-    target; else empty), ``proofs`` and ``unproven`` (see :func:`~data_share.snowflake.value_proofs.proven_columns`),
-    ``query_ids``, ``copy_attempt`` (number of the attempt, from 1), and its id (see :mod:`data_share.attempts`).
+    target; else empty), ``target_columns`` (all that the target has after the publish), ``proofs`` and ``unproven``
+    (see :func:`~data_share.snowflake.value_proofs.proven_columns`), ``query_ids``, ``copy_attempt`` (number of the
+    attempt, from 1), and its id (see :mod:`data_share.attempts`).
     """
 
     def _sync_of(self, context: Any) -> Sync:
@@ -85,8 +86,10 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         return {"run_id": rows[0]["DATABRICKS_RUN_ID"], "export_path": rows[0]["EXPORT_PATH"]}
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
-        """Create and load the staging tables of this attempt."""
+        """Create and load the staging tables of this attempt, or skip the step if nothing is new at the source."""
         self._context = context
+        if self.sync.unchanged:
+            raise AirflowSkipException("Nothing is new at the source since the last publish: there is nothing to load")
         target = rows_of_target(self.dataset, lambda: self._run("describe_target")[-1])
         masked = self._masked_columns(target) if target is not None else set()
         # The manifest is read before the data: a policy that is set through a tag masks it too.
@@ -137,6 +140,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             "columns": [*columns, *new_columns],
             "new_columns": new_columns,
             "created_columns": created,
+            "target_columns": [*(_types(target) if target is not None else created), *new_columns],
             "proofs": proofs,
             "unproven": unproven,
             "query_ids": [manifest["QUERY_ID"], copy.query_id],

@@ -13,17 +13,26 @@ from data_share.attempts import made_by
 from data_share.datasets import Dataset
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
+from data_share.share import Share
 from data_share.snowflake.policies import RowsHiddenError, exemption_advice, hidden_rows
 from data_share.snowflake.sql_api import SnowflakeStatementError
 from data_share.snowflake.statements import TARGET_UNCHANGED, SnowflakeSyncOperator, json_row
 from data_share.snowflake.target_lock import refuse_target_of_another
 from data_share.sql_files import render_sql
+from data_share.steps import CHECK_STAGING, EXPORT_TO_S3, PUBLISH, task_states
+from data_share.sync import ResultMissingError, Sync
+from data_share.watermark import DatasetState, Published, published_of, source_asset
 
-_ASSET_EVENT_FIELDS = ("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target")
+_ASSET_EVENT_FIELDS = (
+    *("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target"),
+    *("source_version", "source_committed_at"),
+)
 # publish.sql refuses by writing a NULL run key, which Snowflake reports with this text.
 _NULL_RUN_KEY = "NULL result in a non-nullable column"
 # The tables of an earlier version lack these columns. Snowflake qualifies them as the statement does, or not at all.
-_LACKS_COLUMNS = re.compile(r"invalid identifier '(\w+[.])*(SOURCE_(CHOICE|CONDITION)|PACKAGE_VERSION)'")
+_LACKS_COLUMNS = re.compile(
+    r"invalid identifier '(\w+[.])*(SOURCE_(\w+)|PACKAGE_VERSION|FROM_VERSION|EXPORT_MODE|EXPORT_REASON)'"
+)
 
 
 class SupersededError(ShareError, AirflowFailException):
@@ -44,20 +53,40 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
 
     If the ledger says that this export is published already, it changes nothing. That is only a shortcut: inside the
     transaction, the target's row in its lock table decides. A dry run changes nothing and returns what would change.
+    If nothing is new at the source, it sends Snowflake nothing, emits no event, and returns the last publish.
     The result also says which attempt returned it: see :mod:`data_share.attempts`.
     """
 
-    def __init__(self, *, dataset: Dataset, **kwargs: Any) -> None:
-        super().__init__(dataset=dataset, outlets=[AssetAlias(dataset.name)], **kwargs)
+    def __init__(self, *, dataset: Dataset, share: Share, **kwargs: Any) -> None:
+        super().__init__(
+            dataset=dataset,
+            share=share,
+            inlets=[source_asset(dataset, share)],
+            outlets=[AssetAlias(dataset.name)],
+            **kwargs,
+        )
         self._is_committed = False
 
+    def _sync_of(self, context: Any) -> Sync:
+        sync = super()._sync_of(context)
+        if sync.unchanged:
+            self.sql = {}  # which would ask for what was loaded
+        return sync
+
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
-        """Publish, unless this sync is a dry run or is published already."""
+        """Publish, unless nothing is new, this sync is a dry run, or is published already."""
         self._context = context
+        state = DatasetState(context, self.dataset, self.share)
+        if self.sync.unchanged:
+            return made_by(context, self._unchanged(state, Published.model_validate(self.sync.unchanged)))
+        # A step that was skipped does not keep this one from starting, as copy and check are skipped if nothing is new.
+        if task_states(context["ti"], [CHECK_STAGING.id]).get(CHECK_STAGING.id) == "skipped":
+            raise ResultMissingError(f"The step {CHECK_STAGING.id} was skipped by a person. {TARGET_UNCHANGED}")
         if self.sync.is_dry_run:
             changes = self._run("count_changes")[-1].rows[0]
             answer = {"dry_run": True, "load_mode": self.sync.load_mode.value, "export_path": self._export_path}
             return made_by(context, answer | json_row(changes))
+        state.begin(PUBLISH, self.sync.key)
         # Only an earlier attempt of this step can have published this export.
         row = self._ledger_row("ledger before") if self.sync.attempt > 1 else None
         if row is not None and self._is_published(row):
@@ -69,7 +98,38 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         if not self._is_committed or self.sync.loaded.get("copy_attempt") != 1:
             self._drop_staging("after the publish")
         self._emit_asset_event(context, row)
+        # Without a commit of this attempt, it is not certain that the target still holds this export.
+        if self._is_committed:
+            state.end(PUBLISH, self.sync.key, self._published(row))
         return made_by(context, row)
+
+    def _unchanged(self, state: DatasetState, published: Published) -> dict[str, Any]:
+        """Return the answer of a sync that found nothing new; remember that it has ended well."""
+        self.log.info("Nothing is new at the source since version %s", published.source_version)
+        state.end(EXPORT_TO_S3, self.sync.key, published)
+        return {
+            "unchanged": True,
+            "dataset": self.dataset.name,
+            "source_table": self.dataset.source_table,
+            "target_table": self.dataset.target_table,
+            "source_version": published.source_version,
+            "source_committed_at": published.source_committed_at,
+            "run_key": published.run_key,
+            "published_at": published.published_at,
+            "rows_in_target": published.rows_in_target,
+        }
+
+    def _published(self, row: dict[str, Any]) -> Published | None:
+        """Return what the next sync may compare with: nothing after an export of an earlier dataset file."""
+        if self.sync.is_reload:
+            return None
+        return published_of(
+            row,
+            self.dataset,
+            self.share,
+            target=self._hook.asset_uri(self.dataset.target_table),
+            columns=self.sync.loaded.get("target_columns") if self.dataset.keeps_new_columns_back else None,
+        )
 
     def _publish(self) -> dict[str, Any]:
         """Change the target, drop the staging tables of the copied attempt, and return the ledger row."""
@@ -95,16 +155,23 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         return row
 
     def _transact(self) -> list[str]:
-        """Run the transaction, again without what tables of an earlier version cannot hold; return its handles."""
+        """Run the transaction, again for tables of an earlier version that lack columns; return its handles."""
         try:
             return self._run_transaction(self.sql["publish"], "publish")
         except SnowflakeStatementError as error:
+            # It failed in one of its first statements, before the target changed.
             if not _LACKS_COLUMNS.search(str(error)):
                 raise
-            # It failed in one of its first statements, before the target changed.
+        self._run("add_lock_columns")
+        try:
+            return self._run_transaction(self.sql["publish"], "publish with columns")
+        except SnowflakeStatementError as error:
+            if not _LACKS_COLUMNS.search(str(error)):
+                raise
             self.log.warning(
-                "%s or %s lacks columns, so what this sync chose to export, and the version of data_share, are not "
-                "recorded in Snowflake: run the DAG set_up_snowflake, which adds them (%s)",
+                "%s or %s lacks columns, so what this sync chose to export, of which version of the source, and the "
+                "version of data_share, are not recorded in Snowflake: run the DAG set_up_snowflake, which adds them "
+                "(%s)",
                 self.share.ledger_table,
                 self.share.manifest_table,
                 error.message,
@@ -206,5 +273,6 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
 
     def _emit_asset_event(self, context: Context, row: dict[str, Any]) -> None:
         asset = Asset(self._hook.asset_uri(self.dataset.target_table))
-        extra = {name: row[name] for name in _ASSET_EVENT_FIELDS}
+        # The ledger of an earlier version has no versions.
+        extra = {name: row.get(name) for name in _ASSET_EVENT_FIELDS}
         context["outlet_events"][AssetAlias(self.dataset.name)].add(asset, extra=extra)

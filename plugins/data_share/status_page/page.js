@@ -79,6 +79,7 @@ class Card {
     this.age = make("time");
     this.rows = make("span");
     this.took = make("span");
+    this.asOf = make("span");
     this.next = make("span");
     this.drawing = make("div", { className: "drawing" });
     this.runs = make("tbody");
@@ -89,9 +90,13 @@ class Card {
     const facts = make(
       "dl",
       {},
-      ...Object.entries({ "Last success": this.age, Rows: this.rows, Took: this.took, "Next run": this.next }).map(
-        ([term, value]) => make("div", {}, make("dt", { textContent: term }), make("dd", {}, value)),
-      ),
+      ...Object.entries({
+        "Last success": this.age,
+        "Data as of": this.asOf,
+        Rows: this.rows,
+        Took: this.took,
+        "Next run": this.next,
+      }).map(([term, value]) => make("div", {}, make("dt", { textContent: term }), make("dd", {}, value))),
     );
     this.node = make(
       "article",
@@ -153,7 +158,10 @@ class Card {
     if (queued && dag.is_paused) words.push("A sync is queued, and starts only when the DAG is no longer paused.");
     else if (queued && running) words.push("Another sync is queued; it starts when this one has ended.");
     else if (queued) words.push("A sync is queued; it starts in a moment.");
-    else if (dag.is_paused) words.push("The DAG is paused: no sync starts. Unpause it on its page in Airflow.");
+    else if (!running && this.dataset.lastEnded && this.dataset.isUnchanged(this.dataset.lastEnded)) {
+      words.push(`The last sync, ${distance(this.dataset.lastEnded.end_date, now())}, found nothing new at the source.`);
+    }
+    if (!queued && dag.is_paused) words.push("The DAG is paused: no sync starts. Unpause it on its page in Airflow.");
     setText(this.activity, words.join(" "));
     this.activity.hidden = words.length === 0;
   }
@@ -180,8 +188,14 @@ class Card {
       setText(this.rows, published ? number(published.loaded) : "–");
       this.rows.title = published?.inTarget == null ? "" : `${rows(published.inTarget)} in the target then`;
       setText(this.took, duration(seconds(lastSuccess)));
+      const isPinned = published?.version != null;
+      // The ledger's times are in UTC, without saying so.
+      const committed = isPinned && `${published.committedAt}Z`;
+      setText(this.asOf, isPinned ? `${moment(committed)}, version ${published.version}` : "–");
+      this.asOf.title = isPinned ? exactly(committed) : "";
     } else {
       setText(this.age, "never");
+      setText(this.asOf, "–");
       for (const node of [this.rows, this.took]) setText(node, "–");
     }
     const next = dag.next_dagrun_run_after;

@@ -93,7 +93,15 @@ class Dataset {
     return isDryRun(run);
   }
 
-  /** What a run published, and when: `{loaded, inTarget, at}`, or null if not known (yet). */
+  /** Whether a run found nothing new at the source; its note says so in this package's words. */
+  isUnchanged(run) {
+    return published(run) && this.#isKnownToHaveNoRows(run) && (run.note ?? "").includes("nothing new at the source");
+  }
+
+  /**
+   * What a run published, when, and of which version of the source: `{loaded, inTarget, at, version, committedAt}`, or
+   * null if not known (yet). A source that has no versions has null for the last two.
+   */
   rowsOf(run) {
     return this.#rows.get(run.dag_run_id) ?? null;
   }
@@ -144,7 +152,8 @@ class Dataset {
       for (const { source_run_id: id, extra, timestamp: at } of [...events].reverse()) {
         // Each loaded row is either inserted or updates an existing row.
         const loaded = (extra?.rows_inserted ?? 0) + (extra?.rows_updated ?? 0);
-        this.#rows.set(id, { loaded, inTarget: extra?.rows_in_target ?? null, at });
+        const [version, committedAt] = [extra?.source_version ?? null, extra?.source_committed_at ?? null];
+        this.#rows.set(id, { loaded, inTarget: extra?.rows_in_target ?? null, at, version, committedAt });
       }
       this.#askedOf = new Set(successes.map(key));
       this.#rowsSince = events.length < PAGE ? 0 : Date.parse(events.at(-1).timestamp);

@@ -183,6 +183,7 @@ def parameters(tmp_path: Path) -> dict[str, str]:
         "proof": "checksums",
         "source": "",
         "mode": "",
+        "published": "",
     }
 
 

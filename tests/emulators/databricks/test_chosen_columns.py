@@ -19,6 +19,7 @@ from emulators.databricks.export import Session
 from emulators.databricks.unity_catalog import write_table
 from tests.emulators.databricks.test_export import SQL as NOT_RENDERED
 from tests.emulators.databricks.test_export import read
+from tests.export_job import UNPLANNED
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
@@ -59,7 +60,8 @@ def export(lake: str, files: Any, tmp_path: Any) -> Any:
         write_table(lake, "main.weather.chosen", rows)
         session = Session(lake, files, secrets)
         paths = {"data_path": f"s3://{share}data/", "manifest_path": f"s3://{share}manifest/"}
-        values = {"source_table": "main.weather.chosen", "run_key": "key", "dataset": "chosen", "mode": "", **paths}
+        values = {"source_table": "main.weather.chosen", "run_key": "key", "dataset": "chosen", "mode": ""}
+        values |= {**UNPLANNED, **paths}
         try:
             session.execute(sql, values | parameters)
         finally:

@@ -15,6 +15,7 @@ from emulators.databricks.export import Session
 from emulators.databricks.unity_catalog import write_table
 from tests.emulators.databricks.test_chosen_columns import HOSTILE, PEOPLE, SECRETS, job
 from tests.emulators.databricks.test_export import SQL, read
+from tests.export_job import UNPLANNED
 from tests.sandbox.kinds import KINDS, source
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
@@ -33,7 +34,7 @@ def run(lake: str, files: Any, tmp_path: Any) -> Run:
             files.rm(share, recursive=True)
         write_table(lake, "main.weather.described", rows)
         values = {"source_table": "main.weather.described", "run_key": "key", "dataset": "chosen"}
-        values |= {"data_path": f"s3://{share}data/", "manifest_path": f"s3://{share}manifest/", "mode": ""}
+        values |= {"data_path": f"s3://{share}data/", "manifest_path": f"s3://{share}manifest/", "mode": ""} | UNPLANNED
         session = Session(lake, files, SECRETS)
         try:
             session.execute(sql, values | parameters)

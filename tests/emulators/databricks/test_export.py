@@ -20,6 +20,7 @@ from emulators.databricks.export import Session
 from emulators.databricks.references import resolve_references
 from emulators.databricks.unity_catalog import write_table
 from sandbox.sources import city_temperatures, daily_observations, forecasts
+from tests.export_job import UNPLANNED
 from tests.source_names import NO_SOURCES, SOURCES, WITHOUT_BACKTICKS, no_paths
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
@@ -59,6 +60,7 @@ def values(share: str) -> dict[str, str]:
         "proof": "checksums",
         "source": "",
         "mode": "",
+        **UNPLANNED,
     }
 
 
@@ -102,11 +104,21 @@ def test_the_sql_file_exports_the_table_and_counts_the_files(files: Any, values:
         "source_choice": '{"columns": [], "others": "kept"}',
         "source_condition": "",
         "columns_that_stay": "[]",
+        "source_table_id": None,
+        "source_version": None,
+        "source_committed_at": None,
+        "from_version": None,
+        "export_mode": "full",
+        "export_reason": "nothing was planned",
+        "source_rows": 1461,
     }
     assert abs(exported_at.replace(tzinfo=UTC) - datetime.now(UTC)) < timedelta(minutes=5)
     assert metadata[0].schema.names[-1] == "exported_at"
-    assert metadata[0].schema.column(9).physical_type == "INT96"  # Spark's default for timestamps
-    assert [metadata[0].schema.column(number).max_definition_level for number in range(10)] == [0] * 10
+    written = {column.name: column for column in map(metadata[0].schema.column, range(len(metadata[0].schema)))}
+    assert {written[name].physical_type for name in ("exported_at", "source_committed_at")} == {"INT96"}  # as Spark
+    assert {name for name, column in written.items() if column.max_definition_level} == {
+        name for name, value in row.items() if value is None
+    }
 
 
 def test_what_lies_beside_the_data(files: Any, values: dict[str, str], share: str) -> None:

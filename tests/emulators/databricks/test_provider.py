@@ -110,7 +110,7 @@ print(json.dumps({"good": run(good), "bad": run({"proof": "counts"})}))
     assert told["good"]["url"].startswith(f"http://127.0.0.1:{workspace.port}/?o=")
     assert told["bad"]["state"]["result_state"] == "FAILED"
     (error,) = told["bad"]["errors"]
-    assert error["task_key"] == "export"
+    assert error["task_key"] == "plan"
     assert "[USER_RAISED_EXCEPTION] The job parameter source_table must be a table" in error["error"]
 
 

@@ -188,21 +188,26 @@ def test_a_run_has_the_fields_of_the_reference(workspace: WorkspaceServer, param
     run = workspace.get("jobs/runs/get", run_id=run_id, include_resolved_values="true")
     check(jobs.Run, run, "run")
     assert set(run) == names(jobs.Run) - NOT_OF_A_RUN
-    (task,) = run["tasks"]
-    assert set(task) == OF_A_TASK
-    assert task["resolved_values"]["sql_task"]["parameters"]["data_path"] == f"{parameters['export_path']}data/"
+    plan, changed, export = run["tasks"]
+    assert set(plan) == OF_A_TASK
+    assert set(changed) == OF_A_TASK - {"sql_task", "max_retries"} | {"condition_task", "depends_on"}
+    assert set(export) == OF_A_TASK | {"depends_on"}
+    assert export["resolved_values"]["sql_task"]["parameters"]["data_path"] == f"{parameters['export_path']}data/"
+    assert changed["resolved_values"]["condition_task"] == {"left": "full", "right": "nothing"}
 
-    of_task = workspace.run(task["run_id"])
-    check(jobs.Run, of_task, "task run")
-    assert set(of_task) == names(jobs.Run) - NOT_OF_A_TASK_RUN
-    assert (of_task["job_run_id"], of_task["run_name"]) == (run_id, "export")
-    output = workspace.get("jobs/runs/get-output", run_id=task["run_id"])
-    check(jobs.RunOutput, output, "output")
-    assert output["metadata"] == of_task
+    for task in run["tasks"]:
+        of_task = workspace.run(task["run_id"])
+        check(jobs.Run, of_task, "task run")
+        assert set(of_task) == names(jobs.Run) - NOT_OF_A_TASK_RUN
+        assert (of_task["job_run_id"], of_task["run_name"]) == (run_id, task["task_key"])
+        output = workspace.get("jobs/runs/get-output", run_id=task["run_id"])
+        check(jobs.RunOutput, output, "output")
+        assert output["metadata"] == of_task
 
     listed = workspace.get("jobs/runs/list", limit=1, expand_tasks="true")
     check(jobs.ListRunsResponse, listed, "list")
-    del task["resolved_values"]
+    for task in run["tasks"]:
+        del task["resolved_values"]
     assert listed["runs"] == [run | {"has_more": False}]
 
 
@@ -333,7 +338,7 @@ def test_a_failed_run_is_an_error_and_its_reason_is_in_the_output(
     with pytest.raises(OperationFailed, match="Task export failed with message: Workload failed"):
         waiting.result()
     run = client.jobs.get_run(run_id)
-    (task,) = run.tasks or []
+    task = next(task for task in run.tasks or [] if task.task_key == "export")
     assert task.run_id not in (None, run_id)
     output = client.jobs.get_run_output(task.run_id or 0)
     assert (output.error or "").startswith("[TABLE_OR_VIEW_NOT_FOUND]")

@@ -15,8 +15,12 @@ PROJECT = Path(__file__).parents[3]
 FAILURE = "Task export failed with message: Workload failed, see run output for details."
 
 
-def output_of(workspace: Any, run: dict[str, Any]) -> Any:
-    return workspace.get("jobs/runs/get-output", run_id=run["tasks"][-1]["run_id"])
+def task_of(run: dict[str, Any], key: str) -> Any:
+    return next(task for task in run["tasks"] if task["task_key"] == key)
+
+
+def output_of(workspace: Any, run: dict[str, Any], key: str = "export") -> Any:
+    return workspace.get("jobs/runs/get-output", run_id=task_of(run, key)["run_id"])
 
 
 @pytest.fixture
@@ -26,8 +30,10 @@ def bundle(tmp_path: Path) -> Callable[..., Path]:
     def write(**settings: Any) -> Path:
         content = yaml.safe_load((PROJECT / "include" / "databricks" / "databricks.yml").read_text())
         job = content["resources"]["jobs"]["export_dataset"]
-        sql = PROJECT / "include" / "sql" / "databricks" / "export_dataset.sql"
-        job["tasks"][0]["sql_task"]["file"]["path"] = str(sql)
+        for task in job["tasks"]:
+            if "sql_task" in task:
+                file = task["sql_task"]["file"]
+                file["path"] = str(PROJECT / "include" / "sql" / "databricks" / Path(file["path"]).name)
         job.update(settings)
         path = tmp_path / "databricks.yml"
         path.write_text(yaml.safe_dump(content))
@@ -66,15 +72,24 @@ def test_a_run_exports_and_tells_all_that_the_real_one_tells(
     assert {name: run[name] for name in expected} == expected
     assert run["trigger"] == "ONE_TIME"
     assert {run[name] for name in ("job_run_id", "number_in_job", "original_attempt_run_id")} == {run["run_id"]}
-    assert 0 < run["start_time"] <= run["tasks"][0]["start_time"] <= run["tasks"][0]["end_time"] <= run["end_time"]
+    plan, changed, export = run["tasks"]
+    times = [task[time] for task in run["tasks"] for time in ("start_time", "end_time")]
+    assert times == sorted(times)
+    assert 0 < run["start_time"] <= times[0]
+    assert times[-1] <= run["end_time"]
     assert run["run_duration"] == run["end_time"] - run["start_time"]
-    (task,) = run["tasks"]
-    assert run["execution_duration"] == task["execution_duration"] == task["end_time"] - task["start_time"] > 0
+    assert run["execution_duration"] == 0  # of a run of several tasks, the API has only run_duration
     assert run["queue_duration"] == 0
-    assert (task["task_key"], task["attempt_number"], task["state"]) == ("export", 0, run["state"])
-    assert task["run_id"] != run["run_id"]
-    assert task["sql_task"]["parameters"]["data_path"] == "{{job.parameters.export_path}}data/"
-    assert "error" not in output_of(workspace, run)
+    assert [task["task_key"] for task in run["tasks"]] == ["plan", "changed", "export"]
+    for task in run["tasks"]:
+        assert (task["attempt_number"], task["state"]) == (0, run["state"])
+        assert task["execution_duration"] == task["end_time"] - task["start_time"]
+        assert "error" not in output_of(workspace, run, task["task_key"])
+    assert plan["execution_duration"] > 0
+    assert export["execution_duration"] > 0
+    assert len({run["run_id"], *(task["run_id"] for task in run["tasks"])}) == 4
+    assert changed["condition_task"]["outcome"] == "true"
+    assert export["sql_task"]["parameters"]["data_path"] == "{{job.parameters.export_path}}data/"
 
     path = parameters["export_path"].removeprefix("s3://")
     kinds = [file.removeprefix(path).partition("-")[0].rstrip("0123456789") for file in files.find(path)]
@@ -193,7 +208,7 @@ def test_the_reason_of_a_failure_is_in_the_output_of_the_task(workspace: Any, pa
         "type": "CLIENT_ERROR",
         "message": FAILURE,
     }
-    task = run["tasks"][0]["state"]
+    task = task_of(run, "export")["state"]
     assert (task["life_cycle_state"], task["result_state"]) == ("TERMINATED", "FAILED")
     assert task["state_message"] == "Workload failed, see run output for details"
     output = output_of(workspace, run)
@@ -201,7 +216,7 @@ def test_the_reason_of_a_failure_is_in_the_output_of_the_task(workspace: Any, pa
         "[TABLE_OR_VIEW_NOT_FOUND] The table or view `main`.`weather`.`x` cannot be found. Verify the spelling"
     )
     assert output["error"].endswith("SQLSTATE: 42P01")
-    assert output["metadata"]["run_id"] == run["tasks"][0]["run_id"]
+    assert output["metadata"]["run_id"] == task_of(run, "export")["run_id"]
     assert (
         "Retrieving the output of runs with multiple tasks is not supported"
         in (workspace.refused("jobs/runs/get-output", run_id=run["run_id"])["message"])
@@ -209,13 +224,13 @@ def test_the_reason_of_a_failure_is_in_the_output_of_the_task(workspace: Any, pa
 
 
 def test_a_run_without_parameters_writes_nowhere(workspace: Any, parameters: dict[str, str]) -> None:
-    for name, said in {
-        "source_table": "The job parameter source_table must be a table",
-        "export_path": "The parameter data_path must be a directory",
-        "proof": "The job parameter proof must be checksums or counts",
-    }.items():
+    for name, task, said in (
+        ("source_table", "plan", "The job parameter source_table must be a table"),
+        ("export_path", "export", "The parameter data_path must be a directory"),
+        ("proof", "export", "The job parameter proof must be checksums or counts"),
+    ):
         run = workspace.ended(workspace.run_now({key: value for key, value in parameters.items() if key != name}))
-        assert said in output_of(workspace, run)["error"]
+        assert said in output_of(workspace, run, task)["error"]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +250,7 @@ def test_the_next_run_fails_on_order(
     assert (run["state"]["life_cycle_state"], run["state"]["result_state"]) == state
     assert run["state"]["state_message"] == "The warehouse is on fire."
     assert run["status"]["termination_details"]["code"] == code
-    assert output_of(workspace, run)["error"] == "The warehouse is on fire."
+    assert output_of(workspace, run, "plan")["error"] == "The warehouse is on fire."
     assert not files.exists(parameters["export_path"])
     assert workspace.result(workspace.run_now(parameters)) == ("TERMINATED", "SUCCESS")
 
@@ -254,7 +269,7 @@ def test_a_run_that_takes_too_long_is_stopped(
 
 def test_a_task_that_takes_too_long_is_stopped(workspace: Any, parameters: dict[str, str]) -> None:
     settings = workspace.get("jobs/get", job_id=workspace.job_id)["settings"]
-    settings["tasks"][0]["timeout_seconds"] = 1
+    settings["tasks"][-1]["timeout_seconds"] = 1
     workspace.post("jobs/reset", job_id=workspace.job_id, new_settings=settings)
     workspace.order("hold", at="end")
     state = workspace.ended(workspace.run_now(parameters))["state"]
@@ -305,6 +320,20 @@ def test_a_run_lasts_as_long_as_is_ordered(workspace: Any, parameters: dict[str,
     assert workspace.result(run_id) == ("TERMINATED", "CANCELED")
     workspace.order("run_seconds", seconds=0)
     assert workspace.ended(workspace.run_now(parameters))["run_duration"] < 6000
+
+
+def test_sources_change_on_order(workspace: Any, parameters: dict[str, str]) -> None:
+    def version() -> int:
+        run_id = workspace.ended(workspace.run_now(parameters))["run_id"]
+        export = task_of(workspace.get("jobs/runs/get", run_id=run_id, include_resolved_values="true"), "export")
+        assert export["state"]["result_state"] == "SUCCESS"
+        return int(export["resolved_values"]["sql_task"]["parameters"]["to_version"])
+
+    before = version()
+    workspace.order("source_changes", on=True)
+    assert [version(), version()] == [before + 1, before + 2]
+    workspace.order("source_changes", on=False)
+    assert version() == before + 2
 
 
 @pytest.mark.parametrize("point", ["start", "end"])
@@ -496,6 +525,7 @@ def test_jobs_can_be_made_reset_and_deleted(workspace: Any) -> None:
         "proof",
         "source",
         "mode",
+        "published",
     ]
     assert job["settings"]["tasks"][0]["sql_task"]["warehouse_id"] == "sandbox"
 

@@ -296,8 +296,11 @@ def test_runs_that_were_stored_with_their_only_task_are_told_as_before(
     serve: Any, tmp_path: Path, parameters: dict[str, str]
 ) -> None:
     first = serve(tmp_path / "state")
-    run_id = first.run_now(parameters)
+    only = first.get("jobs/get", job_id=first.job_id)["settings"]["tasks"][0]
+    job_id = first.post("jobs/create", name="one task", tasks=[only])["job_id"]
+    run_id = first.post("jobs/run-now", job_id=job_id, job_parameters=parameters)["run_id"]
     told = first.ended(run_id)
+    assert told["state"]["result_state"] == "SUCCESS"
     first.stop()
     file = tmp_path / "state" / "runs" / f"{run_id}.json"
     stored = json.loads(file.read_text())

@@ -393,6 +393,19 @@ def test_only_what_was_published_is_called_sync_complete() -> None:
         assert "Complete" not in headline(sync(state, *["success"] * 6))
 
 
+def test_how_old_the_data_are_stands_beside_the_rows(page: Page, airflow: FakeAirflow) -> None:
+    of_version = {"source_version": 812, "source_committed_at": "2026-01-02T02:41:00.5"}
+    airflow.newest_of = {"tides": sync("success", *["success"] * 6, result={**ROW, **of_version})}
+    assert "Data as of 2026-01-02 02:41 UTC (version 812)" in text_of(page.get("/").text)
+    unchanged = {"unchanged": True, "rows_in_target": 1461, **of_version}
+    skipped = ("success", "success", "skipped", "skipped", "success", "success")
+    airflow.newest_of = {"tides": sync("success", *skipped, result=unchanged)}
+    said = text_of(page.get("/").text)
+    assert "Up to date" in said
+    assert "Nothing new at the source since 2026-01-02 02:41 UTC (version 812)" in said
+    assert "Sync Complete" not in said
+
+
 def test_a_failed_sync_says_which_step_why_and_what_to_do(page: Page, airflow: FakeAirflow) -> None:
     airflow.newest_of = {"tides": sync("failed", "success", "success", "success", "failed", failure=FAILURE)}
 

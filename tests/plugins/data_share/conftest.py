@@ -37,6 +37,7 @@ def known_sync(dataset: Dataset, *, conf: dict[str, Any] | None = None, **known:
     :param known: its values, by their names
     """
     params = dict.fromkeys(("full_refresh", "accept_row_change", "dry_run"), False) | {"reload_run_key": None}
+    known = {"unchanged": None, **known}
     return type("KnownSync", (Sync,), known)(dataset, Share(), dag_run=None, ti=None, params={**params, **(conf or {})})
 
 

@@ -199,7 +199,7 @@ def rows_of(ledger: str, path: str) -> Any:
 @pytest.mark.parametrize(
     "publish",
     [
-        pytest.param(state, marks=pytest.mark.tier("quick" if state in ("success", "failed") else "full"))
+        pytest.param(state, marks=pytest.mark.tier("quick" if state in ("success", "failed") else "nightly"))
         for state in TASK_STATES
     ],
     ids=str,

@@ -19,6 +19,7 @@ from tests.docs.markdown import Page
 from tests.test_default_names import found_in
 
 PROJECT = Path(__file__).resolve().parents[3]
+INCLUDE = PROJECT / "include"
 COMPANY = PROJECT / "tests" / "another_company.yaml"
 # Of Airflow and of the bundle's variables alone, which the scripts do not name.
 IN_NO_SCRIPT = {"staging_schema", "ledger_table", "manifest_table", "webhook_conn_id", "environment"}
@@ -144,10 +145,12 @@ def test_the_bundle_deploys_the_sql_that_lies_beside_it(
     assert render.main(["--folder", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/default: begin with README.md\n"
     bundle = tmp_path / "default" / "databricks" / "databricks.yml"
-    [task] = yaml.safe_load(bundle.read_text())["resources"]["jobs"]["export_dataset"]["tasks"]
-    sql = (bundle.parent / task["sql_task"]["file"]["path"]).resolve()
-    assert sql.read_text() == export_sql((), read_share_file(COMPANY, {}).shares[DEFAULT])
-    assert task["sql_task"]["parameters"]["data_path"] == "{{job.parameters.export_path}}data/"
+    tasks = yaml.safe_load(bundle.read_text())["resources"]["jobs"]["export_dataset"]["tasks"]
+    plan, task = (each["sql_task"] for each in tasks if "sql_task" in each)
+    deployed = [(bundle.parent / each["file"]["path"]).resolve().read_text() for each in (plan, task)]
+    assert deployed[0] == (INCLUDE / "sql" / "databricks" / "plan_export.sql").read_text()
+    assert deployed[1] == export_sql((), read_share_file(COMPANY, {}).shares[DEFAULT])
+    assert task["parameters"]["data_path"] == "{{job.parameters.export_path}}data/"
 
 
 def test_each_share_s_job_has_the_conditions_of_its_datasets(

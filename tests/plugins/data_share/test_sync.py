@@ -296,5 +296,5 @@ def test_the_example_has_a_value_for_all_that_a_file_may_ask_for() -> None:
     sync = Sync.example()
     names = [name for name, value in vars(Sync).items() if not name.startswith("_") and hasattr(value, "__get__")]
     missing = [name for name in names if getattr(sync, name) in (None, "")]
-    assert missing == ["requested_by"]
+    assert missing == ["requested_by", "unchanged"]
     assert (sync.columns("t"), sync.assignments("t")) == ('t."A", t."B"', '"B" = t."B"')

@@ -23,6 +23,7 @@ from data_share.outcome.codes import FailureCode
 from data_share.share import Share
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from tests.emulators.databricks.conftest import BUNDLE, WorkspaceServer, wait_for
+from tests.export_job import UNPLANNED
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox, pytest.mark.usefixtures("administer", "deployed")]
 
@@ -107,13 +108,16 @@ def test_a_source_that_cannot_be_exported_is_not_described(
 
 @contextlib.contextmanager
 def job_with(workspace: WorkspaceServer, folder: Path, sql: str, *, without: str = "") -> Iterator[None]:
-    """The job of another version: with other SQL, and without a parameter."""
+    """The job of an earlier version: with other SQL, without a parameter, and without the tasks before the export."""
     file = folder / "export_dataset.sql"
     file.write_text(sql)
     before = workspace.get("jobs/get", job_id=workspace.job_id)["settings"]
     settings = json.loads(json.dumps(before))
+    settings["tasks"] = [each for each in settings["tasks"] if each["task_key"] == "export"]
+    settings["tasks"][0]["depends_on"] = []
     task = settings["tasks"][0]["sql_task"]
     task["file"]["path"] = str(file)
+    task["parameters"] |= dict.fromkeys(UNPLANNED, "")
     task["parameters"].pop(without, None)
     settings["parameters"] = [each for each in settings["parameters"] if each["name"] != without]
     workspace.post("jobs/reset", job_id=workspace.job_id, new_settings=settings)

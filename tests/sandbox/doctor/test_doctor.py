@@ -217,14 +217,46 @@ def test_a_job_with_fewer_runs_than_datasets(look: Look, workspace: WorkspaceSer
         assert look("Databricks").named(State.ADVICE) == ["job queue"]
 
 
-def test_a_task_with_other_parameters_or_another_file(look: Look, workspace: WorkspaceServer, tmp_path: Path) -> None:
-    [task] = workspace.get("jobs/get", job_id=workspace.job_id)["settings"]["tasks"]
-    text = json.dumps(task)
-    with job(workspace, tasks=[json.loads(text.replace("export_path}}data/", "export_path}}"))]):
-        said = look("Databricks").only_wrong("job task")
-    assert "data_path" in said
-    with job(workspace, tasks=[json.loads(text.replace("export_dataset.sql", "another.sql"))]):
-        assert "export_dataset.sql" in look("Databricks").only_wrong("job task")
+def test_a_task_with_other_parameters_or_another_file(look: Look, workspace: WorkspaceServer) -> None:
+    tasks = workspace.get("jobs/get", job_id=workspace.job_id)["settings"]["tasks"]
+    for written, instead, told in (
+        (
+            "export_path}}data/",
+            "export_path}}",
+            "The task export has '{{job.parameters.export_path}}' as its data_path",
+        ),
+        (
+            "first_row.to_version",
+            "first_row.table_id",
+            "The task export has '{{tasks.plan.output.first_row.table_id}}'",
+        ),
+        ("job.parameters.published", "job.parameters.proof", "The task plan has '{{job.parameters.proof}}' as its pub"),
+        ("export_dataset.sql", "another.sql", "The task export is not a SQL task with the file export_dataset.sql"),
+        ("plan_export.sql", "old_plan_export.sql", "The task plan is not a SQL task with the file plan_export.sql"),
+        ("NOT_EQUAL", "EQUAL_TO", "The task changed has 'EQUAL_TO' as its op instead of 'NOT_EQUAL'"),
+        ('"right": "nothing"', '"right": "full"', "The task changed has 'full' as its right instead of 'nothing'"),
+        ('"outcome": "true"', '"outcome": "false"', "The task export depends on other tasks, or on other outcomes"),
+    ):
+        text = json.dumps(tasks).replace(written, instead)
+        with job(workspace, tasks=json.loads(text)):
+            assert told in look("Databricks").only_wrong("job task")
+
+
+def test_a_job_with_other_tasks(look: Look, workspace: WorkspaceServer) -> None:
+    plan, changed, export = workspace.get("jobs/get", job_id=workspace.job_id)["settings"]["tasks"]
+    of_plan = {name: text for name, text in export["sql_task"]["parameters"].items() if "tasks.plan" in text}
+    unplanned = {**export["sql_task"]["parameters"], **dict.fromkeys(of_plan, "")}
+    alone = {name: value for name, value in export.items() if name != "depends_on"}
+    alone["sql_task"] = {**export["sql_task"], "parameters": unplanned}
+    for tasks, told in (
+        ([alone], "The job's tasks are export instead of plan, changed, export"),
+        ([plan, changed], "The job's tasks are plan, changed instead of"),
+        ([plan, changed, export, {**alone, "task_key": "more"}], "are plan, changed, export, more instead of"),
+        ([plan, changed, {**export, "depends_on": [{"task_key": "plan"}]}], "The task export depends on other tasks"),
+        ([plan, changed, {**changed, "task_key": "export"}], "The task export is not a SQL task with the file"),
+    ):
+        with job(workspace, tasks=tasks):
+            assert told in look("Databricks").only_wrong("job task")
 
 
 # ---- clocks

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import requests
 import s3fs
 from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowSkipException
 
 from data_share import share
 from data_share.dag_defaults import SHARE
@@ -32,6 +33,7 @@ from data_share.sql_text import column_name, quoted, written
 from emulators.databricks.unity_catalog import write_table
 from emulators.s3 import s3_filesystem
 from tests.airflow_double import DagRun, with_templates_compiled_once
+from tests.export_job import PLAN_SQL, UNPLANNED
 
 PROJECT = Path(__file__).resolve().parents[3]
 STEPS = ("copy_into_staging", "check_staging", "publish")
@@ -221,6 +223,8 @@ class Share:
         self.files: s3fs.S3FileSystem = s3_filesystem(s3_url)
         self._make_dag = make_dag
         self._dags: dict[str, DAG] = {}
+        # By dataset: what Airflow knows of assets. The runs of other datasets share nothing, so they find all new.
+        self._remembered: dict[str, dict[str, dict[str, Any]]] = {}
         self._making_a_dag = threading.Lock()
         self._hook = DataShareSnowflakeHook(names.snowflake_conn_id)
 
@@ -261,6 +265,10 @@ class Share:
             listed = ", ".join(f"{quoted(column_name(column))} {kind}" for column, kind in (columns or COLUMNS).items())
             self.query(f"CREATE TABLE {dataset.target} ({listed})")
         return dataset
+
+    def remember(self, dataset: Dataset) -> None:
+        """Let the runs of a dataset share what Airflow remembers between them."""
+        self._remembered[dataset.name] = {}
 
     def edit(self, dataset: Dataset, **fields: Any) -> Dataset:
         """Change fields in a dataset's file."""
@@ -315,7 +323,12 @@ class Share:
         with self._making_a_dag:  # Airflow notes the DAG that is being made in one place for all threads
             if dataset.name not in self._dags:
                 self._dags[dataset.name] = with_templates_compiled_once(self._make_dag(dataset))
-        return Run(dag=self._dags[dataset.name], conf=params, triggering_user_name="DOMAIN\\grace")
+        return Run(
+            dag=self._dags[dataset.name],
+            conf=params,
+            triggering_user_name="DOMAIN\\grace",
+            asset_states=self._remembered.get(dataset.name, {}),
+        )
 
     def export(self, dataset: Dataset, run: Run) -> None:
         """Export the source as the next attempt of ``export_to_s3``, and hand on what ``wait_for_export`` would."""
@@ -329,24 +342,26 @@ class Share:
             self.s3_url, self.files, {(self.names.hash_secret_scope, self.names.hash_secret_key): HASH_KEY}
         )
         try:
-            session.execute(
-                export_sql([dataset], self.names),
-                {
-                    "source_table": dataset.source_table,
-                    "data_path": f"{path}data/",
-                    "manifest_path": f"{path}manifest/",
-                    "run_key": run.key,
-                    "dataset": dataset.name,
-                    "mode": "",
-                    **step.source_parameters(context),
-                },
-            )
+            parameters = {
+                "source_table": dataset.source_table,
+                "data_path": f"{path}data/",
+                "manifest_path": f"{path}manifest/",
+                "run_key": run.key,
+                "dataset": dataset.name,
+                "mode": "",
+                **step.known_parameters(context),
+            }
+            # To plan takes as long as to export: what a plan changes is tested with datasets that remember.
+            plan = session.execute(PLAN_SQL, parameters) if dataset.name in self._remembered else UNPLANNED
+            if plan["export_mode"] != "nothing":
+                session.execute(export_sql([dataset], self.names), {**parameters, **plan})
         except StatementError as error:
             # The error with which wait_for_export fails.
             raise failed_run(f"Task export: {error}", "FAILED", "https://databricks.example/run") from error
         finally:
             session.close()
-        self.hand_on(run, path)
+        published = step._published and step._published.model_dump(mode="json")
+        self.hand_on(run, path, published=published, unchanged=plan["export_mode"] == "nothing")
 
     def put_export(self, dataset: Dataset, run: Run, rows: Sequence[Row]) -> None:
         """Do what :meth:`export` does for rows of :data:`SCHEMA`, without the engine that most of its time goes to."""
@@ -370,15 +385,17 @@ class Share:
             self.files.pipe_file(f"{path}{place}/part-00000.snappy.parquet", file.getvalue().to_pybytes())
         self.hand_on(run, path)
 
-    def hand_on(self, run: Run, path: str) -> None:
-        """Hand on an export's path as ``export_to_s3`` and ``wait_for_export`` do."""
+    def hand_on(self, run: Run, path: str, *, published: Row | None = None, unchanged: bool = False) -> None:
+        """Hand on an export's path, and whether anything was new, as ``export_to_s3`` and ``wait_for_export`` do."""
         run_id = 70_000 + run.export_attempt
         run.states.update(dict.fromkeys(("export_to_s3", "wait_for_export"), "success"))
-        run.xcoms["export_to_s3", "export"] = {"run_id": run_id, "clear_number": run.clear_number}
+        of_attempt = {"run_id": run_id, "clear_number": run.clear_number}
+        run.xcoms["export_to_s3", "export"] = {**of_attempt, "published": published}
         run.xcoms["wait_for_export", "return_value"] = {
             "run_id": run_id,
             "run_page_url": "https://databricks.example/run",
             "export_path": path,
+            "unchanged": unchanged,
         }
 
     def step(
@@ -393,10 +410,15 @@ class Share:
 
         :param fault: what goes wrong on the way
         :param before: called before each HTTP call
-        :return: what the task returns, which is its XCom too
+        :return: what the task returns, which is its XCom too; None if nothing was new to copy
         """
         with self.wire.faulty(fault, before):
-            return run.execute(*run.prepared(task_id))
+            try:
+                return run.execute(*run.prepared(task_id))
+            except AirflowSkipException:
+                if task_id != "copy_into_staging":
+                    raise
+                return None
 
     def sync(self, dataset: Dataset, run: Run | None = None, **params: Any) -> Run:
         """Do a whole sync where nothing goes wrong."""
@@ -408,8 +430,11 @@ class Share:
         return run
 
     def steps(self, run: Run) -> None:
-        """Load, check and publish what was exported."""
+        """Load, check and publish what was exported; of a sync without anything new, as Airflow does it."""
         for task_id in STEPS:
+            if task_id == "check_staging" and run.states["copy_into_staging"] == "skipped":
+                run.states[task_id] = "skipped"
+                continue
             self.step(run, task_id)
 
     def staged(self, dataset: Dataset, **params: Any) -> Run:

@@ -18,6 +18,7 @@ from data_share.snowflake.sql_api import DataShareSnowflakeHook
 from emulators.databricks.export import Session
 from emulators.databricks.unity_catalog import table_uri
 from emulators.s3 import SHARE_BUCKET, storage_options
+from tests.export_job import UNPLANNED
 
 EXPORT_SQL = export_sql((), SHARE)
 
@@ -107,7 +108,12 @@ class Engines:
         :return: what was written to those that are added
         """
         folder = self.scratch / f"spark_{next(_numbers)}"
-        given = {"mode": "", "data_path": f"{folder}/data/", "manifest_path": f"{folder}/manifest/"} | parameters
+        given = {
+            "mode": "",
+            **UNPLANNED,
+            "data_path": f"{folder}/data/",
+            "manifest_path": f"{folder}/manifest/",
+        } | parameters
         # One after the other in one session, as a SQL file task does it; each is executed as it is written.
         for statement in DataShareSnowflakeHook.split_sql_string(sql, strip_semicolon=True):
             self.spark.sql(statement.replace("{data_path}", given["data_path"]), args=given)
@@ -131,7 +137,9 @@ class Engines:
         secrets = {(SHARE.hash_secret_scope, SHARE.hash_secret_key): HASH_KEY}
         session = Session(str(self.files.client_kwargs["endpoint_url"]), self.files, secrets)
         try:
-            session.execute(sql.replace("{data_path}", paths["data_path"]), {"mode": "", **paths} | parameters)
+            session.execute(
+                sql.replace("{data_path}", paths["data_path"]), {"mode": "", **UNPLANNED, **paths} | parameters
+            )
         finally:
             session.close()
         for path in self.files.find(f"{SHARE_BUCKET}/{folder}"):

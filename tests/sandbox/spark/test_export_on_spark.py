@@ -20,7 +20,7 @@ from data_share.sql_text import source_name
 from emulators.databricks import parquet
 from emulators.databricks.export import StatementError
 from tests.sandbox.kinds import KINDS, ROWS, comparable, source, spark_types
-from tests.sandbox.spark.engines import EXPORT, EXPORT_SQL, HASH_KEY, SHARE, Engines, Export
+from tests.sandbox.spark.engines import EXPORT, EXPORT_SQL, HASH_KEY, MANIFEST_SQL, SHARE, Engines, Export
 from tests.source_names import KEY_WORDS, NO_SOURCES, SOURCES, WITHOUT_BACKTICKS, no_paths
 
 pytestmark = [pytest.mark.tier("nightly"), pytest.mark.sandbox, pytest.mark.spark]
@@ -106,7 +106,30 @@ def test_the_manifest_is_that_of_spark(exports: tuple[Export, Export], table: st
         "source_choice": '{"columns": [], "others": "kept"}',
         "source_condition": "",
         "columns_that_stay": "[]",
+        "source_table_id": None,
+        "source_version": None,
+        "source_committed_at": None,
+        "from_version": None,
+        "export_mode": "full",
+        "export_reason": "nothing was planned",
+        "source_rows": ROWS,
     }
+
+
+def test_a_manifest_of_a_version_is_that_of_spark(engines: Engines, exports: tuple[Export, Export], table: str) -> None:
+    row = {"to_version": "7", "committed_at": "1764403200123000", "table_id": "176", "export_reason": "it's a reason"}
+    given = {"source_table": table, "run_key": "key", "dataset": "everything", "proof": "counts", "source": ""}
+    written = engines.on_spark(MANIFEST_SQL, {**given, **row, "data_path": f"{exports[0].folder}/data/"})
+    manifest = written.manifest()
+    told = {name: manifest[name] for name in ("source_version", "source_table_id", "export_mode", "export_reason")}
+    assert told == {
+        "source_version": 7,
+        "source_table_id": "176",
+        "export_mode": "full",
+        "export_reason": "it's a reason",
+    }
+    assert manifest["source_committed_at"].replace(tzinfo=UTC) == datetime(2025, 11, 29, 8, 0, 0, 123_000, UTC)
+    assert manifest["from_version"] is None
 
 
 def sums(manifest: dict[str, Any]) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from data_share.sync import Sync
 from tests.plugins.data_share.conftest import tides
 
 KEY = "20260102T030405_0a1b2c3d"
+FIRST = '{"full_because": "no earlier publish is known"}'
 
 
 @pytest.fixture
@@ -58,7 +59,9 @@ def export(context: Any, reload_run_key: str | None = None) -> DatabricksExportO
         job_id=1,
         known_conf=("dry_run", "requested_by"),
     )
-    task.sync = Sync.of({**context, "params": {"reload_run_key": reload_run_key}}, TIDES, Share())
+    task.sync = Sync.of(
+        {**context, "params": {"reload_run_key": reload_run_key, "full_refresh": False}}, TIDES, Share()
+    )
     return task
 
 
@@ -77,6 +80,7 @@ def test_what_was_started_is_handed_on_with_the_attempt_that_started_it(
     task.execute(context)  # type: ignore[arg-type]
     assert handed_on(context) == {
         "run_id": task.run_id,
+        "published": None,
         "task_instance_id": str(context["ti"].id),
         "clear_number": 1,
     }
@@ -148,7 +152,7 @@ def starting(context: Any, dataset: Dataset = TIDES) -> DatabricksExportOperator
         known_conf=(),
         idempotency_token="the attempt",
     )
-    task.sync = Sync.of({**context, "params": {"reload_run_key": None}}, dataset, Share())
+    task.sync = Sync.of({**context, "params": {"reload_run_key": None, "full_refresh": False}}, dataset, Share())
     return task
 
 
@@ -187,10 +191,11 @@ def test_a_step_that_is_killed_before_it_begins_starts_no_run(databricks: mock.M
     assert databricks.mock_calls == []
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def describe(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
     """Take the place of Snowflake, which describes the target."""
     hook: mock.Mock = mock.create_autospec(DataShareSnowflakeHook, instance=True)
+    hook.asset_uri.side_effect = "snowflake://account/db/public/{}".format
     hook.split_sql_string.side_effect = DataShareSnowflakeHook.split_sql_string
     monkeypatch.setattr(export_module, "DataShareSnowflakeHook", lambda *_, **__: hook)
     run: mock.Mock = hook.run_statement
@@ -244,7 +249,7 @@ def test_without_the_target_that_this_sync_creates_the_job_is_told_no_columns(
     describe.side_effect = SnowflakeStatementError("002003: Object 'X' does not exist or not authorized.")
     dataset = tides(source=source, create_table="from_source")
     told = sent(databricks, context, dataset)
-    assert told == {"kept": "as it was", **dataset.source_parameters()}
+    assert told == {"kept": "as it was", "published": FIRST, **dataset.source_parameters()}
     assert "known" not in told["source"]
 
 
@@ -273,7 +278,7 @@ def test_without_a_choice_a_wide_target_is_compared_by_the_load(
 ) -> None:
     describe.return_value = WIDE
     told = sent(databricks, context, tides())
-    assert told == {"kept": "as it was", "proof": "checksums", "source": ""}
+    assert told == {"kept": "as it was", "published": FIRST, "proof": "checksums", "source": ""}
     logged = capsys.readouterr().out
     assert "60 columns of public.tides make" in logged
     assert "A new column of the source reaches the bucket; the load compares the columns" in logged

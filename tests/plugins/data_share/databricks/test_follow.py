@@ -24,6 +24,7 @@ from data_share.databricks.follow import (
     DatabricksRunTrigger,
     TooManyRunsError,
     cancel_exports_of,
+    failed_run,
 )
 from data_share.databricks.hook import DataShareDatabricksHook
 from data_share.outcome.codes import FailureCode
@@ -31,7 +32,7 @@ from tests.airflow_double import DagRun, TaskInstance, events_of
 
 PAGE = "https://databricks.example/?o=1#job/2/run/77"
 EXPORT_PATH = "s3://databricks-snowflake-share/dataset/tides/20260102T030405_0a1b2c3d/1-0a1b2c3d/"
-FINISHED = {"run_id": 77, "run_page_url": PAGE, "export_path": EXPORT_PATH}
+FINISHED = {"run_id": 77, "run_page_url": PAGE, "export_path": EXPORT_PATH, "unchanged": False}
 RUNNING = {"life_cycle_state": "RUNNING"}
 SUCCESS = {"life_cycle_state": "TERMINATED", "result_state": "SUCCESS"}
 
@@ -118,6 +119,23 @@ def failure_of(followed: DatabricksRunTrigger, xcoms: dict[str, Any]) -> str:
     return str(xcoms["failure"]["message"])
 
 
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("[ROW_LEVEL_SECURITY_COLUMN_MASK_FEATURE_NOT_SUPPORTED.DESCRIBE_HISTORY] Row level", "set pinned: false"),
+        ("[COLUMN_MASKS_FEATURE_NOT_SUPPORTED.TIME_TRAVEL] Column mask", "set pinned: false"),
+        ("[ROW_LEVEL_SECURITY_FEATURE_NOT_SUPPORTED.TIME_TRAVEL] Row level", "set pinned: false"),
+        ("[FGAC_TIME_TRAVEL_NOT_SUPPORTED.PER_TABLE_RLS_CM] Cannot time travel", "set pinned: false"),
+        ("[INSUFFICIENT_PERMISSIONS] User does not have SELECT on main.information_schema.tables", "Grant USE SCHEMA"),
+        ("[INSUFFICIENT_PERMISSIONS] User does not have SELECT on main.a.b", None),
+    ],
+)
+def test_a_source_whose_versions_cannot_be_read_is_told_with_a_way_out(reason: str, advice: str | None) -> None:
+    error = failed_run(f"Task plan: {reason}", "FAILED", PAGE)
+    assert reason in error.message
+    assert (advice or FailureCode.EXPORT_FAILED.what_to_do) in error.what_to_do
+
+
 # ---- success
 
 
@@ -128,6 +146,29 @@ def test_a_run_that_ends_well_ends_the_task_well(hook: mock.Mock, xcoms: dict[st
     assert type(xcoms["return_value"]["run_id"]) is int
     hook.a_get_run.assert_awaited_with(77)
     hook.cancel_run.assert_not_called()
+
+
+CHANGED = {"task_key": "changed", "condition_task": {"op": "NOT_EQUAL", "left": "nothing", "right": "nothing"}}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "is_unchanged"),
+    [
+        ([{"task_key": "plan"}, {**CHANGED, "condition_task": {"outcome": "false"}}, {"task_key": "export"}], True),
+        ([{"task_key": "plan"}, {**CHANGED, "condition_task": {"outcome": "true"}}, {"task_key": "export"}], False),
+        ([CHANGED], False),
+        ([{"task_key": "another", "condition_task": {"outcome": "false"}}], False),
+        ([{"task_key": "export"}], False),
+        ([], False),
+    ],
+    ids=["nothing new", "changed", "without an outcome", "another condition", "the job of an earlier version", "none"],
+)
+def test_whether_something_is_new_is_what_the_condition_of_the_job_says(
+    hook: mock.Mock, xcoms: dict[str, Any], tasks: list[dict[str, Any]], is_unchanged: bool
+) -> None:
+    hook.a_get_run.side_effect = [run(SUCCESS, tasks=tasks)]
+    assert events_of(trigger()) == [TaskSuccessEvent()]
+    assert xcoms["return_value"] == {**FINISHED, "unchanged": is_unchanged}
 
 
 @pytest.mark.parametrize("life_cycle_state", ["SUSPENDED", "WAITING_FOR_CAPACITY", ""])

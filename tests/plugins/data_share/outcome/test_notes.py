@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ROW = {"rows_loaded": 1461, "source_table": "main.weather.forecasts"}
 DRY_RUN = {"dry_run": True, "rows_inserted": 1461, "rows_updated": 0, "rows_deleted": 12}
+VERSION = {"source_version": 812, "source_committed_at": "2026-01-02T02:41:00.123456"}
+UNCHANGED = {"unchanged": True, "source_table": "main.weather.forecasts", **VERSION}
 FAILURE = {"step": "check_staging", "code": "CHECKS_FAILED", "message": "2 of 9 checks failed.\n- deep: depth > 0"}
 SENTENCE = "check_staging: 2 of 9 checks failed. - deep: depth > 0"
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -66,6 +68,13 @@ def ended(
         (ROW, 59.9, "1,461 rows from main.weather.forecasts in 59.9 s"),
         (ROW, 125.4, "1,461 rows from main.weather.forecasts in 2 min 5 s"),
         (ROW, 7505, "1,461 rows from main.weather.forecasts in 2 h 5 min"),
+        (
+            {**ROW, **VERSION},
+            6.24,
+            "1,461 rows from main.weather.forecasts as of 2026-01-02 02:41 UTC (version 812) in 6.2 s",
+        ),
+        ({**ROW, "source_version": None}, 6.24, "1,461 rows from main.weather.forecasts in 6.2 s"),
+        (UNCHANGED, 2.04, "nothing new at the source since 2026-01-02 02:41 UTC (version 812) (2.0 s)"),
         (DRY_RUN, 6.24, "dry run: would insert 1,461, update 0 and delete 12 rows (6.2 s)"),
         (None, 1, "set to success by a person; nothing was published"),
     ],

@@ -92,6 +92,7 @@ def test_copying_creates_reads_the_manifest_compares_loads_and_counts(
         "columns": ["HARBOUR", "DEPTH"],
         "new_columns": {},
         "created_columns": {},
+        "target_columns": ["HARBOUR", "DEPTH"],
         "proofs": [],
         "unproven": dict.fromkeys(("HARBOUR", "DEPTH"), NO_SUMS),
         "query_ids": ["query 3", "query 5"],

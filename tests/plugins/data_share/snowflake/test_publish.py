@@ -16,6 +16,10 @@ from data_share.snowflake.policies import RowsHiddenError
 from data_share.snowflake.publish import PublishError, SnowflakePublishOperator, SupersededError
 from data_share.snowflake.sql_api import SnowflakeStatementError, StatementResult
 from data_share.snowflake.target_lock import TargetTakenError
+from data_share.steps import EXPORT_TO_S3
+from data_share.steps import PUBLISH as PUBLISH_STEP
+from data_share.sync import ResultMissingError
+from data_share.watermark import DatasetState, Published, Watermark
 from tests.plugins.data_share.conftest import Snowflake, known_sync, tides
 from tests.plugins.data_share.snowflake.examples import EXPORT_PATH, KEY, LOCK, MakeContext
 
@@ -115,6 +119,8 @@ def test_publishing_is_one_request_that_answers_with_the_ledger_row(
         "rows_updated": 2,
         "rows_deleted": 1,
         "rows_in_target": 40,
+        "source_version": None,
+        "source_committed_at": None,
     }
 
 
@@ -130,6 +136,96 @@ def test_an_export_that_is_in_the_ledger_is_told_and_not_published_again(
     assert snowflake.hook.run_statement.call_args_list[0].kwargs["bindings"] == [KEY]
     # The attempt that published may have died before Airflow knew.
     assert len(asset_events(context)) == 1
+
+
+LAST = {
+    "dataset_digest": "d",
+    "target": "snowflake://account/db/public/tides",
+    "run_key": "20250102T030405_ffffffff",
+    "published_at": "2025-01-02T03:05:00",
+    "source_version": 812,
+    "source_committed_at": "2025-01-02T02:41:00",
+    "committed_at": "1735785660000000",
+    "table_id": "made once",
+    "rows_in_target": 40,
+    "columns": ["HARBOUR", "DEPTH"],
+}
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_without_anything_new_the_last_publish_is_told_and_snowflake_is_asked_nothing(
+    snowflake: Snowflake, publish_context: MakeContext, dry_run: bool
+) -> None:
+    publish = publish_step(conf={"dry_run": dry_run})
+    publish.sync = known_sync(publish.dataset, conf={"dry_run": dry_run}, key=KEY, unchanged=LAST)
+    context = publish_context(publish)
+    DatasetState(context, publish.dataset, Share()).begin(EXPORT_TO_S3, KEY)
+    answer = publish.execute(context)  # type: ignore[arg-type]
+    told = ("run_key", "published_at", "source_version", "source_committed_at", "rows_in_target")
+    assert {name: answer[name] for name in told} == {name: LAST[name] for name in told}
+    assert (answer["unchanged"], answer["dataset"], answer["target_table"]) == (True, "tides", "public.tides")
+    assert answer["task_instance_id"] == str(context["ti"].id)
+    assert (snowflake.statements, asset_events(context)) == ([], [])
+    # It has ended well: the next sync may rely on the columns that this one asked for.
+    assert DatasetState(context, publish.dataset, Share()).read() == Watermark(published=Published(**LAST))
+
+
+def test_a_check_that_a_person_has_skipped_publishes_nothing(
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
+) -> None:
+    context = publish_context(publish)
+    context["dag_run"].states["check_staging"] = "skipped"
+    with pytest.raises(ResultMissingError, match=r"check_staging was skipped by a person\. The target is as it was"):
+        publish.execute(context)  # type: ignore[arg-type]
+    assert snowflake.statements == []
+
+
+COMMITTED = {
+    **LEDGER_ROW,
+    "SOURCE_VERSION": 813,
+    "SOURCE_COMMITTED_AT": datetime(2026, 1, 2, 3),
+    "SOURCE_TABLE_ID": "t",
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "conf", "version"),
+    [
+        (COMMITTED, {}, 813),
+        (LEDGER_ROW, {}, None),
+        ({**COMMITTED, "SOURCE_VERSION": None}, {}, None),
+        # The export of an earlier sync may be of an earlier dataset file.
+        (COMMITTED, {"reload_run_key": "20250102T030405_ffffffff"}, None),
+    ],
+    ids=["a version", "a ledger of an earlier version", "a source without versions", "an earlier export"],
+)
+def test_what_a_publish_lets_the_next_sync_compare_with(
+    snowflake: Snowflake, publish_context: MakeContext, row: dict[str, Any], conf: dict[str, Any], version: int | None
+) -> None:
+    snowflake.answer("SELECT published", [row])
+    publish = publish_step(conf=conf, target_columns=["HARBOUR", "DEPTH"])
+    context = publish_context(publish)
+    publish.execute(context)  # type: ignore[arg-type]
+    known = DatasetState(context, publish.dataset, Share()).read()
+    assert known.begun_step == ""
+    if version is None:
+        assert known.published is None
+    else:
+        assert known.published is not None
+        assert (known.published.source_version, known.published.columns) == (version, ("HARBOUR", "DEPTH"))
+
+
+@pytest.mark.parametrize("looks", [[[LEDGER_ROW]], [[], [LEDGER_ROW]]], ids=["published before", "by another process"])
+def test_without_a_commit_of_its_own_a_publish_leaves_its_mark(
+    snowflake: Snowflake, publish_context: MakeContext, looks: Any
+) -> None:
+    snowflake.answer("SELECT ledger", *looks)
+    snowflake.refusal = REFUSED_BY_LEDGER
+    publish = publish_step(attempt=3)
+    context = publish_context(publish)
+    publish.execute(context)  # type: ignore[arg-type]
+    known = DatasetState(context, publish.dataset, Share()).read()
+    assert (known.begun_step, known.begun_run_key) == (PUBLISH_STEP.id, KEY)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,213 @@
+"""
+What Airflow remembers of a dataset's last publish: by it, the next sync knows whether anything is new at the source.
+
+It is stored with the asset of the source table, in Airflow's asset state store (Airflow 3.3), which belongs to no run:
+so it stays when runs are cleared or deleted, and no order of runs has to be found out.
+
+A step marks the store before it does something whose end it may not live to report: ``export_to_s3`` before it starts
+an export, ``publish`` before its transaction. Only a publish that has ended well removes the mark. With the mark of
+``publish``, nobody knows what the target holds, and everything is exported again. With that of ``export_to_s3``, the
+target is as it was; but the target's columns are asked for again, as they may be what failed the sync.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+from airflow.sdk import Asset
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data_share.datasets import Dataset
+from data_share.share import Share
+from data_share.steps import PUBLISH, Step
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+_log = logging.getLogger(__name__)
+
+
+class Published(BaseModel):
+    """
+    The last publish of a dataset.
+
+    :param dataset_digest: digest of the dataset file and of what it was exported with
+    :param target: URI of the target, in its account
+    :param run_key: the sync that has published
+    :param published_at: when, in UTC, as the ledger has it
+    :param source_version: the version of the source that was published
+    :param source_committed_at: when it was committed, in UTC, as the ledger has it
+    :param committed_at: the same in microseconds since 1970, as the export job has it
+    :param table_id: tells a table that was dropped and made again from the one that was published
+    :param rows_in_target: number of rows in the target afterwards
+    :param columns: names of the target's columns; None if the job was not told them
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset_digest: str
+    target: str
+    run_key: str
+    published_at: str
+    source_version: int
+    source_committed_at: str
+    committed_at: str
+    table_id: str
+    rows_in_target: int
+    columns: tuple[str, ...] | None
+
+
+class Watermark(BaseModel):
+    """
+    The state of a dataset in Airflow's store.
+
+    :param published: the last publish; None if everything has to be exported
+    :param begun_step: the step that began last; empty after a sync that ended well
+    :param begun_run_key: its sync
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    published: Published | None = None
+    begun_step: str = ""
+    begun_run_key: str = ""
+
+
+def source_asset(dataset: Dataset, share: Share) -> Asset:
+    """
+    Return the source table as an asset: steps that name it as an inlet may read and write its state.
+
+    Its URI has the form of the provider's; in the place of the workspace's host, which only the connection knows, it
+    has the name of the connection.
+    """
+    parts = "/".join(quote(part, safe="") for part in dataset.source_table.lower().split("."))
+    return Asset(f"databricks://{quote(share.databricks_conn_id, safe='')}/{parts}")
+
+
+def digest_of(dataset: Dataset, share: Share) -> str:
+    """Return a digest of the dataset file and of the names of the secret that hashes are made with."""
+    known = [dataset.model_dump(mode="json"), share.hash_secret_scope, share.hash_secret_key]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def published_of(
+    row: Mapping[str, Any], dataset: Dataset, share: Share, *, target: str, columns: Sequence[str] | None
+) -> Published | None:
+    """
+    Return what is to be remembered of a publish; None if the source has no version, or the ledger has no room for it.
+
+    :param row: the ledger row as JSON
+    :param target: URI of the target
+    :param columns: names of the target's columns
+    """
+    if row.get("source_version") is None or row.get("source_committed_at") is None:
+        return None
+    committed = datetime.fromisoformat(row["source_committed_at"]).replace(tzinfo=UTC)
+    return Published(
+        dataset_digest=digest_of(dataset, share),
+        target=target,
+        run_key=row["run_key"],
+        published_at=row["published_at"],
+        source_version=row["source_version"],
+        source_committed_at=row["source_committed_at"],
+        committed_at=str((committed - _EPOCH) // timedelta(microseconds=1)),
+        table_id=row["source_table_id"],
+        rows_in_target=row["rows_in_target"],
+        columns=None if columns is None else tuple(columns),
+    )
+
+
+def full_because(
+    watermark: Watermark, dataset: Dataset, share: Share, *, target: str, is_full_refresh: bool
+) -> str | None:
+    """
+    Return why everything has to be exported, whatever the source says; None if the job may compare versions.
+
+    :param target: URI of the target
+    :param is_full_refresh: whether somebody asked for it
+    """
+    published = watermark.published
+    if not dataset.pinned:
+        return "the dataset file says pinned: false"
+    if is_full_refresh:
+        return "full_refresh was asked for"
+    if watermark.begun_step == PUBLISH.id:
+        return "it is not certain what the last publish has left"
+    if published is None:
+        return "no earlier publish is known"
+    if published.dataset_digest != digest_of(dataset, share):
+        return "the dataset file has changed since the last publish"
+    if published.target != target:
+        return "the last publish had another target"
+    if dataset.source.may_choose_others_later:
+        return "source.where may choose other rows at another time"
+    return None
+
+
+def published_parameter(dataset: Dataset, published: Published | None, because: str | None) -> dict[str, str]:
+    """
+    Return the parameter of the export job that says what was published last.
+
+    :param published: None if everything has to be exported
+    :param because: why, if there is a reason that the job does not know
+    """
+    if published is None:
+        known = {} if because is None else {"full_because": because}
+        if not dataset.pinned:
+            known["pinned"] = "false"
+    else:
+        known = {
+            "version": str(published.source_version),
+            "committed_at": published.committed_at,
+            "table_id": published.table_id,
+        }
+    return {"published": json.dumps(known)}
+
+
+class DatasetState:
+    """
+    The watermark of a dataset in Airflow's store.
+
+    :param context: context of a step that has the source's asset as an inlet
+    """
+
+    def __init__(self, context: Mapping[str, Any], dataset: Dataset, share: Share) -> None:
+        self._store = context["asset_state_store"][source_asset(dataset, share)]
+        # Several datasets may have one source.
+        self._key = f"data_share.published.{dataset.name}"
+
+    def read(self) -> Watermark:
+        """Return the watermark; an empty one if there is none, or if another version of this package has written it."""
+        stored = self._store.get(self._key)
+        try:
+            return Watermark.model_validate(stored) if stored is not None else Watermark()
+        except ValidationError:
+            _log.info("What another version of data_share remembered of the last publish is not used")
+            return Watermark()
+
+    def begin(self, step: Step, run_key: str) -> Watermark:
+        """Mark that a step of a sync has begun; return the watermark as it was."""
+        known = self.read()
+        # What an unfinished publish has left stays unknown until another publish has ended well.
+        if step is PUBLISH or known.begun_step != PUBLISH.id:
+            self._write(known.model_copy(update={"begun_step": step.id, "begun_run_key": run_key}))
+        return known
+
+    def end(self, step: Step, run_key: str, published: Published | None) -> None:
+        """
+        Remember a publish, and remove the mark of the step that began it.
+
+        Without this mark, another sync has begun since: this one, of which a step was cleared or was believed dead,
+        does not know what the target holds now.
+        """
+        known = self.read()
+        if (known.begun_step, known.begun_run_key) == (step.id, run_key):
+            self._write(Watermark(published=published))
+
+    def _write(self, watermark: Watermark) -> None:
+        self._store.set(self._key, watermark.model_dump(mode="json"))
