@@ -8,9 +8,10 @@ the target as it was.
 **How is it going?** While `wait_for_export` waits, Databricks works: mostly the longest step. The links on the steps
 lead to the run on Databricks and to the query in Snowflake.
 
-**How did it end?** The note of the run says it in one line: "1,461 rows from main.weather.forecasts in 6.2 s", or the
-failed step and the reason. All numbers are in the XCom `return_value` of `publish`, the row of the ledger;
-the full report of a failure is the XCom `failure` of `finish_sync`.
+**How did it end?** The note of the run says it in one line: "1,461 rows from main.weather.forecasts as of 2026-01-02
+09:41 UTC (version 812) in 6.2 s", that nothing is new at the source, or the failed step and the reason. All numbers are
+in the XCom `return_value` of `publish`, the row of the ledger; the full report of a failure is the XCom `failure` of
+`finish_sync`.
 
 **It failed.** Fix what the note names, then press *Trigger* again, or clear the failed step: clearing `export_to_s3`
 exports again, to a new path; clearing `copy_into_staging` loads the same export again; clearing `publish` of an export
@@ -23,7 +24,7 @@ and goes on.
 **The fields of the form** are the conf of the run; none is required:
 
 - `requested_by`: who requested this sync, for the ledger. Default: the Airflow user who started the run.
-- `full_refresh`: replace everything in the target, whatever the dataset's load mode is.
+- `full_refresh`: export everything, also if nothing is new, and replace everything in the target, in any load mode.
 - `accept_row_change`: publish although the row count changed by more than the dataset's `max_row_change_percent`.
 - `dry_run`: export, load and check, but do not publish; the result of `publish` says what would change.
 - `reload_run_key`: load the export of this earlier sync again, without Databricks; an append also needs `full_refresh`.

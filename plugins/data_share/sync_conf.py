@@ -20,7 +20,8 @@ PARAMS = {
         default=False,
         type="boolean",
         title="Full refresh",
-        description="Replace everything in the target, whatever the dataset's load mode is.",
+        description="Export everything, also if nothing is new at the source, and replace everything in the target, "
+        "whatever the dataset's load mode is.",
     ),
     "accept_row_change": Param(
         default=False,
