@@ -94,6 +94,7 @@ class Running:
         self.endpoints = endpoints
         self.http = httpx.Client(timeout=120)
         self._token = ""
+        self._let_sources_change()
 
     # Airflow
 
@@ -185,6 +186,7 @@ class Running:
         """Stop everything and start it again, with the same state, as ``make down`` and ``make up`` do."""
         self.stack.stop()
         self.endpoints = self.stack.start(command="a benchmark")
+        self._let_sources_change()
 
     def restart(self, part: str) -> None:
         """End one of Airflow's parts, start it again, and return when it has reported that it works."""
@@ -225,6 +227,10 @@ class Running:
     def let_exports_last(self, seconds: float) -> None:
         """Let each export last at least so long."""
         self.databricks("POST", "/_sandbox/run_seconds", seconds=seconds)
+
+    def _let_sources_change(self) -> None:
+        """Let each sync find something new at its source: a sync that finds nothing is another measurement."""
+        self.databricks("POST", "/_sandbox/source_changes", on=True)
 
     def last_export(self) -> tuple[float, float]:
         """Return when the newest export began and ended, seconds since 1970."""

@@ -17,10 +17,12 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 from airflow.sdk import Asset
+from airflow.sdk.exceptions import AirflowRuntimeError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_share.datasets import Dataset
@@ -210,4 +212,10 @@ class DatasetState:
             self._write(Watermark(published=published))
 
     def _write(self, watermark: Watermark) -> None:
-        self._store.set(self._key, watermark.model_dump(mode="json"))
+        try:
+            self._store.set(self._key, watermark.model_dump(mode="json"))
+        except AirflowRuntimeError as error:
+            if (error.error.detail or {}).get("status_code") != HTTPStatus.NOT_FOUND:
+                raise
+            # Nothing can be read then either, so each sync exports everything.
+            _log.warning("Airflow does not know the asset of the source (yet), so it remembers no publish: %s", error)

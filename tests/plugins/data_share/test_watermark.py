@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 from typing import Any
+from unittest import mock
 
 import pytest
 from airflow.sdk import Asset
+from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+from airflow.sdk.execution_time.comms import ErrorResponse
 
 from data_share.datasets import Dataset
 from data_share.share import Share
@@ -22,7 +25,7 @@ from data_share.watermark import (
     published_parameter,
     source_asset,
 )
-from tests.airflow_double import DagRun
+from tests.airflow_double import AssetState, DagRun
 from tests.plugins.data_share.conftest import tides
 
 TARGET = "snowflake://account/db/public/tides"
@@ -82,6 +85,25 @@ def test_what_another_version_has_stored_is_nothing(stored: Any) -> None:
     [values] = run.asset_states.values()
     values[next(iter(values))] = stored
     assert state(run).read() == Watermark()
+
+
+def refused(status: int) -> AirflowRuntimeError:
+    return AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": status}))
+
+
+def test_an_asset_that_airflow_does_not_know_stops_no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = DagRun()
+    monkeypatch.setattr(AssetState, "set", mock.Mock(side_effect=refused(404)))
+    assert state(run).begin(PUBLISH, "a") == Watermark()
+    state(run).end(PUBLISH, "a", published())
+    assert state(run).read() == Watermark()
+
+
+def test_a_mark_that_cannot_be_set_lets_the_step_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without the mark, the sync after a transaction without an end would rely on the publish before it.
+    monkeypatch.setattr(AssetState, "set", mock.Mock(side_effect=refused(503)))
+    with pytest.raises(AirflowRuntimeError):
+        state(DagRun()).begin(PUBLISH, "a")
 
 
 STEPS = (EXPORT_TO_S3, PUBLISH)
