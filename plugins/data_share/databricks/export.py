@@ -149,7 +149,8 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         published, because = self._last_publish(context)
         columns = self._columns_of_target(context, published)
         self._published = published and published.model_copy(update={"columns": columns})
-        return {**published_parameter(self.dataset, published, because), **self._source_parameters(columns)}
+        told = published_parameter(self.dataset, published, because)
+        return {**told, **self._source_parameters(columns, {**(self.job_parameters or {}), **told})}
 
     def _last_publish(self, context: Context) -> tuple[Published | None, str | None]:
         """
@@ -186,7 +187,7 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
     def _snowflake(self, context: Context) -> DataShareSnowflakeHook:
         return DataShareSnowflakeHook(self.share.snowflake_conn_id, query_tag=query_tag(context))
 
-    def _source_parameters(self, columns: Collection[str] | None) -> dict[str, str]:
+    def _source_parameters(self, columns: Collection[str] | None, others: Mapping[str, Any]) -> dict[str, str]:
         """
         Return the parameters of the job that say what leaves.
 
@@ -194,11 +195,12 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         chooses what leaves: then the load compares the columns, and a new one reaches the bucket.
 
         :param columns: the target's columns; None without a target, or if the dataset keeps back none
+        :param others: the other parameters of the job
         """
         if columns is None:
             return self.dataset.source_parameters()
         parameters = self.dataset.source_parameters(columns)
-        if size := excess_of({**(self.job_parameters or {}), **parameters}):
+        if size := excess_of({**others, **parameters}):
             if not self.dataset.source.is_everything:
                 raise TooManyColumnsError(self.dataset, len(columns), size, unchanged="Nothing was started.")
             self.log.warning(

@@ -31,7 +31,8 @@ _ASSET_EVENT_FIELDS = (
 _NULL_RUN_KEY = "NULL result in a non-nullable column"
 # The tables of an earlier version lack these columns. Snowflake qualifies them as the statement does, or not at all.
 _LACKS_COLUMNS = re.compile(
-    r"invalid identifier '(\w+[.])*(SOURCE_(\w+)|PACKAGE_VERSION|FROM_VERSION|EXPORT_MODE|EXPORT_REASON)'"
+    r"invalid identifier '(\w+[.])*(SOURCE_(CHOICE|CONDITION|TABLE_ID|VERSION|COMMITTED_AT|ROWS)"
+    r"|PACKAGE_VERSION|FROM_VERSION|EXPORT_MODE|EXPORT_REASON)'"
 )
 
 
