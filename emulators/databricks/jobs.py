@@ -294,13 +294,7 @@ class Workspace:
         if queue is None:
             queue = run.settings.get("queue", {}).get("enabled", False)
         limit = run.settings.get("max_concurrent_runs", 1)
-        active = [
-            other
-            for other in self._runs.values()
-            if other is not run
-            and other.job_id == run.job_id
-            and other.state.life_cycle_state in {"PENDING", "RUNNING", "TERMINATING"}
-        ]
+        active = self._at_work(run)
         if len(active) >= limit and (not queue or limit == 0):  # with the limit 0, no run can ever start
             message = "This run was skipped because the limit of concurrent runs of the job has been reached."
             run.state.end("SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED", message)
@@ -319,6 +313,16 @@ class Workspace:
             self._save(run)
         else:
             self._submit(run)
+
+    def _at_work(self, run: Run) -> list[Run]:
+        """Return the other runs of a run's job that have left the queue, and not ended."""
+        return [
+            other
+            for other in self._runs.values()
+            if other is not run
+            and other.job_id == run.job_id
+            and other.state.life_cycle_state in {"PENDING", "RUNNING", "TERMINATING"}
+        ]
 
     def _submit(self, run: Run) -> None:
         run.leave_queue()
@@ -476,7 +480,9 @@ class Workspace:
         if control:
             _cancel_timers(control)
         self._save(run)
-        for waiting in [] if self._closing else reversed(self.runs()):
+        # A run that was cancelled in the queue leaves no place to the next one.
+        has_place = len(self._at_work(run)) < run.settings.get("max_concurrent_runs", 1)
+        for waiting in reversed(self.runs()) if has_place and not self._closing else []:
             if waiting.job_id == run.job_id and waiting.state.life_cycle_state == "QUEUED":
                 self._submit(waiting)
                 break

@@ -396,6 +396,7 @@ def test_runs_over_the_limit_wait_in_the_queue(
     assert queued["status"]["queue_details"]["code"] == "MAX_CONCURRENT_RUNS_REACHED"
     workspace.post("jobs/runs/cancel", run_id=third)
     assert workspace.result(third) == ("TERMINATED", "CANCELED")
+    assert workspace.run(second)["state"]["life_cycle_state"] == "QUEUED", "its place in the queue was the third's"
     listed = workspace.get("jobs/runs/list", active_only="true", job_id=workspace.job_id)["runs"]
     assert [run["run_id"] for run in listed] == [second, first]
     assert "runs" not in workspace.get("jobs/runs/list", active_only="true", job_id=workspace.job_id + 1)
