@@ -78,7 +78,7 @@ class Description:
     :param source_condition: the condition for the rows; empty without one
     :param source_version: the version of the source that was described; None if it has none that can be read
     :param source_committed_at: when this version was committed, in UTC; None without a version
-    :param export_reason: why an export would have all rows
+    :param export_reason: why an export would have all rows, and why the source has no version
     :param described_at: when, in UTC
     :param run_page_url: page of the run on Databricks
     """

@@ -337,7 +337,9 @@ def _rows_as_text(plan: Plan) -> list[str]:
 
 def _of_source(source: Description) -> str:
     committed = f" of {source.source_committed_at:%Y-%m-%d %H:%M} UTC" if source.source_committed_at else ""
-    version = "no version" if source.source_version is None else f"version {source.source_version}{committed}"
+    version = f"version {source.source_version}{committed}"
+    if source.source_version is None:
+        version = f"no version: {source.export_reason}"
     return f"  {version}" + (f", where {source.source_condition}" if source.source_condition else "")
 
 

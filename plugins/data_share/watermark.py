@@ -44,7 +44,6 @@ class Published(BaseModel):
     :param published_at: when, in UTC, as the ledger has it
     :param source_version: the version of the source that was published
     :param source_committed_at: when it was committed, in UTC, as the ledger has it
-    :param committed_at: the same in microseconds since 1970, as the export job has it
     :param table_id: tells a table that was dropped and made again from the one that was published
     :param rows_in_target: number of rows in the target afterwards
     :param columns: names of the target's columns; None if the job was not told them
@@ -58,7 +57,6 @@ class Published(BaseModel):
     published_at: str
     source_version: int
     source_committed_at: str
-    committed_at: str
     table_id: str
     rows_in_target: int
     columns: tuple[str, ...] | None
@@ -109,7 +107,6 @@ def published_of(
     """
     if row.get("source_version") is None or row.get("source_committed_at") is None:
         return None
-    committed = datetime.fromisoformat(row["source_committed_at"]).replace(tzinfo=UTC)
     return Published(
         dataset_digest=digest_of(dataset, share),
         target=target,
@@ -117,7 +114,6 @@ def published_of(
         published_at=row["published_at"],
         source_version=row["source_version"],
         source_committed_at=row["source_committed_at"],
-        committed_at=str((committed - _EPOCH) // timedelta(microseconds=1)),
         table_id=row["source_table_id"],
         rows_in_target=row["rows_in_target"],
         columns=None if columns is None else tuple(columns),
@@ -163,9 +159,11 @@ def published_parameter(dataset: Dataset, published: Published | None, because: 
         if not dataset.pinned:
             known["pinned"] = "false"
     else:
+        committed = datetime.fromisoformat(published.source_committed_at).replace(tzinfo=UTC)
         known = {
             "version": str(published.source_version),
-            "committed_at": published.committed_at,
+            # In microseconds since 1970, as the job has it.
+            "committed_at": str((committed - _EPOCH) // timedelta(microseconds=1)),
             "table_id": published.table_id,
         }
     return {"published": json.dumps(known)}

@@ -25,6 +25,14 @@ from tests.shipped import DATASETS
 
 pytestmark = pytest.mark.tier("full")
 
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 CREATED = """
 description: Harbours.
 source_table: main.sea.harbours
@@ -68,7 +76,7 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, interrupt: signal
         # A shell calls both 130.
         assert demo.returncode in (130, -signal.SIGINT), output
         assert stack.processes() == []
-        assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+        assert [process for process in started if is_alive(process)] == []
     finally:
         demo.kill()
         stack.stop()

@@ -851,6 +851,12 @@ def test_the_export_uses_the_parameters_that_the_job_fills_in() -> None:
     assert used == set(re.findall(r":(\w+)", " ".join(listed))), "the header names all inputs"
 
 
+def test_the_plan_takes_the_same_sources_as_the_export() -> None:
+    check = re.compile(r"SET VAR source_table = CASE.*?END;", re.DOTALL)
+    plan = (SQL / "databricks" / "plan_export.sql").read_text()
+    assert check.findall(plan) == check.findall(EXPORT_BODY) != []
+
+
 def test_the_export_takes_what_runtime_14_has() -> None:
     statements = [statement.strip() for statement in EXPORT_BODY.split(";") if statement.strip()]
     heads = {" ".join(statement.split()[:2]) for statement in statements}

@@ -140,13 +140,13 @@ SET VAR full_because = CASE
   WHEN GET_JSON_OBJECT(published, '$.full_because') IS NOT NULL THEN GET_JSON_OBJECT(published, '$.full_because')
   WHEN published_version < 0 THEN 'no published version is known'
   WHEN
-    table_id <> GET_JSON_OBJECT(published, '$.table_id') OR to_version < published_version
+    table_id IS DISTINCT FROM GET_JSON_OBJECT(published, '$.table_id') OR to_version < published_version
     THEN 'the source was dropped and made again'
   WHEN
     published_committed_at IS NULL OR versions_since <> to_version - published_version
     THEN CONCAT('the history of the source does not reach back to version ', CAST(published_version AS STRING))
   WHEN
-    published_committed_at <> GET_JSON_OBJECT(published, '$.committed_at')
+    published_committed_at IS DISTINCT FROM GET_JSON_OBJECT(published, '$.committed_at')
     THEN 'the source was dropped and made again'
   WHEN changes_since > 0 THEN CONCAT('the source has changed since version ', CAST(published_version AS STRING))
 END;

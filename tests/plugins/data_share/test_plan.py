@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from data_share import plan
+from data_share.describe import Description
+from tests.plugins.data_share.conftest import tides
 from tests.plugins.data_share.test_validate import dataset, deployment
 
 WHERE = "source:\n  where: a BETWEN 1 AND 2\n"
@@ -55,3 +58,29 @@ def test_without_a_plan_people_and_programs_read_why(
     answer = json.loads(told)
     assert (answer["dataset"], answer["ok"], answer["verdict"]) == ("tides", False, "no_plan")
     assert answer["problems"] == [{"where": "files", "check": check, "text": error[:-1], "what_to_do": ""}]
+
+
+@pytest.mark.parametrize(
+    ("version", "committed", "words"),
+    [
+        (812, datetime(2026, 1, 2, 2, 41, tzinfo=UTC), "3  version 812 of 2026-01-02 02:41 UTC, where a > 1"),
+        (None, None, "3  no version: the source is no Delta table of Unity Catalog but VIEW, where a > 1"),
+    ],
+)
+def test_the_version_of_the_source_is_told_or_why_there_is_none(
+    version: int | None, committed: datetime | None, words: str
+) -> None:
+    source = Description(
+        dataset="tides",
+        source_table="main.sea.tides",
+        rows=3,
+        column_types="[]",
+        columns_that_stay=(),
+        source_condition="a > 1",
+        source_version=version,
+        source_committed_at=committed,
+        export_reason="the source is no Delta table of Unity Catalog but VIEW",
+        described_at=datetime(2026, 1, 2, 3, tzinfo=UTC),
+        run_page_url="",
+    )
+    assert words in plan.as_text(plan.Plan(tides(), source=source))

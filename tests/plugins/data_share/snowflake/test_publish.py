@@ -145,7 +145,6 @@ LAST = {
     "published_at": "2025-01-02T03:05:00",
     "source_version": 812,
     "source_committed_at": "2025-01-02T02:41:00",
-    "committed_at": "1735785660000000",
     "table_id": "made once",
     "rows_in_target": 40,
     "columns": ["HARBOUR", "DEPTH"],
