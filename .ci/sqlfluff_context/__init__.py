@@ -15,6 +15,7 @@ from data_share.sync import Sync
 
 sync = Sync.example()
 share, identifier = Share(), sql_files.SQL_MACROS["identifier"]
+columns_of_version = sql_files.COLUMNS_OF_VERSION
 SQLFLUFF_JINJA_FILTERS = sql_files.SQL_FILTERS
 
 # set_up_snowflake and clean_up_share

@@ -16,8 +16,19 @@ from data_share.sql_text import quoted, sql_string
 SQL_FOLDER = INCLUDE / "sql" / "snowflake"
 """The files of the package. A file of the same name in ``sql_folder`` of the deployment replaces one."""
 
-SQL_MACROS: dict[str, Any] = {"identifier": quoted}
-"""Functions for all SQL files: ``identifier`` puts a name in quotes."""
+COLUMNS_OF_VERSION = {
+    "source_table_id": "VARCHAR",
+    "source_version": "NUMBER(38, 0)",
+    "source_committed_at": "TIMESTAMP_NTZ",
+    "from_version": "NUMBER(38, 0)",
+    "export_mode": "VARCHAR",
+    "export_reason": "VARCHAR",
+    "source_rows": "NUMBER(38, 0)",
+}
+"""Columns of manifests, ledger and lock rows that say which state of the source was exported, with their types."""
+
+SQL_MACROS: dict[str, Any] = {"identifier": quoted, "columns_of_version": COLUMNS_OF_VERSION}
+"""For all SQL files: ``identifier`` puts a name in quotes; ``columns_of_version`` are the columns of that name."""
 
 SQL_FILTERS: dict[str, Callable[[object], str]] = {"sql_string": sql_string}
 """Filters for values in SQL; see :func:`data_share.sql_text.sql_string`."""

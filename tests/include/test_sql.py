@@ -26,7 +26,7 @@ from data_share.share import Share, run_key_of
 from data_share.snowflake.load import SnowflakeCopyIntoOperator
 from data_share.snowflake.policies import Samples
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
-from data_share.sql_files import render_sql
+from data_share.sql_files import COLUMNS_OF_VERSION, render_sql
 from data_share.sql_text import source_name
 from data_share.sync import InvalidExportPathError
 from tests.shipped import left_out
@@ -517,8 +517,8 @@ def test_appending_adds_the_staged_rows(rendered: Render, make_dag: MakeDag) -> 
     ]
 
 
-OF_LOCK = ("source_table_id", "source_version", "source_committed_at", "from_version", "export_mode", "source_rows")
-OF_MANIFEST = ("source_choice", "source_condition", "export_reason", *OF_LOCK)
+OF_LOCK = tuple(COLUMNS_OF_VERSION)
+OF_MANIFEST = ("source_choice", "source_condition", *OF_LOCK)
 
 
 OTHER_PATH = EXPORT_PATH.replace("/1-", "/0-")
@@ -570,7 +570,7 @@ def test_the_row_of_the_lock_lets_through_what_may_be_published(rendered: Render
 
 # The ledger's columns that the set-up adds.
 LATER = re.findall(
-    r"ledger_table \}\} ADD COLUMN IF NOT EXISTS (\w+)", (SQL / "snowflake" / "create_ledger.sql").read_text()
+    rf"{Share().ledger_table} ADD COLUMN IF NOT EXISTS (\w+)", render_sql("create_ledger", share=Share())
 )
 
 

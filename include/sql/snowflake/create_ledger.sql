@@ -23,14 +23,9 @@ CREATE TABLE IF NOT EXISTS {{ share.ledger_table }} (
   published_at TIMESTAMP_NTZ NOT NULL,
   source_choice VARCHAR,
   source_condition VARCHAR,
-  package_version VARCHAR,
-  source_table_id VARCHAR,
-  source_version NUMBER(38, 0),
-  source_committed_at TIMESTAMP_NTZ,
-  from_version NUMBER(38, 0),
-  export_mode VARCHAR,
-  export_reason VARCHAR,
-  source_rows NUMBER(38, 0)
+  package_version VARCHAR
+  {%- for column, type in columns_of_version.items() %},
+  {{ column }} {{ type }}{% endfor %}
 );
 
 ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_choice VARCHAR;
@@ -39,19 +34,10 @@ ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_condition V
 
 ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS package_version VARCHAR;
 
-ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_table_id VARCHAR;
+{% for column, type in columns_of_version.items() -%}
+ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS {{ column }} {{ type }};
 
-ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_version NUMBER(38, 0);
-
-ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_committed_at TIMESTAMP_NTZ;
-
-ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS from_version NUMBER(38, 0);
-
-ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS export_mode VARCHAR;
-
-ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS export_reason VARCHAR;
-
-ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_rows NUMBER(38, 0);
+{% endfor -%}
 
 CREATE TABLE IF NOT EXISTS {{ share.manifest_table }} (
   run_key VARCHAR NOT NULL,
@@ -62,13 +48,9 @@ CREATE TABLE IF NOT EXISTS {{ share.manifest_table }} (
   column_types VARCHAR,
   source_choice VARCHAR,
   source_condition VARCHAR,
-  source_table_id VARCHAR,
-  source_version NUMBER(38, 0),
-  source_committed_at TIMESTAMP_NTZ,
-  from_version NUMBER(38, 0),
-  export_mode VARCHAR,
-  export_reason VARCHAR,
-  source_rows NUMBER(38, 0),
+  {% for column, type in columns_of_version.items() -%}
+  {{ column }} {{ type }},
+  {% endfor -%}
   exported_at TIMESTAMP_NTZ NOT NULL,
   staged_at TIMESTAMP_NTZ
 );
@@ -77,16 +59,7 @@ ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_choice VA
 
 ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_condition VARCHAR;
 
-ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_table_id VARCHAR;
+{% for column, type in columns_of_version.items() -%}
+ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS {{ column }} {{ type }};
 
-ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_version NUMBER(38, 0);
-
-ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_committed_at TIMESTAMP_NTZ;
-
-ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS from_version NUMBER(38, 0);
-
-ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS export_mode VARCHAR;
-
-ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS export_reason VARCHAR;
-
-ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_rows NUMBER(38, 0);
+{% endfor -%}

@@ -20,11 +20,7 @@ CREATE TABLE IF NOT EXISTS {{ sync.lock_table }} (
   rows_deleted NUMBER(38, 0),
   rows_before NUMBER(38, 0),
   rows_after NUMBER(38, 0),
-  keys_missing NUMBER(38, 0),
-  source_table_id VARCHAR,
-  source_version NUMBER(38, 0),
-  source_committed_at TIMESTAMP_NTZ,
-  from_version NUMBER(38, 0),
-  export_mode VARCHAR,
-  source_rows NUMBER(38, 0)
+  keys_missing NUMBER(38, 0)
+  {%- for column, type in columns_of_version.items() %},
+  {{ column }} {{ type }}{% endfor %}
 );

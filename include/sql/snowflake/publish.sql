@@ -23,15 +23,9 @@
 {% set run = sync.key -%}
 {% set path = sync.loaded.export_path -%}
 {% set or_and = 'AND' if sync.load_mode.is_repeatable else 'OR' -%}
-{# Columns of the manifest that set_up_snowflake adds to tables of an earlier version; the lock row has some. -#}
-{% set choice = [
-  'source_choice', 'source_condition', 'source_table_id', 'source_version', 'source_committed_at', 'from_version',
-  'export_mode', 'export_reason', 'source_rows'
-] if sync.tables_are_current else [] -%}
-{% set locked_choice = [
-  'source_table_id', 'source_version', 'source_committed_at', 'from_version', 'export_mode', 'source_rows'
-] if sync.tables_are_current else [] -%}
-{# The ledger's columns that set_up_snowflake adds -> their values. -#}
+{# Columns that tables of an earlier version lack: of the lock row, of the manifest, and of the ledger, with values. -#}
+{% set locked_choice = columns_of_version | list if sync.tables_are_current else [] -%}
+{% set choice = ['source_choice', 'source_condition'] + locked_choice if sync.tables_are_current else [] -%}
 {% set later = {'package_version': sync.package_version | sql_string} if sync.tables_are_current else {} -%}
 {% for column in choice %}{% set _ = later.update({column: 'manifest.' ~ column}) %}{% endfor -%}
 {% set manifest_columns = [

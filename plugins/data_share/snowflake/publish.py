@@ -18,7 +18,7 @@ from data_share.snowflake.policies import RowsHiddenError, exemption_advice, hid
 from data_share.snowflake.sql_api import SnowflakeStatementError
 from data_share.snowflake.statements import TARGET_UNCHANGED, SnowflakeSyncOperator, json_row
 from data_share.snowflake.target_lock import refuse_target_of_another
-from data_share.sql_files import render_sql
+from data_share.sql_files import COLUMNS_OF_VERSION, render_sql
 from data_share.steps import CHECK_STAGING, EXPORT_TO_S3, PUBLISH, task_states
 from data_share.sync import ResultMissingError, Sync
 from data_share.watermark import DatasetState, Published, published_of, source_asset
@@ -30,10 +30,8 @@ _ASSET_EVENT_FIELDS = (
 # publish.sql refuses by writing a NULL run key, which Snowflake reports with this text.
 _NULL_RUN_KEY = "NULL result in a non-nullable column"
 # The tables of an earlier version lack these columns. Snowflake qualifies them as the statement does, or not at all.
-_LACKS_COLUMNS = re.compile(
-    r"invalid identifier '(\w+[.])*(SOURCE_(CHOICE|CONDITION|TABLE_ID|VERSION|COMMITTED_AT|ROWS)"
-    r"|PACKAGE_VERSION|FROM_VERSION|EXPORT_MODE|EXPORT_REASON)'"
-)
+_LATER_COLUMNS = "|".join(("source_choice", "source_condition", "package_version", *COLUMNS_OF_VERSION)).upper()
+_LACKS_COLUMNS = re.compile(rf"invalid identifier '(\w+[.])*({_LATER_COLUMNS})'")
 
 
 class SupersededError(ShareError, AirflowFailException):
