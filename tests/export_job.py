@@ -7,9 +7,12 @@ from pathlib import Path
 PLAN_SQL = (Path(__file__).resolve().parents[1] / "include/sql/databricks/plan_export.sql").read_text()
 
 UNPLANNED = {
+    "published": "",
     "to_version": "",
+    "from_version": "",
     "committed_at": "",
     "table_id": "",
+    "has_feed": "",
     "export_mode": "full",
     "export_reason": "nothing was planned",
 }

@@ -32,6 +32,11 @@ _OPERATIONS = {
     "UPDATE TABLE METADATA": "SET TBLPROPERTIES",
 }
 _METRICS = {"num_added_rows": "numOutputRows", "num_added_files": "numFiles"}
+# The metric with the number of the files that a commit has written for the change data feed.
+_CHANGE_FILES = {
+    **dict.fromkeys(("DELETE", "UPDATE"), "numAddedChangeFiles"),
+    "MERGE": "numTargetChangeFilesAdded",
+}
 _OF_WRITES = frozenset({"CREATE TABLE AS SELECT", "WRITE"})
 _TEXTS = pa.map_(pa.string(), pa.string())
 _JOB_FIELDS = ("jobId", "jobName", "jobRunId", "runId", "jobOwnerId", "triggerType")
@@ -135,7 +140,7 @@ def first_missing(filesystem: s3fs.S3FileSystem, table: DeltaTable, paths: Itera
 def history_of(filesystem: s3fs.S3FileSystem, table: DeltaTable) -> pa.Table:
     """Return the rows of DESCRIBE HISTORY, the newest first. Commits whose log files are gone are missing."""
     commits = read_commits(filesystem, commit_files(filesystem, table))
-    rows = [_commit(version, action_of(commits[version], "commitInfo")) for version in sorted(commits, reverse=True)]
+    rows = [_commit(version, commits[version]) for version in sorted(commits, reverse=True)]
     return pa.Table.from_pylist(rows, HISTORY)
 
 
@@ -144,7 +149,8 @@ def action_of(actions: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     return next((action[kind] for action in actions if kind in action), {})
 
 
-def _commit(version: int, entry: dict[str, Any]) -> dict[str, Any]:
+def _commit(version: int, actions: list[dict[str, Any]]) -> dict[str, Any]:
+    entry = action_of(actions, "commitInfo")
     parameters = dict(entry.get("operationParameters") or {})
     operation = str(entry.get("operation", ""))
     operation = _OPERATIONS.get(operation, operation)
@@ -154,6 +160,8 @@ def _commit(version: int, entry: dict[str, Any]) -> dict[str, Any]:
         _metric(name, operation): value if isinstance(value, str) else json.dumps(value)
         for name, value in (entry.get("operationMetrics") or {}).items()
     }
+    if operation in _CHANGE_FILES:
+        metrics[_CHANGE_FILES[operation]] = str(sum(1 for action in actions if "cdc" in action))
     return {
         "version": version,
         "timestamp": entry["timestamp"] * 1000,

@@ -49,6 +49,15 @@ _CONDITION = (
     r"""|'(?:[^'\\]|\\[\s\S])*'|"[^"]*"|\$\$(?:[^$]|\$(?!\$))*\$\$)*"""
 )
 
+# What stands in a condition on all rows: an aggregate, or a window. A name more does no harm, see is_about_all_rows.
+# (https://docs.snowflake.com/en/sql-reference/functions-aggregation)
+_OF_ALL_ROWS = re.compile(
+    r"\b(\w*agg|any_value|approx\w*|avg|bitmap_\w+|corr|count|count_if|covar_\w+|datasketches_\w+|hll\w*|kurtosis"
+    r"|max|max_by|median|min|min_by|minhash\w*|mode|over|percentile_\w+|regr_\w+|skew|stddev\w*|sum|var_\w+"
+    r"|variance\w*|vector_(avg|max|min|sum))\s*\(",
+    re.IGNORECASE,
+)
+
 CHECKS_OF_EVERY_SYNC = frozenset(
     {
         "values_match_manifest",
@@ -56,6 +65,9 @@ CHECKS_OF_EVERY_SYNC = frozenset(
     }
 )
 """Names of the checks in ``check_staging.sql``, and of the check of the values; reserved: no dataset may use them."""
+
+MERGE_KEYS_UNIQUE = "merge_keys_unique"
+"""Name of the check that no two staged rows have the same merge keys."""
 
 # SQL, paths and DAG ids contain the name without quotes: so only characters that are safe in all of them.
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
@@ -200,6 +212,12 @@ class Dataset(BaseModel):
         description="Whether an export reads one version of a Delta table, and is left out if nothing is new since the "
         "last sync. `false`: the source is read as it is, at each sync; for a table with policies for rows or columns, "
         "of which Databricks shows no versions. See [Versions](#versions).",
+    )
+    incremental: bool = Field(
+        default=False,
+        strict=True,
+        description="For `merge` and `append`: whether only what has changed at the source is exported and loaded, "
+        "where that can be told; the export job decides, and says why. See [Increments](#increments).",
     )
     # Before the target, whose check reads it.
     share: str = Field(
@@ -375,6 +393,10 @@ class Dataset(BaseModel):
         for field in ("merge_keys", "delete_missing"):
             if not self.load_mode.has_keys and getattr(self, field):
                 problems.append(f"{field}: only for load_mode merge, not for {self.load_mode}")
+        if self.incremental and self.load_mode is LoadMode.REPLACE:
+            problems.append("incremental: only for load_mode merge and append; replace exports everything")
+        if self.incremental and not self.pinned:
+            problems.append("incremental: needs versions of the source, so not with pinned: false")
         if self.create_table == "from_columns" and not self.columns:
             problems.append("columns: create_table from_columns needs them")
         if self.columns and self.create_table != "from_columns":
@@ -446,6 +468,21 @@ class Dataset(BaseModel):
         """Whether a column that the target lacks must not leave Databricks: the job is told the target's columns."""
         return self.schema_drift is not SchemaDrift.ADD_NEW
 
+    @property
+    def only_appends_increments(self) -> bool:
+        """Whether a sync adds the rows that are new; then an export of all rows would add the others again."""
+        return self.incremental and not self.load_mode.is_repeatable
+
+    @property
+    def increment(self) -> dict[str, Any] | None:
+        """How changes are loaded, as the export job reads it; None if everything is exported."""
+        if not self.incremental:
+            return None
+        if not self.load_mode.has_keys:
+            return {"load": self.load_mode.value}
+        deletes = "true" if self.delete_missing else "false"
+        return {"load": self.load_mode.value, "keys": list(self.merge_keys), "deletes": deletes}
+
     def source_parameters(self, known: Collection[str] | None = None) -> dict[str, str]:
         """
         Return the parameters of the export job that say what leaves, and how the values are proven.
@@ -485,7 +522,7 @@ class Dataset(BaseModel):
                 for column in self.required_columns
             },
             **dict.fromkeys(
-                ("merge_keys_unique", *(f"{shown(key)}_not_null" for key in self.merge_keys)),
+                (MERGE_KEYS_UNIQUE, *(f"{shown(key)}_not_null" for key in self.merge_keys)),
                 "Correct the source, or the merge_keys in the dataset file; then start the sync again.",
             ),
         }
@@ -496,7 +533,7 @@ class Dataset(BaseModel):
         never_null = dict.fromkeys((*self.merge_keys, *self.required_columns))
         return {
             **{f"{shown(column)}_not_null": f"{quoted(column)} IS NOT NULL" for column in never_null},
-            **({"merge_keys_unique": f"COUNT(*) = COUNT(DISTINCT {keys})"} if keys else {}),
+            **({MERGE_KEYS_UNIQUE: f"COUNT(*) = COUNT(DISTINCT {keys})"} if keys else {}),
         }
 
 
@@ -516,6 +553,15 @@ def not_one_condition(sql: str) -> str | None:
     if rest[:2] in ("--", "//", "/*"):
         return f"contains a comment ({rest[:2]}); remove it, or make it a YAML comment"
     return f"has a {rest[0]} that is not closed"
+
+
+def is_about_all_rows(sql: str) -> bool:
+    """
+    Return whether a condition is about all rows together, by an aggregate or a window.
+
+    It may say so of a condition on single rows, never the other way round, but for aggregates that users have defined.
+    """
+    return bool(_OF_ALL_ROWS.search(re.sub(r"""'(?:[^'\\]|\\.)*'|"[^"]*"|\$\$.*?\$\$""", "''", sql, flags=re.DOTALL)))
 
 
 def _refuse_alike(columns: Collection[str]) -> None:

@@ -20,6 +20,7 @@ COLUMNS_OF_VERSION = {
     "source_table_id": "VARCHAR",
     "source_version": "NUMBER(38, 0)",
     "source_committed_at": "TIMESTAMP_NTZ",
+    "source_has_feed": "BOOLEAN",
     "from_version": "NUMBER(38, 0)",
     "export_mode": "VARCHAR",
     "export_reason": "VARCHAR",

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from data_share import __version__
 from data_share.attempts import CLEAR_NUMBER_KEY, made_since_clear
-from data_share.datasets import Dataset, LoadMode
+from data_share.datasets import MERGE_KEYS_UNIQUE, Dataset, LoadMode, is_about_all_rows
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.share import (
@@ -26,6 +26,20 @@ from data_share.share import (
 )
 from data_share.sql_text import quoted
 from data_share.steps import COPY_INTO_STAGING, EXPORT_TO_S3, WAIT_FOR_EXPORT, Step
+
+INCREMENTS = ("feed", "compare")
+"""The modes of an export that has only what has changed."""
+
+DELETED = "DATA_SHARE_DELETED"
+"""The column of an export of changes that says whether a row is gone from the source."""
+
+# Types that Snowflake compares. Of a value of another type, nobody knows whether it changes.
+_COMPARABLE = frozenset(
+    (
+        *("NUMBER", "FLOAT", "VARCHAR", "BINARY", "BOOLEAN"),
+        *("DATE", "TIME", "TIMESTAMP_NTZ", "TIMESTAMP_LTZ", "TIMESTAMP_TZ"),
+    )
+)
 
 ROWS_HIDDEN = "rows hidden from the loader: "
 """
@@ -41,6 +55,12 @@ class ResultMissingError(ShareError, AirflowFailException):
     """An earlier step has no result: a person marked it as a success, or its XComs were deleted."""
 
     code = FailureCode.RESULT_MISSING
+
+
+class IncrementImpossibleError(ShareError, AirflowFailException):
+    """An append cannot tell which rows are new, and must not add all of them again."""
+
+    code = FailureCode.INCREMENT_IMPOSSIBLE
 
 
 class InvalidExportPathError(ShareError, AirflowFailException):
@@ -64,6 +84,7 @@ class Sync:
     """
 
     rows_hidden = ROWS_HIDDEN
+    deleted = DELETED
     package_version = __version__
     """The version of the package that publishes, for the ledger."""
     tables_are_current = True
@@ -273,6 +294,72 @@ class Sync:
         result: dict[str, Any] | None = self._pull(COPY_INTO_STAGING)
         return result
 
+    # ---- an export of changes
+
+    @property
+    def is_increment(self) -> bool:
+        """Whether the export has only what has changed since the version that was published before."""
+        return self.loaded.get("from_version") is not None
+
+    @property
+    def has_deletes(self) -> bool:
+        """Whether the staging table marks rows that are gone from the source."""
+        return self.is_increment and bool(self.loaded["has_deletes"])
+
+    @property
+    def follows_condition(self) -> str:
+        """
+        The SQL condition that this export may follow what the target's lock row says.
+
+        The feed has the newest state of each row that has changed, so what is published may be newer than its start. A
+        comparison has not the rows that have changed and changed back; and rows that were added once, are not added
+        again.
+        """
+        if not self.is_increment:
+            adds_all = self.dataset.only_appends_increments and not self.load_mode.is_repeatable
+            return "locked.run_key = ''" if adds_all else "TRUE"
+        if not self.load_mode.is_repeatable:
+            version = "= mine.from_version"
+        elif self.loaded["export_mode"] == "feed":
+            version = "BETWEEN mine.from_version AND mine.source_version"
+        else:
+            version = "IN (mine.from_version, mine.source_version)"
+        return f"locked.source_table_id = mine.source_table_id AND locked.source_version {version}"
+
+    def may_follow(self, version: int) -> bool:
+        """Return whether this increment may follow a version, as :attr:`follows_condition` says it in SQL."""
+        start, end = int(self.loaded["from_version"]), int(self.loaded["source_version"])
+        if not self.load_mode.is_repeatable:
+            return version == start
+        return start <= version <= end if self.loaded["export_mode"] == "feed" else version in (start, end)
+
+    @property
+    def staged_rows(self) -> str:
+        """The staged rows that the target is to have, as a table for FROM."""
+        if not self.has_deletes:
+            return self.staging_table
+        return f"(SELECT * FROM {self.staging_table} WHERE NOT {quoted(DELETED)})"  # noqa: S608
+
+    def checked_rows(self, name: str, condition: str) -> str:
+        """
+        Return the rows that a check of the dataset is made on, as a table for FROM.
+
+        Of an increment, a condition on all rows together is checked on the target as it will be.
+
+        :param name: the check
+        :param condition: its condition
+        """
+        if not self.is_increment or name == MERGE_KEYS_UNIQUE:
+            return self.staging_table
+        if not is_about_all_rows(condition):
+            return self.staged_rows
+        table = self.staging_table.split(".")[-1]
+        same = self.same_keys(self.dataset.target_name, table)
+        # Names and tables come from the dataset file, and are quoted.
+        kept = f" WHERE NOT EXISTS (SELECT 1 FROM {self.staging_table} WHERE {same})" if same else ""  # noqa: S608
+        parts = (f"{self.dataset.target}{kept}", self.staged_rows)
+        return f"({' UNION ALL '.join(f'SELECT {self.columns()} FROM {part}' for part in parts)})"  # noqa: S608
+
     @property
     def staging_table(self) -> str:
         """The staging table that ``copy_into_staging`` has filled."""
@@ -342,6 +429,25 @@ class Sync:
             if column not in self.dataset.merge_keys
         )
 
+    def differs(self, left: str, right: str) -> str:
+        """
+        Return the SQL condition that rows of two tables with equal keys differ; empty if that cannot be told.
+
+        Texts are compared as they are stored: a collation may ignore case.
+        """
+        comparisons = []
+        # The copy of an earlier version of this package has left no kinds.
+        for column, kind in self.loaded.get("kinds", dict.fromkeys(self.loaded["columns"], "OTHER")).items():
+            if column in self.dataset.merge_keys:
+                continue
+            if kind not in _COMPARABLE:
+                return ""
+            sides = [_qualified(column, left), _qualified(column, right)]
+            if kind == "VARCHAR":
+                sides = [f"COLLATE({side}, '')" for side in sides]
+            comparisons.append(" IS DISTINCT FROM ".join(sides))
+        return " OR ".join(comparisons)
+
     def _pull(self, step: Step, key: str = "return_value") -> Any:
         return self._ti.xcom_pull(task_ids=step.id, key=key)
 
@@ -363,6 +469,7 @@ class Sync:
             delete_missing=True,
             required_columns=("b",),
             max_row_change_percent=50,
+            incremental=True,
         )
         share = Share()
         path = share.export_path(dataset.name, run_key_of(dag_run), 1, "attempt")
@@ -377,6 +484,12 @@ class Sync:
                 "staging_table": "staging.d",
                 "staged_at": "2026-01-01T00:00:00",
                 "columns": ["A", "B"],
+                "kinds": {"A": "NUMBER", "B": "VARCHAR"},
+                "export_mode": "feed",
+                "from_version": 1,
+                "source_version": 2,
+                "source_rows": 1,
+                "has_deletes": True,
                 "new_columns": {},
                 "created_columns": {},
                 "proofs": [{"column": form, "form": form, "scale": scale} for scale, form in enumerate(forms)],

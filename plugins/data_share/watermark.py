@@ -39,11 +39,13 @@ class Published(BaseModel):
     The last publish of a dataset.
 
     :param dataset_digest: digest of the dataset file and of what it was exported with
+    :param rows_digest: digest of those fields that decide what the target has of a row
     :param target: URI of the target, in its account
     :param run_key: the sync that has published
     :param published_at: when, in UTC, as the ledger has it
     :param source_version: the version of the source that was published
     :param source_committed_at: when it was committed, in UTC, as the ledger has it
+    :param source_has_feed: whether the change data feed was known to be on in this version
     :param table_id: tells a table that was dropped and made again from the one that was published
     :param rows_in_target: number of rows in the target afterwards
     :param columns: names of the target's columns; None if the job was not told them
@@ -52,11 +54,13 @@ class Published(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset_digest: str
+    rows_digest: str
     target: str
     run_key: str
     published_at: str
     source_version: int
     source_committed_at: str
+    source_has_feed: bool
     table_id: str
     rows_in_target: int
     columns: tuple[str, ...] | None
@@ -89,9 +93,21 @@ def source_asset(dataset: Dataset, share: Share) -> Asset:
     return Asset(f"databricks://{quote(share.databricks_conn_id, safe='')}/{parts}")
 
 
-def digest_of(dataset: Dataset, share: Share) -> str:
-    """Return a digest of the dataset file and of the names of the secret that hashes are made with."""
-    known = [dataset.model_dump(mode="json"), share.hash_secret_scope, share.hash_secret_key]
+# The fields that decide what the target has of a row of the source.
+_FIELDS_OF_ROWS = (
+    *("name", "share", "source_table", "source", "target_table", "load_mode", "merge_keys", "delete_missing"),
+    *("schema_drift", "create_table", "columns", "casts", "target_defaults"),
+)
+
+
+def digest_of(dataset: Dataset, share: Share, *, of_rows: bool = False) -> str:
+    """
+    Return a digest of the dataset file and of the names of the secret that hashes are made with.
+
+    :param of_rows: only of the fields that decide what the target has of a row
+    """
+    fields = set(_FIELDS_OF_ROWS) if of_rows else None
+    known = [dataset.model_dump(mode="json", include=fields), share.hash_secret_scope, share.hash_secret_key]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
@@ -109,11 +125,13 @@ def published_of(
         return None
     return Published(
         dataset_digest=digest_of(dataset, share),
+        rows_digest=digest_of(dataset, share, of_rows=True),
         target=target,
         run_key=row["run_key"],
         published_at=row["published_at"],
         source_version=row["source_version"],
         source_committed_at=row["source_committed_at"],
+        source_has_feed=bool(row.get("source_has_feed")),
         table_id=row["source_table_id"],
         rows_in_target=row["rows_in_target"],
         columns=None if columns is None else tuple(columns),
@@ -138,7 +156,13 @@ def full_because(
         return "it is not certain what the last publish has left"
     if published is None:
         return "no earlier publish is known"
-    if published.dataset_digest != digest_of(dataset, share):
+    # To export all rows is no way for an increment that is appended: there, only what rows depend on counts.
+    is_same = (
+        published.rows_digest == digest_of(dataset, share, of_rows=True)
+        if dataset.only_appends_increments
+        else published.dataset_digest == digest_of(dataset, share)
+    )
+    if not is_same:
         return "the dataset file has changed since the last publish"
     if published.target != target:
         return "the last publish had another target"
@@ -147,13 +171,17 @@ def full_because(
     return None
 
 
-def published_parameter(dataset: Dataset, published: Published | None, because: str | None) -> dict[str, str]:
+def published_parameter(
+    dataset: Dataset, published: Published | None, because: str | None, no_increment_because: str | None = None
+) -> dict[str, str]:
     """
     Return the parameter of the export job that says what was published last.
 
     :param published: None if everything has to be exported
     :param because: why, if there is a reason that the job does not know
+    :param no_increment_because: why everything has to be exported if anything is new
     """
+    known: dict[str, Any]
     if published is None:
         known = {} if because is None else {"full_because": because}
         if not dataset.pinned:
@@ -165,7 +193,12 @@ def published_parameter(dataset: Dataset, published: Published | None, because: 
             # In microseconds since 1970, as the job has it.
             "committed_at": str((committed - _EPOCH) // timedelta(microseconds=1)),
             "table_id": published.table_id,
+            "has_feed": "true" if published.source_has_feed else "",
         }
+        if dataset.increment is not None:
+            known["increment"] = dataset.increment
+        if no_increment_because is not None:
+            known["no_increment_because"] = no_increment_because
     return {"published": json.dumps(known)}
 
 

@@ -18,9 +18,17 @@
 --   :mode           empty to export. describe writes the manifest alone, of what an export would have now: its columns,
 --                   its number of rows, and the source's columns that stay. Then proof is described: an earlier version
 --                   of this file, which does not know mode, refuses that, and would export.
---   :to_version, :committed_at, :table_id, :export_mode, :export_reason
+--   :published      as in plan_export.sql; for an export of changes, increment has besides load the merge keys, by
+--                   their names in the export, and deletes, true if deleted rows are exported too
+--   :to_version, :from_version, :committed_at, :table_id, :has_feed, :export_mode, :export_reason
 --                   the row of plan_export.sql. The table is read as it was in to_version, by all statements. Without a
 --                   number in to_version, it is read as it is.
+--
+-- An export of changes has the newest state of each row that has changed since from_version, and in its last column,
+-- data_share_deleted, whether the row is gone: from the source, or from those that the condition chooses. It may have
+-- rows that have not changed. In the change data feed, the state before an update counts as a deletion that comes
+-- before an insertion of the same version: an update may have given the row another key. Without deletes, only rows
+-- that are there are exported. Such an export needs keys that are unique, which it checks if nothing after it does.
 --
 -- Needs EXECUTE IMMEDIATE: any SQL warehouse, or runtime 14.3. INSERT OVERWRITE DIRECTORY needs its directory as a
 -- literal; a parameter marker for it would need runtime 18, or version 2025.40 of a SQL warehouse. So this file builds
@@ -46,7 +54,7 @@
 -- source_version, source_committed_at and source_table_id say which state of the source was exported; they are NULL for
 -- a source without versions. source_rows is the number of rows that this state has, of those that leave. export_mode
 -- and export_reason say how much of it was exported, and why. from_version is the version before the exported changes;
--- an export of all rows has none.
+-- an export of all rows has none. source_has_feed says whether the change data feed is known to be on.
 --
 -- source_choice and source_condition say what was exported: the parameter source without the target's columns, and the
 -- condition for the rows.
@@ -71,16 +79,30 @@ DECLARE OR REPLACE VARIABLE secret_key STRING;
 DECLARE OR REPLACE VARIABLE chosen ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
 DECLARE OR REPLACE VARIABLE known ARRAY<STRING>;
 DECLARE OR REPLACE VARIABLE is_whole BOOLEAN;
+DECLARE OR REPLACE VARIABLE has_changes_only BOOLEAN;
+DECLARE OR REPLACE VARIABLE load_mode STRING;
+DECLARE OR REPLACE VARIABLE has_deletes BOOLEAN;
+DECLARE OR REPLACE VARIABLE key_names ARRAY<STRING>;
+DECLARE OR REPLACE VARIABLE keys ARRAY<STRING>;
 DECLARE OR REPLACE VARIABLE available ARRAY<STRING>;
 DECLARE OR REPLACE VARIABLE exported ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
 DECLARE OR REPLACE VARIABLE columns_that_stay STRING;
 DECLARE OR REPLACE VARIABLE source_version BIGINT;
 DECLARE OR REPLACE VARIABLE source_committed_at TIMESTAMP;
 DECLARE OR REPLACE VARIABLE source_table_id STRING;
+DECLARE OR REPLACE VARIABLE source_has_feed BOOLEAN;
+DECLARE OR REPLACE VARIABLE from_version BIGINT;
 DECLARE OR REPLACE VARIABLE export_mode STRING;
 DECLARE OR REPLACE VARIABLE export_reason STRING;
 DECLARE OR REPLACE VARIABLE at_version STRING;
+DECLARE OR REPLACE VARIABLE selected STRING;
+DECLARE OR REPLACE VARIABLE chosen_rows STRING;
+DECLARE OR REPLACE VARIABLE rows_now STRING;
+DECLARE OR REPLACE VARIABLE rows_then STRING;
+DECLARE OR REPLACE VARIABLE changes STRING;
 DECLARE OR REPLACE VARIABLE export_query STRING;
+DECLARE OR REPLACE VARIABLE source_rows BIGINT;
+DECLARE OR REPLACE VARIABLE repeated_keys BIGINT;
 DECLARE OR REPLACE VARIABLE statement STRING;
 DECLARE OR REPLACE VARIABLE data_files STRING;
 DECLARE OR REPLACE VARIABLE names ARRAY<STRING>;
@@ -147,11 +169,41 @@ SET VAR source_committed_at = CASE
 END;
 
 SET VAR source_table_id = CASE WHEN source_version IS NOT NULL THEN :table_id END;
-SET VAR export_mode = CASE WHEN :export_mode IN ('full', 'describe') THEN :export_mode ELSE 'full' END;
+SET VAR source_has_feed = CASE WHEN source_version IS NOT NULL THEN :has_feed = 'true' END;
+
+SET VAR from_version = CASE
+  WHEN source_version IS NOT NULL AND :export_mode IN ('feed', 'compare') AND :from_version RLIKE '^[0-9]{1,18}\\z'
+    THEN CAST(:from_version AS BIGINT)
+END;
+
+SET VAR has_changes_only = (from_version IS NOT NULL);
+
+SET VAR export_mode = CASE
+  WHEN :export_mode IN ('full', 'describe') OR has_changes_only THEN :export_mode
+  ELSE 'full'
+END;
 
 SET VAR export_reason = CASE
-  WHEN :export_mode IN ('full', 'describe') THEN :export_reason
+  WHEN :export_mode IN ('full', 'describe') OR has_changes_only THEN :export_reason
   ELSE 'the plan of the export did not reach the export'
+END;
+
+SET VAR load_mode = GET_JSON_OBJECT(:published, '$.increment.load');
+
+SET VAR has_deletes = CASE
+  WHEN has_changes_only AND load_mode = 'merge'
+    THEN COALESCE(GET_JSON_OBJECT(:published, '$.increment.deletes') = 'true', FALSE)
+  ELSE FALSE
+END;
+
+SET VAR key_names = CASE
+  WHEN NOT has_changes_only OR load_mode = 'append' THEN CAST(ARRAY() AS ARRAY<STRING>)
+  WHEN
+    load_mode = 'merge' AND GET_JSON_OBJECT(:published, '$.increment.keys') LIKE '["%'
+    THEN FROM_JSON(GET_JSON_OBJECT(:published, '$.increment.keys'), 'ARRAY<STRING>')
+  ELSE RAISE_ERROR(
+    'The job parameter published must say in increment how changes are loaded: append, or merge with keys.'
+  )
 END;
 
 -- Databricks accepts a number as VERSION AS OF only as a literal.
@@ -201,7 +253,8 @@ END;
 
 SET VAR known = FROM_JSON(GET_JSON_OBJECT(source, '$.known'), 'ARRAY<STRING>');
 
-SET VAR is_whole = SIZE(chosen) = 0 AND known IS NULL AND NOT only_describes;
+-- Of changes, the columns are named: the change data feed has columns of its own.
+SET VAR is_whole = SIZE(chosen) = 0 AND known IS NULL AND NOT only_describes AND NOT has_changes_only;
 
 -- The names of the source's columns, only if they are needed.
 SET VAR statement = CASE
@@ -304,26 +357,96 @@ SET VAR columns_that_stay = TO_JSON(FILTER(
 
 -- In a statement that writes, Databricks accepts SECRET only within AES_ENCRYPT. The key of AES_ENCRYPT is no secret:
 -- it makes of the secret a text that only the secret determines, and that is hashed in front of the value.
-SET VAR export_query = CONCAT(
-  'SELECT ',
-  CASE
-    WHEN is_whole THEN '*'
-    ELSE ARRAY_JOIN(TRANSFORM(exported, c -> REPLACE(
-      CASE c['how']
-        WHEN 'hashed'
-          THEN
-            'SHA2(HEX(AES_ENCRYPT(SECRET("' || secret_scope || '", "' || secret_key || '"), "0123456789abcdef", "ECB"))'
-            || ' || CAST({} AS STRING), 256)'
-        ELSE '{}'
-      END,
-      '{}',
-      '`' || REPLACE(c['name'], '`', '``') || '`'
-    ) || ' AS `' || REPLACE(c['alias'], '`', '``') || '`'), ', ')
-  END,
-  ' FROM IDENTIFIER(:source_table)',
-  at_version,
-  CASE WHEN condition = '' THEN '' ELSE CONCAT(' WHERE (', condition, ')') END
+SET VAR selected = CASE
+  WHEN is_whole THEN '*'
+  ELSE ARRAY_JOIN(TRANSFORM(exported, c -> REPLACE(
+    CASE c['how']
+      WHEN 'hashed'
+        THEN
+          'SHA2(HEX(AES_ENCRYPT(SECRET("' || secret_scope || '", "' || secret_key || '"), "0123456789abcdef", "ECB"))'
+          || ' || CAST({} AS STRING), 256)'
+      ELSE '{}'
+    END,
+    '{}',
+    '`' || REPLACE(c['name'], '`', '``') || '`'
+  ) || ' AS `' || REPLACE(c['alias'], '`', '``') || '`'), ', ')
+END;
+
+SET VAR chosen_rows = CASE WHEN condition = '' THEN '' ELSE CONCAT(' WHERE (', condition, ')') END;
+SET VAR rows_now = CONCAT('SELECT ', selected, ' FROM IDENTIFIER(:source_table)', at_version, chosen_rows);
+
+SET VAR rows_then = CONCAT(
+  'SELECT ', selected, ' FROM IDENTIFIER(:source_table) VERSION AS OF ', CAST(from_version AS STRING), chosen_rows
 );
+
+-- The source's names of the merge keys, for SQL.
+SET VAR keys = TRANSFORM(
+  FILTER(exported, c -> ARRAY_CONTAINS(TRANSFORM(key_names, k -> LOWER(k)), LOWER(c['alias']))),
+  c -> '`' || REPLACE(c['name'], '`', '``') || '`'
+);
+
+SET VAR keys = CASE
+  WHEN SIZE(keys) = SIZE(key_names) THEN keys
+  ELSE RAISE_ERROR(CONCAT(
+    'The export lacks a merge key: one of ', ARRAY_JOIN(key_names, ', '), '. Nothing was exported.'
+  ))
+END;
+
+SET VAR changes = CONCAT(
+  ' FROM TABLE_CHANGES(:source_table, ', CAST(from_version + 1 AS STRING), ', ', CAST(source_version AS STRING), ')'
+);
+
+SET VAR export_query = CASE
+  WHEN NOT has_changes_only THEN rows_now
+  WHEN export_mode = 'compare' AND NOT has_deletes THEN CONCAT(rows_now, ' EXCEPT ALL ', rows_then)
+  WHEN export_mode = 'compare'
+    THEN CONCAT(
+      'SELECT *, FALSE AS data_share_deleted FROM (', rows_now, ' EXCEPT ALL ', rows_then, ') AS changed',
+      ' UNION ALL SELECT *, TRUE AS data_share_deleted FROM (', rows_then, ') AS gone LEFT ANTI JOIN (', rows_now,
+      ') AS kept ON ',
+      ARRAY_JOIN(
+        TRANSFORM(key_names, k -> REPLACE('gone.{} = kept.{}', '{}', '`' || REPLACE(k, '`', '``') || '`')), ' AND '
+      )
+    )
+  WHEN load_mode = 'append'
+    THEN CONCAT(
+      'SELECT ', selected, changes, COALESCE(NULLIF(chosen_rows, ''), ' WHERE TRUE'), ' AND _change_type = "insert"'
+    )
+  ELSE CONCAT(
+    'SELECT ', ARRAY_JOIN(TRANSFORM(exported, c -> '`' || REPLACE(c['alias'], '`', '``') || '`'), ', '),
+    CASE WHEN has_deletes THEN ', data_share_deleted' ELSE '' END,
+    ' FROM (SELECT ', selected, ', _change_type IN ("delete", "update_preimage")',
+    CASE WHEN condition = '' THEN '' ELSE CONCAT(' OR NOT COALESCE((', condition, '), FALSE)') END,
+    ' AS data_share_deleted, ROW_NUMBER() OVER (PARTITION BY ', ARRAY_JOIN(keys, ', '),
+    ' ORDER BY _commit_version DESC, _change_type IN ("insert", "update_postimage") DESC) AS data_share_rank',
+    changes, ') AS ranked WHERE data_share_rank = 1',
+    CASE WHEN has_deletes THEN '' ELSE ' AND NOT data_share_deleted' END
+  )
+END;
+
+-- How many rows the target must have afterwards. If nothing compares the two numbers, because the target keeps rows
+-- that the source lacks, then a repeated key must be found here: of two rows that have it, one may not have changed.
+SET VAR statement = CASE
+  WHEN NOT has_changes_only THEN 'SELECT CAST(NULL AS BIGINT), CAST(0 AS BIGINT) WHERE :source_table IS NOT NULL'
+  ELSE CONCAT(
+    'SELECT COUNT(*), ',
+    CASE
+      WHEN has_deletes OR SIZE(keys) = 0 THEN 'CAST(0 AS BIGINT)'
+      ELSE CONCAT('COUNT(*) - COUNT(DISTINCT ', ARRAY_JOIN(keys, ', '), ')')
+    END,
+    ' FROM IDENTIFIER(:source_table)', at_version, chosen_rows
+  )
+END;
+
+EXECUTE IMMEDIATE statement INTO source_rows, repeated_keys USING source_table AS source_table;
+
+SET VAR source_rows = CASE
+  WHEN repeated_keys = 0 THEN source_rows
+  ELSE RAISE_ERROR(CONCAT(
+    'The merge keys ', ARRAY_JOIN(key_names, ', '), ' do not identify the rows of the source: ',
+    CAST(repeated_keys AS STRING), ' rows have a key that another row has, or none. Nothing was exported.'
+  ))
+END;
 
 -- Without an export, a query whose result nobody reads.
 SET VAR statement = CASE
@@ -420,6 +543,8 @@ SET VAR statement = CONCAT(
 
 EXECUTE IMMEDIATE statement INTO counted_rows, counted_files, proofs USING source_table AS source_table;
 
+SET VAR source_rows = COALESCE(source_rows, counted_rows);
+
 SET VAR column_types = TO_JSON(ZIP_WITH(
   ZIP_WITH(names, types, (n, t) -> MAP('name', n, 'type', t)),
   proofs,
@@ -432,12 +557,14 @@ SET VAR statement = CONCAT(
   ' :file_count AS file_count, :column_types AS column_types, :source_choice AS source_choice,',
   ' :source_condition AS source_condition, :columns_that_stay AS columns_that_stay,',
   ' :source_table_id AS source_table_id, :source_version AS source_version,',
-  ' :source_committed_at AS source_committed_at, CAST(NULL AS BIGINT) AS from_version, :export_mode AS export_mode,',
-  ' :export_reason AS export_reason, :row_count AS source_rows, CURRENT_TIMESTAMP() AS exported_at'
+  ' :source_committed_at AS source_committed_at, :source_has_feed AS source_has_feed, :from_version AS from_version,',
+  ' :export_mode AS export_mode, :export_reason AS export_reason, :source_rows AS source_rows,',
+  ' CURRENT_TIMESTAMP() AS exported_at'
 );
 
 EXECUTE IMMEDIATE statement
 USING run_key AS run_key, dataset AS dataset, source_table AS source_table, counted_rows AS row_count,
 counted_files AS file_count, column_types AS column_types, source AS source_choice, condition AS source_condition,
 columns_that_stay AS columns_that_stay, source_table_id AS source_table_id, source_version AS source_version,
-source_committed_at AS source_committed_at, export_mode AS export_mode, export_reason AS export_reason;
+source_committed_at AS source_committed_at, source_has_feed AS source_has_feed, from_version AS from_version,
+export_mode AS export_mode, export_reason AS export_reason, source_rows AS source_rows;

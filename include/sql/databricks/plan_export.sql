@@ -1,20 +1,25 @@
--- Plans an export: pins the version of the source, and says whether anything is new since the version that was
--- published last. The tasks of the export job that follow, and Airflow, read the row that this returns.
+-- Plans an export: pins the version of the source, and says what is to be exported since the version that was published
+-- last. The tasks of the export job that follow, and Airflow, read the row that this returns.
 --
 -- Inputs (named parameter markers, filled by the export job from its job parameters):
 --   :source_table   Unity Catalog name of the table to export, in backticks where needed
 --   :published      empty, or JSON with what Airflow knows of the last publish (see plugins/data_share/watermark.py):
---                   version, committed_at and table_id of the source as this file returned them then; or full_because,
---                   the reason why everything is to be exported; and pinned, false for a source without versions.
+--                   version, committed_at, table_id and has_feed of the source as this file returned them then; or
+--                   full_because, the reason why everything is to be exported; pinned, false for a source without
+--                   versions; increment.load, merge or append, if only changes are to be exported where that is
+--                   possible; or no_increment_because, the reason why not this time.
 --   :mode           empty to export, or describe
 --
 -- Returns one row of texts, without NULL:
---   export_mode     nothing: the source has what was published last, so the export is left out. full: all rows are
---                   exported. describe: an export of all rows is described.
+--   export_mode     nothing: the source has what was published last, so the export is left out. feed: the changes are
+--                   read from the change data feed. compare: they are found by comparing the two versions. full: all
+--                   rows are exported. describe: an export of all rows is described.
 --   export_reason   why, for people
 --   to_version      the version of the source to read; empty if the source has none that can be read
---   committed_at    when this version was committed, in microseconds since 1970; empty without a version
+--   from_version    the version that was published last; empty unless changes are exported
+--   committed_at    when to_version was committed, in microseconds since 1970; empty without a version
 --   table_id        what differs when a table is dropped and made again under its name; empty without a version
+--   has_feed        true if the change data feed is known to be on in to_version; else empty
 --
 -- Only a Delta table has versions. Of a table with a row filter or a column mask, Databricks shows neither the history
 -- nor earlier versions (error condition ROW_LEVEL_SECURITY_COLUMN_MASK_FEATURE_NOT_SUPPORTED); policies that are set
@@ -24,6 +29,15 @@
 -- below, or that its writer does not name, counts as a change. The history is complete only if it has each version
 -- since: Databricks deletes its entries after 30 days. A table that was dropped and made again counts from 0 again: so
 -- the time of the published version must be the same too.
+--
+-- Whether the change data feed is on, only the history tells: an entry that sets the property, or one whose commit has
+-- written change files. It stays on until an entry sets it otherwise, or may. What the history once told is remembered
+-- with the published version, as the entry may be gone by now.
+--
+-- Changes are exported only if the columns are the same, if VACUUM cannot have removed files that have them, and if
+-- they are at most a third of the rows: beyond that, all rows are cheaper. Databricks reads no version that is older
+-- than delta.deletedFileRetentionDuration, a week by default. An append has only rows to add: of any other change, and
+-- where the changes cannot be told, it is refused, as an export of all rows would add them again.
 --
 -- As in export_dataset.sql, EXECUTE IMMEDIATE has a variable for each bound value.
 
@@ -47,7 +61,33 @@ DECLARE OR REPLACE VARIABLE committed_at STRING;
 DECLARE OR REPLACE VARIABLE published_committed_at STRING;
 DECLARE OR REPLACE VARIABLE versions_since BIGINT;
 DECLARE OR REPLACE VARIABLE changes_since BIGINT;
+DECLARE OR REPLACE VARIABLE without_changes STRING;
+DECLARE OR REPLACE VARIABLE of_rows STRING;
+DECLARE OR REPLACE VARIABLE of_columns STRING;
+DECLARE OR REPLACE VARIABLE column_changes_since BIGINT;
+DECLARE OR REPLACE VARIABLE vacuums_since BIGINT;
+DECLARE OR REPLACE VARIABLE feed_set_at BIGINT;
+DECLARE OR REPLACE VARIABLE feed_reset_at BIGINT;
 DECLARE OR REPLACE VARIABLE full_because STRING;
+DECLARE OR REPLACE VARIABLE load_mode STRING;
+DECLARE OR REPLACE VARIABLE since STRING;
+DECLARE OR REPLACE VARIABLE had_feed BOOLEAN;
+DECLARE OR REPLACE VARIABLE has_feed BOOLEAN;
+DECLARE OR REPLACE VARIABLE may_read_feed BOOLEAN;
+DECLARE OR REPLACE VARIABLE may_read_published BOOLEAN;
+DECLARE OR REPLACE VARIABLE columns_then STRING;
+DECLARE OR REPLACE VARIABLE columns_now STRING;
+DECLARE OR REPLACE VARIABLE rows_then BIGINT;
+DECLARE OR REPLACE VARIABLE rows_now BIGINT;
+DECLARE OR REPLACE VARIABLE no_changes_because STRING;
+DECLARE OR REPLACE VARIABLE rows_in_feed BIGINT;
+DECLARE OR REPLACE VARIABLE others_in_feed BIGINT;
+DECLARE OR REPLACE VARIABLE is_comparable BOOLEAN;
+DECLARE OR REPLACE VARIABLE may_compare BOOLEAN;
+DECLARE OR REPLACE VARIABLE rows_changed BIGINT;
+DECLARE OR REPLACE VARIABLE rows_gone BIGINT;
+DECLARE OR REPLACE VARIABLE decision STRING;
+DECLARE OR REPLACE VARIABLE reason STRING;
 
 -- \z matches only the end of the text; $ would allow a line feed after it.
 SET VAR source_table = CASE
@@ -115,26 +155,55 @@ SET VAR no_version_because = CASE
   WHEN policies > 0 THEN 'the source has a row filter or a column mask'
 END;
 
+-- Operations that change no row; those that change rows, but neither columns nor properties; and those of columns.
+SET VAR without_changes = CONCAT(
+  '"OPTIMIZE", "VACUUM START", "VACUUM END", "COMPUTE STATS", "ANALYZE", "CLUSTER BY", "SET TBLPROPERTIES", ',
+  '"UNSET TBLPROPERTIES", "ADD CONSTRAINT", "DROP CONSTRAINT"'
+);
+
+SET VAR of_rows = '"WRITE", "STREAMING UPDATE", "COPY INTO", "DELETE", "TRUNCATE", "UPDATE", "MERGE"';
+
+SET VAR of_columns = CONCAT(
+  '"ADD COLUMNS", "CHANGE COLUMN", "CHANGE COLUMNS", "RENAME COLUMN", "DROP COLUMNS", "REPLACE COLUMNS"'
+);
+
+-- VACUUM removes the files that were superseded longer ago than the time that it keeps.
 SET VAR statement = CASE
   WHEN no_version_because IS NULL
     THEN CONCAT(
       'SELECT MAX(version), MAX_BY(CAST(UNIX_MICROS(timestamp) AS STRING), version),',
       ' MAX(CASE WHEN version = :published_version THEN CAST(UNIX_MICROS(timestamp) AS STRING) END),',
       ' COUNT(CASE WHEN version > :published_version THEN 1 END),',
-      ' COUNT(CASE WHEN version > :published_version AND COALESCE(operation NOT IN ("OPTIMIZE", "VACUUM START",',
-      ' "VACUUM END", "COMPUTE STATS", "ANALYZE", "CLUSTER BY", "SET TBLPROPERTIES", "UNSET TBLPROPERTIES",',
-      ' "ADD CONSTRAINT", "DROP CONSTRAINT"), TRUE) THEN 1 END)',
-      ' FROM (DESCRIBE HISTORY IDENTIFIER(:source_table))'
+      ' COUNT(CASE WHEN version > :published_version AND COALESCE(operation NOT IN (', without_changes, '), TRUE)',
+      ' THEN 1 END), COUNT(CASE WHEN version > :published_version AND COALESCE(operation NOT IN (', without_changes,
+      ', ', of_rows, '), TRUE) THEN 1 END),',
+      ' COUNT(CASE WHEN version > :published_version AND operation = "VACUUM START" AND COALESCE(superseded_at <=',
+      ' UNIX_MICROS(timestamp) - 1000 * CAST(COALESCE(TRY_ELEMENT_AT(operationParameters, "specifiedRetentionMillis"),',
+      ' TRY_ELEMENT_AT(operationParameters, "defaultRetentionMillis")) AS BIGINT), TRUE) THEN 1 END),',
+      ' MIN(CASE WHEN sets_feed AND version > feed_reset_at THEN version END), MAX(feed_reset_at)',
+      ' FROM (SELECT *, MIN(CASE WHEN version > :published_version THEN UNIX_MICROS(timestamp) END) OVER ()',
+      ' AS superseded_at, COALESCE(MAX(CASE WHEN NOT sets_feed AND (names_feed OR COALESCE(operation NOT IN (',
+      without_changes, ', ', of_rows, ', ', of_columns, '), TRUE)) THEN version END) OVER (), -1) AS feed_reset_at',
+      ' FROM (SELECT *, LOWER(TO_JSON(operationParameters)) LIKE "%delta.enablechangedatafeed%" AS names_feed,',
+      ' LOWER(TO_JSON(operationParameters)) RLIKE "delta[.]enablechangedatafeed[^a-z]*true"',
+      ' OR COALESCE(CAST(TRY_ELEMENT_AT(operationMetrics, "numAddedChangeFiles") AS BIGINT), 0) > 0',
+      ' OR COALESCE(CAST(TRY_ELEMENT_AT(operationMetrics, "numTargetChangeFilesAdded") AS BIGINT), 0) > 0 AS sets_feed',
+      ' FROM (DESCRIBE HISTORY IDENTIFIER(:source_table))))'
     )
   ELSE CONCAT(
-    'SELECT CAST(NULL AS BIGINT), CAST(NULL AS STRING), CAST(NULL AS STRING), CAST(0 AS BIGINT), CAST(0 AS BIGINT)',
+    'SELECT CAST(NULL AS BIGINT), CAST(NULL AS STRING), CAST(NULL AS STRING), CAST(0 AS BIGINT), CAST(0 AS BIGINT),',
+    ' CAST(0 AS BIGINT), CAST(0 AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT)',
     ' WHERE CONCAT(:source_table, CAST(:published_version AS STRING)) IS NOT NULL'
   )
 END;
 
-EXECUTE IMMEDIATE statement INTO to_version, committed_at, published_committed_at, versions_since, changes_since
+EXECUTE IMMEDIATE statement INTO to_version, committed_at, published_committed_at, versions_since, changes_since,
+column_changes_since, vacuums_since, feed_set_at, feed_reset_at
 USING source_table AS source_table, published_version AS published_version;
 
+SET VAR since = CONCAT(' since version ', CAST(published_version AS STRING));
+
+-- Why no version can be compared with the published one.
 SET VAR full_because = CASE
   WHEN no_version_because IS NOT NULL THEN no_version_because
   WHEN GET_JSON_OBJECT(published, '$.full_because') IS NOT NULL THEN GET_JSON_OBJECT(published, '$.full_because')
@@ -148,12 +217,163 @@ SET VAR full_because = CASE
   WHEN
     published_committed_at IS DISTINCT FROM GET_JSON_OBJECT(published, '$.committed_at')
     THEN 'the source was dropped and made again'
-  WHEN changes_since > 0 THEN CONCAT('the source has changed since version ', CAST(published_version AS STRING))
 END;
 
+-- How changes are loaded; NULL if there are none, or if only all rows may be exported.
+SET VAR load_mode = CASE
+  WHEN full_because IS NULL AND changes_since > 0 AND GET_JSON_OBJECT(published, '$.no_increment_because') IS NULL
+    THEN GET_JSON_OBJECT(published, '$.increment.load')
+END;
+
+SET VAR had_feed = COALESCE(
+  full_because IS NULL AND GET_JSON_OBJECT(published, '$.has_feed') = 'true' AND feed_reset_at <= published_version,
+  FALSE
+);
+
+SET VAR has_feed = (had_feed OR feed_set_at IS NOT NULL);
+
+SET VAR may_read_feed = (
+  load_mode IS NOT NULL
+  AND vacuums_since = 0
+  AND (had_feed OR COALESCE(feed_set_at <= published_version + 1, FALSE))
+);
+
+-- An hour less than a week, as the export reads the version later.
+SET VAR may_read_published = (
+  load_mode IS NOT NULL
+  AND vacuums_since = 0
+  AND UNIX_MICROS(CURRENT_TIMESTAMP()) - CAST(published_committed_at AS BIGINT) < 601200000000
+);
+
+-- An outer join that matches nothing returns the columns without reading a row.
+SET VAR statement = CASE
+  WHEN load_mode IS NOT NULL
+    THEN CONCAT(
+      'SELECT (SELECT TYPEOF(STRUCT(origin.*)) FROM (SELECT 1) AS nothing LEFT OUTER JOIN IDENTIFIER(:source_table)',
+      ' VERSION AS OF ', CAST(to_version AS STRING), ' AS origin ON FALSE),',
+      ' (SELECT COUNT(*) FROM IDENTIFIER(:source_table) VERSION AS OF ', CAST(to_version AS STRING), ')'
+    )
+  ELSE 'SELECT CAST(NULL AS STRING), CAST(NULL AS BIGINT) WHERE :source_table IS NOT NULL'
+END;
+
+EXECUTE IMMEDIATE statement INTO columns_now, rows_now USING source_table AS source_table;
+
+SET VAR statement = CASE
+  WHEN may_read_published
+    THEN CONCAT(
+      'SELECT (SELECT TYPEOF(STRUCT(origin.*)) FROM (SELECT 1) AS nothing LEFT OUTER JOIN IDENTIFIER(:source_table)',
+      ' VERSION AS OF ', CAST(published_version AS STRING), ' AS origin ON FALSE),',
+      ' (SELECT COUNT(*) FROM IDENTIFIER(:source_table) VERSION AS OF ', CAST(published_version AS STRING), ')'
+    )
+  ELSE 'SELECT CAST(NULL AS STRING), CAST(NULL AS BIGINT) WHERE :source_table IS NOT NULL'
+END;
+
+EXECUTE IMMEDIATE statement INTO columns_then, rows_then USING source_table AS source_table;
+
+-- Why no changes are exported; NULL as long as they may be.
+SET VAR no_changes_because = CASE
+  WHEN load_mode IS NULL
+    THEN CONCAT(
+      'the source has changed', since,
+      COALESCE(CONCAT(', and ', GET_JSON_OBJECT(published, '$.no_increment_because')), '')
+    )
+  WHEN
+    columns_then <> columns_now OR (columns_then IS NULL AND column_changes_since > 0)
+    THEN CONCAT('the columns of the source may have changed', since)
+  WHEN
+    LOWER(columns_now) LIKE '%data_share_deleted%'
+    THEN 'the source has a column of the name data_share_deleted, by which an export of changes marks deleted rows'
+  WHEN vacuums_since > 0 THEN CONCAT('VACUUM may have removed files that changed', since)
+  WHEN NOT may_read_feed AND NOT may_read_published
+    THEN CONCAT(
+      'the change data feed is not known to be on', since,
+      ', and Databricks reads no versions that are older than a week'
+    )
+END;
+
+SET VAR statement = CASE
+  WHEN no_changes_because IS NULL AND may_read_feed
+    THEN CONCAT(
+      'SELECT COUNT(CASE WHEN _change_type <> "update_preimage" THEN 1 END),',
+      ' COUNT(CASE WHEN _change_type <> "insert" THEN 1 END) FROM TABLE_CHANGES(:source_table, ',
+      CAST(published_version + 1 AS STRING), ', ', CAST(to_version AS STRING), ')'
+    )
+  ELSE 'SELECT CAST(NULL AS BIGINT), CAST(NULL AS BIGINT) WHERE :source_table IS NOT NULL'
+END;
+
+EXECUTE IMMEDIATE statement INTO rows_in_feed, others_in_feed USING source_table AS source_table;
+
+-- Two versions are compared if there is no feed, or if it has too much, as that of a table which is overwritten each
+-- night. EXCEPT compares no maps and no variants.
+SET VAR is_comparable = (NOT LOWER(columns_now) RLIKE '[:<](map<|variant|geometry|geography|interval)');
+
+SET VAR may_compare = (
+  no_changes_because IS NULL
+  AND may_read_published
+  AND is_comparable
+  AND NOT COALESCE(CASE load_mode WHEN 'append' THEN others_in_feed = 0 ELSE rows_in_feed * 3 <= rows_now END, FALSE)
+);
+
+SET VAR statement = CASE
+  WHEN may_compare
+    THEN CONCAT(
+      'SELECT COUNT(*) FROM (SELECT * FROM IDENTIFIER(:source_table) VERSION AS OF ', CAST(to_version AS STRING),
+      ' EXCEPT ALL SELECT * FROM IDENTIFIER(:source_table) VERSION AS OF ', CAST(published_version AS STRING), ')'
+    )
+  ELSE 'SELECT CAST(NULL AS BIGINT) WHERE :source_table IS NOT NULL'
+END;
+
+EXECUTE IMMEDIATE statement INTO rows_changed USING source_table AS source_table;
+
+-- The other rows of the later version were in the published one too.
+SET VAR rows_gone = rows_then - (rows_now - rows_changed);
+
+SET VAR decision = CASE
+  WHEN full_because IS NOT NULL THEN 'full'
+  WHEN changes_since = 0 OR rows_in_feed = 0 OR rows_changed + rows_gone = 0 THEN 'nothing'
+  WHEN no_changes_because IS NOT NULL THEN 'full'
+  WHEN load_mode = 'append' AND others_in_feed = 0 THEN 'feed'
+  WHEN load_mode = 'append' AND rows_gone = 0 THEN 'compare'
+  WHEN load_mode = 'merge' AND rows_in_feed * 3 <= rows_now THEN 'feed'
+  WHEN load_mode = 'merge' AND GREATEST(rows_changed, rows_gone) * 3 <= rows_now THEN 'compare'
+  ELSE 'full'
+END;
+
+SET VAR reason = CASE decision
+  WHEN 'nothing' THEN CONCAT('nothing new', since)
+  WHEN 'feed' THEN CONCAT('the change data feed has ', CAST(rows_in_feed AS STRING), ' changes', since)
+  WHEN 'compare' THEN CONCAT(CAST(GREATEST(rows_changed, rows_gone) AS STRING), ' rows have changed', since)
+  ELSE COALESCE(
+    full_because,
+    no_changes_because,
+    CASE
+      WHEN load_mode = 'append' AND COALESCE(rows_gone, others_in_feed) > 0
+        THEN CONCAT('rows of the source were changed or deleted', since)
+      WHEN rows_changed IS NULL AND rows_in_feed IS NULL
+        THEN 'the source has a column of a type that cannot be compared, and its change data feed is not known to be on'
+      ELSE CONCAT('more than a third of the rows have changed', since)
+    END
+  )
+END;
+
+SET VAR reason = CASE
+  WHEN
+    decision = 'full'
+    AND :mode <> 'describe'
+    AND published_version >= 0
+    AND GET_JSON_OBJECT(published, '$.increment.load') = 'append'
+    THEN RAISE_ERROR(CONCAT(
+      'An append adds only new rows, and it cannot be told which these are: ', reason, '. Nothing was exported.'
+    ))
+  ELSE reason
+END;
+
+-- The names that other tasks refer to.
 SELECT
-  CASE WHEN :mode = 'describe' THEN 'describe' WHEN full_because IS NULL THEN 'nothing' ELSE 'full' END AS export_mode,
-  COALESCE(full_because, CONCAT('nothing new since version ', CAST(published_version AS STRING))) AS export_reason,
+  reason AS export_reason,
   COALESCE(CAST(to_version AS STRING), '') AS to_version,
   COALESCE(committed_at, '') AS committed_at,
-  COALESCE(CASE WHEN to_version IS NOT NULL THEN table_id END, '') AS table_id;
+  CASE WHEN :mode = 'describe' THEN 'describe' ELSE decision END AS export_mode,
+  CASE WHEN decision IN ('feed', 'compare') THEN CAST(published_version AS STRING) ELSE '' END AS from_version,
+  COALESCE(CASE WHEN to_version IS NOT NULL THEN table_id END, '') AS table_id,
+  CASE WHEN has_feed AND to_version IS NOT NULL THEN 'true' ELSE '' END AS has_feed;

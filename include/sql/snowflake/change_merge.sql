@@ -1,20 +1,23 @@
--- Load mode merge: updates target rows whose keys are staged, inserts the other staged rows and, with delete_missing,
--- deletes target rows whose keys are not staged. Part of publish.sql.
--- Without delete_missing, the target keeps its old rows: check_visible.sql needs their number from before the change.
+-- Load mode merge: updates the target rows whose keys are staged with other values, inserts the other staged rows, and
+-- deletes those that are staged as deleted. With delete_missing, and all rows staged, it deletes target rows whose keys
+-- are not staged. Part of publish.sql.
 
-{% if not sync.dataset.delete_missing -%}
-{% include 'count_before.sql' %}
-
-{% endif -%}
+{% set assignments = sync.assignments('staging') -%}
+{% set different = sync.differs('target', 'staging') -%}
+{% set deleted = 'staging.' ~ identifier(sync.deleted) -%}
 MERGE INTO {{ sync.dataset.target }} AS target
 USING {{ sync.staging_table }} AS staging
   ON {{ sync.same_keys('target', 'staging') }}
-{%- if sync.assignments('staging') %}
-WHEN MATCHED THEN UPDATE SET {{ sync.assignments('staging') }}
+{%- if sync.has_deletes %}
+WHEN MATCHED AND {{ deleted }} THEN DELETE
 {%- endif %}
-WHEN NOT MATCHED THEN INSERT ({{ sync.columns() }}) VALUES ({{ sync.columns('staging') }});
+{%- if assignments %}
+WHEN MATCHED{{ ' AND (' ~ different ~ ')' if different }} THEN UPDATE SET {{ assignments }}
+{%- endif %}
+WHEN NOT MATCHED{{ ' AND NOT ' ~ deleted if sync.has_deletes }} THEN
+  INSERT ({{ sync.columns() }}) VALUES ({{ sync.columns('staging') }});
 
-{% if sync.dataset.delete_missing -%}
+{% if sync.dataset.delete_missing and not sync.is_increment -%}
 DELETE FROM {{ sync.dataset.target }}
 WHERE
   -- NOT EXISTS also deletes rows whose key is NULL; NOT IN would keep them.

@@ -1,6 +1,7 @@
 -- Checks the staged rows. Returns a row for each check: its name, its condition, the remedy, and 1 for passed or 0 for
 -- failed; and beside each row the same checksums of the staged values, see check_values.sql.
 -- A condition must hold for each row or, with aggregates, for the whole table. NULL is not true: it fails the check.
+-- Of an increment, it must hold for the rows that are there, and with aggregates for the target as it will be.
 --
 -- The lists below are the checks of every sync; no check of a dataset may have one of their names.
 -- reconciliation: the manifest, the answer of COPY INTO and the staging table must agree, so the loaded rows are the
@@ -11,10 +12,12 @@
 
 {% set loaded = sync.loaded -%}
 {% set limit = sync.dataset.max_row_change_percent -%}
+{% set rows_then = 'COALESCE(source_rows, rows_exported)' if sync.dataset.incremental else 'rows_exported' -%}
+{% set rows_now = 'MAX(rows_of_source)' if sync.is_increment else 'COUNT(*)' -%}
 {% set last =
-  '(SELECT NULLIF(MAX_BY(rows_exported, published_at), 0) FROM ' ~ share.ledger_table ~
+  '(SELECT NULLIF(MAX_BY(' ~ rows_then ~ ', published_at), 0) FROM ' ~ share.ledger_table ~
   " WHERE dataset = '" ~ sync.dataset.name ~ "')" -%}
-{% set change = 'COALESCE(ABS(COUNT(*) - ' ~ last ~ ') * 100 <= ' ~ limit ~ ' * ' ~ last ~ ', TRUE)' -%}
+{% set change = 'COALESCE(ABS(' ~ rows_now ~ ' - ' ~ last ~ ') * 100 <= ' ~ limit ~ ' * ' ~ last ~ ', TRUE)' -%}
 {% set files_changed = 'Files of the export were lost, added or changed on the share: find out who else writes to ' ~
   'the bucket, and start a new sync, without reload_run_key.' -%}
 {% set accept = 'If the source is right, start the sync again with accept_row_change: true.' -%}
@@ -34,12 +37,18 @@ SELECT
   {{ 'sums.*' if loaded.proofs }}
 FROM (
   {% for name, condition, what_to_do in reconciliation + row_change + sync.dataset.checks_with_advice -%}
+  {% set rows = sync.staging_table -%}
+  {% if loop.index0 >= (reconciliation + row_change) | length -%}
+  {% set rows = sync.checked_rows(name, condition) -%}
+  {% elif sync.is_increment and loop.index0 >= reconciliation | length -%}
+  {% set rows = '(SELECT ' ~ loaded.source_rows | int ~ ' AS rows_of_source)' -%}
+  {% endif -%}
   SELECT
     {{ name | sql_string }} AS check_name,
     {{ condition | sql_string }} AS condition,
     {{ what_to_do | sql_string }} AS what_to_do,
     COALESCE(MIN(check_result), 1) AS check_result
-  FROM (SELECT CASE WHEN {{ condition }} THEN 1 ELSE 0 END AS check_result FROM {{ sync.staging_table }})
+  FROM (SELECT CASE WHEN {{ condition }} THEN 1 ELSE 0 END AS check_result FROM {{ rows }})
   {%- if not loop.last %}
   UNION ALL
   {% endif %}

@@ -3,8 +3,9 @@
 --
 -- If a row access policy hides rows from the loader, or a masking policy changes merge keys, MERGE inserts rows again
 -- that it does not see. So each staged key of a merge must be found in the target, at least once (people may have
--- inserted a key twice), and in each load mode no row may be missing. More rows than expected are accepted: others may
--- insert at the same time.
+-- inserted a key twice), and none that is staged as deleted; and in each load mode no row may be missing. More rows
+-- than expected are accepted: others may insert at the same time. But after an increment that deletes rows too, the
+-- target must have as many rows as the source has in this version: else it was not as this increment needs it.
 --
 -- The first statement stores the counts, the second one compares only these: in a statement that reads a table with
 -- policies, Snowflake may redact the message of an error. The message is a text that TO_NUMBER cannot convert, so the
@@ -23,7 +24,8 @@ SET
     FROM {{ sync.staging_table }}
     WHERE
       {{ '' if sync.load_mode.has_keys else 'FALSE AND ' -}}
-      NOT EXISTS (
+      {{ identifier(sync.deleted) ~ ' = ' if sync.has_deletes else 'NOT ' -}}
+      EXISTS (
         SELECT 1
         FROM {{ sync.dataset.target }}
         WHERE {{ sync.same_keys(sync.dataset.target_name, sync.staging_table.split('.') | last) or 'FALSE' }}
@@ -31,20 +33,19 @@ SET
   )
 WHERE {{ sync.lock_condition }};
 
-{% set kept = 'rows_before + ' -%}
-{% if not sync.load_mode.keeps_rows -%}
-{% set kept = '' -%}
-{% elif sync.dataset.delete_missing -%}
-{% set kept = 'rows_updated + ' -%}
+{% set needed = 'rows_inserted' -%}
+{% if sync.has_deletes -%}
+{% set needed = sync.loaded.source_rows | int | string -%}
+{% elif sync.load_mode.keeps_rows -%}
+{% set needed = 'rows_before - rows_deleted + rows_inserted' -%}
 {% endif -%}
-{% set needed = kept ~ 'rows_inserted' -%}
 
 UPDATE {{ sync.lock_table }}
 SET
   rows_after = rows_after + TO_NUMBER(
     CASE
       WHEN rows_after IS NULL THEN '0'
-      WHEN keys_missing = 0 AND rows_after >= {{ needed }} THEN '0'
+      WHEN keys_missing = 0 AND rows_after {{ '=' if sync.has_deletes else '>=' }} {{ needed }} THEN '0'
       ELSE {{ sync.rows_hidden | sql_string }} || keys_missing || ', ' || rows_after || ' of ' || ({{ needed }})
     END
   )

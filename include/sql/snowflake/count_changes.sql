@@ -1,29 +1,42 @@
--- Counts the rows that publishing will insert, update and delete in the target. Part of publish.sql; a dry run runs
--- only this statement. It has no final semicolon, as publish.sql puts it in brackets:
+-- Counts the rows that publishing will insert, update and delete in the target, and those that it has now. A row that
+-- is staged as it is in the target is not updated. Part of publish.sql; a dry run runs only this statement. It has no
+-- final semicolon, as publish.sql puts it in brackets:
 -- sqlfluff:rules:convention.terminator:require_final_semicolon:False
+
+{% set different = sync.differs('target', 'staging') or 'TRUE' -%}
+{% set is_there = 'NOT staging.' ~ identifier(sync.deleted) if sync.has_deletes else 'TRUE' -%}
 
 {% if sync.is_dry_run and sync.loaded.created_columns -%}
 -- The first sync would create the target: all rows are new.
 SELECT
   staged.total AS rows_inserted,
   0 AS rows_updated,
-  0 AS rows_deleted
+  0 AS rows_deleted,
+  0 AS rows_before
 FROM (SELECT COUNT(*) AS total FROM {{ sync.staging_table }}) AS staged
 {%- else -%}
 SELECT
   staged.total{{ ' - matched.total' if sync.load_mode.has_keys }} AS rows_inserted,
-  {% if sync.load_mode.has_keys -%}
-  known.total AS rows_updated,
-  {{ 'present.total - known.total' if sync.dataset.delete_missing else '0' }} AS rows_deleted
-  {%- else -%}
+  {% if not sync.load_mode.has_keys -%}
   0 AS rows_updated,
-  {{ '0' if sync.load_mode.keeps_rows else 'present.total' }} AS rows_deleted
-  {%- endif %}
-FROM (SELECT COUNT(*) AS total FROM {{ sync.staging_table }}) AS staged
+  {{ '0' if sync.load_mode.keeps_rows else 'present.total' }} AS rows_deleted,
+  {% else -%}
+  known.different AS rows_updated,
+  {% if sync.is_increment -%}
+  known.gone AS rows_deleted,
+  {% else -%}
+  {{ 'present.total - known.total' if sync.dataset.delete_missing else '0' }} AS rows_deleted,
+  {% endif -%}
+  {% endif -%}
+  present.total AS rows_before
+FROM (SELECT COUNT(*) AS total FROM {{ sync.staged_rows }} AS staging) AS staged
 CROSS JOIN (SELECT COUNT(*) AS total FROM {{ sync.dataset.target }}) AS present
 {%- if sync.load_mode.has_keys %}
 CROSS JOIN (
-  SELECT COUNT(*) AS total
+  SELECT
+    COUNT(*) AS total,
+    COUNT(CASE WHEN {{ is_there }} AND ({{ different }}) THEN 1 END) AS different,
+    COUNT(CASE WHEN NOT ({{ is_there }}) THEN 1 END) AS gone
   FROM {{ sync.dataset.target }} AS target
   INNER JOIN {{ sync.staging_table }} AS staging
     ON {{ sync.same_keys('target', 'staging') }}
@@ -36,6 +49,7 @@ CROSS JOIN (
     FROM {{ sync.dataset.target }} AS target
     INNER JOIN {{ sync.staging_table }} AS staging
       ON {{ sync.same_keys('target', 'staging') }}
+    WHERE {{ is_there }}
   ) AS known_keys
 ) AS matched
 {%- endif %}

@@ -26,7 +26,8 @@ SELECT
   locked.target_schema AS lock_target_schema,
   locked.target_name AS lock_target_name,
   locked.dataset AS lock_dataset,
-  locked.run_key AS lock_run_key
+  locked.run_key AS lock_run_key,
+  locked.export_path AS lock_export_path
 FROM (
   -- One row, whatever COPY has found.
   SELECT
@@ -36,6 +37,12 @@ FROM (
     MAX(row_count) AS row_count,
     MAX(file_count) AS file_count,
     MAX(column_types) AS column_types,
+    {% if sync.dataset.incremental -%}
+    MAX(export_mode) AS export_mode,
+    MAX(from_version) AS from_version,
+    MAX(source_version) AS source_version,
+    MAX(source_rows) AS source_rows,
+    {% endif -%}
     MAX(staged_at) AS staged_at
   FROM {{ sync.new_staging_manifest }}
 ) AS manifest

@@ -12,9 +12,11 @@
 -- To refuse a publish, a statement sets the run key to NULL: the column is NOT NULL, so the statement fails, and
 -- Snowflake rolls the transaction back. The first statement refuses if another dataset owns the target, if a sync that
 -- was staged later is published already, or if this export of this run is (load mode append: if this run or this
--- export is). The second statement, before the target changes, refuses an export that the ledger has already, and a
--- staging table whose row count is not that of the copy. The INSERT into the ledger compares the staging table again,
--- as somebody may have changed it in between.
+-- export is). It refuses an increment if the target has not the version of the source that it starts from, and an
+-- append of all rows, by a dataset that otherwise adds increments, to a target that has some. The second statement,
+-- before the target changes, refuses an export that the ledger has already, a staging table whose row count is not that
+-- of the copy, and an increment without deletions if the target has fewer rows than the last publish has left. The
+-- INSERT into the ledger compares the staging table again, as somebody may have changed it in between.
 --
 -- The tables of an earlier version lack columns. Then one of the first two statements fails, as they name these
 -- columns, before the target changes. The step adds the columns of the lock table and runs this file again; and once
@@ -23,6 +25,7 @@
 {% set run = sync.key -%}
 {% set path = sync.loaded.export_path -%}
 {% set or_and = 'AND' if sync.load_mode.is_repeatable else 'OR' -%}
+{% set counts_on_rows = sync.is_increment and not sync.has_deletes -%}
 {# Columns that tables of an earlier version lack: of the lock row, of the manifest, and of the ledger, with values. -#}
 {% set locked_choice = columns_of_version | list if sync.tables_are_current else [] -%}
 {% set choice = ['source_choice', 'source_condition'] + locked_choice if sync.tables_are_current else [] -%}
@@ -62,6 +65,7 @@ WHEN MATCHED THEN
         locked.dataset IN ('{{ sync.owner }}', '')
         AND locked.staged_at <= mine.staged_at
         AND NOT (locked.run_key = '{{ run }}' {{ or_and }} locked.export_path = {{ path | sql_string }})
+        AND {{ sync.follows_condition }}
         THEN '{{ run }}'
     END,
     locked.dataset = '{{ sync.owner }}',
@@ -88,8 +92,10 @@ SET
           earlier.dataset = '{{ sync.dataset.name }}'
           AND (earlier.run_key = '{{ run }}' {{ or_and }} earlier.export_path = {{ path | sql_string }})
       ) = 0
+      AND {{ 'changes.rows_before >= COALESCE(rows_after, 0)' if counts_on_rows else 'TRUE' }}
       THEN run_key
   END,
+  rows_before = changes.rows_before,
   rows_inserted = changes.rows_inserted,
   rows_updated = changes.rows_updated,
   rows_deleted = changes.rows_deleted

@@ -1,13 +1,6 @@
 -- Reads the target's row in the lock table of its name, which targets of that name in other schemas share: the dataset
 -- that owns the target, and its last publish.
 
-SELECT
-  target_database,
-  target_schema,
-  target_name,
-  dataset,
-  run_key,
-  export_path,
-  staged_at
+SELECT *
 FROM {{ sync.lock_table }}
 WHERE {{ sync.lock_condition }};

@@ -17,13 +17,21 @@ from data_share.datasets import Dataset
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.share import Share
-from data_share.snowflake.sql_api import DataShareSnowflakeHook
-from data_share.snowflake.statements import query_tag, rows_of_target
+from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStatementError
+from data_share.snowflake.statements import DOES_NOT_EXIST, query_tag, rows_of_target
+from data_share.snowflake.target_lock import select_lock
 from data_share.source import MAX_PARAMETER_BYTES
 from data_share.sql_files import render_sql
-from data_share.steps import EXPORT_TO_S3
-from data_share.sync import SyncStep
-from data_share.watermark import DatasetState, Published, full_because, published_parameter, source_asset
+from data_share.steps import EXPORT_TO_S3, PUBLISH
+from data_share.sync import IncrementImpossibleError, SyncStep
+from data_share.watermark import (
+    DatasetState,
+    Published,
+    Watermark,
+    full_because,
+    published_parameter,
+    source_asset,
+)
 
 
 class UnknownConfError(ShareError, AirflowFailException):
@@ -85,7 +93,8 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
     - The provider tolerates an outage of three seconds; see :class:`DataShareDatabricksHook` for ours.
     - The job keeps back columns that the target lacks, so this step tells it the target's columns: those of the last
       publish or, if the sync after it has not ended well, those that Snowflake names now.
-    - The job leaves the export out if nothing is new, so this step tells it which version was published last.
+    - The job leaves the export out if nothing is new, and exports only changes if the dataset file says so: so this
+      step tells it which version was published last.
     - Airflow accepts any conf, so a sync with a misspelt ``dry_run`` would publish; unknown keys are refused.
 
     :param dataset: what is exported
@@ -143,34 +152,65 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         """
         Return the parameters of the job that say what is known of the last publish and of the target.
 
+        :raises IncrementImpossibleError: an append cannot tell which rows are new
         :raises TargetMissingError: there is no target, and this sync does not create it
         :raises TooManyColumnsError: the names of its columns are too long, and the dataset file chooses what leaves
         """
-        published, because = self._last_publish(context)
+        published, because, no_increment_because = self._last_publish(context)
         columns = self._columns_of_target(context, published)
         self._published = published and published.model_copy(update={"columns": columns})
-        told = published_parameter(self.dataset, published, because)
+        told = published_parameter(self.dataset, published, because, no_increment_because)
         return {**told, **self._source_parameters(columns, {**(self.job_parameters or {}), **told})}
 
-    def _last_publish(self, context: Context) -> tuple[Published | None, str | None]:
+    def _last_publish(self, context: Context) -> tuple[Published | None, str | None, str | None]:
         """
-        Return the last publish if the job may compare versions with it, else None and why everything is exported.
+        Return the last publish if the job may compare versions with it; why all rows are exported; and why not changes.
 
-        It has the target's columns only if the sync after it has ended well: they may be what failed that one.
+        It has the target's columns only if the sync after it has ended well: they may be what failed that one. That
+        sync may also have met a history with versions whose files are gone. So after it, no changes are exported, but
+        all rows; an append must not add all again, and tries the changes again.
         """
         watermark = DatasetState(context, self.dataset, self.share).begin(EXPORT_TO_S3, self.sync.key)
+        hook = self._snowflake(context)
+        is_uncertain = watermark.begun_step == PUBLISH.id
+        if self.dataset.only_appends_increments and is_uncertain and self._is_as_before(watermark, hook):
+            watermark = watermark.model_copy(update={"begun_step": EXPORT_TO_S3.id})
         because = full_because(
             watermark,
             self.dataset,
             self.share,
-            target=self._snowflake(context).asset_uri(self.dataset.target_table),
+            target=hook.asset_uri(self.dataset.target_table),
             is_full_refresh=self.sync.params["full_refresh"],
         )
-        if because is not None or watermark.published is None:
-            return None, because
-        if watermark.begun_step:
-            return watermark.published.model_copy(update={"columns": None}), None
-        return watermark.published, None
+        published = watermark.published
+        if because is not None or published is None:
+            if self.dataset.only_appends_increments and not self.sync.params["full_refresh"]:
+                self._refuse_second_append(watermark, because)
+            return None, because, None
+        if not watermark.begun_step:
+            return published, None, None
+        after_failure = None if self.dataset.only_appends_increments else "the last sync has not ended well"
+        return published.model_copy(update={"columns": None}), None, after_failure
+
+    def _is_as_before(self, watermark: Watermark, hook: DataShareSnowflakeHook) -> bool:
+        """Return whether a publish that was begun has not been committed: then the target's lock has the one before."""
+        try:
+            rows = hook.run_statement(select_lock(self.dataset, self.share)).rows
+        except SnowflakeStatementError as error:
+            if DOES_NOT_EXIST not in str(error):
+                raise
+            rows = []
+        last = rows[0]["RUN_KEY"] if rows else ""
+        return bool(last == (watermark.published.run_key if watermark.published else ""))
+
+    def _refuse_second_append(self, watermark: Watermark, because: str | None) -> None:
+        """Refuse to export all rows for an append, unless nothing is known to be in the target."""
+        if watermark.published is None and watermark.begun_step != PUBLISH.id:
+            return  # perhaps the first sync: the publish refuses it if it is not
+        raise IncrementImpossibleError(
+            f"{self.dataset.name} adds only new rows to {self.dataset.target_table}, and it cannot be told which these "
+            f"are: {because}. Nothing was started."
+        )
 
     def _columns_of_target(self, context: Context, published: Published | None) -> tuple[str, ...] | None:
         """Return the target's columns if the dataset keeps back what it lacks; None if there is no target yet."""

@@ -182,6 +182,21 @@ class FailureCode(Enum):
         "Look at the newest row of the ledger; if it is not what you want, start a new sync.",
         True,
     )
+    TARGET_DIVERGED = (
+        (
+            "The target does not hold the version of the source from which this sync has exported the changes: "
+            "somebody has changed it, or another sync has published to it. Nothing was published."
+        ),
+        "Start the sync again: it exports everything.",
+        True,
+    )
+    INCREMENT_IMPOSSIBLE = (
+        (
+            "It cannot be told which rows of the source are new since the last publish, and an append of all rows "
+            "would add them again. Nothing was published."
+        ),
+        "Start the sync with full_refresh: true, which replaces everything in the target.",
+    )
     LEDGER_ROW_MISSING = (
         "The publish succeeded, but its row is not in the ledger.",
         "Find out who deletes from the ledger: nobody else may write there.",

@@ -42,6 +42,11 @@ def exported_columns(column_types: str) -> dict[str, str]:
     return columns
 
 
+def without_column(column_types: str, name: str) -> str:
+    """Return a schema without a column, whose name ignores case."""
+    return json.dumps([column for column in json.loads(column_types) if column["name"].upper() != name])
+
+
 # E.g. string, timestamp_ntz, decimal(10,2), map<string,int>, interval day to second.
 _KIND = re.compile(r"[a-z][A-Za-z0-9_ ]*([<(].*[>)])?")
 

@@ -9,9 +9,11 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from data_share.attempts import made_by
+from data_share.column_types import described_type
+from data_share.datasets import LoadMode
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
-from data_share.snowflake.exported_schema import exported_columns
+from data_share.snowflake.exported_schema import exported_columns, without_column
 from data_share.snowflake.policies import (
     PolicyFoundError,
     RowsHiddenError,
@@ -22,11 +24,12 @@ from data_share.snowflake.policies import (
     masking_policies,
 )
 from data_share.snowflake.schema_drift import compare_columns, types_of_new_columns
-from data_share.snowflake.statements import TARGET_UNCHANGED, SnowflakeSyncOperator, rows_of_target
+from data_share.snowflake.sql_api import SnowflakeStatementError
+from data_share.snowflake.statements import LACKS_COLUMNS, TARGET_UNCHANGED, SnowflakeSyncOperator, rows_of_target
 from data_share.snowflake.target_lock import refuse_target_of_another
 from data_share.snowflake.value_proofs import proven_columns
 from data_share.sql_files import render_sql
-from data_share.sync import Sync
+from data_share.sync import DELETED, INCREMENTS, IncrementImpossibleError, Sync
 
 # Columns of the manifest table, one for each type that it has.
 _MANIFEST_TYPES = {"RUN_KEY": "VARCHAR", "ROW_COUNT": "NUMBER(38,0)", "STAGED_AT": "TIMESTAMP_NTZ(9)"}
@@ -50,6 +53,25 @@ class ManifestError(ShareError, AirflowFailException):
     code = FailureCode.MANIFEST_INVALID
 
 
+class IncrementReloadError(ShareError, AirflowFailException):
+    """An export of changes is to be loaded again, and the target is not what they start from."""
+
+    code = FailureCode.TARGET_DIVERGED
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            what_to_do="Start a sync with full_refresh: true, without reload_run_key: it exports everything.",
+            retriable=False,
+        )
+
+
+class TablesOutdatedError(ShareError, AirflowFailException):
+    """The tables of the share lack columns that increments need."""
+
+    code = FailureCode.SNOWFLAKE_STATEMENT_FAILED
+
+
 class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
     """
     Copies the manifest, compares the target's columns with the export's, and copies the data into a staging table.
@@ -66,7 +88,9 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
     ``new_columns`` (to add to the target, with their types), ``created_columns`` (if this first sync creates the
     target; else empty), ``target_columns`` (all that the target has after the publish), ``proofs`` and ``unproven``
     (see :func:`~data_share.snowflake.value_proofs.proven_columns`), ``query_ids``, ``copy_attempt`` (number of the
-    attempt, from 1), and its id (see :mod:`data_share.attempts`).
+    attempt, from 1), ``kinds`` (names of the columns' types); of an export of changes ``export_mode``,
+    ``from_version``, ``source_version``, ``source_rows`` and ``has_deletes``; and its id (see
+    :mod:`data_share.attempts`).
     """
 
     def _sync_of(self, context: Any) -> Sync:
@@ -78,12 +102,26 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         """Return the export of an earlier sync, as the ledger has it."""
         file = render_sql("select_ledger_row", share=self.share, sync=self.sync)
         rows = self._run_file(file, "ledger of the earlier sync", bindings=[run_key])[-1].rows
+        # The ledger of an earlier version has no modes.
+        if rows and rows[0].get("EXPORT_MODE") in INCREMENTS and not self._may_reload_increment:
+            raise self._increment_refused(run_key)
         if not rows:
             raise UnknownRunKeyError(
                 f"The ledger has no sync {run_key} of this dataset, so there is no export to load again. "
                 f"{TARGET_UNCHANGED}"
             )
         return {"run_id": rows[0]["DATABRICKS_RUN_ID"], "export_path": rows[0]["EXPORT_PATH"]}
+
+    @property
+    def _may_reload_increment(self) -> bool:
+        """Whether this sync may load changes again: only a merge of changes gives the same target again."""
+        return self.dataset.incremental and self.sync.load_mode is LoadMode.MERGE
+
+    def _increment_refused(self, run_key: str) -> IncrementReloadError:
+        return IncrementReloadError(
+            f"The export of the sync {run_key} has only what had changed at the source: it can be loaded again only by "
+            f"a merge of changes, and only as long as nothing was published after it. {TARGET_UNCHANGED}"
+        )
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Create and load the staging tables of this attempt, or skip the step if nothing is new at the source."""
@@ -98,30 +136,37 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         self._refuse_target_of_another(prepared)
         self._refuse_masked(samples, prepared)
         manifest = self._check_manifest(prepared)
+        is_increment = manifest.get("EXPORT_MODE") in INCREMENTS
+        self._check_increment(prepared, is_increment=is_increment)
+        # Of changes that are merged, the column that marks deleted rows is staged, and is none of the target.
+        has_deletes = is_increment and bool(self.dataset.delete_missing)
+        column_types = without_column(manifest["COLUMN_TYPES"], DELETED) if has_deletes else manifest["COLUMN_TYPES"]
         if target is not None:
             # An empty export needs no comparison: there is no value to change and no column to fill.
-            types = manifest["COLUMN_TYPES"] if manifest["ROW_COUNT"] else None
+            types = column_types if manifest["ROW_COUNT"] else None
             compared = compare_columns(types, target, self.dataset, is_reload=self.sync.is_reload)
             # COPY would fill columns that the export lacks with NULL instead of their default, or fail if NOT NULL.
             kept = [row for row in target if row["name"] not in compared.defaults]
             columns, definitions = _types(kept), _definitions(kept)
             created, new_columns = dict[str, str](), compared.new_columns
         else:
-            created, new_columns = self._columns_to_create(manifest["COLUMN_TYPES"]), {}
+            created, new_columns = self._columns_to_create(column_types), {}
             columns = definitions = created
         if created or new_columns:
             self._refuse_masked_columns(Samples(created | new_columns))
         # Not LIKE the target: LIKE copies the clustering key, which would cluster a table that exists for minutes, and
         # its documentation does not say whether it copies policies.
-        self._run_with("create_staging", columns=definitions | new_columns)
-        proofs, unproven = proven_columns(manifest["COLUMN_TYPES"], columns | new_columns, self.dataset)
+        marks = {DELETED: "BOOLEAN"} if has_deletes else {}
+        self._run_with("create_staging", columns=definitions | new_columns | marks)
+        proofs, unproven = proven_columns(manifest["COLUMN_TYPES"], columns | new_columns | marks, self.dataset)
         if manifest["ROW_COUNT"]:
             self._refuse_without_proof({name: reason for name, reason in unproven.items() if name in masked})
         copy = self._run("copy_into_staging", is_long=True)[-1]
         # If it finds no file, COPY INTO returns one row with the single column `status`.
         files = [row for row in copy.rows if "rows_loaded" in row]
         counts = {name: sum(row[name] for row in files) for name in ("rows_parsed", "rows_loaded")}
-        if counts["rows_loaded"] == 0 and not (self.dataset.allow_empty and manifest["ROW_COUNT"] == 0):
+        may_be_empty = self.dataset.allow_empty or is_increment
+        if counts["rows_loaded"] == 0 and not (may_be_empty and manifest["ROW_COUNT"] == 0):
             raise NothingLoadedError(
                 f"COPY INTO loaded nothing: it found {len(files)} file(s), while the manifest counts "
                 f"{manifest['ROW_COUNT']} exported row(s) (query id {copy.query_id}). {TARGET_UNCHANGED}",
@@ -138,6 +183,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             "staging_table": self.sync.new_staging_table,
             "staged_at": manifest["STAGED_AT"].isoformat(),
             "columns": [*columns, *new_columns],
+            "kinds": {name: described_type(kind).kind for name, kind in (columns | new_columns).items()},
             "new_columns": new_columns,
             "created_columns": created,
             "target_columns": [*(_types(target) if target is not None else created), *new_columns],
@@ -145,6 +191,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             "unproven": unproven,
             "query_ids": [manifest["QUERY_ID"], copy.query_id],
             "copy_attempt": self.sync.attempt,
+            **(_of_increment(manifest, has_deletes=has_deletes) if is_increment else {}),
         }
         return made_by(context, result)
 
@@ -153,7 +200,17 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         if samples.unknown:
             self.log.info("No sample values are tested for the types of %s", ", ".join(samples.unknown))
         file = render_sql("prepare_staging", share=self.share, sync=self.sync, samples=samples)
-        prepared = self._run_together(file, "prepare_staging")
+        try:
+            prepared = self._run_together(file, "prepare_staging")
+        except SnowflakeStatementError as error:
+            if not self.dataset.incremental or not LACKS_COLUMNS.search(str(error)):
+                raise
+            raise TablesOutdatedError(
+                f"{self.share.manifest_table} lacks columns that a dataset with incremental: true needs: "
+                f"{error.message}. {TARGET_UNCHANGED}",
+                snowflake_query_id=error.snowflake_query_id,
+                what_to_do="Run the DAG set_up_snowflake, which adds them; then start the sync again.",
+            ) from error
         return {**prepared.rows[0], "QUERY_ID": prepared.query_id}
 
     def _refuse_target_of_another(self, prepared: Mapping[str, Any]) -> None:
@@ -164,6 +221,18 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             self._run("insert_lock_row")
         else:
             refuse_target_of_another(self.dataset, self.share, [locked], unchanged=TARGET_UNCHANGED)
+
+    def _check_increment(self, prepared: Mapping[str, Any], *, is_increment: bool) -> None:
+        """Refuse what publish would refuse by the lock row, before the data are loaded."""
+        if self.sync.is_reload and is_increment and prepared["LOCK_EXPORT_PATH"] != self.sync.export_path:
+            raise self._increment_refused(self.sync.params["reload_run_key"])
+        adds = self.dataset.only_appends_increments and self.sync.load_mode is LoadMode.APPEND
+        if adds and not is_increment and prepared["LOCK_RUN_KEY"]:
+            raise IncrementImpossibleError(
+                f"{self.dataset.name} adds only new rows to {self.dataset.target_table}, which has those of earlier "
+                f"syncs, the last of which was {prepared['LOCK_RUN_KEY']}; and this export has all rows of the source, "
+                f"as Airflow does not know what was published last. {TARGET_UNCHANGED}"
+            )
 
     def _masked_columns(self, target: list[dict[str, Any]]) -> set[str]:
         """Return the columns with a masking policy; refuse policies unless the dataset says ``policies: exempt``."""
@@ -276,6 +345,16 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             "Databricks, and find out who else writes to the bucket or deletes files there.",
             "retriable": True,
         }
+
+
+def _of_increment(manifest: Mapping[str, Any], *, has_deletes: bool) -> dict[str, Any]:
+    return {
+        "export_mode": manifest["EXPORT_MODE"],
+        "from_version": int(manifest["FROM_VERSION"]),
+        "source_version": int(manifest["SOURCE_VERSION"]),
+        "source_rows": int(manifest["SOURCE_ROWS"]),
+        "has_deletes": has_deletes,
+    }
 
 
 def _types(described: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +15,11 @@ from data_share.outcome.report import ShareError
 from data_share.share import Share
 from data_share.snowflake.policies import RowsHiddenError, exemption_advice, hidden_rows
 from data_share.snowflake.sql_api import SnowflakeStatementError
-from data_share.snowflake.statements import TARGET_UNCHANGED, SnowflakeSyncOperator, json_row
+from data_share.snowflake.statements import LACKS_COLUMNS, TARGET_UNCHANGED, SnowflakeSyncOperator, json_row
 from data_share.snowflake.target_lock import refuse_target_of_another
-from data_share.sql_files import COLUMNS_OF_VERSION, render_sql
+from data_share.sql_files import render_sql
 from data_share.steps import CHECK_STAGING, EXPORT_TO_S3, PUBLISH, task_states
-from data_share.sync import ResultMissingError, Sync
+from data_share.sync import IncrementImpossibleError, ResultMissingError, Sync
 from data_share.watermark import DatasetState, Published, published_of, source_asset
 
 _ASSET_EVENT_FIELDS = (
@@ -29,15 +28,21 @@ _ASSET_EVENT_FIELDS = (
 )
 # publish.sql refuses by writing a NULL run key, which Snowflake reports with this text.
 _NULL_RUN_KEY = "NULL result in a non-nullable column"
-# The tables of an earlier version lack these columns. Snowflake qualifies them as the statement does, or not at all.
-_LATER_COLUMNS = "|".join(("source_choice", "source_condition", "package_version", *COLUMNS_OF_VERSION)).upper()
-_LACKS_COLUMNS = re.compile(rf"invalid identifier '(\w+[.])*({_LATER_COLUMNS})'")
+
+
+_REPLACE_ALL = FailureCode.INCREMENT_IMPOSSIBLE.what_to_do
 
 
 class SupersededError(ShareError, AirflowFailException):
     """The lock or the ledger refused the publish, e.g. because a later sync was published already."""
 
     code = FailureCode.SUPERSEDED
+
+
+class TargetDivergedError(ShareError, AirflowFailException):
+    """The target does not hold what the increment starts from, or would not hold what the source has."""
+
+    code = FailureCode.TARGET_DIVERGED
 
 
 class PublishError(ShareError, AirflowException):
@@ -83,7 +88,11 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             raise ResultMissingError(f"The step {CHECK_STAGING.id} was skipped by a person. {TARGET_UNCHANGED}")
         if self.sync.is_dry_run:
             changes = self._run("count_changes")[-1].rows[0]
+            del changes["ROWS_BEFORE"]
             answer = {"dry_run": True, "load_mode": self.sync.load_mode.value, "export_path": self._export_path}
+            answer["export_mode"] = self.sync.loaded.get("export_mode")
+            # The sync has ended well: the next one need not export everything.
+            state.end(EXPORT_TO_S3, self.sync.key, state.read().published)
             return made_by(context, answer | json_row(changes))
         state.begin(PUBLISH, self.sync.key)
         # Only an earlier attempt of this step can have published this export.
@@ -97,8 +106,8 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         if not self._is_committed or self.sync.loaded.get("copy_attempt") != 1:
             self._drop_staging("after the publish")
         self._emit_asset_event(context, row)
-        # Without a commit of this attempt, it is not certain that the target still holds this export.
-        if self._is_committed:
+        # After a commit of another attempt, the target may hold a later export.
+        if self._is_committed or self._is_last():
             state.end(PUBLISH, self.sync.key, self._published(row))
         return made_by(context, row)
 
@@ -117,6 +126,11 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             "published_at": published.published_at,
             "rows_in_target": published.rows_in_target,
         }
+
+    def _is_last(self) -> bool:
+        """Return whether nothing was published to the target since this export was."""
+        locked = self._run("select_lock", "lock of the last publish")[-1].rows
+        return any((last["RUN_KEY"], last["EXPORT_PATH"]) == (self.sync.key, self._export_path) for last in locked)
 
     def _published(self, row: dict[str, Any]) -> Published | None:
         """Return what the next sync may compare with: nothing after an export of an earlier dataset file."""
@@ -159,13 +173,14 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             return self._run_transaction(self.sql["publish"], "publish")
         except SnowflakeStatementError as error:
             # It failed in one of its first statements, before the target changed.
-            if not _LACKS_COLUMNS.search(str(error)):
+            if not LACKS_COLUMNS.search(str(error)):
                 raise
         self._run("add_lock_columns")
         try:
             return self._run_transaction(self.sql["publish"], "publish with columns")
         except SnowflakeStatementError as error:
-            if not _LACKS_COLUMNS.search(str(error)):
+            # Without these columns, nothing says from which version an increment may start.
+            if not LACKS_COLUMNS.search(str(error)) or self.sync.is_increment:
                 raise
             self.log.warning(
                 "%s or %s lacks columns, so what this sync chose to export, of which version of the source, and the "
@@ -193,8 +208,17 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         if not self._is_committed:
             super().on_kill()
 
-    def _rows_hidden(self, error: SnowflakeStatementError, keys: int, seen: int, needed: int) -> RowsHiddenError:
+    def _rows_hidden(
+        self, error: SnowflakeStatementError, keys: int, seen: int, needed: int
+    ) -> RowsHiddenError | TargetDivergedError:
         role, target = self._hook.role_name, self.dataset.target_table
+        if self.sync.has_deletes:
+            return TargetDivergedError(
+                f"With the changes, {target} would have {seen:,} row(s), of which {keys:,} are not as the changes need "
+                f"them, and the source has {needed:,}: somebody has changed the target since the last publish, or the "
+                f"role {role} does not see all rows. The transaction was rolled back. {TARGET_UNCHANGED}",
+                snowflake_query_id=error.snowflake_query_id,
+            )
         return RowsHiddenError(
             f"After the change, role {role} sees {seen:,} row(s) in {target}, where at least {needed:,} must be, and "
             f"does not find {keys:,} of the staged keys: a row access policy hides rows from it, or a masking policy "
@@ -229,11 +253,41 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         refuse_target_of_another(self.dataset, self.share, locked, unchanged="This attempt changed nothing.")
         if any((last["RUN_KEY"], last["EXPORT_PATH"]) == (self.sync.key, self._export_path) for last in locked):
             return None  # published, but somebody has deleted the ledger row
+        if not any(last["STAGED_AT"] > self.sync.staged_at for last in locked):
+            self._refuse_version(locked, error)
         raise SupersededError(
             f"{self._export_path} is not published: {self._refusal_reason(locked)}. This attempt changed nothing.",
             snowflake_query_id=error.snowflake_query_id,
             **self._refusal_advice(),
         ) from error
+
+    def _refuse_version(self, locked: Sequence[Mapping[str, Any]], error: SnowflakeStatementError) -> None:
+        """Raise the reason if the target has not the version that this export needs."""
+        last = locked[0] if locked else {}
+        if self.sync.is_increment:
+            start, version = int(self.sync.loaded["from_version"]), last.get("SOURCE_VERSION")
+            if version is None or not self.sync.may_follow(int(version)):
+                has = "no version that is known" if version is None else f"version {int(version)}"
+                raise TargetDivergedError(
+                    f"{self._export_path} has what has changed since version {start}, and {self.dataset.target_table} "
+                    f"has {has} of the source. This attempt changed nothing.",
+                    snowflake_query_id=error.snowflake_query_id,
+                )
+            if not self.sync.has_deletes and last.get("ROWS_AFTER"):
+                raise TargetDivergedError(
+                    f"{self.dataset.target_table} has fewer rows than the {int(last['ROWS_AFTER']):,} that the last "
+                    "publish has left: somebody has removed rows; or the staging tables were changed after they were "
+                    "checked. This attempt changed nothing.",
+                    snowflake_query_id=error.snowflake_query_id,
+                    what_to_do=None if self.sync.load_mode.is_repeatable else _REPLACE_ALL,
+                    retriable=self.sync.load_mode.is_repeatable,
+                )
+        elif self.dataset.only_appends_increments and not self.sync.load_mode.is_repeatable and last.get("RUN_KEY"):
+            raise IncrementImpossibleError(
+                f"{self._export_path} has all rows of the source, and {self.dataset.target_table} has those of earlier "
+                f"syncs, the last of which was {last['RUN_KEY']}. This attempt changed nothing.",
+                snowflake_query_id=error.snowflake_query_id,
+            )
 
     def _refusal_reason(self, locked: Sequence[Mapping[str, Any]]) -> str:
         if not locked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
@@ -26,10 +27,14 @@ from data_share.snowflake.sql_api import (
     StatementResult,
     request_id,
 )
-from data_share.sql_files import render_sql
+from data_share.sql_files import COLUMNS_OF_VERSION, render_sql
 from data_share.sync import SyncStep
 
 TARGET_UNCHANGED = "The target is as it was."
+# Columns that the tables of an earlier version lack. Snowflake qualifies them as the statement does, or not at all.
+_LATER_COLUMNS = "|".join(("source_choice", "source_condition", "package_version", *COLUMNS_OF_VERSION)).upper()
+LACKS_COLUMNS = re.compile(rf"invalid identifier '(\w+[.])*({_LATER_COLUMNS})'")
+"""Matches the error of a statement on tables of an earlier version."""
 # Compared by text: if one of several statements fails, the code is always 100132 and only the message has the reason.
 DOES_NOT_EXIST = "does not exist or not authorized"
 

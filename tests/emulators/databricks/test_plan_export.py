@@ -39,7 +39,9 @@ Row = dict[str, str]
 
 def plan(here: Any, published: str, source: str = "", mode: str = "") -> Row:
     row = here.first(PLAN_SQL, source_table=source or here.name, published=published, mode=mode)
-    assert list(row) == ["export_mode", "export_reason", "to_version", "committed_at", "table_id"]
+    assert list(row) == [
+        *("export_mode", "export_reason", "to_version", "from_version", "committed_at", "table_id", "has_feed")
+    ]
     assert None not in row.values()  # Databricks does not resolve a reference to NULL
     return dict(row)
 
@@ -310,8 +312,10 @@ def test_a_catalog_without_an_information_schema_has_no_versions(here: Any, cata
         "export_mode": "full",
         "export_reason": NO_TABLE,
         "to_version": "",
+        "from_version": "",
         "committed_at": "",
         "table_id": "",
+        "has_feed": "",
     }
 
 

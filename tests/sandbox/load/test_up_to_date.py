@@ -6,95 +6,15 @@ import contextlib
 import random
 from typing import Any
 
-import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, write_deltalake
 
-from data_share.datasets import Dataset
 from data_share.snowflake.publish import SupersededError
-from emulators.databricks.unity_catalog import table_uri
-from emulators.s3 import storage_options
-from tests.sandbox.load.driver import SCHEMA, Fault, ProcessDiedError, Row, Run, Share
+from tests.sandbox.load.delta_source import Source
+from tests.sandbox.load.driver import Fault, ProcessDiedError, Row, Run, Share
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.tier("full")]
 
 WHERE = "name <> 'hidden'"
-
-
-class Source:
-    """
-    A Delta table, and the operations on it.
-
-    :param share: the emulators
-    :param dataset: the dataset whose source it is
-    """
-
-    def __init__(self, share: Share, dataset: Dataset) -> None:
-        self.uri = table_uri(dataset.source_table)
-        self.files = share.files
-        self.options = storage_options(share.s3_url)
-        self._next = 0
-
-    @property
-    def table(self) -> DeltaTable:
-        return DeltaTable(self.uri, storage_options=self.options)
-
-    def rows(self) -> list[Row]:
-        return sorted(self.table.to_pyarrow_table().to_pylist(), key=lambda row: row["k"])
-
-    def write(self, rows: list[Row], mode: Any) -> None:
-        write_deltalake(self.uri, pa.Table.from_pylist(rows, schema=SCHEMA), mode=mode, storage_options=self.options)
-
-    def new_row(self) -> Row:
-        self._next += 1
-        name = ["kept", "hidden"][self._next % 2]
-        return {"k": self._next, "name": name, "amount": self._next / 4}
-
-    # Operations with other rows afterwards.
-
-    def insert(self) -> None:
-        self.write([self.new_row(), self.new_row()], "append")
-
-    def update(self) -> None:
-        self.table.update(updates={"amount": "amount + 1"}, predicate=f"k = {self.rows()[0]['k']}")
-
-    def delete(self) -> None:
-        self.insert()
-        self.table.delete(f"k = {self.rows()[0]['k']}")
-
-    def overwrite(self) -> None:
-        self.write([self.new_row() for _ in range(3)], "overwrite")
-
-    def restore(self) -> None:
-        before = self.table.version()
-        self.insert()
-        self.insert()
-        self.table.restore(before + 1)
-
-    def make_again(self) -> None:
-        """Drop the table, and make another one, with as many versions, under its name."""
-        versions = self.table.version()
-        self.files.rm(self.uri, recursive=True)
-        self.write([self.new_row()], "append")
-        for _ in range(versions):
-            self.write([self.new_row()], "append")
-
-    # Operations that change no row.
-
-    def write_the_same(self) -> None:
-        self.write(self.rows(), "overwrite")
-
-    def optimize(self) -> None:
-        self.table.optimize.compact()
-
-    def vacuum(self) -> None:
-        self.table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
-
-    def set_property(self) -> None:
-        self.table.alter.set_table_properties({"a.b": str(self._next)}, raise_if_not_exists=False)
-
-    def leave(self) -> None:
-        pass
 
 
 # A write of the same rows is a write: nobody knows that without comparing them.

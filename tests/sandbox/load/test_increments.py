@@ -1,0 +1,362 @@
+"""
+Increments: after each sync, the target is what the source is, whatever happened before; and the mode is as expected.
+
+A model in plain Python says what a sync has to find. It reads the versions and the feed by deltalake, not by the
+emulator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from data_share.outcome.codes import FailureCode
+from data_share.outcome.report import ShareError
+from tests.sandbox.load.delta_source import Source
+from tests.sandbox.load.driver import Fault, ProcessDiedError, Row, Run, Share
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.tier("full")]
+
+WHERE = "name <> 'hidden'"
+
+INSERTS = ("insert", "insert", "insert", "insert_many")
+CHANGES = (
+    *("insert", "update", "delete", "change_keys", "swap_keys", "hide", "merge", "write_nearly_the_same"),
+    *("write_the_same", "overwrite", "restore", "make_again", "add_column", "insert_many"),
+)
+OTHERS = ("optimize", "vacuum", "set_property", "feed_on", "feed_off", "leave", "leave", "leave", "leave")
+EVENTS = (
+    *("sync", "sync", "sync", "sync", "sync", "sync", "full_refresh", "dry_run", "other_checks", "reload"),
+    *("dies_while_it_copies", "dies_while_it_publishes", "exports_again", "is_cleared", "loses_rows"),
+)
+
+
+def frozen(rows: list[Row]) -> Counter[tuple[Any, ...]]:
+    return Counter(tuple(sorted(row.items())) for row in rows)
+
+
+def filled(rows: list[Row]) -> list[Row]:
+    """Rows without what is NULL: a target may have columns that its source has lost."""
+    return sorted(
+        ({name: value for name, value in row.items() if value is not None} for row in rows), key=lambda row: row["k"]
+    )
+
+
+class History:
+    """
+    A dataset, what happens to it, and the model.
+
+    :param share: the emulators
+    :param chance: decides what happens
+    :param fields: fields of the dataset file
+    """
+
+    def __init__(self, share: Share, chance: random.Random, **fields: Any) -> None:
+        self.share, self.chance = share, chance
+        merges = {"load_mode": "merge", "merge_keys": ["k"]}
+        self.dataset = share.dataset(
+            **{"incremental": True, "schema_drift": "add_new", "create_table": "from_source", **merges, **fields}
+        )
+        share.remember(self.dataset)
+        self.source = Source(share, self.dataset)
+        self.source.write([self.source.new_row() for _ in range(24)], "append")
+        self.expected: list[Row] = []
+        self.published: int | None = None  # the version of the last publish; None if everything has to be exported
+        self.had_feed = False  # whether Airflow knows that the feed is on
+        self.has_failed = False
+        self.is_damaged = False
+        self.runs: list[Run] = []
+        self.seen: list[str] = []
+
+    @property
+    def version(self) -> int:
+        return int(self.source.table.version())
+
+    def chosen(self) -> list[Row]:
+        rows = self.source.rows()
+        return [row for row in rows if row["name"] != "hidden"] if self.dataset.source.where else rows
+
+    def target(self) -> list[Row]:
+        return self.share.target(self.dataset, order="k")
+
+    # ---- the model
+
+    def _feed(self) -> tuple[int, int | None]:
+        """The last version that may have turned the feed off, and the first after it that shows that it is on."""
+        off, on = -1, None
+        for version, actions in self.source.commits().items():
+            [info] = [action["commitInfo"] for action in actions if "commitInfo" in action]
+            text = str(info.get("operationParameters")).lower().replace(" ", "")
+            tells_on = (
+                "delta.enablechangedatafeed" in text and "true" in text.split("delta.enablechangedatafeed")[1][:9]
+            )
+            keeps = info["operation"] in (
+                *("WRITE", "DELETE", "UPDATE", "MERGE", "OPTIMIZE", "VACUUM START", "VACUUM END", "ADD COLUMN"),
+                *("SET TBLPROPERTIES", "UPDATE TABLE METADATA"),
+            )
+            is_first = version == 0
+            if tells_on or any("cdc" in action for action in actions):
+                on = on if on is not None else version
+            elif "delta.enablechangedatafeed" in text or not keeps or is_first:
+                off, on = version, None
+        return off, on
+
+    def expect_mode(self) -> str:
+        """The mode of the next export."""
+        if self.published is None:
+            return "full"
+        commits = self.source.commits(self.published + 1)
+        names = [
+            action["commitInfo"]["operation"]
+            for actions in commits.values()
+            for action in actions
+            if "commitInfo" in action
+        ]
+        if not set(names) - {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES"}:
+            return "nothing"
+        if self.has_failed and not self.dataset.only_appends_increments:
+            return "full"
+        if "ADD COLUMN" in names or "VACUUM START" in names:
+            return "full"
+        now = self.source.rows()
+        others = 0
+        off, on = self._feed()
+        if (self.had_feed and off <= self.published) or (on is not None and on <= self.published + 1):
+            feed = self.source.table.load_cdf(self.published + 1, self.version).read_all()
+            kinds = Counter(str(kind) for kind in feed["_change_type"])
+            others = sum(count for kind, count in kinds.items() if kind != "insert")
+            count = sum(count for kind, count in kinds.items() if kind != "update_preimage")
+            if count == 0:
+                return "nothing"
+            if others == 0 if self.dataset.only_appends_increments else 3 * count <= len(now):
+                return "feed"
+        before, after = frozen(self.source.rows(self.published)), frozen(now)
+        changed, gone = (after - before).total(), (before - after).total()
+        if not changed and not gone:
+            return "nothing"
+        if self.dataset.only_appends_increments:
+            return "full" if gone else "compare"
+        return "compare" if 3 * max(changed, gone) <= len(now) else "full"
+
+    def ended(self, run: Run, mode: str) -> None:
+        """Hold the end of a sync against the model."""
+        row = run.ledger_row
+        assert ("nothing" if row.get("unchanged") else row["export_mode"]) == mode, self.seen
+        if mode != "nothing":
+            self.put(replaces=bool(run.params["full_refresh"]))
+            self.published, self.has_failed, self.is_damaged = self.version, False, False
+            self.had_feed = self._feed()[1] is not None
+            assert row["source_version"] == self.version
+            assert row["source_rows"] == len(self.chosen())
+            self.runs.append(run)
+        else:
+            self.has_failed = False
+        if not self.is_damaged:
+            assert filled(self.target()) == filled(self.expected), self.seen
+
+    def put(self, *, replaces: bool = False) -> None:
+        """What a publish makes of the target, in any mode."""
+        rows = self.chosen()
+        if self.dataset.delete_missing or replaces or self.dataset.only_appends_increments:
+            self.expected = rows
+        else:
+            known = {row["k"]: row for row in self.expected} | {row["k"]: row for row in rows}
+            self.expected = list(known.values())
+
+    # ---- events
+
+    def happen(self) -> None:
+        operations = INSERTS if self.dataset.only_appends_increments and self.chance.random() < 0.9 else CHANGES
+        for _ in range(self.chance.choice([0, 1, 1, 1, 2])):
+            operation = self.chance.choice(self.chance.choice([operations, operations, OTHERS]))
+            self.seen.append(operation)
+            before = self.source.table.version()
+            getattr(self.source, operation)()
+            if operation == "make_again":
+                assert self.source.table.version() == before
+                self.published = None
+        event = self.chance.choice(EVENTS)
+        self.seen.append(event)
+        getattr(self, event)()
+
+    def sync(self, **params: Any) -> None:
+        mode = "full" if params.get("full_refresh") else self.expect_mode()
+        if mode == "full" and self.refuses_all(params):
+            self.is_refused(FailureCode.EXPORT_FAILED, FailureCode.INCREMENT_IMPOSSIBLE)
+            return
+        run = self.share.run(self.dataset, **params)
+        with self.diverged(mode) as refusals:
+            self.share.sync(self.dataset, run)
+        if not refusals:
+            self.ended(run, mode)
+        elif self.dataset.only_appends_increments:
+            self.sync(full_refresh=True)
+        else:
+            self.published = None
+            self.sync()
+
+    @contextlib.contextmanager
+    def diverged(self, mode: str) -> Iterator[list[ShareError]]:
+        """Allow an increment to be refused because somebody has deleted rows of the target."""
+        refusals: list[ShareError] = []
+        try:
+            yield refusals
+        except ShareError as error:
+            refusals.append(error)
+        if refusals:
+            assert (self.is_damaged, refusals[0].code) == (True, FailureCode.TARGET_DIVERGED), (self.seen, refusals)
+            assert mode in ("feed", "compare")
+
+    def refuses_all(self, params: dict[str, Any]) -> bool:
+        return self.dataset.only_appends_increments and not params.get("full_refresh") and bool(self.runs)
+
+    def is_refused(self, *codes: FailureCode) -> None:
+        """An append of all rows is refused; with full_refresh, it replaces them."""
+        before = self.target()
+        with pytest.raises(ShareError) as caught:
+            self.share.sync(self.dataset)
+        assert caught.value.code in codes, self.seen
+        assert self.target() == before
+        self.sync(full_refresh=True)
+
+    def full_refresh(self) -> None:
+        self.sync(full_refresh=True)
+
+    def dry_run(self) -> None:
+        mode = self.expect_mode()
+        if not self.runs or (mode == "full" and self.refuses_all({})):
+            return
+        before = self.target()
+        run = self.share.sync(self.dataset, dry_run=True)
+        row = run.ledger_row
+        assert row.get("unchanged") or (row["export_mode"] or "full") == mode, self.seen
+        assert self.target() == before
+        self.has_failed = False
+
+    def other_checks(self) -> None:
+        """The dataset file changes: a merge exports everything, an append does not depend on checks."""
+        self.dataset = self.share.edit(self.dataset, checks={f"check_{len(self.seen)}": "k > 0"})
+        if not self.dataset.only_appends_increments:
+            self.published = None
+        self.sync()
+
+    def reload(self) -> None:
+        if not self.runs or self.dataset.only_appends_increments:
+            return
+        run = self.chance.choice(self.runs)
+        is_increment = run.ledger_row["export_mode"] != "full"
+        again = self.share.run(self.dataset, reload_run_key=run.key)
+        if is_increment and run is not self.runs[-1]:
+            with pytest.raises(ShareError) as caught:
+                self.share.steps(again)
+            assert caught.value.code is FailureCode.TARGET_DIVERGED
+        elif is_increment and not self.is_damaged:
+            self.share.steps(again)
+            assert filled(self.target()) == filled(self.expected), self.seen
+            self.runs[-1] = again
+            self.published = None
+
+    def dies_while_it_copies(self) -> None:
+        self._dies("copy_into_staging")
+
+    def dies_while_it_publishes(self) -> None:
+        self._dies("publish")
+
+    def _dies(self, task_id: str) -> None:
+        """Let the process of a step die at one of its calls; the next sync has to repair everything."""
+        mode = self.expect_mode()
+        if mode == "nothing" or (mode == "full" and self.refuses_all({})) or self.is_damaged:
+            return
+        run = self.share.run(self.dataset)
+        self.share.export(self.dataset, run)
+        fault = Fault(self.chance.randrange(6), self.chance.choice(["dead", "answer dead"]))
+        for step in ("copy_into_staging", "check_staging", "publish"):
+            try:
+                self.share.step(run, step, fault if step == task_id else None)
+            except ProcessDiedError:
+                break
+        else:
+            self.ended(run, mode)
+            return
+        if task_id != "publish":
+            self.has_failed = True
+            return
+        if self.chance.random() < 0.5:
+            # Airflow tries the step again, which finds out whether it was published.
+            self.share.step(run, "publish")
+            self.ended(run, mode)
+            return
+        is_committed = any(row["RUN_KEY"] == run.key for row in self.share.lock(self.dataset))
+        if is_committed:
+            self.put()
+            self.runs.append(run)
+            run.xcoms["publish", "return_value"] = {"export_mode": mode}
+        if not self.dataset.only_appends_increments or is_committed:
+            self.published = None
+
+    def exports_again(self) -> None:
+        """The step that exports is cleared, after the source has changed once more: the range overlaps."""
+        mode = self.expect_mode()
+        if mode == "nothing" or (mode == "full" and self.refuses_all({})) or self.is_damaged:
+            return
+        run = self.share.staged(self.dataset)
+        self.source.insert()
+        self.has_failed = True
+        mode = self.expect_mode()
+        if mode == "full" and self.refuses_all({}):
+            return
+        run.clear()
+        self.share.export(self.dataset, run)
+        self.share.steps(run)
+        self.ended(run, mode)
+
+    def is_cleared(self) -> None:
+        """An old run's publish is cleared: nothing of it may come back."""
+        if len(self.runs) < 2:
+            return
+        run = self.runs[-2]
+        before = self.target()
+        run.clear("publish", "finish_sync")
+        with contextlib.suppress(ShareError):
+            self.share.step(run, "publish")
+        assert frozen(self.target()) == frozen(before)
+        if not self.dataset.only_appends_increments:
+            self.published = None
+
+    def loses_rows(self) -> None:
+        """Somebody deletes rows of the target."""
+        if not self.runs or self.expected == []:
+            return
+        key = self.chance.choice(self.target() or [{"k": 0}])["k"]
+        self.share.query(f"DELETE FROM {self.dataset.target} WHERE k = {key}")
+        self.is_damaged = True
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "mirrored": {"delete_missing": True},
+    "mirrored, some rows": {"delete_missing": True, "source": {"where": WHERE}},
+    "kept": {},
+    "kept, some rows": {"source": {"where": WHERE}},
+    "appended": {"load_mode": "append", "merge_keys": []},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("number", "events"),
+    [(0, 8), *(pytest.param(number, 15, marks=pytest.mark.tier("nightly")) for number in range(1, 60))],
+)
+def test_the_target_is_what_the_source_is_whatever_has_happened(
+    a_share: Share, kind: str, number: int, events: int
+) -> None:
+    history = History(a_share, random.Random(f"{kind} {number}"), **KINDS[kind])
+    if number % 2:
+        history.source.feed_on()
+    for _ in range(events):
+        history.happen()
+    history.sync()
