@@ -156,6 +156,9 @@ def _commit(version: int, actions: list[dict[str, Any]]) -> dict[str, Any]:
     operation = _OPERATIONS.get(operation, operation)
     if operation == "WRITE" and version == 0:
         operation = "CREATE TABLE AS SELECT"
+    if operation.startswith("CREATE TABLE"):
+        # deltalake does not tell the properties, or among other things.
+        parameters = {"properties": json.dumps(action_of(actions, "metaData").get("configuration", {}))}
     metrics = {
         _metric(name, operation): value if isinstance(value, str) else json.dumps(value)
         for name, value in (entry.get("operationMetrics") or {}).items()

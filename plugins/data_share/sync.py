@@ -442,6 +442,9 @@ class Sync:
                 continue
             if kind not in _COMPARABLE:
                 return ""
+            if self.is_dry_run and column in self.loaded["new_columns"]:
+                comparisons.append(f"{_qualified(column, right)} IS NOT NULL")
+                continue
             sides = [_qualified(column, left), _qualified(column, right)]
             if kind == "VARCHAR":
                 sides = [f"COLLATE({side}, '')" for side in sides]
@@ -488,6 +491,7 @@ class Sync:
                 "export_mode": "feed",
                 "from_version": 1,
                 "source_version": 2,
+                "source_table_id": "table",
                 "source_rows": 1,
                 "has_deletes": True,
                 "new_columns": {},

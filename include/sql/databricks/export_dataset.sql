@@ -83,7 +83,8 @@ DECLARE OR REPLACE VARIABLE has_changes_only BOOLEAN;
 DECLARE OR REPLACE VARIABLE load_mode STRING;
 DECLARE OR REPLACE VARIABLE has_deletes BOOLEAN;
 DECLARE OR REPLACE VARIABLE key_names ARRAY<STRING>;
-DECLARE OR REPLACE VARIABLE keys ARRAY<STRING>;
+DECLARE OR REPLACE VARIABLE keys ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
+DECLARE OR REPLACE VARIABLE key_columns STRING;
 DECLARE OR REPLACE VARIABLE available ARRAY<STRING>;
 DECLARE OR REPLACE VARIABLE exported ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
 DECLARE OR REPLACE VARIABLE columns_that_stay STRING;
@@ -379,11 +380,7 @@ SET VAR rows_then = CONCAT(
   'SELECT ', selected, ' FROM IDENTIFIER(:source_table) VERSION AS OF ', CAST(from_version AS STRING), chosen_rows
 );
 
--- The source's names of the merge keys, for SQL.
-SET VAR keys = TRANSFORM(
-  FILTER(exported, c -> ARRAY_CONTAINS(TRANSFORM(key_names, k -> LOWER(k)), LOWER(c['alias']))),
-  c -> '`' || REPLACE(c['name'], '`', '``') || '`'
-);
+SET VAR keys = FILTER(exported, c -> ARRAY_CONTAINS(TRANSFORM(key_names, k -> LOWER(k)), LOWER(c['alias'])));
 
 SET VAR keys = CASE
   WHEN SIZE(keys) = SIZE(key_names) THEN keys
@@ -391,6 +388,9 @@ SET VAR keys = CASE
     'The export lacks a merge key: one of ', ARRAY_JOIN(key_names, ', '), '. Nothing was exported.'
   ))
 END;
+
+-- The merge keys as the source names them.
+SET VAR key_columns = ARRAY_JOIN(TRANSFORM(keys, c -> '`' || REPLACE(c['name'], '`', '``') || '`'), ', ');
 
 SET VAR changes = CONCAT(
   ' FROM TABLE_CHANGES(:source_table, ', CAST(from_version + 1 AS STRING), ', ', CAST(source_version AS STRING), ')'
@@ -405,7 +405,7 @@ SET VAR export_query = CASE
       ' UNION ALL SELECT *, TRUE AS data_share_deleted FROM (', rows_then, ') AS gone LEFT ANTI JOIN (', rows_now,
       ') AS kept ON ',
       ARRAY_JOIN(
-        TRANSFORM(key_names, k -> REPLACE('gone.{} = kept.{}', '{}', '`' || REPLACE(k, '`', '``') || '`')), ' AND '
+        TRANSFORM(keys, c -> REPLACE('gone.{} = kept.{}', '{}', '`' || REPLACE(c['alias'], '`', '``') || '`')), ' AND '
       )
     )
   WHEN load_mode = 'append'
@@ -417,7 +417,7 @@ SET VAR export_query = CASE
     CASE WHEN has_deletes THEN ', data_share_deleted' ELSE '' END,
     ' FROM (SELECT ', selected, ', _change_type IN ("delete", "update_preimage")',
     CASE WHEN condition = '' THEN '' ELSE CONCAT(' OR NOT COALESCE((', condition, '), FALSE)') END,
-    ' AS data_share_deleted, ROW_NUMBER() OVER (PARTITION BY ', ARRAY_JOIN(keys, ', '),
+    ' AS data_share_deleted, ROW_NUMBER() OVER (PARTITION BY ', key_columns,
     ' ORDER BY _commit_version DESC, _change_type IN ("insert", "update_postimage") DESC) AS data_share_rank',
     changes, ') AS ranked WHERE data_share_rank = 1',
     CASE WHEN has_deletes THEN '' ELSE ' AND NOT data_share_deleted' END
@@ -432,7 +432,7 @@ SET VAR statement = CASE
     'SELECT COUNT(*), ',
     CASE
       WHEN has_deletes OR SIZE(keys) = 0 THEN 'CAST(0 AS BIGINT)'
-      ELSE CONCAT('COUNT(*) - COUNT(DISTINCT ', ARRAY_JOIN(keys, ', '), ')')
+      ELSE CONCAT('COUNT(*) - COUNT(DISTINCT ', key_columns, ')')
     END,
     ' FROM IDENTIFIER(:source_table)', at_version, chosen_rows
   )

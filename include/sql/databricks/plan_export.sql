@@ -184,11 +184,12 @@ SET VAR statement = CASE
       ' FROM (SELECT *, MIN(CASE WHEN version > :published_version THEN UNIX_MICROS(timestamp) END) OVER ()',
       ' AS superseded_at, COALESCE(MAX(CASE WHEN NOT sets_feed AND (names_feed OR COALESCE(operation NOT IN (',
       without_changes, ', ', of_rows, ', ', of_columns, '), TRUE)) THEN version END) OVER (), -1) AS feed_reset_at',
-      ' FROM (SELECT *, LOWER(TO_JSON(operationParameters)) LIKE "%delta.enablechangedatafeed%" AS names_feed,',
-      ' LOWER(TO_JSON(operationParameters)) RLIKE "delta[.]enablechangedatafeed[^a-z]*true"',
+      ' FROM (SELECT *, parameters LIKE "%delta.enablechangedatafeed%" AS names_feed,',
+      ' parameters RLIKE "delta[.]enablechangedatafeed[^a-z]*true"',
       ' OR COALESCE(CAST(TRY_ELEMENT_AT(operationMetrics, "numAddedChangeFiles") AS BIGINT), 0) > 0',
       ' OR COALESCE(CAST(TRY_ELEMENT_AT(operationMetrics, "numTargetChangeFilesAdded") AS BIGINT), 0) > 0 AS sets_feed',
-      ' FROM (DESCRIBE HISTORY IDENTIFIER(:source_table))))'
+      ' FROM (SELECT *, COALESCE(LOWER(TO_JSON(operationParameters)), "") AS parameters',
+      ' FROM (DESCRIBE HISTORY IDENTIFIER(:source_table)))))'
     )
   ELSE CONCAT(
     'SELECT CAST(NULL AS BIGINT), CAST(NULL AS STRING), CAST(NULL AS STRING), CAST(0 AS BIGINT), CAST(0 AS BIGINT),',

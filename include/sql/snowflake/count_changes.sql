@@ -29,7 +29,7 @@ SELECT
   {% endif -%}
   {% endif -%}
   present.total AS rows_before
-FROM (SELECT COUNT(*) AS total FROM {{ sync.staged_rows }} AS staging) AS staged
+FROM (SELECT COUNT(*) AS total FROM {{ sync.staged_rows }}) AS staged
 CROSS JOIN (SELECT COUNT(*) AS total FROM {{ sync.dataset.target }}) AS present
 {%- if sync.load_mode.has_keys %}
 CROSS JOIN (

@@ -4,6 +4,10 @@
 -- replaces the tables of the attempt, which no other attempt uses.
 -- Input: samples, as for write_samples.sql; without columns, there are none.
 
+{% set of_increment = [
+  'export_mode', 'from_version', 'source_version', 'source_table_id', 'source_rows'
+] if sync.dataset.incremental else [] -%}
+
 {% include 'create_lock.sql' %}
 
 CREATE OR REPLACE TABLE {{ sync.new_staging_manifest }} LIKE {{ share.manifest_table }};
@@ -37,14 +41,18 @@ FROM (
     MAX(row_count) AS row_count,
     MAX(file_count) AS file_count,
     MAX(column_types) AS column_types,
-    {% if sync.dataset.incremental -%}
-    MAX(export_mode) AS export_mode,
-    MAX(from_version) AS from_version,
-    MAX(source_version) AS source_version,
-    MAX(source_rows) AS source_rows,
-    {% endif -%}
+    {% for column in of_increment -%}
+    MAX(its_{{ column }}) AS {{ column }},
+    {% endfor -%}
     MAX(staged_at) AS staged_at
-  FROM {{ sync.new_staging_manifest }}
+  FROM (
+    -- By their names, the columns that tables of an earlier version lack: then Snowflake names the one that is missing.
+    SELECT
+      *
+      {%- for column in of_increment %},
+      {{ column }} AS its_{{ column }}{% endfor %}
+    FROM {{ sync.new_staging_manifest }}
+  ) AS manifests
 ) AS manifest
 {% if samples.columns -%}
 CROSS JOIN (SELECT {{ samples.counts }} FROM {{ sync.new_staging_samples }}) AS samples

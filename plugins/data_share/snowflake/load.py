@@ -352,6 +352,7 @@ def _of_increment(manifest: Mapping[str, Any], *, has_deletes: bool) -> dict[str
         "export_mode": manifest["EXPORT_MODE"],
         "from_version": int(manifest["FROM_VERSION"]),
         "source_version": int(manifest["SOURCE_VERSION"]),
+        "source_table_id": manifest["SOURCE_TABLE_ID"],
         "source_rows": int(manifest["SOURCE_ROWS"]),
         "has_deletes": has_deletes,
     }

@@ -266,8 +266,9 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         last = locked[0] if locked else {}
         if self.sync.is_increment:
             start, version = int(self.sync.loaded["from_version"]), last.get("SOURCE_VERSION")
-            if version is None or not self.sync.may_follow(int(version)):
-                has = "no version that is known" if version is None else f"version {int(version)}"
+            is_same = last.get("SOURCE_TABLE_ID") == self.sync.loaded["source_table_id"]
+            if version is None or not is_same or not self.sync.may_follow(int(version)):
+                has = f"version {int(version)}" if version is not None and is_same else "no version that is known"
                 raise TargetDivergedError(
                     f"{self._export_path} has what has changed since version {start}, and {self.dataset.target_table} "
                     f"has {has} of the source. This attempt changed nothing.",

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from deltalake import Field
+from deltalake import Field, write_deltalake
 from deltalake.schema import PrimitiveType
 
 from emulators.databricks.export import Session
 from emulators.databricks.sql_text import statements_of
 from emulators.databricks.unity_catalog import Policies, create_view, set_policies, table_uri
+from emulators.s3 import storage_options
 from tests.export_job import PLAN_SQL
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
@@ -39,9 +40,8 @@ Row = dict[str, str]
 
 def plan(here: Any, published: str, source: str = "", mode: str = "") -> Row:
     row = here.first(PLAN_SQL, source_table=source or here.name, published=published, mode=mode)
-    assert list(row) == [
-        *("export_mode", "export_reason", "to_version", "from_version", "committed_at", "table_id", "has_feed")
-    ]
+    columns = ("export_mode", "export_reason", "to_version", "from_version", "committed_at", "table_id", "has_feed")
+    assert set(row) == set(columns)
     assert None not in row.values()  # Databricks does not resolve a reference to NULL
     return dict(row)
 
@@ -343,7 +343,7 @@ class Exported:
         self.path = f"databricks-snowflake-share/{folder}/"
 
     def parameters(self, row: Mapping[str, str], **others: str) -> Row:
-        given = {"run_key": "key", "dataset": "d", "proof": "checksums", "source": "", "mode": ""}
+        given = {"run_key": "key", "dataset": "d", "proof": "checksums", "source": "", "mode": "", "published": ""}
         paths = {"data_path": f"s3://{self.path}data/", "manifest_path": f"s3://{self.path}manifest/"}
         return {"source_table": self.here.name, **given, **paths, **row, **others}
 
@@ -462,3 +462,179 @@ def test_a_planned_version_that_is_gone_is_no_other_version(here: Any, exported:
     message = here.refused(EXPORT_SQL, **exported.parameters(row))
     assert message.startswith("[DELTA_VERSION_NOT_FOUND]")
     assert not here.files.exists(f"{exported.path}manifest/_SUCCESS")
+
+
+# ---- changes
+
+MERGE = {"load": "merge", "keys": ["ID"], "deletes": "true"}
+APPEND = {"load": "append"}
+SOME = pa.table({"id": list(range(1, 13)), "v": ["a"] * 12})
+
+
+def some(here: Any, feed: bool | None = None) -> None:
+    """Write a table, with the change data feed on or off, or as it is without a property."""
+    options = {"storage_options": storage_options(here.url)}
+    properties = {} if feed is None else {"delta.enableChangeDataFeed": str(feed).lower()}
+    write_deltalake(table_uri(here.name), SOME, configuration=properties, **options)
+
+
+def known_of(row: Row, increment: Any = MERGE) -> dict[str, Any]:
+    return {**published_of(row), "has_feed": row["has_feed"], "increment": increment}
+
+
+def changes(here: Any, known: dict[str, Any]) -> tuple[str, str]:
+    row = plan(here, json.dumps(known))
+    from_version = known["version"] if row["export_mode"] in ("feed", "compare") else ""
+    assert row["from_version"] == from_version
+    return row["export_mode"], row["export_reason"]
+
+
+def _update(here: Any) -> None:
+    here.table().update(updates={"v": "concat(v, 'b')"}, predicate="id = 1")
+
+
+def _insert(here: Any) -> None:
+    here.write(SOME.slice(0, 1), "append")
+
+
+def _most(here: Any) -> None:
+    here.table().update(updates={"v": "'b'"}, predicate="id > 3")
+
+
+def _same(here: Any) -> None:
+    here.write(SOME)
+
+
+def _nearly_the_same(here: Any) -> None:
+    here.write(pa.table({"id": [*range(2, 13), 20], "v": ["a"] * 12}))
+
+
+def _add_column(here: Any) -> None:
+    here.table().alter.add_columns([Field("w", PrimitiveType("integer"))])
+
+
+def _feed(on: bool) -> Callable[[Any], None]:
+    properties = {"delta.enableChangeDataFeed": str(on).lower()}
+    return lambda here: here.table().alter.set_table_properties(properties)
+
+
+def _then(*steps: Callable[[Any], None]) -> Callable[[Any], None]:
+    def change(here: Any) -> None:
+        for step in steps:
+            step(here)
+
+    return change
+
+
+THIRD = "more than a third of the rows have changed since version 0"
+COLUMNS_CHANGED = "the columns of the source may have changed since version 0"
+VACUUMED = "VACUUM may have removed files that changed since version 0"
+OF_FEED = "the change data feed has {} changes since version 0"
+COMPARED = "{} rows have changed since version 0"
+NOTHING = "nothing new since version 0"
+
+# What has happened -> mode and reason with the feed on from the start, and without any feed.
+DECISIONS: dict[str, tuple[Callable[[Any], None], tuple[str, str], tuple[str, str]]] = {
+    "a row": (_update, ("feed", OF_FEED.format(1)), ("compare", COMPARED.format(1))),
+    "rows come and go": (_nearly_the_same, ("compare", COMPARED.format(1)), ("compare", COMPARED.format(1))),
+    "the same rows again": (_same, ("nothing", NOTHING), ("nothing", NOTHING)),
+    "most rows": (_most, ("full", THIRD), ("full", THIRD)),
+    "a column": (_then(_update, _add_column), ("full", COLUMNS_CHANGED), ("full", COLUMNS_CHANGED)),
+    "vacuumed": (_then(_update, _vacuum), ("full", VACUUMED), ("full", VACUUMED)),
+    "made again": (lambda here: _made_again_as(here), ("full", MADE_AGAIN), ("full", MADE_AGAIN)),
+    "the feed goes off": (
+        _then(_update, _feed(on=False)),
+        ("compare", COMPARED.format(1)),
+        ("compare", COMPARED.format(1)),
+    ),
+    "the feed comes on": (_then(_update, _feed(on=True)), ("feed", OF_FEED.format(1)), ("compare", COMPARED.format(1))),
+    "the feed comes on first": (
+        _then(_feed(on=True), _update),
+        ("feed", OF_FEED.format(1)),
+        ("feed", OF_FEED.format(1)),
+    ),
+    "only what changes no row": (_then(_compact, _set_properties), ("nothing", NOTHING), ("nothing", NOTHING)),
+}
+
+
+def _made_again_as(here: Any) -> None:
+    here.files.rm(table_uri(here.name), recursive=True)
+    some(here)
+    _insert(here)
+
+
+@pytest.mark.parametrize("happened", DECISIONS)
+def test_the_plan_decides_how_changes_are_found(here: Any, happened: str) -> None:
+    change, with_feed, without_feed = DECISIONS[happened]
+    for feed, expected in ((True, with_feed), (None, without_feed)):
+        some(here, feed)
+        known = known_of(plan(here, ""))
+        assert known["has_feed"] == ("true" if feed else "")
+        change(here)
+        assert changes(here, known) == expected, feed
+        here.files.rm(table_uri(here.name), recursive=True)
+
+
+def test_all_is_exported_where_airflow_says_so_and_anything_is_new(here: Any) -> None:
+    some(here)
+    known = known_of(plan(here, ""))
+    no_increment = {**known, "no_increment_because": "the last sync has not ended well"}
+    assert changes(here, no_increment) == ("nothing", NOTHING)
+    _update(here)
+    assert changes(here, no_increment) == (
+        "full",
+        "the source has changed since version 0, and the last sync has not ended well",
+    )
+    without = {name: value for name, value in known.items() if name != "increment"}
+    assert changes(here, without) == ("full", "the source has changed since version 0")
+
+
+def test_that_the_feed_is_on_is_remembered_when_the_history_does_not_tell_it_any_more(here: Any) -> None:
+    some(here, feed=True)
+    for _ in range(2):
+        _update(here)
+    known = known_of(plan(here, ""))
+    _clean_up(here, 0, 1)
+    _insert(here)
+    assert changes(here, known) == ("feed", "the change data feed has 1 changes since version 2")
+    # Change files, which an update leaves, tell it too; a table of which nothing tells it, is compared.
+    assert changes(here, known | {"has_feed": ""})[0] == "feed"
+    _clean_up(here, 2)
+    assert known_of(plan(here, ""))["has_feed"] == ""
+    _update(here)
+    assert known_of(plan(here, ""))["has_feed"] == "true"
+
+
+def test_maps_are_not_compared(here: Any) -> None:
+    kinds = pa.schema([("id", pa.int64()), ("m", pa.map_(pa.string(), pa.string()))])
+    rows = pa.Table.from_pylist([{"id": number, "m": [("a", "b")]} for number in range(9)], kinds)
+    here.write(rows)
+    known = known_of(plan(here, ""))
+    here.write(rows.slice(0, 1), "append")
+    mode, reason = changes(here, known)
+    assert (mode, "a type that cannot be compared" in reason) == ("full", True)
+
+
+def test_a_version_that_is_too_old_is_not_compared(here: Any) -> None:
+    some(here)
+    _commit(here, "WRITE")  # in 1970
+    known = known_of(plan(here, ""))
+    here.write(SOME.slice(0, 1), "append")
+    mode, reason = changes(here, known)
+    assert (mode, "older than a week" in reason) == ("full", True)
+
+
+@pytest.mark.parametrize("feed", [True, None])
+def test_an_append_has_only_rows_that_are_new(here: Any, feed: bool | None) -> None:
+    some(here, feed)
+    known = known_of(plan(here, ""), APPEND)
+    assert changes(here, known) == ("nothing", NOTHING)
+    here.write(SOME, "append")
+    assert changes(here, known)[0] == ("feed" if feed else "compare"), "however many"
+    _update(here)
+    message = here.refused(PLAN_SQL, source_table=here.name, published=json.dumps(known), mode="")
+    assert "it cannot be told which these are: rows of the source were changed or deleted since version 0" in message
+    # Nothing is exported by a description, so it is not refused.
+    assert plan(here, json.dumps(known), mode="describe")["export_mode"] == "describe"
+    # Airflow decides on the first one, and on a full refresh.
+    assert plan(here, json.dumps({"full_because": "it was asked for"}))["export_mode"] == "full"

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from data_share.column_types import SYNONYMS
 from data_share.dataset_files import InvalidDatasetError, read_dataset, read_datasets
-from data_share.datasets import CHECKS_OF_EVERY_SYNC, LoadMode, SchemaDrift, not_one_condition
+from data_share.datasets import CHECKS_OF_EVERY_SYNC, LoadMode, SchemaDrift, is_about_all_rows, not_one_condition
 from data_share.invalid_dataset import InvalidDatasetDag
 from data_share.share import Share
 from data_share.share_file import share_file
@@ -393,6 +393,14 @@ BROKEN_RULES: dict[str, tuple[str, str]] = {
     ),
     "merge without keys": (text(load_mode="merge"), "merge_keys: load_mode merge needs at least one"),
     "keys for replace": (text(merge_keys=["harbour"]), "merge_keys: only for load_mode merge, not for replace"),
+    "incremental for replace": (
+        text(incremental=True),
+        "incremental: only for load_mode merge and append; replace exports everything",
+    ),
+    "incremental without versions": (
+        text(incremental=True, pinned=False, **MERGE),
+        "incremental: needs versions of the source, so not with pinned: false",
+    ),
     "delete_missing for append": (
         text(load_mode="append", delete_missing=True),
         "delete_missing: only for load_mode merge, not for append",
@@ -818,3 +826,30 @@ def test_the_stand_in_of_an_invalid_dataset_keeps_the_dataset_file_as_its_own(tm
     dag = InvalidDatasetDag(InvalidDatasetError(write(tmp_path), ["load_mode: wrong"]))
     dag.relative_fileloc = "sync_datasets.py"
     assert dag.relative_fileloc == "include/datasets/tides.yaml"
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        *("COUNT(*) > 1", "a > 1 AND max (b) < 3", "HLL(x) > 1", "Array_Agg(x) IS NOT NULL", '"A" = any_value(b)'),
+        *("ROW_NUMBER() OVER (ORDER BY a) > 0", "PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY a) > 1"),
+    ],
+)
+def test_a_condition_with_an_aggregate_or_a_window_is_about_all_rows(condition: str) -> None:
+    assert is_about_all_rows(condition)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "a > 1",
+        "ABS(a) < 3",
+        "name <> 'COUNT(*)'",
+        '"MAX (" > 1',
+        "$$SUM($$ = a",
+        "a = 'it''s' OR b = 'MIN('",
+        "account(a) = 1",
+    ],
+)
+def test_any_other_condition_is_about_single_rows(condition: str) -> None:
+    assert not is_about_all_rows(condition)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import duckdb
 import pytest
 from airflow.sdk import DAG, BaseOperator
 
@@ -14,6 +15,7 @@ from data_share.share import Share, run_key_of
 from data_share.sql_files import SQL_FILTERS, SQL_MACROS, render_sql
 from data_share.sync import InvalidExportPathError, ResultMissingError, Sync, SyncStep
 from tests.airflow_double import DagRun, TaskInstance, rendered
+from tests.plugins.data_share.conftest import known_sync, tides
 
 KEY = "20260102T030405_0a1b2c3d"
 PARAMS: dict[str, Any] = {"full_refresh": False, "dry_run": False, "reload_run_key": None, "requested_by": None}
@@ -298,3 +300,64 @@ def test_the_example_has_a_value_for_all_that_a_file_may_ask_for() -> None:
     missing = [name for name in names if getattr(sync, name) in (None, "")]
     assert missing == ["requested_by", "unchanged"]
     assert (sync.columns("t"), sync.assignments("t")) == ('t."A", t."B"', '"B" = t."B"')
+
+
+@pytest.mark.parametrize(
+    ("load_mode", "export_mode", "versions"),
+    [("merge", "feed", [3, 4, 5]), ("merge", "compare", [3, 5]), ("append", "feed", [3]), ("append", "compare", [3])],
+)
+def test_which_version_of_the_target_an_increment_may_follow(
+    load_mode: str, export_mode: str, versions: list[int]
+) -> None:
+    keys = ("harbour",) if load_mode == "merge" else ()
+    dataset = tides(load_mode=load_mode, merge_keys=keys, incremental=True)
+    loaded = {"export_mode": export_mode, "from_version": 3, "source_version": 5, "has_deletes": False}
+    sync = known_sync(dataset, loaded=loaded)
+    assert [version for version in range(8) if sync.may_follow(version)] == versions
+    mine = "(SELECT 3 AS from_version, 5 AS source_version, 'a' AS source_table_id)"
+    with duckdb.connect() as connection:
+        locked = "(SELECT UNNEST(RANGE(8)) AS source_version, 'a' AS source_table_id)"
+        rows = connection.sql(
+            f"SELECT locked.source_version FROM {locked} AS locked, {mine} AS mine WHERE {sync.follows_condition}"
+        )
+        assert sorted(version for (version,) in rows.fetchall()) == versions
+        others = f"SELECT 1 FROM (SELECT 3 AS source_version, 'b' AS source_table_id) AS locked, {mine} AS mine"
+        assert connection.sql(f"{others} WHERE {sync.follows_condition}").fetchall() == []
+
+
+def test_all_rows_may_follow_any_version_but_not_be_appended_to_others() -> None:
+    merge = tides(load_mode="merge", merge_keys=("harbour",), incremental=True)
+    append = tides(load_mode="append", incremental=True)
+    conditions = {
+        (dataset.load_mode.value, full_refresh): known_sync(
+            dataset, conf={"full_refresh": full_refresh}, loaded={}
+        ).follows_condition
+        for dataset in (merge, append)
+        for full_refresh in (False, True)
+    }
+    assert conditions == dict.fromkeys(conditions, "TRUE") | {("append", False): "locked.run_key = ''"}
+
+
+def test_rows_differ_by_their_stored_values_and_by_all_that_can_be_compared() -> None:
+    dataset = tides(load_mode="merge", merge_keys=("harbour",))
+    kinds = {"HARBOUR": "VARCHAR", "NOTE": "VARCHAR", "DEPTH": "FLOAT"}
+    sync = known_sync(dataset, loaded={"columns": list(kinds), "kinds": kinds, "new_columns": {}})
+    assert sync.differs("t", "s") == (
+        """COLLATE(t."NOTE", '') IS DISTINCT FROM COLLATE(s."NOTE", '') OR t."DEPTH" IS DISTINCT FROM s."DEPTH\""""
+    )
+    # A dry run adds no column to the target.
+    dry = known_sync(
+        dataset,
+        conf={"dry_run": True},
+        loaded={"columns": list(kinds), "kinds": kinds, "new_columns": {"NOTE": "VARCHAR"}},
+    )
+    assert dry.differs("t", "s").startswith('s."NOTE" IS NOT NULL OR ')
+    for unknown in ({**kinds, "EXTRA": "VARIANT"}, {**kinds, "EXTRA": "OTHER"}):
+        assert (
+            known_sync(dataset, loaded={"columns": list(unknown), "kinds": unknown, "new_columns": {}}).differs(
+                "t", "s"
+            )
+            == ""
+        )
+    # The copy of an earlier version of this package has left no types.
+    assert known_sync(dataset, loaded={"columns": list(kinds), "new_columns": {}}).differs("t", "s") == ""

@@ -68,8 +68,49 @@ def test_a_publish_is_remembered_to_the_microsecond() -> None:
     known = state(run).read()
     assert known == Watermark(published=published())
     assert published_parameter(tides(), known.published, None) == {
-        "published": json.dumps({"version": "812", "committed_at": "1767321660123456", "table_id": "made once"})
+        "published": json.dumps(
+            {"version": "812", "committed_at": "1767321660123456", "table_id": "made once", "has_feed": ""}
+        )
     }
+
+
+def incremental(**fields: Any) -> Dataset:
+    return tides(**{"load_mode": "merge", "merge_keys": ["harbour"], "incremental": True, **fields})
+
+
+def test_the_job_is_told_how_changes_are_loaded_and_why_not_this_time() -> None:
+    dataset = incremental(delete_missing=True)
+    last = published(dataset, source_has_feed=True)
+    told = json.loads(published_parameter(dataset, last, None)["published"])
+    assert told["has_feed"] == "true"
+    assert told["increment"] == {"load": "merge", "keys": ["HARBOUR"], "deletes": "true"}
+    told = json.loads(published_parameter(incremental(), last, None, "the last sync has failed")["published"])
+    assert told["increment"]["deletes"] == "false"
+    assert told["no_increment_because"] == "the last sync has failed"
+    append = tides(load_mode="append", incremental=True)
+    assert json.loads(published_parameter(append, last, None)["published"])["increment"] == {"load": "append"}
+    # Without a version to start from, there are no changes.
+    assert json.loads(published_parameter(dataset, None, "why")["published"]) == {"full_because": "why"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "of_merge", "of_append"),
+    [
+        ({"description": "Others.", "checks": {"deep": "depth > 1"}, "retries": 1}, True, False),
+        ({"source": {"exclude": ["note"]}}, True, True),
+        ({"source_table": "main.sea.others"}, True, True),
+        ({"schema_drift": "add_new"}, True, True),
+    ],
+)
+def test_an_append_of_changes_goes_on_unless_the_rows_would_be_others(
+    fields: dict[str, Any], of_merge: bool, of_append: bool
+) -> None:
+    changed = "the dataset file has changed since the last publish"
+    before, after = incremental(), incremental(**fields)
+    assert because(Watermark(published=published(before)), after) == (changed if of_merge else None)
+    append = {"load_mode": "append", "merge_keys": []}
+    before, after = incremental(**append), incremental(**append, **fields)
+    assert because(Watermark(published=published(before)), after) == (changed if of_append else None)
 
 
 def test_datasets_of_one_source_remember_their_own() -> None:

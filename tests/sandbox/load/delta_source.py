@@ -82,9 +82,9 @@ class Source:
 
     def make_again(self) -> None:
         """Drop the table, and make another one, with as many versions, under its name."""
-        versions = self.table.version()
+        versions, columns = self.table.version(), self.table.schema()
         self.files.rm(self.uri, recursive=True)
-        self.write([self.new_row()], "append")
+        DeltaTable.create(self.uri, columns, storage_options=self.options)
         for _ in range(versions):
             self.write([self.new_row()], "append")
 

@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from data_share.datasets import Dataset
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from tests.sandbox.load.delta_source import Source
@@ -58,7 +60,7 @@ class History:
 
     def __init__(self, share: Share, chance: random.Random, **fields: Any) -> None:
         self.share, self.chance = share, chance
-        merges = {"load_mode": "merge", "merge_keys": ["k"]}
+        merges = {"load_mode": "merge", "merge_keys": ["k"], "allow_empty": True}
         self.dataset = share.dataset(
             **{"incremental": True, "schema_drift": "add_new", "create_table": "from_source", **merges, **fields}
         )
@@ -127,8 +129,8 @@ class History:
         others = 0
         off, on = self._feed()
         if (self.had_feed and off <= self.published) or (on is not None and on <= self.published + 1):
-            feed = self.source.table.load_cdf(self.published + 1, self.version).read_all()
-            kinds = Counter(str(kind) for kind in feed["_change_type"])
+            feed = pa.table(self.source.table.load_cdf(self.published + 1, self.version).read_all())
+            kinds = Counter(feed["_change_type"].to_pylist())
             others = sum(count for kind, count in kinds.items() if kind != "insert")
             count = sum(count for kind, count in kinds.items() if kind != "update_preimage")
             if count == 0:
@@ -334,6 +336,7 @@ class History:
             return
         key = self.chance.choice(self.target() or [{"k": 0}])["k"]
         self.share.query(f"DELETE FROM {self.dataset.target} WHERE k = {key}")
+        self.expected = [row for row in self.expected if row["k"] != key]
         self.is_damaged = True
 
 
@@ -360,3 +363,172 @@ def test_the_target_is_what_the_source_is_whatever_has_happened(
     for _ in range(events):
         history.happen()
     history.sync()
+
+
+# ---- one by one
+
+
+def merged(share: Share, **fields: Any) -> tuple[Dataset, Source]:
+    """A dataset that was synced once, and its source of 24 rows."""
+    of_merge = {"load_mode": "merge", "merge_keys": ["k"], "delete_missing": True}
+    dataset = share.dataset(**{"incremental": True, **of_merge, **fields})
+    share.remember(dataset)
+    source = Source(share, dataset)
+    source.write([source.new_row() for _ in range(24)], "append")
+    assert share.sync(dataset).ledger_row["export_mode"] == "full"
+    return dataset, source
+
+
+def counts(run: Run) -> tuple[int, int, int]:
+    row = run.ledger_row
+    return row["rows_inserted"], row["rows_updated"], row["rows_deleted"]
+
+
+def failure(share: Share, dataset: Dataset, run: Run | None = None, **params: Any) -> ShareError:
+    with pytest.raises(ShareError) as caught:
+        share.sync(dataset, run, **params)
+    return caught.value
+
+
+def test_changes_are_counted_and_what_is_as_it_was_is_not(a_share: Share) -> None:
+    dataset, source = merged(a_share)
+    source.insert()
+    source.table.update(updates={"amount": "amount + 1"}, predicate="k < 4")
+    source.table.delete("k = 5")
+    run = a_share.sync(dataset)
+    assert (run.ledger_row["export_mode"], counts(run)) == ("compare", (2, 3, 1))
+    assert (run.ledger_row["rows_loaded"], run.ledger_row["source_rows"]) == (6, 25)
+    # A merge of all rows rewrites only those that differ, in their letters too.
+    a_share.query(f"UPDATE {dataset.target} SET name = UPPER(name) WHERE k = 7")
+    source.insert()
+    run = a_share.sync(a_share.edit(dataset, incremental=False))
+    assert (run.ledger_row["export_mode"], counts(run)) == ("full", (2, 1, 0))
+    assert a_share.target(dataset) == source.rows()
+
+
+@pytest.mark.parametrize(("version", "table"), [(99, "table_id"), (-1, "table_id"), (None, "another")])
+def test_an_increment_is_refused_by_a_target_with_another_version(
+    a_share: Share, version: int | None, table: str
+) -> None:
+    dataset, source = merged(a_share)
+    source.update()
+    run = a_share.staged(dataset)
+    lock = a_share.names.lock_table(dataset.target_table)
+    changed = "source_table_id = 'another'" if version is None else f"source_version = {version}"
+    a_share.query(f"UPDATE {lock} SET {changed}")
+    before = a_share.everything(dataset)
+    with pytest.raises(ShareError, match="has what has changed since version 0") as caught:
+        a_share.step(run, "publish")
+    assert (caught.value.code, a_share.everything(dataset)) == (FailureCode.TARGET_DIVERGED, before)
+    # The next sync exports everything, whatever Airflow remembers.
+    run = a_share.sync(dataset)
+    assert run.ledger_row["export_mode"] == "full"
+    assert run.ledger_row["export_reason"] == "it is not certain what the last publish has left"
+    assert a_share.target(dataset) == source.rows()
+
+
+def test_a_target_that_was_rolled_back_is_exported_anew(a_share: Share) -> None:
+    for fields in ({}, {"delete_missing": False}):
+        dataset, source = merged(a_share, **fields)
+        a_share.query(f"DELETE FROM {dataset.target} WHERE k > 20")
+        source.update()
+        error = failure(a_share, dataset)
+        assert error.code is FailureCode.TARGET_DIVERGED
+        assert ("of which 0 are not" if not fields else "fewer rows than the 24") in error.message
+        assert a_share.sync(dataset).ledger_row["export_mode"] == "full"
+        assert a_share.target(dataset) == source.rows()
+
+
+def test_checks_on_all_rows_see_the_target_as_it_will_be(a_share: Share) -> None:
+    checks = {
+        "enough": "COUNT(*) >= 24",
+        "few": "COUNT(DISTINCT name) <= 2",
+        "small": "amount < 1000",
+        "range": "amount <= MAX(amount) OVER ()",
+    }
+    dataset, source = merged(a_share, checks=checks, required_columns=["k", "name"])
+    source.update()
+    source.insert()
+    source.table.delete("k = 2")
+    assert a_share.sync(dataset).ledger_row["export_mode"] == "compare"
+    # A row that is gone need not pass the checks of rows; those that stay are counted.
+    source.table.update(updates={"amount": "5000"}, predicate="k = 3")
+    error = failure(a_share, dataset)
+    assert (error.code, "small: amount < 1000. Not true for 1 row(s)" in error.message) == (
+        FailureCode.CHECKS_FAILED,
+        True,
+    )
+    source.table.delete("k = 3")
+    assert a_share.sync(dataset).ledger_row["source_rows"] == 24
+    source.table.delete("k = 4")
+    error = failure(a_share, dataset)
+    assert "enough: COUNT(*) >= 24" in error.message
+    assert "1 of " in error.message
+
+
+def test_the_change_of_the_row_count_is_that_of_the_source(a_share: Share) -> None:
+    dataset, source = merged(a_share, max_row_change_percent=20)
+    source.insert()
+    assert a_share.sync(dataset).ledger_row["rows_exported"] == 2
+    # From 26 rows of the source, not from 2 changes; all rows, and changes.
+    source.insert()
+    assert a_share.sync(dataset, full_refresh=True).ledger_row["rows_exported"] == 28
+    source.table.delete("k < 9")
+    error = failure(a_share, dataset)
+    assert error.code is FailureCode.CHECKS_FAILED
+    assert a_share.sync(dataset, accept_row_change=True).ledger_row["source_rows"] == 20
+
+
+def test_changes_of_rows_that_do_not_leave_are_an_export_without_rows(a_share: Share) -> None:
+    dataset, source = merged(a_share, source={"where": "k < 100"})
+    source.write([{"k": 200, "name": "far", "amount": 1.0}], "append")
+    run = a_share.sync(dataset)
+    assert (run.ledger_row["rows_exported"], counts(run)) == (0, (0, 0, 0))
+    assert a_share.target(dataset) == source.rows()[:-1]
+    assert a_share.sync(dataset).ledger_row["unchanged"]
+
+
+@pytest.mark.parametrize("feed", [False, True])
+def test_a_key_that_two_rows_have_is_never_published(a_share: Share, feed: bool) -> None:
+    for fields in ({}, {"delete_missing": False}):
+        dataset, source = merged(a_share, **fields)
+        if feed:
+            source.feed_on()
+            a_share.sync(dataset, full_refresh=True)
+        before = a_share.target(dataset)
+        source.write([{"k": 5, "name": "second", "amount": 0.5}], "append")
+        failure(a_share, dataset)
+        error = failure(a_share, dataset)
+        assert "merge_keys_unique" in error.message
+        assert a_share.target(dataset) == before
+
+
+def test_an_append_is_never_added_to_rows_that_nobody_knows(a_share: Share) -> None:
+    dataset = a_share.dataset(load_mode="append", incremental=True)
+    a_share.remember(dataset)
+    source = Source(a_share, dataset)
+    source.write([source.new_row() for _ in range(6)], "append")
+    a_share.sync(dataset)
+    before = a_share.everything(dataset)
+    a_share.remember(dataset)  # Airflow's database was made anew
+    error = failure(a_share, dataset)
+    assert error.code is FailureCode.INCREMENT_IMPOSSIBLE
+    assert "adds only new rows" in error.message
+    assert a_share.everything(dataset) == before
+    assert a_share.sync(dataset, full_refresh=True).ledger_row["rows_in_target"] == 6
+    source.insert()
+    assert counts(a_share.sync(dataset)) == (2, 0, 0)
+    assert a_share.target(dataset) == source.rows()
+
+
+def test_the_tables_of_an_earlier_version_are_told_before_anything_is_loaded(a_share: Share) -> None:
+    dataset = a_share.dataset(load_mode="merge", merge_keys=["k"], incremental=True)
+    Source(a_share, dataset).insert()
+    ledger = a_share.names.manifest_table
+    a_share.query(f"ALTER TABLE {ledger} DROP COLUMN source_rows")
+    try:
+        error = failure(a_share, dataset)
+    finally:
+        a_share.query(f"ALTER TABLE {ledger} ADD COLUMN source_rows NUMBER(38, 0)")
+    assert "set_up_snowflake" in str(error.what_to_do)
+    assert "lacks columns that a dataset with incremental: true needs" in error.message

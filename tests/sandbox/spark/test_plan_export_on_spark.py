@@ -80,8 +80,10 @@ def test_a_source_without_an_information_schema_is_planned_as_by_the_sandbox(
         "export_mode": mode or "full",
         "export_reason": "the dataset file says pinned: false" if "pinned" in published else NO_TABLE,
         "to_version": "",
+        "from_version": "",
         "committed_at": "",
         "table_id": "",
+        "has_feed": "",
     }
     session = Session(str(engines.files.client_kwargs["endpoint_url"]), engines.files)
     try:

@@ -90,6 +90,7 @@ def test_copying_creates_reads_the_manifest_compares_loads_and_counts(
         "staging_table": "staging.tides",
         "staged_at": "2026-01-02T03:04:30",
         "columns": ["HARBOUR", "DEPTH"],
+        "kinds": {"HARBOUR": "VARCHAR", "DEPTH": "FLOAT"},
         "new_columns": {},
         "created_columns": {},
         "target_columns": ["HARBOUR", "DEPTH"],
