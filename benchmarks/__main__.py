@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.results import say, table
 from sandbox.settings import PROJECT
 
-NAMES = ("parse", "latency", "requests", "cpu", "history", "rows", "cold", "burst")
+NAMES = ("parse", "latency", "requests", "cpu", "history", "rows", "increments", "cold", "burst")
 
 
 def run(names: list[str], options: list[str]) -> int:

@@ -94,7 +94,7 @@ class Running:
         self.endpoints = endpoints
         self.http = httpx.Client(timeout=120)
         self._token = ""
-        self._let_sources_change()
+        self.let_sources_change()
 
     # Airflow
 
@@ -186,7 +186,7 @@ class Running:
         """Stop everything and start it again, with the same state, as ``make down`` and ``make up`` do."""
         self.stack.stop()
         self.endpoints = self.stack.start(command="a benchmark")
-        self._let_sources_change()
+        self.let_sources_change()
 
     def restart(self, part: str) -> None:
         """End one of Airflow's parts, start it again, and return when it has reported that it works."""
@@ -228,9 +228,9 @@ class Running:
         """Let each export last at least so long."""
         self.databricks("POST", "/_sandbox/run_seconds", seconds=seconds)
 
-    def _let_sources_change(self) -> None:
-        """Let each sync find something new at its source: a sync that finds nothing is another measurement."""
-        self.databricks("POST", "/_sandbox/source_changes", on=True)
+    def let_sources_change(self, *, on: bool = True) -> None:
+        """Let each sync find something new at its source, or only what is new: most benchmarks measure whole syncs."""
+        self.databricks("POST", "/_sandbox/source_changes", on=on)
 
     def last_export(self) -> tuple[float, float]:
         """Return when the newest export began and ended, seconds since 1970."""
