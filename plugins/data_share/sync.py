@@ -25,7 +25,7 @@ from data_share.share import (
     target_key,
 )
 from data_share.sql_text import quoted
-from data_share.steps import COPY_INTO_STAGING, EXPORT_TO_S3, WAIT_FOR_EXPORT, Step
+from data_share.steps import CHECK_STAGING, COPY_INTO_STAGING, EXPORT_TO_S3, WAIT_FOR_EXPORT, Step
 
 INCREMENTS = ("feed", "compare")
 """The modes of an export that has only what has changed."""
@@ -294,6 +294,18 @@ class Sync:
         result: dict[str, Any] | None = self._pull(COPY_INTO_STAGING)
         return result
 
+    @property
+    def statement_seconds(self) -> str:
+        """
+        Seconds of the statements that Snowflake has run for this sync before its publish, as SQL.
+
+        NULL if an earlier version of this package has made the copy or the checks, and told no time.
+        """
+        copied, checked = (
+            (result or {}).get("statement_seconds") for result in (self._copied, self._pull(CHECK_STAGING))
+        )
+        return "NULL" if copied is None or checked is None else f"{copied + checked:.3f}"
+
     # ---- an export of changes
 
     @property
@@ -499,8 +511,10 @@ class Sync:
                 "proofs": [{"column": form, "form": form, "scale": scale} for scale, form in enumerate(forms)],
                 "unproven": {},
                 "query_ids": ["query"],
+                "statement_seconds": 1.5,
                 CLEAR_NUMBER_KEY: 0,
             },
+            CHECK_STAGING.id: {"statement_seconds": 0.5},
         }
         params = {
             **dict.fromkeys(("requested_by", "reload_run_key")),

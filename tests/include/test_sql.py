@@ -60,6 +60,7 @@ COPIED = {
     ],
     "unproven": {"TAGS": "no checksum is known for array<int> in VARIANT"},
     "query_ids": ["query 1", "query 2"],
+    "statement_seconds": 1.5,
     "clear_number": 0,
 }
 MERGE: dict[str, Any] = {"load_mode": "merge", "merge_keys": ("place", "date")}
@@ -91,6 +92,7 @@ def task_context(task_context: Callable[..., dict[str, Any]]) -> Callable[..., d
         context = task_context(task, conf=conf, **changes)
         xcoms = context["dag_run"].xcoms
         xcoms["copy_into_staging", "return_value"] = {**COPIED, **(copied or {})}
+        xcoms["check_staging", "return_value"] = {"statement_seconds": 0.25}
         if context["params"].get("reload_run_key"):
             del xcoms["wait_for_export", "return_value"]
             xcoms["copy_into_staging", "return_value"] |= {
@@ -518,7 +520,7 @@ def test_appending_adds_the_staged_rows(rendered: Render, make_dag: MakeDag) -> 
 
 
 OF_LOCK = tuple(COLUMNS_OF_VERSION)
-OF_MANIFEST = ("source_choice", "source_condition", *OF_LOCK)
+OF_MANIFEST = ("source_choice", "source_condition", "bytes_exported", *OF_LOCK)
 
 
 OTHER_PATH = EXPORT_PATH.replace("/1-", "/0-")
@@ -724,6 +726,7 @@ def test_the_ledger_row_has_a_value_for_each_column(rendered: Render, make_dag: 
             "query_ids": """'["query 1", "query 2"]'""",
             "requested_by": "'grace'",
             "package_version": f"'{data_share.__version__}'",
+            "statement_seconds": "1.750",
         }
         assert {name: values[name] for name in told} == told, way
 
@@ -760,7 +763,7 @@ def test_the_ledger_and_the_table_of_manifests_have_the_columns_that_are_written
         created = re.findall(r"(?:\( |, )([a-z_]+) [A-Z]", create)
         # Those that the set-up adds to a table of an earlier version.
         later = re.findall(rf"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS (\w+) [A-Z]", "; ".join(set_up))
-        of_ledger = {"package_version"} if table == Share().ledger_table else set()
+        of_ledger = {"package_version", "statement_seconds"} if table == Share().ledger_table else set()
         assert set(later) == {*OF_MANIFEST, *of_ledger}
         for is_current in (True, False):
             publish.sync.tables_are_current = is_current
@@ -876,7 +879,7 @@ def test_the_export_takes_what_runtime_14_has() -> None:
         )  # type: ignore[union-attr]
         bound = [re.fullmatch(r"(\w+) AS \w+", argument)[1] for argument in using.split(", ") if argument]  # type: ignore[index]
         assert {text, *filter(None, into.split(", ")), *bound} <= declared
-    assert len(executed) == 7
+    assert len(executed) == 8
 
 
 def test_each_source_of_a_dataset_file_passes_the_pattern_of_the_export() -> None:
@@ -896,7 +899,7 @@ def test_only_plain_directories_pass_the_patterns_of_the_export(name: str) -> No
 
 def test_only_checked_directories_and_the_names_of_columns_get_into_the_statements_of_the_export() -> None:
     assert set(checked_values()) == {"source_table", "data_path", "manifest_path"}
-    texts = "statement|selected|chosen_rows|rows_now|rows_then|key_columns|changes|export_query|data_files"
+    texts = "statement|selected|chosen_rows|rows_now|rows_then|key_columns|changes|export_query|data_files|metadata"
     made = "".join(re.findall(rf"SET VAR (?:{texts}) = .*?;", EXPORT_BODY, flags=re.DOTALL))
     # Outside of the texts. The types t are compared only; so are those after data_files.
     code = re.sub(r"'[^']*'", "''", made)

@@ -41,8 +41,8 @@
 -- table, not a directory that this job may read.
 --
 -- The manifest counts the files, not the table: so it describes what can be loaded, even if the table changes between
--- two statements. file_count counts the files that have rows. The manifest is written last, so an export without a
--- manifest did not finish.
+-- two statements. file_count counts the files that have rows, and bytes_exported is their size; a description has none.
+-- The manifest is written last, so an export without a manifest did not finish.
 --
 -- column_types is a JSON list of the files' columns: each with its name, its type and, with checksums, the number of
 -- values that are not NULL and the sum of 60 bits of the MD5 of each value's text. The sum does not depend on the order
@@ -109,7 +109,9 @@ DECLARE OR REPLACE VARIABLE data_files STRING;
 DECLARE OR REPLACE VARIABLE names ARRAY<STRING>;
 DECLARE OR REPLACE VARIABLE types ARRAY<STRING>;
 DECLARE OR REPLACE VARIABLE counted_rows BIGINT;
+DECLARE OR REPLACE VARIABLE metadata STRING;
 DECLARE OR REPLACE VARIABLE counted_files BIGINT;
+DECLARE OR REPLACE VARIABLE counted_bytes BIGINT;
 DECLARE OR REPLACE VARIABLE proofs ARRAY<MAP<STRING, STRING>>; -- noqa: LT01
 DECLARE OR REPLACE VARIABLE column_types STRING;
 
@@ -484,22 +486,27 @@ SET VAR statement = CONCAT(
 EXECUTE IMMEDIATE statement INTO types USING source_table AS source_table;
 
 -- A column named _metadata hides the files' metadata; Spark then adds underscores in front of the metadata's name.
+SET VAR metadata = ELEMENT_AT(
+  FILTER(
+    TRANSFORM(SEQUENCE(1, SIZE(names) + 1), k -> REPEAT('_', k) || 'metadata'),
+    m -> NOT ARRAY_CONTAINS(TRANSFORM(names, n -> LOWER(n)), m)
+  ),
+  1
+);
+
+-- Each row of a file has the file's size.
+SET VAR statement = CASE
+  WHEN only_describes THEN 'SELECT CAST(0 AS BIGINT), CAST(NULL AS BIGINT) WHERE :source_table IS NOT NULL'
+  ELSE CONCAT(
+    'SELECT COUNT(*), COALESCE(SUM(file_bytes), 0) FROM (SELECT DISTINCT ', metadata, '.file_path AS file_path, ',
+    metadata, '.file_size AS file_bytes FROM ', data_files, ') AS files'
+  )
+END;
+
+EXECUTE IMMEDIATE statement INTO counted_files, counted_bytes USING source_table AS source_table;
+
 SET VAR statement = CONCAT(
   'SELECT COUNT(*), ',
-  CASE
-    WHEN only_describes THEN 'CAST(0 AS BIGINT), '
-    ELSE CONCAT(
-      'COUNT(DISTINCT ',
-      ELEMENT_AT(
-        FILTER(
-          TRANSFORM(SEQUENCE(1, SIZE(names) + 1), k -> REPEAT('_', k) || 'metadata'),
-          m -> NOT ARRAY_CONTAINS(TRANSFORM(names, n -> LOWER(n)), m)
-        ),
-        1
-      ),
-      '.file_path), '
-    )
-  END,
   CASE
     WHEN with_checksums
       THEN 'ARRAY(' || ARRAY_JOIN(ZIP_WITH(names, types, (n, t) -> REPLACE(
@@ -541,7 +548,7 @@ SET VAR statement = CONCAT(
   ' FROM ', data_files
 );
 
-EXECUTE IMMEDIATE statement INTO counted_rows, counted_files, proofs USING source_table AS source_table;
+EXECUTE IMMEDIATE statement INTO counted_rows, proofs USING source_table AS source_table;
 
 SET VAR source_rows = COALESCE(source_rows, counted_rows);
 
@@ -559,6 +566,7 @@ SET VAR statement = CONCAT(
   ' :source_table_id AS source_table_id, :source_version AS source_version,',
   ' :source_committed_at AS source_committed_at, :source_has_feed AS source_has_feed, :from_version AS from_version,',
   ' :export_mode AS export_mode, :export_reason AS export_reason, :source_rows AS source_rows,',
+  ' :bytes_exported AS bytes_exported,',
   ' CURRENT_TIMESTAMP() AS exported_at'
 );
 
@@ -567,4 +575,4 @@ USING run_key AS run_key, dataset AS dataset, source_table AS source_table, coun
 counted_files AS file_count, column_types AS column_types, source AS source_choice, condition AS source_condition,
 columns_that_stay AS columns_that_stay, source_table_id AS source_table_id, source_version AS source_version,
 source_committed_at AS source_committed_at, source_has_feed AS source_has_feed, from_version AS from_version,
-export_mode AS export_mode, export_reason AS export_reason, source_rows AS source_rows;
+export_mode AS export_mode, export_reason AS export_reason, source_rows AS source_rows, counted_bytes AS bytes_exported;

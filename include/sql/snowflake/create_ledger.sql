@@ -23,7 +23,9 @@ CREATE TABLE IF NOT EXISTS {{ share.ledger_table }} (
   published_at TIMESTAMP_NTZ NOT NULL,
   source_choice VARCHAR,
   source_condition VARCHAR,
-  package_version VARCHAR
+  package_version VARCHAR,
+  bytes_exported NUMBER(38, 0),
+  statement_seconds NUMBER(38, 3)
   {%- for column, type in columns_of_version.items() %},
   {{ column }} {{ type }}{% endfor %}
 );
@@ -33,6 +35,10 @@ ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_choice VARC
 ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS source_condition VARCHAR;
 
 ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS package_version VARCHAR;
+
+ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS bytes_exported NUMBER(38, 0);
+
+ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS statement_seconds NUMBER(38, 3);
 
 {% for column, type in columns_of_version.items() -%}
 ALTER TABLE {{ share.ledger_table }} ADD COLUMN IF NOT EXISTS {{ column }} {{ type }};
@@ -48,6 +54,7 @@ CREATE TABLE IF NOT EXISTS {{ share.manifest_table }} (
   column_types VARCHAR,
   source_choice VARCHAR,
   source_condition VARCHAR,
+  bytes_exported NUMBER(38, 0),
   {% for column, type in columns_of_version.items() -%}
   {{ column }} {{ type }},
   {% endfor -%}
@@ -58,6 +65,8 @@ CREATE TABLE IF NOT EXISTS {{ share.manifest_table }} (
 ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_choice VARCHAR;
 
 ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS source_condition VARCHAR;
+
+ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS bytes_exported NUMBER(38, 0);
 
 {% for column, type in columns_of_version.items() -%}
 ALTER TABLE {{ share.manifest_table }} ADD COLUMN IF NOT EXISTS {{ column }} {{ type }};

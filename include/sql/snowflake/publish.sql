@@ -28,8 +28,12 @@
 {% set counts_on_rows = sync.is_increment and not sync.has_deletes -%}
 {# Columns that tables of an earlier version lack: of the lock row, of the manifest, and of the ledger, with values. -#}
 {% set locked_choice = columns_of_version | list if sync.tables_are_current else [] -%}
-{% set choice = ['source_choice', 'source_condition'] + locked_choice if sync.tables_are_current else [] -%}
-{% set later = {'package_version': sync.package_version | sql_string} if sync.tables_are_current else {} -%}
+{% set choice = ['source_choice', 'source_condition', 'bytes_exported'] + locked_choice
+  if sync.tables_are_current else [] -%}
+{% set later = {
+  'package_version': sync.package_version | sql_string,
+  'statement_seconds': sync.statement_seconds
+} if sync.tables_are_current else {} -%}
 {% for column in choice %}{% set _ = later.update({column: 'manifest.' ~ column}) %}{% endfor -%}
 {% set manifest_columns = [
   'run_key', 'dataset', 'source_table', 'row_count', 'file_count', 'column_types', 'exported_at', 'staged_at'

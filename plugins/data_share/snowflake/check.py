@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException
 
+from data_share.attempts import made_by
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.snowflake.statements import TARGET_UNCHANGED, SnowflakeSyncOperator
@@ -36,9 +38,11 @@ class SnowflakeCheckOperator(SnowflakeSyncOperator):
 
     Used instead of the provider's ``SQLTableCheckOperator`` (common-sql 2.4.0), which builds its query in Python, signs
     in with the connector, reports the whole query instead of the failed checks, and does not cancel it at a kill.
+
+    Returns ``statement_seconds`` of its statements in Snowflake, and its id (see :mod:`data_share.attempts`).
     """
 
-    def execute(self, context: Context) -> None:
+    def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Run the checks, compare the values, and report all failures together."""
         self._context = context
         for column, reason in self.sync.loaded["unproven"].items():
@@ -60,6 +64,7 @@ class SnowflakeCheckOperator(SnowflakeSyncOperator):
             failures, number = len(failed) + bool(differing), len(checks.rows) + bool(self.sync.loaded["proofs"])
             advice = [check["WHAT_TO_DO"] for check in failed] + ([_VALUES_ADVICE] if differing else [])
             raise self._failure(f"{failures} of {number} checks failed", lines, advice)
+        return made_by(context, {"statement_seconds": round(self._hook.statement_seconds, 3)})
 
     def _failure(self, summary: str, lines: Sequence[str] = (), advice: Sequence[str | None] = ()) -> CheckFailedError:
         # Checks from the dataset file have no advice of their own: they get the default advice of the code.

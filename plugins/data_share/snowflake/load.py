@@ -88,9 +88,9 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
     ``new_columns`` (to add to the target, with their types), ``created_columns`` (if this first sync creates the
     target; else empty), ``target_columns`` (all that the target has after the publish), ``proofs`` and ``unproven``
     (see :func:`~data_share.snowflake.value_proofs.proven_columns`), ``query_ids``, ``copy_attempt`` (number of the
-    attempt, from 1), ``kinds`` (names of the columns' types); of an export of changes ``export_mode``,
-    ``from_version``, ``source_version``, ``source_rows`` and ``has_deletes``; and its id (see
-    :mod:`data_share.attempts`).
+    attempt, from 1), ``kinds`` (names of the columns' types), ``statement_seconds`` (of its statements in
+    Snowflake); of an export of changes ``export_mode``, ``from_version``, ``source_version``, ``source_rows`` and
+    ``has_deletes``; and its id (see :mod:`data_share.attempts`).
     """
 
     def _sync_of(self, context: Any) -> Sync:
@@ -191,6 +191,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             "unproven": unproven,
             "query_ids": [manifest["QUERY_ID"], copy.query_id],
             "copy_attempt": self.sync.attempt,
+            "statement_seconds": round(self._hook.statement_seconds, 3),
             **(_of_increment(manifest, has_deletes=has_deletes) if is_increment else {}),
         }
         return made_by(context, result)

@@ -24,7 +24,8 @@ from data_share.watermark import DatasetState, Published, published_of, source_a
 
 _ASSET_EVENT_FIELDS = (
     *("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target"),
-    *("source_version", "source_committed_at"),
+    *("source_version", "source_committed_at", "export_mode", "export_reason"),
+    *("rows_exported", "bytes_exported", "rows_loaded", "statement_seconds"),
 )
 # publish.sql refuses by writing a NULL run key, which Snowflake reports with this text.
 _NULL_RUN_KEY = "NULL result in a non-nullable column"
@@ -58,7 +59,8 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
     If the ledger says that this export is published already, it changes nothing. That is only a shortcut: inside the
     transaction, the target's row in its lock table decides. A dry run changes nothing and returns what would change.
     If nothing is new at the source, it sends Snowflake nothing, emits no event, and returns the last publish.
-    The result also says which attempt returned it: see :mod:`data_share.attempts`.
+    The result also says which attempt returned it: see :mod:`data_share.attempts`; and ``incremental``, if the dataset
+    file does.
     """
 
     def __init__(self, *, dataset: Dataset, share: Share, **kwargs: Any) -> None:
@@ -109,7 +111,8 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         # After a commit of another attempt, the target may hold a later export.
         if self._is_committed or self._is_last():
             state.end(PUBLISH, self.sync.key, self._published(row))
-        return made_by(context, row)
+        # For people: of such a dataset they want to know why everything was exported, if so.
+        return made_by(context, {**row, "incremental": True} if self.dataset.incremental else row)
 
     def _unchanged(self, state: DatasetState, published: Published) -> dict[str, Any]:
         """Return the answer of a sync that found nothing new; remember that it has ended well."""

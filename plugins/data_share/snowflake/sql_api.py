@@ -194,6 +194,8 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         self.query_tag = dict(query_tag or {})
         self.statement_timeout = statement_timeout
         self.is_stopped = False
+        self.statement_seconds = 0.0
+        """Seconds that all statements so far have taken, from their submission to their end."""
         self._tries = tries
         self._http = requests.Session()
         self._pending_submission: _Submission | None = None
@@ -292,8 +294,9 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         :raises SnowflakeStatementError: the statement failed
         :raises SnowflakeRefusedError: the request was not accepted
         """
-        answer = self._submit_statement(sql, request_id=request_id, bindings=bindings, is_long=is_long)
-        body = self.wait(answer.handle) if answer.status == _RUNNING else answer.body
+        with self._timed():
+            answer = self._submit_statement(sql, request_id=request_id, bindings=bindings, is_long=is_long)
+            body = self.wait(answer.handle) if answer.status == _RUNNING else answer.body
         return StatementResult(query_id=answer.handle, rows=self._rows(answer.handle, body))
 
     def run_statements(
@@ -311,10 +314,11 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         :raises SnowflakeStatementError: one of the statements failed
         :raises SnowflakeRefusedError: the request was not accepted
         """
-        answer = self._submit_statement(
-            ";\n".join(statements) + ";", statement_count=len(statements), request_id=request_id, is_long=is_long
-        )
-        body = self.wait(answer.handle) if answer.status == _RUNNING else answer.body
+        with self._timed():
+            answer = self._submit_statement(
+                ";\n".join(statements) + ";", statement_count=len(statements), request_id=request_id, is_long=is_long
+            )
+            body = self.wait(answer.handle) if answer.status == _RUNNING else answer.body
         return list(body["statementHandles"])
 
     def result_of(self, handle: str) -> StatementResult:
@@ -602,6 +606,15 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         finally:
             self._running_handle = ""
         return "it was cancelled" if answer.status == _DONE else "it had ended"
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Add the time of a request to :attr:`statement_seconds`."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.statement_seconds += time.monotonic() - began
 
     def _pause(self, seconds: float) -> None:
         """Sleep in short pieces, so that a killed step, which has five seconds left, can go on at once."""

@@ -32,7 +32,12 @@ from data_share.sync import SyncStep
 
 TARGET_UNCHANGED = "The target is as it was."
 # Columns that the tables of an earlier version lack. Snowflake qualifies them as the statement does, or not at all.
-_LATER_COLUMNS = "|".join(("source_choice", "source_condition", "package_version", *COLUMNS_OF_VERSION)).upper()
+_LATER_COLUMNS = "|".join(
+    (
+        *("source_choice", "source_condition", "package_version", "bytes_exported", "statement_seconds"),
+        *COLUMNS_OF_VERSION,
+    )
+).upper()
 LACKS_COLUMNS = re.compile(rf"invalid identifier '(\w+[.])*({_LATER_COLUMNS})'")
 """Matches the error of a statement on tables of an earlier version."""
 # Compared by text: if one of several statements fails, the code is always 100132 and only the message has the reason.

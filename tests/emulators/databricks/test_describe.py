@@ -86,7 +86,8 @@ def test_the_manifest_is_that_of_an_export_but_for_the_data(
     assert json.loads(exported["columns_that_stay"]) == stay
     for name in ("run_key", "dataset", "source_table", "row_count", "source_choice", "source_condition"):
         assert described[name] == exported[name], name
-    assert described["file_count"] == 0
+    assert (described["file_count"], described["bytes_exported"]) == (0, None)
+    assert exported["bytes_exported"] is not None
 
 
 EARLIER = SQL.replace("  WHEN 'described' THEN FALSE\n", "")

@@ -82,6 +82,11 @@ def read(files: Any, directory: str) -> tuple[pa.Table, list[Any]]:
     return pa.concat_tables([part.read() for part in parts]), [part.metadata for part in parts]
 
 
+def sizes(files: Any, directory: str) -> list[int]:
+    """The bytes of each Parquet file of a directory."""
+    return [files.size(file) for file in files.find(directory) if file.endswith(".parquet")]
+
+
 def test_the_sql_file_exports_the_table_and_counts_the_files(files: Any, values: dict[str, str], share: str) -> None:
     execute(files, SQL, values)
 
@@ -111,6 +116,7 @@ def test_the_sql_file_exports_the_table_and_counts_the_files(files: Any, values:
         "export_mode": "full",
         "export_reason": "nothing was planned",
         "source_rows": 1461,
+        "bytes_exported": sum(sizes(files, f"{share}data/")),
     }
     assert abs(exported_at.replace(tzinfo=UTC) - datetime.now(UTC)) < timedelta(minutes=5)
     assert metadata[0].schema.names[-1] == "exported_at"
@@ -158,6 +164,8 @@ def test_a_large_result_gives_several_files(
     assert rows == forecasts()
     manifest = read(files, f"{share}manifest/")[0].to_pylist()[0]
     assert (manifest["row_count"], manifest["file_count"], columns(manifest)) == (1461, 3, FORECASTS_COLUMNS)
+    # Each file counts once, however many rows it has, and not once for all files of one size.
+    assert manifest["bytes_exported"] == sum(sizes(files, f"{share}data/"))
 
 
 def test_an_empty_result_gives_one_file_without_rows(lake: str, files: Any, values: dict[str, str], share: str) -> None:
@@ -169,6 +177,7 @@ def test_an_empty_result_gives_one_file_without_rows(lake: str, files: Any, valu
     assert (rows.num_rows, rows.schema, len(metadata)) == (0, forecasts().schema, 1)
     manifest = read(files, f"{share}manifest/")[0].to_pylist()[0]
     assert (manifest["row_count"], manifest["file_count"], columns(manifest)) == (0, 0, FORECASTS_COLUMNS)
+    assert manifest["bytes_exported"] == 0
     assert manifest["run_key"] == values["run_key"]
 
 
@@ -214,6 +223,7 @@ def test_only_files_with_rows_are_counted(files: Any, values: dict[str, str], sh
 
     row = read(files, f"{share}manifest/")[0].to_pylist()[0]
     assert (row["row_count"], row["file_count"], columns(row)) == (3, 2, {"id": "bigint"})
+    assert row["bytes_exported"] == sum(sizes(files, f"{share}in/")[1:])
 
 
 def test_a_column_that_hides_the_metadata_of_files_changes_no_count(
@@ -227,6 +237,8 @@ def test_a_column_that_hides_the_metadata_of_files_changes_no_count(
 
     row = read(files, f"{share}manifest/")[0].to_pylist()[0]
     assert (row["row_count"], row["file_count"], list(columns(row))) == (4, 2, ["_metadata", "__Metadata"])
+    # Two files of the same size.
+    assert row["bytes_exported"] == sum(sizes(files, f"{share}in/"))
 
 
 def test_checksums_are_sums_of_60_bits_of_md5(lake: str, files: Any, values: dict[str, str], share: str) -> None:

@@ -59,6 +59,7 @@ class Snowflake:
         self.hook.asset_uri.side_effect = lambda table: f"snowflake://account/db/{table.replace('.', '/')}"
         self.hook.query_ids = ["query of the checks"]
         self.hook.role_name = "DATA_SHARE_LOADER"
+        self.hook.statement_seconds = 1.23456
         self.answers: dict[str, list[list[dict[str, Any]] | BaseException]] = {}
         self.prepared: dict[str, Any] = {}
         """What ``prepare_staging.sql`` returns, besides the samples."""

@@ -104,6 +104,15 @@ def test_the_attempt_in_the_ledger_is_that_of_the_loaded_export() -> None:
     assert handed_on(copy_into_staging=LOADED).export_attempt == 3
 
 
+def test_the_seconds_of_copy_and_checks_are_added() -> None:
+    timed = {**LOADED, "statement_seconds": 1.25}
+    checked = {"statement_seconds": 0.5, "clear_number": 0}
+    assert handed_on(copy_into_staging=timed, check_staging=checked).statement_seconds == "1.750"
+    # Of an earlier version of this package, which told no time; or of a step that a person set to success.
+    assert handed_on(copy_into_staging=LOADED, check_staging=checked).statement_seconds == "NULL"
+    assert handed_on(copy_into_staging=timed).statement_seconds == "NULL"
+
+
 def test_a_result_that_is_missing_is_said_to_be() -> None:
     with pytest.raises(ResultMissingError, match="wait_for_export has left no export"):
         _ = handed_on().path_in_stage

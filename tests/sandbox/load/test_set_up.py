@@ -87,6 +87,26 @@ def test_a_target_that_nobody_has_created_says_what_to_run(a_share: Share) -> No
 
 
 @pytest.mark.tier("full")
+def test_the_ledger_says_what_a_sync_has_cost_as_soon_as_it_has_the_columns(a_share: Share) -> None:
+    names = a_share.names
+    a_share.query(f"ALTER TABLE {names.ledger_table} DROP COLUMN statement_seconds")
+    for table in (names.ledger_table, names.manifest_table):
+        a_share.query(f"ALTER TABLE {table} DROP COLUMN bytes_exported")
+    dataset = a_share.dataset()
+    a_share.write(dataset, ROWS)
+    # Until the set-up runs, syncs work, and the ledger does not say it.
+    assert not {"bytes_exported", "statement_seconds"} & set(a_share.sync(dataset).ledger_row)
+    a_share.set_up(list(set_up_statements("create_ledger")))
+    a_share.write(dataset, [*ROWS, {"k": 2, "name": "two", "amount": 2.0}])
+    row = a_share.sync(dataset).ledger_row
+    written = [a_share.files.size(file) for file in a_share.files.find(f"{row['export_path']}data/")]
+    assert row["bytes_exported"] == sum(size for size in written if size > 100) > 0
+    assert 0 < row["statement_seconds"] < 60
+    [first, last] = sorted(a_share.manifests(dataset), key=lambda manifest: manifest["STAGED_AT"])
+    assert (first["BYTES_EXPORTED"], last["BYTES_EXPORTED"]) == (None, row["bytes_exported"])
+
+
+@pytest.mark.tier("full")
 def test_the_ledger_of_an_earlier_version_gets_the_version_of_the_package(a_share: Share) -> None:
     a_share.query(f"ALTER TABLE {a_share.names.ledger_table} DROP COLUMN package_version")
     dataset = a_share.dataset()

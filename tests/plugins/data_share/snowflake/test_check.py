@@ -77,6 +77,18 @@ def test_checks_without_an_answer_have_failed(
     assert "3 of 3 checks failed" in failure_of(check, task_context)
 
 
+def test_the_checks_tell_the_time_that_they_took(
+    snowflake: Snowflake, check: SnowflakeCheckOperator, task_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT checks", answered(1, 1, 1))
+    context = task_context(check)
+    assert check.execute(context) == {  # type: ignore[arg-type]
+        "statement_seconds": 1.235,
+        "task_instance_id": str(context["ti"].id),
+        "clear_number": context["dag_run"].clear_number,
+    }
+
+
 def test_killing_the_checks_cancels_their_query(
     snowflake: Snowflake,
     check: SnowflakeCheckOperator,

@@ -119,8 +119,9 @@ def test_publishing_is_one_request_that_answers_with_the_ledger_row(
         "rows_updated": 2,
         "rows_deleted": 1,
         "rows_in_target": 40,
-        "source_version": None,
-        "source_committed_at": None,
+        "rows_loaded": 5,
+        **dict.fromkeys(("source_version", "source_committed_at", "export_mode", "export_reason")),
+        **dict.fromkeys(("rows_exported", "bytes_exported", "statement_seconds")),
     }
 
 

@@ -256,6 +256,24 @@ def test_several_statements_that_take_longer_than_the_first_answer_are_waited_fo
     assert hook.run_statements(["DELETE FROM t", "SELECT 1"]) == ["a", "b", "c"]
 
 
+def test_the_seconds_of_all_statements_are_added_from_submission_to_end(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: sum(waits))
+    snowflake.will(STARTED, RUNNING, DONE)
+    hook.run_statement("COPY INTO t FROM @s", is_long=True)
+    of_one = hook.statement_seconds
+    assert of_one == pytest.approx(sum(waits))
+    assert of_one >= 0.5
+    time.sleep(100)  # what the step does between two statements
+    snowflake.will(STARTED, SEVERAL_DONE)
+    hook.run_statements(["DELETE FROM t", "SELECT 1"])
+    snowflake.will(STARTED, failed())
+    with pytest.raises(SnowflakeStatementError):
+        hook.run_statement("COPY INTO t FROM @s", is_long=True)
+    assert hook.statement_seconds == pytest.approx(sum(waits) - 100)
+
+
 def test_a_result_that_is_lost_on_its_way_is_asked_for_again(
     snowflake: Snowflake, hook: DataShareSnowflakeHook
 ) -> None:
