@@ -15,7 +15,7 @@ import json
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,12 +36,15 @@ from data_share.snowflake.sql_api import SnowflakeStatementError
 from data_share.snowflake.statements import DOES_NOT_EXIST, TARGET_UNCHANGED
 from data_share.snowflake.target_lock import select_lock
 from data_share.sql_text import sql_string
+from data_share.sync import INCREMENTS
 
 # More columns than this are listed only if there is something to say about them.
 _MAX_LISTED_COLUMNS = 30
 _WIDTH = 110
 # The doctor compares the target with the last export; the plan, with the source as it is now.
 _REPLACED_CHECK = "column types"
+# Columns of the ledger.
+_OF_LAST_SYNC = ("run_key", "rows_exported", "published_at", "export_mode", "source_version", "source_rows")
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ class Plan:
     :param fit: how its columns fit the target; None if one of the two is not known
     :param target_exists: None if Snowflake could not be asked
     :param rows_in_target: None if there is no target, or it cannot be read
-    :param last_sync: ``run_key``, ``rows_exported`` and ``published_at`` of the newest row of the ledger
+    :param last_sync: ``run_key``, ``rows_exported``, ``published_at``, ``export_mode``, ``source_version`` and
+        ``source_rows`` of the newest row of the ledger; the last three are None in the ledger of an earlier version
     """
 
     dataset: Dataset
@@ -113,14 +117,29 @@ class Plan:
         if self.dataset.load_mode is LoadMode.REPLACE or self.dataset.delete_missing or self.target_exists is False:
             return self.source.rows
         if self.dataset.load_mode is LoadMode.APPEND and self.rows_in_target is not None:
-            return self.rows_in_target + self.source.rows
+            if not self.dataset.only_appends_increments or self.last_sync is None:
+                return self.rows_in_target + self.source.rows
+            # Only the rows that are new since are added; the source has lost none, or the sync would fail.
+            rows_then = self.last_sync["source_rows"]
+            new = None if rows_then is None else self.source.rows - rows_then
+            return None if new is None or new < 0 else self.rows_in_target + new
         return None
 
     @property
     def row_change_percent(self) -> float | None:
-        """Change of the number of exported rows since the last sync; None without a last sync that had rows."""
-        last = (self.last_sync or {}).get("rows_exported")
+        """Change of the number of the source's rows since the last sync; None without a last sync that had rows."""
+        last = self.rows_then
         return (self.source.rows - last) * 100 / last if self.source is not None and last else None
+
+    @property
+    def rows_then(self) -> int | None:
+        """Rows that the source had at the last sync, which may have exported only changes; None without one."""
+        if self.last_sync is None:
+            return None
+        rows: int | None = self.last_sync["source_rows"]
+        if rows is None and self.last_sync["export_mode"] not in INCREMENTS:
+            rows = self.last_sync["rows_exported"]
+        return rows
 
 
 def plan_of(
@@ -178,10 +197,11 @@ def _read_rows(plan: Plan, deployment: Deployment) -> None:
         plan.rows_in_target = int(deployment.rows(f"SELECT COUNT(*) AS total FROM {dataset.target}")[0]["TOTAL"])  # noqa: S608
     with contextlib.suppress(SnowflakeStatementError):
         rows = deployment.rows(
-            f"SELECT run_key, rows_exported, published_at FROM {deployment.share.ledger_table} "  # noqa: S608
+            # All columns: the ledger of an earlier version lacks some.
+            f"SELECT * FROM {deployment.share.ledger_table} "  # noqa: S608
             f"WHERE dataset = {sql_string(dataset.name)} ORDER BY published_at DESC LIMIT 1"
         )
-        plan.last_sync = {name.lower(): value for name, value in rows[0].items()} if rows else None
+        plan.last_sync = {name: rows[0].get(name.upper()) for name in _OF_LAST_SYNC} if rows else None
     if plan.target_exists is False and plan.last_sync:
         # Snowflake does not tell a table that is hidden from one that is not there.
         plan.notes.append(
@@ -228,6 +248,8 @@ def _compare(plan: Plan, source: Description, target: list[dict[str, Any]] | Non
     dataset = plan.dataset
     plan.fit = fit_of(source, target, dataset)
     plan.notes += plan.fit.notes
+    if dataset.incremental:
+        plan.notes.append(_of_increments(plan, source))
     if target is None:
         text = f"create {dataset.target_table} with the columns of the source"
         plan.changes.append(Change("sync", "create_table", dataset.target_table, text))
@@ -262,6 +284,29 @@ def _compare(plan: Plan, source: Description, target: list[dict[str, Any]] | Non
         )
 
 
+def _of_increments(plan: Plan, source: Description) -> str:
+    """Say that the job decides what is exported, and what can be told already."""
+    last = plan.last_sync
+    if last is None or last["source_version"] is None:
+        known = "No version is known that was published last: changes cannot be told."
+    elif source.source_version is None:
+        known = f"Changes cannot be told: {source.export_reason}."
+    elif last["source_version"] == source.source_version:
+        known = (
+            f"The source still has version {source.source_version}, which was published last: there is nothing to "
+            "export, unless the table was made again, the dataset file has changed, or the last sync ended badly."
+        )
+    else:
+        known = (
+            f"The source was published last in version {last['source_version']} and now has version "
+            f"{source.source_version}."
+        )
+    return (
+        "incremental: the export job decides at each sync whether it exports only what has changed, and says why; what "
+        f"leaves is counted above as if all rows did. {known}"
+    )
+
+
 def _take_over(plan: Plan, findings: Sequence[Finding]) -> None:
     """Take what the doctor found wrong into the plan, before all else: mostly it is the cause of the rest."""
     replaced = (_REPLACED_CHECK,) if plan.fit is not None else ()
@@ -280,7 +325,8 @@ def as_text(plan: Plan) -> str:
     """Return the plan for people."""
     dataset = plan.dataset
     what = f"{dataset.name}: {dataset.source_table} -> {dataset.target_table}"
-    lines = [f"{what} (load_mode {dataset.load_mode}, schema_drift {dataset.schema_drift})", "", *_rows_as_text(plan)]
+    mode = f"load_mode {dataset.load_mode}{', incremental' if dataset.incremental else ''}"
+    lines = [f"{what} ({mode}, schema_drift {dataset.schema_drift})", "", *_rows_as_text(plan)]
     if plan.fit is not None:
         lines += ["", *_columns_as_text(plan.fit.columns)]
     for by, heading in (("set_up_snowflake", "The DAG set_up_snowflake would"), ("sync", "The next sync would")):
@@ -323,8 +369,8 @@ def _rows_as_text(plan: Plan) -> list[str]:
     rows.append(
         (
             "rows in the last sync",
-            count(last["rows_exported"]) if last else "none yet",
-            f"  {last['published_at']:%Y-%m-%d %H:%M} UTC" if last else "",
+            count(plan.rows_then) if last else "none yet",
+            f"  {last['published_at']:%Y-%m-%d %H:%M} UTC{_of_changes(last)}" if last else "",
         )
     )
     now = "no target yet" if plan.target_exists is False else count(plan.rows_in_target)
@@ -333,6 +379,10 @@ def _rows_as_text(plan: Plan) -> list[str]:
         rows.append(("after a sync", count(plan.rows_after_sync), ""))
     width = max(len(number) for _, number, _ in rows)
     return [f"  {name:22} {number:>{width}}{more}" for name, number, more in rows]
+
+
+def _of_changes(last: Mapping[str, Any]) -> str:
+    return f", of which {last['rows_exported']:,} left, as changes" if last["export_mode"] in INCREMENTS else ""
 
 
 def _of_source(source: Description) -> str:
@@ -386,7 +436,7 @@ def _columns_as_text(columns: Sequence[Column]) -> list[str]:
 
 # The keys of the plan; those that nobody knows without a dataset are null.
 _KEYS = (
-    *("dataset", "share", "ok", "verdict", "load_mode", "schema_drift", "source", "target", "last_sync"),
+    *("dataset", "share", "ok", "verdict", "load_mode", "incremental", "schema_drift", "source", "target", "last_sync"),
     *("rows_after_sync", "row_change_percent", "columns", "changes", "problems", "notes"),
 )
 
@@ -401,6 +451,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "ok": not plan.problems,
         "verdict": verdict,
         "load_mode": str(dataset.load_mode),
+        "incremental": dataset.incremental,
         "schema_drift": str(dataset.schema_drift),
         "source": {
             "table": dataset.source_table,

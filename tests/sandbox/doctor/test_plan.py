@@ -83,6 +83,49 @@ def everything() -> list[dict[str, Any]]:
     )
 
 
+def test_of_an_increment_it_says_that_the_job_decides(
+    people: Callable[..., Dataset], synced: Callable[..., Dataset], administer: Callable[..., object]
+) -> None:
+    dataset = synced(people(load_mode="merge", merge_keys=("id",), incremental=True, max_row_change_percent=1))
+    decides = "incremental: the export job decides at each sync whether it exports only what has changed, and says why"
+
+    def told() -> Plan:
+        plan = planned(dataset)
+        assert plan.problems == [], "the two changed rows of the last sync are not all that the source had"
+        [note] = [note for note in plan.notes if note.startswith(decides)]
+        found.append(note)
+        return plan
+
+    found: list[str] = []
+    where = f"WHERE dataset = '{dataset.name}'"
+    assert told().row_change_percent == 0
+    ledger = Share().ledger_table
+    as_role = Share().snowflake_conn_id
+    changes = "rows_exported = 2, source_rows = 3, export_mode = 'feed', source_version"
+    administer(f"UPDATE {ledger} SET {changes} = 7 {where}", conn_id=as_role)
+    assert told().row_change_percent == 0
+    administer(f"UPDATE {ledger} SET {changes} = 0 {where}", conn_id=as_role)
+    assert told().row_change_percent == 0
+    assert found[0].endswith("No version is known that was published last: changes cannot be told.")
+    assert found[1].endswith("The source was published last in version 7 and now has version 0.")
+    assert "The source still has version 0, which was published last: there is nothing to export, unless" in found[2]
+
+
+def test_the_ledger_of_an_earlier_version_is_read(
+    people: Callable[..., Dataset], synced: Callable[..., Dataset], administer: Callable[..., object]
+) -> None:
+    dataset = synced(people(load_mode="merge", merge_keys=("id",), incremental=True))
+    added = {"source_rows": "NUMBER(38, 0)", "export_mode": "VARCHAR", "source_version": "NUMBER(38, 0)"}
+    for name in added:
+        administer(f"ALTER TABLE {Share().ledger_table} DROP COLUMN {name}", conn_id=Share().snowflake_conn_id)
+    try:
+        plan = planned(dataset)
+    finally:
+        for name, kind in added.items():
+            administer(f"ALTER TABLE {Share().ledger_table} ADD COLUMN {name} {kind}")
+    assert (plan.rows_then, plan.row_change_percent) == (3, 0)
+
+
 def test_nothing_to_do(people: Callable[..., Dataset], synced: Callable[..., Dataset]) -> None:
     dataset = synced(people())
     before = everything()
