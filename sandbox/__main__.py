@@ -14,7 +14,7 @@ from dataclasses import fields
 from typing import Any
 
 from examples.backend.airflow_client import Sync, SyncError
-from examples.backend.view import as_of
+from examples.backend.view import CHANGES, as_of, changed_rows, cost_of, export_of, rows_of
 from sandbox.airflow import Airflow, task_name
 from sandbox.settings import PREFERRED_PORTS, PROJECT, Settings, SettingsError
 from sandbox.stack import STOPPED_BY_ANOTHER, Endpoints, Stack, StackError
@@ -316,6 +316,8 @@ def _show_sync(airflow: Airflow, endpoints: Endpoints, dataset: str, conf: dict[
                 "dag_run_id": sync.run_id,
                 **{name: row.get(name) for name in counts},
                 "source_version": row.get("source_version"),
+                **{name: row.get(name) for name in ("export_mode", "export_reason", "bytes_exported")},
+                "statement_seconds": row.get("statement_seconds"),
                 "seconds": seconds,
             }
         ),
@@ -330,12 +332,16 @@ def _show_state(began: float, name: str, state: str | None) -> None:
 
 
 def _show_summary(endpoints: Endpoints, sync: Sync, row: dict[str, Any]) -> None:
-    print(
-        f"\nSync Complete: {row['rows_exported']:,} rows exported, {row['rows_loaded']:,} loaded, "
-        f"{row['rows_in_target']:,} in {row['target_table']}\n"
-    )
-    if version := as_of(row):
-        print(f"{version}, {row['export_mode']} export: {row['export_reason']}.\n")
+    if (changed := changed_rows(row)) is None:
+        done = f"{row['rows_exported']:,} rows exported, {row['rows_loaded']:,} loaded"
+    else:
+        parts = ", ".join(f"{row[column]:,} {words}" for column, words in CHANGES[:3])
+        done = f"{rows_of(changed)} changed ({parts})"
+    print(f"\nSync Complete: {done}, {row['rows_in_target']:,} in {row['target_table']}\n")
+    version = as_of(row)
+    for sentence in filter(None, (version and f"{version}.", export_of(row), cost_of(row))):
+        print(sentence)
+    print()
     print("Seconds per step")
     for step in sync.steps:
         if step.started and step.ended:

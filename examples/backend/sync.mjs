@@ -399,8 +399,13 @@ async function main([dataset, ...rest]) {
       }
     }
     if (!sync.complete) throw new SyncError(`${sync.failure.sentence}\n${sync.airflowUrl}`);
-    const what = sync.result.unchanged ? "Up to date, nothing new at the source" : "Sync Complete";
-    console.log(`${what}: ${rows(sync.result.rows_in_target)} rows in ${dataset}, ${seconds()} s`);
+    const { unchanged, incremental, export_mode: mode, export_reason: reason, ...counts } = sync.result;
+    const what = unchanged ? "Up to date, nothing new at the source" : "Sync Complete";
+    const isOfChanges = ["feed", "compare"].includes(mode);
+    const changed = counts.rows_inserted + counts.rows_updated + counts.rows_deleted;
+    const changes = isOfChanges ? `${rows(changed)} ${changed === 1 ? "row" : "rows"} changed, ` : "";
+    console.log(`${what}: ${changes}${rows(counts.rows_in_target)} rows in ${dataset}, ${seconds()} s`);
+    if (incremental && reason) console.log(`${isOfChanges ? "Only changes" : "All rows"} were exported (${mode}): ${reason}.`);
     return 0;
   } catch (error) {
     if (!(error instanceof SyncError)) throw error;

@@ -49,6 +49,12 @@ CHANGES = (
     ("rows_deleted", "deleted"),
     ("rows_in_target", "now in the target"),
 )
+# By export_mode of an answer.
+EXPORTS = {
+    "full": "All rows were exported",
+    "feed": "Only changes were exported",
+    "compare": "Only changes were exported",
+}
 
 
 def title_of(dataset: str) -> str:
@@ -112,9 +118,13 @@ class View:
     seconds: float | None = None
     duration: str = ""
     rows: int | None = None
+    only_changes: bool = False
+    """Whether the rows are those that the sync has changed, instead of all that it has loaded."""
     changes: list[tuple[str, int]] = field(default_factory=list)
     as_of: str = ""
     """How old the data are, and that nothing was new if that is so."""
+    details: list[str] = field(default_factory=list)
+    """Sentences for those who want to know more: what was exported and why, and what it has cost."""
     step: str = ""
     """Title of the step that failed."""
     reason: str = ""
@@ -157,7 +167,9 @@ def view_of(sync: Sync) -> View:
         elif result.get("dry_run"):
             view.headline = "Dry run complete"
         view.as_of = as_of(result)
-        view.rows = result.get("rows_loaded")
+        changed = changed_rows(result)
+        view.rows, view.only_changes = (result.get("rows_loaded"), False) if changed is None else (changed, True)
+        view.details = [sentence for sentence in (export_of(result), cost_of(result)) if sentence]
         view.changes = [(words, result[column]) for column, words in CHANGES if result.get(column) is not None]
     elif failure:
         if failure.code == "CANCELLED":
@@ -178,6 +190,45 @@ def as_of(result: dict[str, Any]) -> str:
         return ""
     when = f"{committed[:16].replace('T', ' ')} UTC (version {version})"
     return f"Nothing new at the source since {when}" if result.get("unchanged") else f"Data as of {when}"
+
+
+def changed_rows(result: dict[str, Any]) -> int | None:
+    """Return how many rows a sync has changed in the target; None if it has published an export of all rows."""
+    if result.get("export_mode") not in ("feed", "compare") or result.get("dry_run"):
+        return None
+    return sum(int(result[column]) for column in ("rows_inserted", "rows_updated", "rows_deleted"))
+
+
+def export_of(result: dict[str, Any]) -> str:
+    """Return what was exported, and why; empty if the answer does not say it."""
+    mode, reason = result.get("export_mode"), result.get("export_reason")
+    return f"{EXPORTS[mode]} ({mode}): {reason}." if mode in EXPORTS and reason else ""
+
+
+def cost_of(result: dict[str, Any]) -> str:
+    """Return what a sync has cost; empty if the answer does not say it, as before an upgrade of the ledger."""
+    written, size, loaded = (result.get(name) for name in ("rows_exported", "bytes_exported", "rows_loaded"))
+    if written is None or size is None or loaded is None:
+        return ""
+    seconds = result.get("statement_seconds")
+    worked = "" if seconds is None else f"; Snowflake's statements before the publish took {seconds:.1f} s"
+    return f"Written to S3: {rows_of(written)}, {size_of(size)}. Loaded: {rows_of(loaded)}{worked}."
+
+
+def rows_of(count: int) -> str:
+    """Return a number of rows in words."""
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def size_of(count: float) -> str:
+    """Return a number of bytes in words, such as ``24.9 kB``."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 999.95:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"
 
 
 def doing_of(steps: list[dict[str, str]]) -> str:

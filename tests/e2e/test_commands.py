@@ -109,8 +109,13 @@ def test_sync_shows_the_steps_and_ends_with_one_line_of_json(share: RunningShare
     for step in ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "finish_sync"):
         assert f"{step:18} done" in output
     answer = json.loads(output.splitlines()[-1])
-    assert f"(version {answer['source_version']}), full export: " in output
-    assert answer | {"run_key": "", "dag_run_id": "", "seconds": 0, "source_version": 0} == {
+    assert (
+        f"(version {answer['source_version']}).\nAll rows were exported (full): {answer['export_reason']}.\n" in output
+    )
+    assert f"Written to S3: 1,461 rows, {answer['bytes_exported'] / 1000:.1f} kB. Loaded: 1,461 rows; " in output
+    assert answer.pop("export_reason")
+    varying = ("seconds", "source_version", "bytes_exported", "statement_seconds")
+    assert answer | {"run_key": "", "dag_run_id": "", **dict.fromkeys(varying, 0)} == {
         "dataset": "shared_forecasts",
         "state": "success",
         "unchanged": False,
@@ -124,8 +129,8 @@ def test_sync_shows_the_steps_and_ends_with_one_line_of_json(share: RunningShare
         "rows_inserted": 1461,
         "rows_updated": 0,
         "rows_deleted": replaced,
-        "source_version": 0,
-        "seconds": 0,
+        "export_mode": "full",
+        **dict.fromkeys(varying, 0),
     }
     # Nobody writes to the source any more.
     share.let_sources_change(False)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TAGS_OF_A_SYNC = frozenset({"data-share", "sync"})
 """A DAG with these tags is a sync."""
 
+_BY = {"feed": "by its change data feed", "compare": "by a comparison of two versions"}
 _MAX_NOTE_CHARACTERS = 1000  # the length of the database column
 _MAX_LINE_CHARACTERS = 400
 # Separates a person's note from the line of this module. A Markdown rule, as Airflow shows notes as Markdown.
@@ -57,7 +58,25 @@ def success_line(answer: dict[str, Any] | None, seconds: float) -> str:
         return f"nothing new at the source since {version_of(answer)} ({_duration(seconds)})"
     version = version_of(answer)
     as_of = f" as of {version}" if version else ""
-    return f"{int(answer['rows_loaded']):,} rows from {answer['source_table']}{as_of} in {_duration(seconds)}"
+    if by := _BY.get(answer.get("export_mode") or ""):
+        return f"{changes_of(answer)} of {answer['source_table']}{as_of}, {by}, in {_duration(seconds)}"
+    reason = answer.get("export_reason") if answer.get("incremental") else None
+    why = f", all of them because {reason}," if reason else ""
+    return f"{int(answer['rows_loaded']):,} rows from {answer['source_table']}{as_of}{why} in {_duration(seconds)}"
+
+
+def changes_of(answer: dict[str, Any]) -> str:
+    """
+    Return what an export of changes has changed in the target, e.g. ``3 changes (1 inserted, 2 updated)``.
+
+    :param answer: what the step ``publish`` returned
+    """
+    counts = {change: int(answer[f"rows_{change}"]) for change in ("inserted", "updated", "deleted")}
+    total = sum(counts.values())
+    if total == 0:
+        return "no changes"
+    parts = ", ".join(f"{count:,} {change}" for change, count in counts.items() if count)
+    return f"{total:,} change{'s' if total > 1 else ''} ({parts})"
 
 
 def version_of(answer: dict[str, Any]) -> str:

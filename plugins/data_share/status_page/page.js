@@ -4,7 +4,7 @@ import { AirflowError, FORBIDDEN, SIGNED_OUT, now, uiAddress } from "./airflow.j
 import { chart } from "./chart.js";
 import { letLinksLeaveTheFrame } from "./links.js";
 import { Shares, inWords } from "./shares.js";
-import { clockTime, distance, duration, exactly, moment, number, rows } from "./words.js";
+import { bytes, clockTime, distance, duration, exactly, moment, number, rows } from "./words.js";
 
 const IDLE_MILLISECONDS = 15_000;
 const ACTIVE_MILLISECONDS = 3_000; // while a sync runs
@@ -52,6 +52,17 @@ function seconds(run) {
   return run.duration ?? Math.max(0, (now() - Date.parse(run.start_date)) / 1000);
 }
 
+/** What was exported, why, and what it has cost, in sentences; empty for a publish that an earlier version made. */
+function exportOf({ mode, reason, isOfChanges, written, bytes: size, loaded, seconds: took }) {
+  const sentences = [];
+  if (mode !== null && reason !== null) sentences.push(`${isOfChanges ? "Only changes" : "All rows"} (${mode}): ${reason}.`);
+  if (written !== null && size !== null) {
+    const worked = took === null ? "" : `; Snowflake's statements before the publish took ${duration(took)}`;
+    sentences.push(`Written to S3: ${rows(written)}, ${bytes(size)}. Loaded: ${rows(loaded)}${worked}.`);
+  }
+  return sentences.join(" ");
+}
+
 class Card {
   #shares;
   #refresh;
@@ -81,6 +92,7 @@ class Card {
     this.took = make("span");
     this.asOf = make("span");
     this.next = make("span");
+    this.exported = make("p", { className: "quiet exported" });
     this.drawing = make("div", { className: "drawing" });
     this.runs = make("tbody");
     this.history = make("details", {}, make("summary", { textContent: "Last runs" }), this.#table());
@@ -112,6 +124,7 @@ class Card {
       this.answer,
       this.failure,
       facts,
+      this.exported,
       this.drawing,
       this.history,
       make("footer", {}, this.runLink, dagLink, this.databricksLink),
@@ -185,7 +198,9 @@ class Card {
       const at = published?.at ?? lastSuccess.end_date;
       setTime(this.age, at);
       setText(this.age, distance(at, now()));
-      setText(this.rows, published ? number(published.loaded) : "–");
+      const count = published && `${number(published.count)}${published.isOfChanges ? " changed" : ""}`;
+      setText(this.rows, count ?? "–");
+      setText(this.exported, published ? exportOf(published) : "");
       this.rows.title = published?.inTarget == null ? "" : `${rows(published.inTarget)} in the target then`;
       setText(this.took, duration(seconds(lastSuccess)));
       const isPinned = published?.version != null;
@@ -196,8 +211,10 @@ class Card {
     } else {
       setText(this.age, "never");
       setText(this.asOf, "–");
+      setText(this.exported, "");
       for (const node of [this.rows, this.took]) setText(node, "–");
     }
+    this.exported.hidden = this.exported.textContent === "";
     const next = dag.next_dagrun_run_after;
     if (dag.is_paused) setText(this.next, "paused");
     else if (next) setText(this.next, Date.parse(next) > now() ? distance(next, now()) : "due now");
@@ -214,7 +231,7 @@ class Card {
         state: run.state,
         label: `${STATES[run.state].toLowerCase()}${this.dataset.isDryRun(run) ? " (dry run)" : ""}`,
         seconds: run.state === "running" ? Math.round(seconds(run)) : seconds(run),
-        rows: published?.loaded ?? null,
+        rows: published?.count ?? null,
       };
     });
     const drawn = JSON.stringify(runs);

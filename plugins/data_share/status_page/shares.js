@@ -22,6 +22,9 @@ const STEPS = await (await fetch(new URL("steps.json", import.meta.url))).json()
 const TITLES = [...new Set(STEPS.map((step) => step.title))];
 const LAST_TASK = STEPS.at(-1).id;
 
+// The modes of an export that has only what has changed.
+const OF_CHANGES = ["feed", "compare"];
+
 const isActive = (run) => ACTIVE_STATES.includes(run.state);
 const isDryRun = (run) => run.conf?.dry_run === true;
 const published = (run) => run.state === "success" && !isDryRun(run);
@@ -99,8 +102,10 @@ class Dataset {
   }
 
   /**
-   * What a run published, when, and of which version of the source: `{loaded, inTarget, at, version, committedAt}`, or
-   * null if not known (yet). A source that has no versions has null for the last two.
+   * What a run published, or null if not known (yet): `{count, isOfChanges, inTarget, at, version, committedAt, mode,
+   * reason, written, bytes, loaded, seconds}`. count are the loaded rows or, of an export of changes, the changed ones;
+   * mode and reason say what was exported, the last four what it has cost. What is not known is null: the version of a
+   * source that has none, and the cost of a publish to a ledger of an earlier version.
    */
   rowsOf(run) {
     return this.#rows.get(run.dag_run_id) ?? null;
@@ -150,10 +155,7 @@ class Dataset {
       const events = answer.asset_events;
       // Oldest first: if a cleared run has published again, its last publish counts.
       for (const { source_run_id: id, extra, timestamp: at } of [...events].reverse()) {
-        // Each loaded row is either inserted or updates an existing row.
-        const loaded = (extra?.rows_inserted ?? 0) + (extra?.rows_updated ?? 0);
-        const [version, committedAt] = [extra?.source_version ?? null, extra?.source_committed_at ?? null];
-        this.#rows.set(id, { loaded, inTarget: extra?.rows_in_target ?? null, at, version, committedAt });
+        this.#rows.set(id, { ...publishOf(extra ?? {}), at });
       }
       this.#askedOf = new Set(successes.map(key));
       this.#rowsSince = events.length < PAGE ? 0 : Date.parse(events.at(-1).timestamp);
@@ -208,6 +210,29 @@ class Dataset {
     const answer = await optional(ask(path));
     return answer?.value ?? null;
   }
+}
+
+/** What the asset event of a publish says; see rowsOf. */
+function publishOf(extra) {
+  const inserted = extra.rows_inserted ?? 0;
+  const updated = extra.rows_updated ?? 0;
+  const mode = extra.export_mode ?? null;
+  const isOfChanges = OF_CHANGES.includes(mode);
+  // An event of an earlier version has no loaded rows: there, each was either inserted or updated.
+  const loaded = extra.rows_loaded ?? inserted + updated;
+  return {
+    count: isOfChanges ? inserted + updated + (extra.rows_deleted ?? 0) : loaded,
+    isOfChanges,
+    inTarget: extra.rows_in_target ?? null,
+    version: extra.source_version ?? null,
+    committedAt: extra.source_committed_at ?? null,
+    mode,
+    reason: extra.export_reason ?? null,
+    written: extra.rows_exported ?? null,
+    bytes: extra.bytes_exported ?? null,
+    loaded,
+    seconds: extra.statement_seconds ?? null,
+  };
 }
 
 /** Identifies a run together with its end: a cleared run ends again. */

@@ -14,6 +14,11 @@ const UNITS = [
 
 export const number = (value) => numbers.format(value);
 export const rows = (value) => `${number(value)} ${value === 1 ? "row" : "rows"}`;
+export function bytes(count) {
+  if (count < 1000) return `${count} bytes`;
+  const power = Math.min(Math.floor(Math.log10(count) / 3), 4);
+  return `${(count / 1000 ** power).toFixed(1)} ${["kB", "MB", "GB", "TB"][power - 1]}`;
+}
 export const moment = (time) => moments.format(new Date(time));
 export const exactly = (time) => exact.format(new Date(time));
 export const clockTime = (time) => clock.format(time);

@@ -29,7 +29,7 @@ from examples.backend.airflow_client import (
     UnknownSyncError,
 )
 from examples.backend.app import REQUESTED_BY, create_app, from_environment
-from examples.backend.view import view_of
+from examples.backend.view import size_of, view_of
 
 pytestmark = pytest.mark.tier("full")
 
@@ -404,6 +404,77 @@ def test_how_old_the_data_are_stands_beside_the_rows(page: Page, airflow: FakeAi
     assert "Up to date" in said
     assert "Nothing new at the source since 2026-01-02 02:41 UTC (version 812)" in said
     assert "Sync Complete" not in said
+
+
+OF_CHANGES = {
+    "export_mode": "feed",
+    "export_reason": "the change data feed has 14 changes since version 811",
+    "rows_exported": 14,
+    "bytes_exported": 1449,
+    "rows_loaded": 14,
+    "statement_seconds": 0.84,
+    "rows_inserted": 3,
+    "rows_updated": 9,
+    "rows_deleted": 1,
+    "rows_in_target": 17518,
+}
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (
+            OF_CHANGES,
+            (
+                "13 rows changed in 6.2 s 3 inserted 9 updated 1 deleted 17,518 now in the target Details "
+                "Only changes were exported (feed): the change data feed has 14 changes since version 811. "
+                "Written to S3: 14 rows, 1.4 kB. Loaded: 14 rows; "
+                "Snowflake&#39;s statements before the publish took 0.8 s."
+            ),
+        ),
+        (
+            {**OF_CHANGES, "export_mode": "compare", "rows_inserted": 0, "rows_updated": 0, "rows_exported": 1},
+            (
+                "1 row changed in 6.2 s 0 inserted 0 updated 1 deleted 17,518 now in the target Details "
+                "Only changes were exported (compare): the change data feed has 14 changes since version 811. "
+                "Written to S3: 1 row, 1.4 kB."
+            ),
+        ),
+        (
+            {**OF_CHANGES, "export_mode": "full", "export_reason": "full_refresh was asked for"},
+            (
+                "14 rows in 6.2 s 3 inserted 9 updated 1 deleted 17,518 now in the target Details "
+                "All rows were exported (full): full_refresh was asked for. Written to S3: 14 rows, 1.4 kB."
+            ),
+        ),
+        # A dry run published no changes, and its answer has no cost.
+        (
+            {"dry_run": True, "export_mode": "feed", "rows_inserted": 3, "rows_updated": 9, "rows_deleted": 1},
+            "Dry run complete",
+        ),
+    ],
+)
+def test_what_was_exported_why_and_what_it_cost_stands_behind_details(
+    page: Page, airflow: FakeAirflow, result: dict[str, Any], words: str
+) -> None:
+    airflow.newest_of = {"tides": sync("success", *["success"] * 6, result=result)}
+    said = text_of(page.get("/").text)
+    assert words in said
+    for word in ("Details", "changed"):
+        assert (word in said) is (word in words)
+
+
+def test_without_the_columns_of_the_ledger_there_are_no_details(page: Page, airflow: FakeAirflow) -> None:
+    airflow.newest_of = {"tides": SUCCESS}
+    assert "Details" not in page.get("/").text
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (3.2e9, "3.2 GB"), (5e15, "5000.0 TB")],
+)
+def test_a_size_in_words(count: float, words: str) -> None:
+    assert size_of(count) == words
 
 
 def test_a_failed_sync_says_which_step_why_and_what_to_do(page: Page, airflow: FakeAirflow) -> None:

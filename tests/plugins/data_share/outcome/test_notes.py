@@ -21,6 +21,19 @@ if TYPE_CHECKING:
 ROW = {"rows_loaded": 1461, "source_table": "main.weather.forecasts"}
 DRY_RUN = {"dry_run": True, "rows_inserted": 1461, "rows_updated": 0, "rows_deleted": 12}
 VERSION = {"source_version": 812, "source_committed_at": "2026-01-02T02:41:00.123456"}
+OF_VERSION = "main.weather.forecasts as of 2026-01-02 02:41 UTC (version 812)"
+FULL = {**ROW, **VERSION, "export_mode": "full", "export_reason": "no earlier publish is known", "incremental": True}
+FEED = {
+    **FULL,
+    "export_mode": "feed",
+    "export_reason": "the change data feed has 14 changes since version 811",
+    # Of the rows that were loaded, one had not changed.
+    "rows_loaded": 14,
+    "rows_inserted": 3,
+    "rows_updated": 9,
+    "rows_deleted": 1,
+}
+ONE = {"rows_inserted": 0, "rows_updated": 1, "rows_deleted": 0}
 UNCHANGED = {"unchanged": True, "source_table": "main.weather.forecasts", **VERSION}
 FAILURE = {"step": "check_staging", "code": "CHECKS_FAILED", "message": "2 of 9 checks failed.\n- deep: depth > 0"}
 SENTENCE = "check_staging: 2 of 9 checks failed. - deep: depth > 0"
@@ -75,6 +88,26 @@ def ended(
         ),
         ({**ROW, "source_version": None}, 6.24, "1,461 rows from main.weather.forecasts in 6.2 s"),
         (UNCHANGED, 2.04, "nothing new at the source since 2026-01-02 02:41 UTC (version 812) (2.0 s)"),
+        (
+            FEED,
+            6.24,
+            f"13 changes (3 inserted, 9 updated, 1 deleted) of {OF_VERSION}, by its change data feed, in 6.2 s",
+        ),
+        (
+            {**FEED, "export_mode": "compare", **ONE},
+            6.24,
+            f"1 change (1 updated) of {OF_VERSION}, by a comparison of two versions, in 6.2 s",
+        ),
+        ({**FEED, **ONE, "rows_updated": 0}, 6.24, f"no changes of {OF_VERSION}, by its change data feed, in 6.2 s"),
+        (
+            FULL,
+            6.24,
+            f"1,461 rows from {OF_VERSION}, all of them because no earlier publish is known, in 6.2 s",
+        ),
+        # The dataset file of a sync that always exports everything does not ask for changes.
+        ({**FULL, "incremental": False}, 6.24, f"1,461 rows from {OF_VERSION} in 6.2 s"),
+        # The ledger of an earlier version.
+        ({**ROW, "incremental": True}, 6.24, "1,461 rows from main.weather.forecasts in 6.2 s"),
         (DRY_RUN, 6.24, "dry run: would insert 1,461, update 0 and delete 12 rows (6.2 s)"),
         (None, 1, "set to success by a person; nothing was published"),
     ],

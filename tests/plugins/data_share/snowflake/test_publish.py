@@ -125,6 +125,15 @@ def test_publishing_is_one_request_that_answers_with_the_ledger_row(
     }
 
 
+def test_the_answer_says_that_the_dataset_is_incremental(
+    snowflake: Snowflake, publish: SnowflakePublishOperator, publish_context: MakeContext
+) -> None:
+    snowflake.answer("SELECT published", [LEDGER_ROW])
+    assert "incremental" not in publish.execute(publish_context(publish))  # type: ignore[arg-type]
+    publish.dataset = tides(load_mode="merge", merge_keys=("harbour",), incremental=True)
+    assert publish.execute(publish_context(publish))["incremental"] is True  # type: ignore[arg-type]
+
+
 def test_an_export_that_is_in_the_ledger_is_told_and_not_published_again(
     snowflake: Snowflake, publish_context: MakeContext
 ) -> None:
