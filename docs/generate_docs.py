@@ -371,6 +371,129 @@ refuses to show the history, and the export fails with an error that names row f
 `pinned: false`. Then, as for a view, each sync exports the source as it is, without a version. After a new secret of
 hashes (`source.hash`), start a sync with `full_refresh`: Airflow does not know the secret.
 
+## Increments
+
+With `incremental: true`, for `merge` and `append`, a sync exports, loads and publishes only what has changed since the
+last publish, where that can be told. It is one line in the dataset file:
+
+```yaml
+description: Orders of the shop; cancelled ones are removed.
+source_table: main.shop.orders
+target_table: shop.orders
+load_mode: merge
+merge_keys: [order_id]
+delete_missing: true
+incremental: true
+required_columns: [customer_id]
+```
+
+At the source, nothing has to be prepared. After an upgrade of this project, deploy the bundle again and run
+`set_up_snowflake` first. The first task of the export job decides at each sync, and says why:
+
+| `export_mode` | What is exported |
+| --- | --- |
+| none | nothing: the answer of `publish` has `unchanged: true` |
+| `feed` | the newest change of each key, from the source's change data feed |
+| `compare` | the rows in which two versions differ |
+| `full` | all rows, as without `incremental` |
+
+- Nothing is exported if no row is new since the [version](#versions) that was published last.
+- `feed` is chosen if the change data feed is known to be on since that version, and has changes for at most a third of
+  the rows; for `append`, if it has only insertions.
+- `compare` is chosen otherwise: without a feed, and if the feed has more, as that of a table which is overwritten each
+  night with nearly the same rows. At most a third of the rows may differ; for `append`, none may be gone.
+- `full` is what is left, with the reason.
+
+The note of the run, the page *Data shares*, the button, `make sync` and the ledger (`export_mode`, `export_reason`)
+say which it was: "12 changes (3 inserted, 8 updated, 1 deleted) of main.shop.orders as of 2026-11-29 09:41 UTC (version
+812), by its change data feed". They also say what it has cost: `rows_exported` and `bytes_exported` were written to S3,
+`rows_loaded` were loaded (of an increment, both are the changes), and Snowflake's statements took `statement_seconds`
+before the publish. [When increments do not help](when-not.md#when-increments-do-not-help) says what they cannot save.
+
+### When all rows are exported all the same
+
+Besides the [reasons of every dataset](#versions), such as the first sync, `full_refresh`, a changed dataset file, or a
+source that was dropped and made again, all rows are exported if
+
+- the last sync has not ended well, whatever the reason: what failed it may be the changes themselves;
+- the columns of the source may have changed since: renamed, added, dropped, or of another type;
+- `VACUUM` may have removed files that changed since;
+- the feed is not known to be on, and the published version is a week old: Databricks reads no older version
+  (`delta.deletedFileRetentionDuration`). So let an incremental dataset sync at least once a week;
+- the feed is not known to be on, and the source has a column that cannot be compared: MAP, VARIANT, GEOMETRY,
+  GEOGRAPHY or INTERVAL, also within a struct;
+- more than a third of the rows have changed: then all rows are cheaper.
+
+For `append`, this is no way: all rows would be added again. See [below](#append-adds-only-new-rows).
+
+### How the change data feed is found out
+
+No right on the properties of the source is needed: its history tells. The feed is known to be on if an entry of the
+history sets `delta.enableChangeDataFeed`, or if a commit has written change files, as UPDATE, DELETE and MERGE do when
+it is on. What the history once told is remembered with the last publish, as Databricks deletes entries after 30 days. A
+feed that was set earlier, and since which rows were only added, is not known to be on. This makes it known, and turns
+it on where it is not; what was changed before it is compared once more:
+
+```sql
+-- On Databricks
+ALTER TABLE main.shop.orders SET TBLPROPERTIES (delta.enableChangeDataFeed = true);
+```
+
+Without a feed, increments work too: by `compare`, which reads the source twice.
+
+### Merge: keys and deletions
+
+- `merge_keys` identify the rows on both sides. If a row gets another key at the source, this is a deletion and an
+  insertion.
+- With `delete_missing: true`, deleted rows are exported with a mark (the column `data_share_deleted` of the files,
+  which the target does not get), and deleted in the target. Then the target must have as many rows as the source has in
+  this version (`source_rows`): it is counted within the transaction, and a difference rolls it back, with the code
+  `TARGET_DIVERGED`; the next sync exports all rows.
+- Without it, rows stay in the target that the source has lost. So no count tells, and the export makes sure that no two
+  rows of the source have the same key; the publish is refused if the target has fewer rows than the last one has left.
+- A row that is exported as the target has it is neither written nor counted as updated, in an increment as in a merge
+  of all rows.
+- With `source.where`, a row that no longer fulfils the condition is a deletion, one that newly does is an insertion;
+  `source_rows` counts under the condition. A condition that may choose other rows at another time exports all rows.
+
+### Append adds only new rows
+
+An increment of an `append` has the rows that were inserted at the source since the last publish, and no others. If rows
+were changed or deleted there, or if it cannot be told which are new (see the list above), the sync fails with the code
+`INCREMENT_IMPOSSIBLE`, says why, and adds nothing: it never adds all rows again. Start a sync with `full_refresh:
+true`, which replaces everything in the target; the syncs after it add what is new again. Two things differ from
+`merge`: after a failed sync, the changes are tried again; and of the dataset file, only fields count that decide what
+the target has of a row, such as `source`, so that a new check needs no full refresh.
+
+```yaml
+description: Events of the gauges, each once.
+source_table: main.sea.gauge_events
+target_table: sea.gauge_events
+load_mode: append
+incremental: true
+required_columns: [gauge_id, occurred_at]
+```
+
+### What decides at the publish
+
+What Airflow remembers of the last publish only tells the job where to start. What the target has stands in its row of
+the lock table, which each publish writes within its transaction: `source_table_id` and `source_version`. An increment
+is published only if that is the version that it starts from, or for a merge the one that it leads to; one from the feed
+may also start earlier, as it has the newest state of each row. Otherwise it is refused with the code `TARGET_DIVERGED`,
+and the next sync exports all rows.
+
+### What else differs
+
+- `checks` on columns are made on the changed rows. Those with aggregates are made on the target as it will be, so
+  `COUNT(DISTINCT harbour) >= 12` means the same as before.
+- `max_row_change_percent` compares the rows of the source, not those that were exported.
+- `allow_empty` does not apply to an increment: if all changes are outside of `source.where`, it has no rows.
+- `reload_run_key` loads an increment again only if nothing was published after it, and only with `merge`: on any other
+  target, its changes would be wrong. Then the sync is refused; one with `full_refresh` helps.
+- `dry_run` says in its result which `export_mode` an increment has, and what would be inserted, updated and deleted.
+- The columns `data_share_deleted` and those of the change data feed (`_change_type`, `_commit_version`,
+  `_commit_timestamp`) belong to Databricks and to this project: a source with the first exports all rows.
+
 ## Proof
 
 A sync proves that the loaded rows are the exported rows. It counts rows and files, and with `proof: checksums`, the

@@ -116,4 +116,4 @@ def test_the_loader_can_ask_what_the_runbook_asks_of_the_ledger(a_share: Share) 
     queries = [sql.rstrip(";") for sql in asked if "FROM sync_history" in sql or "FROM export_manifests" in sql]
     answers = {sql: a_share.query(sql) for sql in queries}
     of_dataset = [len(rows) for sql, rows in answers.items() if dataset.name in sql]
-    assert of_dataset == [1, 1, 1], "its sync, what it exported of the source, and its export"
+    assert of_dataset == [1, 1, 1, 1], "its sync, what it exported of the source, its cost, and its export"
