@@ -290,7 +290,12 @@ class FakeAirflow:
                 {
                     "source_run_id": run_id,
                     "timestamp": event["timestamp"],
-                    "extra": {"rows_inserted": event["rows"], "rows_updated": 0, "rows_in_target": 5000},
+                    "extra": {
+                        "rows_inserted": event["rows"],
+                        "rows_updated": 0,
+                        "rows_in_target": 5000,
+                        **event.get("extra", {}),
+                    },
                 }
                 for run_id, event in reversed(self.published.items())
             ]
@@ -367,6 +372,41 @@ def test_each_state_says_what_it_means(fake: FakeAirflow, open_page: OpenPage) -
     )
     scheduled.get_by_text("Last runs").click()
     expect(scheduled.get_by_role("row")).to_have_count(3)
+
+
+def test_what_a_publish_exported_and_cost_is_shown_as_far_as_it_is_known(
+    fake: FakeAirflow, open_page: OpenPage
+) -> None:
+    cost = {"rows_exported": 14, "bytes_exported": 1449, "rows_loaded": 14, "statement_seconds": 0.84}
+    of_changes = {"rows_inserted": 3, "rows_updated": 9, "rows_deleted": 1}
+    reason = "the change data feed has 14 changes since version 811"
+    told: dict[str, dict[str, Any]] = {
+        "changes": {**of_changes, **cost, "export_mode": "feed", "export_reason": reason},
+        "compared": {**of_changes, **cost, "rows_exported": 1, "export_mode": "compare", "export_reason": "r"},
+        "everything": {**of_changes, **cost, "export_mode": "full", "export_reason": "full_refresh was asked for"},
+        # The ledger lacks the columns of the cost, or the version of the package that published knew none of them.
+        "free": {"export_mode": "full", "export_reason": "full_refresh was asked for"},
+        "earlier": {},
+    }
+    for dataset, extra in told.items():
+        fake.add(dataset, "success")
+        fake.published[f"{dataset}-0"]["extra"] = extra
+
+    page = open_page()
+
+    paid = "Loaded: 14 rows; Snowflake's statements before the publish took 0.8 s."
+    for dataset, count, words in (
+        ("changes", "13 changed", f"Only changes (feed): {reason}. Written to S3: 14 rows, 1.4 kB. {paid}"),
+        ("compared", "13 changed", f"Only changes (compare): r. Written to S3: 1 row, 1.4 kB. {paid}"),
+        # Two of the loaded rows were in the target as they are.
+        ("everything", "14", f"All rows (full): full_refresh was asked for. Written to S3: 14 rows, 1.4 kB. {paid}"),
+        ("free", "1,000", "All rows (full): full_refresh was asked for."),
+        ("earlier", "1,000", ""),
+    ):
+        one = card(page, dataset)
+        expect(fact(one, "Rows")).to_have_text(count)
+        expect(one.locator(".exported")).to_have_text(words)
+    expect(card(page, "earlier").locator(".exported")).to_be_hidden()
 
 
 def test_a_last_success_is_found_behind_many_failures(fake: FakeAirflow, open_page: OpenPage) -> None:

@@ -343,7 +343,8 @@ END;
 SET VAR reason = CASE decision
   WHEN 'nothing' THEN CONCAT('nothing new', since)
   WHEN 'feed' THEN CONCAT('the change data feed has ', CAST(rows_in_feed AS STRING), ' changes', since)
-  WHEN 'compare' THEN CONCAT(CAST(GREATEST(rows_changed, rows_gone) AS STRING), ' rows have changed', since)
+  WHEN 'compare'
+    THEN CONCAT('at least ', CAST(GREATEST(rows_changed, rows_gone) AS STRING), ' rows have changed', since)
   ELSE COALESCE(
     full_because,
     no_changes_because,
