@@ -116,6 +116,7 @@ def test_the_sql_file_exports_the_table_and_counts_the_files(files: Any, values:
         "export_mode": "full",
         "export_reason": "nothing was planned",
         "source_rows": 1461,
+        "source_has_feed": None,
         "bytes_exported": sum(sizes(files, f"{share}data/")),
     }
     assert abs(exported_at.replace(tzinfo=UTC) - datetime.now(UTC)) < timedelta(minutes=5)

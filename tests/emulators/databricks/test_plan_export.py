@@ -530,7 +530,7 @@ THIRD = "more than a third of the rows have changed since version 0"
 COLUMNS_CHANGED = "the columns of the source may have changed since version 0"
 VACUUMED = "VACUUM may have removed files that changed since version 0"
 OF_FEED = "the change data feed has {} changes since version 0"
-COMPARED = "{} rows have changed since version 0"
+COMPARED = "at least {} rows have changed since version 0"
 NOTHING = "nothing new since version 0"
 
 # What has happened -> mode and reason with the feed on from the start, and without any feed.
