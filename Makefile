@@ -36,8 +36,9 @@ up: .venv/.installed ## Start the sandbox and Airflow, and leave them running
 set-up: .venv/.installed ## Create on the running stack what new datasets need in Snowflake
 	@$(SANDBOX) set-up
 
-sync: .venv/.installed ## Sync on the running stack: make sync DATASET=shared_forecasts [DRY_RUN=1] [FULL_REFRESH=1]
-	@$(SANDBOX) sync '$(DATASET)' $(call switch,DRY_RUN,--dry-run) $(call switch,FULL_REFRESH,--full-refresh)
+sync: .venv/.installed ## Sync on the running stack: make sync DATASET=shared_forecasts [DRY_RUN=1] [FULL_REFRESH=1] [VERIFY=1]
+	@$(SANDBOX) sync '$(DATASET)' $(call switch,DRY_RUN,--dry-run) $(call switch,FULL_REFRESH,--full-refresh) \
+	  $(call switch,VERIFY,--verify)
 
 backend: .venv/.installed ## Start the example backend beside a running stack: make backend [PORT=8000]
 	@environment=$$($(SANDBOX) env) && eval "$$environment" && exec $(BIN)/python -m examples.backend.app $(if $(PORT),--port $(PORT))

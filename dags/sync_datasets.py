@@ -27,6 +27,7 @@ and goes on.
 - `full_refresh`: export everything, also if nothing is new, and replace everything in the target, in any load mode.
 - `accept_row_change`: publish although the row count changed by more than the dataset's `max_row_change_percent`.
 - `dry_run`: export, load and check, but do not publish; the result of `publish` says what would change.
+- `verify`: publish nothing, but compare the target with what the source held at the version that was published last.
 - `reload_run_key`: load the export of this earlier sync again, without Databricks; an append also needs `full_refresh`.
 
 **From a program**, send `POST /api/v2/dags/<this DAG>/dagRuns`; see `docs/backend.md`:
@@ -60,6 +61,20 @@ from data_share.sql_files import sql_files, sql_templates
 from data_share.steps import CHECK_STAGING, COPY_INTO_STAGING, EXPORT_TO_S3, FINISH_SYNC, PUBLISH, WAIT_FOR_EXPORT
 from data_share.sync_conf import PARAMS
 
+VERIFY_DOC = """
+### Verify a dataset
+
+Starts a run of the sync's DAG with the conf `{"verify": true}`, by a schedule of its own: that run compares the target
+with what the source held at the version that was published last, value by value, and changes nothing. A sync and a
+verification wait for each other.
+
+**How did it end?** See the runs of the sync's DAG: a difference fails the run there, with the code `VALUES_DIFFER`.
+
+**To start it**, press *Trigger*, or send `POST /api/v2/dags/<this DAG>/dagRuns` with
+`{"logical_date": null, "conf": {}}`; or start the sync's DAG with the conf above.
+**Required conf:** none. **Optional conf:** none. **A retry** of the step starts the verification if it has not.
+"""
+
 # Any notifiers of Airflow, see docs/alerts.md; the webhook needs none. For each end that has a notifier, the
 # dag-processor starts a process.
 ON_SUCCESS: list[BaseNotifier] = []
@@ -82,8 +97,8 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
         dag_id=dataset.dag_id,
         description=dataset.description,
         doc_md=__doc__,
-        schedule=schedule_of(dataset),
-        start_date=start_date_of(dataset),
+        schedule=schedule_of(dataset.schedule),
+        start_date=start_date_of(dataset.schedule),
         catchup=False,
         # Two syncs of a dataset never overlap: a second run waits in the queue.
         max_active_runs=1,
@@ -163,10 +178,45 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
     return dag
 
 
+def verify_dag(dataset: Dataset) -> DAG:
+    """Return the DAG that starts a verification by the schedule of its own."""
+    # Only here: it takes long to import, and few datasets have such a schedule.
+    from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+
+    with DAG(
+        dag_id=dataset.verify_dag_id,
+        description=f"Compares {dataset.target_table} with what was published to it last.",
+        doc_md=VERIFY_DOC,
+        schedule=schedule_of(dataset.verify_schedule),
+        start_date=start_date_of(dataset.verify_schedule),
+        catchup=False,
+        max_active_runs=1,
+        dagrun_timeout=timedelta(hours=3),
+        default_args=args_of(dataset),
+        # Without the tag of a sync: notes, alerts and the page are those of the run that it starts.
+        tags=["data-share", "verify", *dataset.tags],
+    ) as dag:
+        TriggerDagRunOperator(
+            task_id="start_verification",
+            trigger_dag_id=dataset.dag_id,
+            # A retry finds the run that an earlier attempt has started.
+            trigger_run_id="verify__{{ run_id }}",
+            skip_when_already_exists=True,
+            logical_date=None,
+            conf={"verify": True},
+            # Airflow would leave the run in the queue of a paused DAG for ever.
+            fail_when_dag_is_paused=True,
+        )
+    return dag
+
+
 needed = get_parsing_context().dag_id  # in the process of a task, its DAG; else None: the dag-processor needs all
 # A task does not parse conditions again, which would cost it a third of a second.
-datasets, invalid = read_datasets(only=needed and needed.removeprefix("sync_"), check_sql=not needed)
+name = needed and needed.removeprefix("verify_" if needed.startswith("verify_") else "sync_")
+datasets, invalid = read_datasets(only=name, check_sql=not needed)
 for dataset in datasets:
     globals()[dataset.dag_id] = sync_dag(dataset, SHARES[dataset.share])
+    if dataset.verify_schedule is not None:
+        globals()[dataset.verify_dag_id] = verify_dag(dataset)
 for error in invalid:
     globals()[f"invalid_{error.path.stem}"] = InvalidDatasetDag(error)

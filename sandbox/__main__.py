@@ -65,6 +65,7 @@ def main() -> int:
     sync.add_argument("dataset")
     sync.add_argument("--dry-run", action="store_true", help="do every step except publish")
     sync.add_argument("--full-refresh", action="store_true", help="replace everything in the target")
+    sync.add_argument("--verify", action="store_true", help="compare the target with what was published last")
     serve = commands.add_parser("serve", help="run the emulators in this process")
     serve.add_argument("ports", type=json.loads, nargs="?")
     arguments = parser.parse_args()
@@ -100,7 +101,7 @@ def main() -> int:
             return set_up(stack)
         if arguments.command == "first-sync":
             return first_sync()
-        conf = {"dry_run": arguments.dry_run, "full_refresh": arguments.full_refresh}
+        conf = {name: getattr(arguments, name) for name in ("dry_run", "full_refresh", "verify")}
         return show_sync(stack, arguments.dataset, {key: True for key, is_on in conf.items() if is_on})
     except (StackError, SettingsError, SyncError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -291,6 +292,12 @@ def _show_sync(airflow: Airflow, endpoints: Endpoints, dataset: str, conf: dict[
             f"\nUp to date. {as_of(row)}; {row['rows_in_target']:,} rows in {row['target_table']}.\n"
             f"To load it all the same: make sync DATASET={dataset} FULL_REFRESH=1\n"
         )
+    elif sync.complete and row.get("verified"):
+        names = ", ".join(row["not_compared"])
+        print(
+            f"\nVerified: {row['rows']:,} rows of {row['target_table']} are those of {row['source_table']}. "
+            f"{as_of(row)}.{f' Not compared: {names}.' if names else ''}\n"
+        )
     elif sync.complete and conf.get("dry_run"):
         print(
             f"\nDry run complete: nothing was published. A sync would insert {row['rows_inserted']:,} rows into "
@@ -311,6 +318,7 @@ def _show_sync(airflow: Airflow, endpoints: Endpoints, dataset: str, conf: dict[
                 "state": sync.state,
                 "unchanged": row.get("unchanged", False),
                 "dry_run": conf.get("dry_run", False),
+                "verified": row.get("verified", False),
                 "full_refresh": conf.get("full_refresh", False),
                 "run_key": row.get("run_key"),
                 "dag_run_id": sync.run_id,

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from data_share import sql_files
 from data_share.share import Share
 from data_share.snowflake.policies import Samples
+from data_share.snowflake.verification import Differences, compared_columns
 from data_share.sync import Sync
 
 sync = Sync.example()
@@ -29,3 +30,6 @@ columns = {"A": "VARCHAR", "B": "NUMBER(38, 0)"}
 condition = "a IS NOT NULL"
 limit = 5
 samples = Samples({"A": "VARCHAR", "B": "NUMBER(38, 0)"})
+compared, _ = compared_columns({"A": "VARCHAR", "B": "NUMBER"}, sync.dataset)
+same_rows = "source.value_0 = target.value_0"
+found = Differences.of({"ROWS_DIFFERENT": 1, "ROWS_MISSING": 0, "ROWS_ADDED": 0, "DIFFERENT_1": 1}, compared)

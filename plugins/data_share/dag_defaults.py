@@ -9,7 +9,7 @@ import pendulum
 
 from data_share.datasets import Dataset
 from data_share.outcome.classify import RetryTransientErrors, report_failure
-from data_share.schedules import AssetSchedule, CronSchedule
+from data_share.schedules import AssetSchedule, CronSchedule, Schedule
 from data_share.share import Share, shares
 from data_share.share_file import DEFAULT
 
@@ -40,9 +40,9 @@ DEFAULT_ARGS: dict[str, Any] = {
 }
 
 
-def schedule_of(dataset: Dataset) -> Any:
-    """Return the schedule of a dataset's DAG as Airflow takes it."""
-    match dataset.schedule:
+def schedule_of(schedule: Schedule) -> Any:
+    """Return a schedule of a dataset file as Airflow takes it."""
+    match schedule:
         case CronSchedule(cron=cron):
             return cron
         case AssetSchedule() as updates:
@@ -51,14 +51,13 @@ def schedule_of(dataset: Dataset) -> Any:
             return times
 
 
-def start_date_of(dataset: Dataset) -> pendulum.DateTime:
+def start_date_of(schedule: Schedule) -> pendulum.DateTime:
     """
-    Return the start date of a dataset's DAG.
+    Return the start date of a DAG with a schedule of a dataset file.
 
     Airflow reads a cron expression in the time zone of the start date. So its setting ``create_cron_data_intervals``
     decides what kind of timetable it makes of the expression, in each time zone alike.
     """
-    schedule = dataset.schedule
     return START_DATE.in_timezone(schedule.time_zone) if isinstance(schedule, CronSchedule) else START_DATE
 
 

@@ -247,6 +247,11 @@ class Dataset(BaseModel):
         description="Cron expression of five fields in UTC, or a preset such as `@daily`; times in a time zone, or "
         "updates of an asset: see [Schedule](#schedule). Default: only on request.",
     )
+    verify_schedule: Schedule = Field(
+        default=None,
+        description="When the target is compared with what was published last, written as `schedule` is: the DAG "
+        "`verify_<name>` then starts a verification. Default: only on request. See [Verify](#verify).",
+    )
     owner: Owner | None = Field(
         default=None, description="Who is responsible: the owner of the DAG in Airflow. Default: `data-share`."
     )
@@ -397,6 +402,12 @@ class Dataset(BaseModel):
             problems.append("incremental: only for load_mode merge and append; replace exports everything")
         if self.incremental and not self.pinned:
             problems.append("incremental: needs versions of the source, so not with pinned: false")
+        if self.verify_schedule is not None and not self.pinned:
+            problems.append("verify_schedule: needs versions of the source, so not with pinned: false")
+        if self.verify_schedule is not None and self.load_mode is LoadMode.APPEND and not self.incremental:
+            problems.append(
+                "verify_schedule: an append of all rows holds more than the source; only with incremental: true"
+            )
         if self.create_table == "from_columns" and not self.columns:
             problems.append("columns: create_table from_columns needs them")
         if self.columns and self.create_table != "from_columns":
@@ -432,6 +443,11 @@ class Dataset(BaseModel):
     def dag_id(self) -> str:
         """Id of the DAG that syncs this dataset."""
         return f"sync_{self.name}"
+
+    @property
+    def verify_dag_id(self) -> str:
+        """Id of the DAG that starts a verification by ``verify_schedule``."""
+        return f"verify_{self.name}"
 
     @property
     def target(self) -> str:
@@ -472,6 +488,11 @@ class Dataset(BaseModel):
     def only_appends_increments(self) -> bool:
         """Whether a sync adds the rows that are new; then an export of all rows would add the others again."""
         return self.incremental and not self.load_mode.is_repeatable
+
+    @property
+    def mirrors_source(self) -> bool:
+        """Whether the target has no other rows than the source; else those that the source lacks stay there."""
+        return self.load_mode is LoadMode.REPLACE or self.delete_missing or self.only_appends_increments
 
     @property
     def increment(self) -> dict[str, Any] | None:

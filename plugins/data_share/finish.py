@@ -60,8 +60,8 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         answer = ti.xcom_pull(task_ids=PUBLISH.id)
         if states.get(PUBLISH.id) == "success" and made_since_clear(answer, dag_run):
             # No export runs, and publish has dropped the staging tables. A dry run keeps them until here: if its
-            # process dies before Airflow knows the result, the next attempt needs them.
-            if answer.get("dry_run"):
+            # process dies before Airflow knows the result, the next attempt needs them. So does a verification.
+            if _published_nothing(answer):
                 self._context = context
                 self._drop_staging("after the dry run")
             return
@@ -103,7 +103,7 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         is_answer = made_since_clear(answer, dag_run) or (
             is_success and answer and export and answer.get("export_path") == export["export_path"]
         )
-        if is_answer and answer.get("dry_run"):
+        if is_answer and _published_nothing(answer):
             return is_success, False
         # Not always this sync's export: a repeated append returns the ledger row of the export it appended first.
         path = answer["export_path"] if is_answer else export and export["export_path"]
@@ -129,6 +129,11 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         )
         for run_id in cancel_exports_of(hook, Variable.get(self.share.export_job_variable), self.sync.key):
             self.log.info("Cancelled the Databricks run %s, which nobody follows", run_id)
+
+
+def _published_nothing(answer: Mapping[str, Any]) -> bool:
+    """Return whether an answer of ``publish`` is that of a dry run or of a verification."""
+    return bool(answer.get("dry_run") or answer.get("verified"))
 
 
 def wait_for_killed_steps(context: Context, steps: Sequence[str], states: Mapping[str, str | None]) -> bool:

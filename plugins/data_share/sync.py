@@ -26,20 +26,25 @@ from data_share.share import (
 )
 from data_share.sql_text import quoted
 from data_share.steps import CHECK_STAGING, COPY_INTO_STAGING, EXPORT_TO_S3, WAIT_FOR_EXPORT, Step
+from data_share.watermark import Published
 
 INCREMENTS = ("feed", "compare")
 """The modes of an export that has only what has changed."""
 
+VERIFICATION = "verify"
+"""The mode of an export of what was published last."""
+
 DELETED = "DATA_SHARE_DELETED"
 """The column of an export of changes that says whether a row is gone from the source."""
 
-# Types that Snowflake compares. Of a value of another type, nobody knows whether it changes.
-_COMPARABLE = frozenset(
+# Of a value of another type, nobody knows whether it changes.
+COMPARABLE_KINDS = frozenset(
     (
         *("NUMBER", "FLOAT", "VARCHAR", "BINARY", "BOOLEAN"),
         *("DATE", "TIME", "TIMESTAMP_NTZ", "TIMESTAMP_LTZ", "TIMESTAMP_TZ"),
     )
 )
+"""Types that Snowflake compares."""
 
 ROWS_HIDDEN = "rows hidden from the loader: "
 """
@@ -61,6 +66,12 @@ class IncrementImpossibleError(ShareError, AirflowFailException):
     """An append cannot tell which rows are new, and must not add all of them again."""
 
     code = FailureCode.INCREMENT_IMPOSSIBLE
+
+
+class VerifyImpossibleError(ShareError, AirflowFailException):
+    """It is not known what the target must hold, or what it must hold cannot be exported again."""
+
+    code = FailureCode.VERIFY_IMPOSSIBLE
 
 
 class InvalidExportPathError(ShareError, AirflowFailException):
@@ -155,6 +166,23 @@ class Sync:
         return bool(self.params["dry_run"])
 
     @property
+    def is_verification(self) -> bool:
+        """Whether the target is compared with what was published last, and nothing is published."""
+        return bool(self.params["verify"])
+
+    @property
+    def verified(self) -> Published:
+        """
+        The publish that this verification is about, as ``export_to_s3`` found it.
+
+        :raises ResultMissingError: it has left none
+        """
+        published = (self._pull(EXPORT_TO_S3, "export") or {}).get("published")
+        if published is None:
+            raise ResultMissingError("The step export_to_s3 has not said which publish is to be verified.")
+        return Published.model_validate(published)
+
+    @property
     def is_reload(self) -> bool:
         """Whether this sync loads an earlier export: then neither a changed source nor a new export helps it."""
         return bool(self.params["reload_run_key"])
@@ -231,7 +259,9 @@ class Sync:
 
         The job can say so only if it was told which version was published last. What was copied this time was exported.
         """
-        if self._ti.task_id != COPY_INTO_STAGING.id and made_since_clear(self._copied, self.dag_run):
+        if self.is_verification or (
+            self._ti.task_id != COPY_INTO_STAGING.id and made_since_clear(self._copied, self.dag_run)
+        ):
             return None
         export = None if self.is_reload else self.found_export
         published: dict[str, Any] | None = export["published"] if export and export.get("unchanged") else None
@@ -305,6 +335,18 @@ class Sync:
             (result or {}).get("statement_seconds") for result in (self._copied, self._pull(CHECK_STAGING))
         )
         return "NULL" if copied is None or checked is None else f"{copied + checked:.3f}"
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """
+        The result of ``check_staging`` in a verification: what was compared, and found equal.
+
+        :raises ResultMissingError: there is none of this time: a person marked the step as a success
+        """
+        result: dict[str, Any] | None = self._pull(CHECK_STAGING)
+        if result is None or not made_since_clear(result, self.dag_run):
+            raise ResultMissingError("The step check_staging has compared nothing this time.")
+        return result
 
     # ---- an export of changes
 
@@ -452,7 +494,7 @@ class Sync:
         for column, kind in self.loaded.get("kinds", dict.fromkeys(self.loaded["columns"], "OTHER")).items():
             if column in self.dataset.merge_keys:
                 continue
-            if kind not in _COMPARABLE:
+            if kind not in COMPARABLE_KINDS:
                 return ""
             if self.is_dry_run and column in self.loaded["new_columns"]:
                 comparisons.append(f"{_qualified(column, right)} IS NOT NULL")
@@ -518,7 +560,7 @@ class Sync:
         }
         params = {
             **dict.fromkeys(("requested_by", "reload_run_key")),
-            **dict.fromkeys(("full_refresh", "accept_row_change", "dry_run"), False),
+            **dict.fromkeys(("full_refresh", "accept_row_change", "dry_run", "verify"), False),
         }
         ti = SimpleNamespace(
             id="attempt", task_id="publish", try_number=1, xcom_pull=lambda task_ids, key: results[task_ids]

@@ -35,6 +35,13 @@ PARAMS = {
         title="Dry run",
         description="Export, load and check, but do not publish. The result of publish says what would change.",
     ),
+    "verify": Param(
+        default=False,
+        type="boolean",
+        title="Verify",
+        description="Publish nothing, but compare: does the target hold what the source held at the version that was "
+        "published last, value by value? Not together with full_refresh, dry_run or reload_run_key.",
+    ),
     "reload_run_key": Param(
         default=None,
         type=["null", "string"],

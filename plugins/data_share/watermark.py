@@ -139,13 +139,22 @@ def published_of(
 
 
 def full_because(
-    watermark: Watermark, dataset: Dataset, share: Share, *, target: str, is_full_refresh: bool
+    watermark: Watermark,
+    dataset: Dataset,
+    share: Share,
+    *,
+    target: str,
+    is_full_refresh: bool = False,
+    is_verification: bool = False,
 ) -> str | None:
     """
     Return why everything has to be exported, whatever the source says; None if the job may compare versions.
 
+    The same reasons keep a verification from knowing what the target must hold.
+
     :param target: URI of the target
     :param is_full_refresh: whether somebody asked for it
+    :param is_verification: whether only those fields of the dataset file count that decide what the target has of a row
     """
     published = watermark.published
     if not dataset.pinned:
@@ -159,7 +168,7 @@ def full_because(
     # To export all rows is no way for an increment that is appended: there, only what rows depend on counts.
     is_same = (
         published.rows_digest == digest_of(dataset, share, of_rows=True)
-        if dataset.only_appends_increments
+        if dataset.only_appends_increments or is_verification
         else published.dataset_digest == digest_of(dataset, share)
     )
     if not is_same:
@@ -172,7 +181,12 @@ def full_because(
 
 
 def published_parameter(
-    dataset: Dataset, published: Published | None, because: str | None, no_increment_because: str | None = None
+    dataset: Dataset,
+    published: Published | None,
+    because: str | None,
+    no_increment_because: str | None = None,
+    *,
+    is_verification: bool = False,
 ) -> dict[str, str]:
     """
     Return the parameter of the export job that says what was published last.
@@ -180,6 +194,7 @@ def published_parameter(
     :param published: None if everything has to be exported
     :param because: why, if there is a reason that the job does not know
     :param no_increment_because: why everything has to be exported if anything is new
+    :param is_verification: whether all rows are exported as they were in the version that was published last
     """
     known: dict[str, Any]
     if published is None:
@@ -195,7 +210,9 @@ def published_parameter(
             "table_id": published.table_id,
             "has_feed": "true" if published.source_has_feed else "",
         }
-        if dataset.increment is not None:
+        if is_verification:
+            known["verify"] = "true"
+        elif dataset.increment is not None:
             known["increment"] = dataset.increment
         if no_increment_because is not None:
             known["no_increment_because"] = no_increment_because

@@ -28,6 +28,7 @@ from data_share import dataset_files
 from data_share.databricks.export import DatabricksExportOperator
 from data_share.dataset_files import read_dataset, read_datasets
 from data_share.outcome.classify import RetryTransientErrors, report_failure
+from data_share.outcome.notes import TAGS_OF_A_SYNC
 from data_share.share import Share, attempt_of
 from data_share.share_file import ShareFile
 from data_share.snowflake.clean_up import SnowflakeCleanUpOperator
@@ -209,6 +210,7 @@ def test_a_sync_can_be_asked_for_without_any_conf(syncs: list[DAG]) -> None:
             "full_refresh": False,
             "accept_row_change": False,
             "dry_run": False,
+            "verify": False,
             "reload_run_key": None,
         }
 
@@ -257,7 +259,7 @@ def test_a_name_is_one_in_javascript_too(syncs: list[DAG]) -> None:
 
 
 def test_a_switch_is_on_or_off(syncs: list[DAG]) -> None:
-    for sync, name in itertools.product(syncs, ("full_refresh", "accept_row_change", "dry_run")):
+    for sync, name in itertools.product(syncs, ("full_refresh", "accept_row_change", "dry_run", "verify")):
         assert resolved(sync, name, True) is True
         assert [value for value in ("true", 1, None, "{{ x }}") if not refuses(sync, name, value)] == [], name
 
@@ -373,6 +375,33 @@ def test_the_job_takes_the_parameters_that_the_export_sends(syncs: list[DAG]) ->
         assert set(sync.get_task("export_to_s3").job_parameters) == taken - {"mode", "published"}
     defaults = {parameter["name"]: parameter["default"] for parameter in job["parameters"]}
     assert defaults["mode"] == defaults["published"] == ""
+
+
+def test_a_schedule_of_its_own_starts_verifications(sync_datasets: ModuleType) -> None:
+    dataset = sync_datasets.datasets[0].model_copy(update={"verify_schedule": "30 4 * * 0"})
+    dag = sync_datasets.verify_dag(dataset)
+    assert (dag.dag_id, dag.schedule, dag.max_active_runs) == (f"verify_{dataset.name}", "30 4 * * 0", 1)
+    # It is no sync: notes, alerts and the page are those of the run that it starts.
+    assert not dag.tags >= TAGS_OF_A_SYNC
+    [task] = dag.tasks
+    sync = sync_datasets.sync_dag(dataset)
+    assert task.trigger_dag_id == sync.dag_id
+    assert resolved(sync, "verify", task.conf["verify"]) is True
+    # A retry starts no second verification, and a paused DAG keeps none in its queue.
+    assert (task.trigger_run_id, task.skip_when_already_exists) == ("verify__{{ run_id }}", True)
+    assert task.fail_when_dag_is_paused
+    assert dag.doc_md in Path(dag.fileloc).read_text()
+
+
+@pytest.mark.parametrize("dag_id", ["sync_verify_tides", "verify_tides", "verify_sync_tides"])
+def test_the_process_of_a_verification_reads_its_own_dataset(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dag_id: str
+) -> None:
+    read: list[str | None] = []
+    monkeypatch.setattr(dataset_files, "read_datasets", lambda *, only, check_sql: read.append(only) or ([], []))
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", dag_id)
+    load_sync_datasets()
+    assert read == [dag_id.partition("_")[2]]
 
 
 def test_waiting_holds_no_worker_and_takes_the_run_of_the_export(

@@ -26,6 +26,7 @@ from data_share.share import Share, run_key_of
 from data_share.snowflake.load import SnowflakeCopyIntoOperator
 from data_share.snowflake.policies import Samples
 from data_share.snowflake.sql_api import DataShareSnowflakeHook
+from data_share.snowflake.verification import compared_columns, same_rows
 from data_share.sql_files import COLUMNS_OF_VERSION, render_sql
 from data_share.sql_text import source_name
 from data_share.sync import InvalidExportPathError
@@ -189,6 +190,7 @@ def test_every_file_is_used(dag: DAG) -> None:
             else:
                 used.update(value if isinstance(value, list) else [str(value)])
     included = {*(mode.sql_file for mode in LoadMode), "check_visible.sql", "check_values.sql"}
+    included |= {"differing_rows.sql"}
     included |= {"create_lock.sql", "copy_manifest.sql", "write_samples.sql"}
     steps = [path for path in (PROJECT / "plugins" / "data_share").rglob("*.py") if path.parent.name != "doctor"]
     code = "".join(path.read_text() for path in steps)
@@ -196,7 +198,7 @@ def test_every_file_is_used(dag: DAG) -> None:
     # Airflow renders these as a rule; code does for a reload, for whoever reads a lock outside of a sync, and for an
     # export that keeps new columns back, and for a publish to a ledger of an earlier version.
     rendered_by_steps -= {"select_ledger_row.sql", "select_lock.sql", "describe_target.sql", "publish.sql"}
-    assert len(rendered_by_steps) == 8
+    assert len(rendered_by_steps) == 10
     unused = {path.name for path in (SQL / "snowflake").rglob("*.sql") if path.read_text() not in used}
     # An account administrator runs those of the set-up: test_setup_snowflake.py. All files of targets are run.
     elsewhere = {path.name for folder in ("setup", "targets") for path in (SQL / "snowflake" / folder).iterdir()}
@@ -650,6 +652,32 @@ def test_new_columns_are_published_with_the_others(rendered: Render, dag: DAG) -
     [insert] = changes_of_target(publish)
     assert insert.count('"PLACE", "WIND"') == 2
     assert publish.sync.loaded["new_columns"] == {"WIND": "DOUBLE"}
+
+
+COMPARED = {"PLACE": "VARCHAR", "DATE": "DATE", "DEGREES": "FLOAT", "TAGS": "VARIANT"}
+
+
+def comparison(check: Any) -> str:
+    """Return the statement that a prepared step compares the target with."""
+    columns, _ = compared_columns(COMPARED, check.dataset)
+    [statement] = statements(
+        render_sql("compare_target", share=Share(), sync=check.sync, compared=columns, same_rows=same_rows(columns))
+    )
+    assert is_of_snowflake(statement)
+    return statement
+
+
+def test_texts_are_compared_as_they_are_stored(rendered: Render, make_dag: MakeDag) -> None:
+    for fields in ({}, MERGE):
+        sql = comparison(rendered(make_dag(**fields), "check_staging"))
+        assert sql.count('COLLATE("PLACE", \'\') AS value_0, "DATE" AS value_1, "DEGREES" AS value_2') == 2
+        assert "TAGS" not in sql
+
+
+def test_rows_that_the_load_mode_keeps_are_not_compared(rendered: Render, make_dag: MakeDag) -> None:
+    kept = 'EXISTS ( SELECT 1 FROM staging.shared_forecasts__of_an_attempt WHERE "SHARED_FORECASTS"."PLACE" ='
+    for fields, is_mirror in (({}, True), (MERGE, False), ({**MERGE, "delete_missing": True}, True)):
+        assert (kept not in comparison(rendered(make_dag(**fields), "check_staging"))) == is_mirror, fields
 
 
 def test_the_ledger_counts_the_changes_as_a_preview_does(rendered: Render, make_dag: MakeDag) -> None:

@@ -182,12 +182,12 @@ END;
 SET VAR has_changes_only = (from_version IS NOT NULL);
 
 SET VAR export_mode = CASE
-  WHEN :export_mode IN ('full', 'describe') OR has_changes_only THEN :export_mode
+  WHEN :export_mode IN ('full', 'describe', 'verify') OR has_changes_only THEN :export_mode
   ELSE 'full'
 END;
 
 SET VAR export_reason = CASE
-  WHEN :export_mode IN ('full', 'describe') OR has_changes_only THEN :export_reason
+  WHEN :export_mode IN ('full', 'describe', 'verify') OR has_changes_only THEN :export_reason
   ELSE 'the plan of the export did not reach the export'
 END;
 

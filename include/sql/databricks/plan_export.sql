@@ -7,15 +7,18 @@
 --                   version, committed_at, table_id and has_feed of the source as this file returned them then; or
 --                   full_because, the reason why everything is to be exported; pinned, false for a source without
 --                   versions; increment.load, merge or append, if only changes are to be exported where that is
---                   possible; or no_increment_because, the reason why not this time.
+--                   possible; or no_increment_because, the reason why not this time. With verify, true, all rows are
+--                   exported as they were in version, or the error says why they cannot be.
 --   :mode           empty to export, or describe
 --
 -- Returns one row of texts, without NULL:
 --   export_mode     nothing: the source has what was published last, so the export is left out. feed: the changes are
 --                   read from the change data feed. compare: they are found by comparing the two versions. full: all
---                   rows are exported. describe: an export of all rows is described.
+--                   rows are exported. describe: an export of all rows is described. verify: all rows of the version
+--                   that was published last are exported, to compare the target with them.
 --   export_reason   why, for people
---   to_version      the version of the source to read; empty if the source has none that can be read
+--   to_version      the version of the source to read; empty if the source has none that can be read. For verify, it
+--                   is the newest one as long as no row has changed: VACUUM keeps its files.
 --   from_version    the version that was published last; empty unless changes are exported
 --   committed_at    when to_version was committed, in microseconds since 1970; empty without a version
 --   table_id        what differs when a table is dropped and made again under its name; empty without a version
@@ -86,6 +89,8 @@ DECLARE OR REPLACE VARIABLE is_comparable BOOLEAN;
 DECLARE OR REPLACE VARIABLE may_compare BOOLEAN;
 DECLARE OR REPLACE VARIABLE rows_changed BIGINT;
 DECLARE OR REPLACE VARIABLE rows_gone BIGINT;
+DECLARE OR REPLACE VARIABLE verifies BOOLEAN;
+DECLARE OR REPLACE VARIABLE no_verification_because STRING;
 DECLARE OR REPLACE VARIABLE decision STRING;
 DECLARE OR REPLACE VARIABLE reason STRING;
 
@@ -220,9 +225,34 @@ SET VAR full_because = CASE
     THEN 'the source was dropped and made again'
 END;
 
+SET VAR verifies = COALESCE(GET_JSON_OBJECT(published, '$.verify') = 'true', FALSE);
+
+-- Why the published version cannot be exported again; NULL if it can. An hour less than a week, as the export reads the
+-- version later.
+SET VAR no_verification_because = CASE
+  WHEN full_because IS NOT NULL THEN full_because
+  WHEN changes_since > 0 AND vacuums_since > 0
+    THEN CONCAT('VACUUM may have removed files of version ', CAST(published_version AS STRING), ' of the source')
+  WHEN changes_since > 0 AND UNIX_MICROS(CURRENT_TIMESTAMP()) - CAST(published_committed_at AS BIGINT) >= 601200000000
+    THEN CONCAT(
+      'the source has changed since version ', CAST(published_version AS STRING),
+      ', and Databricks reads no versions that are older than a week'
+    )
+END;
+
+SET VAR full_because = CASE
+  WHEN verifies AND no_verification_because IS NOT NULL
+    THEN RAISE_ERROR(CONCAT('The target cannot be verified: ', no_verification_because, '. Nothing was exported.'))
+  ELSE full_because
+END;
+
 -- How changes are loaded; NULL if there are none, or if only all rows may be exported.
 SET VAR load_mode = CASE
-  WHEN full_because IS NULL AND changes_since > 0 AND GET_JSON_OBJECT(published, '$.no_increment_because') IS NULL
+  WHEN
+    full_because IS NULL
+    AND changes_since > 0
+    AND NOT verifies
+    AND GET_JSON_OBJECT(published, '$.no_increment_because') IS NULL
     THEN GET_JSON_OBJECT(published, '$.increment.load')
 END;
 
@@ -330,6 +360,7 @@ EXECUTE IMMEDIATE statement INTO rows_changed USING source_table AS source_table
 SET VAR rows_gone = rows_then - (rows_now - rows_changed);
 
 SET VAR decision = CASE
+  WHEN verifies THEN 'verify'
   WHEN full_because IS NOT NULL THEN 'full'
   WHEN changes_since = 0 OR rows_in_feed = 0 OR rows_changed + rows_gone = 0 THEN 'nothing'
   WHEN no_changes_because IS NOT NULL THEN 'full'
@@ -341,6 +372,7 @@ SET VAR decision = CASE
 END;
 
 SET VAR reason = CASE decision
+  WHEN 'verify' THEN CONCAT('the target is compared with version ', CAST(published_version AS STRING))
   WHEN 'nothing' THEN CONCAT('nothing new', since)
   WHEN 'feed' THEN CONCAT('the change data feed has ', CAST(rows_in_feed AS STRING), ' changes', since)
   WHEN 'compare'
@@ -368,6 +400,16 @@ SET VAR reason = CASE
       'An append adds only new rows, and it cannot be told which these are: ', reason, '. Nothing was exported.'
     ))
   ELSE reason
+END;
+
+SET VAR committed_at = CASE
+  WHEN verifies AND changes_since > 0 THEN published_committed_at
+  ELSE committed_at
+END;
+
+SET VAR to_version = CASE
+  WHEN verifies AND changes_since > 0 THEN published_version
+  ELSE to_version
 END;
 
 -- The names that other tasks refer to.

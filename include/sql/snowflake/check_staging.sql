@@ -9,6 +9,7 @@
 -- condition apply to the whole table, also to an empty one.
 -- row_change: limits the change of the row count since the last sync, if the dataset has a limit. Without a last sync,
 -- or if it had no rows, any number passes: there is no percentage of zero rows.
+-- A verification makes only the first: what was published has passed the others.
 
 {% set loaded = sync.loaded -%}
 {% set limit = sync.dataset.max_row_change_percent -%}
@@ -30,13 +31,14 @@
 ] -%}
 {% set row_change = [
   ('row_change_acceptable', 'COUNT(*) >= 0' if sync.params.accept_row_change else change, accept),
-] if limit is not none else [] -%}
+] if limit is not none and not sync.is_verification else [] -%}
+{% set own = [] if sync.is_verification else sync.dataset.checks_with_advice -%}
 
 SELECT
   checks.*{{ ',' if loaded.proofs }}
   {{ 'sums.*' if loaded.proofs }}
 FROM (
-  {% for name, condition, what_to_do in reconciliation + row_change + sync.dataset.checks_with_advice -%}
+  {% for name, condition, what_to_do in reconciliation + row_change + own -%}
   {% set rows = sync.staging_table -%}
   {% if loop.index0 >= (reconciliation + row_change) | length -%}
   {% set rows = sync.checked_rows(name, condition) -%}

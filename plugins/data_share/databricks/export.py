@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from data_share.attempts import made_by
 from data_share.databricks.follow import cancel_exports_of
 from data_share.databricks.hook import DataShareDatabricksHook
-from data_share.datasets import Dataset
+from data_share.datasets import Dataset, LoadMode
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.share import Share
@@ -23,7 +23,7 @@ from data_share.snowflake.target_lock import select_lock
 from data_share.source import MAX_PARAMETER_BYTES
 from data_share.sql_files import render_sql
 from data_share.steps import EXPORT_TO_S3, PUBLISH
-from data_share.sync import IncrementImpossibleError, SyncStep
+from data_share.sync import IncrementImpossibleError, SyncStep, VerifyImpossibleError
 from data_share.watermark import (
     DatasetState,
     Published,
@@ -94,7 +94,7 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
     - The job keeps back columns that the target lacks, so this step tells it the target's columns: those of the last
       publish or, if the sync after it has not ended well, those that Snowflake names now.
     - The job leaves the export out if nothing is new, and exports only changes if the dataset file says so: so this
-      step tells it which version was published last.
+      step tells it which version was published last. For a verification, the job exports that version again.
     - Airflow accepts any conf, so a sync with a misspelt ``dry_run`` would publish; unknown keys are refused.
 
     :param dataset: what is exported
@@ -132,11 +132,14 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
 
     def execute(self, context: Context) -> Any:
         """Start the job, or skip the step; the XCom ``export`` records the run that this attempt started."""
-        if unknown := sorted(set(context["dag_run"].conf or {}) - set(self.known_conf)):
+        # With OpenLineage, Airflow adds a key of this name to the conf of a run that another DAG starts.
+        if unknown := sorted(set(context["dag_run"].conf or {}) - {*self.known_conf, "openlineage"}):
             raise UnknownConfError(
                 f"The conf has {', '.join(map(repr, unknown))}; a sync knows {', '.join(self.known_conf)}. Nothing was "
                 "started."
             )
+        if self.sync.is_verification:
+            self._refuse_with_verify()
         if self.sync.is_reload:
             key = self.sync.params["reload_run_key"]
             raise AirflowSkipException(f"The export of the sync {key} is loaded again: no new export is started")
@@ -155,11 +158,17 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         :raises IncrementImpossibleError: an append cannot tell which rows are new
         :raises TargetMissingError: there is no target, and this sync does not create it
         :raises TooManyColumnsError: the names of its columns are too long, and the dataset file chooses what leaves
+        :raises VerifyImpossibleError: a verification does not know what the target must hold
         """
-        published, because, no_increment_because = self._last_publish(context)
+        is_verification = self.sync.is_verification
+        published, because, no_increment_because = (
+            (self._publish_to_verify(context), None, None) if is_verification else self._last_publish(context)
+        )
         columns = self._columns_of_target(context, published)
         self._published = published and published.model_copy(update={"columns": columns})
-        told = published_parameter(self.dataset, published, because, no_increment_because)
+        told = published_parameter(
+            self.dataset, published, because, no_increment_because, is_verification=is_verification
+        )
         return {**told, **self._source_parameters(columns, {**(self.job_parameters or {}), **told})}
 
     def _last_publish(self, context: Context) -> tuple[Published | None, str | None, str | None]:
@@ -191,6 +200,44 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
             return published, None, None
         after_failure = None if self.dataset.only_appends_increments else "the last sync has not ended well"
         return published.model_copy(update={"columns": None}), None, after_failure
+
+    def _refuse_with_verify(self) -> None:
+        """Refuse a conf that asks for a verification and for something else."""
+        params = self.sync.params
+        if others := [name for name in ("full_refresh", "dry_run", "reload_run_key") if params[name]]:
+            raise VerifyImpossibleError(
+                f"The conf has verify together with {', '.join(others)}: a verification compares the target with what "
+                "was published last, and publishes nothing. Nothing was started.",
+                what_to_do="Start the verification with verify: true alone.",
+            )
+
+    def _publish_to_verify(self, context: Context) -> Published:
+        """
+        Return the last publish, for a verification. It marks nothing: whatever happens to it, the target stays.
+
+        An append of all rows has the rows of each sync in the target, so the source of today is no measure for it: a
+        changed row would be found only if no other sync has added the same row.
+        """
+        if self.dataset.load_mode is LoadMode.APPEND and not self.dataset.incremental:
+            raise VerifyImpossibleError(
+                f"{self.dataset.name} adds all rows of the source at each sync, so {self.dataset.target_table} holds "
+                "more than any version of the source: there is nothing to compare it with. Nothing was started.",
+                what_to_do="Set incremental: true in the dataset file, if the target is to hold each row of the source "
+                "once; or do without the verification.",
+            )
+        watermark = DatasetState(context, self.dataset, self.share).read()
+        target = self._snowflake(context).asset_uri(self.dataset.target_table)
+        because = full_because(watermark, self.dataset, self.share, target=target, is_verification=True)
+        if watermark.published is None or because is not None:
+            has_version = self.dataset.pinned and not self.dataset.source.may_choose_others_later
+            raise VerifyImpossibleError(
+                f"It is not known what {self.dataset.target_table} must hold: {because}. Nothing was started.",
+                what_to_do=None
+                if has_version
+                else "Change this in the dataset file, and start a sync; when it has "
+                "published, start the verification again.",
+            )
+        return watermark.published
 
     def _is_as_before(self, watermark: Watermark, hook: DataShareSnowflakeHook) -> bool:
         """Return whether a publish that was begun has not been committed: then the target's lock has the one before."""

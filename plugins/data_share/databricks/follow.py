@@ -66,6 +66,8 @@ _ADVICE_FOR_NEW_COLUMNS = (
     "renamed in the source is renamed in the target (ALTER TABLE ... RENAME COLUMN). Then start the sync again. If the "
     "target has got the column since the last publish, start the sync again: it asks Snowflake for the columns."
 )
+# What the plan's SQL says when the version that was published last cannot be exported again.
+_NOT_VERIFIED = re.compile(r"The target cannot be verified: .+?(?:\. Nothing was exported\.|\Z)", re.DOTALL)
 # What the plan's SQL cannot do without, besides the source.
 _NO_INFORMATION_SCHEMA = re.compile(r"\binformation_schema\b", re.IGNORECASE)
 _ADVICE_FOR_NO_INFORMATION_SCHEMA = (
@@ -217,6 +219,8 @@ def failed_run(message: str, result: str, page: str) -> DatabricksRunFailedError
             databricks_run_url=page,
             what_to_do=_ADVICE_FOR_NEW_COLUMNS,
         )
+    if refusal := _NOT_VERIFIED.search(message):
+        return DatabricksRunFailedError(refusal[0], code=FailureCode.VERIFY_IMPOSSIBLE, databricks_run_url=page)
     advice = _ADVICE_BY_RESULT.get(result)
     if _NO_VERSIONS.search(message):
         advice = _ADVICE_FOR_NO_VERSIONS

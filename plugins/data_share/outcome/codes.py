@@ -9,7 +9,8 @@ class FailureCode(Enum):
     """
     A kind of failure; the member's name is the code.
 
-    Each member has its cause, what to do, and whether the same sync may succeed when it is started again unchanged.
+    Each member has its cause, what to do, whether the same sync may succeed when it is started again unchanged, and the
+    key of the conf with which a sync repairs what was found, if there is one.
     """
 
     CONFIGURATION_MISSING = (
@@ -196,6 +197,24 @@ class FailureCode(Enum):
             "would add them again. Nothing was published."
         ),
         "Start the sync with full_refresh: true, which replaces everything in the target.",
+        False,
+        "full_refresh",
+    )
+    VALUES_DIFFER = (
+        (
+            "A verification has found that the target does not hold what the source held at the version that was "
+            "published last. It has changed nothing."
+        ),
+        "Start the sync with full_refresh: true, which replaces everything in the target.",
+        False,
+        "full_refresh",
+    )
+    VERIFY_IMPOSSIBLE = (
+        (
+            "The target cannot be verified: it is not known what was published last, or the source cannot be read any "
+            "more as it was then."
+        ),
+        "Start a sync; when it has published, start the verification again.",
     )
     LEDGER_ROW_MISSING = (
         "The publish succeeded, but its row is not in the ledger.",
@@ -229,7 +248,8 @@ class FailureCode(Enum):
         "Look at the step's log.",
     )
 
-    def __init__(self, cause: str, what_to_do: str, retriable: bool = False) -> None:
+    def __init__(self, cause: str, what_to_do: str, retriable: bool = False, repair: str | None = None) -> None:
         self.cause = cause
         self.what_to_do = what_to_do
         self.retriable = retriable
+        self.repair = repair

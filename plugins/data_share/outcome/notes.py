@@ -43,8 +43,8 @@ def success_line(answer: dict[str, Any] | None, seconds: float) -> str:
     """
     Return the line of a sync that succeeded.
 
-    :param answer: what the step ``publish`` returned: the ledger's row, what a dry run would change, or the last
-        publish if nothing was new
+    :param answer: what the step ``publish`` returned: the ledger's row, what a dry run would change, the last publish
+        if nothing was new, or what a verification has compared
     :param seconds: duration of the run
     """
     if answer is None:
@@ -56,6 +56,13 @@ def success_line(answer: dict[str, Any] | None, seconds: float) -> str:
         )
     if answer.get("unchanged"):
         return f"nothing new at the source since {version_of(answer)} ({_duration(seconds)})"
+    if answer.get("verified"):
+        names = ", ".join(answer["not_compared"])
+        but = f", but for the values of {names}" if names else ""
+        return (
+            f"verified: {int(answer['rows']):,} rows of {answer['target_table']} are those of {answer['source_table']} "
+            f"as of {version_of(answer)}{but} ({_duration(seconds)})"
+        )
     version = version_of(answer)
     as_of = f" as of {version}" if version else ""
     if by := _BY.get(answer.get("export_mode") or ""):

@@ -59,8 +59,8 @@ class Failure:
         return f"{self.step}: {with_advice(self.message, str(self.what_to_do))}"
 
     def to_xcom(self) -> dict[str, Any]:
-        """Return the report as JSON."""
-        return {**asdict(self), "code": self.code.name}
+        """Return the report as JSON; ``repair`` is the key of the conf with which a sync repairs what was found."""
+        return {**asdict(self), "code": self.code.name, "repair": self.code.repair}
 
     @staticmethod
     def from_xcom(report: Mapping[str, Any]) -> Failure:

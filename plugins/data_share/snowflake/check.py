@@ -12,7 +12,11 @@ from data_share.attempts import made_by
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.snowflake.statements import TARGET_UNCHANGED, SnowflakeSyncOperator
+from data_share.snowflake.target_lock import select_lock
 from data_share.snowflake.value_proofs import differences
+from data_share.snowflake.verification import Differences, ValuesDifferError, compared_columns, same_rows
+from data_share.sql_files import render_sql
+from data_share.sync import VerifyImpossibleError
 
 _MAX_SHOWN_ROWS = 5
 _MAX_SHOWN_COLUMNS = 20
@@ -36,6 +40,9 @@ class SnowflakeCheckOperator(SnowflakeSyncOperator):
     """
     Checks named conditions on the staging table, and compares its values with those of the export, in one query.
 
+    A verification checks only that the staging table has what was exported, and then compares the target with it; the
+    result says what was compared.
+
     Used instead of the provider's ``SQLTableCheckOperator`` (common-sql 2.4.0), which builds its query in Python, signs
     in with the connector, reports the whole query instead of the failed checks, and does not cancel it at a kill.
 
@@ -43,7 +50,7 @@ class SnowflakeCheckOperator(SnowflakeSyncOperator):
     """
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
-        """Run the checks, compare the values, and report all failures together."""
+        """Run the checks, compare the values, and report all failures together; to verify, compare the target too."""
         self._context = context
         for column, reason in self.sync.loaded["unproven"].items():
             self.log.info("The values of column %s are not compared: %s", column, reason)
@@ -64,7 +71,37 @@ class SnowflakeCheckOperator(SnowflakeSyncOperator):
             failures, number = len(failed) + bool(differing), len(checks.rows) + bool(self.sync.loaded["proofs"])
             advice = [check["WHAT_TO_DO"] for check in failed] + ([_VALUES_ADVICE] if differing else [])
             raise self._failure(f"{failures} of {number} checks failed", lines, advice)
-        return made_by(context, {"statement_seconds": round(self._hook.statement_seconds, 3)})
+        compared = self._compare_target() if self.sync.is_verification else {}
+        return made_by(context, {**compared, "statement_seconds": round(self._hook.statement_seconds, 3)})
+
+    def _compare_target(self) -> dict[str, Any]:
+        """
+        Compare the target with the staged rows, which are those of the version that was published last.
+
+        :raises ValuesDifferError: a row or a value differs
+        :raises VerifyImpossibleError: nothing can be compared, or something was published meanwhile
+        """
+        columns, not_compared = compared_columns(self.sync.loaded["kinds"], self.dataset)
+        if not columns:
+            raise VerifyImpossibleError(
+                f"{self.dataset.target_table} has no column of a type that Snowflake can compare. {TARGET_UNCHANGED}",
+                what_to_do="Do without the verification.",
+            )
+        known: dict[str, Any] = {"share": self.share, "sync": self.sync}
+        known |= {"compared": columns, "same_rows": same_rows(columns)}
+        file = render_sql("compare_target", **known)
+        counted = self._run_file(file, "compare_target", is_long=True)[-1]
+        self.shown_query_id = counted.query_id
+        found = Differences.of(counted.rows[0], columns)
+        if found.exist:
+            locked = self._run_file(select_lock(self.dataset, self.share), "lock after the comparison")[-1].rows
+            self._refuse_later_publish(locked[0]["RUN_KEY"] if locked else None)
+            file = render_sql("show_differing_rows", **known, found=found, limit=_MAX_SHOWN_ROWS)
+            rows = self._run_file(file, "show_differing_rows", is_long=True)[-1].rows
+            raise ValuesDifferError(
+                self.dataset, self.sync.verified, found.sentence(rows), snowflake_query_id=counted.query_id
+            )
+        return {"rows": self.sync.loaded["rows_loaded"], "not_compared": not_compared}
 
     def _failure(self, summary: str, lines: Sequence[str] = (), advice: Sequence[str | None] = ()) -> CheckFailedError:
         # Checks from the dataset file have no advice of their own: they get the default advice of the code.

@@ -28,8 +28,17 @@ from data_share.snowflake.sql_api import SnowflakeStatementError
 from data_share.snowflake.statements import LACKS_COLUMNS, TARGET_UNCHANGED, SnowflakeSyncOperator, rows_of_target
 from data_share.snowflake.target_lock import refuse_target_of_another
 from data_share.snowflake.value_proofs import proven_columns
+from data_share.snowflake.verification import ValuesDifferError
 from data_share.sql_files import render_sql
-from data_share.sync import DELETED, INCREMENTS, IncrementImpossibleError, Sync
+from data_share.sql_text import shown
+from data_share.sync import (
+    DELETED,
+    INCREMENTS,
+    VERIFICATION,
+    IncrementImpossibleError,
+    Sync,
+    VerifyImpossibleError,
+)
 
 # Columns of the manifest table, one for each type that it has.
 _MANIFEST_TYPES = {"RUN_KEY": "VARCHAR", "ROW_COUNT": "NUMBER(38,0)", "STAGED_AT": "TIMESTAMP_NTZ(9)"}
@@ -128,16 +137,21 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         self._context = context
         if self.sync.unchanged:
             raise AirflowSkipException("Nothing is new at the source since the last publish: there is nothing to load")
+        if self.sync.is_verification and self.sync.export.get("unchanged"):
+            raise self._job_is_outdated()  # which left the export out, as nothing is new at the source
         target = rows_of_target(self.dataset, lambda: self._run("describe_target")[-1])
         masked = self._masked_columns(target) if target is not None else set()
         # The manifest is read before the data: a policy that is set through a tag masks it too.
         samples = Samples(_types(target) if target is not None else _MANIFEST_TYPES)
         prepared = self._prepare(samples)
+        if self.sync.is_verification:
+            self._check_verification(prepared)
         self._refuse_target_of_another(prepared)
         self._refuse_masked(samples, prepared)
         manifest = self._check_manifest(prepared)
         is_increment = manifest.get("EXPORT_MODE") in INCREMENTS
-        self._check_increment(prepared, is_increment=is_increment)
+        if not self.sync.is_verification:
+            self._check_increment(prepared, is_increment=is_increment)
         # Of changes that are merged, the column that marks deleted rows is staged, and is none of the target.
         has_deletes = is_increment and bool(self.dataset.delete_missing)
         column_types = without_column(manifest["COLUMN_TYPES"], DELETED) if has_deletes else manifest["COLUMN_TYPES"]
@@ -152,6 +166,9 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         else:
             created, new_columns = self._columns_to_create(column_types), {}
             columns = definitions = created
+        if self.sync.is_verification and (created or new_columns):
+            lacking = ", ".join(map(shown, created | new_columns))
+            raise ValuesDifferError(self.dataset, self.sync.verified, f"the target lacks what was published: {lacking}")
         if created or new_columns:
             self._refuse_masked_columns(Samples(created | new_columns))
         # Not LIKE the target: LIKE copies the clustering key, which would cluster a table that exists for minutes, and
@@ -165,7 +182,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         # If it finds no file, COPY INTO returns one row with the single column `status`.
         files = [row for row in copy.rows if "rows_loaded" in row]
         counts = {name: sum(row[name] for row in files) for name in ("rows_parsed", "rows_loaded")}
-        may_be_empty = self.dataset.allow_empty or is_increment
+        may_be_empty = self.dataset.allow_empty or is_increment or self.sync.is_verification
         if counts["rows_loaded"] == 0 and not (may_be_empty and manifest["ROW_COUNT"] == 0):
             raise NothingLoadedError(
                 f"COPY INTO loaded nothing: it found {len(files)} file(s), while the manifest counts "
@@ -204,11 +221,12 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         try:
             prepared = self._run_together(file, "prepare_staging")
         except SnowflakeStatementError as error:
-            if not self.dataset.incremental or not LACKS_COLUMNS.search(str(error)):
+            needs = self.dataset.incremental or self.sync.is_verification
+            if not needs or not LACKS_COLUMNS.search(str(error)):
                 raise
+            of = "a verification" if self.sync.is_verification else "a dataset with incremental: true"
             raise TablesOutdatedError(
-                f"{self.share.manifest_table} lacks columns that a dataset with incremental: true needs: "
-                f"{error.message}. {TARGET_UNCHANGED}",
+                f"{self.share.manifest_table} lacks columns that {of} needs: {error.message}. {TARGET_UNCHANGED}",
                 snowflake_query_id=error.snowflake_query_id,
                 what_to_do="Run the DAG set_up_snowflake, which adds them; then start the sync again.",
             ) from error
@@ -222,6 +240,19 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             self._run("insert_lock_row")
         else:
             refuse_target_of_another(self.dataset, self.share, [locked], unchanged=TARGET_UNCHANGED)
+
+    def _check_verification(self, prepared: Mapping[str, Any]) -> None:
+        """Refuse to compare with another version than the one that was published last."""
+        if prepared["MANIFESTS"] == 1 and prepared["EXPORT_MODE"] != VERIFICATION:
+            raise self._job_is_outdated()
+        self._refuse_later_publish(prepared["LOCK_RUN_KEY"])
+
+    def _job_is_outdated(self) -> VerifyImpossibleError:
+        return VerifyImpossibleError(
+            "The export job has not exported the source as it was published: it is of an earlier version, or its plan "
+            f"did not reach the export. {TARGET_UNCHANGED}",
+            what_to_do="Deploy the asset bundle again, and start the verification again.",
+        )
 
     def _check_increment(self, prepared: Mapping[str, Any], *, is_increment: bool) -> None:
         """Refuse what publish would refuse by the lock row, before the data are loaded."""

@@ -58,7 +58,8 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
 
     If the ledger says that this export is published already, it changes nothing. That is only a shortcut: inside the
     transaction, the target's row in its lock table decides. A dry run changes nothing and returns what would change.
-    If nothing is new at the source, it sends Snowflake nothing, emits no event, and returns the last publish.
+    If nothing is new at the source, it sends Snowflake nothing, emits no event, and returns the last publish. It does
+    the same after a verification that has found no difference.
     The result also says which attempt returned it: see :mod:`data_share.attempts`; and ``incremental``, if the dataset
     file does.
     """
@@ -75,7 +76,7 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
 
     def _sync_of(self, context: Any) -> Sync:
         sync = super()._sync_of(context)
-        if sync.unchanged:
+        if sync.unchanged or sync.is_verification:
             self.sql = {}  # which would ask for what was loaded
         return sync
 
@@ -88,6 +89,8 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         # A step that was skipped does not keep this one from starting, as copy and check are skipped if nothing is new.
         if task_states(context["ti"], [CHECK_STAGING.id]).get(CHECK_STAGING.id) == "skipped":
             raise ResultMissingError(f"The step {CHECK_STAGING.id} was skipped by a person. {TARGET_UNCHANGED}")
+        if self.sync.is_verification:
+            return made_by(context, self._verified(self.sync.verified))
         if self.sync.is_dry_run:
             changes = self._run("count_changes")[-1].rows[0]
             del changes["ROWS_BEFORE"]
@@ -128,6 +131,22 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             "run_key": published.run_key,
             "published_at": published.published_at,
             "rows_in_target": published.rows_in_target,
+        }
+
+    def _verified(self, published: Published) -> dict[str, Any]:
+        """Return the answer of a verification that found no difference. Nothing is remembered of it."""
+        compared = self.sync.compared
+        return {
+            "verified": True,
+            "dataset": self.dataset.name,
+            "source_table": self.dataset.source_table,
+            "target_table": self.dataset.target_table,
+            "source_version": published.source_version,
+            "source_committed_at": published.source_committed_at,
+            "run_key": published.run_key,
+            "published_at": published.published_at,
+            "rows": compared["rows"],
+            "not_compared": compared["not_compared"],
         }
 
     def _is_last(self) -> bool:

@@ -28,7 +28,7 @@ from data_share.snowflake.sql_api import (
     request_id,
 )
 from data_share.sql_files import COLUMNS_OF_VERSION, render_sql
-from data_share.sync import SyncStep
+from data_share.sync import SyncStep, VerifyImpossibleError
 
 TARGET_UNCHANGED = "The target is as it was."
 # Columns that the tables of an earlier version lack. Snowflake qualifies them as the statement does, or not at all.
@@ -217,6 +217,20 @@ class SnowflakeSyncOperator(SyncStep, SnowflakeStatementsOperator):
     def _run_with(self, name: str, label: str = "", **values: Any) -> list[StatementResult]:
         """Render a file with values that are known only now, and run it."""
         return self._run_file(render_sql(name, share=self.share, sync=self.sync, **values), label or name)
+
+    def _refuse_later_publish(self, run_key: str | None) -> None:
+        """
+        Refuse to verify a target to which something was published that Airflow does not know of.
+
+        :param run_key: that of the last publish, as the target's lock row has it; None without such a row
+        :raises VerifyImpossibleError: it is another publish than the one that is verified
+        """
+        if run_key != (verified := self.sync.verified.run_key):
+            last = f"the sync {run_key} was published last" if run_key else "its lock row knows no publish"
+            raise VerifyImpossibleError(
+                f"{self.dataset.target_table} cannot be compared with what the sync {verified} has published: {last}. "
+                f"{TARGET_UNCHANGED}"
+            )
 
     def _drop_staging(self, label: str) -> None:
         """

@@ -171,12 +171,18 @@ class Card {
     if (queued && dag.is_paused) words.push("A sync is queued, and starts only when the DAG is no longer paused.");
     else if (queued && running) words.push("Another sync is queued; it starts when this one has ended.");
     else if (queued) words.push("A sync is queued; it starts in a moment.");
-    else if (!running && this.dataset.lastEnded && this.dataset.isUnchanged(this.dataset.lastEnded)) {
-      words.push(`The last sync, ${distance(this.dataset.lastEnded.end_date, now())}, found nothing new at the source.`);
-    }
+    else if (!running && this.dataset.lastEnded) words.push(...this.#foundBy(this.dataset.lastEnded));
     if (!queued && dag.is_paused) words.push("The DAG is paused: no sync starts. Unpause it on its page in Airflow.");
     setText(this.activity, words.join(" "));
     this.activity.hidden = words.length === 0;
+  }
+
+  /** What a run that published nothing has found. */
+  #foundBy(run) {
+    const when = distance(run.end_date, now());
+    if (this.dataset.isUnchanged(run)) return [`The last sync, ${when}, found nothing new at the source.`];
+    if (this.dataset.isVerified(run)) return [`Verified ${when}: the target holds what was published last.`];
+    return [];
   }
 
   #updateFailure() {
@@ -184,7 +190,8 @@ class Card {
     this.failure.hidden = lastEnded?.state !== "failed";
     if (this.failure.hidden) return;
     const isKnown = failure?.run.dag_run_id === lastEnded.dag_run_id;
-    setText(this.failedWhen, `The last sync failed ${distance(lastEnded.end_date, now())}.`);
+    const what = this.dataset.kindOf(lastEnded) === "verification" ? "verification" : "sync";
+    setText(this.failedWhen, `The last ${what} failed ${distance(lastEnded.end_date, now())}.`);
     const unknown = "It left no reason. Its tasks' logs are in Airflow: open the last run.";
     setText(this.sentence, isKnown ? (failure.sentence ?? unknown) : "Asking why …");
     setText(this.whatToDo, (isKnown && failure.whatToDo) || "");
@@ -225,11 +232,12 @@ class Card {
   #updateRuns() {
     const runs = this.dataset.runs.map((run) => {
       const published = run.state === "success" ? this.dataset.rowsOf(run) : null;
+      const kind = this.dataset.kindOf(run);
       return {
         id: run.dag_run_id,
         time: run.start_date ?? run.run_after,
         state: run.state,
-        label: `${STATES[run.state].toLowerCase()}${this.dataset.isDryRun(run) ? " (dry run)" : ""}`,
+        label: [STATES[run.state].toLowerCase(), kind && `(${kind})`].filter(Boolean).join(" "),
         seconds: run.state === "running" ? Math.round(seconds(run)) : seconds(run),
         rows: published?.count ?? null,
       };

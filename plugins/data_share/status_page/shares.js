@@ -27,7 +27,8 @@ const OF_CHANGES = ["feed", "compare"];
 
 const isActive = (run) => ACTIVE_STATES.includes(run.state);
 const isDryRun = (run) => run.conf?.dry_run === true;
-const published = (run) => run.state === "success" && !isDryRun(run);
+const isVerification = (run) => run.conf?.verify === true;
+const published = (run) => run.state === "success" && !isDryRun(run) && !isVerification(run);
 const latestFirst = (one, other) => Date.parse(other.run_after) - Date.parse(one.run_after);
 
 class Dataset {
@@ -70,7 +71,7 @@ class Dataset {
     return this.runs.find((run) => !isActive(run)) ?? null;
   }
 
-  /** The last run that published. Dry runs, and runs that a person set to success, published nothing. */
+  /** The last run that published. Dry runs, verifications, and runs that a person set to success, published nothing. */
   get lastSuccess() {
     return this.runs.find((run) => published(run) && !this.#isKnownToHaveNoRows(run)) ?? this.#olderSuccess;
   }
@@ -92,8 +93,14 @@ class Dataset {
     return this.lastEnded?.state ?? "never";
   }
 
-  isDryRun(run) {
-    return isDryRun(run);
+  /** What a run did in place of a publish, in words; empty for a sync. */
+  kindOf(run) {
+    return isVerification(run) ? "verification" : isDryRun(run) ? "dry run" : "";
+  }
+
+  /** Whether a run has found that the target holds what was published; its note says so in this package's words. */
+  isVerified(run) {
+    return run.state === "success" && isVerification(run) && (run.note ?? "").includes("verified: ");
   }
 
   /** Whether a run found nothing new at the source; its note says so in this package's words. */

@@ -36,7 +36,7 @@ def known_sync(dataset: Dataset, *, conf: dict[str, Any] | None = None, **known:
     :param conf: what differs from the conf of a sync for which nothing is said
     :param known: its values, by their names
     """
-    params = dict.fromkeys(("full_refresh", "accept_row_change", "dry_run"), False) | {"reload_run_key": None}
+    params = dict.fromkeys(("full_refresh", "accept_row_change", "dry_run", "verify"), False) | {"reload_run_key": None}
     known = {"unchanged": None, **known}
     return type("KnownSync", (Sync,), known)(dataset, Share(), dag_run=None, ti=None, params={**params, **(conf or {})})
 

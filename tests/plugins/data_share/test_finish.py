@@ -151,6 +151,7 @@ ANSWERS: dict[str, XComs] = {
     "this": answered(),
     "earlier": answered(BEFORE, EARLIER_PATH),
     "dry run, this": answered(dry_run=True),
+    "verification, this": answered(verified=True),
     "dry run, earlier": answered(BEFORE, EARLIER_PATH, dry_run=True),
 }
 LEDGERS = ("has it, since", "has it, from before", "has another", "has none", "is away")
@@ -161,6 +162,7 @@ AFTER_ALL, UNKNOWN, NOT = "published, without an answer", "not known", "not publ
 DECISIONS = [
     ("success", "this", "*", "*", COMPLETE),
     ("success", "dry run, this", "*", "*", COMPLETE),
+    ("success", "verification, this", "*", "*", COMPLETE),
     ("success", "dry run, earlier", "earlier", "*", COMPLETE),
     ("success", "earlier", "earlier", "has it, since", COMPLETE),
     ("success", "earlier", "earlier", "has it, from before", COMPLETE),
@@ -172,6 +174,7 @@ DECISIONS = [
     # There was nothing to publish, or nothing that publishes.
     ("*", "*", "none", "*", NOT),
     ("not", "dry run, this", "*", "*", NOT),
+    ("not", "verification, this", "*", "*", NOT),
     # Without an answer, the ledger says it: of an export of this time, or of this time of the run.
     ("*", "*", "*", "is away", UNKNOWN),
     ("*", "*", "*", "has it, since", AFTER_ALL),
@@ -222,7 +225,7 @@ def test_published_is_what_this_time_has_published(
         is_plain = publish == "success" and "this" in answer
         assert cancel_exports.called is not is_plain, case
         cases += 1
-    assert cases == len(TASK_STATES) * len(EXPORTS) * len(ANSWERS) * len(LEDGERS) == 1750
+    assert cases == len(TASK_STATES) * len(EXPORTS) * len(ANSWERS) * len(LEDGERS) == 2100
 
 
 def verdict(failure: Failure | None) -> str:
@@ -324,11 +327,12 @@ def test_a_good_sync_costs_two_questions_and_no_look_at_databricks_or_snowflake(
     cancel_exports.assert_not_called()
 
 
-def test_a_dry_run_keeps_its_staging_tables_until_its_result_is_known(
-    snowflake: Snowflake, finish: MakeFinish, cancel_exports: mock.Mock
+@pytest.mark.parametrize("kind", ["dry_run", "verified"])
+def test_what_publishes_nothing_keeps_its_staging_tables_until_its_result_is_known(
+    snowflake: Snowflake, finish: MakeFinish, cancel_exports: mock.Mock, kind: str
 ) -> None:
     xcoms = {**exported(), **answered()}
-    xcoms["publish", "return_value"] = {**xcoms["publish", "return_value"], "dry_run": True}
+    xcoms["publish", "return_value"] = {**xcoms["publish", "return_value"], kind: True}
     task, context = finish(xcoms, **ALL_WELL)
     assert outcome(task, context) is None
     assert snowflake.statements == ["SHOW a"]

@@ -162,6 +162,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a tag twice": ({"tags": ["a", "a"]}, "tags: a: the DAG has this tag already"),
     "a tag with a comma": ({"tags": ["a,b"]}, "tags.0: String should match pattern"),
     "tags that are a text": ({"tags": "a"}, "tags: Input should be a list"),
+    "verified without versions": ({"verify_schedule": "@weekly", "pinned": False}, "verify_schedule: needs versions"),
+    "an append of all rows verified": (
+        {"verify_schedule": "@weekly", "load_mode": "append"},
+        "verify_schedule: an append of all rows holds more than the source; only with incremental: true",
+    ),
     "retries as text": ({"retries": "3"}, "retries: Input should be a valid integer"),
     "retries without end": ({"retries": 21}, "retries: Input should be less than or equal to 20"),
     "fewer than none": ({"retries": -1}, "retries: Input should be greater than or equal to 0"),

@@ -113,6 +113,20 @@ def test_an_append_of_changes_goes_on_unless_the_rows_would_be_others(
     assert because(Watermark(published=published(before)), after) == (changed if of_append else None)
 
 
+def test_a_verification_asks_for_the_version_itself() -> None:
+    incremental = tides(load_mode="merge", merge_keys=("harbour",), incremental=True)
+    told = published_parameter(incremental, published(), None, is_verification=True)
+    known = json.loads(told["published"])
+    assert (known["version"], known["verify"]) == ("812", "true")
+    assert "increment" not in known
+
+
+def test_a_verification_asks_only_for_what_decides_on_the_rows() -> None:
+    known = Watermark(published=published())
+    for changes, is_known in (({"checks": {"a": "b > 0"}}, True), ({"schema_drift": "ignore_new"}, False)):
+        assert (because(known, tides(**changes), is_verification=True) is None) == is_known
+
+
 def test_datasets_of_one_source_remember_their_own() -> None:
     run = DagRun()
     state(run).begin(PUBLISH, "a")

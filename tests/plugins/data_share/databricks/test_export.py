@@ -24,7 +24,7 @@ from data_share.datasets import Dataset
 from data_share.share import Share, run_key_of
 from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStatementError, StatementResult
 from data_share.snowflake.statements import TargetMissingError
-from data_share.sync import Sync
+from data_share.sync import Sync, VerifyImpossibleError
 from tests.plugins.data_share.conftest import tides
 
 KEY = "20260102T030405_0a1b2c3d"
@@ -51,7 +51,10 @@ def handed_on(context: Any) -> Any:
 TIDES = tides(target_table="tides", schema_drift="add_new")
 
 
-def export(context: Any, reload_run_key: str | None = None) -> DatabricksExportOperator:
+CONF = {"reload_run_key": None, "full_refresh": False, "dry_run": False, "verify": False}
+
+
+def export(context: Any, **conf: Any) -> DatabricksExportOperator:
     task = DatabricksExportOperator(
         share=Share(),
         task_id="export_to_s3",
@@ -59,9 +62,7 @@ def export(context: Any, reload_run_key: str | None = None) -> DatabricksExportO
         job_id=1,
         known_conf=("dry_run", "requested_by"),
     )
-    task.sync = Sync.of(
-        {**context, "params": {"reload_run_key": reload_run_key, "full_refresh": False}}, TIDES, Share()
-    )
+    task.sync = Sync.of({**context, "params": {**CONF, **conf}}, TIDES, Share())
     return task
 
 
@@ -88,7 +89,17 @@ def test_what_was_started_is_handed_on_with_the_attempt_that_started_it(
 
 def test_a_sync_that_loads_an_earlier_export_starts_no_job(start_job: mock.Mock, context: Any) -> None:
     with pytest.raises(AirflowSkipException, match=KEY):
-        export(context, KEY).execute(context)
+        export(context, reload_run_key=KEY).execute(context)
+    start_job.assert_not_called()
+    assert handed_on(context) is None
+
+
+@pytest.mark.parametrize("other", [{"full_refresh": True}, {"dry_run": True}, {"reload_run_key": KEY}])
+def test_a_verification_asks_for_nothing_else(start_job: mock.Mock, context: Any, other: dict[str, Any]) -> None:
+    [name] = other
+    with pytest.raises(VerifyImpossibleError, match=f"verify together with {name}: .* Nothing was started") as caught:
+        export(context, verify=True, **other).execute(context)
+    assert caught.value.what_to_do == "Start the verification with verify: true alone."
     start_job.assert_not_called()
     assert handed_on(context) is None
 
@@ -126,7 +137,8 @@ def test_a_conf_that_is_misspelt_starts_nothing(start_job: mock.Mock, context: A
     with pytest.raises(UnknownConfError, match="The conf has 'all', 'dryrun'; a sync knows dry_run, requested_by"):
         export(context).execute(context)
     start_job.assert_not_called()
-    context["dag_run"].conf = {"dry_run": True}
+    # With OpenLineage, Airflow adds this key.
+    context["dag_run"].conf = {"dry_run": True, "openlineage": {}}
     export(context).execute(context)
     start_job.assert_called_once()
 
@@ -142,7 +154,7 @@ def databricks(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
     return hook
 
 
-def starting(context: Any, dataset: Dataset = TIDES) -> DatabricksExportOperator:
+def starting(context: Any, dataset: Dataset = TIDES, **conf: Any) -> DatabricksExportOperator:
     task = DatabricksExportOperator(
         share=Share(),
         task_id="export_to_s3",
@@ -152,7 +164,7 @@ def starting(context: Any, dataset: Dataset = TIDES) -> DatabricksExportOperator
         known_conf=(),
         idempotency_token="the attempt",
     )
-    task.sync = Sync.of({**context, "params": {"reload_run_key": None, "full_refresh": False}}, dataset, Share())
+    task.sync = Sync.of({**context, "params": {**CONF, **conf}}, dataset, Share())
     return task
 
 

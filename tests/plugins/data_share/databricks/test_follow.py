@@ -311,6 +311,15 @@ def test_a_refusal_of_new_columns_is_schema_drift(hook: mock.Mock, xcoms: dict[s
         assert remedy in xcoms["failure"]["what_to_do"]
 
 
+def test_a_version_that_is_gone_makes_a_verification_impossible(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
+    task = {"run_id": 78, "task_key": "plan", "state": {"result_state": "FAILED"}}
+    hook.a_get_run.return_value = failed("FAILED", "Workload failed, see run output for details", tasks=[task])
+    refusal = "The target cannot be verified: the source was dropped and made again. Nothing was exported."
+    hook.a_get_run_output.return_value = {"error": f"[USER_RAISED_EXCEPTION] {refusal} SQLSTATE: P0001"}
+    assert failure_of(trigger(), xcoms) == refusal
+    assert (xcoms["failure"]["code"], xcoms["failure"]["databricks_run_url"]) == ("VERIFY_IMPOSSIBLE", PAGE)
+
+
 def test_an_error_without_its_details_is_still_told(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
     task = {"run_id": 78, "task_key": "export", "state": {"result_state": "FAILED"}}
     hook.a_get_run.return_value = failed("FAILED", "Task export failed.", tasks=[task])

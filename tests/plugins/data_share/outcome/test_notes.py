@@ -35,6 +35,14 @@ FEED = {
 }
 ONE = {"rows_inserted": 0, "rows_updated": 1, "rows_deleted": 0}
 UNCHANGED = {"unchanged": True, "source_table": "main.weather.forecasts", **VERSION}
+VERIFIED = {
+    "verified": True,
+    "rows": 1461,
+    "source_table": "main.weather.forecasts",
+    "target_table": "shared_forecasts",
+    "not_compared": [],
+    **VERSION,
+}
 FAILURE = {"step": "check_staging", "code": "CHECKS_FAILED", "message": "2 of 9 checks failed.\n- deep: depth > 0"}
 SENTENCE = "check_staging: 2 of 9 checks failed. - deep: depth > 0"
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -81,6 +89,22 @@ def ended(
         (ROW, 59.9, "1,461 rows from main.weather.forecasts in 59.9 s"),
         (ROW, 125.4, "1,461 rows from main.weather.forecasts in 2 min 5 s"),
         (ROW, 7505, "1,461 rows from main.weather.forecasts in 2 h 5 min"),
+        (
+            VERIFIED,
+            6.24,
+            (
+                "verified: 1,461 rows of shared_forecasts are those of main.weather.forecasts as of 2026-01-02 "
+                "02:41 UTC (version 812) (6.2 s)"
+            ),
+        ),
+        (
+            {**VERIFIED, "not_compared": ["PARTS", "TAGS"]},
+            6.24,
+            (
+                "verified: 1,461 rows of shared_forecasts are those of main.weather.forecasts as of 2026-01-02 "
+                "02:41 UTC (version 812), but for the values of PARTS, TAGS (6.2 s)"
+            ),
+        ),
         (
             {**ROW, **VERSION},
             6.24,

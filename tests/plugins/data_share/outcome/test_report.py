@@ -28,7 +28,13 @@ def test_our_errors_say_what_happened_and_then_what_to_do() -> None:
         "databricks_run_url": "https://d/run/7",
         "snowflake_query_id": "01b2",
         "retriable": False,
+        "repair": None,
     }
+
+
+def test_a_report_says_with_which_conf_a_sync_repairs_what_was_found() -> None:
+    codes = [code for code in FailureCode if Failure("step", code, "").to_xcom()["repair"] == "full_refresh"]
+    assert codes == [FailureCode.INCREMENT_IMPOSSIBLE, FailureCode.VALUES_DIFFER]
 
 
 def test_an_error_may_have_another_code_than_its_class() -> None:

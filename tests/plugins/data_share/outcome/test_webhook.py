@@ -39,6 +39,7 @@ FAILURE = {
     "databricks_run_url": None,
     "snowflake_query_id": "01b2",
     "retriable": False,
+    "repair": None,
 }
 EVENT = {"event": "sync_succeeded", "dag_run_id": "manual__1"}
 
