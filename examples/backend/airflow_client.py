@@ -75,7 +75,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a sync failed; ``docs/failures.md`` lists the codes. ``retriable``: the same request may succeed later."""
+    """
+    Why a sync failed; ``docs/failures.md`` lists the codes.
+
+    ``retriable``: the same request may succeed later. ``repair``: the key of the conf with which a sync repairs what
+    was found, e.g. ``full_refresh``.
+    """
 
     step: str
     code: str
@@ -84,6 +89,7 @@ class Failure:
     databricks_run_url: str | None = None
     snowflake_query_id: str | None = None
     retriable: bool = False
+    repair: str | None = None
 
     @property
     def sentence(self) -> str:
@@ -97,7 +103,8 @@ class Sync:
     The current state of a sync.
 
     ``state`` is ``queued``, ``running``, ``success`` or ``failed``. If the sync succeeded, ``result`` is its row in the
-    ledger or, for a dry run, what would change. If it failed, or a person set it to success, ``failure`` is the reason.
+    ledger or, for a dry run, what would change; for a verification, what was compared. If it failed, or a person set it
+    to success, ``failure`` is the reason.
     """
 
     dataset: str

@@ -47,9 +47,10 @@ export class AirflowUnavailableError extends SyncError {}
  *   state             "queued", "running", "success" or "failed"
  *   started, ended    Date or null
  *   steps             in order: { name, state, started, ended }; state is null until Airflow schedules the step
- *   result            if the sync succeeded: its row in the ledger (dry run: what would change); else null
+ *   result            if the sync succeeded: its row in the ledger (dry run: what would change; verification: what
+ *                     was compared); else null
  *   failure           if it failed: { step, code, message, what_to_do, databricks_run_url,
- *                     snowflake_query_id, retriable, sentence }; else null; docs/failures.md lists the codes
+ *                     snowflake_query_id, retriable, repair, sentence }; else null; docs/failures.md lists the codes
  *   airflowUrl, databricksRunUrl
  *   finished          whether the sync has ended
  *   complete          whether to show "Sync Complete"
@@ -367,6 +368,7 @@ function toFailure(step, report) {
     databricks_run_url: found.databricks_run_url ?? null,
     snowflake_query_id: found.snowflake_query_id ?? null,
     retriable: found.retriable ?? false,
+    repair: found.repair ?? null,
   };
   return { ...failure, sentence: `${failure.step}: ${failure.message}` };
 }
@@ -399,13 +401,10 @@ async function main([dataset, ...rest]) {
       }
     }
     if (!sync.complete) throw new SyncError(`${sync.failure.sentence}\n${sync.airflowUrl}`);
-    const { unchanged, incremental, export_mode: mode, export_reason: reason, ...counts } = sync.result;
-    const what = unchanged ? "Up to date, nothing new at the source" : "Sync Complete";
-    const isOfChanges = ["feed", "compare"].includes(mode);
-    const changed = counts.rows_inserted + counts.rows_updated + counts.rows_deleted;
-    const changes = isOfChanges ? `${rows(changed)} ${changed === 1 ? "row" : "rows"} changed, ` : "";
-    console.log(`${what}: ${changes}${rows(counts.rows_in_target)} rows in ${dataset}, ${seconds()} s`);
-    if (incremental && reason) console.log(`${isOfChanges ? "Only changes" : "All rows"} were exported (${mode}): ${reason}.`);
+    console.log(`${answerOf(sync.result)} rows in ${dataset}, ${seconds()} s`);
+    const { incremental, export_mode: mode, export_reason: reason } = sync.result;
+    const what = isOfChanges(sync.result) ? "Only changes" : "All rows";
+    if (incremental && reason) console.log(`${what} were exported (${mode}): ${reason}.`);
     return 0;
   } catch (error) {
     if (!(error instanceof SyncError)) throw error;
@@ -413,6 +412,17 @@ async function main([dataset, ...rest]) {
     return 1;
   }
 }
+
+/** What a sync that succeeded has done, in words that end with a number. */
+function answerOf(result) {
+  if (result.verified) return `Verified: ${rows(result.rows)}`;
+  const what = result.unchanged ? "Up to date, nothing new at the source" : "Sync Complete";
+  const changed = result.rows_inserted + result.rows_updated + result.rows_deleted;
+  const changes = isOfChanges(result) ? `${rows(changed)} ${changed === 1 ? "row" : "rows"} changed, ` : "";
+  return `${what}: ${changes}${rows(result.rows_in_target)}`;
+}
+
+const isOfChanges = (result) => ["feed", "compare"].includes(result.export_mode);
 
 const rows = (count) => count.toLocaleString("en-US");
 

@@ -164,11 +164,14 @@ def view_of(sync: Sync) -> View:
         view.headline, view.tone = "Sync Complete", "done"
         if result.get("unchanged"):
             view.headline = "Up to date"
+        elif result.get("verified"):
+            view.headline = "Verified"
         elif result.get("dry_run"):
             view.headline = "Dry run complete"
         view.as_of = as_of(result)
         changed = changed_rows(result)
-        view.rows, view.only_changes = (result.get("rows_loaded"), False) if changed is None else (changed, True)
+        loaded = result.get("rows" if result.get("verified") else "rows_loaded")
+        view.rows, view.only_changes = (loaded, False) if changed is None else (changed, True)
         view.details = [sentence for sentence in (export_of(result), cost_of(result)) if sentence]
         view.changes = [(words, result[column]) for column, words in CHANGES if result.get(column) is not None]
     elif failure:
@@ -189,6 +192,8 @@ def as_of(result: dict[str, Any]) -> str:
     if version is None or not committed:
         return ""
     when = f"{committed[:16].replace('T', ' ')} UTC (version {version})"
+    if result.get("verified"):
+        return f"The target holds what the source held on {when}"
     return f"Nothing new at the source since {when}" if result.get("unchanged") else f"Data as of {when}"
 
 

@@ -477,6 +477,17 @@ def test_a_size_in_words(count: float, words: str) -> None:
     assert size_of(count) == words
 
 
+def test_a_verification_is_called_so_and_says_what_holds(page: Page, airflow: FakeAirflow) -> None:
+    of_version = {"source_version": 812, "source_committed_at": "2026-01-02T02:41:00.5"}
+    verified = {"verified": True, "rows": 1461, "not_compared": [], **of_version}
+    airflow.newest_of = {"tides": sync("success", *["success"] * 6, result=verified)}
+    said = text_of(page.get("/").text)
+    assert "Verified" in said
+    assert "1,461 rows in 6.2 s" in said
+    assert "The target holds what the source held on 2026-01-02 02:41 UTC (version 812)" in said
+    assert "Sync Complete" not in said
+
+
 def test_a_failed_sync_says_which_step_why_and_what_to_do(page: Page, airflow: FakeAirflow) -> None:
     airflow.newest_of = {"tides": sync("failed", "success", "success", "success", "failed", failure=FAILURE)}
 

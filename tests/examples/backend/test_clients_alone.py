@@ -400,6 +400,7 @@ FAILURE = {
     "databricks_run_url": "https://dbc.example.com/#job/1/run/2",
     "snowflake_query_id": "01b2",
     "retriable": False,
+    "repair": None,
 }
 
 
