@@ -526,6 +526,63 @@ required_columns: [gauge_id, measured_at]
 proof: counts
 ```
 
+## Verify
+
+A sync proves that what it has loaded is what was exported. A verification proves that the target still holds it: it
+finds what somebody has changed there by hand, and proves what many increments have made together. Start the DAG of
+the dataset with the conf `{"verify": true}` (`make sync DATASET=shared_forecasts VERIFY=1`), or give the dataset file
+a schedule for it:
+
+```yaml
+description: Departures of all airports, of which each sync loads only what has changed.
+source_table: main.flights.departures
+target_table: flights.departures
+load_mode: merge
+merge_keys: [departure_id]
+delete_missing: true
+incremental: true
+required_columns: [airport]
+schedule: "*/15 * * * *"
+verify_schedule: "0 3 * * 0"
+```
+
+With `verify_schedule`, the DAG `verify_<name>` starts the verification, as a run of the sync's DAG: a sync and a
+verification wait for each other. The end of the run is that of the verification: its note says "verified: 1,461 rows of
+shared_forecasts are those of main.weather.forecasts as of 2026-11-29 09:41 UTC (version 812)", and the answer of
+`publish` has `verified: true`.
+
+It exports the source once more, as it was in the version that was published last, loads it into a staging table with
+the same checksums as each sync, and compares that with the target within Snowflake. So it costs one full export and
+load. It publishes nothing, marks nothing in Airflow, adds no asset event, and makes neither the `checks` nor the
+comparison of row counts of the dataset file.
+
+- **Compared** is each row by all its values, exactly: a DOUBLE to its last bit, a text as it is stored, whatever the
+  column's collation ignores; and how often a row is there. Columns in `casts` too: what the staging table has of them
+  is what the target must have.
+- **Not compared** are the values of columns that Snowflake does not compare (VARIANT, OBJECT, ARRAY, GEOGRAPHY and the
+  like), which the note and the answer name, and columns that the source lacks (`target_defaults`).
+- **Rows that the source lacks** are a difference if the load mode leaves none: `replace`, `merge` with
+  `delete_missing`, and `append` with `incremental`. A `merge` without `delete_missing` keeps them.
+
+A difference fails the run with the code `VALUES_DIFFER`. The message names the columns, with the number of rows in
+which each differs, and up to five rows: by their merge keys with both values or, without keys, by all their values.
+`repair` in the [failure report](failures.md) is `full_refresh`: a sync with that conf replaces everything in the
+target. For a `merge` that keeps rows which the source lacks, it removes these rows too.
+
+It is refused with `VERIFY_IMPOSSIBLE` if what the target must hold is not known, or cannot be read any more:
+
+- nothing was published yet, or it is not certain what the last publish has left (see [Versions](#versions)); the
+  dataset file has changed in what it says of rows, or the target has. Start a sync first.
+- something was published to the target that this Airflow does not know of, before or meanwhile.
+- the source has no versions, or `source.where` may choose other rows at another time.
+- rows of the source have changed since, and Databricks cannot read the published version any more: it is older than a
+  week, `VACUUM` may have removed its files, the history does not reach back to it, or the table was dropped and made
+  again. As long as no row has changed, the newest version is read, which has the same rows.
+- `append` without `incremental`: the target has the rows of each sync, so no version of the source says what it must
+  hold. To look for each row of the source would not find one that was changed but is there from another sync too.
+
+Not together with `full_refresh`, `dry_run` or `reload_run_key`.
+
 ## Policies
 
 Snowflake applies a masking policy wherever a column is read, in the join of a merge too, and a row access policy hides
@@ -792,6 +849,8 @@ FAILURE_FIELDS = {
     "snowflake_query_id": "the query in Snowflake's history, or null",
     "what_to_do": "the remedy for this case, in a sentence or two; the table below has the general remedy of the code",
     "retriable": "whether the same sync may succeed when it is started again; usually as in the table below",
+    "repair": "the key of the conf with which a sync repairs what was found, to be set to `true`: `full_refresh`, or "
+    "null. An earlier version of this package leaves it out",
 }
 
 # By the reason that Airflow gives for the end of a run.
