@@ -36,7 +36,8 @@ def execute(expression: exp.Expr, session: Session) -> str | None:
     if isinstance(expression, (exp.Grant, exp.Revoke)) or _is_command(expression, "GRANT", "REVOKE"):
         privileges.change_grants(expression.sql("snowflake"), session)
         return done
-    if match := _READ_CONSISTENCY.fullmatch(expression.sql("snowflake")):
+    is_alter = isinstance(expression, exp.Alter) or _is_command(expression, "ALTER")
+    if is_alter and (match := _READ_CONSISTENCY.fullmatch(expression.sql("snowflake"))):
         # Only ACCOUNTADMIN may set a parameter of the account.
         if session.role != "ACCOUNTADMIN":
             raise insufficient("account", session.account.identifier)

@@ -79,6 +79,7 @@ class Cursor(FakeSnowflakeCursor):
         *args: Any,
         stop: Stop | None = None,
         handle: str | None = None,
+        parsed: exp.Expr | None = None,
         **kwargs: Any,
     ) -> Cursor:
         """
@@ -88,6 +89,7 @@ class Cursor(FakeSnowflakeCursor):
         :param params: the values of its placeholders.
         :param stop: ends the statement early; by default only after the default timeout.
         :param handle: the statement's handle; by default a new one.
+        :param parsed: the statement as :func:`statements.parse_one` returns it, if the caller has parsed it already.
         :raises SqlError: for every error that the statement itself caused.
         """
         session = self._conn
@@ -99,8 +101,8 @@ class Cursor(FakeSnowflakeCursor):
         self._sqlstate = None
         try:
             params = kwargs.get("binding_params") or params
-            command = self._inline_variables(command)
-            expression = statements.parse_one(command)
+            inlined = self._inline_variables(command)
+            expression = parsed if parsed is not None and inlined == command else statements.parse_one(inlined)
             with stop.watch(self._duck_conn):
                 try:
                     self._run(expression, list(params) if isinstance(params, tuple) else params, stop, record.handle)

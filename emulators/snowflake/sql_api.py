@@ -357,7 +357,14 @@ class SqlApi:
         _check_supported(expression, alone=alone)
         values = _bound_values(expression, bindings)
         cursor = session.cursor()
-        cursor.execute(sql, stop=execution.stop, handle=execution.handle, binding_params=values or None, server=True)
+        cursor.execute(
+            sql,
+            stop=execution.stop,
+            handle=execution.handle,
+            parsed=expression,
+            binding_params=values or None,
+            server=True,
+        )
         execution.result = encode(cursor.columns, cursor._arrow_table, expression)
 
     def _running(self, execution: _Execution) -> Response:

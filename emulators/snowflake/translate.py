@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import duckdb
 import sqlglot
@@ -53,7 +54,7 @@ def translate(expression: exp.Expr, session: Session) -> exp.Expr:
         for identifier in expression.find_all(exp.Identifier):
             if identifier.quoted and identifier.arg_key not in {"db", "catalog"}:
                 identifier.set("this", to_duckdb(identifier.name))
-    return expression.transform(_replace, session, copy=False)
+    return expression.transform(_replace, _values(session), copy=False)
 
 
 def _create_table(expression: exp.Create, session: Session) -> exp.Create:
@@ -282,15 +283,15 @@ def _name_columns(select: exp.Select) -> None:
             item.replace(exp.alias_(item.copy(), text, quoted=True))
 
 
-def _replace(node: exp.Expr, session: Session) -> exp.Expr:
-    """Quote names that are keywords in DuckDB, and replace CURRENT_USER() and the like by the session's values."""
+def _values(session: Session) -> dict[type[exp.Expr], str | None]:
+    """Return the values of CURRENT_USER() and the like."""
     database = session.database if session.database_set else None
     if database is not None and not session.may(key("DATABASE", database), "USAGE"):
         database = None
     schema = session.schema if database is not None and session.schema_set else None
     if schema is not None and not session.may(key("SCHEMA", str(database), schema), "USAGE"):
         schema = None
-    values: dict[type[exp.Expr], str | None] = {
+    return {
         exp.CurrentUser: session.user,
         exp.CurrentRole: session.role,
         exp.CurrentWarehouse: session.warehouse,
@@ -298,6 +299,10 @@ def _replace(node: exp.Expr, session: Session) -> exp.Expr:
         exp.CurrentDatabase: database,
         exp.CurrentSchema: schema,
     }
+
+
+def _replace(node: exp.Expr, values: Mapping[type[exp.Expr], str | None]) -> exp.Expr:
+    """Quote names that are keywords in DuckDB, and replace CURRENT_USER() and the like by the session's values."""
     if isinstance(node, exp.Identifier) and not node.quoted and node.name.upper() in _DUCKDB_WORDS:
         return exp.to_identifier(node.name.upper(), quoted=True)
     if type(node) in values:
