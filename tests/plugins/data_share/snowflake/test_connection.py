@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_pem_private_key,
 )
 
 from data_share.outcome.codes import FailureCode
@@ -230,6 +233,30 @@ def test_a_key_that_cannot_be_read_is_told(
     assert place in caught.value.message
     for secret in (password or "no password", content.splitlines()[1] if "\n" in content else content[5:60]):
         assert secret not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["d", "dmp1", "dmq1", "iqmp"])
+def test_a_key_whose_numbers_do_not_fit_is_told(number: str) -> None:
+    """Damage that leaves the form of the key as it was: OpenSSL could misbehave."""
+    numbers = KEY.private_numbers()
+    parts = {name: getattr(numbers, name) for name in ("p", "q", "d", "dmp1", "dmq1", "iqmp")}
+    parts[number] += 2
+    damaged = rsa.RSAPrivateNumbers(**parts, public_numbers=numbers.public_numbers)
+    content = pem(damaged.private_key(unsafe_skip_rsa_key_validation=True))
+    with pytest.raises(InvalidConnectionError) as caught:
+        private_key_of({"private_key_content": content}, None)
+    assert_told(caught.value, "is damaged")
+
+
+def test_to_read_a_key_takes_a_fraction_of_the_proof_that_it_is_right() -> None:
+    def processor_seconds(read: Callable[[], object]) -> float:
+        began = time.process_time()
+        for _ in range(5):
+            read()
+        return time.process_time() - began
+
+    proof = processor_seconds(lambda: load_pem_private_key(PLAIN.encode(), None))
+    assert processor_seconds(lambda: private_key_of({"private_key_content": PLAIN}, None)) < proof / 4
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
