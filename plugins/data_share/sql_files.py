@@ -70,10 +70,54 @@ def render_sql(name: str, *, share: Share, **values: Any) -> str:
     return _environment().get_template(f"{name}.sql").render(share=share, **values)
 
 
+def compile_sql() -> None:
+    """Compile the files of the package in a process that forks the processes of steps: they would do it each time."""
+    # Imported late: commands that read dataset files import this module, and need no Airflow.
+    from airflow.sdk import DAG
+
+    airflows = DAG("compile_sql", schedule=None, template_searchpath=str(SQL_FOLDER), user_defined_filters=SQL_FILTERS)
+    for environment in (airflows.get_template_env(), _new_environment([str(SQL_FOLDER)])):
+        use_compiled(environment)
+        for file in SQL_FOLDER.glob("*.sql"):
+            environment.get_template(file.name)
+
+
+def use_compiled(environment: jinja2.Environment) -> None:
+    """Let an environment use the files that :func:`compile_sql` has compiled, as long as they are as they were."""
+    environment.bytecode_cache = _COMPILED
+
+
+class _Compiled(jinja2.BytecodeCache):
+    """Keeps compiled templates in memory, which forks of this process have too."""
+
+    def __init__(self) -> None:
+        self._code: dict[object, Any] = {}
+
+    def load_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+        bucket.code = self._code.get(self._key(bucket))
+
+    def dump_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+        self._code[self._key(bucket)] = bucket.code
+
+    @staticmethod
+    def _key(bucket: jinja2.bccache.Bucket) -> object:
+        # The checksum is of the text. Airflow renders in a sandbox, whose templates are compiled in another way.
+        return bucket.key, bucket.checksum, bucket.environment.sandboxed
+
+
+_COMPILED = _Compiled()
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
+    environment = _new_environment(search_path())
+    use_compiled(environment)
+    return environment
+
+
+def _new_environment(folders: list[str]) -> jinja2.Environment:
     environment = jinja2.Environment(  # noqa: S701 - SQL needs no HTML escaping
-        loader=jinja2.FileSystemLoader(search_path()), undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(folders), undefined=jinja2.StrictUndefined
     )
     environment.globals.update(SQL_MACROS)
     environment.filters.update(SQL_FILTERS)

@@ -24,6 +24,7 @@ from data_share.share import (
     staging_samples,
     target_key,
 )
+from data_share.sql_files import use_compiled
 from data_share.sql_text import quoted
 from data_share.steps import CHECK_STAGING, COPY_INTO_STAGING, EXPORT_TO_S3, WAIT_FOR_EXPORT, Step
 from data_share.watermark import Published
@@ -578,6 +579,8 @@ class SyncStep:
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
         """Create the sync of this attempt, and render the template fields with it as ``sync``."""
         self.sync = self._sync_of(context)
+        if jinja_env is not None:
+            use_compiled(jinja_env)
         super().render_template_fields({**context, "sync": self.sync}, jinja_env)  # type: ignore[misc]
 
     def _sync_of(self, context: Any) -> Sync:

@@ -134,3 +134,80 @@ def test_the_end_of_a_trigger_is_reported_at_once() -> None:
     assert result.returncode == 0, result.stderr
     late = [float(word) for word in result.stdout.splitlines()[-1].split()]
     assert max(late) < 0.3, late
+
+
+# A scheduler that pauses until a fork of it has told the api-server of a step's end, and pauses without such an end. It
+# prints how long both pauses were.
+PAUSE = """
+import os, sys, time
+from datetime import UTC, datetime
+from unittest.mock import MagicMock
+from uuid import uuid4
+sys.argv[1:] = [COMMAND]
+import airflow
+from airflow.jobs import scheduler_job_runner
+from airflow.sdk.api.client import TaskInstanceOperations
+
+now = datetime.now(UTC)
+if os.fork() == 0:
+    time.sleep(0.2)
+    TaskInstanceOperations(client=MagicMock()).END
+    os._exit(0)
+for seconds in (20, 0.5):
+    began = time.monotonic()
+    scheduler_job_runner.time.sleep(seconds)
+    print(f"{time.monotonic() - began:.2f}", end=" ")
+print()
+"""
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "succeed(uuid4(), when=now, task_outlets=[], outlet_events=[], rendered_map_index=None)",
+        "finish(uuid4(), state='failed', when=now, rendered_map_index=None)",
+    ],
+)
+def test_the_end_of_a_step_ends_the_pause_of_the_scheduler(end: str) -> None:
+    result = run(PAUSE.replace("END", end), "scheduler")
+    assert result.returncode == 0, result.stderr
+    until_end, without_end = (float(word) for word in result.stdout.splitlines()[-1].split())
+    assert 0.1 < until_end < 10
+    assert without_end >= 0.5
+
+
+# What a step does first. It prints how many validators and templates were made for it, and whether listeners are known.
+FIRST_MOMENTS = """
+import sys
+from types import SimpleNamespace
+sys.argv[1:] = [COMMAND]
+import airflow
+import jinja2, pydantic
+from airflow.sdk.execution_time import comms, task_runner
+from airflow.sdk.listener import get_listener_manager
+from data_share import sql_files
+from data_share.share import Share
+from data_share.sync import Sync
+
+made = []
+
+def counted(make):
+    def count(*arguments, **options):
+        made.append(make.__qualname__)
+        return make(*arguments, **options)
+    return count
+
+pydantic.TypeAdapter.__init__ = counted(pydantic.TypeAdapter.__init__)
+jinja2.Environment.compile = counted(jinja2.Environment.compile)
+comms.CommsDecoder(log=None, socket=None)
+step = SimpleNamespace(template_fields=("a", "b"), template_fields_renderers={}, a=1, b=2)
+task_runner._serialize_rendered_fields(step)
+assert "INSERT" in sql_files.render_sql("publish", share=Share(), sync=Sync.example())
+print(len(made), get_listener_manager.cache_info().currsize)
+"""
+
+
+@pytest.mark.parametrize("command", ["scheduler", "celery"])
+def test_a_process_that_forks_steps_has_made_what_they_need(command: str) -> None:
+    result = run(FIRST_MOMENTS, command)
+    assert (result.returncode, result.stdout.splitlines()[-1:]) == (0, ["0 1"]), result.stderr
