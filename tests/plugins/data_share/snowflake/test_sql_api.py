@@ -488,8 +488,8 @@ def test_the_pause_is_as_long_as_snowflake_asks_for(
     snowflake.will(busy, STARTED, busy, still_running, DONE)
     hook.run_statement("SELECT 1")
     submission, first, look, running = pauses
-    assert first == 0.25
-    for pause, least in ((submission, 1), (look, 1), (running, 0.25)):
+    assert first == 0.125
+    for pause, least in ((submission, 1), (look, 1), (running, 0.125)):
         assert max(paused, least) <= pause <= max(paused, 1.5 * least)
 
 
@@ -584,7 +584,7 @@ def test_a_statement_is_waited_for_in_growing_steps(
     hook.run_statement("SELECT 1")
     assert hook.query_ids == [HANDLE]
     assert waits == sorted(waits)
-    assert (waits[0], waits[-1]) == (0.25, 5.0)
+    assert (waits[0], waits[-1]) == (0.125, 5.0)
 
 
 def test_a_step_that_is_killed_looks_at_once_what_became_of_its_statement(
