@@ -33,7 +33,19 @@ CHANGES = (
 )
 OTHERS = ("optimize", "vacuum", "set_property", "feed_on", "feed_off", "leave", "leave", "leave", "leave")
 EVENTS = (
-    *("sync", "sync", "sync", "sync", "sync", "sync", "full_refresh", "dry_run", "other_checks", "reload"),
+    *(
+        "sync",
+        "sync",
+        "sync",
+        "sync",
+        "sync",
+        "sync",
+        "full_refresh",
+        "dry_run",
+        "other_checks",
+        "other_rows",
+        "reload",
+    ),
     *("dies_while_it_copies", "dies_while_it_publishes", "exports_again", "is_cleared", "loses_rows"),
 )
 
@@ -245,6 +257,13 @@ class History:
         self.dataset = self.share.edit(self.dataset, checks={f"check_{len(self.seen)}": "k > 0"})
         if not self.dataset.only_appends_increments:
             self.published = None
+        self.sync()
+
+    def other_rows(self) -> None:
+        """The dataset file chooses other rows: everything is exported, but an append cannot add all rows again."""
+        where = None if self.dataset.source.where else WHERE
+        self.dataset = self.share.edit(self.dataset, source={"where": where} if where else {})
+        self.published = None
         self.sync()
 
     def reload(self) -> None:

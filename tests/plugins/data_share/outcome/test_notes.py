@@ -133,6 +133,11 @@ def ended(
         # The ledger of an earlier version.
         ({**ROW, "incremental": True}, 6.24, "1,461 rows from main.weather.forecasts in 6.2 s"),
         (DRY_RUN, 6.24, "dry run: would insert 1,461, update 0 and delete 12 rows (6.2 s)"),
+        (
+            {**DRY_RUN, "export_mode": "feed"},
+            6.24,
+            "dry run: would insert 1,461, update 0 and delete 12 rows, by its change data feed (6.2 s)",
+        ),
         (None, 1, "set to success by a person; nothing was published"),
     ],
 )
