@@ -119,8 +119,9 @@ class Model:
         elif mode is LoadMode.REPLACE:
             target, deleted = self.exported, len(self.target)
         else:
-            updated = len(known & exported)
-            inserted -= updated
+            inserted -= len(known & exported)
+            # A row that is as it was is not updated.
+            updated = sum(1 for row in self.exported if row["k"] in known and row not in self.target)
             kept = [] if self.dataset.delete_missing else [row for row in self.target if row["k"] not in exported]
             deleted = len(known - exported) if self.dataset.delete_missing else 0
             target = kept + self.exported

@@ -264,7 +264,7 @@ def test_the_seconds_of_all_statements_are_added_from_submission_to_end(
     hook.run_statement("COPY INTO t FROM @s", is_long=True)
     of_one = hook.statement_seconds
     assert of_one == pytest.approx(sum(waits))
-    assert of_one >= 0.5
+    assert of_one > 0
     time.sleep(100)  # what the step does between two statements
     snowflake.will(STARTED, SEVERAL_DONE)
     hook.run_statements(["DELETE FROM t", "SELECT 1"])
