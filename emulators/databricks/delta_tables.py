@@ -32,6 +32,7 @@ _OPERATIONS = {
     "UPDATE TABLE METADATA": "SET TBLPROPERTIES",
 }
 _METRICS = {"num_added_rows": "numOutputRows", "num_added_files": "numFiles"}
+_NOT_TOLD = ("location", "metadata", "protocol")
 # The metric with the number of the files that a commit has written for the change data feed.
 _CHANGE_FILES = {
     **dict.fromkeys(("DELETE", "UPDATE"), "numAddedChangeFiles"),
@@ -158,7 +159,8 @@ def _commit(version: int, actions: list[dict[str, Any]]) -> dict[str, Any]:
         operation = "CREATE TABLE AS SELECT"
     if operation.startswith("CREATE TABLE"):
         # deltalake does not tell the properties, or among other things.
-        parameters = {"properties": json.dumps(action_of(actions, "metaData").get("configuration", {}))}
+        parameters = {name: value for name, value in parameters.items() if name not in _NOT_TOLD}
+        parameters["properties"] = json.dumps(action_of(actions, "metaData").get("configuration", {}))
     metrics = {
         _metric(name, operation): value if isinstance(value, str) else json.dumps(value)
         for name, value in (entry.get("operationMetrics") or {}).items()

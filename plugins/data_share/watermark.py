@@ -193,7 +193,7 @@ def published_parameter(
 
     :param published: None if everything has to be exported
     :param because: why, if there is a reason that the job does not know
-    :param no_increment_because: why everything has to be exported if anything is new
+    :param no_increment_because: why no changes may be exported, but everything, if anything is new
     :param is_verification: whether all rows are exported as they were in the version that was published last
     """
     known: dict[str, Any]
@@ -214,8 +214,8 @@ def published_parameter(
             known["verify"] = "true"
         elif dataset.increment is not None:
             known["increment"] = dataset.increment
-        if no_increment_because is not None:
-            known["no_increment_because"] = no_increment_because
+            if no_increment_because is not None:
+                known["no_increment_because"] = no_increment_because
     return {"published": json.dumps(known)}
 
 

@@ -120,6 +120,7 @@ def test_sync_shows_the_steps_and_ends_with_one_line_of_json(share: RunningShare
         "state": "success",
         "unchanged": False,
         "dry_run": False,
+        "verified": False,
         "full_refresh": False,
         "run_key": "",
         "dag_run_id": "",

@@ -87,6 +87,10 @@ def test_the_job_is_told_how_changes_are_loaded_and_why_not_this_time() -> None:
     told = json.loads(published_parameter(incremental(), last, None, "the last sync has failed")["published"])
     assert told["increment"]["deletes"] == "false"
     assert told["no_increment_because"] == "the last sync has failed"
+    # Others export everything anyway.
+    assert (
+        "no_increment_because" not in published_parameter(tides(), last, None, "the last sync has failed")["published"]
+    )
     append = tides(load_mode="append", incremental=True)
     assert json.loads(published_parameter(append, last, None)["published"])["increment"] == {"load": "append"}
     # Without a version to start from, there are no changes.
