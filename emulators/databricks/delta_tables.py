@@ -189,6 +189,15 @@ def _metric(name: str, operation: str) -> str:
     return re.sub(r"_(\w)", lambda match: match[1].upper(), name)
 
 
+def retention_of(table: DeltaTable) -> int:
+    """Return for how many milliseconds a table keeps the files that it has removed."""
+    written = table.metadata().configuration.get("delta.deletedFileRetentionDuration", _DEFAULT_RETENTION)
+    match = re.fullmatch(r"interval (\d+) (hour|day|week)s?", written.lower())
+    if match is None:
+        raise StatementError(f"[INTERNAL_ERROR] The sandbox cannot read the duration {written}. SQLSTATE: XX000")
+    return int(match[1]) * _MILLISECONDS[match[2]]
+
+
 def _check_retention(table: DeltaTable, commit: list[dict[str, Any]]) -> None:
     """
     Refuse a version that is older than removed files are kept, whether or not VACUUM ran.
@@ -197,11 +206,7 @@ def _check_retention(table: DeltaTable, commit: list[dict[str, Any]]) -> None:
 
     :param commit: actions of the version.
     """
-    written = table.metadata().configuration.get("delta.deletedFileRetentionDuration", _DEFAULT_RETENTION)
-    match = re.fullmatch(r"interval (\d+) (hour|day|week)s?", written.lower())
-    if match is None:
-        raise StatementError(f"[INTERNAL_ERROR] The sandbox cannot read the duration {written}. SQLSTATE: XX000")
-    kept = int(match[1]) * _MILLISECONDS[match[2]]
+    kept = retention_of(table)
     if action_of(commit, "commitInfo")["timestamp"] < time.time() * 1000 - kept:
         raise StatementError(
             "[DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION] Cannot time travel beyond "

@@ -1,9 +1,9 @@
 """
 The APIs of SQL warehouses and of statement execution.
 
-Supported statements: queries, ``INSERT OVERWRITE DIRECTORY``, ``CREATE TABLE ... AS`` and ``DROP TABLE``. A request is
-answered when its statement has ended, whatever ``wait_timeout`` is; the real service may do so too. Grants are not
-checked.
+Supported statements: queries, ``INSERT OVERWRITE DIRECTORY``, ``CREATE TABLE ... AS``, ``DROP TABLE`` and those of
+``table_statements.py``. A request is answered when its statement has ended, whatever ``wait_timeout`` is; the real
+service may do so too. Grants are not checked.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from deltalake import DeltaTable
 from emulators.databricks.errors import StatementError
 from emulators.databricks.export import Session
 from emulators.databricks.records import ApiError, invalid
+from emulators.databricks.table_statements import PROPERTIES, change_table, properties_of
 from emulators.databricks.unity_catalog import table_uri, write_table
 from emulators.s3 import s3_filesystem, storage_options
 
 DBSQL_VERSION = "2026.30"
 
-_CREATE_TABLE = re.compile(r"CREATE\s+TABLE\s+(\S+)\s+AS\s+(.*)", re.IGNORECASE | re.DOTALL)
+_CREATE_TABLE = re.compile(rf"CREATE\s+TABLE\s+(\S+)\s+(?:{PROPERTIES}\s+)?AS\s+(.*)", re.IGNORECASE | re.DOTALL)
 _DROP_TABLE = re.compile(r"DROP\s+TABLE\s+(IF\s+EXISTS\s+)?(\S+)", re.IGNORECASE)
 
 
@@ -86,7 +87,8 @@ class SqlStatements:
                         f"[TABLE_OR_VIEW_ALREADY_EXISTS] Cannot create table or view {created[1]} because it already "
                         "exists. SQLSTATE: 42P07"
                     )
-                write_table(self._endpoint_url, created[1], session.table(created[2]))
+                properties = properties_of(created[2]) if created[2] is not None else None
+                write_table(self._endpoint_url, created[1], session.table(created[3]), properties=properties)
                 return []
             if dropped := _DROP_TABLE.fullmatch(sql):
                 if self._exists(dropped[2]):
@@ -94,7 +96,9 @@ class SqlStatements:
                 elif not dropped[1]:
                     raise StatementError(f"[TABLE_OR_VIEW_NOT_FOUND] {dropped[2]} cannot be found. SQLSTATE: 42P01")
                 return []
-            if sql.upper().startswith("INSERT"):
+            if (told := change_table(self._endpoint_url, self._filesystem, sql)) is not None:
+                return [[told]] if told else []
+            if not re.match(r"\(|(SELECT|WITH|VALUES)\b", sql, re.IGNORECASE):
                 session.execute(sql, {})
                 return []
             rows = session.table(sql).to_pylist()

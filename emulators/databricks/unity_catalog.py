@@ -55,19 +55,25 @@ def parts_of(name: str) -> list[str]:
 
 
 def write_table(
-    endpoint_url: str, name: str, table: pa.Table, mode: Literal["overwrite", "append"] = "overwrite"
+    endpoint_url: str,
+    name: str,
+    table: pa.Table,
+    mode: Literal["overwrite", "append"] = "overwrite",
+    properties: Mapping[str, str] | None = None,
 ) -> None:
     """
     Write a table as one new version of its Delta table.
 
     :param name: Unity Catalog name.
     :param mode: ``overwrite`` replaces rows and columns, ``append`` adds rows.
+    :param properties: of the table, if it is new.
     """
     write_deltalake(
         table_uri(name),
         table,
         mode=mode,
         schema_mode="overwrite" if mode == "overwrite" else None,
+        configuration=properties,
         storage_options=storage_options(endpoint_url),
     )
 

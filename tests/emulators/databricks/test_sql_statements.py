@@ -55,6 +55,101 @@ def test_a_table_is_made_read_and_dropped(workspace: WorkspaceServer) -> None:
     assert execute(workspace, "DROP TABLE main.statements.made")["status"]["state"] == "FAILED"
 
 
+@pytest.fixture
+def table(workspace: WorkspaceServer) -> Iterator[str]:
+    """A table with the change data feed, and three rows."""
+    name = "main.statements.changed"
+    rows = "SELECT * FROM VALUES (1, 'a'), (2, 'b'), (3, 'it\\'s') AS t(K, v)"
+    done(workspace, f"CREATE TABLE {name} TBLPROPERTIES (delta.enableChangeDataFeed = true) AS {rows}")
+    yield name
+    done(workspace, f"DROP TABLE {name}")
+
+
+def done(workspace: WorkspaceServer, statement: str) -> list[list[str | None]]:
+    told = execute(workspace, statement)
+    assert told["status"] == {"state": "SUCCEEDED"}, told
+    return list(told["result"].get("data_array", []))
+
+
+def history(workspace: WorkspaceServer, table: str, told: str) -> list[list[str | None]]:
+    return done(workspace, f"SELECT operation, {told} FROM (DESCRIBE HISTORY {table}) ORDER BY version")
+
+
+def test_rows_are_changed_and_the_history_tells_how(workspace: WorkspaceServer, table: str) -> None:
+    some = "K = 1 OR (k > 2 AND NOT k = 4)"
+    assert done(workspace, f"UPDATE {table} SET k = k + 100 - 1, v = 'it\\'s new' WHERE {some}") == [["2"]]
+    assert done(workspace, f"update {table} set v = 'n' where k = 2") == [["1"]]
+    assert done(workspace, f"DELETE FROM {table} WHERE v = 'it\\'s new' AND k <> 100") == [["1"]]
+    assert done(workspace, f"SELECT * FROM {table} ORDER BY k") == [["2", "n"], ["100", "it's new"]]
+    assert history(workspace, table, "operationMetrics['numAddedChangeFiles']") == [
+        ["CREATE TABLE AS SELECT", None],
+        ["UPDATE", "1"],
+        ["UPDATE", "1"],
+        ["DELETE", "1"],
+    ]
+    # What changes no row, Databricks does not commit.
+    assert done(workspace, f"UPDATE {table} SET v = 'x' WHERE k = 77") == [["0"]]
+    assert done(workspace, f"DELETE FROM {table} WHERE k = 77") == [["0"]]
+    assert len(history(workspace, table, "version")) == 4
+    assert done(workspace, f"UPDATE {table} SET v = 'x'") == [["2"]]
+    assert done(workspace, f"DELETE FROM {table}") == [["2"]]
+    assert done(workspace, f"SELECT * FROM {table}") == []
+
+
+@pytest.mark.parametrize("written", ["delta.enableChangeDataFeed = true", "'DELTA.enablechangedatafeed'='true'"])
+def test_the_history_tells_the_properties_that_are_set(workspace: WorkspaceServer, table: str, written: str) -> None:
+    done(workspace, f"ALTER TABLE {table} SET TBLPROPERTIES (delta.enableChangeDataFeed = false)")
+    done(workspace, f"ALTER TABLE {table} SET TBLPROPERTIES ({written})")
+    assert history(workspace, table, "operationParameters['properties']") == [
+        ["CREATE TABLE AS SELECT", '{"delta.enableChangeDataFeed": "true"}'],
+        ["SET TBLPROPERTIES", '{"delta.enableChangeDataFeed":"false"}'],
+        ["SET TBLPROPERTIES", '{"delta.enableChangeDataFeed":"true"}'],
+    ]
+
+
+def test_vacuum_is_in_the_history_also_if_there_is_nothing_to_remove(workspace: WorkspaceServer, table: str) -> None:
+    done(workspace, f"DELETE FROM {table} WHERE k = 1")
+    assert done(workspace, f"VACUUM {table}") == [["s3://unity-catalog/main/statements/changed"]]
+    assert history(workspace, table, "operationParameters['defaultRetentionMillis']")[2:] == [
+        ["VACUUM START", str(7 * 24 * 3_600_000)],
+        ["VACUUM END", None],
+    ]
+    assert done(workspace, f"SELECT COUNT(*) FROM {table} VERSION AS OF 0") == [["3"]]
+    done(workspace, f"DELETE FROM {table} WHERE k = 2")
+    assert done(workspace, f"SELECT COUNT(*) FROM {table}") == [["1"]]
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        (
+            "UPDATE main.statements.nothing SET v = 'x'",
+            "[TABLE_OR_VIEW_NOT_FOUND] The table or view `main`.`statements`",
+        ),
+        ("DELETE FROM nothing", "[TABLE_OR_VIEW_NOT_FOUND]"),
+        ("VACUUM main.statements.nothing", "[TABLE_OR_VIEW_NOT_FOUND]"),
+        ("UPDATE {t} SET w = 'x'", "[UNRESOLVED_COLUMN.WITH_SUGGESTION]"),
+        ("DELETE FROM {t} WHERE w = 'x'", "[UNRESOLVED_COLUMN.WITH_SUGGESTION]"),
+        ("UPDATE {t} SET v = 'x', V = 'y'", "[DELTA_CONFLICT_SET_COLUMN] There is a conflict from these SET columns"),
+        ("UPDATE {t} SET v = UPPER(v)", "[PARSE_SYNTAX_ERROR]"),
+        ("UPDATE {t} AS u SET u.v = 'x'", "[UNRESOLVED_COLUMN.WITH_SUGGESTION]"),
+        ("DELETE FROM {t} WHERE k = (SELECT 1)", "[PARSE_SYNTAX_ERROR]"),
+        ("DELETE {t} WHERE k = 1 ORDER BY k", "[PARSE_SYNTAX_ERROR]"),
+        ("UPDATE {t} SET k = 'x'", "[INTERNAL_ERROR] The sandbox cannot do this"),
+        ("ALTER TABLE {t} SET TBLPROPERTIES (delta.enableChangeDataFeed = maybe)", "[PARSE_SYNTAX_ERROR]"),
+        ("ALTER TABLE {t} SET TBLPROPERTIES (delta.appendOnly = true)", "[PARSE_SYNTAX_ERROR]"),
+        ("ALTER TABLE {t} DROP COLUMN v", "[PARSE_SYNTAX_ERROR]"),
+        ("CREATE TABLE main.statements.other TBLPROPERTIES (x = 1) AS SELECT 1 AS n", "[PARSE_SYNTAX_ERROR]"),
+        ("VACUUM {t} RETAIN 0 HOURS", "[PARSE_SYNTAX_ERROR]"),
+    ],
+)
+def test_a_change_that_is_refused_says_why(workspace: WorkspaceServer, table: str, statement: str, said: str) -> None:
+    told = execute(workspace, statement.replace("{t}", table))
+    assert told["status"]["state"] == "FAILED"
+    assert told["status"]["error"]["message"].startswith(said)
+    assert len(history(workspace, table, "version")) == 1
+
+
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
