@@ -49,6 +49,8 @@ _REQUIRED = {
     "DATA_SHARE_LIVE_STORAGE_INTEGRATION": "Snowflake's storage integration for that prefix",
     "DATA_SHARE_LIVE_SOURCE_SCHEMA": "a schema of Unity Catalog for scratch source tables, <catalog>.<schema>",
 }
+FEED = "delta.enableChangeDataFeed = true"
+"""The table property of the change data feed, as SQL sets it."""
 _RETRY_AFTER_SECONDS = "150"
 _STATEMENT_WAIT = "50s"
 
@@ -214,13 +216,14 @@ class Scratch:
         made = self.databricks("POST", "jobs/create", **copied, name=self.name, max_concurrent_runs=1)
         self.job_id = int(made["job_id"])
 
-    def make_source(self, content: pa.Table) -> str:
-        """Make a source table of Unity Catalog with these rows; returns its name."""
+    def make_source(self, content: pa.Table, *, has_feed: bool = False) -> str:
+        """Make a source table of Unity Catalog with these rows, or also with a change data feed; returns its name."""
         table = f"{self.settings.source_schema}.{self.name}_{len(self.source_tables) + 1}"
         folder = f"sources/{len(self.source_tables) + 1}/"
         self.put(f"{folder}part-1.parquet", content)
         self.source_tables.append(table)
-        self.sql(f"CREATE TABLE {table} AS SELECT * FROM parquet.`{self.url}{folder}`")
+        properties = f" TBLPROPERTIES ({FEED})" if has_feed else ""
+        self.sql(f"CREATE TABLE {table}{properties} AS SELECT * FROM parquet.`{self.url}{folder}`")
         return table
 
     def remove(self) -> None:
@@ -409,12 +412,19 @@ class Scratch:
         """
         Refuse a statement for Databricks that writes anything but scratch source tables and files.
 
+        Tables are changed in few forms: of a value, only a number or a word, as an expression may name other tables.
+
         :raises OutsideScratchError: instead of sending the statement
         """
         table = rf"{re.escape(self.settings.source_schema)}\.{self.name}_\w+"
         allowed = (
             r"SELECT [^;]+",
-            rf"CREATE TABLE {table} AS SELECT [^;]+",
+            rf"CREATE TABLE {table}( TBLPROPERTIES \({re.escape(FEED)}\))? AS SELECT [^;]+",
+            rf"ALTER TABLE {table} SET TBLPROPERTIES \({re.escape(FEED)}\)",
+            rf"UPDATE {table} SET \w+ = ('\w+'|\w+ \+ [0-9]+) WHERE \w+ = [0-9]+",
+            rf"DELETE FROM {table} WHERE \w+ = [0-9]+",
+            # Without RETAIN: what the table keeps is kept.
+            rf"VACUUM {table}",
             rf"DROP TABLE IF EXISTS {table}",
             rf"INSERT OVERWRITE DIRECTORY '{re.escape(self.url)}\w+/' USING PARQUET SELECT [^;]+",
         )

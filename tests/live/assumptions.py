@@ -94,6 +94,29 @@ ASSUMPTIONS = {
         "EXCLUDED.",
         "a sync of a source without changes fails, as it finds no manifest",
     ),
+    "feed_property": Assumption(
+        "DESCRIBE HISTORY tells in operationParameters that a CREATE TABLE or an ALTER TABLE ... SET TBLPROPERTIES has "
+        "set `delta.enableChangeDataFeed`.",
+        "the feed is found only by `change_files`; without it, versions are compared, or everything is exported",
+    ),
+    "change_files": Assumption(
+        "An UPDATE of a table with the change data feed tells `numAddedChangeFiles` in operationMetrics; whether a "
+        "DELETE does, the answer says.",
+        "a feed whose entry is no longer in the history is not found: versions are compared, or everything is exported",
+    ),
+    "feed_export": Assumption(
+        "`EXECUTE IMMEDIATE` takes `TABLE_CHANGES(:t, 1, 3)`, and the export by it has the changed rows alone; a "
+        "changed key is a deletion and an insertion.",
+        "increments of tables with the feed fail, or leave rows that are gone: `incremental: false` until then",
+    ),
+    "compare_export": Assumption(
+        "The export that compares two versions, by `EXCEPT ALL` and `LEFT ANTI JOIN`, has the changed rows alone.",
+        "increments of tables without the feed fail, or miss changes: `incremental: false` until then",
+    ),
+    "vacuum_retention": Assumption(
+        "VACUUM START in the history tells `specifiedRetentionMillis` or `defaultRetentionMillis`, by default a week.",
+        "after each VACUUM, the next sync exports everything, and one that appends fails",
+    ),
     "retry_running": Assumption(
         "A request with an earlier one's id and `retry=true` finds a statement that still runs, also after minutes.",
         "a lost answer may start a COPY or a publish twice, and a kill leave one running",

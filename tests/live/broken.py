@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlglot import exp
 
-from emulators.databricks import answers, export, jobs, lake
+from emulators.databricks import answers, delta_tables, export, jobs, lake
 from emulators.databricks.errors import StatementError
 from emulators.databricks.functions import SecretError
 from emulators.snowflake import copy_into, policies, privileges, sql_api, statements
@@ -145,6 +145,33 @@ def _false_condition(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def _untold(patch: pytest.MonkeyPatch, kind: str, name: str) -> None:
+    """Leave a parameter or a metric out of each history."""
+    _wrapped(
+        patch,
+        delta_tables,
+        "_commit",
+        lambda original, *given: {
+            column: [pair for pair in value if pair[0] != name] if column == kind else value
+            for column, value in original(*given).items()
+        },
+    )
+
+
+def _feed_export(patch: pytest.MonkeyPatch) -> None:
+    # As the page of table_changes says: the name of the table is a literal.
+    def bound(original: Any, session: Any, sql: str, arguments: Any) -> Any:
+        if "TABLE_CHANGES(:" in sql:
+            raise StatementError("[PARSE_SYNTAX_ERROR] Syntax error at or near ':'. SQLSTATE: 42601")
+        return original(session, sql, arguments)
+
+    _wrapped(patch, export.Session, "_bound", bound)
+
+
+def _compare_export(patch: pytest.MonkeyPatch) -> None:
+    _sql_of_exports(patch, lambda sql: sql.replace(" LEFT ANTI JOIN ", " LEFT SEMI JOIN "))
+
+
 def _retry_running(patch: pytest.MonkeyPatch) -> None:
     _wrapped(
         patch,
@@ -235,6 +262,11 @@ BREAKS: dict[str, Break] = {
     "history": _history,
     "version_as_of": _version_as_of,
     "false_condition": _false_condition,
+    "feed_property": lambda patch: _untold(patch, "operationParameters", "properties"),
+    "change_files": lambda patch: _untold(patch, "operationMetrics", "numAddedChangeFiles"),
+    "feed_export": _feed_export,
+    "compare_export": _compare_export,
+    "vacuum_retention": lambda patch: _untold(patch, "operationParameters", "defaultRetentionMillis"),
     "retry_running": _retry_running,
     "retry_while_answering": _retry_running,
     "missing_schema": _missing_schema,

@@ -6,6 +6,7 @@ import itertools
 import json
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from airflow.providers.databricks.hooks.databricks import DatabricksHook
 
 from data_share.databricks import follow
 from tests.contracts.conftest import until
-from tests.live.accounts import DATABRICKS_CONN, LONGEST_RUN, Scratch
+from tests.live.accounts import DATABRICKS_CONN, FEED, LONGEST_RUN, Scratch
 
 pytestmark = pytest.mark.live
 
@@ -127,12 +128,14 @@ def source(scratch: Scratch) -> str:
 
 @pytest.fixture
 def export(scratch: Scratch, start: Callable[..., int], ended: Callable[[int], dict[str, Any]], source: str) -> Any:
-    """Export the table; returns the run, with what its references have become, and the rows of its manifest."""
+    """Export a table; returns the run, with what its references have become, and the rows of its manifest."""
 
     def run(**parameters: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         key = uuid.uuid4().hex
-        made = ended(start(key=key, source_table=source, **parameters))
-        assert made["state"]["result_state"] == "SUCCESS", made["state"]
+        made = ended(start(key=key, **{"source_table": source, **parameters}))
+        failed = [task["run_id"] for task in made["tasks"] if task["state"].get("result_state") == "FAILED"]
+        reasons = [scratch.databricks("GET", "jobs/runs/get-output", run_id=run_id).get("error") for run_id in failed]
+        assert made["state"]["result_state"] == "SUCCESS", reasons
         told = scratch.databricks("GET", "jobs/runs/get", run_id=made["run_id"], include_resolved_values="true")
         return told, scratch.read(f"jobs/{key}/1/manifest/")
 
@@ -190,6 +193,106 @@ def test_a_run_that_exports_nothing_succeeds_and_tells_why(export: Any, answer: 
     assert run["state"]["result_state"] == "SUCCESS"
     assert manifests == []
     assert follow._is_unchanged(run)
+
+
+# ---- increments
+
+
+ROWS = pa.table({"k": list(range(1, 13)), "v": [f"value {number}" for number in range(1, 13)]})
+CHANGES = (
+    "UPDATE {table} SET v = 'new' WHERE k = 2",
+    "UPDATE {table} SET k = k + 100 WHERE k = 3",
+    "DELETE FROM {table} WHERE k = 4",
+)
+"""Versions 1 to 3 of a table. They are few enough of its rows for an increment."""
+CHANGED = [(2, "new", False), (3, "value 3", True), (4, "value 4", True), (103, "value 3", False)]
+"""What an export has of them, and whether it is gone."""
+
+
+@pytest.fixture
+def export_changes(export: Any, scratch: Scratch, answer: Callable[[object], None]) -> Any:
+    """Export a table, change it, and export what has changed; returns the rows of this, and both manifests."""
+
+    def run(table: str) -> tuple[list[tuple[Any, ...]], dict[str, Any], dict[str, Any]]:
+        _, [first] = export(source_table=table)
+        [[committed_at]] = scratch.sql(
+            f"SELECT CAST(UNIX_MICROS(timestamp) AS STRING) FROM (DESCRIBE HISTORY {table}) WHERE version = 0"
+        )
+        for statement in CHANGES:
+            scratch.sql(statement.format(table=table))
+        known = {
+            "version": "0",
+            "committed_at": committed_at,
+            "table_id": first["source_table_id"],
+            "increment": {"load": "merge", "keys": ["K"], "deletes": "true"},
+        }
+        _, [second] = export(source_table=table, published=json.dumps(known))
+        rows = sorted(tuple(row.values()) for row in scratch.read(f"jobs/{second['run_key']}/1/data/"))
+        answer(f"{second['export_mode']}, because {second['export_reason']}: {rows}")
+        return rows, first, second
+
+    return run
+
+
+def versions_of(manifest: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what a manifest says of an increment: mode, both versions, and the number of rows of the source."""
+    return tuple(manifest[name] for name in ("export_mode", "from_version", "source_version", "source_rows"))
+
+
+def history_of(scratch: Scratch, table: str, operation: str, *told: str) -> list[list[str | None]]:
+    """Return what the history tells of each commit of an operation."""
+    return scratch.sql(
+        f"SELECT {', '.join(told)} FROM (DESCRIBE HISTORY {table}) WHERE operation = '{operation}' ORDER BY version"
+    )
+
+
+@pytest.mark.assumption("feed_property")
+def test_the_plan_finds_that_the_feed_is_on(export: Any, scratch: Scratch, answer: Callable[[object], None]) -> None:
+    created, altered = scratch.make_source(ROWS, has_feed=True), scratch.make_source(ROWS)
+    scratch.sql(f"ALTER TABLE {altered} SET TBLPROPERTIES ({FEED})")
+    found = {}
+    for table in (created, altered):
+        _, [manifest] = export(source_table=table)
+        found[table] = manifest["source_has_feed"]
+        answer(scratch.sql(f"SELECT operation, TO_JSON(operationParameters) FROM (DESCRIBE HISTORY {table})"))
+    assert found == {created: True, altered: True}
+
+
+@pytest.mark.assumption("change_files")
+def test_the_history_tells_the_files_of_the_feed(scratch: Scratch, answer: Callable[[object], None]) -> None:
+    table = scratch.make_source(ROWS, has_feed=True)
+    for statement in CHANGES:
+        scratch.sql(statement.format(table=table))
+    files = "TRY_ELEMENT_AT(operationMetrics, 'numAddedChangeFiles')"
+    updates, deletes = (history_of(scratch, table, operation, files) for operation in ("UPDATE", "DELETE"))
+    answer(f"numAddedChangeFiles of UPDATE: {updates}, of DELETE: {deletes}")
+    assert [int(number or 0) > 0 for [number] in updates] == [True, True]
+
+
+@pytest.mark.assumption("feed_export")
+def test_an_export_by_the_feed_has_what_has_changed(export_changes: Any, scratch: Scratch) -> None:
+    rows, _, manifest = export_changes(scratch.make_source(ROWS, has_feed=True))
+    assert versions_of(manifest) == ("feed", 0, 3, 11)
+    assert rows == CHANGED
+
+
+@pytest.mark.assumption("compare_export")
+def test_an_export_by_comparison_has_what_has_changed(export_changes: Any, scratch: Scratch) -> None:
+    rows, first, manifest = export_changes(scratch.make_source(ROWS))
+    assert not first["source_has_feed"]
+    assert versions_of(manifest) == ("compare", 0, 3, 11)
+    assert rows == CHANGED
+
+
+@pytest.mark.assumption("vacuum_retention")
+def test_the_history_tells_what_vacuum_keeps(scratch: Scratch, answer: Callable[[object], None]) -> None:
+    table = scratch.make_source(ROWS)
+    scratch.sql(f"VACUUM {table}")
+    names = ("specifiedRetentionMillis", "defaultRetentionMillis")
+    told = history_of(scratch, table, "VACUUM START", *(f"TRY_ELEMENT_AT(operationParameters, '{n}')" for n in names))
+    answer(f"{' and '.join(names)}: {told}")
+    kept = [int(number) for row in told for number in row if number is not None]
+    assert kept[:1] == [timedelta(days=7) // timedelta(milliseconds=1)]
 
 
 def task_of(run: dict[str, Any], key: str) -> dict[str, Any]:
