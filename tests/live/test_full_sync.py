@@ -193,7 +193,7 @@ def test_a_long_choice_arrives_as_it_was_sent(
     answer: Callable[[object], None],
 ) -> None:
     # The target's columns are a part of the parameter; each has what ends a text somewhere.
-    wide = [f"it's {{number}} \\\\ {number:03} {'x' * 60}" for number in range(105)]
+    wide = [f"it's {{number}} \\\\ {number:03} {'x' * 60}" for number in range(102)]
     columns = ", ".join(f'"{name}" VARCHAR' for name in wide)
     hook.run_statement(f"CREATE TABLE wide (k NUMBER(38, 0), {columns})")
     run = sync("wide", rows((1, "stays")), load_mode="replace", source={"exclude": ["name"]})
@@ -201,7 +201,8 @@ def test_a_long_choice_arrives_as_it_was_sent(
     told = scratch.databricks("GET", "jobs/runs/get", run_id=run.xcoms["export_to_s3", "export"]["run_id"])
     [source] = [one["value"] for one in told["job_parameters"] if one["name"] == "source"]
     answer(f"{len(source.encode())} bytes")
-    assert 9_000 < len(source.encode()) <= 10_000
+    # With the other parameters, and the escapes of JSON within JSON, 10,000 at most.
+    assert 8_900 < len(source.encode()) <= 10_000
     assert len(json.loads(source)["known"]) == len(wide) + 1
     assert exported_columns(scratch, run) == {"k"}
 
