@@ -51,8 +51,8 @@ def success_line(answer: dict[str, Any] | None, seconds: float) -> str:
         return "set to success by a person; nothing was published"
     if answer.get("dry_run"):
         inserted, updated, deleted = (int(answer[f"rows_{change}"]) for change in ("inserted", "updated", "deleted"))
-        by = f", {way}" if (way := _BY.get(answer.get("export_mode") or "")) else ""
-        would = f"would insert {inserted:,}, update {updated:,} and delete {deleted:,} rows{by}"
+        found = f", {way}" if (way := _BY.get(answer.get("export_mode") or "")) else ""
+        would = f"would insert {inserted:,}, update {updated:,} and delete {deleted:,} rows{found}"
         return f"dry run: {would} ({_duration(seconds)})"
     if answer.get("unchanged"):
         return f"nothing new at the source since {version_of(answer)} ({_duration(seconds)})"
