@@ -26,9 +26,11 @@
 --
 -- An export of changes has the newest state of each row that has changed since from_version, and in its last column,
 -- data_share_deleted, whether the row is gone: from the source, or from those that the condition chooses. It may have
--- rows that have not changed. In the change data feed, the state before an update counts as a deletion that comes
--- before an insertion of the same version: an update may have given the row another key. Without deletes, only rows
--- that are there are exported. Such an export needs keys that are unique, which it checks if nothing after it does.
+-- rows that have not changed. Of the change data feed, only the rows count that the condition chooses. In it, the state
+-- before an update counts as a deletion that comes before an insertion of the same version: an update may have given
+-- the row another key. If the newest change of a key is a deletion, the source may still have another row of this key,
+-- as long as both were there for a while: then the source is asked. Without deletes, only rows that are there are
+-- exported. Such an export needs keys that are unique, which it checks if nothing after it does.
 --
 -- Needs EXECUTE IMMEDIATE: any SQL warehouse, or runtime 14.3. INSERT OVERWRITE DIRECTORY needs its directory as a
 -- literal; a parameter marker for it would need runtime 18, or version 2025.40 of a SQL warehouse. So this file builds
@@ -101,6 +103,9 @@ DECLARE OR REPLACE VARIABLE chosen_rows STRING;
 DECLARE OR REPLACE VARIABLE rows_now STRING;
 DECLARE OR REPLACE VARIABLE rows_then STRING;
 DECLARE OR REPLACE VARIABLE changes STRING;
+DECLARE OR REPLACE VARIABLE same_keys STRING;
+DECLARE OR REPLACE VARIABLE newest STRING;
+DECLARE OR REPLACE VARIABLE rows_kept STRING;
 DECLARE OR REPLACE VARIABLE export_query STRING;
 DECLARE OR REPLACE VARIABLE source_rows BIGINT;
 DECLARE OR REPLACE VARIABLE repeated_keys BIGINT;
@@ -398,31 +403,50 @@ SET VAR changes = CONCAT(
   ' FROM TABLE_CHANGES(:source_table, ', CAST(from_version + 1 AS STRING), ', ', CAST(source_version AS STRING), ')'
 );
 
+-- That a row of left_rows and one of right_rows have the same merge keys.
+SET VAR same_keys = ARRAY_JOIN(
+  TRANSFORM(keys, c -> REPLACE('left_rows.{} = right_rows.{}', '{}', '`' || REPLACE(c['alias'], '`', '``') || '`')),
+  ' AND '
+);
+
+-- The newest change of each key, of the rows that the condition chooses: another row of the key says nothing of it.
+-- data_share_is_unclear: a deletion, but the key has got at least as many rows as it has lost. Either it was new and is
+-- gone again; or it had two rows for a while, and still has one.
+SET VAR newest = CONCAT(
+  'SELECT *, data_share_deleted AND data_share_balance >= 0 AS data_share_is_unclear FROM (SELECT ', selected,
+  ', _change_type IN ("delete", "update_preimage") AS data_share_deleted, ROW_NUMBER() OVER (PARTITION BY ',
+  key_columns, ' ORDER BY _commit_version DESC, _change_type IN ("insert", "update_postimage") DESC)',
+  ' AS data_share_rank, SUM(CASE WHEN _change_type IN ("delete", "update_preimage") THEN -1 ELSE 1 END)',
+  ' OVER (PARTITION BY ', key_columns, ') AS data_share_balance', changes, chosen_rows, ') AS ranked',
+  ' WHERE data_share_rank = 1'
+);
+
+-- Those of the unclear keys that still have a row.
+SET VAR rows_kept = CONCAT(
+  'SELECT left_rows.* FROM (', rows_now, ') AS left_rows LEFT SEMI JOIN (SELECT * FROM (', newest,
+  ') AS newest WHERE data_share_is_unclear) AS right_rows ON ', same_keys
+);
+
 SET VAR export_query = CASE
   WHEN NOT has_changes_only THEN rows_now
   WHEN export_mode = 'compare' AND NOT has_deletes THEN CONCAT(rows_now, ' EXCEPT ALL ', rows_then)
   WHEN export_mode = 'compare'
     THEN CONCAT(
       'SELECT *, FALSE AS data_share_deleted FROM (', rows_now, ' EXCEPT ALL ', rows_then, ') AS changed',
-      ' UNION ALL SELECT *, TRUE AS data_share_deleted FROM (', rows_then, ') AS gone LEFT ANTI JOIN (', rows_now,
-      ') AS kept ON ',
-      ARRAY_JOIN(
-        TRANSFORM(keys, c -> REPLACE('gone.{} = kept.{}', '{}', '`' || REPLACE(c['alias'], '`', '``') || '`')), ' AND '
-      )
+      ' UNION ALL SELECT *, TRUE AS data_share_deleted FROM (', rows_then, ') AS left_rows LEFT ANTI JOIN (', rows_now,
+      ') AS right_rows ON ', same_keys
     )
   WHEN load_mode = 'append'
     THEN CONCAT(
       'SELECT ', selected, changes, COALESCE(NULLIF(chosen_rows, ''), ' WHERE TRUE'), ' AND _change_type = "insert"'
     )
   ELSE CONCAT(
-    'SELECT ', ARRAY_JOIN(TRANSFORM(exported, c -> '`' || REPLACE(c['alias'], '`', '``') || '`'), ', '),
+    'SELECT ', ARRAY_JOIN(TRANSFORM(exported, c -> 'left_rows.`' || REPLACE(c['alias'], '`', '``') || '`'), ', '),
     CASE WHEN has_deletes THEN ', data_share_deleted' ELSE '' END,
-    ' FROM (SELECT ', selected, ', _change_type IN ("delete", "update_preimage")',
-    CASE WHEN condition = '' THEN '' ELSE CONCAT(' OR NOT COALESCE((', condition, '), FALSE)') END,
-    ' AS data_share_deleted, ROW_NUMBER() OVER (PARTITION BY ', key_columns,
-    ' ORDER BY _commit_version DESC, _change_type IN ("insert", "update_postimage") DESC) AS data_share_rank',
-    changes, ') AS ranked WHERE data_share_rank = 1',
-    CASE WHEN has_deletes THEN '' ELSE ' AND NOT data_share_deleted' END
+    ' FROM (', newest, ') AS left_rows LEFT ANTI JOIN (', rows_kept, ') AS right_rows ON ', same_keys,
+    CASE WHEN has_deletes THEN '' ELSE ' WHERE NOT data_share_deleted' END,
+    ' UNION ALL SELECT *', CASE WHEN has_deletes THEN ', FALSE AS data_share_deleted' ELSE '' END,
+    ' FROM (', rows_kept, ') AS kept'
   )
 END;
 

@@ -20,7 +20,7 @@ from data_share.datasets import Dataset
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from tests.sandbox.load.delta_source import Source
-from tests.sandbox.load.driver import Fault, ProcessDiedError, Row, Run, Share
+from tests.sandbox.load.driver import SCHEMA, Fault, ProcessDiedError, Row, Run, Share
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.tier("full")]
 
@@ -551,3 +551,55 @@ def test_the_tables_of_an_earlier_version_are_told_before_anything_is_loaded(a_s
         a_share.query(f"ALTER TABLE {ledger} ADD COLUMN source_rows NUMBER(38, 0)")
     assert "set_up_snowflake" in str(error.what_to_do)
     assert "lacks columns that a dataset with incremental: true needs" in error.message
+
+
+MIRRORED_AND_KEPT = pytest.mark.parametrize("fields", [{"delete_missing": True}, {"delete_missing": False}])
+
+
+def fed(share: Share, **fields: Any) -> tuple[Dataset, Source]:
+    """A dataset that was synced, whose source has a feed."""
+    dataset, source = merged(share, **fields)
+    source.feed_on()
+    share.sync(dataset, full_refresh=True)
+    return dataset, source
+
+
+@MIRRORED_AND_KEPT
+def test_the_feed_of_rows_that_the_condition_does_not_choose_says_nothing_of_a_key(
+    a_share: Share, fields: dict[str, Any]
+) -> None:
+    # As a table with a history has it: of the rows of a key, one is current.
+    dataset = a_share.dataset(
+        load_mode="merge", merge_keys=["k"], incremental=True, source={"where": "name = 'current'"}, **fields
+    )
+    a_share.remember(dataset)
+    source = Source(a_share, dataset)
+    source.write([{"k": k, "name": "current", "amount": 1.0} for k in range(30)], "append")
+    source.feed_on()
+    a_share.sync(dataset)
+    # One commit ends a row, and adds the one that is current now.
+    rows = [{"k": 5, "name": "ended", "amount": 1.0}, {"k": -5, "name": "current", "amount": 2.0}]
+    known = pa.Table.from_pylist(rows, schema=SCHEMA)
+    merge = source.table.merge(known, "t.k = s.k", source_alias="s", target_alias="t")
+    inserted = {"k": "-s.k", "name": "s.name", "amount": "s.amount"}
+    merge.when_matched_update({"name": "s.name"}).when_not_matched_insert(inserted).execute()
+    run = a_share.sync(dataset)
+    assert (run.ledger_row["export_mode"], counts(run)) == ("feed", (0, 1, 0))
+    # The current row changes before one that has ended.
+    source.table.update(updates={"amount": "3.0"}, predicate="k = 5 AND name = 'current'")
+    source.table.update(updates={"amount": "9.0"}, predicate="k = 5 AND name = 'ended'")
+    run = a_share.sync(dataset)
+    assert (run.ledger_row["export_mode"], counts(run)) == ("feed", (0, 1, 0))
+    assert a_share.target(dataset) == [row for row in source.rows() if row["name"] == "current"]
+
+
+@MIRRORED_AND_KEPT
+def test_the_feed_of_a_key_that_had_two_rows_for_a_while(a_share: Share, fields: dict[str, Any]) -> None:
+    dataset, source = fed(a_share, **fields)
+    source.write([{"k": 5, "name": "second", "amount": 0.5}, {"k": 6, "name": "passing", "amount": 0.5}], "append")
+    source.table.delete("(k = 5 AND name <> 'second') OR name = 'passing'")
+    source.write([{"k": 70, "name": "passing", "amount": 0.5}], "append")
+    source.table.delete("k = 70")
+    run = a_share.sync(dataset)
+    assert (run.ledger_row["export_mode"], counts(run)) == ("feed", (0, 1, 0))
+    assert a_share.target(dataset) == source.rows()
