@@ -67,7 +67,9 @@ DECLARE OR REPLACE VARIABLE changes_since BIGINT;
 DECLARE OR REPLACE VARIABLE without_changes STRING;
 DECLARE OR REPLACE VARIABLE of_rows STRING;
 DECLARE OR REPLACE VARIABLE of_columns STRING;
+DECLARE OR REPLACE VARIABLE of_names STRING;
 DECLARE OR REPLACE VARIABLE column_changes_since BIGINT;
+DECLARE OR REPLACE VARIABLE name_changes_since BIGINT;
 DECLARE OR REPLACE VARIABLE vacuums_since BIGINT;
 DECLARE OR REPLACE VARIABLE feed_set_at BIGINT;
 DECLARE OR REPLACE VARIABLE feed_reset_at BIGINT;
@@ -172,6 +174,9 @@ SET VAR of_columns = CONCAT(
   '"ADD COLUMNS", "CHANGE COLUMN", "CHANGE COLUMNS", "RENAME COLUMN", "DROP COLUMNS", "REPLACE COLUMNS"'
 );
 
+-- Those after which a column of the same name and type may have other values, although no row has changed.
+SET VAR of_names = '"RENAME COLUMN", "DROP COLUMNS", "REPLACE COLUMNS"';
+
 -- VACUUM removes the files that were superseded longer ago than the time that it keeps.
 SET VAR statement = CASE
   WHEN no_version_because IS NULL
@@ -181,7 +186,8 @@ SET VAR statement = CASE
       ' COUNT(CASE WHEN version > :published_version THEN 1 END),',
       ' COUNT(CASE WHEN version > :published_version AND COALESCE(operation NOT IN (', without_changes, '), TRUE)',
       ' THEN 1 END), COUNT(CASE WHEN version > :published_version AND COALESCE(operation NOT IN (', without_changes,
-      ', ', of_rows, '), TRUE) THEN 1 END),',
+      ', ', of_rows, '), TRUE) THEN 1 END), COUNT(CASE WHEN version > :published_version AND operation IN (', of_names,
+      ') THEN 1 END),',
       ' COUNT(CASE WHEN version > :published_version AND operation = "VACUUM START" AND COALESCE(superseded_at <=',
       ' UNIX_MICROS(timestamp) - 1000 * CAST(COALESCE(TRY_ELEMENT_AT(operationParameters, "specifiedRetentionMillis"),',
       ' TRY_ELEMENT_AT(operationParameters, "defaultRetentionMillis")) AS BIGINT), TRUE) THEN 1 END),',
@@ -198,13 +204,13 @@ SET VAR statement = CASE
     )
   ELSE CONCAT(
     'SELECT CAST(NULL AS BIGINT), CAST(NULL AS STRING), CAST(NULL AS STRING), CAST(0 AS BIGINT), CAST(0 AS BIGINT),',
-    ' CAST(0 AS BIGINT), CAST(0 AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT)',
+    ' CAST(0 AS BIGINT), CAST(0 AS BIGINT), CAST(0 AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT)',
     ' WHERE CONCAT(:source_table, CAST(:published_version AS STRING)) IS NOT NULL'
   )
 END;
 
 EXECUTE IMMEDIATE statement INTO to_version, committed_at, published_committed_at, versions_since, changes_since,
-column_changes_since, vacuums_since, feed_set_at, feed_reset_at
+column_changes_since, name_changes_since, vacuums_since, feed_set_at, feed_reset_at
 USING source_table AS source_table, published_version AS published_version;
 
 SET VAR since = CONCAT(' since version ', CAST(published_version AS STRING));
@@ -309,7 +315,9 @@ SET VAR no_changes_because = CASE
       COALESCE(CONCAT(', and ', GET_JSON_OBJECT(published, '$.no_increment_because')), '')
     )
   WHEN
-    columns_then <> columns_now OR (columns_then IS NULL AND column_changes_since > 0)
+    columns_then <> columns_now
+    OR name_changes_since > 0
+    OR (columns_then IS NULL AND column_changes_since > 0)
     THEN CONCAT('the columns of the source may have changed', since)
   WHEN
     LOWER(columns_now) LIKE '%data_share_deleted%'
@@ -335,8 +343,11 @@ END;
 EXECUTE IMMEDIATE statement INTO rows_in_feed, others_in_feed USING source_table AS source_table;
 
 -- Two versions are compared if there is no feed, or if it has too much, as that of a table which is overwritten each
--- night. EXCEPT compares no maps and no variants.
-SET VAR is_comparable = (NOT LOWER(columns_now) RLIKE '[:<](map<|variant|geometry|geography|interval)');
+-- night. EXCEPT compares no maps and no variants, and it ignores what a collation ignores. A type comes after a colon,
+-- or is that of an array; after "struct<" comes a name.
+SET VAR is_comparable = (
+  NOT LOWER(columns_now) RLIKE '(:|array<)(map<|variant|geometry|geography|interval|string collate)'
+);
 
 SET VAR may_compare = (
   no_changes_because IS NULL

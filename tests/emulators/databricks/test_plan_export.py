@@ -540,6 +540,17 @@ DECISIONS: dict[str, tuple[Callable[[Any], None], tuple[str, str], tuple[str, st
     "the same rows again": (_same, ("nothing", NOTHING), ("nothing", NOTHING)),
     "most rows": (_most, ("full", THIRD), ("full", THIRD)),
     "a column": (_then(_update, _add_column), ("full", COLUMNS_CHANGED), ("full", COLUMNS_CHANGED)),
+    "two columns with exchanged names": (
+        committed("RENAME COLUMN", "RENAME COLUMN", "RENAME COLUMN"),
+        ("full", COLUMNS_CHANGED),
+        ("full", COLUMNS_CHANGED),
+    ),
+    "a column that is there again": (
+        _then(committed("DROP COLUMNS"), _update),
+        ("full", COLUMNS_CHANGED),
+        ("full", COLUMNS_CHANGED),
+    ),
+    "the comment of a column": (committed("CHANGE COLUMN"), ("nothing", NOTHING), ("nothing", NOTHING)),
     "vacuumed": (_then(_update, _vacuum), ("full", VACUUMED), ("full", VACUUMED)),
     "made again": (lambda here: _made_again_as(here), ("full", MADE_AGAIN), ("full", MADE_AGAIN)),
     "the feed goes off": (
@@ -613,6 +624,15 @@ def test_maps_are_not_compared(here: Any) -> None:
     here.write(rows.slice(0, 1), "append")
     mode, reason = changes(here, known)
     assert (mode, "a type that cannot be compared" in reason) == ("full", True)
+
+
+def test_the_name_of_a_column_is_no_type(here: Any) -> None:
+    names = ["variant_id", "interval", "geography", "maps"]
+    rows = pa.table(dict.fromkeys(names, [*range(9)]))
+    here.write(rows)
+    known = known_of(plan(here, ""))
+    here.write(rows.slice(0, 1), "append")
+    assert changes(here, known)[0] == "compare"
 
 
 def test_a_version_that_is_too_old_is_not_compared(here: Any) -> None:
