@@ -927,7 +927,8 @@ def test_only_plain_directories_pass_the_patterns_of_the_export(name: str) -> No
 
 def test_only_checked_directories_and_the_names_of_columns_get_into_the_statements_of_the_export() -> None:
     assert set(checked_values()) == {"source_table", "data_path", "manifest_path"}
-    texts = "statement|selected|chosen_rows|rows_now|rows_then|key_columns|changes|export_query|data_files|metadata"
+    texts = "statement|selected|chosen_rows|rows_now|rows_then|rows_kept|key_columns|same_keys|changes|newest"
+    texts += "|export_query|data_files|metadata"
     made = "".join(re.findall(rf"SET VAR (?:{texts}) = .*?;", EXPORT_BODY, flags=re.DOTALL))
     # Outside of the texts. The types t are compared only; so are those after data_files.
     code = re.sub(r"'[^']*'", "''", made)
@@ -966,7 +967,7 @@ def test_only_checked_directories_and_the_names_of_columns_get_into_the_statemen
     assert set(re.findall(r"c\['(\w+)'\]", made)) == {"alias", "how", "name"}
     quoted = [f"'`' || REPLACE(c['{name}'], '`', '``') || '`'" for name in ("name", "alias")]
     assert made.count(quoted[0]) == made.count("c['name']") == 2
-    assert made.count(quoted[1]) + made.count(" AS `' || REPLACE(c['alias'], '`', '``') || '`'") == 3
+    assert made.count(quoted[1]) + made.count("`' || REPLACE(c['alias'], '`', '``') || '`'") == 1 + 3
     assert made.count("c['alias']") == 3
     # The merge keys are columns of the export; their names as Airflow tells them are compared only.
     assert re.findall(r"SET VAR keys = (\w+)", EXPORT_BODY) == ["FILTER", "CASE"]

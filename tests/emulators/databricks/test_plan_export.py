@@ -628,7 +628,7 @@ def test_maps_are_not_compared(here: Any) -> None:
 
 def test_the_name_of_a_column_is_no_type(here: Any) -> None:
     names = ["variant_id", "interval", "geography", "maps"]
-    rows = pa.table(dict.fromkeys(names, [*range(9)]))
+    rows = pa.table({name: [*range(9)] for name in names})
     here.write(rows)
     known = known_of(plan(here, ""))
     here.write(rows.slice(0, 1), "append")
