@@ -65,8 +65,8 @@ def success_line(answer: dict[str, Any] | None, seconds: float) -> str:
         )
     version = version_of(answer)
     as_of = f" as of {version}" if version else ""
-    if by := _BY.get(answer.get("export_mode") or ""):
-        return f"{changes_of(answer)} of {answer['source_table']}{as_of}, {by}, in {_duration(seconds)}"
+    if way := _BY.get(answer.get("export_mode") or ""):
+        return f"{changes_of(answer)} of {answer['source_table']}{as_of}, {way}, in {_duration(seconds)}"
     reason = answer.get("export_reason") if answer.get("incremental") else None
     why = f", all of them because {reason}," if reason else ""
     return f"{int(answer['rows_loaded']):,} rows from {answer['source_table']}{as_of}{why} in {_duration(seconds)}"
