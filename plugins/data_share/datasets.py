@@ -490,6 +490,13 @@ class Dataset(BaseModel):
         return self.incremental and not self.load_mode.is_repeatable
 
     @property
+    def advice_without_increment(self) -> str:
+        """What people are to do where changes do not lead to what the source has."""
+        if self.load_mode.is_repeatable:
+            return "Start the sync again: it exports everything."
+        return "Start the sync with full_refresh: true, which replaces everything in the target."
+
+    @property
     def mirrors_source(self) -> bool:
         """Whether the target has no other rows than the source; else those that the source lacks stay there."""
         return self.load_mode is LoadMode.REPLACE or self.delete_missing or self.only_appends_increments

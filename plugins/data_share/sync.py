@@ -27,7 +27,7 @@ from data_share.share import (
 from data_share.sql_files import use_compiled
 from data_share.sql_text import quoted
 from data_share.steps import CHECK_STAGING, COPY_INTO_STAGING, EXPORT_TO_S3, WAIT_FOR_EXPORT, Step
-from data_share.watermark import Published
+from data_share.watermark import Published, digests_of
 
 INCREMENTS = ("feed", "compare")
 """The modes of an export that has only what has changed."""
@@ -67,6 +67,19 @@ class IncrementImpossibleError(ShareError, AirflowFailException):
     """An append cannot tell which rows are new, and must not add all of them again."""
 
     code = FailureCode.INCREMENT_IMPOSSIBLE
+
+
+class FileChangedError(ShareError, AirflowFailException):
+    """The dataset file says other things of rows than when the changes were exported."""
+
+    code = FailureCode.TARGET_DIVERGED
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(
+            f"The file of {dataset.name} was changed after this sync had exported what has changed at the source: it "
+            "may not be loaded in another way. The target is as it was.",
+            what_to_do=dataset.advice_without_increment,
+        )
 
 
 class VerifyImpossibleError(ShareError, AirflowFailException):
@@ -178,7 +191,7 @@ class Sync:
 
         :raises ResultMissingError: it has left none
         """
-        published = (self._pull(EXPORT_TO_S3, "export") or {}).get("published")
+        published = self._exported_with.get("published")
         if published is None:
             raise ResultMissingError("The step export_to_s3 has not said which publish is to be verified.")
         return Published.model_validate(published)
@@ -230,10 +243,8 @@ class Sync:
         """
         if self.is_reload:
             return self._find_export(self.params["reload_run_key"]) if self._find_export else self._copied_export
-        started = self._pull(EXPORT_TO_S3, "export")
-        if started is None:
-            # A step that was killed after it started the run has only pushed the run's id.
-            started = {"run_id": self._pull(EXPORT_TO_S3, "run_id")}
+        # A step that was killed after it started the run has only pushed the run's id.
+        started = self._exported_with or {"run_id": self._pull(EXPORT_TO_S3, "run_id")}
         waited = self._pull(WAIT_FOR_EXPORT)
         return {**waited, **started} if waited and waited["run_id"] == started["run_id"] else None
 
@@ -387,6 +398,28 @@ class Sync:
         if not self.load_mode.is_repeatable:
             return version == start
         return start <= version <= end if self.loaded["export_mode"] == "feed" else version in (start, end)
+
+    @property
+    def exports_increment(self) -> bool:
+        """Whether the export job of this sync was told that it may export only changes."""
+        return not self.is_reload and bool(self._exported_with.get("increment"))
+
+    @property
+    def is_of_this_file(self) -> bool:
+        """Whether the dataset file says the same of rows as when this sync exported them."""
+        exported, now = self._exported_with.get("file") or {}, digests_of(self.dataset, self.share)
+        return self.is_reload or exported.get("rows_digest") == now["rows_digest"]
+
+    def as_exported(self, published: Published | None) -> Published | None:
+        """Return what is to be remembered of a publish, so that no file is like one that was changed meanwhile."""
+        if published is None or self._exported_with.get("file") == digests_of(self.dataset, self.share):
+            return published
+        return published.model_copy(update=dict.fromkeys(digests_of(self.dataset, self.share), ""))
+
+    @cached_property
+    def _exported_with(self) -> dict[str, Any]:
+        """What ``export_to_s3`` says of its export."""
+        return self._pull(EXPORT_TO_S3, "export") or {}
 
     @property
     def staged_rows(self) -> str:

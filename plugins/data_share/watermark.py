@@ -111,6 +111,11 @@ def digest_of(dataset: Dataset, share: Share, *, of_rows: bool = False) -> str:
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
+def digests_of(dataset: Dataset, share: Share) -> dict[str, str]:
+    """Return the digests that a publish is remembered with."""
+    return {"dataset_digest": digest_of(dataset, share), "rows_digest": digest_of(dataset, share, of_rows=True)}
+
+
 def published_of(
     row: Mapping[str, Any], dataset: Dataset, share: Share, *, target: str, columns: Sequence[str] | None
 ) -> Published | None:
@@ -124,8 +129,7 @@ def published_of(
     if row.get("source_version") is None or row.get("source_committed_at") is None:
         return None
     return Published(
-        dataset_digest=digest_of(dataset, share),
-        rows_digest=digest_of(dataset, share, of_rows=True),
+        **digests_of(dataset, share),
         target=target,
         run_key=row["run_key"],
         published_at=row["published_at"],

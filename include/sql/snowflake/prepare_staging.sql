@@ -6,7 +6,7 @@
 
 {% set of_increment = [
   'export_mode', 'from_version', 'source_version', 'source_table_id', 'source_rows'
-] if sync.dataset.incremental or sync.is_verification else [] -%}
+] if sync.dataset.incremental or sync.exports_increment or sync.is_verification else [] -%}
 
 {% include 'create_lock.sql' %}
 

@@ -28,6 +28,7 @@ from data_share.watermark import (
     DatasetState,
     Published,
     Watermark,
+    digests_of,
     full_because,
     published_parameter,
     source_asset,
@@ -129,6 +130,7 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         self._submit_context: Context | None = None
         self._is_killed = False
         self._published: Published | None = None
+        self._is_increment = False
 
     def execute(self, context: Context) -> Any:
         """Start the job, or skip the step; the XCom ``export`` records the run that this attempt started."""
@@ -147,9 +149,14 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
             self._cancel_earlier_exports()
         self.job_parameters = {**(self.job_parameters or {}), **self.known_parameters(context)}
         result = super().execute(context)
-        published = self._published and self._published.model_dump(mode="json")
-        context["ti"].xcom_push(key="export", value=made_by(context, {"run_id": self.run_id, "published": published}))
+        context["ti"].xcom_push(key="export", value=made_by(context, {"run_id": self.run_id, **self.known}))
         return result
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What the steps that follow have to know of this export: what it was made with."""
+        published = self._published and self._published.model_dump(mode="json")
+        return {"published": published, "file": digests_of(self.dataset, self.share), "increment": self._is_increment}
 
     def known_parameters(self, context: Context) -> dict[str, str]:
         """
@@ -165,7 +172,10 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
             (self._publish_to_verify(context), None, None) if is_verification else self._last_publish(context)
         )
         columns = self._columns_of_target(context, published)
+        if published is not None and self.dataset.only_appends_increments and not is_verification:
+            self._refuse_columns_without_values(columns, context)
         self._published = published and published.model_copy(update={"columns": columns})
+        self._is_increment = published is not None and self.dataset.incremental and not is_verification
         told = published_parameter(
             self.dataset, published, because, no_increment_because, is_verification=is_verification
         )
@@ -258,6 +268,19 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
             f"{self.dataset.name} adds only new rows to {self.dataset.target_table}, and it cannot be told which these "
             f"are: {because}. Nothing was started."
         )
+
+    def _refuse_columns_without_values(self, columns: Sequence[str] | None, context: Context) -> None:
+        """Refuse to add rows to a target that has got columns since: the rows that are there lack their values."""
+        last = DatasetState(context, self.dataset, self.share).read().published
+        if columns is None or last is None or last.columns is None:
+            return
+        if added := [column for column in columns if column not in last.columns]:
+            raise IncrementImpossibleError(
+                f"{self.dataset.target_table} has columns that it lacked after the last publish: {', '.join(added)}. "
+                "The rows that are there lack their values, and an append adds only new rows. Nothing was started.",
+                what_to_do="Start the sync with full_refresh: true, which replaces everything in the target, or drop "
+                "these columns again.",
+            )
 
     def _columns_of_target(self, context: Context, published: Published | None) -> tuple[str, ...] | None:
         """Return the target's columns if the dataset keeps back what it lacks; None if there is no target yet."""

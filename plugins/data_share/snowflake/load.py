@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from data_share.attempts import made_by
 from data_share.column_types import described_type
-from data_share.datasets import LoadMode
+from data_share.datasets import Dataset, LoadMode
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.snowflake.exported_schema import exported_columns, without_column
@@ -35,6 +35,7 @@ from data_share.sync import (
     DELETED,
     INCREMENTS,
     VERIFICATION,
+    FileChangedError,
     IncrementImpossibleError,
     Sync,
     VerifyImpossibleError,
@@ -73,6 +74,15 @@ class IncrementReloadError(ShareError, AirflowFailException):
             what_to_do="Start a sync with full_refresh: true, without reload_run_key: it exports everything.",
             retriable=False,
         )
+
+
+class TargetChangedError(ShareError, AirflowFailException):
+    """Somebody has changed the target's columns, so that changes of the source do not fill it."""
+
+    code = FailureCode.TARGET_DIVERGED
+
+    def __init__(self, dataset: Dataset, message: str) -> None:
+        super().__init__(message, what_to_do=dataset.advice_without_increment)
 
 
 class TablesOutdatedError(ShareError, AirflowFailException):
@@ -169,6 +179,13 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         if self.sync.is_verification and (created or new_columns):
             lacking = ", ".join(map(shown, created | new_columns))
             raise ValuesDifferError(self.dataset, self.sync.verified, f"the target lacks what was published: {lacking}")
+        if is_increment and (created or new_columns):
+            raise TargetChangedError(
+                self.dataset,
+                f"{self.dataset.target_table} lacks what it had after the last publish: "
+                f"{', '.join(map(shown, created | new_columns))}. The changes have the values of changed rows only. "
+                f"{TARGET_UNCHANGED}",
+            )
         if created or new_columns:
             self._refuse_masked_columns(Samples(created | new_columns))
         # Not LIKE the target: LIKE copies the clustering key, which would cluster a table that exists for minutes, and
@@ -221,7 +238,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         try:
             prepared = self._run_together(file, "prepare_staging")
         except SnowflakeStatementError as error:
-            needs = self.dataset.incremental or self.sync.is_verification
+            needs = self.dataset.incremental or self.sync.exports_increment or self.sync.is_verification
             if not needs or not LACKS_COLUMNS.search(str(error)):
                 raise
             of = "a verification" if self.sync.is_verification else "a dataset with incremental: true"
@@ -258,6 +275,8 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         """Refuse what publish would refuse by the lock row, before the data are loaded."""
         if self.sync.is_reload and is_increment and prepared["LOCK_EXPORT_PATH"] != self.sync.export_path:
             raise self._increment_refused(self.sync.params["reload_run_key"])
+        if is_increment and not self.sync.is_of_this_file:
+            raise FileChangedError(self.dataset)
         adds = self.dataset.only_appends_increments and self.sync.load_mode is LoadMode.APPEND
         if adds and not is_increment and prepared["LOCK_RUN_KEY"]:
             raise IncrementImpossibleError(

@@ -19,7 +19,7 @@ from data_share.snowflake.statements import LACKS_COLUMNS, TARGET_UNCHANGED, Sno
 from data_share.snowflake.target_lock import refuse_target_of_another
 from data_share.sql_files import render_sql
 from data_share.steps import CHECK_STAGING, EXPORT_TO_S3, PUBLISH, task_states
-from data_share.sync import IncrementImpossibleError, ResultMissingError, Sync
+from data_share.sync import FileChangedError, IncrementImpossibleError, ResultMissingError, Sync
 from data_share.watermark import DatasetState, Published, published_of, source_asset
 
 _ASSET_EVENT_FIELDS = (
@@ -91,6 +91,8 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             raise ResultMissingError(f"The step {CHECK_STAGING.id} was skipped by a person. {TARGET_UNCHANGED}")
         if self.sync.is_verification:
             return made_by(context, self._verified(self.sync.verified))
+        if self.sync.is_increment and not self.sync.is_of_this_file:
+            raise FileChangedError(self.dataset)
         if self.sync.is_dry_run:
             changes = self._run("count_changes")[-1].rows[0]
             del changes["ROWS_BEFORE"]
@@ -158,13 +160,14 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         """Return what the next sync may compare with: nothing after an export of an earlier dataset file."""
         if self.sync.is_reload:
             return None
-        return published_of(
+        published = published_of(
             row,
             self.dataset,
             self.share,
             target=self._hook.asset_uri(self.dataset.target_table),
             columns=self.sync.loaded.get("target_columns") if self.dataset.keeps_new_columns_back else None,
         )
+        return self.sync.as_exported(published)
 
     def _publish(self) -> dict[str, Any]:
         """Change the target, drop the staging tables of the copied attempt, and return the ledger row."""

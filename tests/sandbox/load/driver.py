@@ -360,8 +360,7 @@ class Share:
             raise failed_run(f"Task export: {error}", "FAILED", "https://databricks.example/run") from error
         finally:
             session.close()
-        published = step._published and step._published.model_dump(mode="json")
-        self.hand_on(run, path, published=published, unchanged=plan["export_mode"] == "nothing")
+        self.hand_on(run, path, known=step.known, unchanged=plan["export_mode"] == "nothing")
 
     def put_export(self, dataset: Dataset, run: Run, rows: Sequence[Row]) -> None:
         """Do what :meth:`export` does for rows of :data:`SCHEMA`, without the engine that most of its time goes to."""
@@ -385,12 +384,12 @@ class Share:
             self.files.pipe_file(f"{path}{place}/part-00000.snappy.parquet", file.getvalue().to_pybytes())
         self.hand_on(run, path)
 
-    def hand_on(self, run: Run, path: str, *, published: Row | None = None, unchanged: bool = False) -> None:
+    def hand_on(self, run: Run, path: str, *, known: Row | None = None, unchanged: bool = False) -> None:
         """Hand on an export's path, and whether anything was new, as ``export_to_s3`` and ``wait_for_export`` do."""
         run_id = 70_000 + run.export_attempt
         run.states.update(dict.fromkeys(("export_to_s3", "wait_for_export"), "success"))
         of_attempt = {"run_id": run_id, "clear_number": run.clear_number}
-        run.xcoms["export_to_s3", "export"] = {**of_attempt, "published": published}
+        run.xcoms["export_to_s3", "export"] = {**of_attempt, **(known or {"published": None})}
         run.xcoms["wait_for_export", "return_value"] = {
             "run_id": run_id,
             "run_page_url": "https://databricks.example/run",

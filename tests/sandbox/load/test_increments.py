@@ -603,3 +603,89 @@ def test_the_feed_of_a_key_that_had_two_rows_for_a_while(a_share: Share, fields:
     run = a_share.sync(dataset)
     assert (run.ledger_row["export_mode"], counts(run)) == ("feed", (0, 1, 0))
     assert a_share.target(dataset) == source.rows()
+
+
+@MIRRORED_AND_KEPT
+def test_a_column_that_the_target_has_lost_is_not_filled_with_changes_alone(
+    a_share: Share, fields: dict[str, Any]
+) -> None:
+    dataset, source = merged(a_share, schema_drift="add_new", **fields)
+    a_share.query(f"ALTER TABLE {dataset.target} DROP COLUMN amount")
+    source.insert()
+    error = failure(a_share, dataset)
+    assert (error.code, "lacks what it had after the last publish: amount" in error.message) == (
+        FailureCode.TARGET_DIVERGED,
+        True,
+    )
+    assert error.what_to_do == "Start the sync again: it exports everything."
+    assert a_share.sync(dataset).ledger_row["export_mode"] == "full"
+    assert a_share.target(dataset) == source.rows()
+
+
+def test_an_append_is_not_added_to_rows_that_lack_a_column(a_share: Share) -> None:
+    columns = {"k": "NUMBER(38, 0)", "name": "VARCHAR"}
+    dataset = a_share.dataset(columns, load_mode="append", incremental=True, schema_drift="ignore_new")
+    a_share.remember(dataset)
+    source = Source(a_share, dataset)
+    source.write([source.new_row() for _ in range(6)], "append")
+    a_share.sync(dataset)
+    a_share.query(f"ALTER TABLE {dataset.target} ADD COLUMN amount DOUBLE")
+    source.insert()
+    assert (
+        failure(a_share, dataset).code is FailureCode.SCHEMA_DRIFT
+    )  # the job was told the columns of the last publish
+    error = failure(a_share, dataset)
+    assert (error.code, "which replaces everything" in str(error.what_to_do)) == (
+        FailureCode.INCREMENT_IMPOSSIBLE,
+        True,
+    )
+    a_share.sync(dataset, full_refresh=True)
+    source.insert()
+    assert counts(a_share.sync(dataset)) == (2, 0, 0)
+    assert a_share.target(dataset) == source.rows()
+
+
+@pytest.mark.parametrize("incremental", [False, True])
+def test_a_file_that_is_edited_during_a_sync_is_not_the_one_of_its_export(a_share: Share, incremental: bool) -> None:
+    dataset = a_share.dataset(load_mode="merge", merge_keys=["k"], delete_missing=True, incremental=incremental)
+    a_share.remember(dataset)
+    source = Source(a_share, dataset)
+    source.write([source.new_row() for _ in range(24)], "append")
+    run = a_share.staged(dataset)
+    edited = a_share.edit(dataset, source={"where": "k > 5"})
+    run.dag = a_share.run(edited).dag
+    a_share.step(run, "publish")
+    assert a_share.sync(edited).ledger_row["export_reason"] == "the dataset file has changed since the last publish"
+    assert a_share.target(dataset) == source.rows()[5:]
+    assert a_share.sync(edited).ledger_row["unchanged"]
+
+
+@pytest.mark.parametrize("step", ["copy_into_staging", "publish"])
+@pytest.mark.parametrize("fields", [{"incremental": False}, {"incremental": False, "load_mode": "replace"}])
+def test_changes_are_not_loaded_as_if_they_were_all_rows(a_share: Share, step: str, fields: dict[str, Any]) -> None:
+    dataset, source = merged(a_share, delete_missing=False)
+    source.insert()
+    run = a_share.staged(dataset) if step == "publish" else a_share.run(dataset)
+    if step != "publish":
+        a_share.export(dataset, run)
+    before = a_share.everything(dataset)
+    keys = {"merge_keys": []} if "load_mode" in fields else {"delete_missing": True}
+    edited = a_share.edit(dataset, **fields, **keys)
+    run.dag = a_share.run(edited).dag
+    with pytest.raises(ShareError, match="was changed after this sync had exported") as caught:
+        a_share.step(run, step)
+    assert (caught.value.code, a_share.everything(dataset)) == (FailureCode.TARGET_DIVERGED, before)
+    assert a_share.sync(edited).ledger_row["export_mode"] == "full"
+    assert a_share.target(dataset) == source.rows()
+
+
+def test_a_key_that_people_have_inserted_twice_is_there_once_when_all_rows_are_merged(a_share: Share) -> None:
+    dataset, source = merged(a_share)
+    a_share.insert(dataset, [{"k": 3, "name": "x", "amount": 1.0}])
+    source.insert()
+    assert failure(a_share, dataset).code is FailureCode.TARGET_DIVERGED
+    run = a_share.sync(dataset)
+    assert (run.ledger_row["export_mode"], counts(run)) == ("full", (2, 1, 1))
+    assert a_share.target(dataset) == source.rows()
+    source.insert()
+    assert counts(a_share.sync(dataset)) == (2, 0, 0)

@@ -25,6 +25,7 @@ from data_share.share import Share, run_key_of
 from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStatementError, StatementResult
 from data_share.snowflake.statements import TargetMissingError
 from data_share.sync import Sync, VerifyImpossibleError
+from data_share.watermark import digests_of
 from tests.plugins.data_share.conftest import tides
 
 KEY = "20260102T030405_0a1b2c3d"
@@ -82,6 +83,8 @@ def test_what_was_started_is_handed_on_with_the_attempt_that_started_it(
     assert handed_on(context) == {
         "run_id": task.run_id,
         "published": None,
+        "file": digests_of(task.dataset, task.share),
+        "increment": False,
         "task_instance_id": str(context["ti"].id),
         "clear_number": 1,
     }
