@@ -1,10 +1,26 @@
 -- Load mode merge: updates the target rows whose keys are staged with other values, inserts the other staged rows, and
 -- deletes those that are staged as deleted. With delete_missing, and all rows staged, it deletes target rows whose keys
--- are not staged. Part of publish.sql.
+-- are not staged; and before, those with a key that people have inserted twice: one of them is inserted again. Part of
+-- publish.sql.
 
 {% set assignments = sync.assignments('staging') -%}
 {% set different = sync.differs('target', 'staging') -%}
 {% set deleted = 'staging.' ~ identifier(sync.deleted) -%}
+{% if sync.dataset.delete_missing and not sync.is_increment -%}
+DELETE FROM {{ sync.dataset.target }}
+WHERE
+  EXISTS (
+    SELECT 1
+    FROM (
+      SELECT {{ sync.keys() }}
+      FROM {{ sync.dataset.target }}
+      GROUP BY {{ sync.keys() }}
+      HAVING COUNT(*) > 1
+    ) AS repeated
+    WHERE {{ sync.same_keys(sync.dataset.target_name, 'repeated') }}
+  );
+
+{% endif -%}
 MERGE INTO {{ sync.dataset.target }} AS target
 USING {{ sync.staging_table }} AS staging
   ON {{ sync.same_keys('target', 'staging') }}

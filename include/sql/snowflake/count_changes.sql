@@ -25,7 +25,7 @@ SELECT
   {% if sync.is_increment -%}
   known.gone AS rows_deleted,
   {% else -%}
-  {{ 'present.total - known.total' if sync.dataset.delete_missing else '0' }} AS rows_deleted,
+  {{ 'present.total - matched.total' if sync.dataset.delete_missing else '0' }} AS rows_deleted,
   {% endif -%}
   {% endif -%}
   present.total AS rows_before
