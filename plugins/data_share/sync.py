@@ -191,7 +191,7 @@ class Sync:
 
         :raises ResultMissingError: it has left none
         """
-        published = self._exported_with.get("published")
+        published = self.exported_with.get("published")
         if published is None:
             raise ResultMissingError("The step export_to_s3 has not said which publish is to be verified.")
         return Published.model_validate(published)
@@ -244,7 +244,7 @@ class Sync:
         if self.is_reload:
             return self._find_export(self.params["reload_run_key"]) if self._find_export else self._copied_export
         # A step that was killed after it started the run has only pushed the run's id.
-        started = self._exported_with or {"run_id": self._pull(EXPORT_TO_S3, "run_id")}
+        started = self.exported_with or {"run_id": self._pull(EXPORT_TO_S3, "run_id")}
         waited = self._pull(WAIT_FOR_EXPORT)
         return {**waited, **started} if waited and waited["run_id"] == started["run_id"] else None
 
@@ -402,22 +402,22 @@ class Sync:
     @property
     def exports_increment(self) -> bool:
         """Whether the export job of this sync was told that it may export only changes."""
-        return not self.is_reload and bool(self._exported_with.get("increment"))
+        return not self.is_reload and bool(self.exported_with.get("increment"))
 
     @property
     def is_of_this_file(self) -> bool:
         """Whether the dataset file says the same of rows as when this sync exported them."""
-        exported, now = self._exported_with.get("file") or {}, digests_of(self.dataset, self.share)
+        exported, now = self.exported_with.get("file") or {}, digests_of(self.dataset, self.share)
         return self.is_reload or exported.get("rows_digest") == now["rows_digest"]
 
     def as_exported(self, published: Published | None) -> Published | None:
         """Return what is to be remembered of a publish, so that no file is like one that was changed meanwhile."""
-        if published is None or self._exported_with.get("file") == digests_of(self.dataset, self.share):
+        if published is None or self.exported_with.get("file") == digests_of(self.dataset, self.share):
             return published
         return published.model_copy(update=dict.fromkeys(digests_of(self.dataset, self.share), ""))
 
     @cached_property
-    def _exported_with(self) -> dict[str, Any]:
+    def exported_with(self) -> dict[str, Any]:
         """What ``export_to_s3`` says of its export."""
         return self._pull(EXPORT_TO_S3, "export") or {}
 

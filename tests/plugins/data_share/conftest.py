@@ -14,6 +14,7 @@ from data_share.share import Share
 from data_share.snowflake import statements
 from data_share.snowflake.sql_api import DataShareSnowflakeHook, StatementResult
 from data_share.sync import Sync
+from data_share.watermark import digests_of
 
 
 def tides(**changes: Any) -> Dataset:
@@ -37,7 +38,7 @@ def known_sync(dataset: Dataset, *, conf: dict[str, Any] | None = None, **known:
     :param known: its values, by their names
     """
     params = dict.fromkeys(("full_refresh", "accept_row_change", "dry_run", "verify"), False) | {"reload_run_key": None}
-    known = {"unchanged": None, **known}
+    known = {"unchanged": None, "exported_with": {"file": digests_of(dataset, Share())}, **known}
     return type("KnownSync", (Sync,), known)(dataset, Share(), dag_run=None, ti=None, params={**params, **(conf or {})})
 
 
