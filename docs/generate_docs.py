@@ -356,7 +356,7 @@ Airflow remembers the last publish with the asset of the source table. Everythin
 `export_reason` says why, if
 
 - nothing is remembered, or the sync was one with `full_refresh`;
-- the dataset file has changed, or the target;
+- the dataset file has changed since the export of what was published last, or the target;
 - it is not certain what the last publish has left: its process died, or it loaded an earlier export again
   (`reload_run_key`);
 - the table was dropped and made again, or its history does not reach back to that version (Databricks keeps it for
@@ -421,7 +421,7 @@ source that was dropped and made again, all rows are exported if
 - the feed is not known to be on, and the published version is a week old: Databricks reads no older version
   (`delta.deletedFileRetentionDuration`). So let an incremental dataset sync at least once a week;
 - the feed is not known to be on, and the source has a column that cannot be compared: MAP, VARIANT, GEOMETRY,
-  GEOGRAPHY or INTERVAL, also within a struct;
+  GEOGRAPHY, INTERVAL or a text with a collation, also within a struct;
 - more than a third of the rows have changed: then all rows are cheaper.
 
 For `append`, this is no way: all rows would be added again. See [below](#append-adds-only-new-rows).
@@ -451,6 +451,9 @@ Without a feed, increments work too: by `compare`, which reads the source twice.
   `TARGET_DIVERGED`; the next sync exports all rows.
 - Without it, rows stay in the target that the source has lost. So no count tells, and the export makes sure that no two
   rows of the source have the same key; the publish is refused if the target has fewer rows than the last one has left.
+- A column that the target has lost since is refused with `TARGET_DIVERGED`, and so are changes that were exported with
+  another dataset file; the next sync exports all rows.
+- If people have inserted a key twice, a merge of all rows with `delete_missing` leaves one row of it.
 - A row that is exported as the target has it is neither written nor counted as updated, in an increment as in a merge
   of all rows.
 - With `source.where`, a row that no longer fulfils the condition is a deletion, one that newly does is an insertion;
