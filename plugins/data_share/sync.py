@@ -510,11 +510,15 @@ class Sync:
         return " AND ".join(f"{_qualified(key, left)} = {_qualified(key, right)}" for key in self.dataset.merge_keys)
 
     def assignments(self, table: str) -> str:
-        """Return the assignments of an UPDATE from a table: all columns except the merge keys."""
+        """
+        Return the assignments of an UPDATE from a table: all columns except the merge keys that are equal anyway.
+
+        Keys that are texts may differ in what their collation ignores.
+        """
         return ", ".join(
             f"{_qualified(column)} = {_qualified(column, table)}"
             for column in self.loaded["columns"]
-            if column not in self.dataset.merge_keys
+            if column not in self.dataset.merge_keys or self.loaded.get("kinds", {}).get(column) == "VARCHAR"
         )
 
     def differs(self, left: str, right: str) -> str:
@@ -526,7 +530,7 @@ class Sync:
         comparisons = []
         # The copy of an earlier version of this package has left no kinds.
         for column, kind in self.loaded.get("kinds", dict.fromkeys(self.loaded["columns"], "OTHER")).items():
-            if column in self.dataset.merge_keys:
+            if column in self.dataset.merge_keys and kind != "VARCHAR":
                 continue
             if kind not in COMPARABLE_KINDS:
                 return ""
