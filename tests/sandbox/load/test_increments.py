@@ -23,6 +23,7 @@ from tests.sandbox.load.delta_source import Source
 from tests.sandbox.load.driver import SCHEMA, Fault, ProcessDiedError, Row, Run, Share
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.tier("full")]
+NIGHTLY = pytest.mark.tier("nightly")
 
 WHERE = "name <> 'hidden'"
 
@@ -368,10 +369,16 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# The other two kinds follow the same ways.
+FIRST_KINDS = ("mirrored, some rows", "kept", "appended")
+
+
+@pytest.mark.parametrize(
+    "kind", [*FIRST_KINDS, *(pytest.param(kind, marks=NIGHTLY) for kind in KINDS if kind not in FIRST_KINDS)]
+)
 @pytest.mark.parametrize(
     ("number", "events"),
-    [(0, 8), *(pytest.param(number, 15, marks=pytest.mark.tier("nightly")) for number in range(1, 60))],
+    [(0, 8), *(pytest.param(number, 15, marks=NIGHTLY) for number in range(1, 60))],
 )
 def test_the_target_is_what_the_source_is_whatever_has_happened(
     a_share: Share, kind: str, number: int, events: int

@@ -25,6 +25,7 @@ from tests.sandbox.load.driver import SCHEMA, Row, Run, Share
 from tests.sandbox.load.test_values import CHANGES
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.tier("full")]
+NIGHTLY = pytest.mark.tier("nightly")
 
 MERGE: dict[str, Any] = {"load_mode": "merge", "merge_keys": ("k",)}
 MIRROR: dict[str, Any] = {**MERGE, "delete_missing": True}
@@ -155,7 +156,7 @@ def test_the_newest_version_is_read_as_long_as_no_row_has_changed(a_share: Share
 
 
 @pytest.mark.parametrize("fields", MODES.values(), ids=MODES)
-@pytest.mark.parametrize("first", range(0, len(CHANGES), 5))
+@pytest.mark.parametrize("first", [0, *(pytest.param(number, marks=NIGHTLY) for number in range(5, len(CHANGES), 5))])
 def test_one_changed_value_of_each_type_is_found_and_named(a_share: Share, fields: dict[str, Any], first: int) -> None:
     # A few types at a time: for the emulator, wide statements take long.
     columns = {f"c{number}": change for number, change in enumerate([*CHANGES.values()][first : first + 5])}
