@@ -21,11 +21,16 @@ SELECT
   0 AS rows_updated,
   {{ '0' if sync.load_mode.keeps_rows else 'present.total' }} AS rows_deleted,
   {% else -%}
-  known.different AS rows_updated,
   {% if sync.is_increment -%}
+  known.different AS rows_updated,
   known.gone AS rows_deleted,
+  {% elif sync.dataset.delete_missing -%}
+  -- Of a key that people have inserted twice, one row is left.
+  LEAST(known.different, matched.total) AS rows_updated,
+  present.total - matched.total AS rows_deleted,
   {% else -%}
-  {{ 'present.total - matched.total' if sync.dataset.delete_missing else '0' }} AS rows_deleted,
+  known.different AS rows_updated,
+  0 AS rows_deleted,
   {% endif -%}
   {% endif -%}
   present.total AS rows_before
