@@ -109,6 +109,7 @@ def test_a_newcomer_sees_what_was_exported_and_why(
     airflow.context.close()
 
 
+@pytest.mark.tier("nightly")
 def test_the_command_of_a_backend_says_it_too(share: RunningShare, source: DeltaTable, one_line: None) -> None:
     source.alter.set_table_properties({"delta.enableChangeDataFeed": "true"})
     first = share.sync(DATASET, conf={"accept_row_change": True})

@@ -246,7 +246,10 @@ def check_ranges(
     return len(ranges)
 
 
-@pytest.mark.parametrize(("mirrors_deletes", "where"), [(True, None), (True, "part = 'a'"), (False, "part = 'a'")])
+@pytest.mark.parametrize(
+    ("mirrors_deletes", "where"),
+    [(True, None), (True, "part = 'a'"), pytest.param(False, "part = 'a'", marks=pytest.mark.tier("nightly"))],
+)
 def test_changes_of_a_range_applied_to_its_start_give_its_end(
     here: Any, tmp_path: Any, where: str | None, mirrors_deletes: bool
 ) -> None:

@@ -369,8 +369,8 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-# The other two kinds follow the same ways.
-FIRST_KINDS = ("mirrored, some rows", "kept", "appended")
+# The other kinds follow the same ways.
+FIRST_KINDS = ("mirrored, some rows", "appended")
 
 
 @pytest.mark.parametrize(
