@@ -15,7 +15,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
 from benchmarks.results import Result, finish, parser, say, spread
-from benchmarks.rows import numbered_rows
+from benchmarks.rows import COLUMNS, numbered_rows
 from benchmarks.running import Running, requests_between, running
 from emulators.databricks.unity_catalog import table_uri
 from emulators.s3 import s3_filesystem, storage_options
@@ -24,22 +24,15 @@ ROWS = 5_000_000
 BARS = {"bytes_percent": 1, "rows_percent": 1, "requests_of_nothing_new": 0}
 
 _MODES = ("feed", "compare")
-_DATASET = """\
+_DATASET = f"""\
 description: Numbered rows, of which some change.
-source_table: main.benchmark.changing_{mode}
-target_table: changing_{mode}
+source_table: main.benchmark.changing_{{mode}}
+target_table: changing_{{mode}}
 load_mode: merge
 merge_keys: [id]
 delete_missing: true
 incremental: true
-required_columns: [id]
-create_table: from_columns
-columns:
-  id: NUMBER(38, 0)
-  ratio: DOUBLE
-  at: TIMESTAMP_LTZ
-  label: VARCHAR
-"""
+{COLUMNS}"""
 
 
 class Source:

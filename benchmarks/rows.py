@@ -30,11 +30,7 @@ _ROWS = """
       'observation ' || i AS label
     FROM range({rows}) AS t (i)
 """
-_DATASET = """\
-description: Numbered rows.
-source_table: main.benchmark.rows_{rows}
-target_table: rows_{rows}
-load_mode: replace
+COLUMNS = """\
 required_columns: [id]
 create_table: from_columns
 columns:
@@ -43,6 +39,14 @@ columns:
   at: TIMESTAMP_LTZ
   label: VARCHAR
 """
+"""The columns of :func:`numbered_rows`, as a dataset file has them."""
+
+_DATASET = f"""\
+description: Numbered rows.
+source_table: main.benchmark.rows_{{rows}}
+target_table: rows_{{rows}}
+load_mode: replace
+{COLUMNS}"""
 
 
 def measure(runs: int, sizes: tuple[int, ...]) -> Result:

@@ -80,6 +80,7 @@ DECLARE OR REPLACE VARIABLE had_feed BOOLEAN;
 DECLARE OR REPLACE VARIABLE has_feed BOOLEAN;
 DECLARE OR REPLACE VARIABLE may_read_feed BOOLEAN;
 DECLARE OR REPLACE VARIABLE may_read_published BOOLEAN;
+DECLARE OR REPLACE VARIABLE is_recent BOOLEAN;
 DECLARE OR REPLACE VARIABLE columns_then STRING;
 DECLARE OR REPLACE VARIABLE columns_now STRING;
 DECLARE OR REPLACE VARIABLE rows_then BIGINT;
@@ -233,17 +234,16 @@ END;
 
 SET VAR verifies = COALESCE(GET_JSON_OBJECT(published, '$.verify') = 'true', FALSE);
 
--- Why the published version cannot be exported again; NULL if it can. An hour less than a week, as the export reads the
--- version later.
+-- An hour less than a week, as the export reads the version later.
+SET VAR is_recent = (UNIX_MICROS(CURRENT_TIMESTAMP()) - CAST(published_committed_at AS BIGINT) < 601200000000);
+
+-- Why the published version cannot be exported again; NULL if it can.
 SET VAR no_verification_because = CASE
   WHEN full_because IS NOT NULL THEN full_because
   WHEN changes_since > 0 AND vacuums_since > 0
     THEN CONCAT('VACUUM may have removed files of version ', CAST(published_version AS STRING), ' of the source')
-  WHEN changes_since > 0 AND UNIX_MICROS(CURRENT_TIMESTAMP()) - CAST(published_committed_at AS BIGINT) >= 601200000000
-    THEN CONCAT(
-      'the source has changed since version ', CAST(published_version AS STRING),
-      ', and Databricks reads no versions that are older than a week'
-    )
+  WHEN changes_since > 0 AND NOT is_recent
+    THEN CONCAT('the source has changed', since, ', and Databricks reads no versions that are older than a week')
 END;
 
 SET VAR full_because = CASE
@@ -275,12 +275,7 @@ SET VAR may_read_feed = (
   AND (had_feed OR COALESCE(feed_set_at <= published_version + 1, FALSE))
 );
 
--- An hour less than a week, as the export reads the version later.
-SET VAR may_read_published = (
-  load_mode IS NOT NULL
-  AND vacuums_since = 0
-  AND UNIX_MICROS(CURRENT_TIMESTAMP()) - CAST(published_committed_at AS BIGINT) < 601200000000
-);
+SET VAR may_read_published = (load_mode IS NOT NULL AND vacuums_since = 0 AND is_recent);
 
 -- An outer join that matches nothing returns the columns without reading a row.
 SET VAR statement = CASE

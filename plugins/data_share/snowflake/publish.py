@@ -31,9 +31,6 @@ _ASSET_EVENT_FIELDS = (
 _NULL_RUN_KEY = "NULL result in a non-nullable column"
 
 
-_REPLACE_ALL = FailureCode.INCREMENT_IMPOSSIBLE.what_to_do
-
-
 class SupersededError(ShareError, AirflowFailException):
     """The lock or the ledger refused the publish, e.g. because a later sync was published already."""
 
@@ -123,23 +120,17 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         """Return the answer of a sync that found nothing new; remember that it has ended well."""
         self.log.info("Nothing is new at the source since version %s", published.source_version)
         state.end(EXPORT_TO_S3, self.sync.key, published)
-        return {
-            "unchanged": True,
-            "dataset": self.dataset.name,
-            "source_table": self.dataset.source_table,
-            "target_table": self.dataset.target_table,
-            "source_version": published.source_version,
-            "source_committed_at": published.source_committed_at,
-            "run_key": published.run_key,
-            "published_at": published.published_at,
-            "rows_in_target": published.rows_in_target,
-        }
+        return {"unchanged": True, **self._answer_on(published), "rows_in_target": published.rows_in_target}
 
     def _verified(self, published: Published) -> dict[str, Any]:
         """Return the answer of a verification that found no difference. Nothing is remembered of it."""
         compared = self.sync.compared
+        found = {"rows": compared["rows"], "not_compared": compared["not_compared"]}
+        return {"verified": True, **self._answer_on(published), **found}
+
+    def _answer_on(self, published: Published) -> dict[str, Any]:
+        """Return what an answer says of the publish that the target still has."""
         return {
-            "verified": True,
             "dataset": self.dataset.name,
             "source_table": self.dataset.source_table,
             "target_table": self.dataset.target_table,
@@ -147,8 +138,6 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             "source_committed_at": published.source_committed_at,
             "run_key": published.run_key,
             "published_at": published.published_at,
-            "rows": compared["rows"],
-            "not_compared": compared["not_compared"],
         }
 
     def _is_last(self) -> bool:
@@ -305,7 +294,7 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
                     "publish has left: somebody has removed rows; or the staging tables were changed after they were "
                     "checked. This attempt changed nothing.",
                     snowflake_query_id=error.snowflake_query_id,
-                    what_to_do=None if self.sync.load_mode.is_repeatable else _REPLACE_ALL,
+                    what_to_do=self.dataset.advice_without_increment,
                     retriable=self.sync.load_mode.is_repeatable,
                 )
         elif self.dataset.only_appends_increments and not self.sync.load_mode.is_repeatable and last.get("RUN_KEY"):
