@@ -315,7 +315,7 @@ SET VAR no_changes_because = CASE
     OR (columns_then IS NULL AND column_changes_since > 0)
     THEN CONCAT('the columns of the source may have changed', since)
   WHEN
-    LOWER(columns_now) LIKE '%data_share_deleted%'
+    load_mode = 'merge' AND LOWER(columns_now) RLIKE '[<,]data_share_deleted:'
     THEN 'the source has a column of the name data_share_deleted, by which an export of changes marks deleted rows'
   WHEN vacuums_since > 0 THEN CONCAT('VACUUM may have removed files that changed', since)
   WHEN NOT may_read_feed AND NOT may_read_published

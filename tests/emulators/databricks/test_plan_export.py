@@ -644,6 +644,25 @@ def test_the_name_of_a_column_is_no_type(here: Any) -> None:
     assert changes(here, known)[0] == "compare"
 
 
+@pytest.mark.parametrize(
+    ("name", "increment", "mode"),
+    [
+        ("data_share_deleted", MERGE, "full"),
+        ("Data_Share_Deleted", MERGE, "full"),
+        ("data_share_deleted", APPEND, "compare"),
+        ("was_data_share_deleted_at", MERGE, "compare"),
+    ],
+)
+def test_only_a_column_of_the_name_of_the_mark_stops_changes(
+    here: Any, name: str, increment: dict[str, Any], mode: str
+) -> None:
+    rows = pa.table({"id": [*range(9)], name: [*range(9)]})
+    here.write(rows)
+    known = known_of(plan(here, ""), increment)
+    here.write(rows.slice(0, 1), "append")
+    assert changes(here, known)[0] == mode
+
+
 def test_a_version_that_is_too_old_is_not_compared(here: Any) -> None:
     some(here)
     _commit(here, "WRITE")  # in 1970
