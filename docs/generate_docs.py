@@ -495,7 +495,7 @@ and the next sync exports all rows.
   target, its changes would be wrong. Then the sync is refused; one with `full_refresh` helps.
 - `dry_run` says in its result which `export_mode` an increment has, and what would be inserted, updated and deleted.
 - The columns `data_share_deleted` and those of the change data feed (`_change_type`, `_commit_version`,
-  `_commit_timestamp`) belong to Databricks and to this project: a source with the first exports all rows.
+  `_commit_timestamp`) belong to Databricks and to this project: a merge of a source with the first exports all rows.
 
 ## Proof
 
