@@ -428,6 +428,7 @@ def test_the_first_sync_creates_the_target_after_the_checks_and_a_dry_run_does_n
         "rows_updated": 0,
         "rows_deleted": 0,
         "clear_number": 0,
+        "export_mode": None,
     }
     with pytest.raises(Exception, match="positive"):
         a_share.sync(dataset)
