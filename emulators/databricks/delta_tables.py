@@ -6,7 +6,8 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -77,22 +78,38 @@ def root_of(table: DeltaTable) -> str:
     return unquote(table.table_uri).rstrip("/")
 
 
-def commit_files(filesystem: s3fs.S3FileSystem, table: DeltaTable) -> dict[int, str]:
-    """Return the path of each log file of a commit that is left, by version."""
-    paths = filesystem.ls(f"{root_of(table)}/_delta_log", detail=False)
-    return {int(match[1]): path for path in paths if (match := _COMMIT_FILE.search(path))}
+class LogFile(NamedTuple):
+    """The log file of a commit: its path, and the ETag of its content."""
+
+    path: str
+    etag: str
 
 
-def read_commits(filesystem: s3fs.S3FileSystem, files: Mapping[int, str]) -> dict[int, list[dict[str, Any]]]:
+def commit_files(filesystem: s3fs.S3FileSystem, table: DeltaTable) -> dict[int, LogFile]:
+    """Return the log file of each commit that is left, by version."""
+    entries = filesystem.ls(f"{root_of(table)}/_delta_log", detail=True)
+    return {
+        int(match[1]): LogFile(entry["name"], entry["ETag"])
+        for entry in entries
+        if (match := _COMMIT_FILE.search(entry["name"]))
+    }
+
+
+def read_commits(filesystem: s3fs.S3FileSystem, files: Mapping[int, LogFile]) -> dict[int, list[dict[str, Any]]]:
     """
     Return the actions of commits, by version.
 
     ``DeltaTable.history`` would do, if it let other threads of this process run meanwhile: S3 may be one of them.
 
-    :param files: paths of the log files, by version.
+    :param files: log files, by version.
     """
-    texts = filesystem.cat(list(files.values())) if files else {}
-    return {version: [json.loads(line) for line in texts[path].splitlines() if line] for version, path in files.items()}
+    return {version: _actions_of(filesystem, file) for version, file in files.items()}
+
+
+# Each statement on a table reads its whole history, whose commits stay as they are.
+@lru_cache(maxsize=10_000)
+def _actions_of(filesystem: s3fs.S3FileSystem, file: LogFile) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in filesystem.cat_file(file.path).splitlines() if line]
 
 
 def table_at(filesystem: s3fs.S3FileSystem, table: DeltaTable, version: int) -> DeltaTable:

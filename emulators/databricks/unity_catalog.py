@@ -27,6 +27,9 @@ LAKE_BUCKET = "unity-catalog"
 _VIEW = "_view.json"
 _POLICIES = "_policies.json"
 
+# Delta's default of delta.checkpointInterval.
+_CHECKPOINT_INTERVAL = 10
+
 # A name with other characters than letters, digits and underscores must be in backticks.
 _PART = r"(?:[A-Za-z0-9_]{1,128}|`(?:[^`./ \x00-\x1f\x7f]|``){1,255}`)"
 
@@ -79,12 +82,20 @@ def write_table(
 
 
 def add_version(endpoint_url: str, filesystem: s3fs.S3FileSystem, name: str) -> None:
-    """Commit a version in which a write has changed no row; do nothing if the name is not that of a Delta table."""
+    """
+    Commit a version in which a write has changed no row; do nothing if the name is not that of a Delta table.
+
+    Every tenth version gets a checkpoint, as Delta's own writers make them: without, who opens the table reads each
+    commit that it ever had.
+    """
     try:
         uri = table_uri(name)
-        version = DeltaTable(uri, storage_options=storage_options(endpoint_url)).version() + 1
+        table = DeltaTable(uri, storage_options=storage_options(endpoint_url))
     except (ValueError, TableNotFoundError):
         return
+    version = table.version() + 1
+    if version % _CHECKPOINT_INTERVAL == 0:
+        table.create_checkpoint()
     commit = {"timestamp": time.time_ns() // 1_000_000, "operation": "WRITE", "operationParameters": {"mode": "Append"}}
     filesystem.pipe_file(f"{uri}/_delta_log/{version:020}.json", json.dumps({"commitInfo": commit}).encode())
 
