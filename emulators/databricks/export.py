@@ -290,7 +290,7 @@ class Session:
                     f"can either be variables or literals. Invalid expression: [{value.sql('databricks')}]. "
                     "SQLSTATE: 42K0E"
                 )
-        query = parsed(sql)
+        query = parsed(sql).copy()
         for marker in list(query.find_all(exp.Placeholder)):
             if marker.name in values:
                 value = values[marker.name]

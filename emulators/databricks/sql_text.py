@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 import sqlglot
 from sqlglot import exp
@@ -15,8 +16,17 @@ from emulators.databricks.errors import StatementError, syntax_error
 _HISTORY = "_describe_history_"
 
 
-def statements_of(sql: str) -> Iterator[str]:
+# Every run of a job executes the same files.
+_remembered = lru_cache(maxsize=1000)
+
+
+@_remembered
+def statements_of(sql: str) -> tuple[str, ...]:
     """Return the statements of a text, without the semicolons between them."""
+    return tuple(_statements(sql))
+
+
+def _statements(sql: str) -> Iterator[str]:
     begin: int | None = None
     end = 0
     for token in sqlglot.tokenize(sql, read="databricks"):
@@ -30,9 +40,10 @@ def statements_of(sql: str) -> Iterator[str]:
         yield sql[begin:end]
 
 
+@_remembered
 def parsed(sql: str) -> exp.Expr:
     """
-    Parse a statement.
+    Parse a statement. Who changes the answer makes a copy of it first: the next caller gets the same one.
 
     ``DESCRIBE HISTORY x`` becomes a query of x in the version :data:`_HISTORY`: sqlglot parses it only of plain names.
     """
