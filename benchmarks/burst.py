@@ -56,7 +56,7 @@ _PATIENCE_SECONDS = 30
 _LOOK_SECONDS = 1.0
 # The system counts what processes share page by page: each look takes a fifth of a second of a core.
 _MEMORY_SECONDS = 15
-_ASK_SECONDS = 0.2
+_ASK_SECONDS = 0.5
 _ALL_SECONDS = 3600
 _DATASET = """\
 description: Observations of a year, one of many datasets.
