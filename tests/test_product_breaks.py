@@ -325,7 +325,7 @@ BREAKS = {
         "full",
     ),
     "a client calls a failed sync complete": Break(
-        "examples/backend/sync.mjs",
+        "examples/express/sync.mjs",
         'complete: state === "success" && failure === null,',
         'complete: state !== "running",',
         "tests/examples/backend/test_clients_alone.py",

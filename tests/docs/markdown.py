@@ -91,4 +91,5 @@ def pages() -> tuple[Page, ...]:
     """Return the pages of the project, without those of its environment and its state."""
     entries = [entry for entry in PROJECT.iterdir() if not entry.name.startswith(".")]
     paths = [path for entry in entries for path in [entry, *entry.rglob("*.md")] if path.suffix == ".md"]
-    return tuple(Page.read(path.relative_to(PROJECT).as_posix()) for path in sorted(paths))
+    own = [path.relative_to(PROJECT) for path in sorted(paths) if "node_modules" not in path.parts]
+    return tuple(Page.read(path.as_posix()) for path in own)

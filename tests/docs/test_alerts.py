@@ -15,7 +15,7 @@ from unittest import mock
 
 import pytest
 
-from tests.docs.markdown import Page
+from tests.docs.markdown import PROJECT, Page
 
 pytestmark = pytest.mark.tier("full")
 
@@ -93,6 +93,10 @@ def test_the_lines_of_the_page_take_genuine_requests_only(
     genuine, forged = requests_by_kind()
     answers = check(page, {**genuine, **forged})
     assert answers == {**dict.fromkeys(genuine, True), **dict.fromkeys(forged, False)}
+
+
+def test_the_lines_for_node_are_those_of_the_example(page: Page) -> None:
+    assert (PROJECT / "examples" / "express" / "webhook.mjs").read_text().endswith(page.block("js"))
 
 
 def test_the_page_shows_an_event_as_it_is_sent(page: Page) -> None:

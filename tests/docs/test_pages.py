@@ -41,7 +41,7 @@ HIDDEN = {".ci", ".github", ".pre-commit-config.yaml"}
 # What a script may call: programs that a reader has or installs, and make.
 PROGRAMS = {
     *("airflow", "astro", "aws", "cp", "curl", "databricks", "date", "docker", "helm", "make", "mkdir", "openssl"),
-    *("data-share", "pip", "python3", "snow"),
+    *("data-share", "npm", "pip", "python3", "snow"),
 }
 # Names of other systems, and names that code puts together.
 NAMES_ELSEWHERE = {
@@ -57,7 +57,14 @@ NAMES_ELSEWHERE = {
     *("AIRFLOW_VAR_DATA_SHARE_EXPORT_JOB_ID", "SANDBOX_DATABRICKS_PORT", "SANDBOX_S3_PORT", "SANDBOX_SNOWFLAKE_PORT"),
 }
 # What the shell runs, what other tests hold to the truth, and what shows what a person sees.
-NOT_A_BLOCK_TO_CHECK = {"sh": "", "http": "docs/backend.md", "js": "docs/alerts.md", "mermaid": "", "text": ""}
+NOT_A_BLOCK_TO_CHECK = {
+    "sh": "",
+    "http": "docs/backend.md",
+    "js": "docs/alerts.md",
+    "ts": "examples/express/README.md",
+    "mermaid": "",
+    "text": "",
+}
 
 Check = Callable[[Page], Iterator[str]]
 
@@ -86,13 +93,13 @@ def wrong_links(page: Page) -> Iterator[str]:
 def files() -> list[Path]:
     folders = [entry for entry in PROJECT.iterdir() if entry.name in HIDDEN or entry.name[0] != "."]
     found = [path for entry in folders for path in [entry, *entry.rglob("*")]]
-    return [path.relative_to(PROJECT) for path in found if "__pycache__" not in path.parts]
+    return [path.relative_to(PROJECT) for path in found if not {"__pycache__", "node_modules"} & set(path.parts)]
 
 
 @cache
 def words() -> set[str]:
     """Return each word of the code, but for the tests of this folder, which make words up."""
-    endings = {".py", ".sql", ".yaml", ".yml", ".toml", ".json", ".mjs", ".html", ""}
+    endings = {".py", ".sql", ".yaml", ".yml", ".toml", ".json", ".mjs", ".mts", ".html", ""}
     texts = [path for path in files() if path.suffix in endings and not path.is_relative_to("tests/docs")]
     return {word for path in texts if path.is_file() for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
 

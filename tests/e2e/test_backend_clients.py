@@ -1,4 +1,4 @@
-"""The clients of examples/backend/, Python and Node.js, against a running share: both pass the same tests."""
+"""The clients of examples/, Python and Node.js, against a running share: both pass the same tests."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import pytest
 
 from data_share.share import attempt_of, run_key
 from tests.e2e.share import DAG_ID, SUBMITS, Fault, RunningShare, as_rows, wait_for
+from tests.examples.express.declared import differences
 
 pytestmark = pytest.mark.tier("full")
 
@@ -60,6 +61,7 @@ def test_a_source_without_anything_new_is_up_to_date_without_a_request_to_snowfl
     same = ("run_key", "published_at", "source_version", "source_committed_at", "rows_in_target")
     assert {name: answer[name] for name in same} == {name: published[name] for name in same}
     assert answer["unchanged"] is True
+    assert differences("UpToDate", answer) == []
     version = f"version {published['source_version']}"
     assert re.fullmatch(rf"nothing new at the source since [\d-]+ [\d:]+ UTC \({version}\) \(.* s\)", run["note"])
     assert share.airflow.ask("GET", "/assets/events", params={"limit": 1})["total_entries"] == events

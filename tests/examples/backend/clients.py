@@ -1,4 +1,4 @@
-"""The two clients of examples/backend/ behind the same words, so that they pass the same tests."""
+"""The two clients of examples/ behind the same words, so that they pass the same tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[3]
 PYTHON_CLIENT = PROJECT / "examples" / "backend" / "airflow_client.py"
-NODE_CLIENT = PROJECT / "examples" / "backend" / "sync.mjs"
+NODE_CLIENT = PROJECT / "examples" / "express" / "sync.mjs"
 DRIVER = Path(__file__).with_name("drive_client.mjs")
 LANGUAGES = ("python", "node")
 ANSWER_SECONDS = 120

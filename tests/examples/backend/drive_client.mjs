@@ -1,17 +1,18 @@
 /**
  * Calls sync.mjs for the tests: one JSON object a line comes in, {id, call, args}, and one goes out,
- * {id, value} or {id, error: {type, message, shown}}. follow() gives a list.
+ * {id, value} or {id, error: {type, message, shown}}. follow() gives a list, and json() the text of a sync.
  */
 import { createInterface } from "node:readline";
 import { inspect } from "node:util";
 
-import { AirflowClient, SyncError } from "../../../examples/backend/sync.mjs";
+import { AirflowClient, SyncError } from "../../../examples/express/sync.mjs";
 
 const [url, user, password, options] = process.argv.slice(2);
 const airflow = new AirflowClient(url, user, password, JSON.parse(options));
 
 async function carryOut(call, args) {
   if (call === "inspect") return inspect(airflow, { depth: 9, showHidden: true });
+  if (call === "json") return JSON.stringify(await airflow.sync(...args));
   if (call !== "follow") return airflow[call](...args);
   const seen = [];
   for await (const sync of airflow.follow(...args)) seen.push(sync);

@@ -33,7 +33,7 @@ def test_the_pages_have_the_same_list(path: str) -> None:
     assert json.loads((PROJECT / path).read_text()) == as_json()
 
 
-@pytest.mark.parametrize("path", ["examples/backend/airflow_client.py", "examples/backend/sync.mjs"])
+@pytest.mark.parametrize("path", ["examples/backend/airflow_client.py", "examples/express/sync.mjs"])
 def test_the_clients_know_the_tasks(path: str) -> None:
     [line] = re.findall(r"^(?:const )?STEPS = [(\[](.*)[)\]];?$", (PROJECT / path).read_text(), re.MULTILINE)
     assert json.loads(f"[{line}]") == IDS

@@ -11,6 +11,7 @@ from data_share.dag_defaults import SHARE
 from data_share.datasets import Dataset
 from data_share.snowflake.load import UnknownRunKeyError
 from data_share.snowflake.publish import SupersededError
+from tests.examples.express.declared import differences
 from tests.sandbox.load.driver import Row, Run, Share
 
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
@@ -129,6 +130,7 @@ def test_a_dry_run_changes_nothing_and_says_what_would_change(
     assert preview.asset_events == []
     told = preview.ledger_row
     assert told["dry_run"] is True
+    assert differences("DryRun", told) == []
     real = a_share.sync(dataset, full_refresh=full_refresh).ledger_row
     assert [told[name] for name in CHANGES] == [real[name] for name in CHANGES]
     assert told["load_mode"] == real["load_mode"]

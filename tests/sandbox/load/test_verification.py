@@ -20,6 +20,7 @@ from data_share.datasets import Dataset
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import NotPublishedError, ShareError
 from data_share.snowflake.verification import ValuesDifferError
+from tests.examples.express.declared import differences
 from tests.sandbox.load.delta_source import Source
 from tests.sandbox.load.driver import SCHEMA, Row, Run, Share
 from tests.sandbox.load.test_values import CHANGES
@@ -105,6 +106,7 @@ def test_a_target_that_is_as_published_is_verified(a_share: Share, fields: dict[
     run = verify(a_share, dataset)
 
     answer = run.ledger_row
+    assert differences("Verified", answer) == []
     [row] = a_share.ledger(dataset)
     assert answer.pop("source_committed_at") == row["SOURCE_COMMITTED_AT"].isoformat()
     assert answer.pop("published_at") == row["PUBLISHED_AT"].isoformat()
