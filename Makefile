@@ -9,7 +9,7 @@ DATASET ?= shared_forecasts
 BIN := .venv/bin
 SANDBOX := $(BIN)/python -m sandbox
 # Airflow makes a folder where it is imported.
-WITH_PACKAGE := AIRFLOW_HOME=$(CURDIR)/.venv/airflow PYTHONPATH=plugins
+WITH_PACKAGE := AIRFLOW_HOME=$(CURDIR)/.venv/airflow PYTHONPATH=plugins:.
 # $(call switch,NAME,--option): the option when NAME is 1. FULL_REFRESH=no must not be a full refresh.
 switch = $(if $(filter-out 0 1,$($1)),$(error $1=$($1) is neither 0 nor 1),$(if $(filter 1,$($1)),$2))
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --custom-compile-command 'make lock' requirements-dev.txt

@@ -17,7 +17,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -26,7 +26,7 @@ from fastapi import Path as InPath
 from fastapi.params import Query
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -50,6 +50,9 @@ LOG = logging.getLogger("sync_button")
 
 STREAM_SECONDS = 15 * 60
 """Max. duration of a stream of events; the page then opens the next one."""
+
+MAX_STREAMS = 100
+"""Open streams of one process; each asks Airflow for up to 50 syncs, several times a minute or more."""
 
 RECONNECT_MILLISECONDS = 1_000
 RECONNECT_AFTER_PROBLEM_MILLISECONDS = 5_000
@@ -144,7 +147,65 @@ class OwnPageOnly:
             return False
 
 
-def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str | None = None) -> FastAPI:
+class LimitedStreams:
+    """
+    ASGI middleware: more open streams of events than the maximum are refused, as each costs calls to Airflow.
+
+    :param app: the application
+    :param maximum: number of open streams
+    """
+
+    def __init__(self, app: ASGIApp, maximum: int) -> None:
+        self._app = app
+        self._maximum = maximum
+        self._open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one call; a stream has its place until it ends or its reader goes away."""
+        if scope["type"] != "http" or scope["path"] != "/events":
+            await self._app(scope, receive, send)
+        elif self._open >= self._maximum:
+            message = f"This backend follows syncs for {self._maximum} pages already. Syncs go on; reload in a moment."
+            await JSONResponse({"message": message}, 503, {"Retry-After": "5"})(scope, receive, send)
+        else:
+            self._open += 1
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._open -= 1
+
+
+# ---- what the routes answer
+
+
+class Shown(BaseModel):
+    """A sync as the page shows it."""
+
+    html: str = Field(description="HTML of the sync: an element with the id `<dataset>/<run id>`.")
+
+
+class Problem(BaseModel):
+    """Why the backend does not do what was asked."""
+
+    message: str = Field(description="A sentence for the page's user.")
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the descriptions of refusals, with the reason of each status, for the routes."""
+    reasons = {
+        400: "Airflow refuses the request, or this is none of the backend's host names.",
+        403: "The request did not come from the backend's page.",
+        404: "There is no such dataset or sync.",
+        409: "The dataset is paused.",
+        502: "Airflow does not accept the backend's account, or its answer is not Airflow's.",
+        503: "Airflow does not answer, or there are too many streams; try again.",
+    }
+    return {status: {"model": Problem, "description": reasons[status]} for status in statuses}
+
+
+def create_app(
+    client: AirflowClient, *, hosts: Sequence[str], user_header: str | None = None, max_streams: int = MAX_STREAMS
+) -> FastAPI:
     """
     Return the backend.
 
@@ -153,6 +214,7 @@ def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str 
         name for this address
     :param user_header: header in which a proxy names the signed-in user; the proxy must set or remove it in every call.
         None: ``requested_by`` is not set.
+    :param max_streams: streams of events that may be open at once
     """
 
     @asynccontextmanager
@@ -160,8 +222,16 @@ def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str 
         async with client:
             yield
 
-    app = FastAPI(title="Sync Data", lifespan=lifespan, openapi_url=None)
+    app = FastAPI(
+        title="Sync Data",
+        summary="A page with a Sync Data button for each dataset, before Airflow's REST API.",
+        version="1",
+        lifespan=lifespan,
+        # Written to openapi.yaml, and not served.
+        openapi_url=None,
+    )
     app.state.ending = asyncio.Event()
+    app.add_middleware(LimitedStreams, maximum=max_streams)
     app.add_middleware(OwnPageOnly)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
 
@@ -169,8 +239,9 @@ def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str 
     async def say(_: Request, error: SyncError) -> JSONResponse:
         return JSONResponse({"message": sentence(error)}, STATUS_OF.get(type(error), 502))
 
-    @app.get("/", response_class=HTMLResponse)
+    @app.get("/", response_class=HTMLResponse, responses=problems(400))
     async def page() -> HTMLResponse:
+        """Return the page, with the newest sync of each dataset; with the reason if Airflow does not show them."""
         datasets: list[str] = []
         problem, status = None, 200
         try:
@@ -187,30 +258,38 @@ def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str 
         )
         return HTMLResponse(html, status)
 
-    @app.get("/page.css")
+    @app.get("/page.css", include_in_schema=False)
     async def style() -> FileResponse:
         return FileResponse(PAGE / "page.css", headers={"Cache-Control": "no-cache"})
 
-    @app.get("/page.js")
+    @app.get("/page.js", include_in_schema=False)
     async def script() -> FileResponse:
         return FileResponse(PAGE / "page.js", headers={"Cache-Control": "no-cache"})
 
-    @app.post("/datasets/{dataset}/syncs")
-    async def request_sync(request: Request, dataset: DatasetName) -> dict[str, str]:
+    @app.post("/datasets/{dataset}/syncs", responses=problems(400, 403, 404, 409, 502, 503))
+    async def request_sync(request: Request, dataset: DatasetName) -> Shown:
+        """Return a sync whose export begins after this request: one that is queued already, or a new one."""
         user = name_in(request.headers.get(user_header, "")) if user_header else ""
         # Leave out a name that the DAG would refuse: its owner may still start a sync.
         conf = {"requested_by": user} if REQUESTED_BY.fullmatch(user) else {}
-        return {"html": as_html(await client.request_sync(dataset, conf=conf))}
+        return Shown(html=as_html(await client.request_sync(dataset, conf=conf)))
 
-    @app.post("/datasets/{dataset}/syncs/{run_id}/cancel")
-    async def cancel(dataset: DatasetName, run_id: RunId) -> dict[str, str]:
+    @app.post("/datasets/{dataset}/syncs/{run_id}/cancel", responses=problems(400, 403, 404, 502, 503))
+    async def cancel(dataset: DatasetName, run_id: RunId) -> Shown:
+        """Cancel a sync, which ends seconds later; one that has ended is unchanged."""
         await client.cancel(dataset, run_id)
-        return {"html": as_html(await client.sync(dataset, run_id))}
+        return Shown(html=as_html(await client.sync(dataset, run_id)))
 
-    @app.get("/events", response_class=EventSourceResponse)
+    @app.get("/events", response_class=EventSourceResponse, responses=problems(400, 503))
     async def events(
         sync: Annotated[list[Followed], Query(min_length=1, max_length=50)],
     ) -> AsyncIterator[ServerSentEvent]:
+        """
+        Follow syncs, each named as `<dataset>/<run id>`, in one stream.
+
+        Events: `sync` with `html` at each change; `problem` with `sync` and `message`, after which the browser connects
+        again; `end` when all have ended.
+        """
         queue: asyncio.Queue[ServerSentEvent | None] = asyncio.Queue()
 
         async def watch(dataset: str, run_id: str) -> bool:

@@ -9,9 +9,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx
 import pytest
+import yaml
 
 from sandbox.settings import PROJECT
 from tests.e2e.share import DAG_ID, SYNC_SECONDS, RunningShare, wait_for
@@ -229,6 +231,39 @@ def test_every_call_is_answered_as_shown(share: RunningShare) -> None:
     finally:
         situations.all_over()
         backend.close()
+
+
+def test_the_openapi_file_is_what_airflow_serves(share: RunningShare) -> None:
+    """The file comes from Airflow's package; this is what the running api-server says of itself."""
+    from docs.generate_docs import backend_calls
+
+    file = yaml.safe_load((PROJECT / "docs" / "airflow-openapi.yaml").read_text())
+    served = [
+        httpx.get(f"{share.endpoints.airflow_url}{path}", timeout=30).raise_for_status().json()
+        for path in ("/openapi.json", "/auth/openapi.json")
+    ]
+    api, auth = served
+    # The auth manager is an application of its own below this path.
+    auth["paths"] = {f"/auth{path}": operations for path, operations in auth["paths"].items()}
+    part = backend_calls(api, auth)
+    assert part["components"] == file["components"]
+    assert part["paths"] == file["paths"]
+
+
+def test_the_openapi_file_has_each_call_of_the_page() -> None:
+    file = yaml.safe_load((PROJECT / "docs" / "airflow-openapi.yaml").read_text())
+    forms = {
+        (method.upper(), re.compile(re.sub(r"{\w+}", "[^/]+", path))): {one["name"] for one in operation["parameters"]}
+        for path, operations in file["paths"].items()
+        for method, operation in operations.items()
+    }
+    found = set()
+    for example in examples(PAGE.read_text()):
+        path, _, query = example.path.partition("?")
+        (form,) = [form for form in forms if form[0] == example.method and form[1].fullmatch(path)]
+        assert {key for key, _ in parse_qsl(query)} <= forms[form], example
+        found.add(form)
+    assert found == set(forms)
 
 
 def test_the_page_shows_each_status_that_airflow_gives() -> None:

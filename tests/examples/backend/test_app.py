@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import Any, cast
@@ -30,6 +32,7 @@ from examples.backend.airflow_client import (
 )
 from examples.backend.app import REQUESTED_BY, create_app, from_environment
 from examples.backend.view import size_of, view_of
+from tests.examples.backend.servers import served
 
 pytestmark = pytest.mark.tier("full")
 
@@ -647,3 +650,38 @@ def test_the_client_is_closed_with_the_backend(page: Page, airflow: FakeAirflow)
 def test_what_is_not_set_is_named() -> None:
     with pytest.raises(SystemExit, match="AIRFLOW_USER, AIRFLOW_PASSWORD"):
         from_environment({"AIRFLOW_URL": "https://airflow.example", "AIRFLOW_PASSWORD": ""})
+
+
+class Endless(FakeAirflow):
+    """Its syncs do not end, and nothing happens."""
+
+    async def follow(self, dataset: str, run_id: str, *, deadline_seconds: float) -> AsyncIterator[Sync]:
+        yield sync()
+        await asyncio.sleep(60)
+
+
+@pytest.mark.sandbox
+def test_one_stream_too_many_is_refused_until_another_is_closed() -> None:
+    app = create_app(cast("AirflowClient", Endless()), hosts=["127.0.0.1"], max_streams=2)
+    events = "/events?sync=tides/request_1"
+    with served(app) as url, httpx.Client(base_url=url, timeout=30) as browser, ExitStack() as pages:
+        first, second = (pages.enter_context(closing(open_stream(browser, events))) for _ in range(2))
+        refused = browser.get(events)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        assert "2 pages already" in refused.json()["message"]
+        # Other calls go on, and so do the streams.
+        assert browser.get("/").status_code == 200
+        assert not first.is_stream_consumed
+        second.close()
+        # The backend sees it a moment later.
+        deadline = time.monotonic() + 10
+        while (third := open_stream(browser, events)).status_code == 503:
+            third.close()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        pages.callback(third.close)
+        assert browser.get(events).status_code == 503
+
+
+def open_stream(browser: httpx.Client, path: str) -> httpx.Response:
+    return browser.send(browser.build_request("GET", path), stream=True)
