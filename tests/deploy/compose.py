@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 # What a rehearsal with plain processes cannot show, or takes from its own image instead.
-_NOT_REHEARSED = {"build", "image", "logging", "shm_size", "stop_grace_period"}
+_NOT_REHEARSED = {"build", "image", "logging", "pids_limit", "shm_size", "stop_grace_period"}
 _REHEARSED = {
     *("cap_drop", "command", "depends_on", "deploy", "environment", "healthcheck", "init", "networks", "ports"),
-    *("profiles", "restart", "security_opt", "user", "volumes"),
+    *("profiles", "read_only", "restart", "security_opt", "tmpfs", "user", "volumes"),
 }
 
 

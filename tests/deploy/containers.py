@@ -214,6 +214,14 @@ class Container:
             time.sleep(0.02)
         raise ContainerEndedError(f"{self.name} has no process:\n{self.tail()}")
 
+    def threads(self) -> int:
+        """Return the number of processes and threads in it, which `pids_limit` limits."""
+        total = 0
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.num_threads()
+        return total
+
     def _as_user(self) -> list[str]:
         """Return the beginning of a command line that gives the rest the service's user, rights and folder."""
         user, group = self._user
@@ -264,7 +272,7 @@ class Container:
             return
         for folder in ("proc", "dev/shm", "tmp", "run/postgresql", "home/airflow", "var/lib/sandbox"):
             (self.root / folder).mkdir(parents=True)
-        for folder in ("dev/shm", "tmp", "run/postgresql"):
+        for folder in ("tmp", "run/postgresql"):
             (self.root / folder).chmod(0o1777)
         (self.root / "var/run").symlink_to("/run")
         for source, target in self._image.copies if self._image else []:
@@ -281,6 +289,12 @@ class Container:
         """Return the script that mounts everything, changes into it, and starts its arguments as the service's user."""
         root = shlex.quote(str(self.root))
         script = ["set -eu", "its_path=$PATH", f"PATH={_TOOLS}", f"R={root}", f"hostname {self.hostname}"]
+        # A mount of its own, which can be made read-only below the others.
+        script.append('mount --bind "$R" "$R"')
+        # First, as this machine may have its programs below /tmp.
+        for mounted in ("/dev/shm:mode=1777", *self.service.options.get("tmpfs", [])):
+            path, _, options = mounted.partition(":")
+            script.append(f'mkdir -p "$R{path}" && mount -t tmpfs -o {options} tmpfs "$R{path}"')
         system = [Path(name) for name in ("/usr", "/bin", "/sbin", "/lib", "/lib64")]
         system += [Path("/etc") / name for name in ("ld.so.cache", "ssl", "alternatives", "localtime", "nsswitch.conf")]
         if self._image:
@@ -300,9 +314,11 @@ class Container:
         for mount in self.service.mounts:
             source = mount.source if mount.kind == "bind" else str(self._engine.volume(mount.source, self._user))
             script += _bind(source, mount.target, read_only=mount.read_only)
+        script.append('mount -t proc proc "$R/proc"')
+        if self.service.options.get("read_only"):
+            script.append('mount -o remount,bind,ro "$R"')
         return [
             *script,
-            'mount -t proc proc "$R/proc"',
             'export PATH="$its_path"',
             f'exec /usr/sbin/chroot "$R" {shlex.join(self._as_user())} "$@"',
         ]

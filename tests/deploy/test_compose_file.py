@@ -114,6 +114,10 @@ def test_each_service_is_confined(project: Project) -> None:
         options = service.options
         assert options["cap_drop"] == ["ALL"], name
         assert options["security_opt"] == ["no-new-privileges:true"], name
+        assert options["read_only"] is True, name
+        assert any(mounted.startswith("/tmp:") for mounted in options["tmpfs"]), name
+        assert all("size=" in mounted for mounted in options["tmpfs"]), "it is memory of the service"
+        assert 0 < options["pids_limit"] <= 1024, name
         assert service.user not in (None, "root", "0", "0:0"), name
         assert not {"privileged", "cap_add", "pid", "network_mode", "container_name"} & set(options), name
         assert options["logging"]["options"].keys() == {"max-size", "max-file"}, name

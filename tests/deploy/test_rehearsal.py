@@ -126,7 +126,9 @@ def test_everything_starts_in_order_and_the_sandbox_shows_a_sync(stack: Copy) ->
 @pytest.fixture(scope="module")
 def synced(stack: Copy, backend: AirflowClient) -> dict[str, str]:
     """All datasets synced at once by the backend's account: run ids by dataset."""
-    runs = {dataset: backend.trigger(f"sync_{dataset}", conf={"requested_by": "backend"}) for dataset in SYNCS}
+    # One was synced at the start, and its source has nothing new.
+    conf = {"requested_by": "backend", "full_refresh": True}
+    runs = {dataset: backend.trigger(f"sync_{dataset}", conf=conf) for dataset in SYNCS}
     for dataset, run_id in runs.items():
         run = backend.wait(f"sync_{dataset}", run_id, SYNC_SECONDS)
         assert run["state"] == "success", backend.failures(f"sync_{dataset}", run_id)
@@ -262,8 +264,14 @@ def test_mounts_are_read_only_and_processes_without_rights(stack: Copy) -> None:
             refused = container.execute(["touch", f"/opt/airflow/{folder}/written"])
             assert "Read-only file system" in refused.stderr, (service, folder)
         assert container.execute(["touch", "/opt/airflow/logs/written"]).returncode == 0
+        # All settings come from the environment: no file has them, with the secrets.
+        assert container.execute(["test", "-e", "/opt/airflow/airflow.cfg"]).returncode == 1
     for container in stack.engine.containers:
         if container.ended() is None:
+            for folder in ("", "/etc"):
+                refused = container.execute(["touch", f"{folder}/written"])
+                assert "Read-only file system" in refused.stderr, (container.name, folder)
+            assert container.execute(["touch", "/tmp/written"]).returncode == 0, container.name
             status = container.execute(["cat", "/proc/1/status"]).stdout
             lines = dict(line.split(":\t", 1) for line in status.splitlines())
             assert lines["Uid"].split()[0] != "0", container.name
@@ -271,10 +279,11 @@ def test_mounts_are_read_only_and_processes_without_rights(stack: Copy) -> None:
             assert lines["NoNewPrivs"] == "1", container.name
 
 
-def test_each_service_keeps_below_its_memory_limit(stack: Copy, synced: dict[str, str]) -> None:
+def test_each_service_keeps_below_its_limits(stack: Copy, synced: dict[str, str]) -> None:
     for container in stack.engine.containers:
         if container.ended() is None:
             assert container.memory() < 0.8 * container.service.memory_bytes, container.name
+            assert container.threads() < 0.25 * container.service.options["pids_limit"], container.name
 
 
 def test_init_runs_again_and_takes_back_what_the_backend_should_not_have(
