@@ -1,7 +1,7 @@
 # Each command sets up what it needs. Nothing outside this folder is touched.
 .DEFAULT_GOAL := help
 .PHONY: FORCE help demo up set-up sync backend down status logs env doctor plan test test-all test-nightly test-deploy test-live \
-  test-times bench contracts validate check check-style check-types check-sql check-docs check-lock hooks docs render lock \
+  test-times bench contracts validate check check-style check-types check-sql check-docs check-lock hooks docs site render lock \
   keys env-file clean wheel release test-ranges
 
 PYTHON ?= python3
@@ -123,6 +123,10 @@ hooks: .venv/.installed ## Let git run the checks of make check before each comm
 
 docs: .venv/.installed ## Generate docs/datasets.md and the JSON Schema of dataset files
 	@$(WITH_PACKAGE) $(BIN)/python docs/generate_docs.py
+
+site: .venv/.installed ## Build the documents as a site with search, into dist/site; a link that leads nowhere is an error
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -c docs . dist/site
+	@echo "- dist/site/index.html"
 
 wheel: .venv/.installed ## Build the wheel and the source distribution of the package, into dist/
 	@$(BIN)/python -m hatchling build

@@ -16,6 +16,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -1098,6 +1099,7 @@ body.
 """
 
 
+@cache
 def airflow_openapi() -> str:
     """Return those parts of Airflow's description of its REST API that a backend needs, as this version has them."""
     from airflow.api_fastapi.auth.managers import simple
@@ -1139,6 +1141,7 @@ def _named_in(part: Any) -> Iterator[str]:
     yield from re.findall(r'"#/components/schemas/(\w+)"', json.dumps(part))
 
 
+@cache
 def backend_openapi() -> str:
     """Return the description that FastAPI makes of the example backend."""
     from examples.backend.airflow_client import AirflowClient

@@ -1,7 +1,7 @@
 /**
  * An Express app with a Sync Data button for each dataset, and a receiver for the data share's webhook.
  *
- * It has the credentials for Airflow and keeps no state: Airflow has it. README.md says what to change before users get it.
+ * It has the credentials for Airflow, which keeps all state. README.md says what to change before users get it.
  */
 import { realpathSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -130,7 +130,8 @@ function wordsOn(sync) {
   if (answer.unchanged) return { headline: "Up to date", text: `Nothing new: ${rows(answer.rows_in_target)}.` };
   const changed = answer.rows_inserted + answer.rows_updated + answer.rows_deleted;
   if (answer.dry_run) return { headline: "Dry run complete", text: `${rows(changed)} would change.` };
-  return { headline: "Sync Complete", text: `${rows(answer.rows_loaded)} loaded, ${rows(answer.rows_in_target)} in all.` };
+  const text = `${rows(answer.rows_loaded)} loaded, ${rows(answer.rows_in_target)} in all.`;
+  return { headline: "Sync Complete", text };
 }
 
 /** @param {number} count */
@@ -181,7 +182,8 @@ function keepsToItself(hosts) {
     response.set({
       "Cache-Control": "no-store",
       "Content-Security-Policy":
-        "default-src 'none'; connect-src 'self'; img-src data:; script-src 'self'; style-src 'self'; frame-ancestors 'none'",
+        "default-src 'none'; connect-src 'self'; img-src data:; script-src 'self'; style-src 'self'; " +
+        "frame-ancestors 'none'",
       "X-Content-Type-Options": "nosniff",
     });
     if (hosts.includes(request.hostname)) return next();
@@ -198,10 +200,13 @@ function ownPageOnly(request, response, next) {
   const site = request.get("sec-fetch-site");
   const origin = request.get("origin");
   // Old browsers, and pages without TLS, send only the origin.
-  const isOwn = site ? site === "same-origin" : URL.canParse(origin ?? "") && new URL(origin ?? "").host === request.get("host");
+  const isOwn = site ? site === "same-origin" : hostOf(origin ?? "") === request.get("host");
   if (isOwn) return next();
   response.status(403).json({ message: "The request did not come from the page of this app: nothing was done." });
 }
+
+/** @param {string} origin */
+const hostOf = (origin) => (URL.canParse(origin) ? new URL(origin).host : null);
 
 /**
  * @param {RegExp} pattern
@@ -245,7 +250,8 @@ function told(error) {
 // ---- the command
 
 function main() {
-  const { AIRFLOW_URL, AIRFLOW_USER, AIRFLOW_PASSWORD, BACKEND_HOSTS, BACKEND_USER_HEADER, WEBHOOK_SECRET, PORT } = process.env;
+  const { AIRFLOW_URL, AIRFLOW_USER, AIRFLOW_PASSWORD } = process.env;
+  const { BACKEND_HOSTS, BACKEND_USER_HEADER, WEBHOOK_SECRET, PORT } = process.env;
   if (!AIRFLOW_URL || !AIRFLOW_USER || !AIRFLOW_PASSWORD) {
     console.error("Set AIRFLOW_URL, AIRFLOW_USER and AIRFLOW_PASSWORD. For the stack of make up: eval \"$(make env)\"");
     process.exit(2);

@@ -244,7 +244,7 @@ export interface CompleteSync extends AnySync {
   complete: true;
 }
 
-/** A failed or cancelled sync, or one that a person marked as a success: its state is "success", and it is not complete. */
+/** A failed or cancelled sync, or one that a person marked as a success in Airflow, which is not complete either. */
 export interface FailedSync extends AnySync {
   state: "failed" | "success";
   result: null;

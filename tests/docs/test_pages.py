@@ -40,8 +40,22 @@ EXAMPLE_DATASETS = {"tides", "airports"}
 HIDDEN = {".ci", ".github", ".pre-commit-config.yaml"}
 # What a script may call: programs that a reader has or installs, and make.
 PROGRAMS = {
-    *("airflow", "astro", "aws", "cp", "curl", "databricks", "date", "docker", "helm", "make", "mkdir", "openssl"),
-    *("data-share", "npm", "pip", "python3", "snow"),
+    *(
+        "airflow",
+        "astro",
+        "aws",
+        "cat",
+        "cp",
+        "curl",
+        "databricks",
+        "date",
+        "docker",
+        "helm",
+        "make",
+        "mkdir",
+        "openssl",
+    ),
+    *("data-share", "npm", "pip", "python3", "sed", "snow"),
 }
 # Names of other systems, and names that code puts together.
 NAMES_ELSEWHERE = {

@@ -1,4 +1,4 @@
-// Uses each export of sync.mjs and webhook.mjs as a strict program does; tests/examples/express/test_types.py checks it.
+// Uses each export of sync.mjs and webhook.mjs, as a strict program does. test_types.py lets the compiler check it.
 import {
   AirflowClient,
   AirflowUnavailableError,
