@@ -117,7 +117,7 @@ export function shown(sync) {
  */
 function wordsOn(sync) {
   if (!sync.finished) {
-    if (sync.state === "queued") return { headline: "Queued", text: "It starts when the sync before it has ended." };
+    if (sync.state === "queued") return { headline: "Queued", text: "It starts in a moment, or when the sync before it has ended." };
     const step = sync.steps.find(({ state }) => state !== "success" && state !== "skipped");
     return { headline: "Running", text: `${DOING[step?.name ?? "finish_sync"]}.` };
   }
