@@ -230,6 +230,8 @@ def create_app(
         # Written to openapi.yaml, and not served.
         openapi_url=None,
     )
+    # The first version that can describe a stream of events; FastAPI describes it, and names an earlier version.
+    app.openapi_version = "3.2.0"
     app.state.ending = asyncio.Event()
     app.add_middleware(LimitedStreams, maximum=max_streams)
     app.add_middleware(OwnPageOnly)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import openapi_spec_validator
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
@@ -105,6 +106,11 @@ def test_check_names_stale_files_and_leaves_them(
         assert run_script("--check") == (1, f"{path} is out of date: make docs\n")
         assert not (tmp_path / path).exists()
         assert run_script() == (0, f"{path} is written\n")
+
+
+@pytest.mark.parametrize("path", ["docs/airflow-openapi.yaml", "examples/backend/openapi.yaml"])
+def test_the_descriptions_of_calls_are_valid_openapi(path: str) -> None:
+    openapi_spec_validator.validate(yaml.safe_load((PROJECT / path).read_text()))
 
 
 # ---- failures
