@@ -79,12 +79,19 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     text = collection_path.read_text(encoding="utf-8")
     tiers = set(re.findall(r'\bpytest\.mark\.tier\("(\w+)"\)', text))
+    if "pytest.mark.others_nightly" in text:
+        tiers.add("nightly")
     is_the_modules = re.search(r"^pytestmark\b[^)]*\.tier\(", text, re.MULTILINE)
     return True if is_the_modules and tiers.isdisjoint(asked_tiers(config)) else None
 
 
 def tier_of(item: pytest.Item) -> str:
-    """Return the tier of a test: that of the mark that is closest to it."""
+    """Return the tier of a test: that of the mark that is closest to it, but nightly for cases that are left to it."""
+    if item.get_closest_marker("others_nightly"):
+        if (case := getattr(item, "callspec", None)) is None:
+            raise pytest.UsageError(f"{item.nodeid} leaves other cases to the nightly tier, and has none")
+        if any(case.indices.values()):
+            return "nightly"
     marker = item.get_closest_marker("tier")
     tier = str(marker.args[0]) if marker else "quick"
     if tier not in TIERS:

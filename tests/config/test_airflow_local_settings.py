@@ -141,6 +141,7 @@ def test_a_step_imports_nothing_that_it_does_not_use() -> None:
     assert packages(imported(*STEPS)) == USED
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("command", ["scheduler", "dag-processor"])
 def test_a_process_that_forks_has_imported_what_its_children_use(command: str) -> None:
     ours = {
@@ -165,6 +166,7 @@ print(before, "sqlglot" in sys.modules)
 """
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize(
     ("command", "reads_one", "expected"),
     [

@@ -76,6 +76,7 @@ def test_the_first_request_of_a_task_or_trigger_is_answered_at_once(program: str
     assert (result.returncode, result.stdout.splitlines()[-1:]) == (0, ["200 0"]), result.stderr
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("command", ["scheduler", "dag-processor", "celery", "db"])
 def test_other_processes_make_no_api(command: str) -> None:
     """They would wait, and forked tasks would keep the memory."""
@@ -129,6 +130,7 @@ print(*(f"{reported[number] - ended[number]:.2f}" for number in (0, 1, 5)))
 """
 
 
+@pytest.mark.tier("nightly")
 def test_the_end_of_a_trigger_is_reported_at_once() -> None:
     result = run(LOOP, "triggerer")
     assert result.returncode == 0, result.stderr
@@ -161,6 +163,7 @@ print()
 """
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize(
     "end",
     [
@@ -207,6 +210,7 @@ print(len(made), get_listener_manager.cache_info().currsize)
 """
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("command", ["scheduler", "celery"])
 def test_a_process_that_forks_steps_has_made_what_they_need(command: str) -> None:
     result = run(FIRST_MOMENTS, command)

@@ -144,6 +144,7 @@ def test_before_the_triggerer_follows_the_export(share: RunningShare) -> None:
         cancelled(share, run_id)
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize(
     ("step", "statement"),
     [

@@ -62,6 +62,7 @@ def output_of(state: Path, *words: str) -> tuple[int, str]:
     return process.returncode, output
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
 def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, interrupt: signal.Signals) -> None:
     stack = Stack(Settings(state=tmp_path / "state", places=1, ports={}))
@@ -82,6 +83,7 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, interrupt: signal
         stack.stop()
 
 
+@pytest.mark.tier("nightly")
 def test_a_demo_whose_stack_is_stopped_ends_with_it_and_says_why(tmp_path: Path) -> None:
     stack = Stack(Settings(state=tmp_path / "state", places=1, ports={}))
     demo = command(stack.state, "demo")
@@ -175,6 +177,7 @@ def test_set_up_shows_what_it_creates(share: RunningShare) -> None:
     assert output.endswith("Set-up Complete: what was missing is created, what was there is as it was.\n")
 
 
+@pytest.mark.tier("nightly")
 def test_a_set_up_that_fails_says_which_target_it_is(
     share: RunningShare, add_dataset_file: Callable[[str, str], Path]
 ) -> None:

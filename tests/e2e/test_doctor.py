@@ -71,6 +71,7 @@ def test_the_command_shows_what_the_next_sync_would_do(share: RunningShare) -> N
     assert "source of shared_forecasts (a run of the export job): 1,461 rows, 9 columns, which fit." in done.stdout
 
 
+@pytest.mark.tier("nightly")
 def test_the_command_shows_the_list(share: RunningShare) -> None:
     def doctor(*options: str) -> tuple[int, str]:
         done = command(share, "doctor", *options)

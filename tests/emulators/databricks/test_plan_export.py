@@ -296,6 +296,7 @@ def test_what_is_published_later_is_compared_later(here: Any) -> None:
         assert newer["export_mode"] == ("full" if change not in (_compact, _set_properties) else "nothing")
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("name", ["`{c}`.w.t", "{c}.W.`T`", "{c}.w.`a``b`", "{c}.`prod-eu`.`{{}}`", "`{C}`.`w`.`1;--`"])
 def test_the_names_of_the_plan_are_those_of_the_statement(here: Any, name: str) -> None:
     source = name.format(c=here.catalog, C=here.catalog.upper())

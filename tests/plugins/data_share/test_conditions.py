@@ -456,6 +456,7 @@ def test_a_column_of_a_source_may_have_each_name() -> None:
     assert [error for name in refused for error in errors_for_rows(f"`{name}` > 1")] == []
 
 
+@pytest.mark.others_nightly
 @pytest.mark.tier("full")
 @pytest.mark.parametrize("system", [SNOWFLAKE, DATABRICKS], ids=lambda system: system.name)
 @pytest.mark.parametrize("part", ["(", "ABS(", "CASE WHEN a THEN ", "NOT ", "[", "{", "a::", "a:b", "a AND ", "CAST("])

@@ -58,6 +58,7 @@ def test_a_source_is_described(people: Callable[..., Dataset], files: Any) -> No
     assert exports_of(files, dataset) == ["manifest"]
 
 
+@pytest.mark.tier("nightly")
 def test_several_sources_are_described_some_at_a_time(
     people: Callable[..., Dataset], workspace: WorkspaceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +228,7 @@ def test_a_right_that_is_missing_in_snowflake_is_named(
     assert share.storage_integration.upper() in caught.value.message.upper()
 
 
+@pytest.mark.tier("nightly")
 def test_the_doctor_compares_sources_and_targets_only_if_asked(
     people: Callable[..., Dataset], target: Callable[..., Dataset], workspace: WorkspaceServer
 ) -> None:

@@ -111,6 +111,7 @@ def test_of_an_increment_it_says_that_the_job_decides(
     assert "The source still has version 0, which was published last: there is nothing to export, unless" in found[2]
 
 
+@pytest.mark.tier("nightly")
 def test_the_ledger_of_an_earlier_version_is_read(
     people: Callable[..., Dataset], synced: Callable[..., Dataset], administer: Callable[..., object]
 ) -> None:
@@ -152,6 +153,7 @@ def test_nothing_to_do(people: Callable[..., Dataset], synced: Callable[..., Dat
     ]
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize(
     ("fields", "expected", "is_blocked"),
     [
@@ -185,6 +187,7 @@ def test_a_new_dataset(
     assert ("would fail" in text) == is_blocked
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize(
     ("policy", "state", "expected", "told"),
     [
@@ -225,6 +228,7 @@ def test_what_source_keeps_and_what_has_a_default(
     assert plan.problems == []
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize(
     ("definition", "state", "code"),
     [
@@ -349,6 +353,7 @@ def test_a_target_that_is_gone_is_not_told_as_a_new_one(
     assert note.startswith(f"{dataset.target_table} was there at the last sync")
 
 
+@pytest.mark.tier("nightly")
 def test_a_ledger_of_an_earlier_version(
     people: Callable[..., Dataset],
     synced: Callable[..., Dataset],
@@ -372,6 +377,7 @@ def test_a_ledger_of_an_earlier_version(
     assert "a sync would fail" not in as_text(plan)
 
 
+@pytest.mark.tier("nightly")
 def test_many_columns_are_told_in_short(
     people: Callable[..., Dataset], synced: Callable[..., Dataset], s3_url: str
 ) -> None:

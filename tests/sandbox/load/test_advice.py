@@ -47,6 +47,7 @@ def reloading(share: Share, dataset: Dataset, run_key: str, **params: Any) -> Ru
 # ---- columns
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("policy", ["strict", "ignore_new", "add_new"])
 def test_a_missing_column_is_brought_back_or_dropped_whatever_the_policy_is(a_share: Share, policy: str) -> None:
     dataset = a_share.dataset({**COLUMNS, "note": "VARCHAR"}, schema_drift=policy)
@@ -134,6 +135,7 @@ def watched(a_share: Share) -> Dataset:
     return made
 
 
+@pytest.mark.tier("nightly")
 def test_an_empty_export_is_allowed_and_the_next_one_with_rows_passes(a_share: Share, watched: Dataset) -> None:
     a_share.write(watched, [])
     assert refusal(a_share, watched).what_to_do == (
@@ -162,6 +164,7 @@ def test_an_empty_export_is_allowed(a_share: Share) -> None:
     assert a_share.target(dataset) == []
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize(
     ("wrong", "fields", "mended"),
     [
@@ -211,6 +214,7 @@ def test_files_that_are_lost_are_exported_anew(a_share: Share, lost: str, allow_
     assert a_share.target(dataset) == ROWS
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("lost", ["data", "manifest"])
 def test_files_of_an_earlier_export_that_are_lost_are_exported_anew(a_share: Share, lost: str) -> None:
     dataset = a_share.dataset()
@@ -223,6 +227,7 @@ def test_files_of_an_earlier_export_that_are_lost_are_exported_anew(a_share: Sha
     a_share.sync(dataset)
 
 
+@pytest.mark.tier("nightly")
 def test_a_file_that_somebody_added_is_not_exported_again(a_share: Share) -> None:
     dataset = a_share.dataset()
     a_share.write(dataset, ROWS)
@@ -238,6 +243,7 @@ def test_a_file_that_somebody_added_is_not_exported_again(a_share: Share) -> Non
 # ---- an earlier export
 
 
+@pytest.mark.tier("nightly")
 def test_an_earlier_export_without_a_later_column_is_no_matter_of_the_source(a_share: Share) -> None:
     dataset = a_share.dataset(schema_drift="add_new")
     a_share.write(dataset, ROWS)

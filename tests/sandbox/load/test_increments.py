@@ -432,6 +432,7 @@ def test_changes_are_counted_and_what_is_as_it_was_is_not(a_share: Share) -> Non
     assert a_share.target(dataset) == source.rows()
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize(("version", "table"), [(99, "table_id"), (-1, "table_id"), (None, "another")])
 def test_an_increment_is_refused_by_a_target_with_another_version(
     a_share: Share, version: int | None, table: str
@@ -453,6 +454,7 @@ def test_an_increment_is_refused_by_a_target_with_another_version(
     assert a_share.target(dataset) == source.rows()
 
 
+@pytest.mark.tier("nightly")
 def test_a_target_that_was_rolled_back_is_exported_anew(a_share: Share) -> None:
     for fields in ({}, {"delete_missing": False}):
         dataset, source = merged(a_share, **fields)
@@ -514,6 +516,7 @@ def test_changes_of_rows_that_do_not_leave_are_an_export_without_rows(a_share: S
     assert a_share.sync(dataset).ledger_row["unchanged"]
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("feed", [False, True])
 def test_a_key_that_two_rows_have_is_never_published(a_share: Share, feed: bool) -> None:
     for fields in ({}, {"delete_missing": False}):
@@ -571,6 +574,7 @@ def fed(share: Share, **fields: Any) -> tuple[Dataset, Source]:
     return dataset, source
 
 
+@pytest.mark.others_nightly
 @MIRRORED_AND_KEPT
 def test_the_feed_of_rows_that_the_condition_does_not_choose_says_nothing_of_a_key(
     a_share: Share, fields: dict[str, Any]
@@ -600,6 +604,7 @@ def test_the_feed_of_rows_that_the_condition_does_not_choose_says_nothing_of_a_k
     assert a_share.target(dataset) == [row for row in source.rows() if row["name"] == "current"]
 
 
+@pytest.mark.tier("nightly")
 @MIRRORED_AND_KEPT
 def test_the_feed_of_a_key_that_had_two_rows_for_a_while(a_share: Share, fields: dict[str, Any]) -> None:
     dataset, source = fed(a_share, **fields)
@@ -612,6 +617,7 @@ def test_the_feed_of_a_key_that_had_two_rows_for_a_while(a_share: Share, fields:
     assert a_share.target(dataset) == source.rows()
 
 
+@pytest.mark.others_nightly
 @MIRRORED_AND_KEPT
 def test_a_column_that_the_target_has_lost_is_not_filled_with_changes_alone(
     a_share: Share, fields: dict[str, Any]
@@ -629,6 +635,7 @@ def test_a_column_that_the_target_has_lost_is_not_filled_with_changes_alone(
     assert a_share.target(dataset) == source.rows()
 
 
+@pytest.mark.tier("nightly")
 def test_an_append_is_not_added_to_rows_that_lack_a_column(a_share: Share) -> None:
     columns = {"k": "NUMBER(38, 0)", "name": "VARCHAR"}
     dataset = a_share.dataset(columns, load_mode="append", incremental=True, schema_drift="ignore_new")
@@ -652,6 +659,7 @@ def test_an_append_is_not_added_to_rows_that_lack_a_column(a_share: Share) -> No
     assert a_share.target(dataset) == source.rows()
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("incremental", [False, True])
 def test_a_file_that_is_edited_during_a_sync_is_not_the_one_of_its_export(a_share: Share, incremental: bool) -> None:
     dataset = a_share.dataset(load_mode="merge", merge_keys=["k"], delete_missing=True, incremental=incremental)
@@ -667,6 +675,7 @@ def test_a_file_that_is_edited_during_a_sync_is_not_the_one_of_its_export(a_shar
     assert a_share.sync(edited).ledger_row["unchanged"]
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("step", ["copy_into_staging", "publish"])
 @pytest.mark.parametrize("fields", [{"incremental": False}, {"incremental": False, "load_mode": "replace"}])
 def test_changes_are_not_loaded_as_if_they_were_all_rows(a_share: Share, step: str, fields: dict[str, Any]) -> None:
@@ -686,6 +695,7 @@ def test_changes_are_not_loaded_as_if_they_were_all_rows(a_share: Share, step: s
     assert a_share.target(dataset) == source.rows()
 
 
+@pytest.mark.tier("nightly")
 def test_a_key_that_people_have_inserted_twice_is_there_once_when_all_rows_are_merged(a_share: Share) -> None:
     dataset, source = merged(a_share)
     a_share.insert(dataset, [{"k": 3, "name": "x", "amount": 1.0}])

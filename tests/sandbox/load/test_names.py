@@ -83,6 +83,7 @@ def rows_of(names: list[str], *keys: int) -> list[Row]:
     return [{name: f"{name} {key}" for name in names} for key in keys]
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "names", [pytest.param(NAMES, id="unusual"), pytest.param(OURS, id="ours", marks=pytest.mark.tier("nightly"))]
@@ -131,6 +132,7 @@ def test_a_check_names_columns_as_snowflake_does(a_share: Share) -> None:
     assert a_share.query(f"SELECT * FROM {dataset.target}") == []
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize(
     "target",
     [

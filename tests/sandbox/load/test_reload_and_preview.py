@@ -43,6 +43,7 @@ def reload(share: Share, dataset: Dataset, run_key: str, **params: Any) -> Run:
 # ---- an earlier export
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize(
     ("fields", "rows"),
     [
@@ -64,6 +65,7 @@ def test_an_earlier_export_brings_its_rows_back(a_share: Share, fields: dict[str
     assert len(a_share.manifests(dataset)) == 2
 
 
+@pytest.mark.tier("nightly")
 def test_a_sync_that_loaded_an_earlier_export_can_itself_be_loaded_again(a_share: Share) -> None:
     dataset, first = two_syncs(a_share)
     again = reload(a_share, dataset, first.key)
@@ -107,6 +109,7 @@ def test_an_append_does_not_take_an_export_twice_but_a_full_refresh_does(a_share
 # ---- dry run
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize(
     "fields",
     [

@@ -37,6 +37,7 @@ def in_the_bucket(share: Share, run: Run) -> tuple[set[str], bytes]:
     return columns, values
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("mode", ["replace", "append", "merge"])
 def test_a_sync_of_hashed_and_renamed_columns(a_share: Share, mode: str) -> None:
     keys = {"merge_keys": ("person",)} if mode == "merge" else {}
@@ -85,6 +86,7 @@ def test_only_rows_of_the_condition_are_in_the_bucket(a_share: Share) -> None:
     assert whole["source_condition"] == ""
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("lacking", [("ledger",), ("manifest",), ("ledger", "manifest")], ids=" and ".join)
 def test_tables_of_an_earlier_version_lack_the_choice_until_the_set_up_adds_it(
     a_share: Share, lacking: tuple[str, ...]
@@ -186,6 +188,7 @@ def refused(share: Share, dataset: Dataset, run: Run, columns: str) -> None:
     assert "Set schema_drift in the dataset file" in caught.value.what_to_do
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("policy", ["strict", "ignore_new", "add_new"])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_column_that_comes_later(a_share: Share, form: str, policy: str) -> None:

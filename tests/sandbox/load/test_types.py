@@ -245,6 +245,7 @@ def test_there_are_pairs_of_each_verdict() -> None:
     assert {verdict: len(pairs) > 50 for verdict, pairs in OF_VERDICT.items()} == dict.fromkeys(Verdict, True)
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("mode", ["replace", "append", "merge"])
 def test_what_fits_exactly_is_published_as_it_is(a_share: Share, mode: str) -> None:
     pairs = OF_VERDICT[Verdict.EXACT]

@@ -11,6 +11,7 @@ from tests.sandbox.load.driver import Share, unproven
 pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("mode", ["replace", "append", "merge"])
 def test_the_target_holds_the_values_of_the_source(a_share: Share, mode: str) -> None:
     columns = {"k": "NUMBER(38, 0)"} | {name: kind.snowflake for name, kind in LOADED.items()}

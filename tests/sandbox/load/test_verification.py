@@ -98,6 +98,7 @@ def found(share: Share, dataset: Dataset) -> str:
 # ---- equal
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("fields", MODES.values(), ids=MODES)
 def test_a_target_that_is_as_published_is_verified(a_share: Share, fields: dict[str, Any]) -> None:
     dataset = published(a_share, **fields)
@@ -123,12 +124,14 @@ def test_a_target_that_is_as_published_is_verified(a_share: Share, fields: dict[
     assert answer["not_compared"] == []
 
 
+@pytest.mark.tier("nightly")
 def test_a_verification_makes_no_check_of_the_dataset(a_share: Share) -> None:
     dataset = published(a_share, **MIRROR)
     stricter = a_share.edit(dataset, checks={"never": "k < 0"}, max_row_change_percent=0.1)
     assert verify(a_share, stricter).ledger_row["verified"]
 
 
+@pytest.mark.tier("nightly")
 def test_an_empty_source_is_verified(a_share: Share) -> None:
     dataset = published(a_share, [], allow_empty=True)
     assert verify(a_share, dataset).ledger_row["rows"] == 0
@@ -144,6 +147,7 @@ def test_equal_rows_are_counted(a_share: Share) -> None:
     assert "it has 2 rows that the source lacks\n- K=1, NAME=n1, AMOUNT=" in found(a_share, dataset)
 
 
+@pytest.mark.tier("nightly")
 def test_the_newest_version_is_read_as_long_as_no_row_has_changed(a_share: Share) -> None:
     dataset = published(a_share, **MIRROR)
     source = source_of(a_share, dataset)
@@ -188,6 +192,7 @@ def test_one_changed_value_of_each_type_is_found_and_named(a_share: Share, field
             )
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("fields", MODES.values(), ids=MODES)
 def test_a_millionth_of_one_double_among_many_rows(a_share: Share, fields: dict[str, Any]) -> None:
     # So many that a sum would not tell.
@@ -199,6 +204,7 @@ def test_a_millionth_of_one_double_among_many_rows(a_share: Share, fields: dict[
         a_share.sync(dataset, verify=True)
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("fields", MODES.values(), ids=MODES)
 def test_the_last_bit_of_a_double(a_share: Share, fields: dict[str, Any]) -> None:
     dataset = published(a_share, [{"k": 1, "name": "n", "amount": 0.1 + 0.2}], **fields)
@@ -206,6 +212,7 @@ def test_the_last_bit_of_a_double(a_share: Share, fields: dict[str, Any]) -> Non
     assert "AMOUNT\n- K=1" in found(a_share, dataset)
 
 
+@pytest.mark.others_nightly
 @pytest.mark.parametrize("fields", MODES.values(), ids=MODES)
 def test_a_row_that_is_missing_and_one_too_many(a_share: Share, fields: dict[str, Any]) -> None:
     dataset = published(a_share, **fields)
@@ -221,6 +228,7 @@ def test_a_row_that_is_missing_and_one_too_many(a_share: Share, fields: dict[str
     assert sentences.splitlines()[-1].startswith("- K=99")
 
 
+@pytest.mark.tier("nightly")
 def test_a_row_that_is_there_twice(a_share: Share) -> None:
     for fields in (MIRROR, MERGE):
         dataset = published(a_share, **fields)
@@ -228,6 +236,7 @@ def test_a_row_that_is_there_twice(a_share: Share) -> None:
         assert found(a_share, dataset) == "it has 1 row that the source lacks\n- K=3: only in the target"
 
 
+@pytest.mark.tier("nightly")
 def test_values_that_two_rows_have_exchanged(a_share: Share) -> None:
     for fields in MODES.values():
         dataset = published(a_share, **fields)
@@ -237,6 +246,7 @@ def test_values_that_two_rows_have_exchanged(a_share: Share) -> None:
         assert re.search("- K=1.*\n.*- K=2" if fields else "- K=1.*\n- K=1.*\n- K=2", found(a_share, dataset))
 
 
+@pytest.mark.tier("nightly")
 def test_at_most_five_rows_are_shown(a_share: Share) -> None:
     dataset = published(a_share, **MIRROR)
     a_share.query(f"UPDATE {dataset.target} SET name = NULL, amount = 0 WHERE k > 1")
@@ -295,6 +305,7 @@ def test_an_edit_by_hand_before_and_after_an_increment(a_share: Share) -> None:
     verify(a_share, dataset)
 
 
+@pytest.mark.tier("nightly")
 def test_a_verification_leaves_the_next_sync_as_it_was(a_share: Share) -> None:
     dataset = published(a_share, **INCREMENTAL)
     verify(a_share, dataset)
@@ -306,6 +317,7 @@ def test_a_verification_leaves_the_next_sync_as_it_was(a_share: Share) -> None:
     assert a_share.sync(dataset).ledger_row["export_mode"] in ("feed", "compare")
 
 
+@pytest.mark.tier("nightly")
 def test_an_append_of_increments_is_verified(a_share: Share) -> None:
     dataset = published(a_share, load_mode="append", incremental=True)
     source = source_of(a_share, dataset)
@@ -316,6 +328,7 @@ def test_an_append_of_increments_is_verified(a_share: Share) -> None:
     assert "it has 1 row that the source lacks\n- K=101" in found(a_share, dataset)
 
 
+@pytest.mark.tier("nightly")
 def test_a_failed_sync_does_not_keep_a_target_from_being_verified(a_share: Share) -> None:
     dataset = published(a_share, **MIRROR)
     source_of(a_share, dataset).insert()
@@ -406,6 +419,7 @@ def test_a_publish_between_the_copy_and_the_comparison(a_share: Share) -> None:
         a_share.step(run, "check_staging")
 
 
+@pytest.mark.tier("nightly")
 def test_an_export_job_of_an_earlier_version_is_noticed(a_share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
     # It does not know verify: nothing is new, or all rows are exported as they are now.
     from data_share.databricks import export
