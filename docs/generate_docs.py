@@ -875,6 +875,8 @@ FAILURE_FIELDS = {
     "snowflake_query_id": "the query in Snowflake's history, or null",
     "what_to_do": "the remedy for this case, in a sentence or two; the table below has the general remedy of the code",
     "retriable": "whether the same sync may succeed when it is started again; usually as in the table below",
+    "cause": "what went wrong, in words without names and ids: the cause of the code in the table below. An earlier "
+    "version of this package leaves it out",
     "repair": "the key of the conf with which a sync repairs what was found, to be set to `true`: `full_refresh`, or "
     "null. An earlier version of this package leaves it out",
 }

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from sandbox.settings import PROJECT
@@ -47,6 +48,12 @@ def browser() -> Iterator[Browser]:
         expect.set_options(timeout=ANSWER_MILLISECONDS)
         yield chromium
         chromium.close()
+
+
+def expect_accessible(page: Page) -> None:
+    """Expect that axe finds nothing that keeps a person from using the page."""
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
 
 
 def take_picture(page: Page, name: str) -> None:
