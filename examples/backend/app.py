@@ -21,7 +21,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi import Path as InPath
 from fastapi.params import Query
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
@@ -51,6 +51,9 @@ LOG = logging.getLogger("sync_button")
 STREAM_SECONDS = 15 * 60
 """Max. duration of a stream of events; the page then opens the next one."""
 
+MAX_FOLLOWED = 50
+"""Max. number of syncs that a stream names; the page names those that it shows as active."""
+
 LOOK_SECONDS = 2
 """Between two looks for syncs that others have started."""
 
@@ -60,7 +63,6 @@ RECONNECT_AFTER_PROBLEM_MILLISECONDS = 5_000
 # The pattern of the DAGs for `requested_by`: one line, in any script.
 REQUESTED_BY = re.compile(r"^(?!\s*$)[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]{1,100}(?!\n)$")
 
-NameOfDataset = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]*$", max_length=200)]
 DatasetName = Annotated[str, InPath(pattern="^[a-z][a-z0-9_]*$", max_length=200)]
 RunId = Annotated[str, InPath(pattern="^[A-Za-z0-9_.~:+-]+$", max_length=250)]
 Followed = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]*/[A-Za-z0-9_.~:+-]+$", max_length=451)]
@@ -217,8 +219,11 @@ def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str 
 
     @app.get("/events", response_class=EventSourceResponse)
     async def events(
-        viewer: Annotated[Viewer, Depends(viewer_of)], followed: Annotated[dict[str, list[str]], Depends(followed_in)]
+        viewer: Annotated[Viewer, Depends(viewer_of)],
+        sync: Annotated[list[Followed], Query(max_length=MAX_FOLLOWED)] = [],  # noqa: B006 - FastAPI copies it
+        others: bool = False,
     ) -> AsyncIterator[ServerSentEvent]:
+        """Send the states of syncs; with ``others``, also of those that begin later, and the age of their data."""
         queue: asyncio.Queue[ServerSentEvent | None] = asyncio.Queue()
         watchers: dict[str, asyncio.Task[bool]] = {}
 
@@ -238,7 +243,7 @@ def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str 
             try:
                 async for state in client.follow(dataset, run_id, deadline_seconds=STREAM_SECONDS):
                     put("sync", html=as_html("sync", sync=state, viewer=viewer))
-                if dataset in followed["dataset"]:
+                if others:
                     put("about", html=as_html("about", about=await overviews.again(dataset)))
             except SyncTimeoutError:
                 return False
@@ -263,15 +268,15 @@ def create_app(client: AirflowClient, *, hosts: Sequence[str], user_header: str 
                             known = watchers.get(name)
                             # A queued sync that was cancelled has ended, and is queued in Airflow for a while.
                             is_followed = known is not None and (not known.done() or known.result())
-                            if dataset in followed["dataset"] and not is_followed:
+                            if not is_followed:
                                 begin(name, watch(dataset, run_id))
                         await asyncio.sleep(LOOK_SECONDS)
             return False
 
         yield ServerSentEvent(comment="the states of the syncs, as they change", retry=RECONNECT_MILLISECONDS)
-        for name in dict.fromkeys(followed["sync"]):
+        for name in dict.fromkeys(sync):
             begin(name, watch(*name.split("/")))
-        if followed["dataset"]:
+        if others:
             begin("", find_new())
         ending = asyncio.create_task(app.state.ending.wait())
         ending.add_done_callback(lambda _: queue.put_nowait(None))
@@ -295,16 +300,6 @@ def viewer_of(request: Request) -> Viewer:
     user = name_in(request.headers.get(header, "")) if header else ""
     # Leave out a name that the DAG would refuse: its owner may still start a sync.
     return Viewer(user if REQUESTED_BY.fullmatch(user) else None, request.app.state.account)
-
-
-def followed_in(
-    sync: Annotated[list[Followed], Query(max_length=50)] = [],  # noqa: B006 - FastAPI copies it
-    dataset: Annotated[list[NameOfDataset], Query(max_length=1000)] = [],  # noqa: B006
-) -> dict[str, list[str]]:
-    """Return the syncs that a stream is about, and the datasets of which all syncs are."""
-    if not sync and not dataset:
-        raise HTTPException(422, "Neither a sync nor a dataset is named")
-    return {"sync": sync, "dataset": dataset}
 
 
 def name_in(header: str) -> str:

@@ -1,6 +1,7 @@
 // The page of the Sync Data button: it requests syncs, and shows the HTML that the backend renders for each sync.
 "use strict";
 
+const MAX_FOLLOWED = 50; // the backend takes no more names
 const NOTICE_AFTER_MS = 3000;
 const RECONNECT_MS = 3000;
 
@@ -88,12 +89,14 @@ function show(fresh) {
     old.toggleAttribute("data-active", fresh.hasAttribute("data-active"));
   } else {
     const card = cardOf(fresh.dataset.dataset);
+    // A dataset that is newer than the page.
+    if (!card) return;
     // Remove finished syncs. A queued sync goes below a running one.
-    for (const over of card?.querySelectorAll(".syncs > :not([data-active])") ?? []) {
+    for (const over of card.querySelectorAll(".syncs > :not([data-active])")) {
       if (over.contains(document.activeElement)) card.querySelector(".request").focus();
       over.remove();
     }
-    card?.querySelector(".syncs")[fresh.classList.contains("queued") ? "append" : "prepend"](fresh);
+    card.querySelector(".syncs")[fresh.classList.contains("queued") ? "append" : "prepend"](fresh);
     say(fresh, headline);
   }
   connection.hidden = true;
@@ -149,15 +152,14 @@ function complain(message) {
 }
 
 /**
- * Follows all syncs of the page's datasets in one stream, also those that others start: a browser opens only a few
- * connections to one host. The active ones are named, so that their state is known at once.
+ * Follows all syncs in one stream, also those that others start: a browser opens only a few connections to one host.
+ * The active ones are named, so that their state is known at once.
  */
 function follow() {
   source?.close();
   source = null;
-  const datasets = [...document.querySelectorAll("section.card")].map((card) => ["dataset", card.id]);
-  const syncs = [...document.querySelectorAll(".sync[data-active]")].map((sync) => ["sync", sync.id]);
-  if (datasets.length > 0 && !document.hidden) listen(new URLSearchParams([...datasets, ...syncs]));
+  const active = [...document.querySelectorAll(".sync[data-active]")].slice(0, MAX_FOLLOWED);
+  if (!document.hidden) listen(new URLSearchParams([["others", "true"], ...active.map((sync) => ["sync", sync.id])]));
 }
 
 function listen(query) {
