@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
@@ -50,8 +51,8 @@ CHANGES = (
     ("rows_deleted", "deleted"),
     ("rows_in_target", "now in the target"),
 )
-# The messages of these name what is wrong with the data in the words of the dataset file.
-OF_THE_DATA = frozenset({"CHECKS_FAILED", "VALUES_DIFFER", "SCHEMA_DRIFT", "TYPES_LOSE_VALUES"})
+# In the message of a failed check_staging, each line that begins so is about a check.
+FAILED_CHECK = re.compile(r"^- (\w+): ", re.MULTILINE)
 # By export_mode of an answer.
 EXPORTS = {
     "full": "All rows were exported",
@@ -262,10 +263,11 @@ def _show_failure(view: View, failure: Failure, canceller: str) -> None:
     else:
         view.step = TITLES.get(failure.step, failure.step)
         # An earlier version of the data share gives no cause.
-        is_plain = failure.code in OF_THE_DATA or not cause
-        view.reason = message if is_plain else cause
-        if not is_plain and message != cause:
+        view.reason = cause or message
+        if cause and message != cause:
             view.details = [message]
+        if failure.code == "CHECKS_FAILED" and (names := dict.fromkeys(FAILED_CHECK.findall(message))):
+            view.reason = f"{cause} Not passed: {', '.join(names)}."
     view.what_to_do = failure.what_to_do
     view.ids.append(("Failure code", failure.code))
     if failure.snowflake_query_id:

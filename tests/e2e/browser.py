@@ -51,10 +51,12 @@ def browser() -> Iterator[Browser]:
 
 
 def expect_accessible(page: Page) -> None:
-    """Expect that axe finds nothing that keeps a person from using the page."""
-    found = Axe().run(page)
-    # One fault may concern a hundred elements.
-    assert found.violations_count == 0, found.generate_report()[:4000]
+    """Expect that axe finds nothing that keeps a person from using the page, neither in light nor in dark colours."""
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        found = Axe().run(page)
+        # One fault may concern a hundred elements.
+        assert found.violations_count == 0, f"in {scheme} colours: {found.generate_report()[:4000]}"
 
 
 def take_picture(page: Page, name: str) -> None:

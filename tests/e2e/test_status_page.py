@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, FrameLocator, Locator, 
 
 import data_share
 from tests.e2e.browser import ANSWER_MILLISECONDS, browser, expect_accessible, take_picture
-from tests.e2e.share import TARGET, RunningShare
+from tests.e2e.share import TARGET, RunningShare, wait_for
 
 __all__ = ["browser"]
 
@@ -27,6 +27,18 @@ PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 800}
 
 OpenPage = Callable[..., Page]
+
+# It has no other target than the first sync makes.
+LIMITED = """\
+description: Forecasts each day, and never older than three seconds.
+source_table: main.weather.forecasts
+target_table: hourly_forecasts
+load_mode: replace
+create_table: from_source
+required_columns: [date]
+schedule: "0 3 * * *"
+max_age_minutes: 0.05
+"""
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +227,23 @@ def test_a_sync_is_cancelled_by_the_keyboard_and_counts_as_cancelled(
     expect_accessible(page)
     # The data have the age that they had.
     expect(fact(one, "Data as of")).to_contain_text(re.compile("just now|ago"))
+
+
+@pytest.mark.tier("nightly")
+def test_a_schedule_and_a_limit_of_the_age_are_told(
+    share: RunningShare, new_page: OpenPage, signed_in: Any, add_dataset_file: Callable[[str, str], Path]
+) -> None:
+    add_dataset_file("hourly_forecasts", LIMITED)
+    wait_for(lambda: not share.airflow.call("GET", "/dags/sync_hourly_forecasts").is_error, "the DAG is there", 120)
+    share.sync("hourly_forecasts")
+    page = new_page(storage_state=signed_in, viewport={"width": 1280, "height": 3000})
+    page.goto(f"{share.endpoints.airflow_url}/data-share/")
+    one = card(page, "hourly_forecasts")
+    expect(fact(one, "Next run")).to_have_text(re.compile(r"^in \d+ (hr|min)\."))
+    expect(one.locator("header .badge:visible")).to_have_text("Stale")
+    expect(one).to_contain_text("The data are stale: older than 0.05 min")
+    page.get_by_role("button", name="stale").click()
+    expect(page.get_by_role("article")).to_have_count(1)
 
 
 def test_a_link_leaves_the_frame(share: RunningShare, open_in_airflow: OpenPage) -> None:
@@ -447,14 +476,11 @@ def all_states(fake: FakeAirflow) -> None:
         fake.xcoms[f"dags/sync_{run}/taskInstances/finish_sync/xcomEntries/failure"] = known
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_keeps_a_person_from_using_the_page_in_any_state(
-    fake: FakeAirflow, open_page: OpenPage, scheme: str
-) -> None:
-    expect_accessible(open_page(color_scheme=scheme))
+def test_nothing_keeps_a_person_from_using_the_page_in_any_state(fake: FakeAirflow, open_page: OpenPage) -> None:
+    expect_accessible(open_page())
     all_states(fake)
     # High enough that each card is on the screen, and has its details.
-    page = open_page(color_scheme=scheme, viewport={"width": 1280, "height": 3000})
+    page = open_page(viewport={"width": 1280, "height": 3000})
     expect(fact(card(page, "tides"), "Rows")).to_have_text("1,039")
     for words in ("Details", "Last runs"):
         for summary in page.get_by_text(words, exact=True).all():
@@ -495,15 +521,18 @@ def test_the_bars_have_scales_a_legend_and_values(fake: FakeAirflow, open_page: 
     expect(chart.locator(".reading")).to_have_text(heard[1])
 
 
-def test_no_duration_wraps(fake: FakeAirflow, open_page: OpenPage) -> None:
+@pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
+def test_no_duration_wraps(fake: FakeAirflow, open_page: OpenPage, viewport: dict[str, int]) -> None:
     fake.add("tides", "success")
     fake.runs[-1]["duration"] = 3725.0
-    page = open_page(viewport=PHONE)
+    # The longest neighbour that it may have.
+    version = {"source_version": 123_456, "source_committed_at": "2026-01-02T02:41:00"}
+    fake.published["tides-0"]["extra"] = version
+    page = open_page(viewport=viewport)
+    expect(fact(card(page, "tides"), "Source")).to_contain_text("version 123456")
     took = fact(card(page, "tides"), "Took")
     expect(took).to_have_text("1 h 2 min")
-    lines = (
-        "node => { const range = new Range(); range.selectNodeContents(node); return range.getClientRects().length; }"
-    )
+    lines = "node => { const text = new Range(); text.selectNodeContents(node); return text.getClientRects().length; }"
     assert took.locator("span").evaluate(lines) == 1
     assert page.locator("html").evaluate("html => html.scrollWidth <= html.clientWidth")
 
@@ -667,6 +696,22 @@ def test_the_reason_of_an_earlier_attempt_is_not_shown(fake: FakeAirflow, open_p
 
     expect(one).to_contain_text("finish_sync: A step ended without a report")
     expect(one).not_to_contain_text("Correct the source.")
+
+
+def test_the_names_of_failed_checks_stand_before_details(fake: FakeAirflow, open_page: OpenPage) -> None:
+    fake.add("tides", "failed")
+    fake.xcoms["dags/sync_tides/dagRuns/tides-0/taskInstances/finish_sync/xcomEntries/failure"] = {
+        "step": "check_staging",
+        "code": "CHECKS_FAILED",
+        "message": "2 of 9 checks failed on staging.tides__2026.\n- deep: depth > 0\n- near: x < 9",
+        "cause": "They break a check.",
+        "task_instance_id": "this attempt",
+    }
+
+    one = card(open_page(), "tides")
+
+    expect(one.locator(".sentence")).to_have_text("They break a check. Not passed: deep, near.")
+    expect(one.get_by_text("depth > 0")).to_be_hidden()
 
 
 def test_a_dry_run_is_no_success(fake: FakeAirflow, open_page: OpenPage) -> None:

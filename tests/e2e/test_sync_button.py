@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -302,6 +303,28 @@ def test_old_data_are_called_stale_while_the_page_is_open(page: Page, share: Run
     expect_accessible(page)
 
 
+@pytest.mark.tier("nightly")
+def test_the_next_sync_of_a_schedule_is_told(
+    page: Page, share: RunningShare, add_dataset_file: Callable[[str, str], Path]
+) -> None:
+    add_dataset_file(
+        "daily_forecasts",
+        """\
+description: Forecasts each day.
+source_table: main.weather.forecasts
+target_table: daily_forecasts
+load_mode: replace
+create_table: from_source
+required_columns: [date]
+schedule: "0 3 * * *"
+""",
+    )
+    wait_for(lambda: not share.airflow.call("GET", "/dags/sync_daily_forecasts").is_error, "the DAG is there", 120)
+    page.reload()
+    facts = card(page, "daily_forecasts").locator(".facts")
+    expect(facts).to_have_text(re.compile(r"next sync in \d+ (h|min) \(.*3:00\sAM\)"))
+
+
 @pytest.fixture
 def lost_table(share: RunningShare) -> Iterator[None]:
     share.query(f"ALTER TABLE {FAILING} RENAME TO hidden_away")
@@ -447,6 +470,7 @@ def test_a_paused_dataset_is_a_sentence(page: Page, share: RunningShare) -> None
     press(page)
 
     expect(card(page).get_by_role("alert")).to_contain_text("paused")
+    expect_accessible(page)
     assert active_runs(share) == []
 
 
@@ -477,6 +501,7 @@ def test_what_is_wrong_with_airflow_is_a_sentence(
     page.goto(away.url)
     expect(page.get_by_role("alert")).to_contain_text("Airflow does not answer.")
     expect(page.get_by_role("link", name="Try again")).to_be_visible()
+    expect_accessible(page)
 
 
 def test_another_site_cannot_press(context: BrowserContext, share: RunningShare, backend: Backend) -> None:

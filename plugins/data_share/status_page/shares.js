@@ -27,8 +27,8 @@ const STEPS = await (await fetch(new URL("steps.json", import.meta.url))).json()
 const TITLES = [...new Set(STEPS.map((step) => step.title))];
 const LAST_TASK = STEPS.at(-1).id;
 
-// The messages of these failures name what is wrong with the data in the words of the dataset file.
-const OF_THE_DATA = ["CHECKS_FAILED", "VALUES_DIFFER", "SCHEMA_DRIFT", "TYPES_LOSE_VALUES"];
+// In the message of a failed check_staging, each line that begins so is about a check.
+const FAILED_CHECK = /^- (\w+): /gm;
 
 // The modes of an export that has only what has changed.
 const OF_CHANGES = ["feed", "compare"];
@@ -239,7 +239,10 @@ class Dataset {
       // id.
       const report = value?.task_instance_id && value.task_instance_id === task?.id ? value : {};
       const said = [report.step, report.message].filter(Boolean).join(": ") || run.note || null;
-      const cause = OF_THE_DATA.includes(report.code) ? null : (report.cause ?? null);
+      const checks = report.code === "CHECKS_FAILED" ? [...(report.message ?? "").matchAll(FAILED_CHECK)] : [];
+      const names = new Set(checks.map(([, name]) => name));
+      const notPassed = names.size > 0 ? ` Not passed: ${[...names].join(", ")}.` : "";
+      const cause = report.cause ? `${report.cause}${notPassed}` : null;
       this.failure = {
         run,
         sentence: cause ?? said,

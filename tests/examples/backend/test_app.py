@@ -502,8 +502,10 @@ def test_a_sync_usually_takes_what_the_last_ones_took(page: Page, airflow: FakeA
         return sync("success", run_id=f"{number}", ended=BEGAN + timedelta(seconds=seconds), result=ROW, **fields)
 
     # One that finds nothing new is short, and says nothing of the others.
-    short = took(2, 5, note="nothing new at the source since 2026-01-02 02:41 UTC (version 812) (2.0 s)")
-    airflow.newest_of, airflow.earlier = {"tides": took(500, 1)}, [took(20, 2), took(21, 3), took(19, 4), short]
+    words = "nothing new at the source since 2026-01-02 02:41 UTC (version 812) (2.0 s)"
+    short = [took(2, number, note=words) for number in range(5)]
+    usual = [took(seconds, 10 + number) for number, seconds in enumerate((500, 20, 21, 19, 20))]
+    airflow.newest_of, airflow.earlier = {"tides": usual[0]}, [*usual[1:], *short]
     assert "usually 20 s" in text_of(page.get("/").text)
 
 
@@ -685,6 +687,18 @@ def test_a_missing_table_has_not_been_set_up_and_the_rest_stands_behind_details(
     assert "Run the DAG set_up_snowflake" in before
     assert "002003" not in before
     assert "(002003) Run in Airflow request_1 Failure code TARGET_MISSING" in details
+
+
+def test_the_names_of_failed_checks_stand_before_details_and_their_conditions_behind(
+    page: Page, airflow: FakeAirflow
+) -> None:
+    cause = FailureCode.CHECKS_FAILED.cause
+    message = "2 of 9 checks failed on staging.tides__2026. The target is as it was.\n- deep: depth > 0\n- near: x < 9"
+    failure = Failure("check_staging", "CHECKS_FAILED", message, cause, "Correct the source.")
+    airflow.newest_of = {"tides": sync("failed", "success", "success", "success", "failed", failure=failure)}
+    before, _, details = text_of(page.get("/").text).partition("Details")
+    assert f"Check: {cause} Not passed: deep, near. Correct the source." in before
+    assert "depth &gt; 0" in details
 
 
 CANCELLED = Failure("wait_for_export", "CANCELLED", "A person ended it. The target is as it was.", "A person ended it.")
