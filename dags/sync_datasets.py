@@ -49,7 +49,7 @@ from data_share.dag_defaults import SHARE, SHARES, args_of, schedule_of, start_d
 from data_share.databricks.export import DatabricksExportOperator
 from data_share.databricks.follow import DatabricksRunSensor
 from data_share.dataset_files import read_datasets
-from data_share.datasets import TAGS, Dataset
+from data_share.datasets import Dataset
 from data_share.finish import FinishSyncOperator
 from data_share.invalid_dataset import InvalidDatasetDag
 from data_share.outcome.webhook import WebhookNotifier, deadline_alerts
@@ -109,7 +109,7 @@ def sync_dag(dataset: Dataset, share: Share = SHARE) -> DAG:
         on_failure_callback=copy.deepcopy(ON_FAILURE) or None,
         deadline=deadline_alerts(dataset, [webhook, *ON_MISSED_DEADLINE]) or None,
         default_args=args_of(dataset),
-        tags=[*TAGS, *dataset.tags],
+        tags=dataset.dag_tags,
         **sql_templates(share),
     ) as dag:
         export_to_s3 = DatabricksExportOperator(

@@ -378,6 +378,29 @@ refuses to show the history, and the export fails with an error that names row f
 `pinned: false`. Then, as for a view, each sync exports the source as it is, without a version. After a new secret of
 hashes (`source.hash`), start a sync with `full_refresh`: Airflow does not know the secret.
 
+## Age of the data
+
+`max_age_minutes` says how old the data in the target may be:
+
+```yaml
+description: Tides by harbour, never older than two hours.
+source_table: main.sea.tides
+target_table: tides
+load_mode: replace
+required_columns: [harbour, measured_at]
+schedule: "0 * * * *"
+max_age_minutes: 120
+```
+
+The age is the time since a sync last read the source, and published what it read or found nothing new: the target
+holds what the source held then. So a source that changes once a week makes no data stale, as long as syncs look at it;
+when the source has changed last, its [version](#versions) says. A sync that fails, a dry run and a verification do not
+make the data younger. An earlier export (`reload_run_key`) is as old as the sync that has made it.
+
+The answer of `publish` and the asset event of the target have the moment as `data_as_of`, in UTC. The pages show it;
+older data are *stale* there, a state of its own. The DAG has the tag `max-age-minutes:120`, by which Airflow's list of
+DAGs shows the datasets that have a limit. A new limit exports nothing again.
+
 ## Increments
 
 With `incremental: true`, for `merge` and `append`, a sync exports, loads and publishes only what has changed since the
@@ -859,6 +882,8 @@ FAILURE_FIELDS = {
     "snowflake_query_id": "the query in Snowflake's history, or null",
     "what_to_do": "the remedy for this case, in a sentence or two; the table below has the general remedy of the code",
     "retriable": "whether the same sync may succeed when it is started again; usually as in the table below",
+    "cause": "what went wrong, in words without names and ids: the cause of the code in the table below. An earlier "
+    "version of this package leaves it out",
     "repair": "the key of the conf with which a sync repairs what was found, to be set to `true`: `full_refresh`, or "
     "null. An earlier version of this package leaves it out",
 }

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -23,6 +24,9 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
+
+CANCELLED_BY = re.compile(r"^[Cc]ancelled by (.+?)(?: through [^:\n]+)?(?:: |$)", re.MULTILINE)
+"""How the note of a cancelled run begins: ``cancelled by ada@example.com through svc-sync: ...``."""
 
 STEPS = ("export_to_s3", "wait_for_export", "copy_into_staging", "check_staging", "publish", "finish_sync")
 
@@ -78,6 +82,7 @@ class Failure:
     """
     Why a sync failed; ``docs/failures.md`` lists the codes.
 
+    ``cause``: what went wrong, in words without ids; empty if an earlier version of the data share has left the report.
     ``retriable``: the same request may succeed later. ``repair``: the key of the conf with which a sync repairs what
     was found, e.g. ``full_refresh``.
     """
@@ -85,6 +90,7 @@ class Failure:
     step: str
     code: str
     message: str
+    cause: str = ""
     what_to_do: str = ""
     databricks_run_url: str | None = None
     snowflake_query_id: str | None = None
@@ -104,7 +110,9 @@ class Sync:
 
     ``state`` is ``queued``, ``running``, ``success`` or ``failed``. If the sync succeeded, ``result`` is its row in the
     ledger or, for a dry run, what would change; for a verification, what was compared. If it failed, or a person set it
-    to success, ``failure`` is the reason.
+    to success, ``failure`` is the reason. ``rows_loaded`` is known when the load has ended. ``requested_by`` is the
+    person in the conf, or the user of Airflow who started the run; None for a schedule. ``note`` is the text that
+    Airflow shows for the run.
     """
 
     dataset: str
@@ -117,6 +125,19 @@ class Sync:
     failure: Failure | None
     airflow_url: str
     databricks_run_url: str | None
+    rows_loaded: int | None = None
+    requested_by: str | None = None
+    note: str | None = None
+
+    @property
+    def cancelled_by(self) -> str | None:
+        """Who has cancelled the sync, as its note says; None if nobody has, or nobody knows."""
+        if self.failure is None or self.failure.code != "CANCELLED":
+            return None
+        # At the end, the data share writes the last line, by Airflow's own record of who has called. A queued sync that
+        # was cancelled ends later; until then there is only what the caller has said.
+        found = CANCELLED_BY.search((self.note or "").rpartition("\n\n---\n\n")[2])
+        return found[1] if found else None
 
     @property
     def finished(self) -> bool:
@@ -168,15 +189,29 @@ class AirflowClient:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
+    @property
+    def user(self) -> str:
+        """Name of the service account."""
+        return self._user
+
     async def datasets(self) -> list[str]:
         """Return the datasets that the account may see."""
-        names: list[str] = []
+        return sorted(await self.dags())
+
+    async def dags(self) -> dict[str, dict[str, Any]]:
+        """Return what Airflow says of the DAG of each dataset that the account may see, by the dataset's name."""
+        found: dict[str, dict[str, Any]] = {}
         while True:
-            params = {"tags": ["data-share", "sync"], "tags_match_mode": "all", "limit": 100, "offset": len(names)}
+            params = {"tags": ["data-share", "sync"], "tags_match_mode": "all", "limit": 100, "offset": len(found)}
             page = await self.ask("GET", "/api/v2/dags", params=params)
-            names += [dag["dag_id"].removeprefix("sync_") for dag in page["dags"]]
-            if not page["dags"] or len(names) >= page["total_entries"]:
-                return sorted(names)
+            found |= {dag["dag_id"].removeprefix("sync_"): dag for dag in page["dags"]}
+            if not page["dags"] or len(found) >= page["total_entries"]:
+                return found
+
+    async def dag(self, dataset: str) -> dict[str, Any]:
+        """Return what Airflow says of the DAG of a dataset."""
+        dag: dict[str, Any] = await self._ask_of(dataset, "GET", _dag(dataset))
+        return dag
 
     async def start(self, dataset: str, *, run_id: str | None = None, conf: dict[str, Any] | None = None) -> Sync:
         """
@@ -196,7 +231,7 @@ class AirflowClient:
         only one run: they see the same newest run and derive the same id from it.
         """
         await self._check_ready(dataset)
-        runs = await self._newest(dataset, 20)
+        runs = await self.runs(dataset, 20)
         for run in runs:
             if run["state"] in ("queued", "running") and _same_work(run["conf"]) == _same_work(conf):
                 sync = await self.sync(dataset, run["dag_run_id"])
@@ -211,8 +246,19 @@ class AirflowClient:
 
     async def newest(self, dataset: str) -> Sync | None:
         """Return the newest sync of a dataset, whoever started it; None if there is none."""
-        runs = await self._newest(dataset, 1)
+        runs = await self.runs(dataset, 1)
         return await self.sync(dataset, runs[0]["dag_run_id"]) if runs else None
+
+    async def runs(self, dataset: str, limit: int, **filters: Any) -> list[dict[str, Any]]:
+        """
+        Return what Airflow says of the last runs of a dataset, newest first.
+
+        :param limit: max. number of runs, up to 100
+        :param filters: parameters of Airflow's REST API, such as ``state="success"``
+        """
+        params = {"order_by": "-id", "limit": limit, **filters}
+        runs: list[dict[str, Any]] = (await self._ask_of(dataset, "GET", _runs(dataset), params=params))["dag_runs"]
+        return runs
 
     async def follow(self, dataset: str, run_id: str, *, deadline_seconds: float) -> AsyncIterator[Sync]:
         """
@@ -251,10 +297,20 @@ class AirflowClient:
             last = sync
         return last
 
-    async def cancel(self, dataset: str, run_id: str) -> None:
-        """Cancel a sync, on Databricks and Snowflake too; it fails seconds later. A finished sync is unchanged."""
-        if not (await self.sync(dataset, run_id)).finished:
-            await self.ask("PATCH", f"{_runs(dataset)}/{quote(run_id, safe='')}", json={"state": "failed"})
+    async def cancel(self, dataset: str, run_id: str, *, by: str | None = None) -> None:
+        """
+        Cancel a sync, on Databricks and Snowflake too; it fails seconds later. A finished sync is unchanged.
+
+        :param by: who cancels it, for the note of the run; default: Airflow names only the account of this client
+        """
+        sync = await self.sync(dataset, run_id)
+        if sync.finished:
+            return
+        body = {"state": "failed"}
+        if by:
+            # Below what others have written there.
+            body["note"] = "\n\n".join(filter(None, (sync.note, f"Cancelled by {by}")))
+        await self.ask("PATCH", f"{_runs(dataset)}/{quote(run_id, safe='')}", json=body)
 
     async def ask(self, method: str, path: str, *, missing: SyncError | None = None, **options: Any) -> Any:
         """
@@ -280,7 +336,7 @@ class AirflowClient:
         raise kind(f"Airflow refuses {method} {path} (HTTP {answer.status_code}): {str(words)[:500]}")
 
     async def _check_ready(self, dataset: str) -> None:
-        if (await self._ask_of(dataset, "GET", _dag(dataset)))["is_paused"]:
+        if (await self.dag(dataset))["is_paused"]:
             raise PausedError(f"The dataset {dataset} is paused in Airflow: unpause it there, then try again")
 
     async def _start(self, dataset: str, run_id: str, conf: dict[str, Any] | None) -> Sync:
@@ -291,11 +347,6 @@ class AirflowClient:
         # 409 is a success too: another call, or an earlier attempt of this call, has started the run.
         await self._ask_of(dataset, "POST", _runs(dataset), json=body)
         return await self.sync(dataset, run_id)
-
-    async def _newest(self, dataset: str, limit: int) -> list[dict[str, Any]]:
-        params = {"order_by": "-id", "limit": limit}
-        runs: list[dict[str, Any]] = (await self._ask_of(dataset, "GET", _runs(dataset), params=params))["dag_runs"]
-        return runs
 
     async def _look(self, dataset: str, run_id: str, known: Sync | None = None) -> Sync:
         path = f"{_runs(dataset)}/{quote(run_id, safe='')}"
@@ -323,11 +374,19 @@ class AirflowClient:
         if databricks_run_url is None and steps and steps[0].state == "success":
             databricks_run_url = await xcom("export_to_s3", "run_page_url")
         state, failure = run["state"], None
+        rows_loaded = known.rows_loaded if known else None
+        is_loaded = any(step.name == "copy_into_staging" and step.state == "success" for step in steps)
+        if rows_loaded is None and is_loaded and state != "success":
+            copied = from_last_attempt("copy_into_staging", await xcom("copy_into_staging", "return_value"))
+            rows_loaded = copied and copied["rows_loaded"]
         result = from_last_attempt("publish", await xcom("publish", "return_value")) if state == "success" else None
+        if result:
+            rows_loaded = result.get("rows_loaded")
         if state == "queued" and steps and all(step.state == "skipped" for step in steps[:-1]):
             # Cancelled while it was queued. Airflow sets it to failed only when the run before it has ended.
             state = "failed"
-            failure = Failure(STEPS[0], "CANCELLED", "The sync was cancelled before it began.", retriable=True)
+            words = "The sync was cancelled before it began."
+            failure = Failure(STEPS[0], "CANCELLED", words, words, retriable=True)
         elif state == "failed":
             step = next((step.name for step in steps if step.state == "failed"), "sync")
             failure = _failure(step, from_last_attempt(STEPS[-1], await xcom(STEPS[-1], "failure")))
@@ -336,7 +395,12 @@ class AirflowClient:
             failure = _failure("publish", message)
         airflow_url = f"{self._url}/dags/sync_{quote(dataset, safe='')}/runs/{quote(run_id, safe='')}"
         started, ended = _time(run["start_date"]), _time(run["end_date"])
-        return Sync(dataset, run_id, state, started, ended, steps, result, failure, airflow_url, databricks_run_url)
+        return Sync(
+            *(dataset, run_id, state, started, ended, steps, result, failure, airflow_url, databricks_run_url),
+            rows_loaded=rows_loaded,
+            requested_by=(run.get("conf") or {}).get("requested_by") or run.get("triggering_user_name"),
+            note=run.get("note"),
+        )
 
     async def _ask_of(self, dataset: str, method: str, path: str, **options: Any) -> Any:
         """Return the answer's JSON; if the dataset does not exist, raise an error that lists the datasets."""

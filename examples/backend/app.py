@@ -14,14 +14,14 @@ import os
 import re
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import FrameType
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi import Path as InPath
 from fastapi.params import Query
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
@@ -38,13 +38,13 @@ from examples.backend.airflow_client import (
     NotAllowedError,
     NotSignedInError,
     PausedError,
-    Sync,
     SyncError,
     SyncTimeoutError,
     UnknownDatasetError,
     UnknownSyncError,
 )
-from examples.backend.view import PAGE, TEMPLATES, as_html
+from examples.backend.overview import Overview, Overviews
+from examples.backend.view import PAGE, Viewer, as_html
 
 LOG = logging.getLogger("sync_button")
 
@@ -53,6 +53,12 @@ STREAM_SECONDS = 15 * 60
 
 MAX_STREAMS = 100
 """Open streams of one process; each asks Airflow for up to 50 syncs, several times a minute or more."""
+
+MAX_FOLLOWED = 50
+"""Max. number of syncs that a stream names; the page names those that it shows as active."""
+
+LOOK_SECONDS = 2
+"""Between two looks for syncs that others have started."""
 
 RECONNECT_MILLISECONDS = 1_000
 RECONNECT_AFTER_PROBLEM_MILLISECONDS = 5_000
@@ -179,9 +185,9 @@ class LimitedStreams:
 
 
 class Shown(BaseModel):
-    """A sync as the page shows it."""
+    """A sync, or the last ones of a dataset, as the page shows them."""
 
-    html: str = Field(description="HTML of the sync: an element with the id `<dataset>/<run id>`.")
+    html: str = Field(description="HTML for the page: a sync is an element with the id `<dataset>/<run id>`.")
 
 
 class Problem(BaseModel):
@@ -234,6 +240,8 @@ def create_app(
     app.openapi_version = "3.2.0"
     app.state.ending = asyncio.Event()
     app.add_middleware(LimitedStreams, maximum=max_streams)
+    app.state.user_header, app.state.account = user_header, client.user
+    overviews = Overviews(client)
     app.add_middleware(OwnPageOnly)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
 
@@ -242,23 +250,20 @@ def create_app(
         return JSONResponse({"message": sentence(error)}, STATUS_OF.get(type(error), 502))
 
     @app.get("/", response_class=HTMLResponse, responses=problems(400))
-    async def page() -> HTMLResponse:
+    async def page(viewer: Annotated[Viewer, Depends(viewer_of)]) -> HTMLResponse:
         """Return the page, with the newest sync of each dataset; with the reason if Airflow does not show them."""
-        datasets: list[str] = []
+        dags: list[tuple[str, dict[str, Any]]] = []
         problem, status = None, 200
         try:
-            datasets = await client.datasets()
+            dags = sorted((await client.dags()).items())
         except SyncError as error:
             problem, status = sentence(error), STATUS_OF.get(type(error), 502)
-        found = await asyncio.gather(*(or_problem(client.newest(dataset)) for dataset in datasets))
-        html = TEMPLATES.get_template("page.html").render(
-            cards=[
-                {"dataset": dataset, "sync": sync, "problem": said}
-                for dataset, (sync, said) in zip(datasets, found, strict=True)
-            ],
-            problem=problem,
-        )
-        return HTMLResponse(html, status)
+        found = await asyncio.gather(*(or_problem(overviews.of(dataset, dag)) for dataset, dag in dags))
+        cards = [
+            {"dataset": dataset, "about": about, "problem": said}
+            for (dataset, _), (about, said) in zip(dags, found, strict=True)
+        ]
+        return HTMLResponse(as_html("page", cards=cards, problem=problem, viewer=viewer), status)
 
     @app.get("/page.css", include_in_schema=False)
     async def style() -> FileResponse:
@@ -269,64 +274,112 @@ def create_app(
         return FileResponse(PAGE / "page.js", headers={"Cache-Control": "no-cache"})
 
     @app.post("/datasets/{dataset}/syncs", responses=problems(400, 403, 404, 409, 502, 503))
-    async def request_sync(request: Request, dataset: DatasetName) -> Shown:
+    async def request_sync(viewer: Annotated[Viewer, Depends(viewer_of)], dataset: DatasetName) -> Shown:
         """Return a sync whose export begins after this request: one that is queued already, or a new one."""
-        user = name_in(request.headers.get(user_header, "")) if user_header else ""
-        # Leave out a name that the DAG would refuse: its owner may still start a sync.
-        conf = {"requested_by": user} if REQUESTED_BY.fullmatch(user) else {}
-        return Shown(html=as_html(await client.request_sync(dataset, conf=conf)))
+        conf = {"requested_by": viewer.name} if viewer.name else {}
+        return Shown(html=as_html("sync", sync=await client.request_sync(dataset, conf=conf), viewer=viewer))
 
     @app.post("/datasets/{dataset}/syncs/{run_id}/cancel", responses=problems(400, 403, 404, 502, 503))
-    async def cancel(dataset: DatasetName, run_id: RunId) -> Shown:
+    async def cancel(viewer: Annotated[Viewer, Depends(viewer_of)], dataset: DatasetName, run_id: RunId) -> Shown:
         """Cancel a sync, which ends seconds later; one that has ended is unchanged."""
-        await client.cancel(dataset, run_id)
-        return Shown(html=as_html(await client.sync(dataset, run_id)))
+        await client.cancel(dataset, run_id, by=viewer.name)
+        return Shown(html=as_html("sync", sync=await client.sync(dataset, run_id), viewer=viewer))
+
+    @app.get("/datasets/{dataset}/history", responses=problems(400, 404, 502, 503))
+    async def history(viewer: Annotated[Viewer, Depends(viewer_of)], dataset: DatasetName) -> Shown:
+        """Return the last syncs of a dataset, as a list."""
+        syncs = await overviews.history(dataset)
+        return Shown(html=as_html("history", syncs=syncs, dataset=dataset, viewer=viewer))
 
     @app.get("/events", response_class=EventSourceResponse, responses=problems(400, 503))
     async def events(
-        sync: Annotated[list[Followed], Query(min_length=1, max_length=50)],
+        viewer: Annotated[Viewer, Depends(viewer_of)],
+        sync: Annotated[list[Followed], Query(max_length=MAX_FOLLOWED)] = [],  # noqa: B006 - FastAPI copies it
+        others: bool = False,
     ) -> AsyncIterator[ServerSentEvent]:
         """
-        Follow syncs, each named as `<dataset>/<run id>`, in one stream.
+        Follow syncs, each named as `<dataset>/<run id>`, in one stream; with `others`, also those that begin later.
 
-        Events: `sync` with `html` at each change; `problem` with `sync` and `message`, after which the browser connects
-        again; `end` when all have ended.
+        Events: `sync` with `html` at each change; `about` with `html`, what the page says of the dataset beside its
+        syncs, when one has ended; `problem` with `sync` and `message`, after which the browser connects again; `end`
+        when all have ended.
         """
         queue: asyncio.Queue[ServerSentEvent | None] = asyncio.Queue()
+        watchers: dict[str, asyncio.Task[bool]] = {}
+
+        def put(event: str, retry: int | None = None, **data: str) -> None:
+            queue.put_nowait(ServerSentEvent(event=event, data=data, retry=retry))
+
+        def problem(error: SyncError, **about: str) -> None:
+            put("problem", RECONNECT_AFTER_PROBLEM_MILLISECONDS, message=sentence(error), **about)
+
+        def begin(name: str, task: Coroutine[Any, Any, bool]) -> None:
+            watchers[name] = asyncio.create_task(task)
+            # Wakes the loop below, which checks whether there is anything left to wait for.
+            watchers[name].add_done_callback(lambda _: queue.put_nowait(None))
 
         async def watch(dataset: str, run_id: str) -> bool:
-            """Send the states of a sync, and return whether the sync has ended."""
+            """Send the states of a sync, and then what has become of its dataset; return whether it has ended."""
             try:
                 async for state in client.follow(dataset, run_id, deadline_seconds=STREAM_SECONDS):
-                    queue.put_nowait(ServerSentEvent(event="sync", data={"html": as_html(state)}))
+                    put("sync", html=as_html("sync", sync=state, viewer=viewer))
+                if others:
+                    put("about", html=as_html("about", about=await overviews.again(dataset)))
             except SyncTimeoutError:
                 return False
             except SyncError as error:
-                data = {"sync": f"{dataset}/{run_id}", "message": sentence(error)}
-                queue.put_nowait(
-                    ServerSentEvent(event="problem", data=data, retry=RECONNECT_AFTER_PROBLEM_MILLISECONDS)
-                )
+                problem(error, sync=f"{dataset}/{run_id}")
                 return False
             return True
 
+        async def find_new() -> bool:
+            """Watch the syncs that others start, until the stream is over; always return False."""
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STREAM_SECONDS):
+                    while True:
+                        try:
+                            found = await overviews.active()
+                        except SyncError as error:
+                            # Syncs that are followed outlast a restart of Airflow; so does the look for others.
+                            LOG.warning("Looking for new syncs: %s", error)
+                            found = []
+                        for dataset, run_id in found:
+                            name = f"{dataset}/{run_id}"
+                            known = watchers.get(name)
+                            # A queued sync that was cancelled has ended, and is queued in Airflow for a while.
+                            is_followed = known is not None and (not known.done() or known.result())
+                            if not is_followed:
+                                begin(name, watch(dataset, run_id))
+                        await asyncio.sleep(LOOK_SECONDS)
+            return False
+
         yield ServerSentEvent(comment="the states of the syncs, as they change", retry=RECONNECT_MILLISECONDS)
-        watchers = [asyncio.create_task(watch(*name.split("/"))) for name in dict.fromkeys(sync)]
+        for name in dict.fromkeys(sync):
+            begin(name, watch(*name.split("/")))
+        if others:
+            begin("", find_new())
         ending = asyncio.create_task(app.state.ending.wait())
-        for task in (*watchers, ending):
-            # Wakes the loop below, which checks whether there is anything left to wait for.
-            task.add_done_callback(lambda _: queue.put_nowait(None))
+        ending.add_done_callback(lambda _: queue.put_nowait(None))
         try:
-            while not ending.done() and not (queue.empty() and all(watcher.done() for watcher in watchers)):
+            while not ending.done() and not (queue.empty() and all(watcher.done() for watcher in watchers.values())):
                 if event := await queue.get():
                     yield event
-            if not ending.done() and all([await watcher for watcher in watchers]):
+            if not ending.done() and all([await watcher for watcher in watchers.values()]):
                 # Without this event, the browser would connect again.
                 yield ServerSentEvent(event="end", data={})
         finally:
-            for task in (*watchers, ending):
+            for task in (*watchers.values(), ending):
                 task.cancel()
 
     return app
+
+
+def viewer_of(request: Request) -> Viewer:
+    """Return who looks at the page, as the proxy in front of the backend says."""
+    header = request.app.state.user_header
+    user = name_in(request.headers.get(header, "")) if header else ""
+    # Leave out a name that the DAG would refuse: its owner may still start a sync.
+    return Viewer(user if REQUESTED_BY.fullmatch(user) else None, request.app.state.account)
 
 
 def name_in(header: str) -> str:
@@ -337,7 +390,7 @@ def name_in(header: str) -> str:
         return header
 
 
-async def or_problem(asked: Awaitable[Sync | None]) -> tuple[Sync | None, str | None]:
+async def or_problem(asked: Awaitable[Overview]) -> tuple[Overview | None, str | None]:
     """Return the answer and None, or None and a sentence: an error of one dataset must not hide the others."""
     try:
         return await asked, None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from examples.backend.airflow_client import Step, Sync
+from examples.backend.airflow_client import Failure, Step, Sync
 
 PAGE = Path(__file__).with_name("page")
 
@@ -39,6 +40,7 @@ STEP_WORDS = {
     "done": "done",
     "retry": "failed, will be tried again",
     "failed": "failed",
+    "stopped": "stopped",
     "skipped": "not run",
 }
 
@@ -49,6 +51,8 @@ CHANGES = (
     ("rows_deleted", "deleted"),
     ("rows_in_target", "now in the target"),
 )
+# In the message of a failed check_staging, each line that begins so is about a check.
+FAILED_CHECK = re.compile(r"^- (\w+): ", re.MULTILINE)
 # By export_mode of an answer.
 EXPORTS = {
     "full": "All rows were exported",
@@ -70,6 +74,20 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
+def limit_of(max_age: timedelta) -> str:
+    """Return how old data may be, as people say it: ``24 h``, ``3 days``, ``90 min``."""
+    minutes = max_age.total_seconds() / 60
+    for unit, size in (("days", 1440), ("h", 60)):
+        if minutes >= 2 * size and minutes % size == 0:
+            return f"{minutes / size:.0f} {unit}"
+    return f"{minutes:g} min"
+
+
+def in_utc(moment: datetime) -> str:
+    """Return a moment in words; the page's script replaces them by words in the reader's time zone."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
 def step_state(step: Step | None) -> str:
     """Return the page's state of a step: a key of ``STEP_WORDS``."""
     return STEP_STATES.get(step.state or "", "todo") if step else "todo"
@@ -82,7 +100,11 @@ def progress_of(sync: Sync) -> list[dict[str, str]]:
     for title, tasks in itertools.groupby(STEPS, key=itemgetter("title")):
         doing = {task["doing"]: step_state(known.get(task["id"])) for task in tasks}
         steps.append({"name": title, "doing": doing_in(doing), "state": state_of(list(doing.values()))})
-    if steps[-1]["state"] == "failed" and sync.failure and sync.failure.step != FINISH:
+    if was_cancelled(sync):
+        for step in steps:
+            # Nothing has failed: somebody has stopped it.
+            step["state"] = "stopped" if step["state"] == "failed" else step["state"]
+    if steps[-1]["state"] in ("failed", "stopped") and sync.failure and sync.failure.step != FINISH:
         # finish_sync fails in every sync that was not published; here another step failed, and it did its work.
         steps[-1]["state"] = "done"
     states = [step["state"] for step in steps]
@@ -92,6 +114,11 @@ def progress_of(sync: Sync) -> list[dict[str, str]]:
     for step in steps:
         step["words"] = STEP_WORDS[step["state"]]
     return steps
+
+
+def was_cancelled(sync: Sync) -> bool:
+    """Return whether a person has ended the sync."""
+    return sync.failure is not None and sync.failure.code == "CANCELLED"
 
 
 def state_of(states: list[str]) -> str:
@@ -120,16 +147,21 @@ class View:
     rows: int | None = None
     only_changes: bool = False
     """Whether the rows are those that the sync has changed, instead of all that it has loaded."""
+    compared: str = ""
+    """How many rows there were before, where the rows take the place of all that were there."""
     changes: list[tuple[str, int]] = field(default_factory=list)
-    as_of: str = ""
-    """How old the data are, and that nothing was new if that is so."""
+    who: str = ""
+    """Who has started it, if it was somebody else."""
+    of_source: str = ""
+    """Of which version of the source the data are, where the sync has not made them new."""
     details: list[str] = field(default_factory=list)
-    """Sentences for those who want to know more: what was exported and why, and what it has cost."""
+    """Sentences for those who want to know more: the report of a failure, what was exported and why, what it cost."""
     step: str = ""
     """Title of the step that failed."""
     reason: str = ""
     what_to_do: str = ""
-    query_id: str | None = None
+    ids: list[tuple[str, str]] = field(default_factory=list)
+    """By which names other systems know the sync."""
 
     @property
     def done(self) -> int:
@@ -137,7 +169,29 @@ class View:
         return sum(step["state"] in ("done", "skipped") for step in self.steps)
 
 
-def view_of(sync: Sync) -> View:
+@dataclass(frozen=True)
+class Viewer:
+    """
+    Who looks at the page.
+
+    :param name: the name that the backend knows, which is that of its requests; None if it knows none
+    :param account: the backend's account in Airflow
+    """
+
+    name: str | None = None
+    account: str = ""
+
+    def person(self, name: str | None) -> str:
+        """Return another person, or an account, as this viewer calls it; empty if it is not known."""
+        if name and name == self.name:
+            return "you"
+        return "this page" if name and name == self.account else name or ""
+
+
+NOBODY = Viewer()
+
+
+def view_of(sync: Sync, viewer: Viewer = NOBODY) -> View:
     """Return what the page shows for a sync."""
     result, failure = sync.result or {}, sync.failure
     databricks_run_url = sync.databricks_run_url or (failure.databricks_run_url if failure else None)
@@ -148,7 +202,11 @@ def view_of(sync: Sync) -> View:
         steps=progress_of(sync),
         # Only web addresses: another system's text must not become a link that runs a script.
         links=[(name, url) for name, url in links if url and urlsplit(url).scheme in ("http", "https")],
+        ids=[("Run in Airflow", sync.run_id)],
+        rows=sync.rows_loaded,
     )
+    starter = viewer.person(sync.requested_by)
+    view.who = "" if starter in ("", "you", "this page") else f"Started by {starter}"
     if sync.started:
         view.seconds = max(0.0, ((sync.ended or datetime.now(UTC)) - sync.started).total_seconds())
         view.duration = duration(view.seconds if sync.ended else int(view.seconds))
@@ -160,41 +218,88 @@ def view_of(sync: Sync) -> View:
         if view.headline == ENDING:
             view.reason = "Its staging tables are removed. The target stays as it was."
     elif sync.complete:
-        # Show "Sync Complete" only if rows were published.
-        view.headline, view.tone = "Sync Complete", "done"
-        if result.get("unchanged"):
-            view.headline = "Up to date"
-        elif result.get("verified"):
-            view.headline = "Verified"
-        elif result.get("dry_run"):
-            view.headline = "Dry run complete"
-        view.as_of = as_of(result)
-        changed = changed_rows(result)
-        loaded = result.get("rows" if result.get("verified") else "rows_loaded")
-        view.rows, view.only_changes = (loaded, False) if changed is None else (changed, True)
-        view.details = [sentence for sentence in (export_of(result), cost_of(result)) if sentence]
-        view.changes = [(words, result[column]) for column, words in CHANGES if result.get(column) is not None]
+        _show_result(view, result)
     elif failure:
-        if failure.code == "CANCELLED":
-            # No step is at fault.
-            view.headline, view.tone = "Sync cancelled", "cancelled"
-        else:
-            view.step = TITLES.get(failure.step, failure.step)
-        view.reason, view.what_to_do, view.query_id = failure.message, failure.what_to_do, failure.snowflake_query_id
+        _show_failure(view, failure, viewer.person(sync.cancelled_by))
     else:
         view.reason, view.what_to_do = "Airflow reports no reason.", "Look at the run in Airflow."
     return view
 
 
-def as_of(result: dict[str, Any]) -> str:
-    """Return how old the data of a sync are, by the version of the source; empty if it has none."""
-    version, committed = result.get("source_version"), result.get("source_committed_at")
-    if version is None or not committed:
+def _show_result(view: View, result: dict[str, Any]) -> None:
+    # Show "Sync Complete" only if rows were published.
+    view.headline, view.tone = "Sync Complete", "done"
+    if result.get("unchanged"):
+        view.headline = "Up to date"
+    elif result.get("verified"):
+        view.headline = "Verified"
+    elif result.get("dry_run"):
+        view.headline, view.reason = "Dry run complete", "Nothing was published. A sync would change:"
+        if compared := compared_of(result):
+            would = f"{rows_of(result['rows_inserted'])}, {compared}"
+            view.reason = f"Nothing was published. After a sync, the target would have {would}."
+    changed = changed_rows(result)
+    loaded = result.get("rows" if result.get("verified") else "rows_loaded")
+    view.rows, view.only_changes = (loaded, False) if changed is None else (changed, True)
+    view.compared = compared_of(result)
+    if result.get("verified") or result.get("unchanged"):
+        view.of_source = as_of(result)
+    elif when := version_in_words(result):
+        view.details = [f"The source has changed last on {when}."]
+    view.details += [sentence for sentence in (export_of(result), cost_of(result)) if sentence]
+    if not view.compared:
+        view.changes = [(words, result[column]) for column, words in CHANGES if result.get(column) is not None]
+    if result.get("run_key"):
+        view.ids.append(("Run key in the ledger", result["run_key"]))
+
+
+def _show_failure(view: View, failure: Failure, canceller: str) -> None:
+    message, cause = failure.message, failure.cause
+    if failure.code == "CANCELLED":
+        # No step is at fault.
+        by = {"": "", "this page": " on this page"}.get(canceller, f" by {canceller}")
+        view.headline, view.tone = f"Sync cancelled{by}", "cancelled"
+        view.reason = message.removeprefix(cause).strip() or message
+    else:
+        view.step = TITLES.get(failure.step, failure.step)
+        # An earlier version of the data share gives no cause.
+        view.reason = cause or message
+        if cause and message != cause:
+            view.details = [message]
+        if failure.code == "CHECKS_FAILED" and (names := dict.fromkeys(FAILED_CHECK.findall(message))):
+            view.reason = f"{cause} Not passed: {', '.join(names)}."
+    view.what_to_do = failure.what_to_do
+    view.ids.append(("Failure code", failure.code))
+    if failure.snowflake_query_id:
+        view.ids.append(("Snowflake query", failure.snowflake_query_id))
+
+
+def compared_of(result: dict[str, Any]) -> str:
+    """Return how many rows a replace has left, compared with those before; empty for other syncs."""
+    if result.get("load_mode") != "replace" or result.get("export_mode") in ("feed", "compare"):
         return ""
-    when = f"{committed[:16].replace('T', ' ')} UTC (version {version})"
+    before, after = result.get("rows_deleted"), result.get("rows_inserted")
+    if before is None or after is None:
+        return ""
+    if not before:
+        return "where there were none"
+    if before == after:
+        return "as many as before"
+    return f"{abs(after - before):,} {'more' if after > before else 'fewer'} than before"
+
+
+def as_of(result: dict[str, Any]) -> str:
+    """Return of which version of the source the rows are; empty if it has none."""
+    when = version_in_words(result)
     if result.get("verified"):
-        return f"The target holds what the source held on {when}"
-    return f"Nothing new at the source since {when}" if result.get("unchanged") else f"Data as of {when}"
+        return when and f"The target holds what the source held on {when}"
+    return when and f"{'Nothing new at the source since' if result.get('unchanged') else 'Data as of'} {when}"
+
+
+def version_in_words(result: dict[str, Any]) -> str:
+    """Return the version of the source and when it was committed; empty if it has none."""
+    version, committed = result.get("source_version"), result.get("source_committed_at")
+    return "" if version is None or not committed else f"{committed[:16].replace('T', ' ')} UTC (version {version})"
 
 
 def changed_rows(result: dict[str, Any]) -> int | None:
@@ -247,10 +352,51 @@ def doing_of(steps: list[dict[str, str]]) -> str:
     return ENDING
 
 
-TEMPLATES = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-TEMPLATES.filters |= {"title_of": title_of, "view_of": view_of}
+@dataclass(frozen=True)
+class Line:
+    """
+    One of the last syncs of a dataset, in their list.
+
+    ``tone`` is that of the sync, ``who`` has started it.
+    """
+
+    sync: Sync
+    tone: str
+    who: str
+    rows: str
+    duration: str
+    result: str
 
 
-def as_html(sync: Sync) -> str:
-    """Return the HTML that shows a sync on the page."""
-    return TEMPLATES.get_template("sync.html").render(sync=sync)
+def line_of(sync: Sync, viewer: Viewer) -> Line:
+    """Return a line of the list of the last syncs."""
+    view = view_of(sync, viewer)
+    who = viewer.person(sync.requested_by) or "schedule"
+    result = "Running" if view.tone == "running" else view.headline.removeprefix("Sync ").capitalize()
+    if view.tone == "failed" and view.step:
+        result = f"{result}: {view.step}"
+    rows = "" if view.rows is None else f"{view.rows:,}{' changed' if view.only_changes else ''}"
+    return Line(sync, view.tone, who, rows, view.duration if sync.ended else "", result)
+
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+TEMPLATES.filters |= {
+    "title_of": title_of,
+    "view_of": view_of,
+    "line_of": line_of,
+    "rows_of": rows_of,
+    "duration": duration,
+    "in_utc": in_utc,
+    "limit_of": limit_of,
+}
+
+
+def as_html(template: str, **values: Any) -> str:
+    """
+    Return a piece of the page.
+
+    :param template: ``sync`` shows a sync to a viewer, ``about`` what is known of a dataset, ``history`` its last syncs
+    """
+    return TEMPLATES.get_template(f"{template}.html").render(values)

@@ -49,9 +49,13 @@ export class AirflowUnavailableError extends SyncError {}
  *   steps             in order: { name, state, started, ended }; state is null until Airflow schedules the step
  *   result            if the sync succeeded: its row in the ledger (dry run: what would change; verification: what
  *                     was compared); else null
- *   failure           if it failed: { step, code, message, what_to_do, databricks_run_url,
+ *   failure           if it failed: { step, code, message, cause, what_to_do, databricks_run_url,
  *                     snowflake_query_id, retriable, repair, sentence }; else null; docs/failures.md lists the codes
  *   airflowUrl, databricksRunUrl
+ *   rowsLoaded        number of rows, when the load has ended; else null
+ *   requestedBy       the person in the conf, or the user of Airflow who started the run; null for a schedule
+ *   note              the text that Airflow shows for the run, or null
+ *   cancelledBy       who has cancelled the sync, as its note says; null if nobody has, or nobody knows
  *   finished          whether the sync has ended
  *   complete          whether to show "Sync Complete"
  */
@@ -176,11 +180,16 @@ export class AirflowClient {
     return last;
   }
 
-  /** Cancel a sync, on Databricks and Snowflake too; seconds later it is "failed". A finished one is unchanged. */
-  async cancel(dataset, runId) {
-    if (!(await this.sync(dataset, runId)).finished) {
-      await this.#ask("PATCH", `${runs(dataset)}/${encodeURIComponent(runId)}`, { body: { state: "failed" } });
-    }
+  /**
+   * Cancel a sync, on Databricks and Snowflake too; seconds later it is "failed". A finished one is unchanged.
+   * by: who cancels it, for the note of the run; default: Airflow names only the account of this client.
+   */
+  async cancel(dataset, runId, { by = null } = {}) {
+    const { finished, note } = await this.sync(dataset, runId);
+    if (finished) return;
+    // Below what others have written there.
+    const said = by ? { note: [note, `Cancelled by ${by}`].filter(Boolean).join("\n\n") } : {};
+    await this.#ask("PATCH", `${runs(dataset)}/${encodeURIComponent(runId)}`, { body: { state: "failed", ...said } });
   }
 
   async #checkReady(dataset) {
@@ -230,14 +239,20 @@ export class AirflowClient {
     if (databricksRunUrl === null && steps[0]?.state === "success") {
       databricksRunUrl = await xcom("export_to_s3", "run_page_url");
     }
+    let rowsLoaded = known?.rowsLoaded ?? null;
+    const isLoaded = steps.some((step) => step.name === "copy_into_staging" && step.state === "success");
+    if (rowsLoaded === null && isLoaded && run.state !== "success") {
+      rowsLoaded = fromLastAttempt("copy_into_staging", await xcom("copy_into_staging", "return_value"))?.rows_loaded ?? null;
+    }
     const result = run.state === "success" ? fromLastAttempt("publish", await xcom("publish", "return_value")) : null;
+    if (result) rowsLoaded = result.rows_loaded ?? null;
     let state = run.state;
     let failure = null;
     if (state === "queued" && steps.length > 0 && steps.slice(0, -1).every((step) => step.state === "skipped")) {
       // Cancelled while it was queued. Airflow sets it to failed only when the run before it has ended.
       state = "failed";
       const message = "The sync was cancelled before it began.";
-      failure = toFailure(STEPS[0], { code: "CANCELLED", message, retriable: true });
+      failure = toFailure(STEPS[0], { code: "CANCELLED", message, cause: message, retriable: true });
     } else if (state === "failed") {
       const step = steps.find((one) => one.state === "failed")?.name ?? "sync";
       failure = toFailure(step, fromLastAttempt(STEPS.at(-1), await xcom(STEPS.at(-1), "failure")));
@@ -256,6 +271,10 @@ export class AirflowClient {
       failure,
       airflowUrl: `${this.#url}/dags/sync_${encodeURIComponent(dataset)}/runs/${encodeURIComponent(runId)}`,
       databricksRunUrl,
+      rowsLoaded,
+      requestedBy: run.conf?.requested_by || run.triggering_user_name || null,
+      note: run.note ?? null,
+      cancelledBy: failure?.code === "CANCELLED" ? cancellerIn(run.note ?? "") : null,
       finished: state === "success" || state === "failed",
       complete: state === "success" && failure === null,
     };
@@ -364,6 +383,7 @@ function toFailure(step, report) {
     step: found.step ?? step,
     code: found.code ?? "UNEXPECTED",
     message: found.message ?? "",
+    cause: found.cause ?? "",
     what_to_do: found.what_to_do ?? "",
     databricks_run_url: found.databricks_run_url ?? null,
     snowflake_query_id: found.snowflake_query_id ?? null,
@@ -371,6 +391,14 @@ function toFailure(step, report) {
     repair: found.repair ?? null,
   };
   return { ...failure, sentence: `${failure.step}: ${failure.message}` };
+}
+
+/**
+ * Who has cancelled a run, by its note. At the end, the data share writes the last line, by Airflow's own record of who
+ * has called. A queued sync that was cancelled ends later; until then there is only what the caller has said.
+ */
+function cancellerIn(note) {
+  return /^cancelled by (.+?)(?: through [^:\n]+)?(?:: |$)/im.exec(note.split("\n\n---\n\n").at(-1))?.[1] ?? null;
 }
 
 function toJson(answer, method, path) {

@@ -27,6 +27,7 @@ MAY_HAVE_DEFAULTS = (
     "export_timeout_minutes",
     "load_timeout_minutes",
     "sync_deadline_minutes",
+    "max_age_minutes",
 )
 """Fields for which ``include/share.yaml`` may have defaults: their values may be right for all datasets."""
 

@@ -119,6 +119,12 @@ _ALIKE = "{} differ only by case, which COPY INTO ignores"
 TAGS = ("data-share", "sync")
 """Tags of each sync's DAG."""
 
+MAX_AGE_TAG = "max-age-minutes:"
+"""
+How the tag begins that tells ``max_age_minutes``. Readers of Airflow's REST API see no dataset file; of what a DAG file
+may say, the list of DAGs has only description, owner and tags.
+"""
+
 # A staging table's name is the target's name followed by the run key and the attempt.
 _MAX_TARGET_CHARACTERS = 200
 
@@ -327,6 +333,16 @@ class Dataset(BaseModel):
         description="Max. time from the request of a sync to its end, including the wait for an earlier sync. After "
         "it, an alert is sent; the sync goes on. Default: no such alert.",
     )
+    max_age_minutes: float | None = Field(
+        default=None,
+        gt=0,
+        le=525600,
+        allow_inf_nan=False,
+        strict=True,
+        description="Max. age of the data in the target: the time since a sync last read the source, and published it "
+        "or found nothing new. After it, the data are *stale*. Default: they never are. See "
+        "[Age of the data](#age-of-the-data).",
+    )
     create_table: Literal["from_columns", "from_source"] | None = Field(
         default=None,
         description="`from_columns`: the DAG `set_up_snowflake` creates the target from `columns`. `from_source`: the "
@@ -374,6 +390,8 @@ class Dataset(BaseModel):
     def _tags_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if repeated := [tag for tag, count in Counter((*value, *TAGS)).items() if count > 1]:
             raise ValueError(f"{', '.join(repeated)}: the DAG has this tag already, or it is given twice; remove it")
+        if told := [tag for tag in value if tag.startswith(MAX_AGE_TAG)]:
+            raise ValueError(f"{', '.join(told)}: the DAG gets this tag from max_age_minutes; write that field")
         return value
 
     @field_validator("merge_keys", "required_columns", "columns", "casts", "target_defaults", mode="before")
@@ -443,6 +461,12 @@ class Dataset(BaseModel):
     def dag_id(self) -> str:
         """Id of the DAG that syncs this dataset."""
         return f"sync_{self.name}"
+
+    @property
+    def dag_tags(self) -> list[str]:
+        """The tags of the DAG that syncs this dataset."""
+        max_age = [] if self.max_age_minutes is None else [f"{MAX_AGE_TAG}{self.max_age_minutes:g}"]
+        return [*TAGS, *self.tags, *max_age]
 
     @property
     def verify_dag_id(self) -> str:

@@ -13,6 +13,8 @@ from data_share.sql_text import shown, sql_string, table_parts
 LOCK_KEY = ("target_database", "target_schema", "target_name")
 """Columns of a lock table that name the target."""
 
+_TIME_IN_KEY = "%Y%m%dT%H%M%S"
+
 
 class Share(ShareNames):
     """
@@ -121,7 +123,12 @@ def run_key(dag_id: str, run_id: str, run_after: datetime) -> str:
     """
     environment = share_file().shares[DEFAULT].environment
     digest = _digest(f"{dag_id}\n{run_id}" + (f"\n{environment}" if environment else ""))
-    return f"{run_after.astimezone(UTC):%Y%m%dT%H%M%S}_{digest}"
+    return f"{run_after.astimezone(UTC).strftime(_TIME_IN_KEY)}_{digest}"
+
+
+def time_of(key: str) -> datetime:
+    """Return the time in a run key: after it, its sync has begun."""
+    return datetime.strptime(key.partition("_")[0], _TIME_IN_KEY).replace(tzinfo=UTC)
 
 
 def run_key_of(dag_run: Any) -> str:

@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from data_share import __version__
 from data_share.attempts import CLEAR_NUMBER_KEY, made_since_clear
 from data_share.datasets import MERGE_KEYS_UNIQUE, Dataset, LoadMode, is_about_all_rows
+from data_share.freshness import in_ledger
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.share import (
@@ -23,6 +24,7 @@ from data_share.share import (
     staging_manifest,
     staging_samples,
     target_key,
+    time_of,
 )
 from data_share.sql_files import use_compiled
 from data_share.sql_text import quoted
@@ -308,6 +310,19 @@ class Sync:
         """The run key that the manifest must have: the key of the sync that wrote the export."""
         # Not reload_run_key: the sync that it names may itself have reloaded the export of a still earlier sync.
         return self.export_path.split("/")[-3] if self.is_reload else self.key
+
+    @property
+    def data_as_of(self) -> str:
+        """
+        The moment from which the export has the source as it was then, or newer: UTC, as text in the ledger's form.
+
+        It is when the export was requested, by Airflow's clock. For an earlier export (``reload_run_key``), and for one
+        that an earlier version of this package has started, it is the time of the sync that has made it.
+        """
+        if self.is_reload:
+            return in_ledger(time_of(self.loaded["export_path"].split("/")[-3]))
+        requested: str | None = self.exported_with.get("requested_at")
+        return requested or in_ledger(self.dag_run.start_date)
 
     # ---- what was loaded
 

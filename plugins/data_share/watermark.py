@@ -104,10 +104,14 @@ def digest_of(dataset: Dataset, share: Share, *, of_rows: bool = False) -> str:
     """
     Return a digest of the dataset file and of the names of the secret that hashes are made with.
 
+    ``max_age_minutes`` is not in it.
+
     :param of_rows: only of the fields that decide what the target has of a row
     """
     fields = set(_FIELDS_OF_ROWS) if of_rows else None
-    known = [dataset.model_dump(mode="json", include=fields), share.hash_secret_scope, share.hash_secret_key]
+    # How old the data may be decides nothing about a sync: to write it into a file exports nothing again.
+    dumped = dataset.model_dump(mode="json", include=fields, exclude={"max_age_minutes"})
+    known = [dumped, share.hash_secret_scope, share.hash_secret_key]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 

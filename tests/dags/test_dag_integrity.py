@@ -41,7 +41,7 @@ from tests.conftest import load_sync_datasets
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 SYNCS = [f"sync_{name}" for name in shipped.DATASETS]
 ALL = [*SYNCS, "set_up_snowflake", "clean_up_share", "doctor"]
-TAGS = {"data-share", "sync", "set-up", "housekeeping"}
+TAGS = {"data-share", "sync", "set-up", "housekeeping", "max-age-minutes:1440"}
 
 
 @pytest.fixture(scope="module")

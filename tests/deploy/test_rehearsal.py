@@ -226,8 +226,15 @@ def test_the_backend_sees_the_syncs_alone_and_cancels_one(
         lambda: backend.tasks("sync_shared_forecasts", run_id)["wait_for_export"]["state"] == "deferred",
         "the sync waits for its export",
     )
-    backend.ask("PATCH", f"/dags/sync_shared_forecasts/dagRuns/{run_id}", json={"state": "failed"})
-    backend.wait("sync_shared_forecasts", run_id, SYNC_SECONDS)
+    # So the page of the button finds the syncs that others start, with one call for all datasets.
+    params = {"dag_id_prefix_pattern": "sync_", "state": ["queued", "running"]}
+    active = backend.ask("GET", "/dags/~/dagRuns", params=params)["dag_runs"]
+    assert run_id in [run["dag_run_id"] for run in active]
+    assert {run["dag_id"] for run in active} <= {f"sync_{name}" for name in SYNCS}
+    cancelled = {"state": "failed", "note": "Cancelled by ada@example.com"}
+    backend.ask("PATCH", f"/dags/sync_shared_forecasts/dagRuns/{run_id}", json=cancelled)
+    note = backend.wait("sync_shared_forecasts", run_id, SYNC_SECONDS)["note"]
+    assert "cancelled by ada@example.com through backend: " in note
     tasks = backend.tasks("sync_shared_forecasts", run_id)
     assert (tasks["wait_for_export"]["state"], tasks["publish"]["state"]) == ("failed", "skipped")
     assert sandbox.execute(["python", "-c", order, "release", "{}"]).returncode == 0

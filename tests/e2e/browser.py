@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from sandbox.settings import PROJECT
@@ -47,6 +48,15 @@ def browser() -> Iterator[Browser]:
         expect.set_options(timeout=ANSWER_MILLISECONDS)
         yield chromium
         chromium.close()
+
+
+def expect_accessible(page: Page) -> None:
+    """Expect that axe finds nothing that keeps a person from using the page, neither in light nor in dark colours."""
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        found = Axe().run(page)
+        # One fault may concern a hundred elements.
+        assert found.violations_count == 0, f"in {scheme} colours: {found.generate_report()[:4000]}"
 
 
 def take_picture(page: Page, name: str) -> None:

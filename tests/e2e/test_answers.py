@@ -196,4 +196,6 @@ def test_a_missed_deadline_and_a_cancel(
     share.airflow.ask("PATCH", f"/dags/sync_late/dagRuns/{run_id}", json={"state": "failed", "note": "Too late."})
     assert share.end_of(run_id)["state"] == "failed"
     assert receiver.event(run_id, "sync_failed")["failure"]["code"] == "CANCELLED"
-    assert (note(share, "sync_late", run_id) or "").startswith("Too late.\n\n---\n\nwait_for_export: ")
+    # By Airflow's event log, whose call has ended it.
+    told = f"Too late.\n\n---\n\ncancelled by {share.endpoints.airflow_user}: A person ended the sync"
+    assert (note(share, "sync_late", run_id) or "").startswith(told)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, FrameLocator, Locator, Page, Route, expect
 
 import data_share
-from tests.e2e.browser import ANSWER_MILLISECONDS, browser, take_picture
-from tests.e2e.share import TARGET, RunningShare
+from tests.e2e.browser import ANSWER_MILLISECONDS, browser, expect_accessible, take_picture
+from tests.e2e.share import TARGET, RunningShare, wait_for
 
 __all__ = ["browser"]
 
@@ -27,6 +27,18 @@ PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 800}
 
 OpenPage = Callable[..., Page]
+
+# It has no other target than the first sync makes.
+LIMITED = """\
+description: Forecasts each day, and never older than three seconds.
+source_table: main.weather.forecasts
+target_table: hourly_forecasts
+load_mode: replace
+create_table: from_source
+required_columns: [date]
+schedule: "0 3 * * *"
+max_age_minutes: 0.05
+"""
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +137,8 @@ def test_a_press_of_sync_is_followed_to_its_rows(
     expect(fact(one, "Last success")).to_have_text("just now")
     ledger = share.airflow.xcom(f"sync_{TARGET}", runs["dag_runs"][0]["dag_run_id"], "publish")
     assert ledger["requested_by"] == share.endpoints.airflow_user
-    expect(fact(one, "Data as of")).to_have_text(re.compile(rf"^\d+ \w+.*, version {ledger['source_version']}$"))
+    expect(fact(one, "Data as of")).to_have_text("just now")
+    expect(fact(one, "Source")).to_have_text(re.compile(rf"^\d+ \w+.*, version {ledger['source_version']}$"))
     # Airflow's frame lets no page open a window; this link opens one all the same.
     with page.context.expect_page() as opened:
         one.get_by_role("link", name="Databricks run").click()
@@ -150,7 +163,8 @@ def test_a_sync_without_anything_new_leaves_the_rows_and_says_so(
     expect(one).to_contain_text("The last sync, just now, found nothing new at the source.", timeout=SYNC_MILLISECONDS)
     expect(one.locator("header")).to_contain_text("Succeeded")
     expect(fact(one, "Rows")).to_have_text("1,461")
-    expect(fact(one, "Data as of")).to_contain_text(f"version {version}")
+    expect(fact(one, "Data as of")).to_have_text("just now")
+    expect(fact(one, "Source")).to_contain_text(f"version {version}")
 
 
 def test_a_failed_sync_shows_its_sentence_in_light_and_in_dark(share: RunningShare, open_in_airflow: OpenPage) -> None:
@@ -165,8 +179,14 @@ def test_a_failed_sync_shows_its_sentence_in_light_and_in_dark(share: RunningSha
     expect(one.locator("header")).not_to_contain_text("Failed")
     expect(one.locator("header")).to_contain_text("Failed", timeout=SYNC_MILLISECONDS)
     expect(one).to_contain_text("The last sync failed just now.")
-    expect(one).to_contain_text("wait_for_export: ")
-    expect(one).to_contain_text("Out of memory in stage 3")
+    # First words for people; what only others understand stands behind Details.
+    expect(one.locator(".sentence")).to_have_text("The export job failed on Databricks.")
+    told = one.locator(".more").get_by_text("Out of memory in stage 3")
+    expect(told).to_be_hidden()
+    one.get_by_text("Details").click()
+    expect(told).to_contain_text("wait_for_export: ")
+    expect(one.locator(".more").get_by_text("EXPORT_FAILED")).to_be_visible()
+    one.get_by_text("Details").click()
     expect(one.get_by_role("img")).to_have_attribute("aria-label", re.compile("[1-9][0-9]* of them failed"))
     # The theme is that of Airflow's UI, also when a person changes it there.
     html = frame.locator("html")
@@ -179,6 +199,51 @@ def test_a_failed_sync_shows_its_sentence_in_light_and_in_dark(share: RunningSha
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]
     take_picture(page, "status-page-phone")
     assert html.evaluate("html => html.scrollWidth <= html.clientWidth")
+
+
+def test_a_sync_is_cancelled_by_the_keyboard_and_counts_as_cancelled(
+    share: RunningShare, new_page: OpenPage, signed_in: Any
+) -> None:
+    if not share.target():
+        share.sync()
+    share.hold_export("start")
+    page = new_page(storage_state=signed_in)
+    page.goto(f"{share.endpoints.airflow_url}/data-share/")
+    one = card(page, TARGET)
+    one.get_by_role("button", name=f"Sync {TARGET}").click()
+    expect(one).to_contain_text("Step 1 of 5: Waiting for Databricks", timeout=SYNC_MILLISECONDS)
+    expect_accessible(page)
+
+    one.get_by_role("button", name=f"Cancel the running sync of {TARGET}").press("Enter")
+
+    expect(one.get_by_role("heading")).to_be_focused()
+    expect(one.locator("header")).to_contain_text("Cancelled", timeout=SYNC_MILLISECONDS)
+    who = share.endpoints.airflow_user
+    expect(one).to_contain_text(f"The last sync was cancelled just now by {who}. It was not published; the target")
+    expect(one.locator(".failure")).to_be_hidden()
+    counted = re.compile(r"\d+ of them failed, [1-9]\d* cancelled\.")
+    expect(one.get_by_role("img")).to_have_attribute("aria-label", counted)
+    expect(page.get_by_role("button", name=re.compile(r"[1-9]\d* cancelled"))).to_be_visible()
+    expect_accessible(page)
+    # The data have the age that they had.
+    expect(fact(one, "Data as of")).to_contain_text(re.compile("just now|ago"))
+
+
+@pytest.mark.tier("nightly")
+def test_a_schedule_and_a_limit_of_the_age_are_told(
+    share: RunningShare, new_page: OpenPage, signed_in: Any, add_dataset_file: Callable[[str, str], Path]
+) -> None:
+    add_dataset_file("hourly_forecasts", LIMITED)
+    wait_for(lambda: not share.airflow.call("GET", "/dags/sync_hourly_forecasts").is_error, "the DAG is there", 120)
+    share.sync("hourly_forecasts")
+    page = new_page(storage_state=signed_in, viewport={"width": 1280, "height": 3000})
+    page.goto(f"{share.endpoints.airflow_url}/data-share/")
+    one = card(page, "hourly_forecasts")
+    expect(fact(one, "Next run")).to_have_text(re.compile(r"^in \d+ (hr|min)\."))
+    expect(one.locator("header .badge:visible")).to_have_text("Stale")
+    expect(one).to_contain_text("The data are stale: older than 0.05 min")
+    page.get_by_role("button", name="stale").click()
+    expect(page.get_by_role("article")).to_have_count(1)
 
 
 def test_a_link_leaves_the_frame(share: RunningShare, open_in_airflow: OpenPage) -> None:
@@ -220,6 +285,9 @@ def _is_post(route: Route) -> bool:
 # ---- with answers made here
 
 
+ENDED = "A person ended the sync in Airflow. It was not published; the target is as it was."
+
+
 class FakeAirflow:
     """Answers the page's REST calls, and counts them."""
 
@@ -230,9 +298,14 @@ class FakeAirflow:
         self.xcoms: dict[str, Any] = {}
         self.calls: Counter[str] = Counter()
         self.refusal: int | None = None
+        self.patched: list[tuple[str, dict[str, Any]]] = []
 
-    def add(self, dataset: str, *states: str, hours: float = 1, **dag: Any) -> None:
-        """Add a dataset with runs of these states, the last one of which has just begun or ended."""
+    def add(self, dataset: str, *states: str, hours: float = 1, tags: Sequence[str] = (), **dag: Any) -> None:
+        """
+        Add a dataset with runs of these states, the last one of which has just begun or ended.
+
+        A cancelled run is one that has failed, and whose note says so.
+        """
         dag_id = f"sync_{dataset}"
         self.dags[dag_id] = {
             "dag_id": dag_id,
@@ -240,9 +313,12 @@ class FakeAirflow:
             "is_paused": False,
             "next_dagrun_run_after": None,
             "timetable_summary": None,
+            "tags": [{"name": name} for name in ("data-share", "sync", *tags)],
             **dag,
         }
         for number, state in enumerate(states):
+            note = f"cancelled by ada: {ENDED}" if state == "cancelled" else None
+            state = "failed" if state == "cancelled" else state
             start = datetime.now(UTC) - timedelta(hours=hours * (len(states) - 1 - number), seconds=20)
             is_over = state in ("success", "failed")
             run = {
@@ -254,7 +330,7 @@ class FakeAirflow:
                 "end_date": (start + timedelta(seconds=8)).isoformat() if is_over else None,
                 "duration": 8.0 if is_over else None,
                 "conf": {},
-                "note": None,
+                "note": note,
             }
             self.runs.append(run)
             if state == "success":
@@ -302,6 +378,11 @@ class FakeAirflow:
             return {"asset_events": events, "total_entries": len(events)}
         if path.endswith("taskInstances/list"):
             return {"task_instances": [], "total_entries": 0}
+        if found := re.fullmatch(r"dags/sync_\w+/dagRuns/([\w-]+)", path):
+            run = next(run for run in self.runs if run["dag_run_id"] == found[1])
+            if body:
+                self.patched.append((found[1], body))
+            return run
         if path.endswith("/finish_sync"):
             return {"id": "this attempt"}
         return {"value": self.xcoms[path]} if path in self.xcoms else None
@@ -363,7 +444,7 @@ def test_each_state_says_what_it_means(fake: FakeAirflow, open_page: OpenPage) -
     running = card(page, "rivers")
     expect(running).to_contain_text("Another sync is queued; it starts when this one has ended.")
     # One that waits is enough.
-    expect(running.get_by_role("button", name="Sync")).to_be_disabled()
+    expect(running.get_by_role("button", name="Sync rivers")).to_be_disabled()
     scheduled = card(page, "tides")
     expect(fact(scheduled, "Next run")).to_have_text("in 23 hr.")
     expect(fact(scheduled, "Rows")).to_have_text("1,001")
@@ -372,6 +453,165 @@ def test_each_state_says_what_it_means(fake: FakeAirflow, open_page: OpenPage) -
     )
     scheduled.get_by_text("Last runs").click()
     expect(scheduled.get_by_role("row")).to_have_count(3)
+
+
+def all_states(fake: FakeAirflow) -> None:
+    """Add a dataset in each state."""
+    fake.add("airports", "success", is_paused=True)
+    fake.add("cities", "success", "failed", "success", "failed")
+    fake.add("gulfs", "success", "cancelled")
+    fake.add("harbours")
+    fake.add("lakes", "success", "success", tags=["max-age-minutes:0.1"])
+    fake.add("rivers", "success", "running", "queued", hours=0.01)
+    fake.add("straits", "success", "failed", hours=2, tags=["max-age-minutes:60"])
+    fake.add("tides", *["success"] * 40, tags=["max-age-minutes:60"])
+    report = {
+        "step": "check_staging",
+        "code": "X",
+        "message": "Object 'T' (002003)",
+        "cause": "It has not been set up.",
+    }
+    for run in ("cities/dagRuns/cities-3", "straits/dagRuns/straits-1"):
+        known = {**report, "what_to_do": "Run set_up_snowflake.", "task_instance_id": "this attempt"}
+        fake.xcoms[f"dags/sync_{run}/taskInstances/finish_sync/xcomEntries/failure"] = known
+
+
+def test_nothing_keeps_a_person_from_using_the_page_in_any_state(fake: FakeAirflow, open_page: OpenPage) -> None:
+    expect_accessible(open_page())
+    all_states(fake)
+    # High enough that each card is on the screen, and has its details.
+    page = open_page(viewport={"width": 1280, "height": 3000})
+    expect(fact(card(page, "tides"), "Rows")).to_have_text("1,039")
+    for words in ("Details", "Last runs"):
+        for summary in page.get_by_text(words, exact=True).all():
+            if summary.is_visible():
+                summary.click()
+    expect_accessible(page)
+    page.set_viewport_size({"width": PHONE["width"], "height": 5000})
+    expect_accessible(page)
+    fake.refusal = 0
+    turn_clock(page, seconds=16)
+    expect(page.get_by_role("alert")).to_be_visible()
+    expect_accessible(page)
+
+
+def test_the_bars_have_scales_a_legend_and_values(fake: FakeAirflow, open_page: OpenPage) -> None:
+    fake.add("gulfs", "success", "failed", "cancelled", "success")
+    fake.runs[-1]["duration"] = 125.0
+    one = card(open_page(), "gulfs")
+    chart = one.locator(".chart")
+    expect(one.get_by_role("img")).to_have_attribute(
+        "aria-label", "The last 4 runs, 1 of them failed, 1 cancelled. The longest took 2 min 5 s; at most 1,003 rows."
+    )
+    expect(chart.locator(".scale").nth(0).locator("span")).to_have_text(["2 min 5 s", "0"])
+    expect(chart.locator(".scale").nth(1).locator("span")).to_have_text(["1,003", "0"])
+    expect(chart.locator(".plot-title")).to_have_text(["Duration", "Rows"])
+    expect(chart.locator(".legend span")).to_have_text(["succeeded", "failed", "cancelled", "rows"])
+    # What each bar shows, for those who hear the page, and under the mouse.
+    values = [
+        r"succeeded, 8\.0 s, 1,000 rows",
+        r"failed, 8\.0 s",
+        r"cancelled, 8\.0 s",
+        "succeeded, 2 min 5 s, 1,003 rows",
+    ]
+    heard = [re.compile(rf"^\d+ \w+,? \d\d:\d\d: {words}$") for words in values]
+    expect(one.get_by_role("listitem")).to_have_text(heard)
+    expect(chart.locator(".reading")).to_have_text(heard[-1])
+    chart.locator("[data-run='gulfs-1']").first.hover()
+    expect(chart.locator(".reading")).to_have_text(heard[1])
+
+
+@pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
+def test_no_duration_wraps(fake: FakeAirflow, open_page: OpenPage, viewport: dict[str, int]) -> None:
+    fake.add("tides", "success")
+    fake.runs[-1]["duration"] = 3725.0
+    # The longest neighbour that it may have.
+    version = {"source_version": 123_456, "source_committed_at": "2026-01-02T02:41:00"}
+    fake.published["tides-0"]["extra"] = version
+    page = open_page(viewport=viewport)
+    expect(fact(card(page, "tides"), "Source")).to_contain_text("version 123456")
+    took = fact(card(page, "tides"), "Took")
+    expect(took).to_have_text("1 h 2 min")
+    lines = "node => { const text = new Range(); text.selectNodeContents(node); return text.getClientRects().length; }"
+    assert took.locator("span").evaluate(lines) == 1
+    assert page.locator("html").evaluate("html => html.scrollWidth <= html.clientWidth")
+
+
+def test_a_state_filters_the_datasets(fake: FakeAirflow, open_page: OpenPage) -> None:
+    all_states(fake)
+    page = open_page()
+    filters = page.get_by_role("group", name="Show only datasets that are")
+    expect(filters.get_by_role("button")).to_have_text(
+        ["1 running", "2 failed", "1 cancelled", "2 stale", "2 succeeded", "1 never ran", "1 paused"]
+    )
+    for state, names in {"stale": ["lakes", "straits"], "cancelled": ["gulfs"], "running": ["rivers"]}.items():
+        button = filters.get_by_role("button", name=state)
+        button.click()
+        expect(button).to_have_attribute("aria-pressed", "true")
+        expect(page.get_by_role("article")).to_have_count(len(names))
+        expect(page.get_by_role("heading", level=2)).to_have_text(names)
+        button.click()
+    expect(page.get_by_role("article")).to_have_count(8)
+
+
+def test_stale_is_a_state_of_its_own(fake: FakeAirflow, open_page: OpenPage) -> None:
+    all_states(fake)
+    page = open_page()
+    lakes, straits, tides = (card(page, name) for name in ("lakes", "straits", "tides"))
+    badges = "header .badge:visible"
+    expect(lakes.locator(badges)).to_have_text("Stale")
+    # Another state is told too.
+    expect(straits.locator(badges)).to_have_text(["Failed", "Stale"])
+    expect(fact(straits, "Data as of")).to_have_text("2 hr. ago")
+    expect(straits).to_contain_text("The data are stale: older than 60 min, the most that the dataset file allows.")
+    expect(tides.locator(badges)).to_have_text("Succeeded")
+
+    page.clock.fast_forward("01:00:00")
+
+    expect(tides.locator(badges)).to_have_text("Stale")
+
+
+def test_a_sync_that_finds_nothing_new_makes_the_data_young_again(fake: FakeAirflow, open_page: OpenPage) -> None:
+    fake.add("straits", "success", "failed", "success", hours=2, tags=["max-age-minutes:60"])
+    fake.runs[-1]["note"] = "nothing new at the source since 2026-01-02 02:41 UTC (version 812) (2.0 s)"
+    del fake.published["straits-2"]
+    one = card(open_page(), "straits")
+    expect(fact(one, "Last success")).to_have_text("4 hr. ago")
+    expect(fact(one, "Data as of")).to_have_text("just now")
+    expect(one.locator("header .badge:visible")).to_have_text("Succeeded")
+
+
+def test_the_age_is_that_of_the_publish_not_of_its_end(fake: FakeAirflow, open_page: OpenPage) -> None:
+    fake.add("tides", "success")
+    three_hours_ago = datetime.now(UTC) - timedelta(hours=3, minutes=1)
+    fake.published["tides-0"]["extra"] = {"data_as_of": three_hours_ago.replace(tzinfo=None).isoformat()}
+    # It loads an earlier export; its event is on no page that was read.
+    fake.add("winds", "success")
+    fake.runs[-1]["conf"] = {"reload_run_key": f"{three_hours_ago:%Y%m%dT%H%M%S}_0a1b2c3d"}
+    page = open_page()
+    expect(fact(card(page, "tides"), "Data as of")).to_have_text("3 hr. ago")
+    expect(fact(card(page, "winds"), "Data as of")).to_have_text("3 hr. ago")
+
+
+def test_a_run_that_has_ended_is_not_cancelled(fake: FakeAirflow, open_page: OpenPage) -> None:
+    fake.add("tides", "running", "queued", hours=0.01)
+    page = open_page()
+    one = card(page, "tides")
+    running, queued = (one.get_by_role("button", name=f"Cancel the {state} sync") for state in ("running", "queued"))
+    expect(running).to_be_visible()
+    # The page does not know yet: the call would turn the success into a failure.
+    fake.runs[0]["state"] = "success"
+    running.click()
+    expect(running).to_be_hidden()
+    assert fake.patched == []
+    fake.refusal = 403
+    queued.click()
+    expect(one.get_by_role("status")).to_contain_text("You may not cancel syncs of this dataset.")
+    fake.refusal = None
+    queued.click()
+    expect(one).to_contain_text("The queued sync is cancelled; Airflow ends it when the one before it has ended.")
+    expect(queued).to_be_hidden()
+    assert fake.patched == [("tides-1", {"state": "failed"})]
 
 
 def test_what_a_publish_exported_and_cost_is_shown_as_far_as_it_is_known(
@@ -456,6 +696,22 @@ def test_the_reason_of_an_earlier_attempt_is_not_shown(fake: FakeAirflow, open_p
 
     expect(one).to_contain_text("finish_sync: A step ended without a report")
     expect(one).not_to_contain_text("Correct the source.")
+
+
+def test_the_names_of_failed_checks_stand_before_details(fake: FakeAirflow, open_page: OpenPage) -> None:
+    fake.add("tides", "failed")
+    fake.xcoms["dags/sync_tides/dagRuns/tides-0/taskInstances/finish_sync/xcomEntries/failure"] = {
+        "step": "check_staging",
+        "code": "CHECKS_FAILED",
+        "message": "2 of 9 checks failed on staging.tides__2026.\n- deep: depth > 0\n- near: x < 9",
+        "cause": "They break a check.",
+        "task_instance_id": "this attempt",
+    }
+
+    one = card(open_page(), "tides")
+
+    expect(one.locator(".sentence")).to_have_text("They break a check. Not passed: deep, near.")
+    expect(one.get_by_text("depth > 0")).to_be_hidden()
 
 
 def test_a_dry_run_is_no_success(fake: FakeAirflow, open_page: OpenPage) -> None:

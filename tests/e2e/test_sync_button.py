@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,8 +16,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Response, expect
 
 from sandbox.settings import PROJECT
-from tests.e2e.browser import UPDATE_IMAGES, browser, take_picture
-from tests.e2e.share import DAG_ID, RunningShare, wait_for
+from tests.e2e.browser import UPDATE_IMAGES, browser, expect_accessible, take_picture
+from tests.e2e.share import DAG_ID, SUBMITS, Fault, RunningShare, wait_for
 
 __all__ = ["browser"]
 
@@ -26,6 +27,7 @@ DATASET = "shared_forecasts"
 FAILING = "daily_observations"
 WAITING = "Step 1 of 5: Waiting for Databricks to export"
 SYNC_MILLISECONDS = 180_000
+GREY = "rgb(86, 101, 122)"
 
 
 class Backend:
@@ -191,7 +193,14 @@ def test_a_press_shows_the_steps_and_ends_in_sync_complete(page: Page, share: Ru
     share.release_export()
 
     expect_headline(page, "Sync Complete")
-    expect(card(page).locator(".answer")).to_have_text(re.compile(r"^1,461 rows in (\d+ min )?[\d.]+ s$"))
+    how_many = r"1,461 rows, (as many as before|where there were none)"
+    expect(card(page).locator(".answer")).to_have_text(re.compile(rf"^{how_many}, in (\d+ min )?[\d.]+ s$"))
+    expect(card(page).locator(".description")).to_have_text(
+        "Daily temperature forecasts by place, shared with the web app."
+    )
+    expect(card(page).locator(".age")).to_contain_text("Data as of ")
+    expect(card(page).locator(".age time")).to_have_text(re.compile("^.*, just now$"))
+    expect(card(page).locator(".facts")).to_have_text(re.compile(r"1,461 rows\s+usually \d+"))
     expect(card(page).get_by_role("button", name="Cancel")).to_be_hidden()
     row = share.airflow.xcom(DAG_ID, run_id, "publish")
     assert (row["rows_loaded"], row["requested_by"]) == (1461, "ada@example.com")
@@ -212,21 +221,126 @@ def test_a_press_shows_the_steps_and_ends_in_sync_complete(page: Page, share: Ru
     assert page.context.cookies() == []
 
 
-def test_a_failing_job_is_a_sentence(page: Page, share: RunningShare) -> None:
-    target = share.target(FAILING)
+def test_the_age_of_the_data_stays_visible_while_a_sync_runs_and_after_one_failed(
+    page: Page, share: RunningShare
+) -> None:
+    as_of = share.sync()["data_as_of"]
+    target = share.target()
+    page.reload()
+    age = card(page).locator(".age time")
+    expect(age).to_have_attribute("datetime", f"{as_of}+00:00")
+    expect(age).to_have_text(re.compile(", just now$"))
+    expect_accessible(page)
     share.databricks("POST", "/_sandbox/fail_next", {"message": "Out of memory in stage 3"})
+    share.hold_export("start")
 
+    press(page)
+
+    expect_headline(page, WAITING)
+    expect(age).to_have_attribute("datetime", f"{as_of}+00:00")
+    expect(card(page).locator(".facts")).to_contain_text("usually")
+    expect_accessible(page)
+    share.release_export()
+    expect_headline(page, "Sync failed")
+    # First words for people; what only others understand stands behind Details.
+    reason = card(page).locator(".reason")
+    expect(reason).to_have_text("Export: The export job failed on Databricks.")
+    told, code = card(page).get_by_text("Out of memory in stage 3"), card(page).get_by_text("EXPORT_FAILED")
+    expect(told).to_be_hidden()
+    expect(code).to_be_hidden()
+    card(page).get_by_text("Details").click()
+    expect(told).to_be_visible()
+    expect(code).to_be_visible()
+    expect(card(page).locator(".steps li.failed")).to_have_text(re.compile("Export"))
+    expect(card(page).get_by_role("link", name="Databricks run")).to_have_attribute(
+        "href", re.compile(f"job/{share.job_id}/run/")
+    )
+    expect(age).to_have_attribute("datetime", f"{as_of}+00:00")
+    expect_accessible(page)
+    assert share.target() == target
+
+
+def test_a_sync_that_somebody_else_starts_appears_by_itself(page: Page, share: RunningShare) -> None:
+    card(page).get_by_text("Last syncs").click()
+    lines = card(page).locator(".history tbody tr")
+    expect(card(page).locator(".history th")).to_have_text(["When", "Who", "Rows", "Time", "Result"])
+    before = lines.count()
+    # While the rows are checked, their number is known.
+    Fault(share.endpoints.snowflake_url, path=SUBMITS, body="check_name", action={"delay": 3})
+
+    run_id = share.start_sync(conf={"requested_by": "grace@example.com"})
+
+    expect(card(page).locator(".who")).to_have_text("Started by grace@example.com", timeout=SYNC_MILLISECONDS)
+    expect(card(page).locator(".loaded")).to_have_text("1,461 rows loaded, not published yet")
+    expect_headline(page, "Sync Complete")
+    expect(card(page).locator(".answer")).to_contain_text("1,461 rows, as many as before, in ")
+    assert shown_runs(page) == [run_id]
+    as_of = share.xcom(run_id, "publish")["data_as_of"]
+    expect(card(page).locator(".age time")).to_have_attribute("datetime", f"{as_of}+00:00")
+    # The list is read again by itself.
+    cells = lines.first.locator("td")
+    expect(cells.nth(1)).to_have_text("grace@example.com")
+    expect(cells.nth(2)).to_have_text("1,461")
+    expect(cells.nth(3)).to_have_text(re.compile(r"^[\d.]+ s$"))
+    expect(cells.nth(4)).to_have_text("Complete")
+    assert before <= lines.count() <= 10
+    expect_accessible(page)
+
+
+def test_old_data_are_called_stale_while_the_page_is_open(page: Page, share: RunningShare) -> None:
+    if not share.target():
+        share.sync()
+    page.clock.install()
+    page.reload()
+    stale = card(page).get_by_text("Stale: older than 24 h")
+    expect(card(page).locator(".age")).to_contain_text("Data as of")
+    expect(stale).to_be_hidden()
+
+    page.clock.fast_forward("25:00:00")
+
+    expect(stale).to_be_visible()
+    expect(card(page).locator(".age time")).to_contain_text("1 day ago")
+    expect_accessible(page)
+
+
+@pytest.mark.tier("nightly")
+def test_the_next_sync_of_a_schedule_is_told(
+    page: Page, share: RunningShare, add_dataset_file: Callable[[str, str], Path]
+) -> None:
+    add_dataset_file(
+        "daily_forecasts",
+        """\
+description: Forecasts each day.
+source_table: main.weather.forecasts
+target_table: daily_forecasts
+load_mode: replace
+create_table: from_source
+required_columns: [date]
+schedule: "0 3 * * *"
+""",
+    )
+    wait_for(lambda: not share.airflow.call("GET", "/dags/sync_daily_forecasts").is_error, "the DAG is there", 120)
+    page.reload()
+    facts = card(page, "daily_forecasts").locator(".facts")
+    expect(facts).to_have_text(re.compile(r"next sync in \d+ (h|min) \(.*3:00\sAM\)"))
+
+
+@pytest.fixture
+def lost_table(share: RunningShare) -> Iterator[None]:
+    share.query(f"ALTER TABLE {FAILING} RENAME TO hidden_away")
+    yield
+    share.query(f"DROP TABLE IF EXISTS {FAILING}")
+    share.query(f"ALTER TABLE hidden_away RENAME TO {FAILING}")
+
+
+@pytest.mark.usefixtures("lost_table")
+def test_a_missing_table_has_not_been_set_up(page: Page) -> None:
     press(page, FAILING)
 
     expect_headline(page, "Sync failed", FAILING)
-    reason = card(page, FAILING).locator(".reason")
-    expect(reason).to_contain_text("Export:")
-    expect(reason).to_contain_text("Out of memory in stage 3")
-    expect(card(page, FAILING).locator(".steps li.failed")).to_have_text(re.compile("Export"))
-    expect(card(page, FAILING).get_by_role("link", name="Databricks run")).to_have_attribute(
-        "href", re.compile(f"job/{share.job_id}/run/")
-    )
-    assert share.target(FAILING) == target
+    expect(card(page, FAILING).locator(".reason")).to_contain_text("The target table has not been set up")
+    expect(card(page, FAILING).locator(".what-to-do")).to_contain_text("Run the DAG set_up_snowflake")
+    expect(card(page, FAILING).get_by_text("TARGET_MISSING")).to_be_hidden()
 
 
 def test_a_reload_and_a_restart_of_the_backend_change_nothing(
@@ -257,7 +371,7 @@ def test_a_reload_and_a_restart_of_the_backend_change_nothing(
     backend.start()
     expect_headline(page, "Sync Complete")
     assert shown_runs(page) == [run_id]
-    expect(card(page).locator(".answer")).to_contain_text("1,461 rows")
+    expect(card(page).locator(".answer")).to_contain_text("1,461 rows, as many as before, in ")
 
 
 def test_presses_start_one_run_and_queue_one_and_each_can_be_cancelled(
@@ -268,6 +382,11 @@ def test_presses_start_one_run_and_queue_one_and_each_can_be_cancelled(
         share.sync("city_temperatures", conf={"accept_row_change": True})
         press(page, "city_temperatures")
         expect_headline(page, "Sync Complete", "city_temperatures")
+        share.databricks("POST", "/_sandbox/fail_next", {"message": "Out of memory in stage 3"})
+        press(page, FAILING)
+        expect_headline(page, "Sync failed", FAILING)
+        card(page, "city_temperatures").get_by_text("Last syncs").click()
+        expect(card(page, "city_temperatures").locator(".history tbody tr").first).to_be_visible()
     share.hold_export("start")
     press(page, click_count=2)
     expect_headline(page, WAITING)
@@ -286,20 +405,39 @@ def test_presses_start_one_run_and_queue_one_and_each_can_be_cancelled(
     press(other_page)
     press(page)
     assert shown_runs(page) == [first, second]
-    assert shown_runs(other_page) == [second]
+    # It finds the one that runs by itself.
+    expect(card(other_page).locator(".sync")).to_have_count(2)
+    assert shown_runs(other_page) == [first, second]
     assert active_runs(share) == [second, first], "never two queued"
     other_page.close()
 
     page.reload()
     expect(card(page).locator(".sync")).to_have_count(2)
     assert shown_runs(page) == [first, second]
+    expect_accessible(page)
 
-    card(page).get_by_role("button", name="Cancel").nth(1).click()
-    expect(card(page).locator(".headline").nth(1)).to_have_text("Sync cancelled", timeout=SYNC_MILLISECONDS)
+    # By the keyboard: the focus stays where its user reads on.
+    card(page).get_by_role("button", name="Cancel").nth(1).press("Enter")
+    headline = card(page).locator(".headline").nth(1)
+    expect(headline).to_have_text("Sync cancelled by you", timeout=SYNC_MILLISECONDS)
+    expect(headline).to_be_focused()
     assert share.airflow.run(DAG_ID, first)["state"] == "running"
-    card(page).get_by_role("button", name="Cancel").click()
+    card(page).get_by_role("button", name="Cancel").press("Enter")
 
-    expect_headline(page, re.compile("Sync (cancelled|failed)"))
+    expect_headline(page, "Sync cancelled by you")
+    expect(card(page).locator(".headline").first).to_be_focused()
+    # Grey, and no cross of a failed step.
+    expect(card(page).locator(".headline").first).to_have_css("color", GREY)
+    expect(card(page).locator(".steps li.failed")).to_have_count(0)
+    expect_accessible(page)
+    who = share.endpoints.airflow_user
+    note = share.airflow.run(DAG_ID, first)["note"]
+    told = f"cancelled by ada@example.com through {who}: A person ended the sync in Airflow. "
+    assert note == f"Cancelled by ada@example.com\n\n---\n\n{told}It was not published; the target is as it was."
+    other_page = page.context.browser.new_page(extra_http_headers={"X-Forwarded-User": "grace@example.com"})  # type: ignore[union-attr]
+    other_page.goto(backend.url)
+    expect_headline(other_page, "Sync cancelled by ada@example.com")
+    other_page.close()
     wait_for(
         lambda: databricks_run(share, first)["state"].get("result_state") == "CANCELED",
         "the run is cancelled on Databricks",
@@ -332,6 +470,7 @@ def test_a_paused_dataset_is_a_sentence(page: Page, share: RunningShare) -> None
     press(page)
 
     expect(card(page).get_by_role("alert")).to_contain_text("paused")
+    expect_accessible(page)
     assert active_runs(share) == []
 
 
@@ -362,6 +501,7 @@ def test_what_is_wrong_with_airflow_is_a_sentence(
     page.goto(away.url)
     expect(page.get_by_role("alert")).to_contain_text("Airflow does not answer.")
     expect(page.get_by_role("link", name="Try again")).to_be_visible()
+    expect_accessible(page)
 
 
 def test_another_site_cannot_press(context: BrowserContext, share: RunningShare, backend: Backend) -> None:

@@ -1,9 +1,9 @@
 // The page of the Sync Data button: it requests syncs, and shows the HTML that the backend renders for each sync.
 "use strict";
 
+const MAX_FOLLOWED = 50; // the backend takes no more names
 const NOTICE_AFTER_MS = 3000;
 const RECONNECT_MS = 3000;
-const FOLLOWED = "followed syncs";
 
 const connection = document.getElementById("connection");
 let source = null;
@@ -19,13 +19,44 @@ function inWords(seconds) {
     : `${Math.floor(minutes / 60)} h ${two(minutes % 60)} min`;
 }
 
-/** Starts the elapsed times, and shows points in time in the reader's time zone. */
-function setTimes(piece) {
+/** The distance of a point in time from now: "2 h ago", "in 5 min". */
+function distance(time) {
+  const minutes = Math.floor(Math.abs(time - Date.now()) / 60_000);
+  const isPast = time < Date.now();
+  if (minutes < 1) return isPast ? "just now" : "in a moment";
+  const days = Math.floor(minutes / 1440);
+  const words = minutes < 60 ? `${minutes} min` : days < 1 ? `${Math.floor(minutes / 60)} h` : `${days} ${days > 1 ? "days" : "day"}`;
+  return isPast ? `${words} ago` : `in ${words}`;
+}
+
+/** A point in time in the reader's time zone: of today without the date. */
+function moment(time) {
+  const isToday = time.toDateString() === new Date().toDateString();
+  return time.toLocaleString([], isToday ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" });
+}
+
+const FORMS = {
+  age: (time) => `${moment(time)}, ${distance(time)}`,
+  next: (time) => (time < Date.now() ? "due now" : `${distance(time)} (${moment(time)})`),
+};
+
+/** Starts the elapsed times. */
+function setElapsed(piece) {
   for (const elapsed of piece.querySelectorAll(".elapsed")) {
     elapsed.began = performance.now() - 1000 * Number(elapsed.dataset.seconds);
   }
-  for (const time of piece.querySelectorAll("time")) {
-    time.textContent = new Date(time.dateTime).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+}
+
+/** Shows points in time, and whether data are stale; they change while the page is open. */
+function setTimes(piece) {
+  for (const node of piece.querySelectorAll("time")) {
+    const time = new Date(node.dateTime);
+    const words = (FORMS[node.dataset.form] ?? moment)(time);
+    if (node.textContent !== words) node.textContent = words;
+    node.title = time.toLocaleString([], { dateStyle: "full", timeStyle: "long" });
+    if (node.dataset.maxAge) {
+      node.closest(".about").classList.toggle("is-stale", Date.now() - time > 1000 * Number(node.dataset.maxAge));
+    }
   }
 }
 
@@ -41,26 +72,72 @@ function parsed(html) {
   return made.content.firstElementChild;
 }
 
+const cardOf = (dataset) => document.getElementById(dataset);
+
 /** Shows the current state of a sync. It keeps the button elements, so that the keyboard focus stays on them. */
 function show(fresh) {
+  setElapsed(fresh);
   setTimes(fresh);
   const headline = fresh.querySelector(".headline").textContent;
   const old = document.getElementById(fresh.id);
   if (old) {
     if (old.querySelector(".headline").textContent !== headline) say(old, headline);
     old.querySelector(".headline").textContent = headline;
-    old.querySelector(".details").replaceWith(fresh.querySelector(".details"));
-    old.querySelector(".cancel").hidden = fresh.querySelector(".cancel").hidden;
+    showDetails(old, fresh);
+    showCancel(old, fresh);
     old.className = fresh.className;
     old.toggleAttribute("data-active", fresh.hasAttribute("data-active"));
   } else {
-    const syncs = document.getElementById(fresh.dataset.dataset)?.querySelector(".syncs");
+    const card = cardOf(fresh.dataset.dataset);
+    // A dataset that is newer than the page.
+    if (!card) return;
     // Remove finished syncs. A queued sync goes below a running one.
-    syncs?.querySelectorAll(":scope > :not([data-active])").forEach((over) => over.remove());
-    syncs?.[fresh.classList.contains("queued") ? "append" : "prepend"](fresh);
+    for (const over of card.querySelectorAll(".syncs > :not([data-active])")) {
+      if (over.contains(document.activeElement)) card.querySelector(".request").focus();
+      over.remove();
+    }
+    card.querySelector(".syncs")[fresh.classList.contains("queued") ? "append" : "prepend"](fresh);
     say(fresh, headline);
   }
   connection.hidden = true;
+}
+
+function showDetails(old, fresh) {
+  const [now, next] = [old, fresh].map((sync) => sync.querySelector(".details"));
+  next.querySelector(".more").open = now.querySelector(".more").open;
+  if (now.contains(document.activeElement)) old.querySelector(".headline").focus();
+  now.replaceWith(next);
+}
+
+function showCancel(old, fresh) {
+  const button = old.querySelector(".cancel");
+  const { hidden } = fresh.querySelector(".cancel");
+  // A hidden button would lose the focus to the page: whoever has cancelled reads on at the end of the sync.
+  if (hidden && button === document.activeElement) old.querySelector(".headline").focus();
+  button.hidden = hidden;
+}
+
+/** Shows how old a dataset's data are, and reads its last syncs again if they are open. */
+function showAbout(fresh) {
+  setTimes(fresh);
+  const card = cardOf(fresh.dataset.dataset);
+  const old = card?.querySelector(".about");
+  if (!card) return;
+  if (old) old.replaceWith(fresh);
+  else card.querySelector(".top").after(fresh);
+  const history = card.querySelector(".history");
+  if (history.open) showHistory(history);
+}
+
+async function showHistory(history) {
+  const list = history.querySelector(".list");
+  try {
+    const fresh = parsed((await answerTo(history.dataset.get)).html);
+    setTimes(fresh);
+    list.replaceChildren(fresh);
+  } catch (error) {
+    list.textContent = inSentence(error);
+  }
 }
 
 /** Announces a headline to screen readers. */
@@ -75,44 +152,66 @@ function complain(message) {
 }
 
 /**
- * Follows all active syncs in one stream: a browser opens only a few connections to one host.
- *
- * before: the syncs that were followed before a reload. The page has only the newest sync of each dataset, while an
- * earlier one may still be running.
+ * Follows all syncs in one stream, also those that others start: a browser opens only a few connections to one host.
+ * The active ones are named, so that their state is known at once.
  */
-function follow(before = []) {
+function follow() {
   source?.close();
   source = null;
-  const names = [...document.querySelectorAll(".sync[data-active]")].map((sync) => sync.id);
-  sessionStorage.setItem(FOLLOWED, JSON.stringify(names));
-  const unseen = before.filter((name) => !document.getElementById(name));
-  if (names.length + unseen.length) listen([...names, ...unseen]);
+  const active = [...document.querySelectorAll(".sync[data-active]")].slice(0, MAX_FOLLOWED);
+  if (!document.hidden) listen(new URLSearchParams([["others", "true"], ...active.map((sync) => ["sync", sync.id])]));
 }
 
-function listen(names) {
-  source = new EventSource(`events?${new URLSearchParams(names.map((name) => ["sync", name]))}`);
+function listen(query) {
+  source = new EventSource(`events?${query}`);
   source.addEventListener("sync", (event) => {
     const fresh = parsed(JSON.parse(event.data).html);
     if (document.getElementById(fresh.id) || fresh.hasAttribute("data-active")) show(fresh);
   });
-  source.addEventListener("problem", (event) => {
-    const { sync, message } = JSON.parse(event.data);
-    if (document.getElementById(sync)) complain(message);
-    else follow();
-  });
-  source.addEventListener("end", () => follow());
+  source.addEventListener("about", (event) => showAbout(parsed(JSON.parse(event.data).html)));
+  source.addEventListener("problem", (event) => complain(JSON.parse(event.data).message));
   source.onopen = () => {
     clearTimeout(noticeTimer);
     noticeTimer = 0;
+    if (source.isLost) refresh();
   };
   source.onerror = () => {
+    if (source) source.isLost = true;
     noticeTimer ||= setTimeout(
       () => complain("The connection is lost. The sync goes on; this page tries to connect again."),
       NOTICE_AFTER_MS,
     );
     // Mostly the browser connects again by itself; after an HTTP error it does not.
-    if (source?.readyState === EventSource.CLOSED) setTimeout(() => follow(), RECONNECT_MS);
+    if (source?.readyState === EventSource.CLOSED) setTimeout(refresh, RECONNECT_MS);
   };
+}
+
+/** Shows what has happened while nobody listened: the page was hidden, or had no connection. */
+async function refresh() {
+  try {
+    const answer = await fetch("");
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const about of fresh.querySelectorAll(".about")) showAbout(document.adoptNode(about));
+    for (const sync of fresh.querySelectorAll(".sync")) show(document.adoptNode(sync));
+    connection.hidden ||= answer.ok;
+  } catch {
+    // The stream says that the connection is lost.
+  }
+  follow();
+}
+
+/** The answer of the backend; an error has a message for people. */
+async function answerTo(path, method = "GET") {
+  const response = await fetch(path, { method });
+  const answer = await response.json();
+  if (!response.ok) throw new Error(answer.message ?? `The backend refuses this (HTTP ${response.status}).`);
+  return answer;
+}
+
+function inSentence(error) {
+  return error instanceof TypeError || error instanceof SyntaxError
+    ? "The backend does not answer. Try again in a moment."
+    : error.message;
 }
 
 async function post(button) {
@@ -123,17 +222,12 @@ async function post(button) {
   const idle = words.textContent;
   if (button.dataset.doing) words.textContent = button.dataset.doing;
   try {
-    const response = await fetch(button.dataset.post, { method: "POST" });
-    const answer = await response.json();
-    if (!response.ok) throw new Error(answer.message ?? `The backend refuses this (HTTP ${response.status}).`);
-    show(parsed(answer.html));
+    show(parsed((await answerTo(button.dataset.post, "POST")).html));
     follow();
     // Keep the Cancel button disabled: the sync ends some seconds later.
     if (button.dataset.doing) return;
   } catch (error) {
-    problem.textContent = error instanceof TypeError || error instanceof SyntaxError
-      ? "The backend does not answer. Try again in a moment."
-      : error.message;
+    problem.textContent = inSentence(error);
     problem.hidden = false;
     words.textContent = idle;
   }
@@ -145,7 +239,13 @@ document.addEventListener("click", (event) => {
   // Ignore the second click of a double click.
   if (button && event.detail < 2 && button.getAttribute("aria-disabled") !== "true") post(button);
 });
+for (const history of document.querySelectorAll(".history")) {
+  history.addEventListener("toggle", () => history.open && showHistory(history));
+}
+document.addEventListener("visibilitychange", () => (document.hidden ? follow() : refresh()));
 
+setElapsed(document);
 setTimes(document);
 setInterval(tick, 250);
-follow(JSON.parse(sessionStorage.getItem(FOLLOWED) ?? "[]"));
+setInterval(() => setTimes(document), 5000);
+follow();

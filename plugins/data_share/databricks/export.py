@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow.providers.databricks.operators.databricks import DatabricksJobRunLink, DatabricksRunNowOperator
@@ -14,6 +15,7 @@ from data_share.attempts import made_by
 from data_share.databricks.follow import cancel_exports_of
 from data_share.databricks.hook import DataShareDatabricksHook
 from data_share.datasets import Dataset, LoadMode
+from data_share.freshness import in_ledger
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
 from data_share.share import Share
@@ -131,6 +133,7 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         self._is_killed = False
         self._published: Published | None = None
         self._is_increment = False
+        self._requested_at: str | None = None
 
     def execute(self, context: Context) -> Any:
         """Start the job, or skip the step; the XCom ``export`` records the run that this attempt started."""
@@ -148,6 +151,8 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         if self.sync.attempt > 1:
             self._cancel_earlier_exports()
         self.job_parameters = {**(self.job_parameters or {}), **self.known_parameters(context)}
+        # Before the request: the job reads the source later.
+        self._requested_at = in_ledger(datetime.now(UTC))
         result = super().execute(context)
         context["ti"].xcom_push(key="export", value=made_by(context, {"run_id": self.run_id, **self.known}))
         return result
@@ -156,7 +161,12 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
     def known(self) -> dict[str, Any]:
         """What the steps that follow have to know of this export: what it was made with."""
         published = self._published and self._published.model_dump(mode="json")
-        return {"published": published, "file": digests_of(self.dataset, self.share), "increment": self._is_increment}
+        return {
+            "published": published,
+            "file": digests_of(self.dataset, self.share),
+            "increment": self._is_increment,
+            "requested_at": self._requested_at,
+        }
 
     def known_parameters(self, context: Context) -> dict[str, str]:
         """

@@ -161,7 +161,7 @@ class FailureCode(Enum):
         "Correct the source, or the dataset file if a check is wrong, and start the sync again.",
     )
     TARGET_MISSING = (
-        "The target table does not exist, or the role of the syncs does not see it.",
+        "The target table has not been set up: it does not exist, or the role of the syncs does not see it.",
         (
             "Run the DAG set_up_snowflake: it creates targets with create_table: from_columns or a file in targets/, "
             "or reports why it cannot. If others own the target, they create it and grant it to the role. "

@@ -7,7 +7,10 @@ run's state. Every Airflow process imports this module, so it imports other modu
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from airflow.listeners import hookimpl
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 TAGS_OF_A_SYNC = frozenset({"data-share", "sync"})
 """A DAG with these tags is a sync."""
 
+_CANCELLED = "CANCELLED"  # the failure code
+# Airflow (3.3) gives the call that sets a run's state this name in its event log (core_api/routes/public/dag_run.py).
+_PATCH_OF_RUN = "patch_dag_run"
+_NAMED_IN_NOTE = re.compile(r"^Cancelled by (.+)$", re.MULTILINE)
 _BY = {"feed": "by its change data feed", "compare": "by a comparison of two versions"}
 _MAX_NOTE_CHARACTERS = 1000  # the length of the database column
 _MAX_LINE_CHARACTERS = 400
@@ -99,18 +106,38 @@ def version_of(answer: dict[str, Any]) -> str:
     return f"{at}(version {int(answer['source_version'])})"
 
 
-def failure_line(report: dict[str, Any] | None, reason: str) -> str:
+def failure_line(report: dict[str, Any] | None, reason: str, cancelled_by: str | None = None) -> str:
     """
-    Return why a sync failed: ``<step>: <message>``.
+    Return why a sync failed: ``<step>: <message>``, or ``cancelled by <who>: <message>``, where no step is at fault.
 
     :param report: the XCom ``failure`` of the run's last task; see :mod:`data_share.outcome.report`
     :param reason: why Airflow ended the run; used when there is no report
+    :param cancelled_by: who has cancelled the sync, if that is known
     """
     if report is None:
         from data_share.outcome.diagnose import failure_without_report
 
         report = failure_without_report(reason).to_xcom()
+    if report.get("code") == _CANCELLED:
+        return f"cancelled{f' by {cancelled_by}' if cancelled_by else ''}: {report['message']}"
     return f"{report['step']}: {report['message']}"
+
+
+def canceller(calls: Iterable[tuple[str | None, str | None]]) -> str | None:
+    """
+    Return who has set a run to failed, by Airflow's event log; None if nobody has.
+
+    A backend calls with the account of a service: the note that its call sets names the person for whom it calls.
+
+    :param calls: user and extra (the body as JSON) of the calls that have changed the run, newest first
+    """
+    for user, extra in calls:
+        body = json.loads(extra or "{}")
+        if body.get("state") != "failed":
+            continue
+        named = _NAMED_IN_NOTE.search(str(body.get("note") or ""))
+        return f"{named[1]} through {user}" if named else user
+    return None
 
 
 def _write(dag_run: DagRun, reason: str) -> None:
@@ -123,7 +150,9 @@ def _write(dag_run: DagRun, reason: str) -> None:
         if dag_run.state == "success":
             line = success_line(_xcom_of_last_attempt(dag_run, PUBLISH.id, "return_value"), _seconds(dag_run))
         elif dag_run.state == "failed":
-            line = failure_line(_xcom_of_last_attempt(dag_run, FINISH_SYNC.id, "failure"), reason)
+            report = _xcom_of_last_attempt(dag_run, FINISH_SYNC.id, "failure")
+            is_cancelled = report is not None and report.get("code") == _CANCELLED
+            line = failure_line(report, reason, canceller(_changing_calls(dag_run)) if is_cancelled else None)
         else:
             # A person cancelled the run, but its last task has not run yet: the scheduler calls again after it.
             return
@@ -184,6 +213,27 @@ def _xcom_of_last_attempt(dag_run: DagRun, task_id: str, key: str) -> Any:
     # The raw value: Airflow's own method creates objects of classes that the value names, which is unsafe here.
     xcom, attempt = found
     return xcom.value if xcom.value.get(ATTEMPT_KEY) == str(attempt) else None
+
+
+def _changing_calls(dag_run: DagRun) -> list[tuple[str | None, str | None]]:
+    """Return user and extra of the REST calls that have changed the run since it was queued, newest first."""
+    from airflow.models.log import Log
+    from sqlalchemy import select
+    from sqlalchemy.orm import object_session
+
+    session = object_session(dag_run)
+    if session is None:
+        raise RuntimeError("The run belongs to no database session")
+    query = (
+        select(Log.owner, Log.extra)
+        .where(Log.dag_id == dag_run.dag_id, Log.run_id == dag_run.run_id, Log.event == _PATCH_OF_RUN)
+        .order_by(Log.id.desc())
+    )
+    # Not those from before a clear, which queues the run again.
+    if dag_run.queued_at is not None:
+        query = query.where(Log.dttm >= dag_run.queued_at)
+    with session.no_autoflush:
+        return [(user, extra) for user, extra in session.execute(query)]
 
 
 def _seconds(dag_run: DagRun) -> float:

@@ -59,8 +59,13 @@ class Failure:
         return f"{self.step}: {with_advice(self.message, str(self.what_to_do))}"
 
     def to_xcom(self) -> dict[str, Any]:
-        """Return the report as JSON; ``repair`` is the key of the conf with which a sync repairs what was found."""
-        return {**asdict(self), "code": self.code.name, "repair": self.code.repair}
+        """
+        Return the report as JSON, with two facts of the code.
+
+        ``cause`` says what went wrong in words without ids; ``repair`` is the key of the conf with which a sync repairs
+        what was found.
+        """
+        return {**asdict(self), "code": self.code.name, "cause": self.code.cause, "repair": self.code.repair}
 
     @staticmethod
     def from_xcom(report: Mapping[str, Any]) -> Failure:

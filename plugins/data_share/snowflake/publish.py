@@ -114,13 +114,15 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         if self._is_committed or self._is_last():
             state.end(PUBLISH, self.sync.key, self._published(row))
         # For people: of such a dataset they want to know why everything was exported, if so.
-        return made_by(context, {**row, "incremental": True} if self.dataset.incremental else row)
+        told = {"incremental": True} if self.dataset.incremental else {}
+        return made_by(context, {**row, "data_as_of": self._data_as_of(row), **told})
 
     def _unchanged(self, state: DatasetState, published: Published) -> dict[str, Any]:
         """Return the answer of a sync that found nothing new; remember that it has ended well."""
         self.log.info("Nothing is new at the source since version %s", published.source_version)
         state.end(EXPORT_TO_S3, self.sync.key, published)
-        return {"unchanged": True, **self._answer_on(published), "rows_in_target": published.rows_in_target}
+        known = {"rows_in_target": published.rows_in_target, "data_as_of": self.sync.data_as_of}
+        return {"unchanged": True, **self._answer_on(published), **known}
 
     def _verified(self, published: Published) -> dict[str, Any]:
         """Return the answer of a verification that found no difference. Nothing is remembered of it."""
@@ -139,6 +141,10 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             "run_key": published.run_key,
             "published_at": published.published_at,
         }
+
+    def _data_as_of(self, row: Mapping[str, Any]) -> Any:
+        # Of an append, the ledger may have another export of this sync, which was published first.
+        return self.sync.data_as_of if row["export_path"] == self._export_path else row.get("started_at")
 
     def _is_last(self) -> bool:
         """Return whether nothing was published to the target since this export was."""
@@ -342,5 +348,5 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
     def _emit_asset_event(self, context: Context, row: dict[str, Any]) -> None:
         asset = Asset(self._hook.asset_uri(self.dataset.target_table))
         # The ledger of an earlier version has no versions.
-        extra = {name: row.get(name) for name in _ASSET_EVENT_FIELDS}
+        extra = {**{name: row.get(name) for name in _ASSET_EVENT_FIELDS}, "data_as_of": self._data_as_of(row)}
         context["outlet_events"][AssetAlias(self.dataset.name)].add(asset, extra=extra)

@@ -58,7 +58,8 @@ class TargetMissingError(ShareError, AirflowFailException):
 
     def __init__(self, dataset: Dataset, error: SnowflakeStatementError) -> None:
         super().__init__(
-            f"The target {dataset.target_table} is missing, or this role may not see it: {error.message}",
+            f"The target {dataset.target_table} has not been set up: it is missing, or this role may not see it: "
+            f"{error.message}",
             snowflake_query_id=error.snowflake_query_id,
         )
 

@@ -23,14 +23,14 @@ export class AirflowError extends Error {
 /** The address of a page of Airflow's UI. */
 export const uiAddress = (...parts) => new URL(parts.map(encodeURIComponent).join("/"), ROOT).href;
 
-/** Call `api/v2/<parts>` with GET, or with POST if there is a body. */
-export async function ask(parts, { query = [], body = null } = {}) {
+/** Call `api/v2/<parts>` with GET or, if there is a body, with POST or another method. */
+export async function ask(parts, { query = [], body = null, method = body ? "POST" : "GET" } = {}) {
   const url = new URL(`api/v2/${parts.map(encodeURIComponent).join("/")}`, ROOT);
   url.search = new URLSearchParams(query);
   let response;
   try {
     response = await fetch(url, {
-      method: body ? "POST" : "GET",
+      method,
       headers: { Accept: "application/json", ...(body && { "Content-Type": "application/json" }) },
       body: body && JSON.stringify(body),
       cache: "no-store",

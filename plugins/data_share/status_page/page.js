@@ -2,9 +2,10 @@
 
 import { AirflowError, FORBIDDEN, SIGNED_OUT, now, uiAddress } from "./airflow.js";
 import { chart } from "./chart.js";
+import { make, setLink, setText } from "./elements.js";
 import { letLinksLeaveTheFrame } from "./links.js";
-import { Shares, inWords } from "./shares.js";
-import { bytes, clockTime, distance, duration, exactly, moment, number, rows } from "./words.js";
+import { Shares, cancelOf, inWords, stateOf } from "./shares.js";
+import { bytes, clockTime, distance, duration, exactly, limit, moment, number, rows } from "./words.js";
 
 const IDLE_MILLISECONDS = 15_000;
 const ACTIVE_MILLISECONDS = 3_000; // while a sync runs
@@ -14,6 +15,8 @@ const STATES = {
   running: "Running",
   queued: "Queued",
   failed: "Failed",
+  cancelled: "Cancelled",
+  stale: "Stale",
   success: "Succeeded",
   never: "Never ran",
   paused: "Paused",
@@ -22,27 +25,10 @@ const STATES = {
 
 const byId = (id) => document.getElementById(id);
 
-function make(name, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(name), properties);
-  node.append(...children);
-  return node;
-}
-
-function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
 function setTime(node, time) {
   if (node.dateTime === time) return;
   node.dateTime = time;
   node.title = exactly(time);
-}
-
-/** Set a link to an address from another system; hide the link unless it is a web address. */
-function setLink(node, address) {
-  const isWeb = address !== null && URL.canParse(address) && /^https?:$/.test(new URL(address).protocol);
-  node.hidden = !isWeb;
-  if (isWeb && node.href !== address) node.href = address;
 }
 
 /** Duration of a run in seconds, until now if it is running; null before its start. */
@@ -74,20 +60,32 @@ class Card {
     this.#shares = shares;
     this.#refresh = refresh;
     const id = `share-${dataset.dagId}`;
+    this.heading = make("h2", { id, textContent: dataset.name, tabIndex: -1 });
     this.badge = make("span", { className: "badge" });
+    this.stale = make("span", { className: "badge stale", textContent: STATES.stale });
     this.paused = make("span", { className: "badge paused", textContent: STATES.paused });
     this.sync = make("button", { type: "button", className: "sync", textContent: "Sync" });
     this.sync.setAttribute("aria-label", `Sync ${dataset.name}`);
     this.sync.addEventListener("click", () => this.#start());
     this.description = make("p", { className: "quiet description" });
     this.activity = make("p", { className: "activity" });
+    // One for each run that may be active: the one that runs, and the one that waits behind it.
+    this.cancels = {
+      running: this.#cancelButton("Cancel", `Cancel the running sync of ${dataset.name}`),
+      queued: this.#cancelButton("Cancel the queued one", `Cancel the queued sync of ${dataset.name}`),
+    };
+    const cancels = make("p", { className: "cancels" }, ...Object.values(this.cancels));
     this.answer = make("p", { className: "answer" });
     this.answer.setAttribute("role", "status");
     this.sentence = make("p", { className: "sentence" });
     this.whatToDo = make("p");
     this.failedWhen = make("p", { className: "quiet" });
-    this.failure = make("div", { className: "failure" }, this.failedWhen, this.sentence, this.whatToDo);
+    this.more = make("div");
+    this.details = make("details", { className: "more" }, make("summary", { textContent: "Details" }), this.more);
+    this.failure = make("div", { className: "failure" }, this.failedWhen, this.sentence, this.whatToDo, this.details);
     this.age = make("time");
+    this.source = make("span", { className: "source" });
+    this.late = make("p", { className: "late" });
     this.rows = make("span");
     this.took = make("span");
     this.asOf = make("span");
@@ -105,6 +103,7 @@ class Card {
       ...Object.entries({
         "Last success": this.age,
         "Data as of": this.asOf,
+        Source: this.source,
         Rows: this.rows,
         Took: this.took,
         "Next run": this.next,
@@ -116,13 +115,15 @@ class Card {
       make(
         "header",
         {},
-        make("div", { className: "title" }, make("h2", { id, textContent: dataset.name }), this.badge, this.paused),
+        make("div", { className: "title" }, this.heading, this.badge, this.stale, this.paused),
         this.sync,
       ),
       this.description,
       this.activity,
+      cancels,
       this.answer,
       this.failure,
+      this.late,
       facts,
       this.exported,
       this.drawing,
@@ -134,12 +135,22 @@ class Card {
 
   #table() {
     const heads = ["Run", "State", "Took", "Rows"].map((textContent) => make("th", { textContent, scope: "col" }));
-    return make("div", { className: "table" }, make("table", {}, make("thead", {}, make("tr", {}, ...heads)), this.runs));
+    // It scrolls, so people must reach it by the keyboard.
+    const table = make("div", { className: "table", tabIndex: 0, role: "region", ariaLabel: `Last runs of ${this.dataset.name}` });
+    table.append(make("table", {}, make("thead", {}, make("tr", {}, ...heads)), this.runs));
+    return table;
+  }
+
+  #cancelButton(textContent, label) {
+    const node = make("button", { type: "button", className: "cancel", textContent, ariaLabel: label, hidden: true });
+    node.addEventListener("click", () => this.#cancel(node));
+    return node;
   }
 
   /** The groups of the filter that this card belongs to. */
   get groups() {
-    return [this.dataset.state, ...(this.dataset.dag.is_paused ? ["paused"] : [])];
+    const { state, isStale, dag } = this.dataset;
+    return [...new Set([state, ...(isStale ? ["stale"] : []), ...(dag.is_paused ? ["paused"] : [])])];
   }
 
   update() {
@@ -148,9 +159,11 @@ class Card {
     this.node.dataset.state = state;
     this.badge.className = `badge ${state}`;
     setText(this.badge, STATES[state]);
+    this.stale.hidden = !dataset.isStale || state === "stale";
     this.paused.hidden = !dag.is_paused;
     setText(this.description, dag.description ?? "");
     this.#updateActivity();
+    this.#updateCancels();
     this.#updateFailure();
     this.#updateFacts();
     this.#updateRuns();
@@ -163,12 +176,15 @@ class Card {
   #updateActivity() {
     const { running, queued, task, dag } = this.dataset;
     const words = [];
-    if (running) {
+    if (running && this.dataset.cancelled.has(running.dag_run_id)) words.push("The sync is being cancelled.");
+    else if (running) {
       const doing = task ? inWords(task) : "Starting";
       const again = task?.state === "up_for_retry" ? "; an attempt failed, another follows" : "";
       words.push(`${doing}${again}. Running for ${duration(seconds(running))}.`);
     }
-    if (queued && dag.is_paused) words.push("A sync is queued, and starts only when the DAG is no longer paused.");
+    if (queued && this.dataset.cancelled.has(queued.dag_run_id)) {
+      words.push("The queued sync is cancelled; Airflow ends it when the one before it has ended.");
+    } else if (queued && dag.is_paused) words.push("A sync is queued, and starts only when the DAG is no longer paused.");
     else if (queued && running) words.push("Another sync is queued; it starts when this one has ended.");
     else if (queued) words.push("A sync is queued; it starts in a moment.");
     else if (!running && this.dataset.lastEnded) words.push(...this.#foundBy(this.dataset.lastEnded));
@@ -177,9 +193,24 @@ class Card {
     this.activity.hidden = words.length === 0;
   }
 
-  /** What a run that published nothing has found. */
+  #updateCancels() {
+    for (const [state, button] of Object.entries(this.cancels)) {
+      const run = this.dataset[state];
+      const isCancelled = run !== null && this.dataset.cancelled.has(run.dag_run_id);
+      // A button that is hidden or disabled would lose the keyboard's focus to the page.
+      if ((run === null || isCancelled) && document.activeElement === button) this.heading.focus();
+      button.hidden = run === null || isCancelled;
+      button.run = run;
+    }
+  }
+
+  /** What a run that published nothing has found, or who has ended it. */
   #foundBy(run) {
     const when = distance(run.end_date, now());
+    if (stateOf(run) === "cancelled") {
+      const { who, effect } = cancelOf(run);
+      return [`The last sync was cancelled ${when}${who ? ` by ${who}` : ""}. ${effect}`];
+    }
     if (this.dataset.isUnchanged(run)) return [`The last sync, ${when}, found nothing new at the source.`];
     if (this.dataset.isVerified(run)) return [`Verified ${when}: the target holds what was published last.`];
     return [];
@@ -187,7 +218,7 @@ class Card {
 
   #updateFailure() {
     const { failure, lastEnded } = this.dataset;
-    this.failure.hidden = lastEnded?.state !== "failed";
+    this.failure.hidden = lastEnded === null || stateOf(lastEnded) !== "failed";
     if (this.failure.hidden) return;
     const isKnown = failure?.run.dag_run_id === lastEnded.dag_run_id;
     const what = this.dataset.kindOf(lastEnded) === "verification" ? "verification" : "sync";
@@ -195,6 +226,14 @@ class Card {
     const unknown = "It left no reason. Its tasks' logs are in Airflow: open the last run.";
     setText(this.sentence, isKnown ? (failure.sentence ?? unknown) : "Asking why …");
     setText(this.whatToDo, (isKnown && failure.whatToDo) || "");
+    this.details.hidden = !isKnown;
+    if (!isKnown || this.more.of === failure) return;
+    this.more.of = failure;
+    const ids = Object.entries(failure.ids).filter(([, id]) => id);
+    this.more.replaceChildren(
+      ...(failure.details ? [make("p", { className: "said", textContent: failure.details })] : []),
+      make("dl", {}, ...ids.map(([name, id]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: id })))),
+    );
   }
 
   #updateFacts() {
@@ -213,14 +252,15 @@ class Card {
       const isPinned = published?.version != null;
       // The ledger's times are in UTC, without saying so.
       const committed = isPinned && `${published.committedAt}Z`;
-      setText(this.asOf, isPinned ? `${moment(committed)}, version ${published.version}` : "–");
-      this.asOf.title = isPinned ? exactly(committed) : "";
+      setText(this.source, isPinned ? `${moment(committed)}, version ${published.version}` : "–");
+      this.source.title = isPinned ? exactly(committed) : "";
     } else {
       setText(this.age, "never");
-      setText(this.asOf, "–");
+      setText(this.source, "–");
       setText(this.exported, "");
       for (const node of [this.rows, this.took]) setText(node, "–");
     }
+    this.#updateAsOf();
     this.exported.hidden = this.exported.textContent === "";
     const next = dag.next_dagrun_run_after;
     if (dag.is_paused) setText(this.next, "paused");
@@ -229,15 +269,25 @@ class Card {
     this.next.title = next && !dag.is_paused ? `${exactly(next)} (${dag.timetable_summary})` : "";
   }
 
+  #updateAsOf() {
+    const { asOf, maxAge, isStale } = this.dataset;
+    setText(this.asOf, asOf === null ? "–" : distance(asOf, now()));
+    this.late.hidden = !isStale;
+    if (isStale) setText(this.late, `The data are stale: older than ${limit(maxAge)}, the most that the dataset file allows.`);
+    this.asOf.classList.toggle("late", isStale);
+    this.asOf.title = asOf === null ? "" : `${exactly(asOf)}${maxAge === null ? "" : `; stale after ${limit(maxAge)}`}`;
+  }
+
   #updateRuns() {
     const runs = this.dataset.runs.map((run) => {
       const published = run.state === "success" ? this.dataset.rowsOf(run) : null;
       const kind = this.dataset.kindOf(run);
+      const state = stateOf(run);
       return {
         id: run.dag_run_id,
         time: run.start_date ?? run.run_after,
-        state: run.state,
-        label: [STATES[run.state].toLowerCase(), kind && `(${kind})`].filter(Boolean).join(" "),
+        state,
+        label: [STATES[state].toLowerCase(), kind && `(${kind})`].filter(Boolean).join(" "),
         seconds: run.state === "running" ? Math.round(seconds(run)) : seconds(run),
         rows: published?.count ?? null,
       };
@@ -252,14 +302,7 @@ class Card {
       );
       return;
     }
-    const { drawing, maxSeconds, maxRows } = chart([...runs].reverse());
-    const legend = make(
-      "div",
-      { className: "legend", ariaHidden: "true" },
-      make("span", { className: "mark success", textContent: `time, up to ${duration(maxSeconds)}` }),
-      make("span", { className: "mark rows", textContent: maxRows > 0 ? `rows, up to ${number(maxRows)}` : "rows" }),
-    );
-    this.drawing.replaceChildren(drawing, legend);
+    this.drawing.replaceChildren(chart([...runs].reverse()));
     this.runs.replaceChildren(...runs.map((run) => this.#row(run)));
   }
 
@@ -290,6 +333,20 @@ class Card {
       this.#isStarting = false;
       this.update();
     }
+    this.#refresh();
+  }
+
+  async #cancel(button) {
+    const { run } = button;
+    this.#say("Asking Airflow to cancel the sync …");
+    try {
+      await this.#shares.cancel(this.dataset, run);
+      this.#say("");
+    } catch (error) {
+      const refusal = error.status === FORBIDDEN ? "You may not cancel syncs of this dataset." : "No sync was cancelled.";
+      this.#say(`${refusal} ${error.message}`, true);
+    }
+    this.update();
     this.#refresh();
   }
 

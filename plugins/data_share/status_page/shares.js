@@ -12,6 +12,11 @@ const CALLS_AT_ONCE = 4;
 const TAGS = ["data-share", "sync"];
 const DAG_PREFIX = "sync_";
 const DATASET_FILES = "include/datasets/";
+// A tag of the DAG says how old the data may be.
+const MAX_AGE_TAG = "max-age-minutes:";
+// How this package's line in the note of a run begins; what a person wrote stands above it.
+const ABOVE_THE_LINE = "\n\n---\n\n";
+const CANCELLED = /^cancelled(?: by (.+?))?: (?:A person ended the sync in Airflow\. )?(.*)$/s;
 // Airflow sets the time of a change before it commits the change: so read changes again that are this old.
 const OVERLAP_MILLISECONDS = 15_000;
 
@@ -22,6 +27,9 @@ const STEPS = await (await fetch(new URL("steps.json", import.meta.url))).json()
 const TITLES = [...new Set(STEPS.map((step) => step.title))];
 const LAST_TASK = STEPS.at(-1).id;
 
+// In the message of a failed check_staging, each line that begins so is about a check.
+const FAILED_CHECK = /^- (\w+): /gm;
+
 // The modes of an export that has only what has changed.
 const OF_CHANGES = ["feed", "compare"];
 
@@ -29,6 +37,25 @@ const isActive = (run) => ACTIVE_STATES.includes(run.state);
 const isDryRun = (run) => run.conf?.dry_run === true;
 const isVerification = (run) => run.conf?.verify === true;
 const published = (run) => run.state === "success" && !isDryRun(run) && !isVerification(run);
+const lineOf = (run) => (run.note ?? "").split(ABOVE_THE_LINE).at(-1);
+const foundNothingNew = (run) => lineOf(run).startsWith("nothing new at the source");
+const wasSetByHand = (run) => lineOf(run).startsWith("set to success by a person");
+
+/** The state of a run: Airflow's, or "cancelled" for a failed one that a person has ended. */
+export const stateOf = (run) => (run.state === "failed" && CANCELLED.test(lineOf(run)) ? "cancelled" : run.state);
+
+/** Who has cancelled a run, or null, and what that has left: `{who, effect}`. */
+export function cancelOf(run) {
+  const [, who = null, effect] = CANCELLED.exec(lineOf(run));
+  return { who, effect };
+}
+
+/** The time in a run key, in milliseconds: "20260102T030405_0a1b2c3d". */
+function timeOf(runKey) {
+  const found = /^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)_/.exec(runKey);
+  return found && Date.UTC(found[1], found[2] - 1, ...found.slice(3));
+}
+
 const latestFirst = (one, other) => Date.parse(other.run_after) - Date.parse(one.run_after);
 
 class Dataset {
@@ -36,6 +63,7 @@ class Dataset {
   hasHistory = false;
   task = null; // the task instance that the active run executes
   failure = null;
+  cancelled = new Set(); // runs that were cancelled here, and that may go on for some seconds
   #runs = new Map();
   #rows = new Map();
   #askedOf = new Set(); // successful runs that existed when the rows were read
@@ -86,11 +114,41 @@ class Dataset {
     return this.#databricks?.url ?? null;
   }
 
-  /** The state of the last sync: running, queued, failed, success or never. */
+  /** The state of the last sync: running, queued, failed, cancelled, success or never; stale if it is only too old. */
   get state() {
     if (this.running) return "running";
     if (this.queued) return "queued";
-    return this.lastEnded?.state ?? "never";
+    const state = this.lastEnded ? stateOf(this.lastEnded) : "never";
+    return state === "success" && this.isStale ? "stale" : state;
+  }
+
+  /** How old the data may be, in seconds; null if the dataset file does not say it. */
+  get maxAge() {
+    const tag = this.dag.tags?.find(({ name }) => name.startsWith(MAX_AGE_TAG));
+    return tag ? 60 * Number(tag.name.slice(MAX_AGE_TAG.length)) : null;
+  }
+
+  /**
+   * The time, in milliseconds, from which the target has the source as it was then; null if it is not known.
+   *
+   * A publish says it. A sync that found nothing new has looked after its start. Of a publish that was not read (yet),
+   * the same is true, but of one that loaded an earlier export.
+   */
+  get asOf() {
+    for (const run of [...this.runs, ...(this.#olderSuccess ? [this.#olderSuccess] : [])]) {
+      if (!published(run) || wasSetByHand(run)) continue;
+      const known = this.rowsOf(run);
+      // The ledger's times are in UTC, without saying so.
+      if (known?.asOf) return Date.parse(`${known.asOf}Z`);
+      if (this.#isKnownToHaveNoRows(run) && !foundNothingNew(run)) continue;
+      return run.conf?.reload_run_key ? timeOf(run.conf.reload_run_key) : Date.parse(run.start_date ?? run.run_after);
+    }
+    return null;
+  }
+
+  /** Whether the data are older than the dataset file allows. */
+  get isStale() {
+    return this.maxAge !== null && this.asOf !== null && now() - this.asOf > 1000 * this.maxAge;
   }
 
   /** What a run did in place of a publish, in words; empty for a sync. */
@@ -105,12 +163,12 @@ class Dataset {
 
   /** Whether a run found nothing new at the source; its note says so in this package's words. */
   isUnchanged(run) {
-    return published(run) && this.#isKnownToHaveNoRows(run) && (run.note ?? "").includes("nothing new at the source");
+    return published(run) && this.#isKnownToHaveNoRows(run) && foundNothingNew(run);
   }
 
   /**
-   * What a run published, or null if not known (yet): `{count, isOfChanges, inTarget, at, version, committedAt, mode,
-   * reason, written, bytes, loaded, seconds}`. count are the loaded rows or, of an export of changes, the changed ones;
+   * What a run published, or null if not known (yet): `{count, isOfChanges, inTarget, at, asOf, version, committedAt,
+   * mode, reason, written, bytes, loaded, seconds}`. count are the loaded rows or, of an export of changes, the changed ones;
    * mode and reason say what was exported, the last four what it has cost. What is not known is null: the version of a
    * source that has none, and the cost of a publish to a ledger of an earlier version.
    */
@@ -170,7 +228,8 @@ class Dataset {
   }
 
   async #askFailure() {
-    const run = this.lastEnded?.state === "failed" ? this.lastEnded : null;
+    // Of a cancelled run, the note says everything.
+    const run = this.lastEnded && stateOf(this.lastEnded) === "failed" ? this.lastEnded : null;
     await this.#once("failure", run && key(run), async () => {
       const [value, task] = await Promise.all([
         this.#xcom(run, LAST_TASK, "failure"),
@@ -179,11 +238,19 @@ class Dataset {
       // Airflow keeps the report of an earlier attempt when a step was cleared and did not begin: compare the attempt's
       // id.
       const report = value?.task_instance_id && value.task_instance_id === task?.id ? value : {};
+      const said = [report.step, report.message].filter(Boolean).join(": ") || run.note || null;
+      const checks = report.code === "CHECKS_FAILED" ? [...(report.message ?? "").matchAll(FAILED_CHECK)] : [];
+      const names = new Set(checks.map(([, name]) => name));
+      const notPassed = names.size > 0 ? ` Not passed: ${[...names].join(", ")}.` : "";
+      const cause = report.cause ? `${report.cause}${notPassed}` : null;
       this.failure = {
         run,
-        sentence: [report.step, report.message].filter(Boolean).join(": ") || run.note || null,
+        sentence: cause ?? said,
         whatToDo: report.what_to_do ?? null,
         databricksUrl: report.databricks_run_url ?? null,
+        // For those who want to know more; an earlier version of the package gave no cause.
+        details: cause && said,
+        ids: { "Failure code": report.code, "Snowflake query": report.snowflake_query_id, Run: run.dag_run_id },
       };
     });
   }
@@ -231,6 +298,7 @@ function publishOf(extra) {
     count: isOfChanges ? inserted + updated + (extra.rows_deleted ?? 0) : loaded,
     isOfChanges,
     inTarget: extra.rows_in_target ?? null,
+    asOf: extra.data_as_of ?? null,
     version: extra.source_version ?? null,
     committedAt: extra.source_committed_at ?? null,
     mode,
@@ -292,6 +360,17 @@ export class Shares {
   /** Start a sync; Airflow decides whether the viewer may. */
   async start(dataset) {
     dataset.merge(await ask(["dags", dataset.dagId, "dagRuns"], { body: { logical_date: null, conf: {} } }));
+  }
+
+  /** Cancel a sync, on Databricks and Snowflake too; Airflow decides whether the viewer may. */
+  async cancel(dataset, run) {
+    // The call would turn a run that has just succeeded into a failed one.
+    const current = await ask(["dags", dataset.dagId, "dagRuns", run.dag_run_id]);
+    dataset.merge(current);
+    if (!isActive(current)) return;
+    const body = { state: "failed" };
+    dataset.merge(await ask(["dags", dataset.dagId, "dagRuns", run.dag_run_id], { body, method: "PATCH" }));
+    dataset.cancelled.add(run.dag_run_id);
   }
 
   async #askDags() {

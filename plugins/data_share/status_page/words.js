@@ -32,6 +32,12 @@ export function distance(time, now) {
   return seconds < 0 ? "just now" : "in a moment";
 }
 
+/** How old data may be, from seconds: "90 min", "24 h", "3 days". */
+export function limit(seconds) {
+  const [unit, size] = [["days", 86_400], ["h", 3_600]].find(([, one]) => seconds >= 2 * one && seconds % one === 0) ?? ["min", 60];
+  return `${number(seconds / size)} ${unit}`;
+}
+
 export function duration(seconds) {
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   const whole = Math.round(seconds);

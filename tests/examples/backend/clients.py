@@ -101,7 +101,8 @@ class PythonClient:
     def _plain(self, value: Any) -> Any:
         if not isinstance(value, self._module.Sync):
             return value
-        sync = dataclasses.asdict(value) | {"finished": value.finished, "complete": value.complete}
+        sync = dataclasses.asdict(value)
+        sync |= {name: getattr(value, name) for name in ("finished", "complete", "cancelled_by")}
         if value.failure:
             sync["failure"]["sentence"] = value.failure.sentence
         return sync

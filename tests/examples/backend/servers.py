@@ -182,8 +182,11 @@ class SmallAirflow(Calls):
         return JSONResponse(run) if run else await self._nothing(request)
 
     async def _end_run(self, request: Request) -> Response:
-        assert await request.json() == {"state": "failed"}
+        body = await request.json()
+        assert body.pop("state") == "failed"
+        note = self.runs[request.path_params["run_id"]].get("note")
         self.end(request.path_params["run_id"], "failed")
+        self.runs[request.path_params["run_id"]] |= {"note": note, **body}
         return JSONResponse(self.runs[request.path_params["run_id"]])
 
     async def _list_tasks(self, request: Request) -> Response:

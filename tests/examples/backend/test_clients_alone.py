@@ -396,6 +396,7 @@ FAILURE = {
     "step": "check_staging",
     "code": "CHECKS_FAILED",
     "message": "2 of 9 checks failed",
+    "cause": "A check failed.",
     "what_to_do": "Correct the source",
     "databricks_run_url": "https://dbc.example.com/#job/1/run/2",
     "snowflake_query_id": "01b2",
@@ -477,6 +478,48 @@ def test_a_sync_that_is_cancelled_before_its_turn_is_over(client: Client, airflo
     assert client.call("request_sync", DATASET)["run_id"] != "request-1"
     client.call("cancel", DATASET, "request-1")
     assert airflow.count("PATCH") == 0
+
+
+@pytest.mark.parametrize("earlier", [None, "For the board."])
+def test_a_cancel_names_who_has_cancelled_and_keeps_what_others_wrote(
+    client: Client, airflow: SmallAirflow, earlier: str | None
+) -> None:
+    client.call("start", DATASET, run_id="request-1")
+    airflow.runs["request-1"]["note"] = earlier
+
+    client.call("cancel", DATASET, "request-1", by="ada@example.com")
+
+    note = "\n\n".join(filter(None, (earlier, "Cancelled by ada@example.com")))
+    assert airflow.runs["request-1"]["note"] == note
+    # As the data share writes it below, by Airflow's own record of who has called.
+    cancelled = {**FAILURE, "code": "CANCELLED"}
+    for line, who in {
+        "": "ada@example.com",
+        "\n\n---\n\ncancelled by ada: A through backend: A person ended it.": "ada",
+        "\n\n---\n\ncancelled by ada through backend: A person ended it.": "ada",
+        "\n\n---\n\ncancelled: A person ended it.": None,
+    }.items():
+        airflow.end("request-1", "failed", failure=cancelled)
+        airflow.runs["request-1"]["note"] = note + line
+        assert client.call("sync", DATASET, "request-1")["cancelled_by"] == who
+    airflow.end("request-1", "failed", failure=FAILURE)
+    assert client.call("sync", DATASET, "request-1")["cancelled_by"] is None
+
+
+def test_who_asked_and_how_many_rows_are_known_while_a_sync_runs(client: Client, airflow: SmallAirflow) -> None:
+    client.call("start", DATASET, run_id="request-1", conf={"requested_by": "ada"})
+    airflow.add_run("request-1", "running", conf={"requested_by": "ada"}, steps_done=2)
+    sync = client.call("sync", DATASET, "request-1")
+    assert (sync["requested_by"], sync["rows_loaded"]) == ("ada", None)
+    loaded = {"rows_loaded": 1461, "task_instance_id": airflow.attempt("request-1", "copy_into_staging")}
+    airflow.add_run("request-1", "running", steps_done=3)
+    airflow.runs["request-1"]["triggering_user_name"] = "grace"
+    airflow.xcoms["request-1", "copy_into_staging", "return_value"] = loaded
+    sync = client.call("sync", DATASET, "request-1")
+    assert (sync["requested_by"], sync["rows_loaded"]) == ("grace", 1461)
+    # An earlier attempt has loaded other rows.
+    airflow.xcoms["request-1", "copy_into_staging", "return_value"] = {**loaded, "task_instance_id": "another"}
+    assert client.call("sync", DATASET, "request-1")["rows_loaded"] is None
 
 
 @pytest.mark.parametrize("state", ["success", "failed"])

@@ -30,6 +30,10 @@ def tides(**changes: Any) -> Dataset:
     return Dataset.model_validate({**fields, **changes})
 
 
+REQUESTED_AT = "2026-01-02T03:04:10.000123"
+"""When the export of a known sync was requested, if nothing is said."""
+
+
 def known_sync(dataset: Dataset, *, conf: dict[str, Any] | None = None, **known: Any) -> Sync:
     """
     Make a sync that asks nobody.
@@ -38,7 +42,8 @@ def known_sync(dataset: Dataset, *, conf: dict[str, Any] | None = None, **known:
     :param known: its values, by their names
     """
     params = dict.fromkeys(("full_refresh", "accept_row_change", "dry_run", "verify"), False) | {"reload_run_key": None}
-    known = {"unchanged": None, "exported_with": {"file": digests_of(dataset, Share())}, **known}
+    exported_with = {"file": digests_of(dataset, Share()), "requested_at": REQUESTED_AT}
+    known = {"unchanged": None, "exported_with": exported_with, **known}
     return type("KnownSync", (Sync,), known)(dataset, Share(), dag_run=None, ti=None, params={**params, **(conf or {})})
 
 

@@ -284,6 +284,9 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
         "a huge number",
     ),
     "percent of 0": (text(max_row_change_percent=0), "max_row_change_percent", "0"),
+    "age of 0": (text(max_age_minutes=0), "max_age_minutes", "0"),
+    "text for an age": (text(max_age_minutes="1 h"), "max_age_minutes", "'1 h'"),
+    "age of more than a year": (text(max_age_minutes=525601), "max_age_minutes", "525601"),
     "endless percent": (TEXT + "max_row_change_percent: .inf\n", "max_row_change_percent", "inf"),
     "source without catalog": (text(source_table="sea.tides"), "source_table", "'sea.tides'"),
     "SQL in the source": (

@@ -121,6 +121,8 @@ def test_owner_tags_and_retries_are_those_of_the_file(tides: Callable[..., Datas
     plain = sync_datasets.sync_dag(tides())
     own = sync_datasets.sync_dag(tides(owner="Marine Data", tags=["sea", "gold:2"], retries=0))
     assert (plain.tags, own.tags) == ({"data-share", "sync"}, {"data-share", "sync", "sea", "gold:2"})
+    # For those who see the DAG, and no dataset file.
+    assert sync_datasets.sync_dag(tides(max_age_minutes=90)).tags == {"data-share", "sync", "max-age-minutes:90"}
     for dag, owner, retries in ((plain, DEFAULT_ARGS["owner"], 2), (own, "Marine Data", 0)):
         assert {task.owner for task in dag.tasks} == {owner}
         tries = {task.task_id: task.retries for task in dag.tasks}
@@ -160,6 +162,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an empty owner": ({"owner": ""}, "owner: String should match pattern"),
     "a tag that is there": ({"tags": ["sync"]}, "tags: sync: the DAG has this tag already, or it is given twice"),
     "a tag twice": ({"tags": ["a", "a"]}, "tags: a: the DAG has this tag already"),
+    "a tag of another field": ({"tags": ["max-age-minutes:5"]}, "the DAG gets this tag from max_age_minutes"),
     "a tag with a comma": ({"tags": ["a,b"]}, "tags.0: String should match pattern"),
     "tags that are a text": ({"tags": "a"}, "tags: Input should be a list"),
     "verified without versions": ({"verify_schedule": "@weekly", "pinned": False}, "verify_schedule: needs versions"),

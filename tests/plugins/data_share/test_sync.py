@@ -11,6 +11,7 @@ import pytest
 from airflow.sdk import DAG, BaseOperator
 
 from data_share.datasets import Dataset, LoadMode
+from data_share.freshness import in_ledger
 from data_share.share import Share, run_key_of
 from data_share.sql_files import SQL_FILTERS, SQL_MACROS, render_sql
 from data_share.sync import InvalidExportPathError, ResultMissingError, Sync, SyncStep
@@ -83,6 +84,16 @@ def handed_on(of: Dataset = TIDES, params: dict[str, Any] = PARAMS, clear_number
     left = {(task_id, keys.get(task_id, "return_value")): value for task_id, value in xcoms.items()}
     run = DagRun(dag_id="sync_tides", xcoms=left, clear_number=clear_number)
     return Sync(of, Share(), dag_run=run, ti=TaskInstance(run, "the_task"), params=params)
+
+
+def test_the_data_are_as_old_as_the_request_of_their_export() -> None:
+    requested = {**STARTED, "requested_at": "2026-01-02T03:04:10.000123"}
+    assert handed_on(export_to_s3=requested).data_as_of == "2026-01-02T03:04:10.000123"
+    # A job that an earlier version has started: the run began before it.
+    sync = handed_on()
+    assert sync.data_as_of == in_ledger(sync.dag_run.start_date)
+    # An earlier export is as old as its sync, not as the one that loads it again.
+    assert handed_on(params=RELOAD, copy_into_staging=RELOADED).data_as_of == "2025-01-02T03:04:05"
 
 
 def test_later_steps_read_the_staging_table_that_the_copy_step_has_filled() -> None:

@@ -219,6 +219,10 @@ def test_a_doubt_exports_everything_and_is_told(
     assert parameter == ({"pinned": "false"} if dataset == {"pinned": False} else {})
 
 
+def test_a_new_limit_of_the_age_exports_nothing_again() -> None:
+    assert digest_of(tides(max_age_minutes=60), Share()) == digest_of(tides(), Share())
+
+
 def test_names_of_the_secret_count_too() -> None:
     # Other hashes leave Databricks, although the source and the dataset file are the same.
     assert digest_of(tides(), Share()) != digest_of(tides(), Share(hash_secret_key="another"))

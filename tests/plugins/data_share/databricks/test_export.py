@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 from unittest import mock
 
@@ -21,6 +22,7 @@ from data_share.databricks.export import (
 )
 from data_share.databricks.follow import cancel_exports_of
 from data_share.datasets import Dataset
+from data_share.freshness import in_ledger
 from data_share.share import Share, run_key_of
 from data_share.snowflake.sql_api import DataShareSnowflakeHook, SnowflakeStatementError, StatementResult
 from data_share.snowflake.statements import TargetMissingError
@@ -79,8 +81,11 @@ def test_what_was_started_is_handed_on_with_the_attempt_that_started_it(
     context = task_context(try_number=2)
     context["dag_run"].clear_number = 1
     task = starting(context)
+    before = in_ledger(datetime.now(UTC))
     task.execute(context)  # type: ignore[arg-type]
-    assert handed_on(context) == {
+    told = handed_on(context)
+    assert before <= told.pop("requested_at") <= in_ledger(datetime.now(UTC))
+    assert told == {
         "run_id": task.run_id,
         "published": None,
         "file": digests_of(task.dataset, task.share),

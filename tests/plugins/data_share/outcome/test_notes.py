@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk import DAG
-from sqlalchemy import JSON, Column, Integer, String, create_engine
+from sqlalchemy import JSON, Column, DateTime, Integer, String, create_engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from data_share.outcome import notes
-from data_share.outcome.notes import failure_line, on_dag_run_failed, on_dag_run_success, success_line
+from data_share.outcome.notes import canceller, failure_line, on_dag_run_failed, on_dag_run_success, success_line
 
 # Airflow's tables are imported where they are needed: to collect the tests must stay cheap.
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ VERIFIED = {
     **VERSION,
 }
 FAILURE = {"step": "check_staging", "code": "CHECKS_FAILED", "message": "2 of 9 checks failed.\n- deep: depth > 0"}
+CANCELLED = {"step": "wait_for_export", "code": "CANCELLED", "message": "A person ended the sync."}
 SENTENCE = "check_staging: 2 of 9 checks failed. - deep: depth > 0"
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -151,6 +152,8 @@ def test_the_line_of_a_success(answer: Any, seconds: float, line: str) -> None:
         (FAILURE, "task_failure", "check_staging: 2 of 9 checks failed.\n- deep: depth > 0"),
         (None, "timed_out", "sync: The sync exceeded its max. time"),
         (None, "task_failure", "finish_sync: A step ended without a report"),
+        # No step is at fault.
+        (CANCELLED, "task_failure", "cancelled: A person ended the sync."),
     ],
 )
 def test_the_line_of_a_failure(failure: Any, reason: str, sentence: str) -> None:
@@ -221,6 +224,45 @@ def test_a_run_without_a_session_makes_the_listener_not_raise() -> None:
     assert ended("failed", {}).note is None
 
 
+FAILED = '{"state": "failed", "method": "PATCH"}'
+
+
+@pytest.mark.parametrize(
+    ("calls", "who"),
+    [
+        ([("grace", FAILED)], "grace"),
+        (
+            [("svc-sync", '{"state": "failed", "note": "Cancelled by ada@example.com"}')],
+            "ada@example.com through svc-sync",
+        ),
+        ([("svc-sync", '{"state": "failed", "note": "For the board.\\n\\nCancelled by ada"}')], "ada through svc-sync"),
+        ([("svc-sync", '{"state": "failed", "note": "Too late."}')], "svc-sync"),
+        # The last one to set it to failed; to write a note is no cancel.
+        ([("ada", '{"note": "Cancelled by nobody"}'), ("grace", FAILED), ("alan", FAILED)], "grace"),
+        ([("ada", '{"state": "queued"}'), ("alan", None)], None),
+        ([], None),
+    ],
+)
+def test_who_has_cancelled_is_the_user_of_the_call(calls: list[tuple[str, str | None]], who: str | None) -> None:
+    assert canceller(calls) == who
+
+
+@pytest.mark.parametrize(
+    ("report", "line"),
+    [
+        (CANCELLED, "cancelled by grace: A person ended the sync."),
+        # A step failed by itself before somebody ended the run.
+        (FAILURE, SENTENCE),
+    ],
+)
+def test_only_a_cancelled_sync_is_noted_with_who_has_cancelled_it(
+    xcoms: dict[tuple[str, str], Any], monkeypatch: pytest.MonkeyPatch, report: dict[str, Any], line: str
+) -> None:
+    monkeypatch.setattr(notes, "_changing_calls", lambda run: [("grace", FAILED)])
+    xcoms["finish_sync", "failure"] = report
+    assert ended("failed", xcoms).note == line
+
+
 class Base(DeclarativeBase):
     pass
 
@@ -230,6 +272,18 @@ class OneRun(Base):
     id = Column(Integer, primary_key=True)
     dag_id = Column(String)
     run_id = Column(String)
+    queued_at = Column(DateTime)
+
+
+class OneCall(Base):
+    __tablename__ = "log"
+    id = Column(Integer, primary_key=True)
+    dttm = Column(DateTime)
+    dag_id = Column(String)
+    run_id = Column(String)
+    event = Column(String)
+    owner = Column(String)
+    extra = Column(String)
 
 
 class OneTask(Base):
@@ -252,8 +306,9 @@ class OneXCom(Base):
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
-    from airflow.models import taskinstance, xcom
+    from airflow.models import log, taskinstance, xcom
 
+    monkeypatch.setattr(log, "Log", OneCall)
     monkeypatch.setattr(xcom, "XComModel", OneXCom)
     monkeypatch.setattr(taskinstance, "TaskInstance", OneTask)
     engine = create_engine("sqlite://")
@@ -290,3 +345,22 @@ def test_what_an_earlier_attempt_left_is_not_read(session: Session, value: Any) 
 
 def test_what_no_step_left_is_not_found(session: Session) -> None:
     assert left(session, {**ROW, "task_instance_id": "second"}, "another key") is None
+
+
+def test_the_calls_that_count_have_changed_this_run_since_it_was_queued(session: Session) -> None:
+    queued = datetime(2026, 1, 2, 3)
+    ours = OneRun(dag_id="sync_tides", run_id="1", queued_at=queued)
+    session.add(ours)
+    known = {"dag_id": "sync_tides", "run_id": "1", "event": "patch_dag_run", "dttm": queued + timedelta(seconds=1)}
+    for owner, change in {
+        "first": {},
+        "last": {},
+        "of another DAG": {"dag_id": "sync_cities"},
+        "of another run": {"run_id": "2"},
+        "another call": {"event": "trigger_dag_run"},
+        # Before it was cleared.
+        "earlier": {"dttm": queued - timedelta(seconds=1)},
+    }.items():
+        session.add(OneCall(**{**known, **change}, owner=owner, extra=FAILED))
+    session.flush()
+    assert notes._changing_calls(ours) == [("last", FAILED), ("first", FAILED)]  # type: ignore[arg-type]

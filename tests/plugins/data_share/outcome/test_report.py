@@ -28,6 +28,7 @@ def test_our_errors_say_what_happened_and_then_what_to_do() -> None:
         "databricks_run_url": "https://d/run/7",
         "snowflake_query_id": "01b2",
         "retriable": False,
+        "cause": FailureCode.EXPORT_FAILED.cause,
         "repair": None,
     }
 

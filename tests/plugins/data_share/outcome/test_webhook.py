@@ -39,6 +39,7 @@ FAILURE = {
     "databricks_run_url": None,
     "snowflake_query_id": "01b2",
     "retriable": False,
+    "cause": "The loaded rows are not the exported rows.",
     "repair": None,
 }
 EVENT = {"event": "sync_succeeded", "dag_run_id": "manual__1"}

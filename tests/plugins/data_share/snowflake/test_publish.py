@@ -20,7 +20,7 @@ from data_share.steps import EXPORT_TO_S3
 from data_share.steps import PUBLISH as PUBLISH_STEP
 from data_share.sync import ResultMissingError
 from data_share.watermark import DatasetState, Published, Watermark
-from tests.plugins.data_share.conftest import Snowflake, known_sync, tides
+from tests.plugins.data_share.conftest import REQUESTED_AT, Snowflake, known_sync, tides
 from tests.plugins.data_share.snowflake.examples import EXPORT_PATH, KEY, LOCK, MakeContext
 
 LEDGER_ROW = {
@@ -109,6 +109,7 @@ def test_publishing_is_one_request_that_answers_with_the_ledger_row(
         "share_of_nulls": 0.25,
         "requested_by": None,
         "published_at": "2026-01-02T03:05:00",
+        "data_as_of": REQUESTED_AT,
         "task_instance_id": str(context["ti"].id),
         "clear_number": 0,
     }
@@ -122,7 +123,20 @@ def test_publishing_is_one_request_that_answers_with_the_ledger_row(
         "rows_loaded": 5,
         **dict.fromkeys(("source_version", "source_committed_at", "export_mode", "export_reason")),
         **dict.fromkeys(("rows_exported", "bytes_exported", "statement_seconds")),
+        "data_as_of": REQUESTED_AT,
     }
+
+
+def test_a_repeated_append_is_as_old_as_the_export_that_was_published(
+    snowflake: Snowflake, publish_context: MakeContext
+) -> None:
+    first = {**LEDGER_ROW, "EXPORT_PATH": EXPORT_PATH.replace("/1-", "/2-"), "STARTED_AT": datetime(2026, 1, 1, 2)}
+    snowflake.answer("SELECT ledger", [first])
+    publish = publish_step(attempt=2)
+    publish.dataset = publish.sync.dataset = tides(load_mode="append")
+    context = publish_context(publish)
+    assert publish.execute(context)["data_as_of"] == "2026-01-01T02:00:00"  # type: ignore[arg-type]
+    assert asset_events(context)[0].extra["data_as_of"] == "2026-01-01T02:00:00"
 
 
 def test_the_answer_says_that_the_dataset_is_incremental(
@@ -175,6 +189,8 @@ def test_without_anything_new_the_last_publish_is_told_and_snowflake_is_asked_no
     told = ("run_key", "published_at", "source_version", "source_committed_at", "rows_in_target")
     assert {name: answer[name] for name in told} == {name: LAST[name] for name in told}
     assert (answer["unchanged"], answer["dataset"], answer["target_table"]) == (True, "tides", "public.tides")
+    # The target has what the source has now, whenever it was published.
+    assert answer["data_as_of"] == REQUESTED_AT
     assert answer["task_instance_id"] == str(context["ti"].id)
     assert (snowflake.statements, asset_events(context)) == ([], [])
     # It has ended well: the next sync may rely on the columns that this one asked for.
