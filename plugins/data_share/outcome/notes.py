@@ -121,9 +121,9 @@ def _write(dag_run: DagRun, reason: str) -> None:
         if not set(getattr(dag_run.dag, "tags", None) or ()) >= TAGS_OF_A_SYNC:
             return
         if dag_run.state == "success":
-            line = success_line(_xcom_of_last_attempt(dag_run, PUBLISH.id, "return_value"), _seconds(dag_run))
+            line = success_line(xcom_of_last_attempt(dag_run, PUBLISH.id, "return_value"), _seconds(dag_run))
         elif dag_run.state == "failed":
-            line = failure_line(_xcom_of_last_attempt(dag_run, FINISH_SYNC.id, "failure"), reason)
+            line = failure_line(xcom_of_last_attempt(dag_run, FINISH_SYNC.id, "failure"), reason)
         else:
             # A person cancelled the run, but its last task has not run yet: the scheduler calls again after it.
             return
@@ -149,7 +149,7 @@ def _put(dag_run: DagRun, line: str) -> None:
             note.content = f"{written}{_BELOW_A_PERSONS_NOTE}{line}"
 
 
-def _xcom_of_last_attempt(dag_run: DagRun, task_id: str, key: str) -> Any:
+def xcom_of_last_attempt(dag_run: DagRun, task_id: str, key: str) -> Any:
     """Return the XCom of a task's last attempt, or None: a task that did not begin keeps that of an earlier attempt."""
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.xcom import XComModel

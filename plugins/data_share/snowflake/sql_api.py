@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from data_share.outcome.classify import is_certificate_error, seconds_to_wait
 from data_share.outcome.codes import FailureCode
+from data_share.outcome.metrics import count_request
 from data_share.outcome.report import ShareError
 from data_share.snowflake.connection import account_of, address_of, private_key_of
 from data_share.snowflake.links import snowsight_url
@@ -511,14 +512,19 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         """
         with _as_share_errors():
             headers = self.get_headers()
-            response = self._http.request(
-                method=method,
-                url=url,
-                headers=headers,
-                params=params() if params else None,
-                json=body,
-                timeout=_HTTP_TIMEOUT_SECONDS,
-            )
+            try:
+                response = self._http.request(
+                    method=method,
+                    url=url,
+                    headers=headers,
+                    params=params() if params else None,
+                    json=body,
+                    timeout=_HTTP_TIMEOUT_SECONDS,
+                )
+            except requests.exceptions.RequestException:
+                count_request("snowflake", None)
+                raise
+            count_request("snowflake", response.status_code)
             retry_after = seconds_to_wait(response.headers.get("Retry-After"))
             if response.status_code in accepted or response.status_code in (_FAILED, _TIMED_OUT):
                 return _Answer(response.status_code, _json_of(response), retry_after)
