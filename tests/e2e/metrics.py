@@ -44,6 +44,7 @@ class StatsdReceiver:
     """
 
     port: int = 0
+    lines: list[str] = field(default_factory=list)
     packets: list[Packet] = field(default_factory=list)
     _samples: dict[tuple[str, Labels], float] = field(default_factory=lambda: defaultdict(float))
 
@@ -52,6 +53,7 @@ class StatsdReceiver:
         return [packet for packet in self.packets if packet.name.startswith("airflow.data_share.")]
 
     def take(self, line: str) -> None:
+        self.lines.append(line)
         packet = Packet.of(line)
         self.packets.append(packet)
         name = packet.name.replace(".", "_").replace("-", "_")

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import requests
 from airflow.providers.snowflake.hooks.sql_api import SnowflakeSqlApiHook
+from airflow.providers.snowflake.utils.openlineage import fix_account_name
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
@@ -271,6 +272,18 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         given = [quote(shown(part), safe="") for part in table_parts(table)]
         ahead = [connection["account"], *[connection["database"], connection["schema"]][: 3 - len(given)]]
         return "/".join([f"snowflake://{'/'.join(map(str, ahead))}".lower(), *given])
+
+    def full_name(self, table: str) -> list[str]:
+        """Return the stored names of a table's database and schema, as Snowflake completes them, and of the table."""
+        connection, given = self._get_static_conn_params, table_parts(table)
+        return [*map(str, [connection["database"], connection["schema"]][: 3 - len(given)]), *given]
+
+    @property
+    def lineage_account(self) -> str:
+        """The account as OpenLineage's names of datasets have it, by the provider's own rule."""
+        connection = self._get_static_conn_params
+        account = ".".join(str(part) for part in (connection["account"], connection["region"]) if part)
+        return fix_account_name(account).lower()
 
     def query_page_url(self, query_id: str) -> str:
         """Return the page of a query in Snowflake's web interface."""
