@@ -39,6 +39,7 @@ OF_STEPS = {
 OF_AIRFLOW = {
     "airflow_deadline_alerts_deadline_missed": {"dag_id"},
     "airflow_data_share_callback_failed": {"dag_id"},
+    "airflow_deadline_alerts_callback_failed": {"dag_id"},
     "airflow_scheduler_heartbeat": set[str](),
 }
 

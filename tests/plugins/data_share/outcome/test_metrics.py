@@ -245,3 +245,29 @@ def test_an_error_does_not_break_airflows_transaction(sent: Sent, caplog: pytest
     run("success", {("publish", "return_value"): {"clear_number": 0}})
     assert "The metrics of sync_tides manual__1 could not be sent" in caplog.text
     assert sent == []
+
+
+def test_opentelemetry_gets_the_same_names_tags_and_values(monkeypatch: pytest.MonkeyPatch, sent: Sent) -> None:
+    from airflow._shared.observability.metrics.otel_logger import SafeOtelLogger
+    from airflow.observability import stats
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+    reader = InMemoryMetricReader()
+    client = SafeOtelLogger(MeterProvider(metric_readers=[reader]))
+    stats.initialize(factory=lambda: client, export_legacy_names=True)
+    run("success", {("publish", "return_value"): row()}, (task("publish", "success", -2, 1.5),))
+
+    data = reader.get_metrics_data()
+    assert data is not None
+    found = {
+        (metric.name, tuple(sorted(point.attributes.items()))): getattr(point, "value", getattr(point, "sum", None))
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        for point in metric.data.data_points
+    }
+    assert found["airflow.data_share.rows_loaded", (("dataset", "tides"),)] == 14
+    assert found["airflow.data_share.max_age_seconds", (("dataset", "tides"),)] == 1800
+    steps = (("dataset", "tides"), ("step", "publish"))
+    assert found["airflow.data_share.step_duration", steps] == 1500, "in milliseconds"
