@@ -132,6 +132,8 @@ def test_what_publishes_nothing_moves_nothing(conf: Any, answer: Any, kind: str,
         (ROW, 1, True),
         # publish was cleared: it found its ledger row, and did nothing.
         ({**ROW, "clear_number": 1, "published_at": "2026-01-02T03:04:04"}, 1, True),
+        # Snowflake's clock is behind; what was never cleared has not published before.
+        ({**ROW, "published_at": "2026-01-02T03:04:04"}, 0, False),
         # All was cleared, and exported and published again.
         ({**ROW, "clear_number": 1}, 1, False),
         # The time of the earlier publish that nothing is new since.
@@ -242,7 +244,7 @@ def test_without_metrics_nothing_is_looked_up(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_error_does_not_break_airflows_transaction(sent: Sent, caplog: pytest.LogCaptureFixture) -> None:
-    run("success", {("publish", "return_value"): {"clear_number": 0}})
+    run("success", {("publish", "return_value"): {"clear_number": 0, "rows_loaded": "many"}})
     assert "The metrics of sync_tides manual__1 could not be sent" in caplog.text
     assert sent == []
 
