@@ -37,6 +37,8 @@ _AIRFLOW_PROCESSES = {
 # As Airflow calls its database in its health.
 _DATABASE = "metadatabase"
 _CONNECTION = "AIRFLOW_CONN_"
+# Airflow's settings that say how it is watched: docs/observability.md.
+_WATCHED = ("AIRFLOW__METRICS__", "AIRFLOW__OPENLINEAGE__", "AIRFLOW__LOGGING__JSON_LOGS")
 _SHARE_CONNECTIONS = (settings.DATABRICKS_CONN_ID.upper(), settings.SNOWFLAKE_CONN_ID.upper())
 _START_SECONDS = 300
 _HEALTH_SECONDS = 15
@@ -527,8 +529,9 @@ class Stack:
         }
         return {
             **self._base_environment(),
-            # Pass on connections from the shell, such as the webhook's. The share's two connections, set below, win.
-            **{name: value for name, value in os.environ.items() if name.startswith(_CONNECTION)},
+            # Pass on connections from the shell, such as the webhook's, and how Airflow is watched. The share's two
+            # connections, set below, win.
+            **{name: value for name, value in os.environ.items() if name.startswith((_CONNECTION, *_WATCHED))},
             "AIRFLOW_HOME": str(home),
             "PYTHONPATH": str(PROJECT / "config"),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.project / "dags"),

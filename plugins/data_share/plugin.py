@@ -1,5 +1,5 @@
 """
-The plugin for Airflow itself: the page "Data shares" in the navigation of its UI, notes and events of the runs.
+The plugin for Airflow itself: the page "Data shares" in its UI, and what is told of the end of each run.
 
 Airflow finds it by ``plugins/data_share_plugin.py`` in a checkout, and by an entry point of the wheel. It loads plugins
 in every process, also in each task. So this module imports little: the web server of the page is imported with the
@@ -16,7 +16,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from data_share import __version__
-from data_share.outcome import events, notes
+from data_share.outcome import events, metrics, notes
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -71,7 +71,7 @@ class DataSharePlugin(AirflowPlugin):
     """The plugin."""
 
     name = "data_share"
-    listeners = [notes, events]  # noqa: RUF012 - as Airflow declares it
+    listeners = [notes, events, metrics]  # noqa: RUF012 - as Airflow declares it
     fastapi_apps = [  # noqa: RUF012
         {"name": "data_share_status_page", "app": StatusPage(), "url_prefix": "/data-share"}
     ]

@@ -8,6 +8,7 @@ from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
+import structlog
 from airflow.sdk.exceptions import AirflowFailException
 
 from data_share import __version__
@@ -631,6 +632,8 @@ class SyncStep:
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
         """Create the sync of this attempt, and render the template fields with it as ``sync``."""
         self.sync = self._sync_of(context)
+        # From here on, each line of a log in JSON has them, beside Airflow's own: dag_id, task_id, run_id, try_number.
+        structlog.contextvars.bind_contextvars(dataset=self.dataset.name, run_key=self.sync.key)
         if jinja_env is not None:
             use_compiled(jinja_env)
         super().render_template_fields({**context, "sync": self.sync}, jinja_env)  # type: ignore[misc]

@@ -65,6 +65,8 @@ NAMES_ELSEWHERE = {
         "external_id",
         "unity_catalog_iam_arn",
         "FORWARDED_ALLOW_IPS",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
         "SYNC_INTERVAL_SECONDS",
         "values.schema.json",
     ),

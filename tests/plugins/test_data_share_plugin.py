@@ -69,6 +69,7 @@ def test_a_task_process_loads_the_plugin_and_no_web_framework() -> None:
         "data_share.airflow_version",
         "data_share.outcome",
         "data_share.outcome.events",
+        "data_share.outcome.metrics",
         "data_share.outcome.notes",
         "data_share.plugin",
     ]

@@ -125,7 +125,7 @@ def test_with_a_checkout_the_wheel_is_used_and_the_plugin_is_registered_once(
     assert (told["names"], told["errors"]) == (["data_share", "own"], {})
     assert told["sources"][0].startswith("airflow-data-share==")
     assert told["used"] == str(site / "data_share" / "__init__.py")
-    assert len(told["listeners"]) == 2
+    assert len(told["listeners"]) == 3
     said = f"version {data_share.__version__} in {site / 'data_share'} is used, the copy in {checkout_too} is not"
     assert said in told["log"]
     if process == "core":

@@ -11,6 +11,7 @@ from airflow.providers.databricks.operators.databricks import DatabricksJobRunLi
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
+from data_share import lineage
 from data_share.attempts import made_by
 from data_share.databricks.follow import cancel_exports_of
 from data_share.databricks.hook import DataShareDatabricksHook
@@ -156,6 +157,10 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         result = super().execute(context)
         context["ti"].xcom_push(key="export", value=made_by(context, {"run_id": self.run_id, **self.known}))
         return result
+
+    def get_openlineage_facets_on_start(self) -> Any:
+        """Return that the source is read; the rest of the lineage is known when the sync is published."""
+        return lineage.read_only(self.dataset, str(self._hook.host or ""))
 
     @property
     def known(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -9,6 +10,7 @@ from airflow.providers.databricks.hooks.databricks import DatabricksHook
 from tenacity import RetryCallState, stop_after_attempt, wait_exponential_jitter
 
 from data_share.outcome.classify import is_certificate_error, seconds_to_wait
+from data_share.outcome.metrics import count_request
 
 TRIES = 10
 """Calls in a row that may fail before Databricks counts as unavailable."""
@@ -28,6 +30,7 @@ class DataShareDatabricksHook(DatabricksHook):
     - In the triggerer, a call whose connection was lost is repeated; the provider repeats it only if the connection
       could not be made at all.
     - After an untrusted certificate, the call is not repeated.
+    - Each request of a worker is counted as a metric, with the HTTP status of its answer.
 
     :param databricks_conn_id: Airflow connection
     :param tries: how often a call is made before it fails
@@ -37,8 +40,15 @@ class DataShareDatabricksHook(DatabricksHook):
         retries = {"stop": stop_after_attempt(tries), "wait": _pause}
         super().__init__(databricks_conn_id, retry_limit=tries, retry_args=retries, **kwargs)
 
+    def _do_api_call(self, *args: Any, **kwargs: Any) -> Any:
+        answer = super()._do_api_call(*args, **kwargs)
+        count_request("databricks", HTTPStatus.OK)
+        return answer
+
     @staticmethod
     def _retryable_error(exception: BaseException) -> bool:
+        # The provider asks this after each request that failed.
+        count_request("databricks", getattr(getattr(exception, "response", None), "status_code", None))
         if is_certificate_error(exception):
             return False
         is_lost = isinstance(exception, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError)

@@ -18,10 +18,12 @@ from typing import Any
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.observability import stats
 
 from data_share.doctor import airflow, databricks, snowflake, sources
 from data_share.doctor.deployment import Answer, Check, Deployment, State, error_text, wrong
 from data_share.outcome.codes import FailureCode
+from data_share.outcome.metrics import PREFIX
 from data_share.outcome.report import ShareError
 from data_share.share import Share
 
@@ -123,6 +125,8 @@ class DoctorOperator(BaseOperator):
             findings.append(finding)
         answer = [{name: str(value) for name, value in asdict(finding).items()} for finding in findings]
         wrong = [finding for finding in findings if finding.state is State.WRONG]
+        tags = {"dag_id": context["ti"].dag_id, "system": self.group}
+        stats.gauge(f"{PREFIX}doctor_problems", len(wrong), tags=tags)
         if wrong:
             context["ti"].xcom_push(key="findings", value=answer)
             sentences = "\n".join(f"- {finding.name}: {finding.text}" for finding in wrong)

@@ -148,9 +148,9 @@ def _write(dag_run: DagRun, reason: str) -> None:
         if not set(getattr(dag_run.dag, "tags", None) or ()) >= TAGS_OF_A_SYNC:
             return
         if dag_run.state == "success":
-            line = success_line(_xcom_of_last_attempt(dag_run, PUBLISH.id, "return_value"), _seconds(dag_run))
+            line = success_line(xcom_of_last_attempt(dag_run, PUBLISH.id, "return_value"), _seconds(dag_run))
         elif dag_run.state == "failed":
-            report = _xcom_of_last_attempt(dag_run, FINISH_SYNC.id, "failure")
+            report = xcom_of_last_attempt(dag_run, FINISH_SYNC.id, "failure")
             is_cancelled = report is not None and report.get("code") == _CANCELLED
             line = failure_line(report, reason, canceller(_changing_calls(dag_run)) if is_cancelled else None)
         else:
@@ -178,7 +178,7 @@ def _put(dag_run: DagRun, line: str) -> None:
             note.content = f"{written}{_BELOW_A_PERSONS_NOTE}{line}"
 
 
-def _xcom_of_last_attempt(dag_run: DagRun, task_id: str, key: str) -> Any:
+def xcom_of_last_attempt(dag_run: DagRun, task_id: str, key: str) -> Any:
     """Return the XCom of a task's last attempt, or None: a task that did not begin keeps that of an earlier attempt."""
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.xcom import XComModel

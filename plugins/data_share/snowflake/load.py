@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from data_share import lineage
 from data_share.attempts import made_by
 from data_share.column_types import described_type
 from data_share.datasets import Dataset, LoadMode
@@ -225,6 +226,8 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             "unproven": unproven,
             "query_ids": [manifest["QUERY_ID"], copy.query_id],
             "copy_attempt": self.sync.attempt,
+            # The publish needs them for its lineage alone.
+            **({"exported_columns": exported_columns(column_types)} if lineage.is_on() else {}),
             "statement_seconds": round(self._hook.statement_seconds, 3),
             **(_of_increment(manifest, has_deletes=has_deletes) if is_increment else {}),
         }

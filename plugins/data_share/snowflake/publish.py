@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from airflow.sdk import Asset, AssetAlias, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from data_share import lineage
 from data_share.attempts import made_by
 from data_share.datasets import Dataset
 from data_share.outcome.codes import FailureCode
@@ -70,6 +72,7 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             **kwargs,
         )
         self._is_committed = False
+        self._row: dict[str, Any] = {}
 
     def _sync_of(self, context: Any) -> Sync:
         sync = super()._sync_of(context)
@@ -113,6 +116,7 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         # After a commit of another attempt, the target may hold a later export.
         if self._is_committed or self._is_last():
             state.end(PUBLISH, self.sync.key, self._published(row))
+        self._row = row
         # For people: of such a dataset they want to know why everything was exported, if so.
         told = {"incremental": True} if self.dataset.incremental else {}
         return made_by(context, {**row, "data_as_of": self._data_as_of(row), **told})
@@ -332,6 +336,32 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             "start the sync with full_refresh: true as well.",
             "retriable": False,
         }
+
+    def get_openlineage_facets_on_start(self) -> Any:
+        """Return what will have been read."""
+        return lineage.read_only(self.dataset, self._workspace)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Return which columns of the source have become which of the target; without a publish, what was read."""
+        if not self._row:
+            return lineage.read_only(self.dataset, self._workspace, (self.sync.unchanged or {}).get("source_version"))
+        loaded = self.sync.loaded
+        moved = lineage.Moved(
+            dataset=self.dataset,
+            row={**self._row, "files_exported": loaded["files_exported"]},
+            workspace=self._workspace,
+            account=self._hook.lineage_account,
+            target=self._hook.full_name(self.dataset.target_table),
+            exported=loaded.get("exported_columns", {}),
+            loaded=loaded["kinds"],
+        )
+        return lineage.published(moved, task_instance)
+
+    @property
+    def _workspace(self) -> str:
+        """The host of the workspace that exported; empty if this sync loads the export of an earlier one."""
+        # The provider calls from a copy of this process, so what it asks for has to be known already.
+        return urlsplit(str((self.sync.found_export or {}).get("run_page_url"))).hostname or ""
 
     @property
     def _export_path(self) -> str:

@@ -20,11 +20,13 @@ from urllib.parse import quote
 
 import requests
 from airflow.providers.snowflake.hooks.sql_api import SnowflakeSqlApiHook
+from airflow.providers.snowflake.utils.openlineage import fix_account_name
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from data_share.outcome.classify import is_certificate_error, seconds_to_wait
 from data_share.outcome.codes import FailureCode
+from data_share.outcome.metrics import count_request
 from data_share.outcome.report import ShareError
 from data_share.snowflake.connection import account_of, address_of, private_key_of
 from data_share.snowflake.links import snowsight_url
@@ -271,6 +273,18 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         ahead = [connection["account"], *[connection["database"], connection["schema"]][: 3 - len(given)]]
         return "/".join([f"snowflake://{'/'.join(map(str, ahead))}".lower(), *given])
 
+    def full_name(self, table: str) -> list[str]:
+        """Return the stored names of a table's database and schema, as Snowflake completes them, and of the table."""
+        connection, given = self._get_static_conn_params, table_parts(table)
+        return [*map(str, [connection["database"], connection["schema"]][: 3 - len(given)]), *given]
+
+    @property
+    def lineage_account(self) -> str:
+        """The account as OpenLineage's names of datasets have it, by the provider's own rule."""
+        connection = self._get_static_conn_params
+        account = ".".join(str(part) for part in (connection["account"], connection["region"]) if part)
+        return fix_account_name(account).lower()
+
     def query_page_url(self, query_id: str) -> str:
         """Return the page of a query in Snowflake's web interface."""
         connection = self._get_static_conn_params
@@ -511,14 +525,19 @@ class DataShareSnowflakeHook(SnowflakeSqlApiHook):
         """
         with _as_share_errors():
             headers = self.get_headers()
-            response = self._http.request(
-                method=method,
-                url=url,
-                headers=headers,
-                params=params() if params else None,
-                json=body,
-                timeout=_HTTP_TIMEOUT_SECONDS,
-            )
+            try:
+                response = self._http.request(
+                    method=method,
+                    url=url,
+                    headers=headers,
+                    params=params() if params else None,
+                    json=body,
+                    timeout=_HTTP_TIMEOUT_SECONDS,
+                )
+            except requests.exceptions.RequestException:
+                count_request("snowflake", None)
+                raise
+            count_request("snowflake", response.status_code)
             retry_after = seconds_to_wait(response.headers.get("Retry-After"))
             if response.status_code in accepted or response.status_code in (_FAILED, _TIMED_OUT):
                 return _Answer(response.status_code, _json_of(response), retry_after)

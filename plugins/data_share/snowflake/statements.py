@@ -15,6 +15,7 @@ from airflow.providers.snowflake.operators.snowflake import SnowflakeSqlApiOpera
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException
 
+from data_share import lineage
 from data_share.datasets import Dataset
 from data_share.outcome.codes import FailureCode
 from data_share.outcome.report import ShareError
@@ -135,6 +136,14 @@ class SnowflakeStatementsOperator(SnowflakeSqlApiOperator):
         self._is_killed = True
         if self._context is not None:
             self._hook.stop()
+
+    def get_openlineage_facets_on_start(self) -> Any:
+        """Say nothing of lineage: the provider would parse the statements, which are about staging tables."""
+        return lineage.nothing()
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Say nothing of lineage: the provider would ask Snowflake for each query, also for those of the clean-up."""
+        return lineage.nothing()
 
     def execute(self, context: Context) -> Any:
         """Run the statements one after another."""

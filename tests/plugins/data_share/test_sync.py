@@ -8,6 +8,7 @@ from unittest import mock
 
 import duckdb
 import pytest
+import structlog
 from airflow.sdk import DAG, BaseOperator
 
 from data_share.datasets import Dataset, LoadMode
@@ -315,6 +316,14 @@ def test_each_attempt_of_a_step_has_a_sync_of_its_own_that_its_templates_find() 
     assert [rendered(step, run.context(step)).text for step in steps] == ["tides", "winds"]
     assert not hasattr(steps[0], "sync"), "what Airflow keeps of a DAG has no sync"
     assert "sync" not in contexts[0]
+
+
+def test_each_line_that_a_step_logs_has_its_dataset_and_run_key() -> None:
+    with DAG("sync_tides", schedule=None, user_defined_macros=SQL_MACROS) as dag:
+        step = Step(task_id="tides", of=dataset("tides"), text="")
+    attempt = rendered(step, DagRun(dag=dag).context(step))
+    bound = structlog.contextvars.get_contextvars()
+    assert (bound["dataset"], bound["run_key"]) == ("tides", attempt.sync.key)
 
 
 def test_the_example_has_a_value_for_all_that_a_file_may_ask_for() -> None:

@@ -18,6 +18,7 @@ from unittest import mock
 
 import pytest
 import requests
+from airflow.sdk.observability import stats
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import data_share
@@ -816,12 +817,15 @@ def test_each_share_is_checked_and_airflow_once(
 class Pushed(dict[str, Any]):
     """A task instance that keeps its XComs."""
 
+    dag_id = "doctor"
+
     def xcom_push(self, key: str, value: Any) -> None:
         self[key] = value
 
 
 def test_the_task_returns_its_findings_or_fails_with_the_sentences(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    ti = Pushed()
+    ti, gauge = Pushed(), mock.Mock()
+    monkeypatch.setattr(stats, "gauge", gauge)
     task = DoctorOperator(task_id="check", group="Databricks", share=Share())
     findings = task.execute({"ti": ti})  # type: ignore[typeddict-item]
     assert {finding["state"] for finding in findings} == {"ok"}
@@ -831,6 +835,9 @@ def test_the_task_returns_its_findings_or_fails_with_the_sentences(look: Look, m
     with pytest.raises(ShareIsBrokenError, match=r"1 of 9 checks of Databricks failed\.\n- job: .*4711 does not exist"):
         DoctorOperator(task_id="check_again", group="Databricks", share=Share()).execute({"ti": ti})  # type: ignore[typeddict-item]
     assert json.loads(json.dumps(ti["findings"]))[-1]["state"] == "not checked"
+    tags = {"dag_id": "doctor", "system": "Databricks"}
+    told = [mock.call("data_share.doctor_problems", count, tags=tags) for count in (0, 1)]
+    assert gauge.call_args_list == told, "what is right is told too, as it ends an alert"
 
 
 # ---- types of the last exports, and targets that the first sync creates

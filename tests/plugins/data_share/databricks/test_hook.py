@@ -13,6 +13,7 @@ import pytest
 import requests
 import tenacity
 import urllib3
+from airflow.sdk.observability import stats
 
 from data_share.databricks.hook import TRIES, DataShareDatabricksHook
 from data_share.outcome.classify import RetryTransientErrors, failure_of
@@ -93,6 +94,17 @@ def test_the_wait_is_as_long_as_databricks_asks_for(
     hook.get_run(7)
     assert waits[:2] == [20, 120]
     assert 4 <= waits[2] <= 5
+
+
+def test_each_request_is_counted_with_its_status(
+    hook: DataShareDatabricksHook, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    incr = mock.Mock()
+    monkeypatch.setattr(stats, "incr", incr)
+    asked(monkeypatch, requests.ConnectionError("reset"), answer(429), answer(200))
+    hook.get_run(7)
+    tags = [{"system": "databricks", "status": status} for status in ("none", "429", "200")]
+    assert incr.call_args_list == [mock.call("data_share.requests", tags=told) for told in tags]
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])

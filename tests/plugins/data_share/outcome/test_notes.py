@@ -53,7 +53,7 @@ BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 def xcoms(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Any]:
     """Make what the steps left."""
     left: dict[tuple[str, str], Any] = {}
-    monkeypatch.setattr(notes, "_xcom_of_last_attempt", lambda run, task_id, key: left.get((task_id, key)))
+    monkeypatch.setattr(notes, "xcom_of_last_attempt", lambda run, task_id, key: left.get((task_id, key)))
     return left
 
 
@@ -325,7 +325,7 @@ def left(session: Session, value: Any, key: str = "return_value") -> Any:
     ours = OneRun(dag_id="sync_tides", run_id="1")
     session.add_all([ours, OneXCom(**WHERE, key=key, value=value), OneTask(id="second", **WHERE)])
     session.flush()
-    return notes._xcom_of_last_attempt(ours, "publish", "return_value")  # type: ignore[arg-type]
+    return notes.xcom_of_last_attempt(ours, "publish", "return_value")  # type: ignore[arg-type]
 
 
 def test_what_a_step_left_is_read_by_run_task_and_key(session: Session) -> None:

@@ -18,6 +18,7 @@ import requests
 import urllib3
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.observability import stats
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -272,6 +273,18 @@ def test_the_seconds_of_all_statements_are_added_from_submission_to_end(
     with pytest.raises(SnowflakeStatementError):
         hook.run_statement("COPY INTO t FROM @s", is_long=True)
     assert hook.statement_seconds == pytest.approx(sum(waits) - 100)
+
+
+def test_each_request_is_counted_with_its_status(
+    snowflake: Snowflake, hook: DataShareSnowflakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incr = mock.Mock()
+    monkeypatch.setattr(stats, "incr", incr)
+    snowflake.will(requests.ConnectionError("reset"), response(503, {}), failed())
+    with pytest.raises(SnowflakeStatementError):
+        hook.run_statement("SELECT 1")
+    tags = [{"system": "snowflake", "status": status} for status in ("none", "503", "422")]
+    assert incr.call_args_list == [mock.call("data_share.requests", tags=told) for told in tags]
 
 
 def test_a_result_that_is_lost_on_its_way_is_asked_for_again(
