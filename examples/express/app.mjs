@@ -64,14 +64,20 @@ export function createApp(airflow, { hosts, userHeader, webhookSecret, onEvent =
   app.param("dataset", onlyAs(/^[a-z][a-z0-9_]*$/));
   app.param("runId", onlyAs(/^(?!\.+$)[A-Za-z0-9_.~:+-]{1,250}$/));
 
+  /** @param {express.Request} request */
+  const userOf = (request) => {
+    const user = userHeader && request.get(userHeader);
+    return user ? Buffer.from(user, "latin1").toString() : null;
+  };
+
   app.get("/datasets", async (_request, response) => {
     const datasets = await airflow.datasets();
     response.json(await Promise.all(datasets.map((dataset) => newestOf(airflow, dataset))));
   });
 
   app.post("/datasets/:dataset/syncs", ownPageOnly, async (request, response) => {
-    const user = userHeader && request.get(userHeader);
-    const conf = user ? { requested_by: Buffer.from(user, "latin1").toString() } : {};
+    const user = userOf(request);
+    const conf = user ? { requested_by: user } : {};
     response.status(202).json(shown(await airflow.requestSync(request.params.dataset, { conf })));
   });
 
@@ -79,8 +85,9 @@ export function createApp(airflow, { hosts, userHeader, webhookSecret, onEvent =
     response.json(shown(await airflow.sync(params.dataset, params.runId)));
   });
 
-  app.post("/datasets/:dataset/syncs/:runId/cancel", ownPageOnly, async ({ params }, response) => {
-    await airflow.cancel(params.dataset, params.runId);
+  app.post("/datasets/:dataset/syncs/:runId/cancel", ownPageOnly, async (request, response) => {
+    const { params } = request;
+    await airflow.cancel(params.dataset, params.runId, { by: userOf(request) });
     response.status(202).json(shown(await airflow.sync(params.dataset, params.runId)));
   });
 

@@ -91,6 +91,8 @@ export interface Published extends OnPublish {
   query_ids: string;
   requested_by: string | null;
   started_at: string;
+  /** The target has the source as it was at this moment. */
+  data_as_of: string;
   /** JSON as text. */
   source_choice?: string | null;
   source_condition?: string | null;
@@ -128,6 +130,8 @@ export interface UpToDate extends OnPublish {
   dry_run?: undefined;
   unchanged: true;
   verified?: undefined;
+  /** The target has the source as it was at this moment. */
+  data_as_of: string;
   source_version: number;
   source_committed_at: string;
   rows_in_target: number;
@@ -200,6 +204,8 @@ export interface Report {
   step: StepName | "sync";
   code: FailureCode;
   message: string;
+  /** What went wrong, in words without names and ids. */
+  cause: string;
   what_to_do: string;
   databricks_run_url: string | null;
   snowflake_query_id: string | null;
@@ -225,6 +231,14 @@ interface AnySync {
   airflowUrl: string;
   /** The run's page on Databricks. */
   databricksRunUrl: string | null;
+  /** Known when the load has ended. */
+  rowsLoaded: number | null;
+  /** The person in the conf, or the user of Airflow who started the run; null for a schedule. */
+  requestedBy: string | null;
+  /** The text that Airflow shows for the run. */
+  note: string | null;
+  /** Who has cancelled the sync, as its note says; null if nobody has, or nobody knows. */
+  cancelledBy: string | null;
 }
 
 export interface ActiveSync extends AnySync {
@@ -310,8 +324,12 @@ export class AirflowClient {
   /** The sync when it is finished; see follow. */
   wait(dataset: string, runId: string, options: { deadlineSeconds: number }): Promise<FinishedSync>;
 
-  /** Cancel a sync, on Databricks and Snowflake too; seconds later it is "failed". A finished one is unchanged. */
-  cancel(dataset: string, runId: string): Promise<void>;
+  /**
+   * Cancel a sync, on Databricks and Snowflake too; seconds later it is "failed". A finished one is unchanged.
+   *
+   * @param options.by who cancels it, for the note of the run; default: Airflow names the account of this client
+   */
+  cancel(dataset: string, runId: string, options?: { by?: string | null }): Promise<void>;
 }
 
 /** Base of all errors of this client. The message is for people and contains no secret. */

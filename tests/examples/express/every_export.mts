@@ -46,7 +46,7 @@ export async function press(dataset: string): Promise<string> {
   const newest: Sync | null = await airflow.newest(dataset);
   const same: Sync = await airflow.sync(dataset, newest?.runId ?? started.runId);
   for await (const sync of airflow.follow(dataset, same.runId, { deadlineSeconds: 60 })) if (!sync.finished) show(sync);
-  await airflow.cancel(dataset, same.runId);
+  await airflow.cancel(dataset, same.runId, { by: "ada@example.com" });
   const requested = await airflow.requestSync(dataset, { conf });
   const ended: FinishedSync = await airflow.wait(dataset, requested.runId, { deadlineSeconds: 3600 });
   // Complete or not decides which of the two is there: no check for null is needed.

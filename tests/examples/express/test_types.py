@@ -132,7 +132,8 @@ def _values() -> Iterator[tuple[str, Any]]:
     failure = next(value for value in values if value.get("code") == "EXPORT_FAILED")
     yield "Published", published
     yield "Published", {**published, "incremental": True}
-    yield "UpToDate", {**OF_PUBLISH, **ATTEMPT, "unchanged": True, "rows_in_target": 1461}
+    unchanged = {"unchanged": True, "rows_in_target": 1461, "data_as_of": "2026-01-02T03:04:05"}
+    yield "UpToDate", {**OF_PUBLISH, **ATTEMPT, **unchanged}
     yield "Verified", {**OF_PUBLISH, **ATTEMPT, "verified": True, "rows": 1461, "not_compared": ["location"]}
     changes = {f"rows_{what}": 1 for what in ("inserted", "updated", "deleted")}
     told = {"dry_run": True, "load_mode": "merge", "export_path": "s3://x/", "export_mode": None}
