@@ -545,6 +545,8 @@ class Stack:
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{endpoints.airflow_url}/execution/",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": endpoints.database_url,
+            # No limit: while all connections are taken, the api-server stands still (docs/performance.md).
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_MAX_OVERFLOW": "-1",
             "AIRFLOW__API__BASE_URL": endpoints.airflow_url,
             "AIRFLOW__API__SECRET_KEY": secrets_["airflow_secret"],
             "AIRFLOW__API__WORKERS": "1",

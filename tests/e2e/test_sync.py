@@ -6,6 +6,9 @@ import datetime
 import os
 import re
 import signal
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
@@ -37,6 +40,29 @@ def test_a_rest_call_brings_every_row_of_the_source_into_the_target(share: Runni
     (event,) = share.airflow.ask("GET", "/assets/events", params={"order_by": "-timestamp", "limit": 1})["asset_events"]
     assert event["uri"] == "snowflake://sandbox-datashare/data_share/public/shared_forecasts"
     assert event["extra"]["run_key"] == row["run_key"]
+
+
+def test_many_requests_at_one_moment_are_all_answered(share: RunningShare) -> None:
+    """Each keeps a connection to Airflow's database, and more than 15 of them stopped the api-server."""
+    run_id = share.start_sync(conf={"dry_run": True})
+    endpoints, clients = share.endpoints, 40
+    user = {"username": endpoints.airflow_user, "password": endpoints.airflow_password}
+    token = httpx.post(f"{endpoints.airflow_url}/auth/token", json=user, timeout=60).raise_for_status().json()
+    signed_in = {"Authorization": f"Bearer {token['access_token']}"}
+    body = {"dag_run_id": run_id, "logical_date": None, "conf": {}}
+    moment = threading.Barrier(clients)
+
+    def request_again(_: int) -> list[int]:
+        with httpx.Client(base_url=endpoints.airflow_url, headers=signed_in, timeout=20) as airflow:
+            airflow.get("/api/v2/version")
+            moment.wait(timeout=60)
+            return [airflow.post(f"/api/v2/dags/{DAG_ID}/dagRuns", json=body).status_code for _ in range(3)]
+
+    with ThreadPoolExecutor(clients) as pool:
+        codes = Counter(code for of_client in pool.map(request_again, range(clients)) for code in of_client)
+
+    assert codes == {409: 3 * clients}
+    assert share.end_of(run_id)["state"] == "success"
 
 
 def snowflake_requests(share: RunningShare) -> dict[str, int]:
