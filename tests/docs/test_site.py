@@ -35,24 +35,18 @@ def test_the_site_has_each_page_and_finds_its_words(tmp_path: Path) -> None:
         assert f'"{word}' in words, word
 
 
-@pytest.mark.parametrize("link", ["nowhere.md", "other.md#nowhere", "../README.md#nowhere", "nowhere.yaml"])
-def test_a_link_that_leads_nowhere_ends_the_build(tmp_path: Path, link: str) -> None:
+def test_what_leads_nowhere_ends_the_build(tmp_path: Path) -> None:
     docs = tmp_path / "source" / "docs"
     docs.mkdir(parents=True)
+    links = ["nowhere.md", "other.md#nowhere", "../README.md#nowhere", "nowhere.yaml"]
     (tmp_path / "source" / "README.md").write_text("# Read me\n")
-    (docs / "other.md").write_text(f"# Other\n\n[there]({link})\n")
+    (docs / "other.md").write_text("# Other\n\n" + "\n".join(f"[there]({link})" for link in links))
+    (docs / "lost.md").write_text("# In no list\n")
     (docs / "index.md").write_text("# Index\n\n## Part\n\n- [Other](other.md)\n- [Read me](../README.md)\n")
     built = build(tmp_path / "source", tmp_path / "site")
     assert built.returncode == 1
-    assert f"{docs / 'other.md'}:3: WARNING" in built.stderr
-    assert "nowhere" in built.stderr
-
-
-def test_a_page_without_a_place_ends_the_build(tmp_path: Path) -> None:
-    docs = tmp_path / "source" / "docs"
-    docs.mkdir(parents=True)
-    (docs / "other.md").write_text("# Other\n")
-    (docs / "index.md").write_text("# Index\n")
-    built = build(tmp_path / "source", tmp_path / "site")
-    assert built.returncode == 1
-    assert "isn't included in any toctree" in built.stderr
+    warnings = built.stderr.splitlines()
+    assert len([line for line in warnings if line.startswith(f"{docs / 'other.md'}:3: WARNING")]) == len(links), (
+        warnings
+    )
+    assert any("lost.md" in line and "isn't included in any toctree" in line for line in warnings), warnings
