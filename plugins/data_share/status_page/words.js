@@ -32,16 +32,19 @@ export function distance(time, now) {
   return seconds < 0 ? "just now" : "in a moment";
 }
 
+// A line never ends within a duration.
+const unbroken = (text) => text.replaceAll(" ", "\u00a0");
+
 /** How old data may be, from seconds: "90 min", "24 h", "3 days". */
 export function limit(seconds) {
   const [unit, size] = [["days", 86_400], ["h", 3_600]].find(([, one]) => seconds >= 2 * one && seconds % one === 0) ?? ["min", 60];
-  return `${number(seconds / size)} ${unit}`;
+  return unbroken(`${number(seconds / size)} ${unit}`);
 }
 
 export function duration(seconds) {
-  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  if (seconds < 9.95) return unbroken(`${seconds.toFixed(1)} s`);
   const whole = Math.round(seconds);
-  if (whole < 60) return `${whole} s`;
-  if (whole < 3_600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-  return `${Math.floor(whole / 3_600)} h ${Math.floor((whole % 3_600) / 60)} min`;
+  if (whole < 60) return unbroken(`${whole} s`);
+  if (whole < 3_600) return unbroken(`${Math.floor(whole / 60)} min ${whole % 60} s`);
+  return unbroken(`${Math.floor(whole / 3_600)} h ${Math.floor((whole % 3_600) / 60)} min`);
 }
