@@ -135,6 +135,14 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         self._published: Published | None = None
         self._is_increment = False
         self._requested_at: str | None = None
+        self._workspace = ""
+
+    def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
+        """Render the template fields, and look up what the lineage needs."""
+        super().render_template_fields(context, jinja_env)
+        if lineage.is_on():
+            # Now, as the provider asks from a copy of this process, and both would read Airflow's answers.
+            self._workspace = self._hook.host or ""
 
     def execute(self, context: Context) -> Any:
         """Start the job, or skip the step; the XCom ``export`` records the run that this attempt started."""
@@ -160,7 +168,7 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
 
     def get_openlineage_facets_on_start(self) -> Any:
         """Return that the source is read; the rest of the lineage is known when the sync is published."""
-        return lineage.read_only(self.dataset, str(self._hook.host or ""))
+        return lineage.read_only(self.dataset, self._workspace)
 
     @property
     def known(self) -> dict[str, Any]:

@@ -73,11 +73,16 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         )
         self._is_committed = False
         self._row: dict[str, Any] = {}
+        # The host of the workspace that exported; empty if this sync loads the export of an earlier one.
+        self._workspace = ""
 
     def _sync_of(self, context: Any) -> Sync:
         sync = super()._sync_of(context)
         if sync.unchanged or sync.is_verification:
             self.sql = {}  # which would ask for what was loaded
+        if lineage.is_on():
+            # Now, as the provider asks from a copy of this process, and both would read Airflow's answers.
+            self._workspace = urlsplit(str((sync.found_export or {}).get("run_page_url"))).hostname or ""
         return sync
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
@@ -356,12 +361,6 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             loaded=loaded["kinds"],
         )
         return lineage.published(moved, task_instance)
-
-    @property
-    def _workspace(self) -> str:
-        """The host of the workspace that exported; empty if this sync loads the export of an earlier one."""
-        # The provider calls from a copy of this process, so what it asks for has to be known already.
-        return urlsplit(str((self.sync.found_export or {}).get("run_page_url"))).hostname or ""
 
     @property
     def _export_path(self) -> str:

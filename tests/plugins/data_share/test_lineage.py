@@ -15,6 +15,7 @@ from data_share.lineage import Moved
 from data_share.share import Share
 from data_share.snowflake.check import SnowflakeCheckOperator
 from data_share.snowflake.publish import SnowflakePublishOperator
+from data_share.sync import SyncStep
 from tests.plugins.data_share.conftest import known_sync, tides
 
 SOURCE = ("databricks://dbc-1.cloud.databricks.com", "main.sea.tides")
@@ -149,8 +150,15 @@ def test_the_ledger_of_an_earlier_version_tells_less(emitted: list[Any]) -> None
 
 
 def publish_step(**known: Any) -> SnowflakePublishOperator:
+    """Make the step as it is when the provider asks it: in a copy of its process, where it must ask nobody."""
     step = SnowflakePublishOperator(share=Share(), task_id="publish", dataset=tides(), sql={})
-    step.sync = known_sync(step.dataset, **known)
+    sync = known_sync(step.dataset, **known)
+    with (
+        mock.patch.object(SyncStep, "_sync_of", autospec=True, return_value=sync),
+        mock.patch.object(lineage, "is_on", autospec=True, return_value=True),
+    ):
+        step.sync = step._sync_of({})
+    step.sync = known_sync(step.dataset, **{name: value for name, value in known.items() if name != "found_export"})
     return step
 
 
