@@ -95,7 +95,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     for name in ("dags", "plugins", "include"):
         shutil.copytree(PROJECT / name, home / "project" / name, ignore=left_out)
     limited = home / "project" / "include" / "datasets" / f"{TARGET}.yaml"
-    limited.write_text(f"{limited.read_text()}max_age_minutes: 90\n")
+    file = [line for line in limited.read_text().splitlines() if not line.startswith("max_age_minutes:")]
+    limited.write_text("\n".join([*file, "max_age_minutes: 90", ""]))
     lineage_file = home / "lineage.jsonl"
     stack = Stack(Settings(state=home / "state", places=1, ports={}), home / "project")
     with receiver() as received:
