@@ -53,6 +53,7 @@ def test_a_good_sync_pulls_each_value_once_and_no_failure(
         ("copy_into_staging", "export_to_s3", "export"): 1,
         ("copy_into_staging", "wait_for_export", "return_value"): 1,
         ("check_staging", "copy_into_staging", "return_value"): 1,
+        ("publish", "export_to_s3", "export"): 1,
         ("publish", "copy_into_staging", "return_value"): 1,
         ("publish", "check_staging", "return_value"): 1,
         (LAST, "publish", "return_value"): 1,
