@@ -83,7 +83,7 @@ export function chart(runs) {
       ...(run.seconds === null ? [] : [bar(run.state, x, TIME_HEIGHT, scaled(run.seconds, maxSeconds, TIME_HEIGHT))]),
     ],
   });
-  const counts = plot("Rows", number(maxRows), ROWS_HEIGHT, runs, {
+  const counts = plot("Rows", maxRows > 0 ? number(maxRows) : "", ROWS_HEIGHT, runs, {
     show,
     draw: (run, x) => {
       if (run.state === "failed") return [cross(x, ROWS_HEIGHT - BAR)];
