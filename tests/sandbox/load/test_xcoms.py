@@ -56,6 +56,8 @@ def test_a_good_sync_pulls_each_value_once_and_no_failure(
         ("publish", "export_to_s3", "export"): 1,
         ("publish", "copy_into_staging", "return_value"): 1,
         ("publish", "check_staging", "return_value"): 1,
+        # When the export was requested; for a source with versions, also what it was made with.
+        ("publish", "export_to_s3", "export"): 1,
         (LAST, "publish", "return_value"): 1,
     }
 
