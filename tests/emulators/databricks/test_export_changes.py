@@ -246,7 +246,6 @@ def check_ranges(
     return len(ranges)
 
 
-@pytest.mark.others_nightly
 @pytest.mark.parametrize(
     ("mirrors_deletes", "where"),
     [(True, None), (True, "part = 'a'"), pytest.param(False, "part = 'a'", marks=pytest.mark.tier("nightly"))],

@@ -454,7 +454,6 @@ def test_an_increment_is_refused_by_a_target_with_another_version(
     assert a_share.target(dataset) == source.rows()
 
 
-@pytest.mark.tier("nightly")
 def test_a_target_that_was_rolled_back_is_exported_anew(a_share: Share) -> None:
     for fields in ({}, {"delete_missing": False}):
         dataset, source = merged(a_share, **fields)
@@ -604,7 +603,7 @@ def test_the_feed_of_rows_that_the_condition_does_not_choose_says_nothing_of_a_k
     assert a_share.target(dataset) == [row for row in source.rows() if row["name"] == "current"]
 
 
-@pytest.mark.tier("nightly")
+@pytest.mark.others_nightly
 @MIRRORED_AND_KEPT
 def test_the_feed_of_a_key_that_had_two_rows_for_a_while(a_share: Share, fields: dict[str, Any]) -> None:
     dataset, source = fed(a_share, **fields)

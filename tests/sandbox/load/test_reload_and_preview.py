@@ -109,7 +109,6 @@ def test_an_append_does_not_take_an_export_twice_but_a_full_refresh_does(a_share
 # ---- dry run
 
 
-@pytest.mark.others_nightly
 @pytest.mark.parametrize(
     "fields",
     [

@@ -305,7 +305,6 @@ def test_an_edit_by_hand_before_and_after_an_increment(a_share: Share) -> None:
     verify(a_share, dataset)
 
 
-@pytest.mark.tier("nightly")
 def test_a_verification_leaves_the_next_sync_as_it_was(a_share: Share) -> None:
     dataset = published(a_share, **INCREMENTAL)
     verify(a_share, dataset)
