@@ -84,7 +84,8 @@ def test_a_newcomer_sees_what_was_exported_and_why(
     expect(more.get_by_text(reason)).to_be_hidden()
     more.get_by_text("Details").click()
     expect(more).to_contain_text(f"Only changes were exported (compare): {reason}")
-    cost = re.compile(r"Written to S3: 12 rows, [\d.]+ kB\. Loaded: 12 rows; Snowflake's statements .* took [\d.]+ s\.")
+    written = r"Written to S3: 12\s+rows, [\d.]+\s+kB\. Loaded: 12\s+rows"
+    cost = re.compile(rf"{written}; Snowflake's statements .* took [\d.]+\s+s\.")
     expect(more).to_contain_text(cost)
 
     [run_id] = shown_runs(page, DATASET)
