@@ -13,7 +13,18 @@ from tests.docs.markdown import PROJECT, Page
 
 pytestmark = pytest.mark.tier("full")
 
-BUILD = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", "--fresh-env", "-b", "html"]
+BUILD = [
+    sys.executable,
+    "-m",
+    "sphinx",
+    "--no-color",
+    "--quiet",
+    "--fail-on-warning",
+    "--keep-going",
+    "--fresh-env",
+    "-b",
+    "html",
+]
 
 
 def build(source: Path, site: Path) -> subprocess.CompletedProcess[str]:
