@@ -53,7 +53,6 @@ def test_a_good_sync_pulls_each_value_once_and_no_failure(
         ("copy_into_staging", "export_to_s3", "export"): 1,
         ("copy_into_staging", "wait_for_export", "return_value"): 1,
         ("check_staging", "copy_into_staging", "return_value"): 1,
-        ("publish", "export_to_s3", "export"): 1,
         ("publish", "copy_into_staging", "return_value"): 1,
         ("publish", "check_staging", "return_value"): 1,
         # When the export was requested; for a source with versions, also what it was made with.
