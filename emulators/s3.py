@@ -32,7 +32,7 @@ SHARE_BUCKET = buckets()[0]
 """The bucket of the default share, which Databricks may export to and Snowflake may load from."""
 
 COUNTS_PATH = "/_sandbox/requests"
-"""Tells how many requests there were, by kind. It is no object: no bucket's name has an underscore."""
+"""Tells how many requests there were, by method and bucket. It is no object: no bucket's name has an underscore."""
 
 _WRITING_METHODS = frozenset({"PUT", "POST", "DELETE"})
 # moto shares one store between all servers of a process, so a second server would show the first server's objects.
@@ -67,9 +67,9 @@ class _Mirror:
                 counts = json.dumps(self._counts).encode()
             start_response("200 OK", [("Content-Type", "application/json")])
             return [counts]
-        is_list = "list-type" in environ.get("QUERY_STRING", "")
+        method = "LIST" if "list-type" in environ.get("QUERY_STRING", "") else environ["REQUEST_METHOD"]
         with self._lock:
-            self._counts["LIST" if is_list else environ["REQUEST_METHOD"]] += 1
+            self._counts[f"{method} {environ['PATH_INFO'].split('/')[1]}"] += 1
         if environ["REQUEST_METHOD"] not in _WRITING_METHODS:
             return self._app(environ, start_response)
 

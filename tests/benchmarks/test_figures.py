@@ -10,6 +10,7 @@ import pytest
 from benchmarks import burst, cold, cpu, history, latency, parse, requests, rows
 from benchmarks.results import Result
 from benchmarks.running import DagRun, airflow_part, make_project, requests_between, seconds_of
+from emulators.s3 import SHARE_BUCKET
 
 pytestmark = pytest.mark.tier("full")
 
@@ -160,6 +161,7 @@ def test_history_tells_the_slope_and_compares_the_ends() -> None:
     assert (result.figures["seconds_ratio"], result.figures["requests_ratio"]) == (1.2, 1.0)
     assert result.figures["seconds_more_per_1000"] == pytest.approx(1.05, abs=0.1)
     assert [line.partition(" is ")[0] for line in result.missed()] == ["seconds_ratio"]
+    assert history.requests_of_share({f"LIST {SHARE_BUCKET}": 2, "GET unity-catalog": 7, "GET ": 1}) == 2
 
 
 def test_rows_tell_seconds_for_a_million_and_compare_memory() -> None:

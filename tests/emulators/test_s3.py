@@ -114,12 +114,15 @@ def test_the_environment_of_aws_is_not_looked_at(s3_url: str, monkeypatch: pytes
     assert (files.key, files.secret, files.token) == ("sandbox", "sandbox", None)
 
 
-def test_requests_are_counted_by_kind(start_s3: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_requests_are_counted_by_method_and_bucket(start_s3: Callable[[Path], Any], tmp_path: Path) -> None:
     server = start_s3(tmp_path)
     files = s3_filesystem(server.url)
     files.mkdir("some-bucket")
+    files.mkdir("another-bucket")
     before = httpx.get(f"{server.url}/_sandbox/requests").json()
     files.pipe_file("some-bucket/a/b", b"1")
     files.find("some-bucket/a")
+    files.pipe_file("another-bucket/a", b"1")
     after = httpx.get(f"{server.url}/_sandbox/requests").json()
-    assert (after["PUT"] - before["PUT"], after["LIST"] - before.get("LIST", 0)) == (1, 1)
+    kinds = ("PUT some-bucket", "LIST some-bucket", "PUT another-bucket")
+    assert [after[kind] - before.get(kind, 0) for kind in kinds] == [1, 1, 1]
