@@ -230,7 +230,7 @@ READ_BY = {
     ],
     "check-docs": [
         *("docs/generate_docs.py", "docs/datasets.md", "docs/failures.md", "include/datasets/dataset.schema.json"),
-        "plugins/data_share/outcome/codes.py",
+        *("docs/templates/datasets.md.in", "plugins/data_share/outcome/codes.py"),
     ],
     "validate": ["include/datasets/shared_forecasts.yaml", "include/share.yaml", "plugins/data_share/datasets.py"],
     "check-lock": [

@@ -71,6 +71,7 @@ NAMES_ELSEWHERE = {
         "values.schema.json",
     ),
     *("AIRFLOW_VAR_DATA_SHARE_EXPORT_JOB_ID", "SANDBOX_DATABRICKS_PORT", "SANDBOX_S3_PORT", "SANDBOX_SNOWFLAKE_PORT"),
+    *("DATA_SHARE_EMEA__URL", "clean_up_share_emea", "doctor_emea"),  # of an example of a second share
 }
 # What the shell runs, what other tests hold to the truth, and what shows what a person sees.
 NOT_A_BLOCK_TO_CHECK = {
