@@ -19,9 +19,10 @@ from deltalake import DeltaTable
 
 from emulators.databricks.delta_tables import (
     action_of,
-    commit_files,
+    commits_of,
     dataset_of,
     first_missing,
+    log_files,
     read_commits,
     root_of,
     version_not_found,
@@ -57,7 +58,7 @@ def changes_of(filesystem: s3fs.S3FileSystem, table: DeltaTable, name: str, star
             f"[DELTA_INVALID_CDC_RANGE] CDC range from start {start} to end {end} was invalid. End cannot be before "
             "start. SQLSTATE: 22003"
         )
-    log = commit_files(filesystem, table)
+    log = commits_of(log_files(filesystem, root_of(table)))
     for version in (start, end):
         if version not in log:
             raise version_not_found(version, min(log), latest)

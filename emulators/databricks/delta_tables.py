@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -23,7 +24,8 @@ from emulators.s3 import storage_options
 _MILLISECONDS = {"hour": 3_600_000, "day": 86_400_000, "week": 604_800_000}
 _DEFAULT_RETENTION = "interval 1 week"
 
-_COMMIT_FILE = re.compile(r"/([0-9]{20})[.]json$")
+_LOG_FILE = re.compile(r"/([0-9]{20})[.][^/]*$")
+_COMMIT_FILE = re.compile(r"/[0-9]{20}[.]json$")
 
 # deltalake's name -> Databricks' name, if they differ.
 _OPERATIONS = {
@@ -65,12 +67,46 @@ HISTORY = pa.schema(
 """The columns of DESCRIBE HISTORY (https://docs.databricks.com/aws/en/tables/history-schema)."""
 
 
-def open_table(endpoint_url: str, uri: str) -> DeltaTable | None:
-    """Return the newest version of a table; None if there is none."""
-    try:
-        return DeltaTable(uri, storage_options=storage_options(endpoint_url))
-    except TableNotFoundError:
-        return None
+class LogFile(NamedTuple):
+    """A file of a table's log, such as a commit: its path, and the ETag of its content."""
+
+    path: str
+    etag: str
+
+
+class _OpenedTables(threading.local):
+    """What each thread has opened, by location and log: a table of deltalake is not for several threads."""
+
+    def __init__(self) -> None:
+        self.by_log: dict[tuple[str, tuple[LogFile, ...]], DeltaTable] = {}
+
+
+_opened = _OpenedTables()
+_MOST_OPENED = 100
+
+
+def open_table(endpoint_url: str, filesystem: s3fs.S3FileSystem, uri: str) -> DeltaTable | None:
+    """Return the newest version of a table, for reading only; None if there is none."""
+    log = log_files(filesystem, uri)
+    return _open(uri, max(log.values()), log, storage_options(endpoint_url)) if log else None
+
+
+def _open(uri: str, version: int, log: Mapping[LogFile, int], options: dict[str, str]) -> DeltaTable:
+    """
+    Return a version of a table, for reading only.
+
+    To open one takes two requests for each commit since the last checkpoint, and a sync reads its source a dozen times:
+    a thread opens a version once, unless its log has changed.
+
+    :raises DeltaError: neither its checkpoint nor all commits before it are left.
+    """
+    known = (options.get("AWS_ENDPOINT_URL", ""), tuple(file for file, number in log.items() if number <= version))
+    if (found := _opened.by_log.get(known)) is None:
+        found = DeltaTable(uri, version=version, storage_options=options)
+        if len(_opened.by_log) >= _MOST_OPENED:
+            _opened.by_log.clear()
+        _opened.by_log[known] = found
+    return found
 
 
 def root_of(table: DeltaTable) -> str:
@@ -78,21 +114,22 @@ def root_of(table: DeltaTable) -> str:
     return unquote(table.table_uri).rstrip("/")
 
 
-class LogFile(NamedTuple):
-    """The log file of a commit: its path, and the ETag of its content."""
-
-    path: str
-    etag: str
-
-
-def commit_files(filesystem: s3fs.S3FileSystem, table: DeltaTable) -> dict[int, LogFile]:
-    """Return the log file of each commit that is left, by version."""
-    entries = filesystem.ls(f"{root_of(table)}/_delta_log", detail=True)
+def log_files(filesystem: s3fs.S3FileSystem, uri: str) -> dict[LogFile, int]:
+    """Return the version of each commit and checkpoint in the log of the table at a location; none without a table."""
+    try:
+        entries = filesystem.ls(f"{uri}/_delta_log", detail=True)
+    except FileNotFoundError:
+        return {}
     return {
-        int(match[1]): LogFile(entry["name"], entry["ETag"])
+        LogFile(entry["name"], entry["ETag"]): int(match[1])
         for entry in entries
-        if (match := _COMMIT_FILE.search(entry["name"]))
+        if (match := _LOG_FILE.search(entry["name"]))
     }
+
+
+def commits_of(log: Mapping[LogFile, int]) -> dict[int, LogFile]:
+    """Return the file of each commit that is left in a log, by version."""
+    return {version: file for file, version in log.items() if _COMMIT_FILE.search(file.path)}
 
 
 def read_commits(filesystem: s3fs.S3FileSystem, files: Mapping[int, LogFile]) -> dict[int, list[dict[str, Any]]]:
@@ -119,14 +156,15 @@ def table_at(filesystem: s3fs.S3FileSystem, table: DeltaTable, version: int) -> 
     :raises StatementError: there is no such version, it is older than the files of a table are kept, or files of it
         were removed.
     """
-    files = commit_files(filesystem, table)
+    log = log_files(filesystem, root_of(table))
+    files = commits_of(log)
     earliest = min(files, default=table.version())
     if not earliest <= version <= table.version():
         raise version_not_found(version, earliest, table.version())
     if version < table.version():
         _check_retention(table, read_commits(filesystem, {version: files[version]})[version])
     try:
-        found = DeltaTable(table.table_uri, version=version, storage_options=table._storage_options)
+        found = _open(table.table_uri, version, log, table._storage_options or {})
     except (DeltaError, TableNotFoundError) as error:  # neither its checkpoint nor all commits before it are left
         raise version_not_found(version, earliest, table.version()) from error
     root = root_of(table).removeprefix("s3://")
@@ -157,7 +195,7 @@ def first_missing(filesystem: s3fs.S3FileSystem, table: DeltaTable, paths: Itera
 
 def history_of(filesystem: s3fs.S3FileSystem, table: DeltaTable) -> pa.Table:
     """Return the rows of DESCRIBE HISTORY, the newest first. Commits whose log files are gone are missing."""
-    commits = read_commits(filesystem, commit_files(filesystem, table))
+    commits = read_commits(filesystem, commits_of(log_files(filesystem, root_of(table))))
     rows = [_commit(version, commits[version]) for version in sorted(commits, reverse=True)]
     return pa.Table.from_pylist(rows, HISTORY)
 

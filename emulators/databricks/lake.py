@@ -117,7 +117,7 @@ class Lake:
             uri = table_uri(".".join(parts))
         except ValueError as error:
             raise not_found(_quoted(parts)) from error
-        if (table := open_table(self._endpoint_url, uri)) is not None:
+        if (table := open_table(self._endpoint_url, self._filesystem, uri)) is not None:
             return table
         if (query := view_query(self._filesystem, uri)) is not None:
             return View(query)

@@ -16,14 +16,15 @@ from typing import Any
 import s3fs
 import sqlglot
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from emulators.databricks.delta_tables import open_table, retention_of, root_of
+from emulators.databricks.delta_tables import retention_of, root_of
 from emulators.databricks.errors import StatementError, not_found, syntax_error
 from emulators.databricks.sql_text import written_name
 from emulators.databricks.unity_catalog import table_uri
+from emulators.s3 import storage_options
 
 PROPERTIES = r"TBLPROPERTIES\s*\(([^()]*)\)"
 """The clause with a table's properties, as a regular expression with one group."""
@@ -86,12 +87,9 @@ def change_table(endpoint_url: str, filesystem: s3fs.S3FileSystem, sql: str) -> 
 
 def _table(endpoint_url: str, name: str) -> DeltaTable:
     try:
-        table = open_table(endpoint_url, table_uri(name))
-    except ValueError:
-        table = None
-    if table is None:
-        raise not_found(".".join(f"`{part}`" for part in name.replace("`", "").split(".")))
-    return table
+        return DeltaTable(table_uri(name), storage_options=storage_options(endpoint_url))
+    except (ValueError, TableNotFoundError) as error:
+        raise not_found(".".join(f"`{part}`" for part in name.replace("`", "").split("."))) from error
 
 
 def _assignments(table: DeltaTable, assignments: list[exp.Expr]) -> dict[str, str]:

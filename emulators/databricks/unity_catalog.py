@@ -20,6 +20,7 @@ import s3fs
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import TableNotFoundError
 
+from emulators.databricks.delta_tables import open_table
 from emulators.s3 import s3_filesystem, storage_options
 
 LAKE_BUCKET = "unity-catalog"
@@ -182,7 +183,10 @@ def relations_of(
         if "_delta_log" not in files:
             return None
         # The time in the metadata is that of the first version. It stays, also when the log's first files are gone.
-        created = DeltaTable(uri, storage_options=storage_options(endpoint_url)).metadata().created_time
+        table = open_table(endpoint_url, filesystem, uri)
+        if table is None:
+            return None
+        created = table.metadata().created_time
         policies = policies_of(filesystem, uri) if _POLICIES in files else Policies()
         return Relation(of_schema, of_name, created, policies=policies)
 
@@ -193,6 +197,8 @@ def relations_of(
         for folder in _folders(filesystem, f"{root}/{each}")
         if name in (None, folder)
     ]
+    if len(names) == 1:
+        return [relation for relation in [found(*names[0])] if relation]
     with ThreadPoolExecutor(8) as workers:
         return [relation for relation in workers.map(lambda pair: found(*pair), names) if relation]
 

@@ -28,29 +28,36 @@ class Source:
         self.files = share.files
         self.options = storage_options(share.s3_url)
         self._next = 0
+        self._opened: DeltaTable | None = None
+        self._commits: dict[int, list[dict[str, Any]]] = {}
 
     @property
     def table(self) -> DeltaTable:
-        return DeltaTable(self.uri, storage_options=self.options)
+        """The newest version. Opened once: each commit since the last checkpoint would be read again."""
+        if self._opened is None:
+            self._opened = DeltaTable(self.uri, storage_options=self.options)
+        else:
+            self._opened.update_incremental()
+        return self._opened
 
     def rows(self, version: int | None = None) -> list[Row]:
         """Return the rows of a version; without it, of the newest."""
         table = self.table
-        if version is not None:
-            table.load_as_version(version)
+        if version is not None and version != table.version():
+            table = DeltaTable(self.uri, version=version, storage_options=self.options)
         return sorted(table.to_pyarrow_table().to_pylist(), key=lambda row: row["k"])
 
     def commits(self, first: int = 0) -> dict[int, list[dict[str, Any]]]:
         """Return the actions of the commits from a version on."""
-        return {
-            version: [
-                json.loads(line) for line in self.files.cat(f"{self.uri}/_delta_log/{version:020}.json").splitlines()
-            ]
-            for version in range(first, self.table.version() + 1)
-        }
+        newest = self.table.version()
+        for version in range(len(self._commits), newest + 1):
+            lines = self.files.cat(f"{self.uri}/_delta_log/{version:020}.json").splitlines()
+            self._commits[version] = [json.loads(line) for line in lines]
+        return {version: self._commits[version] for version in range(first, newest + 1)}
 
     def write(self, rows: list[Row], mode: Any) -> None:
-        kinds = self.table.schema().to_arrow() if DeltaTable.is_deltatable(self.uri, self.options) else SCHEMA
+        is_there = self._opened is not None or DeltaTable.is_deltatable(self.uri, self.options)
+        kinds = self.table.schema().to_arrow() if is_there else SCHEMA
         table = pa.Table.from_pylist(rows, schema=pa.schema(kinds))
         write_deltalake(self.uri, table, mode=mode, storage_options=self.options)
 
@@ -84,6 +91,7 @@ class Source:
         """Drop the table, and make another one, with as many versions, under its name."""
         versions, columns = self.table.version(), self.table.schema()
         self.files.rm(self.uri, recursive=True)
+        self._opened, self._commits = None, {}
         DeltaTable.create(self.uri, columns, storage_options=self.options)
         for _ in range(versions):
             self.write([self.new_row()], "append")
