@@ -24,6 +24,7 @@ from tests.deploy.compose import ComposeError, Project, interpolate, load, read_
 from tests.deploy.dockerfile import read_images
 
 COMPOSE_FILE = PROJECT / "docker-compose.yaml"
+EXPORTER_FILE = PROJECT / "deploy" / "observability" / "compose.yaml"
 TEXT = COMPOSE_FILE.read_text()
 REQUIRED = sorted(set(re.findall(r"\$\{(\w+):\?", TEXT)))
 ONE_SHOTS = {"init", "sandbox-set-up"}
@@ -37,7 +38,8 @@ def project(sandbox_env: dict[str, str]) -> Project:
 def test_it_is_valid_by_the_schema_of_the_compose_specification() -> None:
     # check-jsonschema carries the specification's own schema.
     schema = json.loads((files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json").read_text())
-    jsonschema.validate(yaml.safe_load(TEXT), schema)
+    for file in (COMPOSE_FILE, EXPORTER_FILE):
+        jsonschema.validate(yaml.safe_load(file.read_text()), schema)
     broken = yaml.safe_load(TEXT)
     broken["services"]["worker"]["heathcheck"] = {}
     with pytest.raises(jsonschema.ValidationError):
@@ -173,6 +175,23 @@ def test_database_and_broker_have_no_way_out_and_workers_none_to_the_database(pr
     assert project.services["postgres"].networks == ["database"]
     assert project.services["redis"].networks == ["broker"]
     assert "database" not in project.services["worker"].networks
+
+
+def test_each_process_reaches_the_exporter_of_metrics_and_the_exporter_no_database(project: Project) -> None:
+    added = yaml.safe_load(EXPORTER_FILE.read_text())
+    exporter = added["services"].pop("statsd-exporter")
+    assert set(exporter["networks"]) <= {"default", *added["networks"]}
+    for name, service in project.services.items():
+        if "AIRFLOW__METRICS__STATSD_HOST" in service.environment and name not in ONE_SHOTS:
+            # As docker compose merges the two files.
+            networks = {*service.networks, *added["services"].pop(name, {}).get("networks", [])}
+            assert networks & set(exporter["networks"]), name
+    assert added == {"services": {}, "networks": {"metrics": {"internal": True}}}
+    confined = ("restart", "cap_drop", "security_opt", "read_only", "logging")
+    assert {name: exporter[name] for name in confined} == {
+        name: project.services["redis"].options[name] for name in confined
+    }
+    assert exporter["ports"] == ["127.0.0.1:9102:9102"]
 
 
 def test_a_second_copy_shares_nothing_with_the_first(write_env: Any) -> None:

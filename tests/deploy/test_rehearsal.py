@@ -265,6 +265,14 @@ def test_a_worker_has_no_way_to_the_database(stack: Copy) -> None:
     assert worker.execute(["python", "-c", connect, "api-server", "8080"]).returncode == 0
 
 
+def test_the_scheduler_has_no_way_out_and_so_no_way_to_an_exporter_of_metrics_there(stack: Copy) -> None:
+    """So deploy/observability/compose.yaml gives it a network that the exporter is in."""
+    reach = "import socket, sys; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect((sys.argv[1], 9125))"
+    address = one(stack, "sandbox").addresses["default"]
+    assert one(stack, "worker").execute(["python", "-c", reach, address]).returncode == 0
+    assert "Network is unreachable" in one(stack, "scheduler").execute(["python", "-c", reach, address]).stderr
+
+
 def test_mounts_are_read_only_and_processes_without_rights(stack: Copy) -> None:
     for service in ("api-server", "scheduler", "dag-processor", "triggerer", "worker"):
         container = one(stack, service)
