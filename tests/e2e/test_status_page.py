@@ -188,6 +188,16 @@ def test_a_failed_sync_shows_its_sentence_in_light_and_in_dark(share: RunningSha
     expect(one.locator(".more").get_by_text("EXPORT_FAILED")).to_be_visible()
     one.get_by_text("Details").click()
     expect(one.get_by_role("img")).to_have_attribute("aria-label", re.compile("[1-9][0-9]* of them failed"))
+    chart = one.locator(".chart")
+    expect(chart.locator(".scale").first).to_have_text(re.compile(r"^\d.*\ss0$"))
+    expect(chart.locator(".legend")).to_contain_text("failed")
+    expect(one.get_by_role("listitem").last).to_have_text(re.compile(r": failed, \d.*\ss$"))
+    chart.locator("[data-run]").first.hover()
+    expect(chart.locator(".reading")).to_have_text(one.get_by_role("listitem").first.text_content() or "")
+    only_failed = frame.get_by_role("button", name=re.compile(r"^\d+ failed$"))
+    only_failed.click()
+    expect(frame.get_by_role("article").filter(visible=True)).to_have_count(frame.locator(".badge.failed").count())
+    only_failed.click()
     # The theme is that of Airflow's UI, also when a person changes it there.
     html = frame.locator("html")
     for theme in ("dark", "light"):
@@ -198,6 +208,7 @@ def test_a_failed_sync_shows_its_sentence_in_light_and_in_dark(share: RunningSha
         take_picture(page, f"status-page-{theme}")
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]
     take_picture(page, "status-page-phone")
+    assert fact(one, "Took").locator("span").evaluate(LINES_OF, ".+") == 1
     assert html.evaluate("html => html.scrollWidth <= html.clientWidth")
 
 
@@ -297,6 +308,7 @@ class FakeAirflow:
         self.published: dict[str, dict[str, Any]] = {}
         self.xcoms: dict[str, Any] = {}
         self.calls: Counter[str] = Counter()
+        self.import_errors: list[dict[str, str]] = []
         self.refusal: int | None = None
         self.patched: list[tuple[str, dict[str, Any]]] = []
 
@@ -352,7 +364,7 @@ class FakeAirflow:
         if path == "dags":
             return {"dags": list(self.dags.values()), "total_entries": len(self.dags)}
         if path == "importErrors":
-            return {"import_errors": [], "total_entries": 0}
+            return {"import_errors": self.import_errors, "total_entries": len(self.import_errors)}
         if path == "dags/~/dagRuns":
             return self._runs([])
         if path == "dags/~/dagRuns/list":
@@ -465,6 +477,8 @@ def all_states(fake: FakeAirflow) -> None:
     fake.add("rivers", "success", "running", "queued", hours=0.01)
     fake.add("straits", "success", "failed", hours=2, tags=["max-age-minutes:60"])
     fake.add("tides", *["success"] * 40, tags=["max-age-minutes:60"])
+    reasons = "InvalidDatasetError: waves.yaml is not a valid dataset file:\n  waves.yaml:3: load_mode: ..."
+    fake.import_errors = [{"filename": "include/datasets/waves.yaml", "stack_trace": reasons}]
     report = {
         "step": "check_staging",
         "code": "X",
@@ -520,6 +534,14 @@ def test_the_bars_have_scales_a_legend_and_values(fake: FakeAirflow, open_page: 
     expect(chart.locator(".reading")).to_have_text(heard[1])
 
 
+def test_the_first_run_has_a_scale_also_while_another_one_is_queued(fake: FakeAirflow, open_page: OpenPage) -> None:
+    fake.add("rivers", "running", "queued", hours=0.01)
+    chart = card(open_page(), "rivers").locator(".chart")
+    # It runs for a minute, and has no end yet.
+    expect(chart.locator(".scale").first.locator("span").first).to_have_text(re.compile(r"^\d+\s\w+"))
+    assert float(chart.locator("rect.running").get_attribute("height") or 0) > 20
+
+
 # How many lines the text takes that a pattern finds in an element.
 LINES_OF = """(node, pattern) => {
   const words = document.createTreeWalker(node, NodeFilter.SHOW_TEXT).nextNode();
@@ -552,7 +574,10 @@ def test_a_state_filters_the_datasets(fake: FakeAirflow, open_page: OpenPage) ->
     page = open_page()
     filters = page.get_by_role("group", name="Show only datasets that are")
     expect(filters.get_by_role("button")).to_have_text(
-        ["1 running", "2 failed", "1 cancelled", "2 stale", "2 succeeded", "1 never ran", "1 paused"]
+        [
+            *("1 running", "2 failed", "1 cancelled", "2 stale", "2 succeeded"),
+            *("1 never ran", "1 paused", "1 invalid file"),
+        ]
     )
     for state, names in {"stale": ["lakes", "straits"], "cancelled": ["gulfs"], "running": ["rivers"]}.items():
         button = filters.get_by_role("button", name=state)
@@ -561,7 +586,7 @@ def test_a_state_filters_the_datasets(fake: FakeAirflow, open_page: OpenPage) ->
         expect(page.get_by_role("article")).to_have_count(len(names))
         expect(page.get_by_role("heading", level=2)).to_have_text(names)
         button.click()
-    expect(page.get_by_role("article")).to_have_count(8)
+    expect(page.get_by_role("article")).to_have_count(9)
 
 
 def test_stale_is_a_state_of_its_own(fake: FakeAirflow, open_page: OpenPage) -> None:

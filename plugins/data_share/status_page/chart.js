@@ -64,8 +64,8 @@ function plot(title, max, height, runs, { label, draw, show }) {
 
 /** Draw runs, given oldest first as `{id, time, state, label, seconds, rows}`; `seconds` and `rows` may be null. */
 export function chart(runs) {
-  // Scale by ended runs only: a run that hangs would flatten all other bars.
-  const ended = runs.filter((run) => run.state !== "running");
+  // Scale by ended runs only: a run that hangs would flatten all other bars. One that is queued has no bar.
+  const ended = runs.filter((run) => !["running", "queued"].includes(run.state));
   const maxSeconds = maxOf((ended.length > 0 ? ended : runs).map((run) => run.seconds));
   const maxRows = maxOf(runs.map((run) => run.rows));
   const reading = make("p", { className: "reading", ariaHidden: "true" });
