@@ -108,7 +108,7 @@ def progress_of(sync: Sync) -> list[dict[str, str]]:
         # finish_sync fails in every sync that was not published; here another step failed, and it did its work.
         steps[-1]["state"] = "done"
     states = [step["state"] for step in steps]
-    if sync.state == "running" and not {"now", "retry", "failed"} & set(states) and "todo" in states:
+    if sync.state == "running" and not {"now", "retry", "failed", "stopped"} & set(states) and "todo" in states:
         # Between two steps, show the next one as running.
         steps[states.index("todo")]["state"] = "now"
     for step in steps:
@@ -117,8 +117,12 @@ def progress_of(sync: Sync) -> list[dict[str, str]]:
 
 
 def was_cancelled(sync: Sync) -> bool:
-    """Return whether a person has ended the sync."""
-    return sync.failure is not None and sync.failure.code == "CANCELLED"
+    """Return whether a person has ended the sync, or is ending it."""
+    if sync.failure is not None:
+        return sync.failure.code == "CANCELLED"
+    # Of a cancelled run, Airflow skips the steps that have not begun; those after a failed step are upstream_failed.
+    states = [step.state for step in sync.steps[:-1]]
+    return sync.state == "running" and "failed" in states and "skipped" in states[states.index("failed") :]
 
 
 def state_of(states: list[str]) -> str:
@@ -343,7 +347,7 @@ def size_of(count: float) -> str:
 
 def doing_of(steps: list[dict[str, str]]) -> str:
     """Return the headline of a running sync: its current step."""
-    if any(step["state"] == "failed" for step in steps):
+    if any(step["state"] in ("failed", "stopped") for step in steps):
         return ENDING
     for number, step in enumerate(steps, 1):
         if step["state"] in ("now", "retry"):

@@ -365,6 +365,7 @@ def headline(shown: Sync) -> str:
         (["success", "success", "success", "success", "queued"], "Step 4 of 5: Publishing", 3),
         (["success"] * 5 + ["running"], "Step 5 of 5: Finishing", 4),
         (["success", "failed", "upstream_failed", "upstream_failed", "upstream_failed", "running"], "Ending", 3),
+        (["success", "failed", "skipped", "skipped", "skipped", None], "Ending", 3),
     ],
 )
 def test_the_steps_of_a_running_sync(states: list[str], words: str, done: int) -> None:
@@ -449,7 +450,9 @@ def test_a_sync_that_finds_nothing_new_says_since_when(page: Page, airflow: Fake
     airflow.newest_of = {"tides": sync("success", *SKIPPED, result=UNCHANGED)}
     said = text_of(page.get("/").text)
     assert "Up to date" in said
-    assert "Nothing new at the source since 2026-01-02 02:41 UTC (version 812)" in said
+    assert (
+        "Took 6.2 s 1,461 now in the target Nothing new at the source since 2026-01-02 02:41 UTC (version 812)" in said
+    )
     assert "Sync Complete" not in said
 
 
@@ -727,6 +730,13 @@ def test_a_cancelled_sync_says_by_whom_and_blames_no_step(note: str | None, view
     assert (view.headline, view.tone) == (f"Sync cancelled {headline}".strip(), "cancelled")
     assert (view.step, view.reason) == ("", "The target is as it was.")
     assert [step["state"] for step in view.steps] == ["stopped", "skipped", "skipped", "skipped", "done"]
+
+
+def test_while_a_cancelled_sync_ends_no_step_of_it_has_failed() -> None:
+    cancelled = sync("running", "success", "failed", "skipped", "skipped", "skipped", "running")
+    assert [step["state"] for step in view_of(cancelled).steps] == ["stopped", "skipped", "skipped", "skipped", "now"]
+    failed = sync("running", "success", "failed", *["upstream_failed"] * 3, "running")
+    assert [step["state"] for step in view_of(failed).steps] == ["failed", "skipped", "skipped", "skipped", "now"]
 
 
 def test_somebody_elses_sync_says_whose_it_is() -> None:
