@@ -1,17 +1,22 @@
-"""The Express example on a running share: a press becomes Sync Complete, and the share's signed events arrive."""
+"""The Express example on a running share: its page in a browser, its routes, and the share's signed events."""
 
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, expect
 
+from tests.e2e.browser import browser, expect_accessible
 from tests.e2e.share import SYNC_SECONDS, TARGET, RunningShare, wait_for
 from tests.examples.express.app import OWN_PAGE, App, running
 from tests.examples.express.packages import copied_to
+
+__all__ = ["browser"]
 
 pytestmark = pytest.mark.tier("full")
 
@@ -58,3 +63,29 @@ def test_a_press_and_a_failure_and_the_events_of_both(app: App, share: RunningSh
     assert "Out of memory in stage 3" in str(ended["text"])
     failed = app.line_with("sync_failed", SYNC_SECONDS)
     assert failed.startswith(f"sync_failed: {TARGET} {run_id}: wait_for_export: ")
+
+
+@pytest.mark.browser
+def test_the_page_follows_a_press_and_cancels(app: App, share: RunningShare, browser: Browser) -> None:
+    page = browser.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(app.url)
+    one = page.locator("section", has=page.get_by_role("heading", name=TARGET))
+    press, cancel = (one.get_by_role("button", name=name) for name in ("Sync Data", "Cancel"))
+    said = one.get_by_role("status")
+    share.hold_export("start")
+    press.click()
+    expect(said).to_have_text("Running Waiting for Databricks to export.", timeout=1000 * SYNC_SECONDS)
+    expect_accessible(page)
+    share.release_export()
+    expect(said).to_have_text("Sync Complete 1,461 rows loaded, 1,461 rows in all.", timeout=1000 * SYNC_SECONDS)
+    expect(cancel).to_be_hidden()
+
+    share.hold_export("start")
+    press.click()
+    expect(said).to_have_text("Running Waiting for Databricks to export.", timeout=1000 * SYNC_SECONDS)
+    cancel.click()
+    expect(said).to_have_text(re.compile("^Cancelled "), timeout=1000 * SYNC_SECONDS)
+    assert errors == []
+    page.close()
