@@ -1,8 +1,10 @@
 """
 What Airflow remembers of a dataset's last publish: by it, the next sync knows whether anything is new at the source.
 
-It is stored with the asset of the source table, in Airflow's asset state store (Airflow 3.3), which belongs to no run:
-so it stays when runs are cleared or deleted, and no order of runs has to be found out.
+It is stored with an asset of the dataset, in Airflow's asset state store (Airflow 3.3), which belongs to no run: so it
+stays when runs are cleared or deleted, and no order of runs has to be found out. It is not stored with the asset of the
+source: a dataset that gets another source, and later its first one back, would find what was published from that one,
+and its target has what was published since from the other.
 
 A step marks the store before it does something whose end it may not live to report: ``export_to_s3`` before it starts
 an export, ``publish`` before its transaction. Only a publish that has ended well removes the mark. With the mark of
@@ -84,13 +86,18 @@ class Watermark(BaseModel):
 
 def source_asset(dataset: Dataset, share: Share) -> Asset:
     """
-    Return the source table as an asset: steps that name it as an inlet may read and write its state.
+    Return the source table as an asset, which Airflow's graph of assets shows before the syncs of it.
 
     Its URI has the form of the provider's; in the place of the workspace's host, which only the connection knows, it
     has the name of the connection.
     """
     parts = "/".join(quote(part, safe="") for part in dataset.source_table.lower().split("."))
     return Asset(f"databricks://{quote(share.databricks_conn_id, safe='')}/{parts}")
+
+
+def state_asset(dataset: Dataset) -> Asset:
+    """Return the asset that keeps the watermark of a dataset: steps that name it as an inlet may read and write it."""
+    return Asset(f"data-share://{dataset.name}")
 
 
 # The fields that decide what the target has of a row of the source.
@@ -231,13 +238,12 @@ class DatasetState:
     """
     The watermark of a dataset in Airflow's store.
 
-    :param context: context of a step that has the source's asset as an inlet
+    :param context: context of a step that has :func:`state_asset` as an inlet
     """
 
-    def __init__(self, context: Mapping[str, Any], dataset: Dataset, share: Share) -> None:
-        self._store = context["asset_state_store"][source_asset(dataset, share)]
-        # Several datasets may have one source.
-        self._key = f"data_share.published.{dataset.name}"
+    def __init__(self, context: Mapping[str, Any], dataset: Dataset) -> None:
+        self._store = context["asset_state_store"][state_asset(dataset)]
+        self._key = "data_share.published"
 
     def read(self) -> Watermark:
         """Return the watermark; an empty one if there is none, or if another version of this package has written it."""
@@ -274,4 +280,4 @@ class DatasetState:
             if (error.error.detail or {}).get("status_code") != HTTPStatus.NOT_FOUND:
                 raise
             # Nothing can be read then either, so each sync exports everything.
-            _log.warning("Airflow does not know the asset of the source (yet), so it remembers no publish: %s", error)
+            _log.warning("Airflow does not know the asset of the dataset (yet), so it remembers no publish: %s", error)

@@ -35,6 +35,7 @@ from data_share.watermark import (
     full_because,
     published_parameter,
     source_asset,
+    state_asset,
 )
 
 
@@ -117,7 +118,7 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            inlets=[source_asset(dataset, share)],
+            inlets=[source_asset(dataset, share), state_asset(dataset)],
             wait_for_termination=False,
             # Overrides the default in Airflow's configuration: one short request needs no triggerer.
             deferrable=False,
@@ -212,7 +213,8 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         sync may also have met a history with versions whose files are gone. So after it, no changes are exported, but
         all rows; an append must not add all again, and tries the changes again.
         """
-        watermark = DatasetState(context, self.dataset, self.share).begin(EXPORT_TO_S3, self.sync.key)
+        watermark = DatasetState(context, self.dataset).begin(EXPORT_TO_S3, self.sync.key)
+        self._follows_failure = bool(watermark.begun_step)
         hook = self._snowflake(context)
         is_uncertain = watermark.begun_step == PUBLISH.id
         if self.dataset.only_appends_increments and is_uncertain and self._is_as_before(watermark, hook):
@@ -258,7 +260,7 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
                 what_to_do="Set incremental: true in the dataset file, if the target is to hold each row of the source "
                 "once; or do without the verification.",
             )
-        watermark = DatasetState(context, self.dataset, self.share).read()
+        watermark = DatasetState(context, self.dataset).read()
         target = self._snowflake(context).asset_uri(self.dataset.target_table)
         because = full_because(watermark, self.dataset, self.share, target=target, is_verification=True)
         if watermark.published is None or because is not None:
@@ -294,7 +296,7 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
 
     def _refuse_columns_without_values(self, columns: Sequence[str] | None, context: Context) -> None:
         """Refuse to add rows to a target that has got columns since: the rows that are there lack their values."""
-        last = DatasetState(context, self.dataset, self.share).read().published
+        last = DatasetState(context, self.dataset).read().published
         if columns is None or last is None or last.columns is None:
             return
         if added := [column for column in columns if column not in last.columns]:

@@ -22,7 +22,7 @@ from data_share.snowflake.target_lock import refuse_target_of_another
 from data_share.sql_files import render_sql
 from data_share.steps import CHECK_STAGING, EXPORT_TO_S3, PUBLISH, task_states
 from data_share.sync import FileChangedError, IncrementImpossibleError, ResultMissingError, Sync
-from data_share.watermark import DatasetState, Published, published_of, source_asset
+from data_share.watermark import DatasetState, Published, published_of, source_asset, state_asset
 
 _ASSET_EVENT_FIELDS = (
     *("run_key", "rows_inserted", "rows_updated", "rows_deleted", "rows_in_target"),
@@ -67,7 +67,7 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         super().__init__(
             dataset=dataset,
             share=share,
-            inlets=[source_asset(dataset, share)],
+            inlets=[source_asset(dataset, share), state_asset(dataset)],
             outlets=[AssetAlias(dataset.name)],
             **kwargs,
         )
@@ -88,7 +88,7 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         """Publish, unless nothing is new, this sync is a dry run, or is published already."""
         self._context = context
-        state = DatasetState(context, self.dataset, self.share)
+        state = DatasetState(context, self.dataset)
         if self.sync.unchanged:
             return made_by(context, self._unchanged(state, Published.model_validate(self.sync.unchanged)))
         # A step that was skipped does not keep this one from starting, as copy and check are skipped if nothing is new.

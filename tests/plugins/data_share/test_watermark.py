@@ -46,7 +46,7 @@ def published(dataset: Dataset | None = None, **changes: Any) -> Published:
 
 
 def state(run: DagRun, dataset: Dataset | None = None) -> DatasetState:
-    return DatasetState(run.context(), dataset or tides(), Share())
+    return DatasetState(run.context(), dataset or tides())
 
 
 def because(watermark: Watermark, dataset: Dataset | None = None, **changes: Any) -> str | None:
@@ -131,7 +131,7 @@ def test_a_verification_asks_only_for_what_decides_on_the_rows() -> None:
         assert (because(known, tides(**changes), is_verification=True) is None) == is_known
 
 
-def test_datasets_of_one_source_remember_their_own() -> None:
+def test_datasets_remember_their_own() -> None:
     run = DagRun()
     state(run).begin(PUBLISH, "a")
     assert state(run, tides(name="another")).read() == Watermark()

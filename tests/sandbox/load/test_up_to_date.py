@@ -163,3 +163,20 @@ def test_up_to_date_means_equal_whatever_has_happened(a_share: Share, number: in
         a_share.step(run, task_id)
         assert a_share.wire.calls == 0, task_id
     history.expect(run, is_unchanged=True)
+
+
+def test_a_source_that_is_the_first_one_again_is_not_up_to_date_by_what_was_published_from_it(a_share: Share) -> None:
+    first = a_share.dataset()
+    a_share.remember(first)
+    source = Source(a_share, first)
+    source.insert()
+    a_share.sync(first)
+    second = a_share.edit(first, source_table=f"{first.source_table}_copy")
+    Source(a_share, second).write([{"k": 70, "name": "copied", "amount": 0.5}], "append")
+    a_share.sync(second)
+    assert [row["k"] for row in a_share.target(second)] == [70]
+    # Nothing is new at the first source, but the target has the rows of the second one.
+    first = a_share.edit(second, source_table=first.source_table)
+    row = a_share.sync(first).ledger_row
+    assert row.get("export_reason") == "the dataset file has changed since the last publish"
+    assert a_share.target(first) == source.rows()

@@ -184,7 +184,7 @@ def test_without_anything_new_the_last_publish_is_told_and_snowflake_is_asked_no
     publish = publish_step(conf={"dry_run": dry_run})
     publish.sync = known_sync(publish.dataset, conf={"dry_run": dry_run}, key=KEY, unchanged=LAST)
     context = publish_context(publish)
-    DatasetState(context, publish.dataset, Share()).begin(EXPORT_TO_S3, KEY)
+    DatasetState(context, publish.dataset).begin(EXPORT_TO_S3, KEY)
     answer = publish.execute(context)  # type: ignore[arg-type]
     told = ("run_key", "published_at", "source_version", "source_committed_at", "rows_in_target")
     assert {name: answer[name] for name in told} == {name: LAST[name] for name in told}
@@ -194,7 +194,7 @@ def test_without_anything_new_the_last_publish_is_told_and_snowflake_is_asked_no
     assert answer["task_instance_id"] == str(context["ti"].id)
     assert (snowflake.statements, asset_events(context)) == ([], [])
     # It has ended well: the next sync may rely on the columns that this one asked for.
-    assert DatasetState(context, publish.dataset, Share()).read() == Watermark(published=Published(**LAST))
+    assert DatasetState(context, publish.dataset).read() == Watermark(published=Published(**LAST))
 
 
 def test_a_check_that_a_person_has_skipped_publishes_nothing(
@@ -233,7 +233,7 @@ def test_what_a_publish_lets_the_next_sync_compare_with(
     publish = publish_step(conf=conf, target_columns=["HARBOUR", "DEPTH"])
     context = publish_context(publish)
     publish.execute(context)  # type: ignore[arg-type]
-    known = DatasetState(context, publish.dataset, Share()).read()
+    known = DatasetState(context, publish.dataset).read()
     assert known.begun_step == ""
     if version is None:
         assert known.published is None
@@ -254,7 +254,7 @@ def test_without_a_commit_of_its_own_a_publish_ends_well_only_if_it_is_the_last(
     publish = publish_step(attempt=3)
     context = publish_context(publish)
     publish.execute(context)  # type: ignore[arg-type]
-    known = DatasetState(context, publish.dataset, Share()).read()
+    known = DatasetState(context, publish.dataset).read()
     assert (known.begun_step, known.begun_run_key) == (("", "") if is_last else (PUBLISH_STEP.id, KEY))
 
 
