@@ -68,6 +68,20 @@ _ADVICE_FOR_NEW_COLUMNS = (
 )
 # What the plan's SQL says when the version that was published last cannot be exported again.
 _NOT_VERIFIED = re.compile(r"The target cannot be verified: .+?(?:\. Nothing was exported\.|\Z)", re.DOTALL)
+# What it says when an append cannot tell which rows are new.
+_NOT_APPENDED = re.compile(
+    r"An append adds only new rows, and it cannot be told which these are: .+?(?:\. Nothing was exported\.|\Z)",
+    re.DOTALL,
+)
+# What Databricks says of a version, or of changes, whose time is over: the history may have them longer than the files.
+_NO_LONGER_READ = re.compile(
+    r"\[(DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION|DELTA_CHANGE_DATA_FILE_NOT_FOUND"
+    r"|DELTA_MISSING_CHANGE_DATA|DELTA_CHANGE_DATA_FEED_INCOMPATIBLE_(SCHEMA_CHANGE|DATA_SCHEMA))\b"
+)
+_ADVICE_FOR_NO_LONGER_READ = (
+    "Databricks does not read any more what has changed since the last publish. Start the sync again: after a failure, "
+    "it exports everything. With load_mode append, which cannot, start it with full_refresh: true."
+)
 # What the plan's SQL cannot do without, besides the source.
 _NO_INFORMATION_SCHEMA = re.compile(r"\binformation_schema\b", re.IGNORECASE)
 _ADVICE_FOR_NO_INFORMATION_SCHEMA = (
@@ -221,9 +235,13 @@ def failed_run(message: str, result: str, page: str) -> DatabricksRunFailedError
         )
     if refusal := _NOT_VERIFIED.search(message):
         return DatabricksRunFailedError(refusal[0], code=FailureCode.VERIFY_IMPOSSIBLE, databricks_run_url=page)
+    if refusal := _NOT_APPENDED.search(message):
+        return DatabricksRunFailedError(refusal[0], code=FailureCode.INCREMENT_IMPOSSIBLE, databricks_run_url=page)
     advice = _ADVICE_BY_RESULT.get(result)
     if _NO_VERSIONS.search(message):
         advice = _ADVICE_FOR_NO_VERSIONS
+    elif _NO_LONGER_READ.search(message):
+        advice = _ADVICE_FOR_NO_LONGER_READ
     elif _NO_INFORMATION_SCHEMA.search(message):
         advice = _ADVICE_FOR_NO_INFORMATION_SCHEMA
     return DatabricksRunFailedError(

@@ -320,6 +320,31 @@ def test_a_version_that_is_gone_makes_a_verification_impossible(hook: mock.Mock,
     assert (xcoms["failure"]["code"], xcoms["failure"]["databricks_run_url"]) == ("VERIFY_IMPOSSIBLE", PAGE)
 
 
+def test_an_append_that_cannot_tell_which_rows_are_new_is_no_failed_export(
+    hook: mock.Mock, xcoms: dict[str, Any]
+) -> None:
+    task = {"run_id": 78, "task_key": "plan", "state": {"result_state": "FAILED"}}
+    hook.a_get_run.return_value = failed("FAILED", "Workload failed, see run output for details", tasks=[task])
+    told = "An append adds only new rows, and it cannot be told which these are: rows were deleted"
+    refusal = f"{told}. Nothing was exported."
+    hook.a_get_run_output.return_value = {"error": f"[USER_RAISED_EXCEPTION] {refusal} SQLSTATE: P0001"}
+    assert failure_of(trigger(), xcoms) == refusal
+    assert (xcoms["failure"]["code"], xcoms["failure"]["databricks_run_url"]) == ("INCREMENT_IMPOSSIBLE", PAGE)
+    assert "full_refresh: true" in xcoms["failure"]["what_to_do"]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["DELTA_CHANGE_DATA_FILE_NOT_FOUND", "DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION"],
+)
+def test_changes_that_are_no_longer_read_are_given_up(hook: mock.Mock, xcoms: dict[str, Any], condition: str) -> None:
+    task = {"run_id": 78, "task_key": "plan", "state": {"result_state": "FAILED"}}
+    hook.a_get_run.return_value = failed("FAILED", "Task plan failed.", tasks=[task])
+    hook.a_get_run_output.return_value = {"error": f"[{condition}] Too late. SQLSTATE: 0AKDC"}
+    failure_of(trigger(), xcoms)
+    assert "after a failure, it exports everything" in xcoms["failure"]["what_to_do"]
+
+
 def test_an_error_without_its_details_is_still_told(hook: mock.Mock, xcoms: dict[str, Any]) -> None:
     task = {"run_id": 78, "task_key": "export", "state": {"result_state": "FAILED"}}
     hook.a_get_run.return_value = failed("FAILED", "Task export failed.", tasks=[task])
