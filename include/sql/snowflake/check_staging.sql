@@ -7,13 +7,14 @@
 -- reconciliation: the manifest, the answer of COPY INTO and the staging table must agree, so the loaded rows are the
 -- exported rows. All four comparisons are made here, so that one failed step names all differences. COUNT(*) makes a
 -- condition apply to the whole table, also to an empty one.
--- row_change: limits the change of the row count since the last sync, if the dataset has a limit. Without a last sync,
--- or if it had no rows, any number passes: there is no percentage of zero rows.
+-- row_change: limits the change of the row count since the last sync, if the dataset has a limit. That sync may have
+-- exported only changes; its source_rows are those of the source. Without a last sync, or if it had no rows, any number
+-- passes: there is no percentage of zero rows.
 -- A verification makes only the first: what was published has passed the others.
 
 {% set loaded = sync.loaded -%}
 {% set limit = sync.dataset.max_row_change_percent -%}
-{% set rows_then = 'COALESCE(source_rows, rows_exported)' if sync.dataset.incremental else 'rows_exported' -%}
+{% set rows_then = 'COALESCE(source_rows, rows_exported)' if sync.tables_are_current else 'rows_exported' -%}
 {% set rows_now = 'MAX(rows_of_source)' if sync.is_increment else 'COUNT(*)' -%}
 {% set last =
   '(SELECT NULLIF(MAX_BY(' ~ rows_then ~ ', published_at), 0) FROM ' ~ share.ledger_table ~

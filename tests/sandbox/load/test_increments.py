@@ -506,6 +506,24 @@ def test_the_change_of_the_row_count_is_that_of_the_source(a_share: Share) -> No
     assert a_share.sync(dataset, accept_row_change=True).ledger_row["source_rows"] == 20
 
 
+@pytest.mark.tier("nightly")
+def test_the_change_of_the_row_count_is_that_of_the_source_after_the_last_increment_too(a_share: Share) -> None:
+    dataset, source = merged(a_share, max_row_change_percent=20)
+    source.insert()
+    assert a_share.sync(dataset).ledger_row["rows_exported"] == 2
+    whole = a_share.edit(dataset, incremental=False)
+    source.insert()
+    # A ledger of an earlier version has no increments.
+    ledger = a_share.names.ledger_table
+    a_share.query(f"ALTER TABLE {ledger} RENAME COLUMN source_rows TO kept_rows")
+    try:
+        error = failure(a_share, whole)
+    finally:
+        a_share.query(f"ALTER TABLE {ledger} RENAME COLUMN kept_rows TO source_rows")
+    assert "row_change_acceptable" in error.message
+    assert a_share.sync(whole).ledger_row["rows_exported"] == 28
+
+
 def test_changes_of_rows_that_do_not_leave_are_an_export_without_rows(a_share: Share) -> None:
     dataset, source = merged(a_share, source={"where": "k < 100"})
     source.write([{"k": 200, "name": "far", "amount": 1.0}], "append")
