@@ -973,7 +973,7 @@ def test_only_checked_directories_and_the_names_of_columns_get_into_the_statemen
     assert set(re.findall(r"c\['(\w+)'\]", made)) == {"alias", "how", "name"}
     quoted = [f"'`' || REPLACE(c['{name}'], '`', '``') || '`'" for name in ("name", "alias")]
     assert made.count(quoted[0]) == made.count("c['name']") == 2
-    assert made.count(quoted[1].removeprefix("'")) == made.count("c['alias']") == 3
+    assert made.count(quoted[1].removeprefix("'")) == made.count("c['alias']") == 4
     # The merge keys are columns of the export; their names as Airflow tells them are compared only.
     assert re.findall(r"SET VAR keys = (\w+)", EXPORT_BODY) == ["FILTER", "CASE"]
     assert re.findall(r"(?:\|\|) (n\b|t\b|names|types)", code) == []

@@ -412,13 +412,15 @@ SET VAR same_keys = ARRAY_JOIN(
 -- The newest change of each key, of the rows that the condition chooses: another row of the key says nothing of it.
 -- data_share_is_unclear: a deletion, but the key has got at least as many rows as it has lost. Either it was new and is
 -- gone again; or it had two rows for a while, and still has one.
+-- A row without a key was never published: that it is gone again says nothing.
 SET VAR newest = CONCAT(
   'SELECT *, data_share_deleted AND data_share_balance >= 0 AS data_share_is_unclear FROM (SELECT ', selected,
   ', _change_type IN ("delete", "update_preimage") AS data_share_deleted, ROW_NUMBER() OVER (PARTITION BY ',
   key_columns, ' ORDER BY _commit_version DESC, _change_type IN ("insert", "update_postimage") DESC)',
   ' AS data_share_rank, SUM(CASE WHEN _change_type IN ("delete", "update_preimage") THEN -1 ELSE 1 END)',
   ' OVER (PARTITION BY ', key_columns, ') AS data_share_balance', changes, chosen_rows, ') AS ranked',
-  ' WHERE data_share_rank = 1'
+  ' WHERE data_share_rank = 1 AND NOT (data_share_deleted AND (',
+  ARRAY_JOIN(TRANSFORM(keys, c -> '`' || REPLACE(c['alias'], '`', '``') || '`' || ' IS NULL'), ' OR '), '))'
 );
 
 -- Those of the unclear keys that still have a row.

@@ -636,6 +636,18 @@ def test_the_feed_of_a_key_that_had_two_rows_for_a_while(a_share: Share, fields:
 
 @pytest.mark.others_nightly
 @MIRRORED_AND_KEPT
+def test_the_feed_of_rows_that_had_no_key_for_a_while(a_share: Share, fields: dict[str, Any]) -> None:
+    dataset, source = fed(a_share, **fields)
+    source.write([{"k": None, "name": name, "amount": 0.5} for name in ("nameless", "passing")], "append")
+    source.table.update(updates={"k": "77"}, predicate="name = 'nameless'")
+    source.table.delete("k IS NULL")
+    run = a_share.sync(dataset)
+    assert (run.ledger_row["export_mode"], counts(run)) == ("feed", (1, 0, 0))
+    assert a_share.target(dataset) == source.rows()
+
+
+@pytest.mark.others_nightly
+@MIRRORED_AND_KEPT
 def test_a_column_that_the_target_has_lost_is_not_filled_with_changes_alone(
     a_share: Share, fields: dict[str, Any]
 ) -> None:
