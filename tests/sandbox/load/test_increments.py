@@ -567,6 +567,24 @@ def test_an_append_is_never_added_to_rows_that_nobody_knows(a_share: Share) -> N
     assert a_share.target(dataset) == source.rows()
 
 
+def test_an_append_of_all_rows_is_none_that_increments_may_go_on_with(a_share: Share) -> None:
+    dataset = a_share.dataset(load_mode="append")
+    a_share.remember(dataset)
+    source = Source(a_share, dataset)
+    for _ in range(2):
+        source.insert()
+        a_share.sync(dataset)
+    assert len(a_share.target(dataset)) == 6  # the first two of them twice
+    dataset = a_share.edit(dataset, incremental=True)
+    source.insert()
+    error = failure(a_share, dataset)
+    assert (error.code, "the dataset file has changed" in error.message) == (FailureCode.INCREMENT_IMPOSSIBLE, True)
+    a_share.sync(dataset, full_refresh=True)
+    source.insert()
+    assert counts(a_share.sync(dataset)) == (2, 0, 0)
+    assert a_share.target(dataset) == source.rows()
+
+
 def test_the_tables_of_an_earlier_version_are_told_before_anything_is_loaded(a_share: Share) -> None:
     dataset = a_share.dataset(load_mode="merge", merge_keys=["k"], incremental=True)
     Source(a_share, dataset).insert()
