@@ -421,6 +421,11 @@ class Sync:
         return not self.is_reload and bool(self.exported_with.get("increment"))
 
     @property
+    def follows_failure(self) -> bool:
+        """Whether the sync before this one has not ended well."""
+        return bool(self.exported_with.get("follows_failure"))
+
+    @property
     def is_of_this_file(self) -> bool:
         """Whether the dataset file says the same of rows as when this sync exported them."""
         exported, now = self.exported_with.get("file") or {}, digests_of(self.dataset, self.share)

@@ -135,6 +135,7 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
         self._is_killed = False
         self._published: Published | None = None
         self._is_increment = False
+        self._follows_failure = False
         self._requested_at: str | None = None
         self._workspace = ""
 
@@ -179,6 +180,7 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
             "published": published,
             "file": digests_of(self.dataset, self.share),
             "increment": self._is_increment,
+            "follows_failure": self._follows_failure,
             "requested_at": self._requested_at,
         }
 

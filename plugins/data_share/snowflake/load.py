@@ -109,8 +109,8 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
     target; else empty), ``target_columns`` (all that the target has after the publish), ``proofs`` and ``unproven``
     (see :func:`~data_share.snowflake.value_proofs.proven_columns`), ``query_ids``, ``copy_attempt`` (number of the
     attempt, from 1), ``kinds`` (names of the columns' types), ``statement_seconds`` (of its statements in
-    Snowflake); of an export of changes ``export_mode``, ``from_version``, ``source_version``, ``source_rows`` and
-    ``has_deletes``; and its id (see :mod:`data_share.attempts`).
+    Snowflake), ``export_mode`` (None if the dataset exports no changes); of an export of changes ``from_version``,
+    ``source_version``, ``source_rows`` and ``has_deletes``; and its id (see :mod:`data_share.attempts`).
     """
 
     def _sync_of(self, context: Any) -> Sync:
@@ -229,6 +229,7 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             # The publish needs them for its lineage alone.
             **({"exported_columns": exported_columns(column_types)} if lineage.is_on() else {}),
             "statement_seconds": round(self._hook.statement_seconds, 3),
+            "export_mode": manifest.get("EXPORT_MODE"),
             **(_of_increment(manifest, has_deletes=has_deletes) if is_increment else {}),
         }
         return made_by(context, result)
@@ -403,7 +404,6 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
 
 def _of_increment(manifest: Mapping[str, Any], *, has_deletes: bool) -> dict[str, Any]:
     return {
-        "export_mode": manifest["EXPORT_MODE"],
         "from_version": int(manifest["FROM_VERSION"]),
         "source_version": int(manifest["SOURCE_VERSION"]),
         "source_table_id": manifest["SOURCE_TABLE_ID"],

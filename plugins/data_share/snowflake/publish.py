@@ -103,8 +103,9 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
             del changes["ROWS_BEFORE"]
             answer = {"dry_run": True, "load_mode": self.sync.load_mode.value, "export_path": self._export_path}
             answer["export_mode"] = self.sync.loaded.get("export_mode")
-            # The sync has ended well: the next one need not export everything.
-            state.end(EXPORT_TO_S3, self.sync.key, state.read().published)
+            # It has ended well: the next one need not export everything, unless the one before it has failed.
+            if not self.sync.follows_failure:
+                state.end(EXPORT_TO_S3, self.sync.key, state.read().published)
             return made_by(context, answer | json_row(changes))
         state.begin(PUBLISH, self.sync.key)
         # Only an earlier attempt of this step can have published this export.

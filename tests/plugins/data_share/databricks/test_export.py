@@ -90,6 +90,7 @@ def test_what_was_started_is_handed_on_with_the_attempt_that_started_it(
         "published": None,
         "file": digests_of(task.dataset, task.share),
         "increment": False,
+        "follows_failure": False,
         "task_instance_id": str(context["ti"].id),
         "clear_number": 1,
     }

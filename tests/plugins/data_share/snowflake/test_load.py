@@ -99,6 +99,7 @@ def test_copying_creates_reads_the_manifest_compares_loads_and_counts(
         "query_ids": ["query 3", "query 5"],
         "copy_attempt": 1,
         "statement_seconds": 1.235,
+        "export_mode": None,
         "task_instance_id": str(context["ti"].id),
         "clear_number": 2,
     }
