@@ -163,6 +163,11 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         is_increment = manifest.get("EXPORT_MODE") in INCREMENTS
         if not self.sync.is_verification:
             self._check_increment(prepared, is_increment=is_increment)
+        if is_increment and not manifest["SOURCE_ROWS"] and not self.dataset.allow_empty:
+            raise NothingLoadedError(
+                f"With the changes, {self.dataset.source_table} has no row left that may leave. {TARGET_UNCHANGED}",
+                **self._advice_for_empty_export(),
+            )
         # Of changes that are merged, the column that marks deleted rows is staged, and is none of the target.
         has_deletes = is_increment and bool(self.dataset.delete_missing)
         column_types = without_column(manifest["COLUMN_TYPES"], DELETED) if has_deletes else manifest["COLUMN_TYPES"]

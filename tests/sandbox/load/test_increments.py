@@ -601,6 +601,23 @@ def test_the_tables_of_an_earlier_version_are_told_before_anything_is_loaded(a_s
     assert "lacks columns that a dataset with incremental: true needs" in error.message
 
 
+@pytest.mark.tier("nightly")
+def test_an_increment_that_leaves_no_row_is_as_an_empty_export(a_share: Share) -> None:
+    dataset, source = merged(a_share, source={"where": "k < 3"})
+    before = a_share.target(dataset)
+    source.table.delete("k < 3")
+    for _ in ("the changes", "all rows"):
+        error = failure(a_share, dataset)
+        assert (error.code, "set allow_empty: true" in str(error.what_to_do)) == (FailureCode.NOTHING_LOADED, True)
+        assert a_share.target(dataset) == before
+    dataset = a_share.edit(dataset, allow_empty=True)
+    source.write([{"k": 1, "name": "back", "amount": 1.0}], "append")
+    a_share.sync(dataset)
+    source.table.delete("k < 3")
+    assert a_share.sync(dataset).ledger_row["export_mode"] == "compare"
+    assert a_share.target(dataset) == []
+
+
 MIRRORED_AND_KEPT = pytest.mark.parametrize("fields", [{"delete_missing": True}, {"delete_missing": False}])
 
 
