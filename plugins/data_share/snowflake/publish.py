@@ -245,8 +245,9 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
         if self.sync.has_deletes:
             return TargetDivergedError(
                 f"With the changes, {target} would have {seen:,} row(s), of which {keys:,} are not as the changes need "
-                f"them, and the source has {needed:,}: somebody has changed the target since the last publish, or the "
-                f"role {role} does not see all rows. The transaction was rolled back. {TARGET_UNCHANGED}",
+                f"them, and the source has {needed:,}: somebody has changed the target since the last publish, two "
+                f"rows of the source have the same merge keys, or the role {role} does not see all rows. The "
+                f"transaction was rolled back. {TARGET_UNCHANGED}",
                 snowflake_query_id=error.snowflake_query_id,
             )
         return RowsHiddenError(
