@@ -347,6 +347,8 @@ required_columns: [date]
     expect(facts).to_have_text(re.compile(r"next sync in \d+ (h|min) \(.*3:00\sAM\)"))
     expect(card(page, "rare_forecasts").locator(".age")).to_have_text("Not synced yet.")
     expect_accessible(page)
+    # The schedule has started a sync, which needs its file until its end.
+    wait_for(lambda: active_runs(share, "sync_daily_forecasts") == [], "it has ended", SYNC_MILLISECONDS / 1000)
 
 
 @pytest.fixture
