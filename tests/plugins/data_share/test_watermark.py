@@ -168,8 +168,8 @@ def test_a_mark_that_cannot_be_set_lets_the_step_be_tried_again(monkeypatch: pyt
 STEPS = (EXPORT_TO_S3, PUBLISH)
 
 
-@pytest.mark.parametrize("orders", itertools.product(itertools.product(STEPS, "ab"), repeat=2))
-@pytest.mark.parametrize("ends", itertools.product(STEPS, "ab"))
+@pytest.mark.parametrize("orders", [*itertools.product(itertools.product(STEPS, "ab"), repeat=2)])
+@pytest.mark.parametrize("ends", [*itertools.product(STEPS, "ab")])
 def test_only_what_began_last_may_end(orders: Any, ends: Any) -> None:
     """All pairs of beginnings, and all ends after them: an end is heard if the mark is its own."""
     run = DagRun()
