@@ -92,8 +92,9 @@ class Source:
         versions, columns = self.table.version(), self.table.schema()
         self.files.rm(self.uri, recursive=True)
         self._opened, self._commits = None, {}
-        DeltaTable.create(self.uri, columns, storage_options=self.options)
-        for _ in range(versions):
+        if versions:
+            DeltaTable.create(self.uri, columns, storage_options=self.options)
+        for _ in range(max(versions, 1)):  # the first write makes the table if nothing has
             self.write([self.new_row()], "append")
 
     def change_keys(self) -> None:
