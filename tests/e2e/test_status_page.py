@@ -139,16 +139,14 @@ def test_a_press_of_sync_is_followed_to_its_rows(
     assert ledger["requested_by"] == share.endpoints.airflow_user
     expect(fact(one, "Data as of")).to_have_text("just now")
     expect(fact(one, "Source")).to_have_text(re.compile(rf"^\d+ \w+.*, version {ledger['source_version']}$"))
+    # Before another page opens: a page that is hidden behind one does not refresh itself.
+    invalid = card(frame_of(page), "tides")
+    expect(invalid).to_contain_text("include/datasets/tides.yaml", timeout=SYNC_MILLISECONDS)
+    expect(invalid).to_contain_text("load_mode")
     # Airflow's frame lets no page open a window; this link opens one all the same.
     with page.context.expect_page() as opened:
         one.get_by_role("link", name="Databricks run").click()
     opened.value.wait_for_url(f"{share.endpoints.databricks_url}/**", wait_until="commit")
-    # A page that is hidden behind another does not refresh itself.
-    opened.value.close()
-    page.bring_to_front()
-    invalid = card(frame_of(page), "tides")
-    expect(invalid).to_contain_text("include/datasets/tides.yaml", timeout=SYNC_MILLISECONDS)
-    expect(invalid).to_contain_text("load_mode")
 
 
 def test_a_sync_without_anything_new_leaves_the_rows_and_says_so(
