@@ -21,8 +21,8 @@ import contextlib
 import json
 import re
 import threading
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -80,6 +80,18 @@ _PARQUET_DIRECTORY = re.compile(r"parquet\.`([^`]*)`", re.IGNORECASE)
 
 def _external_locations() -> tuple[str, ...]:
     return tuple(f"s3://{bucket}/" for bucket in (*buckets(), LAKE_BUCKET))
+
+
+class _Assignment(NamedTuple):
+    """A SET VAR as a statement of DuckDB, and the markers in it."""
+
+    sql: str
+    markers: tuple[exp.Placeholder, ...]
+
+
+# By text, and names and types of all variables. Every run of a job sets the same variables to the same expressions, and
+# their translation takes ten times as long as their execution. What names a table is not here: its columns may change.
+_assignments: dict[tuple[str, frozenset[tuple[str, str]]], _Assignment] = {}
 
 
 class Session:
@@ -177,9 +189,9 @@ class Session:
             directory, query = directory_insert(sql)
             self._insert_overwrite_directory(directory, parsed(query), parameters)
         elif words[:4] == ["DECLARE", "OR", "REPLACE", "VARIABLE"]:
-            self._declare(sqlglot.parse_one(sql, read="databricks"))
+            self._declare(parsed(sql))
         elif words[:2] in (["SET", "VAR"], ["SET", "VARIABLE"]):
-            self._set(parsed(sql), parameters)
+            self._set(sql, parameters)
         elif words[:2] == ["EXECUTE", "IMMEDIATE"]:
             return self._execute_immediate(sql)
         else:
@@ -191,6 +203,7 @@ class Session:
         return None
 
     def _query(self, translated: exp.Expr, parameters: Mapping[str, str]) -> str:
+        """Execute a query, and return the table with its result."""
         table = f"answer_{self._views}"
         self._views += 1
         self._connection.execute(
@@ -228,11 +241,17 @@ class Session:
         self._variables[name] = items[0].args["kind"].sql("duckdb")
         self._connection.execute(f"SET VARIABLE {_quoted(name)} = NULL")
 
-    def _set(self, statement: exp.Expr, parameters: Mapping[str, str]) -> None:
-        [item] = statement.expressions
-        value = exp.Select(expressions=[item.this.expression.copy()])
-        translated = self._translate(value, parameters)
-        self._assign([item.this.this.name], translated, parameters)
+    def _set(self, sql: str, parameters: Mapping[str, str]) -> None:
+        variables = frozenset(self._variables.items())
+        if (known := _assignments.get((sql, variables))) is None:
+            [item] = parsed(sql).expressions
+            value = exp.Select(expressions=[item.this.expression.copy()])
+            name, is_constant = item.this.this.name, value.find(exp.Table, exp.Secret) is None
+            row = self._row_of([name], self._translate(value, parameters))
+            known = _Assignment(self._assigned(name, f"({row.sql('duckdb')})"), tuple(row.find_all(exp.Placeholder)))
+            if is_constant:
+                _assignments[sql, variables] = known
+        self._connection.execute(known.sql, _values_of(known.markers, parameters))
 
     def _execute_immediate(self, sql: str) -> str | None:
         match = re.fullmatch(
@@ -258,7 +277,7 @@ class Session:
         elif words[0].startswith(_QUERY_WORDS):
             translated = self._translate(self._bound(statement, arguments), {})
             if into:
-                self._assign(into, translated, {})
+                self._assign(into, self._row_of(into, translated))
             else:
                 return self._query(translated, {})
         elif into:
@@ -307,9 +326,10 @@ class Session:
         cast.meta["variable"] = name
         return cast
 
-    def _assign(self, names: list[str], query: exp.Expr, parameters: Mapping[str, str]) -> None:
-        """Set variables to the row that a query returns; to NULL if it returns no row."""
-        types = [self._type_of_variable(name) for name in names]
+    def _row_of(self, names: list[str], query: exp.Expr) -> exp.Expr:
+        """Name the columns of a query after the variables that its row is for."""
+        for name in names:
+            self._type_of_variable(name)
         columns = query.selects if isinstance(query, exp.Select) else []
         if len(columns) != len(names):
             raise StatementError(
@@ -319,15 +339,23 @@ class Session:
         query.set(
             "expressions", [exp.alias_(column.unalias(), name) for column, name in zip(columns, names, strict=True)]
         )
-        table = self._query(query, parameters)
+        return query
+
+    def _assign(self, names: list[str], row: exp.Expr) -> None:
+        """Set variables to the row that a query returns, whose columns have their names; to NULL if there is no row."""
+        table = self._query(row, {})
         if len(self._connection.execute(f"FROM {table} LIMIT 2").fetchall()) > 1:
             raise StatementError(
                 "[ROW_SUBQUERY_TOO_MANY_ROWS] More than one row returned by a subquery used as a row. SQLSTATE: 21000"
             )
-        for name, kind in zip(names, types, strict=True):
-            value = f"(SELECT CAST({_quoted(name)} AS {kind}) FROM {table})"
-            self._connection.execute(f"SET VARIABLE {_quoted(name.lower())} = {value}")
+        for name in names:
+            self._connection.execute(self._assigned(name, table))
         self._connection.execute(f"DROP TABLE {table}")
+
+    def _assigned(self, name: str, row: str) -> str:
+        """Return the statement of DuckDB that sets a variable to the column of its name in a row, or in no row."""
+        kind = self._type_of_variable(name)
+        return f"SET VARIABLE {_quoted(name.lower())} = (SELECT CAST({_quoted(name)} AS {kind}) FROM {row})"
 
     def _type_of_variable(self, name: str) -> str:
         if name.lower() not in self._variables:
@@ -612,7 +640,11 @@ def _struct_field(part: exp.Expr, number: int) -> exp.Expr:
 
 def _used(query: exp.Expr, parameters: Mapping[str, str]) -> dict[str, str]:
     """Return only the parameters that a query uses: DuckDB refuses others."""
-    return {marker.name: _value_of(marker, parameters) for marker in query.find_all(exp.Placeholder)}
+    return _values_of(query.find_all(exp.Placeholder), parameters)
+
+
+def _values_of(markers: Iterable[exp.Placeholder], parameters: Mapping[str, str]) -> dict[str, str]:
+    return {marker.name: _value_of(marker, parameters) for marker in markers}
 
 
 def _value_of(marker: exp.Placeholder, parameters: Mapping[str, str]) -> str:
