@@ -20,7 +20,8 @@ import httpx
 import psutil
 
 from benchmarks.results import BenchmarkError, say
-from emulators.databricks.unity_catalog import write_table
+from emulators.databricks.unity_catalog import add_version, write_table
+from emulators.s3 import s3_filesystem
 from sandbox.settings import PREFERRED_PORTS, PROJECT, Settings, free_ports
 from sandbox.stack import Endpoints, Stack, StackError
 
@@ -231,6 +232,10 @@ class Running:
     def let_sources_change(self, *, on: bool = True) -> None:
         """Let each sync find something new at its source, or only what is new: most benchmarks measure whole syncs."""
         self.databricks("POST", "/_sandbox/source_changes", on=on)
+
+    def change_source(self, name: str) -> None:
+        """Commit one new version of a source table, so that the next sync of each dataset finds something new."""
+        add_version(self.endpoints.s3_url, s3_filesystem(self.endpoints.s3_url), name)
 
     def last_export(self) -> tuple[float, float]:
         """Return when the newest export began and ended, seconds since 1970."""

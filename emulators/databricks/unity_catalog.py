@@ -170,12 +170,13 @@ def relations_of(
     :param name: only those of this name.
     """
     root = f"{LAKE_BUCKET}/{catalog}"
-    if not (schemas := _folders(filesystem, root)):
-        return None
 
     def found(of_schema: str, of_name: str) -> Relation | None:
         path = f"{root}/{of_schema}/{of_name}"
-        files = {file.rpartition("/")[2] for file in filesystem.ls(path, detail=False)}
+        try:
+            files = {file.rpartition("/")[2] for file in filesystem.ls(path, detail=False)}
+        except FileNotFoundError:
+            return None
         if _VIEW in files:
             stored = _read(filesystem, f"{path}/{_VIEW}") or {}
             return Relation(of_schema, of_name, stored["created"], view_query=stored["query"])
@@ -190,6 +191,12 @@ def relations_of(
         policies = policies_of(filesystem, uri) if _POLICIES in files else Policies()
         return Relation(of_schema, of_name, created, policies=policies)
 
+    if schema and name and (relation := found(schema, name)):
+        return [relation]
+    if not (schemas := _folders(filesystem, root)):
+        return None
+    if schema and name:
+        return []
     names = [
         (each, folder)
         for each in schemas
@@ -197,8 +204,6 @@ def relations_of(
         for folder in _folders(filesystem, f"{root}/{each}")
         if name in (None, folder)
     ]
-    if len(names) == 1:
-        return [relation for relation in [found(*names[0])] if relation]
     with ThreadPoolExecutor(8) as workers:
         return [relation for relation in workers.map(lambda pair: found(*pair), names) if relation]
 
