@@ -100,9 +100,9 @@ def progress_of(sync: Sync) -> list[dict[str, str]]:
     for title, tasks in itertools.groupby(STEPS, key=itemgetter("title")):
         doing = {task["doing"]: step_state(known.get(task["id"])) for task in tasks}
         steps.append({"name": title, "doing": doing_in(doing), "state": state_of(list(doing.values()))})
-    if was_cancelled(sync):
+    if may_be_cancelled(sync):
         for step in steps:
-            # Nothing has failed: somebody has stopped it.
+            # Perhaps nothing has failed, and somebody has stopped it.
             step["state"] = "stopped" if step["state"] == "failed" else step["state"]
     if steps[-1]["state"] in ("failed", "stopped") and sync.failure and sync.failure.step != FINISH:
         # finish_sync fails in every sync that was not published; here another step failed, and it did its work.
@@ -116,13 +116,13 @@ def progress_of(sync: Sync) -> list[dict[str, str]]:
     return steps
 
 
-def was_cancelled(sync: Sync) -> bool:
-    """Return whether a person has ended the sync, or is ending it."""
+def may_be_cancelled(sync: Sync) -> bool:
+    """Return whether a person has ended the sync; while it ends, also whether that is possible."""
     if sync.failure is not None:
         return sync.failure.code == "CANCELLED"
     # Of a cancelled run, Airflow skips the steps that have not begun; those after a failed step are upstream_failed.
-    states = [step.state for step in sync.steps[:-1]]
-    return sync.state == "running" and "failed" in states and "skipped" in states[states.index("failed") :]
+    # After publish there are none.
+    return sync.state == "running" and "upstream_failed" not in [step.state for step in sync.steps]
 
 
 def state_of(states: list[str]) -> str:

@@ -129,8 +129,14 @@ function wordsOn(sync) {
     return { headline: "Running", text: `${DOING[step?.name ?? "finish_sync"]}.` };
   }
   if (!sync.complete) {
-    const { code, sentence, what_to_do } = sync.failure;
-    return { headline: code === "CANCELLED" ? "Cancelled" : "Sync failed", text: `${sentence} ${what_to_do}` };
+    const { code, step, cause, message, what_to_do } = sync.failure;
+    if (code !== "CANCELLED") {
+      const where = step === "sync" ? "" : `${DOING[step]}: `;
+      return { headline: "Sync failed", text: `${where}${message} ${what_to_do}` };
+    }
+    // No step is at fault, and the headline says the cause.
+    const rest = message.startsWith(cause) ? message.slice(cause.length).trim() : message;
+    return { headline: sync.cancelledBy ? `Cancelled by ${sync.cancelledBy}` : "Cancelled", text: rest || message };
   }
   const answer = sync.result;
   if (answer.verified) return { headline: "Verified", text: `${rows(answer.rows)} are as they were published.` };

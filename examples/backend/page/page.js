@@ -3,7 +3,7 @@
 
 const MAX_FOLLOWED = 50; // the backend takes no more names
 const NOTICE_AFTER_MS = 3000;
-const RECONNECT_MS = 3000;
+const RECONNECT_MS = 5000; // the Retry-After of the backend, which EventSource does not tell
 
 const connection = document.getElementById("connection");
 let source = null;
@@ -99,7 +99,6 @@ function show(fresh) {
     card.querySelector(".syncs")[fresh.classList.contains("queued") ? "append" : "prepend"](fresh);
     say(fresh, headline);
   }
-  connection.hidden = true;
 }
 
 function showDetails(old, fresh) {
@@ -167,12 +166,14 @@ function listen(query) {
   source.addEventListener("sync", (event) => {
     const fresh = parsed(JSON.parse(event.data).html);
     if (document.getElementById(fresh.id) || fresh.hasAttribute("data-active")) show(fresh);
+    connection.hidden = true;
   });
   source.addEventListener("about", (event) => showAbout(parsed(JSON.parse(event.data).html)));
   source.addEventListener("problem", (event) => complain(JSON.parse(event.data).message));
   source.onopen = () => {
     clearTimeout(noticeTimer);
     noticeTimer = 0;
+    connection.hidden = true;
     if (source.isLost) refresh();
   };
   source.onerror = () => {
@@ -193,7 +194,6 @@ async function refresh() {
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const about of fresh.querySelectorAll(".about")) showAbout(document.adoptNode(about));
     for (const sync of fresh.querySelectorAll(".sync")) show(document.adoptNode(sync));
-    connection.hidden ||= answer.ok;
   } catch {
     // The stream says that the connection is lost.
   }

@@ -733,6 +733,8 @@ def test_a_cancelled_sync_says_by_whom_and_blames_no_step(note: str | None, view
 
 
 def test_while_a_cancelled_sync_ends_no_step_of_it_has_failed() -> None:
+    published = sync("running", *["success"] * 4, "failed", "running")
+    assert [step["state"] for step in view_of(published).steps] == ["done", "done", "done", "stopped", "now"]
     cancelled = sync("running", "success", "failed", "skipped", "skipped", "skipped", "running")
     assert [step["state"] for step in view_of(cancelled).steps] == ["stopped", "skipped", "skipped", "skipped", "now"]
     failed = sync("running", "success", "failed", *["upstream_failed"] * 3, "running")

@@ -29,6 +29,12 @@ FAILURE = {
     "message": "2 of 9 failed.",
     "what_to_do": "Look <b>here</b>.",
 }
+CANCELLED = {
+    "step": "publish",
+    "code": "CANCELLED",
+    "message": "A person ended it. The target is as it was.",
+    "cause": "A person ended it.",
+}
 
 
 class Airflow(SmallAirflow):
@@ -109,8 +115,8 @@ def test_a_sync_from_the_press_to_complete(app: App, airflow: Airflow) -> None:
         ("success", {"result": {"verified": True, "rows": 1}}, "Verified", "1 row"),
         ("success", {"result": {**ROW, "dry_run": True}}, "Dry run complete", "1,461 rows would change."),
         ("success", {}, "Sync failed", "was a step marked by hand?"),
-        ("failed", {"failure": FAILURE}, "Sync failed", "check_staging: 2 of 9 failed. Look <b>here</b>."),
-        ("failed", {"failure": {**FAILURE, "code": "CANCELLED"}}, "Cancelled", "check_staging: "),
+        ("failed", {"failure": FAILURE}, "Sync failed", "Checking the rows: 2 of 9 failed. Look <b>here</b>."),
+        ("failed", {"failure": CANCELLED}, "Cancelled", "The target is as it was."),
         ("failed", {}, "Sync failed", "failed without a reason"),
     ],
 )
