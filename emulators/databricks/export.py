@@ -92,6 +92,7 @@ class _Assignment(NamedTuple):
 # By text, and names and types of all variables. Every run of a job sets the same variables to the same expressions, and
 # their translation takes ten times as long as their execution. What names a table is not here: its columns may change.
 _assignments: dict[tuple[str, frozenset[tuple[str, str]]], _Assignment] = {}
+_MOST_ASSIGNMENTS = 10_000
 
 
 class Session:
@@ -250,6 +251,8 @@ class Session:
             row = self._row_of([name], self._translate(value, parameters))
             known = _Assignment(self._assigned(name, f"({row.sql('duckdb')})"), tuple(row.find_all(exp.Placeholder)))
             if is_constant:
+                if len(_assignments) >= _MOST_ASSIGNMENTS:
+                    _assignments.clear()
                 _assignments[sql, variables] = known
         self._connection.execute(known.sql, _values_of(known.markers, parameters))
 
