@@ -324,6 +324,26 @@ def test_variables_and_dynamic_sql_are_as_strict_as_sparks(
         execute(files, f"DECLARE OR REPLACE VARIABLE v STRING; {statements}", values)
 
 
+def test_a_text_that_ran_before_sets_a_variable_anew(lake: str, files: Any) -> None:
+    """Translations are kept: they must not bring the value, the type or the columns of another session."""
+    sql = """
+        DECLARE OR REPLACE VARIABLE a {kind}; DECLARE OR REPLACE VARIABLE b STRING;
+        SET VAR a = :a; SET VAR b = (SELECT TYPEOF(STRUCT(*)) FROM main.weather.kept LIMIT 1);
+        SELECT a, b
+    """
+    found = []
+    for kind, value, column in (("INT", "01", "x"), ("STRING", "01", "x"), ("STRING", "02", "y")):
+        write_table(lake, "main.weather.kept", pa.table({column: ["z"]}))
+        session = Session(lake, files)
+        found.append(session.execute(sql.format(kind=kind), {"a": value}))
+        session.close()
+    assert found == [
+        {"a": "1", "b": "struct<x:string>"},
+        {"a": "01", "b": "struct<x:string>"},
+        {"a": "02", "b": "struct<y:string>"},
+    ]
+
+
 def test_the_metadata_of_files_is_hidden_until_it_is_named(files: Any, values: dict[str, str], share: str) -> None:
     execute(files, SQL, values)
     (path,) = [file for file in files.find(f"{share}data/") if file.endswith(".parquet")]
