@@ -29,10 +29,12 @@ function distance(time) {
   return isPast ? `${words} ago` : `in ${words}`;
 }
 
-/** A point in time in the reader's time zone: of today without the date. */
+/** A point in time in the reader's time zone: of today without the date, of this year without the year. */
 function moment(time) {
-  const isToday = time.toDateString() === new Date().toDateString();
-  return time.toLocaleString([], isToday ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" });
+  const now = new Date();
+  if (time.toDateString() === now.toDateString()) return time.toLocaleString([], { timeStyle: "short" });
+  const withYear = time.getFullYear() === now.getFullYear() ? {} : { year: "numeric" };
+  return time.toLocaleString([], { ...withYear, month: "short", day: "numeric", hour: "numeric", minute: "2-digit" });
 }
 
 const FORMS = {
