@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -66,6 +66,15 @@ class Published(BaseModel):
     table_id: str
     rows_in_target: int
     columns: tuple[str, ...] | None
+
+    def lacked(self, columns: Iterable[str] | None) -> list[str]:
+        """
+        Return which columns the target did not have after this publish: the rows that were there lack their values.
+
+        :param columns: the target's columns now; None if they are not known
+        """
+        known = self.columns
+        return [] if columns is None or known is None else [name for name in columns if name not in known]
 
 
 class Watermark(BaseModel):

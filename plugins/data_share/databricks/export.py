@@ -299,9 +299,7 @@ class DatabricksExportOperator(SyncStep, DatabricksRunNowOperator):
     def _refuse_columns_without_values(self, columns: Sequence[str] | None, context: Context) -> None:
         """Refuse to add rows to a target that has got columns since: the rows that are there lack their values."""
         last = DatasetState(context, self.dataset).read().published
-        if columns is None or last is None or last.columns is None:
-            return
-        if added := [column for column in columns if column not in last.columns]:
+        if last is not None and (added := last.lacked(columns)):
             raise IncrementImpossibleError(
                 f"{self.dataset.target_table} has columns that it lacked after the last publish: {', '.join(added)}. "
                 "The rows that are there lack their values, and an append adds only new rows. Nothing was started.",

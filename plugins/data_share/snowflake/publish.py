@@ -130,7 +130,11 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
     def _unchanged(self, state: DatasetState, published: Published) -> dict[str, Any]:
         """Return the answer of a sync that found nothing new; remember that it has ended well."""
         self.log.info("Nothing is new at the source since version %s", published.source_version)
-        state.end(EXPORT_TO_S3, self.sync.key, published)
+        last = state.read().published
+        # Of a column that the target has got since, no row has a value yet, and changes would fill only some: as long
+        # as the mark of the export stays, the next sync asks for the columns again, and exports all rows.
+        if not (self.dataset.incremental and last is not None and last.lacked(published.columns)):
+            state.end(EXPORT_TO_S3, self.sync.key, published)
         known = {"rows_in_target": published.rows_in_target, "data_as_of": self.sync.data_as_of}
         return {"unchanged": True, **self._answer_on(published), **known}
 

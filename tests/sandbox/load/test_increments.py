@@ -703,10 +703,29 @@ def test_a_column_that_the_target_has_lost_is_not_filled_with_changes_alone(
     assert a_share.target(dataset) == source.rows()
 
 
+WITHOUT_AMOUNT = {"k": "NUMBER(38, 0)", "name": "VARCHAR"}
+
+
+@pytest.mark.others_nightly
+@MIRRORED_AND_KEPT
+def test_a_column_that_the_target_has_got_is_filled_also_if_nothing_was_new_after_a_failed_sync(
+    a_share: Share, fields: dict[str, Any]
+) -> None:
+    dataset, source = merged(a_share, columns=WITHOUT_AMOUNT, schema_drift="ignore_new", **fields)
+    a_share.query(f"ALTER TABLE {dataset.target} ADD COLUMN amount DOUBLE")
+    a_share.export(dataset, a_share.run(dataset))  # its sync ends here
+    assert a_share.sync(dataset).ledger_row["unchanged"]
+    source.insert()
+    a_share.sync(dataset)
+    assert a_share.target(dataset) == source.rows()
+    assert a_share.sync(dataset).ledger_row["unchanged"]
+    source.insert()
+    assert a_share.sync(dataset).ledger_row["export_mode"] == "compare"
+
+
 @pytest.mark.tier("nightly")
 def test_an_append_is_not_added_to_rows_that_lack_a_column(a_share: Share) -> None:
-    columns = {"k": "NUMBER(38, 0)", "name": "VARCHAR"}
-    dataset = a_share.dataset(columns, load_mode="append", incremental=True, schema_drift="ignore_new")
+    dataset = a_share.dataset(WITHOUT_AMOUNT, load_mode="append", incremental=True, schema_drift="ignore_new")
     a_share.remember(dataset)
     source = Source(a_share, dataset)
     source.write([source.new_row() for _ in range(6)], "append")
