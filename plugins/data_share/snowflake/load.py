@@ -41,6 +41,7 @@ from data_share.sync import (
     Sync,
     VerifyImpossibleError,
 )
+from data_share.watermark import Published
 
 # Columns of the manifest table, one for each type that it has.
 _MANIFEST_TYPES = {"RUN_KEY": "VARCHAR", "ROW_COUNT": "NUMBER(38,0)", "STAGED_AT": "TIMESTAMP_NTZ(9)"}
@@ -78,7 +79,7 @@ class IncrementReloadError(ShareError, AirflowFailException):
 
 
 class TargetChangedError(ShareError, AirflowFailException):
-    """Somebody has changed the target's columns, so that changes of the source do not fill it."""
+    """The target is not what the publish has left from which the changes were exported."""
 
     code = FailureCode.TARGET_DIVERGED
 
@@ -192,6 +193,13 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
                 f"{', '.join(map(shown, created | new_columns))}. The changes have the values of changed rows only. "
                 f"{TARGET_UNCHANGED}",
             )
+        # The export does not lack them if the job could not be told the target's columns, or if it has no row.
+        if is_increment and self._followed is not None and (added := self._followed.lacked(columns)):
+            raise TargetChangedError(
+                self.dataset,
+                f"{self.dataset.target_table} has columns that it lacked after the last publish: "
+                f"{', '.join(map(shown, added))}. The changes have the values of changed rows only. {TARGET_UNCHANGED}",
+            )
         if created or new_columns:
             self._refuse_masked_columns(Samples(created | new_columns))
         # Not LIKE the target: LIKE copies the clustering key, which would cluster a table that exists for minutes, and
@@ -293,6 +301,12 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
                 f"syncs, the last of which was {prepared['LOCK_RUN_KEY']}; and this export has all rows of the source, "
                 f"as Airflow does not know what was published last. {TARGET_UNCHANGED}"
             )
+
+    @property
+    def _followed(self) -> Published | None:
+        """The publish since which the changes were exported; None for the export of an earlier sync."""
+        published = self.sync.exported_with.get("published")
+        return None if self.sync.is_reload or published is None else Published.model_validate(published)
 
     def _masked_columns(self, target: list[dict[str, Any]]) -> set[str]:
         """Return the columns with a masking policy; refuse policies unless the dataset says ``policies: exempt``."""

@@ -723,6 +723,29 @@ def test_a_column_that_the_target_has_got_is_filled_also_if_nothing_was_new_afte
     assert a_share.sync(dataset).ledger_row["export_mode"] == "compare"
 
 
+@pytest.mark.others_nightly
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_column_that_the_target_has_got_is_not_filled_with_changes_alone(
+    a_share: Share, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    fields: dict[str, Any] = {} if leaves else {"source": {"where": "k < 100"}}
+    dataset, source = merged(a_share, columns=WITHOUT_AMOUNT, schema_drift="ignore_new", **fields)
+    if leaves:  # as of a target with so many columns that the job cannot be told them
+        monkeypatch.setattr("data_share.databricks.export.MAX_PARAMETER_BYTES", 10)
+    a_share.query(f"ALTER TABLE {dataset.target} ADD COLUMN amount DOUBLE")
+    source.write([{"k": 50 if leaves else 200, "name": "new", "amount": 1.0}], "append")
+    error = failure(a_share, dataset)
+    assert (error.code, "columns that it lacked after the last publish: amount. The" in error.message) == (
+        FailureCode.TARGET_DIVERGED,
+        True,
+    )
+    assert a_share.sync(dataset).ledger_row["export_mode"] == "full"
+    assert a_share.target(dataset) == [row for row in source.rows() if row["k"] < 100]
+    source.insert()
+    assert a_share.sync(dataset).ledger_row["export_mode"] == "compare"
+    assert a_share.target(dataset) == [row for row in source.rows() if row["k"] < 100]
+
+
 @pytest.mark.tier("nightly")
 def test_an_append_is_not_added_to_rows_that_lack_a_column(a_share: Share) -> None:
     dataset = a_share.dataset(WITHOUT_AMOUNT, load_mode="append", incremental=True, schema_drift="ignore_new")
