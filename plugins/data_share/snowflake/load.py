@@ -294,6 +294,15 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
             raise self._increment_refused(self.sync.params["reload_run_key"])
         if is_increment and not self.sync.is_of_this_file:
             raise FileChangedError(self.dataset)
+        # Its version alone does not tell what it has: a publish that Airflow has forgotten may have chosen other rows.
+        may_be_last = self._followed and (self._followed.run_key, self.sync.key)
+        if is_increment and may_be_last and prepared["LOCK_RUN_KEY"] not in may_be_last:
+            raise TargetChangedError(
+                self.dataset,
+                f"This export has what has changed since the sync {may_be_last[0]} was published, and the last one "
+                f"to publish to {self.dataset.target_table} was {prepared['LOCK_RUN_KEY'] or 'none'}. "
+                f"{TARGET_UNCHANGED}",
+            )
         adds = self.dataset.only_appends_increments and self.sync.load_mode is LoadMode.APPEND
         if adds and not is_increment and prepared["LOCK_RUN_KEY"]:
             raise IncrementImpossibleError(
