@@ -31,7 +31,7 @@ from data_share.snowflake.target_lock import refuse_target_of_another
 from data_share.snowflake.value_proofs import proven_columns
 from data_share.snowflake.verification import ValuesDifferError
 from data_share.sql_files import render_sql
-from data_share.sql_text import shown
+from data_share.sql_text import folded, shown
 from data_share.sync import (
     DELETED,
     INCREMENTS,
@@ -292,6 +292,13 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         """Refuse what publish would refuse by the lock row, before the data are loaded."""
         if self.sync.is_reload and is_increment and prepared["LOCK_EXPORT_PATH"] != self.sync.export_path:
             raise self._increment_refused(self.sync.params["reload_run_key"])
+        # Of an earlier export, its columns tell; of this sync's, the dataset file that it was made with.
+        marks_deleted = is_increment and DELETED in map(folded, exported_columns(prepared["COLUMN_TYPES"]))
+        if self.sync.is_reload and is_increment and marks_deleted != self.dataset.delete_missing:
+            raise IncrementReloadError(
+                f"The export of the sync {self.sync.params['reload_run_key']} has only what had changed at the source, "
+                f"and was made with another delete_missing in the dataset file. {TARGET_UNCHANGED}"
+            )
         if is_increment and not self.sync.is_of_this_file:
             raise FileChangedError(self.dataset)
         # Its version alone does not tell what it has: a publish that Airflow has forgotten may have chosen other rows.

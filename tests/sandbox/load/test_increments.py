@@ -839,6 +839,22 @@ def test_changes_are_not_loaded_as_if_they_were_all_rows(a_share: Share, step: s
     assert a_share.target(dataset) == source.rows()
 
 
+def test_deleted_rows_do_not_come_back_with_changes_that_are_loaded_again(a_share: Share) -> None:
+    dataset, source = merged(a_share, schema_drift="ignore_new")
+    source.table.delete("k = 5")
+    run = a_share.sync(dataset)
+    assert counts(run) == (0, 0, 1)
+    edited = a_share.edit(dataset, delete_missing=False)
+    before = a_share.everything(dataset)
+    error = failure(a_share, edited, reload_run_key=run.key)
+    assert (error.code, error.retriable) == (FailureCode.TARGET_DIVERGED, False)
+    assert "was made with another delete_missing" in error.message
+    assert a_share.everything(dataset) == before
+    # With the file of then, it is what the target has.
+    assert counts(a_share.sync(a_share.edit(edited, delete_missing=True), reload_run_key=run.key)) == (0, 0, 0)
+    assert a_share.target(dataset) == source.rows()
+
+
 @pytest.mark.tier("nightly")
 def test_a_key_that_people_have_inserted_twice_is_there_once_when_all_rows_are_merged(a_share: Share) -> None:
     dataset, source = merged(a_share)
