@@ -82,6 +82,7 @@ class FileChangedError(ShareError, AirflowFailException):
             f"The file of {dataset.name} was changed after this sync had exported what has changed at the source: it "
             "may not be loaded in another way. The target is as it was.",
             what_to_do=dataset.advice_without_increment,
+            retriable=dataset.load_mode.is_repeatable,
         )
 
 

@@ -84,7 +84,9 @@ class TargetChangedError(ShareError, AirflowFailException):
     code = FailureCode.TARGET_DIVERGED
 
     def __init__(self, dataset: Dataset, message: str) -> None:
-        super().__init__(message, what_to_do=dataset.advice_without_increment)
+        super().__init__(
+            message, what_to_do=dataset.advice_without_increment, retriable=dataset.load_mode.is_repeatable
+        )
 
 
 class TablesOutdatedError(ShareError, AirflowFailException):

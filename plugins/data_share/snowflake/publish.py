@@ -308,6 +308,8 @@ class SnowflakePublishOperator(SnowflakeSyncOperator):
                     f"{self._export_path} has what has changed since version {start}, and {self.dataset.target_table} "
                     f"has {has} of the source. This attempt changed nothing.",
                     snowflake_query_id=error.snowflake_query_id,
+                    what_to_do=self.dataset.advice_without_increment,
+                    retriable=self.sync.load_mode.is_repeatable,
                 )
             if not self.sync.has_deletes and last.get("ROWS_AFTER"):
                 raise TargetDivergedError(

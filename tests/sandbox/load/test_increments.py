@@ -593,6 +593,25 @@ def test_an_append_is_never_added_to_rows_that_nobody_knows(a_share: Share) -> N
     assert a_share.target(dataset) == source.rows()
 
 
+def test_an_append_that_its_target_refuses_is_told_what_helps(a_share: Share) -> None:
+    dataset = a_share.dataset(load_mode="append", incremental=True)
+    a_share.remember(dataset)
+    source = Source(a_share, dataset)
+    source.write([source.new_row() for _ in range(6)], "append")
+    a_share.sync(dataset)
+    source.insert()
+    run = a_share.staged(dataset)
+    a_share.query(f"UPDATE {a_share.names.lock_table(dataset.target_table)} SET run_key = 'later', source_version = 9")
+    with pytest.raises(ShareError, match="has version 9 of the source") as caught:
+        a_share.step(run, "publish")
+    assert (caught.value.code, caught.value.retriable) == (FailureCode.TARGET_DIVERGED, False)
+    assert "full_refresh: true" in caught.value.what_to_do
+    # To start it again does not help, indeed.
+    assert failure(a_share, dataset).code is FailureCode.INCREMENT_IMPOSSIBLE
+    a_share.sync(dataset, full_refresh=True)
+    assert a_share.target(dataset) == source.rows()
+
+
 def test_an_append_of_all_rows_is_none_that_increments_may_go_on_with(a_share: Share) -> None:
     dataset = a_share.dataset(load_mode="append")
     a_share.remember(dataset)
