@@ -172,6 +172,36 @@ def is_of_snowflake(statement: str) -> bool:
     return not isinstance(parsed, exp.Command) or statement.startswith("EXPLAIN SELECT * FROM ")
 
 
+# What copy_into_staging adds for an export of changes.
+OF_CHANGES = {
+    "kinds": {"PLACE": "VARCHAR", "DATE": "DATE", "DEGREES": "NUMBER"},
+    "export_mode": "feed",
+    "from_version": 1,
+    "source_version": 2,
+    "source_table_id": "table",
+    "source_rows": 2,
+    "has_deletes": True,
+}
+
+
+def test_a_correlated_exists_is_a_condition_of_its_own(rendered: Render, make_dag: MakeDag) -> None:
+    # Snowflake supports it only in WHERE, and not as an argument of OR (docs: operators-subquery).
+    ways = {way: (make_dag(**changes), conf, {}) for way, (changes, conf) in WAYS_TO_LOAD.items()}
+    ways["changes"] = (make_dag(**MERGE, delete_missing=True, incremental=True), {}, OF_CHANGES)
+    found, wrong = 0, []
+    for way, (dag, conf, copied) in ways.items():
+        for task_id in ("check_staging", "publish"):
+            for name, sql in rendered(dag, task_id, conf=conf, copied=copied).sql.items():
+                for statement in statements(sql):
+                    for exists in sqlglot.parse_one(statement, dialect="snowflake").find_all(exp.Exists):
+                        outer = exists.parent
+                        while isinstance(outer, exp.And | exp.Not | exp.Paren):
+                            outer = outer.parent
+                        found += 1
+                        wrong += [] if isinstance(outer, exp.Where) else [f"{way}: {name}: {outer}"]
+    assert (found > len(ways), wrong) == (True, [])
+
+
 def test_every_file_is_used(dag: DAG) -> None:
     from airflow.dag_processing.dagbag import DagBag
 

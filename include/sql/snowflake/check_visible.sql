@@ -10,6 +10,11 @@
 -- The first statement stores the counts, the second one compares only these: in a statement that reads a table with
 -- policies, Snowflake may redact the message of an error. The message is a text that TO_NUMBER cannot convert, so the
 -- error shows it. rows_after is NULL if the staging tables have changed; the INSERT into the ledger refuses that.
+--
+-- Snowflake supports a correlated EXISTS only as a condition of its own in WHERE, or as one of several joined by AND.
+-- So the keys that must be there, and those that must not, are counted one after the other.
+
+{% set same_keys = sync.same_keys(sync.dataset.target_name, sync.staging_table.split('.') | last) -%}
 
 UPDATE {{ sync.lock_table }}
 SET
@@ -24,13 +29,24 @@ SET
     FROM {{ sync.staging_table }}
     WHERE
       {{ '' if sync.load_mode.has_keys else 'FALSE AND ' -}}
-      {{ identifier(sync.deleted) ~ ' = ' if sync.has_deletes else 'NOT ' -}}
-      EXISTS (
+      {{ 'NOT ' ~ identifier(sync.deleted) ~ ' AND ' if sync.has_deletes -}}
+      NOT EXISTS (
         SELECT 1
         FROM {{ sync.dataset.target }}
-        WHERE {{ sync.same_keys(sync.dataset.target_name, sync.staging_table.split('.') | last) or 'FALSE' }}
+        WHERE {{ same_keys or 'FALSE' }}
       )
   )
+  {%- if sync.has_deletes %} + (
+    SELECT COUNT(*)
+    FROM {{ sync.staging_table }}
+    WHERE
+      {{ identifier(sync.deleted) }}
+      AND EXISTS (
+        SELECT 1
+        FROM {{ sync.dataset.target }}
+        WHERE {{ same_keys }}
+      )
+  ){% endif %}
 WHERE {{ sync.lock_condition }};
 
 {% set needed = 'rows_inserted' -%}
