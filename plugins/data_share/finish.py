@@ -11,7 +11,7 @@ from typing import Any
 from airflow.configuration import conf
 from airflow.sdk import Context, Variable
 
-from data_share.attempts import made_since_clear
+from data_share.attempts import CLEAR_NUMBER_KEY, made_since_clear
 from data_share.databricks.follow import cancel_exports_of
 from data_share.databricks.hook import DataShareDatabricksHook
 from data_share.outcome.diagnose import failure_of_sync, reports_of
@@ -101,9 +101,9 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         export = self.sync.found_export if has_export else None
         is_success = states.get(PUBLISH.id) == "success"
         is_answer = made_since_clear(answer, dag_run) or (
-            is_success and answer and export and answer.get("export_path") == export["export_path"]
+            is_success and answer and export and _is_about(answer, export)
         )
-        if is_answer and _published_nothing(answer):
+        if is_answer and (_published_nothing(answer) or answer.get("unchanged")):
             return is_success, False
         # Not always this sync's export: a repeated append returns the ledger row of the export it appended first.
         path = answer["export_path"] if is_answer else export and export["export_path"]
@@ -134,6 +134,12 @@ class FinishSyncOperator(SnowflakeSyncOperator):
 def _published_nothing(answer: Mapping[str, Any]) -> bool:
     """Return whether an answer of ``publish`` is that of a dry run or of a verification."""
     return bool(answer.get("dry_run") or answer.get("verified"))
+
+
+def _is_about(answer: Mapping[str, Any], export: Mapping[str, Any]) -> bool:
+    """Return whether an answer of ``publish`` is about an export; one that names none, about that of its time."""
+    key = "export_path" if "export_path" in answer else CLEAR_NUMBER_KEY
+    return bool(answer.get(key) == export.get(key))
 
 
 def wait_for_killed_steps(context: Context, steps: Sequence[str], states: Mapping[str, str | None]) -> bool:

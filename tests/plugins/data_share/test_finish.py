@@ -269,6 +269,28 @@ def test_the_state_of_no_other_step_makes_a_publish_or_undoes_one(
     assert cases == 1260
 
 
+@pytest.mark.parametrize("kind", ["unchanged", "verified"])
+@pytest.mark.parametrize(
+    ("made", "publish", "expected"),
+    [(NOW, "success", COMPLETE), (NOW, "failed", NOT), (BEFORE, "success", COMPLETE)],
+    ids=["ended well", "a person has ended it at its end", "the last step alone was cleared"],
+)
+def test_an_answer_that_names_no_export_is_about_that_of_its_time(
+    snowflake: Snowflake,
+    finish: MakeFinish,
+    cancel_exports: mock.Mock,
+    slept: list[float],
+    kind: str,
+    made: dict[str, int],
+    publish: str,
+    expected: str,
+) -> None:
+    snowflake.answer("SELECT row", [])
+    xcoms = {**exported(made), ("publish", "return_value"): {kind: True, **made}}
+    task, context = finish(xcoms, **{**ALL_WELL, "publish": publish})
+    assert verdict(outcome(task, context)) == expected
+
+
 RELOADED = {("copy_into_staging", "return_value"): {"databricks_run_id": 5, "export_path": OTHER_PATH, **NOW}}
 
 
