@@ -426,6 +426,13 @@ class Dataset(BaseModel):
             problems.append(
                 "verify_schedule: an append of all rows holds more than the source; only with incremental: true"
             )
+        # What is new, or was published, cannot be told then: each sync, or each verification, would be refused.
+        for field, is_refused in (
+            ("incremental", self.only_appends_increments),
+            ("verify_schedule", self.verify_schedule is not None),
+        ):
+            if is_refused and self.source.may_choose_others_later:
+                problems.append(f"{field}: not with a source.where that may choose other rows at another time")
         if self.create_table == "from_columns" and not self.columns:
             problems.append("columns: create_table from_columns needs them")
         if self.columns and self.create_table != "from_columns":

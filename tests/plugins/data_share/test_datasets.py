@@ -404,6 +404,10 @@ BROKEN_RULES: dict[str, tuple[str, str]] = {
         text(incremental=True, pinned=False, **MERGE),
         "incremental: needs versions of the source, so not with pinned: false",
     ),
+    "an append of what is new under a condition that moves": (
+        text(incremental=True, load_mode="append", source={"where": "day >= current_date()"}),
+        "incremental: not with a source.where that may choose other rows at another time",
+    ),
     "delete_missing for append": (
         text(load_mode="append", delete_missing=True),
         "delete_missing: only for load_mode merge, not for append",

@@ -166,6 +166,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a tag with a comma": ({"tags": ["a,b"]}, "tags.0: String should match pattern"),
     "tags that are a text": ({"tags": "a"}, "tags: Input should be a list"),
     "verified without versions": ({"verify_schedule": "@weekly", "pinned": False}, "verify_schedule: needs versions"),
+    "verified under a condition that moves": (
+        {"verify_schedule": "@weekly", "source": {"where": "day >= current_date()"}},
+        "verify_schedule: not with a source.where that may choose other rows at another time",
+    ),
     "an append of all rows verified": (
         {"verify_schedule": "@weekly", "load_mode": "append"},
         "verify_schedule: an append of all rows holds more than the source; only with incremental: true",
