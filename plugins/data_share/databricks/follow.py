@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -78,6 +80,8 @@ _NO_LONGER_READ = re.compile(
     r"\[(DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION|DELTA_CHANGE_DATA_FILE_NOT_FOUND"
     r"|DELTA_MISSING_CHANGE_DATA|DELTA_CHANGE_DATA_FEED_INCOMPATIBLE_(SCHEMA_CHANGE|DATA_SCHEMA))\b"
 )
+# What it says of a file that VACUUM has removed: the history has no entry of each VACUUM. The newest version has files.
+_FILE_IS_GONE = re.compile(r"\[(DELTA_FILE_NOT_FOUND(_DETAILED)?|FAILED_READ_FILE[.]DBR_FILE_NOT_EXIST)\]")
 _ADVICE_FOR_NO_LONGER_READ = (
     "Databricks does not read any more what has changed since the last publish. Start the sync again: after a failure, "
     "it exports everything. With load_mode append, which cannot, start it with full_refresh: true."
@@ -191,8 +195,9 @@ async def follow_run(
             state = _state_if_known(run)
             if state is not None and state.is_terminal:
                 if not state.is_successful:
-                    raise failed_run(await _failure_message(hook, run, state), state.result_state, page)
-                parameters = {p["name"]: p.get("value", p.get("default")) for p in run.get("job_parameters", [])}
+                    message = await _failure_message(hook, run, state)
+                    raise failed_run(message, state.result_state, page, published=_parameters(run).get("published"))
+                parameters = _parameters(run)
                 return FinishedRun(
                     run_id=run_id, run_page_url=page, job_parameters=parameters, is_unchanged=_is_unchanged(run)
                 )
@@ -218,13 +223,14 @@ async def follow_run(
         await asyncio.sleep(min(pause, _MAX_POLL_SECONDS))
 
 
-def failed_run(message: str, result: str, page: str) -> DatabricksRunFailedError:
+def failed_run(message: str, result: str, page: str, *, published: str | None = None) -> DatabricksRunFailedError:
     """
     Return the error for a run that did not succeed.
 
     :param message: what Databricks says about it
     :param result: its ``result_state``
     :param page: its page in the workspace
+    :param published: its parameter of this name, which says whether it may have read an earlier version
     """
     if refusal := _NEW_COLUMNS.search(message):
         return DatabricksRunFailedError(
@@ -237,16 +243,35 @@ def failed_run(message: str, result: str, page: str) -> DatabricksRunFailedError
         return DatabricksRunFailedError(refusal[0], code=FailureCode.VERIFY_IMPOSSIBLE, databricks_run_url=page)
     if refusal := _NOT_APPENDED.search(message):
         return DatabricksRunFailedError(refusal[0], code=FailureCode.INCREMENT_IMPOSSIBLE, databricks_run_url=page)
+    known = _known(published)
+    is_gone = bool(_NO_LONGER_READ.search(message))
+    if known.get("verify") or (known.get("increment") and not known.get("no_increment_because")):
+        is_gone = is_gone or bool(_FILE_IS_GONE.search(message))
+    if is_gone and known.get("verify"):
+        return DatabricksRunFailedError(message, code=FailureCode.VERIFY_IMPOSSIBLE, databricks_run_url=page)
     advice = _ADVICE_BY_RESULT.get(result)
     if _NO_VERSIONS.search(message):
         advice = _ADVICE_FOR_NO_VERSIONS
-    elif _NO_LONGER_READ.search(message):
+    elif is_gone:
         advice = _ADVICE_FOR_NO_LONGER_READ
     elif _NO_INFORMATION_SCHEMA.search(message):
         advice = _ADVICE_FOR_NO_INFORMATION_SCHEMA
     return DatabricksRunFailedError(
         message, code=_CODE_BY_RESULT.get(result), databricks_run_url=page, what_to_do=advice
     )
+
+
+def _parameters(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the job parameters of a run, by name."""
+    return {one["name"]: one.get("value", one.get("default")) for one in run.get("job_parameters", [])}
+
+
+def _known(published: str | None) -> dict[str, Any]:
+    """Return what the parameter of a run says of the last publish; nothing if it is not readable."""
+    with contextlib.suppress(ValueError):
+        if isinstance(known := json.loads(published or "{}"), dict):
+            return known
+    return {}
 
 
 def _is_unchanged(run: dict[str, Any]) -> bool:

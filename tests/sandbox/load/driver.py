@@ -357,7 +357,8 @@ class Share:
                 session.execute(export_sql([dataset], self.names), {**parameters, **plan})
         except StatementError as error:
             # The error with which wait_for_export fails.
-            raise failed_run(f"Task export: {error}", "FAILED", "https://databricks.example/run") from error
+            page, published = "https://databricks.example/run", parameters["published"]
+            raise failed_run(f"Task export: {error}", "FAILED", page, published=published) from error
         finally:
             session.close()
         self.hand_on(run, path, known=step.known, unchanged=plan["export_mode"] == "nothing")

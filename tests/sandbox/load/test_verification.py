@@ -395,6 +395,16 @@ def test_a_version_whose_files_may_be_gone_cannot_be_verified(a_share: Share) ->
         verify(a_share, dataset)
 
 
+def test_a_version_whose_files_the_source_keeps_for_a_shorter_time_cannot_be_verified(a_share: Share) -> None:
+    dataset = published(a_share, **MIRROR)
+    source = source_of(a_share, dataset)
+    source.table.alter.set_table_properties({"delta.deletedFileRetentionDuration": "interval 0 hours"})
+    verify(a_share, dataset)
+    source.overwrite()
+    with refused(FailureCode.VERIFY_IMPOSSIBLE, "Cannot time travel beyond.* Start a sync; when it has published"):
+        verify(a_share, dataset)
+
+
 def test_a_publish_that_airflow_does_not_know_of(a_share: Share) -> None:
     dataset = published(a_share, **MIRROR)
     run = a_share.run(dataset, verify=True)

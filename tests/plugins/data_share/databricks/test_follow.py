@@ -136,6 +136,38 @@ def test_a_source_whose_versions_cannot_be_read_is_told_with_a_way_out(reason: s
     assert (advice or FailureCode.EXPORT_FAILED.what_to_do) in error.what_to_do
 
 
+GONE = "[FAILED_READ_FILE.DBR_FILE_NOT_EXIST] Error while reading file a. [DELTA_FILE_NOT_FOUND_DETAILED] File a"
+TOO_OLD = "[DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION] Cannot time travel"
+FULL_AFTER = "after a failure, it exports everything"
+OPEN_PAGE = FailureCode.EXPORT_FAILED.what_to_do
+VERIFY_AGAIN = FailureCode.VERIFY_IMPOSSIBLE.what_to_do
+INCREMENT = '{"increment": {"load": "merge"}}'
+NO_INCREMENT = '{"increment": {"load": "merge"}, "no_increment_because": "the last sync has not ended well"}'
+
+
+@pytest.mark.parametrize(
+    ("reason", "published", "code", "advice"),
+    [
+        (TOO_OLD, INCREMENT, FailureCode.EXPORT_FAILED, FULL_AFTER),
+        (TOO_OLD, None, FailureCode.EXPORT_FAILED, FULL_AFTER),
+        (TOO_OLD, '{"verify": "true"}', FailureCode.VERIFY_IMPOSSIBLE, VERIFY_AGAIN),
+        (GONE, INCREMENT, FailureCode.EXPORT_FAILED, FULL_AFTER),
+        (GONE, '{"verify": "true"}', FailureCode.VERIFY_IMPOSSIBLE, VERIFY_AGAIN),
+        # Of the newest version, no file may be missing.
+        *((GONE, told, FailureCode.EXPORT_FAILED, OPEN_PAGE) for told in (NO_INCREMENT, "{}", "", "[]", "{{x}}", None)),
+        ("[DIVIDE_BY_ZERO] x", '{"verify": "true"}', FailureCode.EXPORT_FAILED, OPEN_PAGE),
+    ],
+)
+def test_an_earlier_version_that_is_not_read_any_more_is_told_with_what_helps(
+    hook: mock.Mock, xcoms: dict[str, Any], reason: str, published: str | None, code: FailureCode, advice: str
+) -> None:
+    parameters = [] if published is None else [{"name": "published", "value": published}]
+    hook.a_get_run.return_value = failed("FAILED", reason, job_parameters=parameters)
+    assert reason in failure_of(trigger(), xcoms)
+    assert xcoms["failure"]["code"] == code.name
+    assert advice in xcoms["failure"]["what_to_do"]
+
+
 # ---- success
 
 
