@@ -243,6 +243,11 @@ def _advice_for_missing(missing: Sequence[str], new: Collection[str], dataset: D
         if is_reload
         else f"Bring {columns} back in the source, or take it out of {table} (ALTER TABLE ... DROP COLUMN)."
     ]
+    if dataset.keeps_new_columns_back and not is_reload:
+        advice.append(
+            "If the source has it, and the target has got it since the last publish, the job did not know that: start "
+            "the sync again, which asks Snowflake for the columns."
+        )
     needed = (*dataset.merge_keys, *dataset.required_columns)
     if also := [column for column in missing if column in needed]:
         advice.append(f"Then also remove {', '.join(also)} from required_columns and merge_keys in the dataset file.")

@@ -17,6 +17,10 @@ pytestmark = [pytest.mark.tier("full"), pytest.mark.sandbox]
 
 ROWS: list[Row] = [{"k": key, "name": f"row {key}", "amount": float(key)} for key in range(4)]
 WIDER = SCHEMA.append(pa.field("note", pa.string()))
+GOT = (
+    "If the source has it, and the target has got it since the last publish, the job did not know that: start the sync "
+    "again, which asks Snowflake for the columns. "
+)
 # Its new name may have stayed in Databricks.
 RENAMED = "A column that was renamed in the source is renamed in the target (ALTER TABLE ... RENAME COLUMN). "
 WIDE_ROWS: list[Row] = [{**row, "note": "new"} for row in ROWS]
@@ -55,6 +59,7 @@ def test_a_missing_column_is_brought_back_or_dropped_whatever_the_policy_is(a_sh
     advice = refusal(a_share, dataset).what_to_do
     assert advice == (
         f"Bring NOTE back in the source, or take it out of {dataset.target_table} (ALTER TABLE ... DROP COLUMN). "
+        + ("" if policy == "add_new" else GOT)
         + (RENAMED if policy == "ignore_new" else "")
         + "Then start the sync again."
     )
@@ -65,6 +70,18 @@ def test_a_missing_column_is_brought_back_or_dropped_whatever_the_policy_is(a_sh
     a_share.query(f"ALTER TABLE {dataset.target_table} DROP COLUMN note")
     a_share.sync(dataset)
     assert a_share.target(dataset) == ROWS
+
+
+def test_a_column_that_the_target_has_got_is_not_missing_in_the_source(a_share: Share) -> None:
+    dataset = a_share.dataset(schema_drift="ignore_new")
+    a_share.remember(dataset)
+    a_share.write(dataset, WIDE_ROWS, WIDER)
+    a_share.sync(dataset)
+    a_share.query(f"ALTER TABLE {dataset.target_table} ADD COLUMN note VARCHAR")
+    a_share.write(dataset, WIDE_ROWS[1:], WIDER)
+    assert GOT in refusal(a_share, dataset).what_to_do
+    a_share.sync(dataset)
+    assert a_share.target(dataset) == WIDE_ROWS[1:]
 
 
 def test_a_missing_column_that_is_required_leaves_the_dataset_file_too(a_share: Share) -> None:
