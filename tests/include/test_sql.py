@@ -943,7 +943,7 @@ def test_the_export_takes_what_runtime_14_has() -> None:
         )  # type: ignore[union-attr]
         bound = [re.fullmatch(r"(\w+) AS \w+", argument)[1] for argument in using.split(", ") if argument]  # type: ignore[index]
         assert {text, *filter(None, into.split(", ")), *bound} <= declared
-    assert len(executed) == 8
+    assert len(executed) == 9
 
 
 def test_each_source_of_a_dataset_file_passes_the_pattern_of_the_export() -> None:
@@ -999,13 +999,16 @@ def test_only_checked_directories_and_the_names_of_columns_get_into_the_statemen
     assert re.findall(
         r"SET VAR condition = CASE\s+WHEN .*?\s+THEN (.*?)\s+ELSE RAISE_ERROR", EXPORT_BODY, re.DOTALL
     ) == ["COALESCE(TRY_ELEMENT_AT(conditions, dataset)[1], '')"]
-    # Of a column of the source: how, which is compared only, and two names, which were checked.
-    assert set(re.findall(r"c\['(\w+)'\]", made)) == {"alias", "how", "name"}
+    # Of a column of the source: how, which is compared only, two names, which were checked, and one of two texts.
+    assert set(re.findall(r"c\['(\w+)'\]", made)) == {"alias", "how", "name", "stored"}
+    assert re.findall(r"'stored', (.*)", EXPORT_BODY) == [
+        "CASE WHEN t LIKE 'string collate %' THEN ' COLLATE UTF8_BINARY' ELSE '' END)"
+    ]
     quoted = [f"'`' || REPLACE(c['{name}'], '`', '``') || '`'" for name in ("name", "alias")]
-    assert made.count(quoted[0]) == made.count("c['name']") == 2
+    assert made.count(quoted[0]) == made.count("c['name']") == 3
     assert made.count(quoted[1].removeprefix("'")) == made.count("c['alias']") == 4
     # The merge keys are columns of the export; their names as Airflow tells them are compared only.
-    assert re.findall(r"SET VAR keys = (\w+)", EXPORT_BODY) == ["FILTER", "CASE"]
+    assert re.findall(r"SET VAR keys = (\w+)", EXPORT_BODY) == ["FILTER", "CASE", "ZIP_WITH"]
     assert re.findall(r"(?:\|\|) (n\b|t\b|names|types)", code) == []
     assert made.count("'`' || REPLACE(n, '`', '``') || '`'") + made.count("`' || REPLACE(n, '`', '``') || '`)'") == 2
     assert code.count("REPLACE(n") == 2

@@ -396,8 +396,26 @@ SET VAR keys = CASE
   ))
 END;
 
+SET VAR statement = CASE
+  WHEN SIZE(keys) = 0 THEN 'SELECT CAST(ARRAY() AS ARRAY<STRING>) WHERE :source_table IS NOT NULL'
+  ELSE CONCAT(
+    'SELECT ARRAY(',
+    ARRAY_JOIN(TRANSFORM(keys, c -> 'TYPEOF(origin.' || '`' || REPLACE(c['name'], '`', '``') || '`' || ')'), ', '),
+    ') FROM (SELECT 1) AS nothing LEFT OUTER JOIN IDENTIFIER(:source_table)', at_version, ' AS origin ON FALSE'
+  )
+END;
+
+EXECUTE IMMEDIATE statement INTO types USING source_table AS source_table;
+
+-- Keys are compared as they are stored: a collation takes texts as equal that are two keys in Snowflake.
+SET VAR keys = ZIP_WITH(keys, types, (c, t) -> MAP_CONCAT(
+  c, MAP('stored', CASE WHEN t LIKE 'string collate %' THEN ' COLLATE UTF8_BINARY' ELSE '' END)
+));
+
 -- The merge keys as the source names them.
-SET VAR key_columns = ARRAY_JOIN(TRANSFORM(keys, c -> '`' || REPLACE(c['name'], '`', '``') || '`'), ', ');
+SET VAR key_columns = ARRAY_JOIN(
+  TRANSFORM(keys, c -> '`' || REPLACE(c['name'], '`', '``') || '`' || c['stored']), ', '
+);
 
 SET VAR changes = CONCAT(
   ' FROM TABLE_CHANGES(:source_table, ', CAST(from_version + 1 AS STRING), ', ', CAST(source_version AS STRING), ')'
@@ -405,7 +423,9 @@ SET VAR changes = CONCAT(
 
 -- That a row of left_rows and one of right_rows have the same merge keys.
 SET VAR same_keys = ARRAY_JOIN(
-  TRANSFORM(keys, c -> REPLACE('left_rows.{} = right_rows.{}', '{}', '`' || REPLACE(c['alias'], '`', '``') || '`')),
+  TRANSFORM(keys, c -> REPLACE(
+    'left_rows.{} = right_rows.{}', '{}', '`' || REPLACE(c['alias'], '`', '``') || '`' || c['stored']
+  )),
   ' AND '
 );
 

@@ -227,3 +227,39 @@ def test_an_append_of_changes_is_that_of_spark(engines: Engines, versions: tuple
     on_spark, on_emulator = engines.on_spark(sql_for_spark(), parameters), engines.on_emulator(EXPORT_SQL, parameters)
     assert str(on_spark.rows().to_pylist()) == str(on_emulator.rows().to_pylist())
     assert on_spark.rows().num_rows > 2
+
+
+@pytest.mark.parametrize("deletes", ["true", "false"])
+def test_keys_that_a_collation_takes_as_equal_are_two_keys_in_snowflake(engines: Engines, deletes: str) -> None:
+    name, kinds = "spark_catalog.load.collated", "k STRING COLLATE UTF8_LCASE, v INT"
+    feed = "_change_type STRING, _commit_version BIGINT, _commit_timestamp TIMESTAMP"
+    changed = [
+        f"('{key}', {value}, '{kind}', 1, CURRENT_TIMESTAMP())"
+        for key, value, kind in (
+            *(("a", 1, "update_preimage"), ("a", 10, "update_postimage")),
+            *(("A", 2, "update_preimage"), ("A", 20, "update_postimage")),
+            *(("b", 3, "delete"), ("B", 4, "insert")),
+        )
+    ]
+    for table, columns, rows in (
+        (f"{name}_1", kinds, "('a', 10), ('A', 20), ('B', 4), ('c', 5)"),
+        (f"{name}_changes", f"{kinds}, {feed}", ", ".join(changed)),
+    ):
+        engines.spark.sql(f"DROP TABLE IF EXISTS {table}")
+        engines.spark.sql(f"CREATE TABLE {table} ({columns}) USING PARQUET")
+        engines.spark.sql(f"INSERT INTO {table} VALUES {rows}")
+    parameters = {
+        "source_table": name,
+        "run_key": "key",
+        "dataset": "collated",
+        "proof": "counts",
+        "source": "",
+        "published": json.dumps({"increment": {"load": "merge", "keys": ["K"], "deletes": deletes}}),
+        "from_version": "0",
+        "to_version": "1",
+        "export_mode": "feed",
+    }
+    rows = engines.on_spark(sql_for_spark(), parameters).rows().to_pylist()
+    there = [(row["k"], row["v"]) for row in rows if not row.get("data_share_deleted")]
+    assert sorted(there) == [("A", 20), ("B", 4), ("a", 10)]
+    assert [row["k"] for row in rows if row.get("data_share_deleted")] == (["b"] if deletes == "true" else [])
