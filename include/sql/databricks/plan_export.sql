@@ -418,12 +418,13 @@ SET VAR to_version = CASE
   ELSE to_version
 END;
 
--- The names that other tasks refer to.
+-- The names that other tasks refer to. to_version is the last: after it, the name would be that of this column, which
+-- is never NULL, and no longer that of the variable.
 SELECT
   reason AS export_reason,
-  COALESCE(CAST(to_version AS STRING), '') AS to_version,
   COALESCE(committed_at, '') AS committed_at,
   CASE WHEN :mode = 'describe' THEN 'describe' ELSE decision END AS export_mode,
   CASE WHEN decision IN ('feed', 'compare') THEN CAST(published_version AS STRING) ELSE '' END AS from_version,
   COALESCE(CASE WHEN to_version IS NOT NULL THEN table_id END, '') AS table_id,
-  CASE WHEN has_feed AND to_version IS NOT NULL THEN 'true' ELSE '' END AS has_feed;
+  CASE WHEN has_feed AND to_version IS NOT NULL THEN 'true' ELSE '' END AS has_feed,
+  COALESCE(CAST(to_version AS STRING), '') AS to_version;

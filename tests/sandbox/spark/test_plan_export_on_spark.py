@@ -92,6 +92,18 @@ def test_a_source_without_an_information_schema_is_planned_as_by_the_sandbox(
         session.close()
 
 
+def test_a_view_has_neither_version_nor_id(engines: Engines) -> None:
+    given = {"source_table": "main.w.t", "published": "", "mode": ""}
+    for statement in STATEMENTS:
+        if statement.startswith("EXECUTE IMMEDIATE statement INTO table_type"):
+            engines.spark.sql("SET VAR (table_type, table_id, policies) = (SELECT 'VIEW', '1', 0)")
+            continue
+        answer = engines.spark.sql(statement, args=given)
+    [row] = answer.collect()
+    assert row.export_reason == f"{NO_TABLE} but VIEW"
+    assert (row.to_version, row.committed_at, row.table_id, row.has_feed) == ("", "", "", "")
+
+
 def test_the_names_are_those_of_unity_catalog(engines: Engines) -> None:
     sources = ["main.Sea.TIDES", "`a``b`.`prod-eu`.```;--`", "Main.`{}`.````", *map(source_name, SOURCES[::30])]
     for source in sources:
