@@ -114,8 +114,10 @@ ASSUMPTIONS = {
         "increments of tables without the feed fail, or miss changes: `incremental: false` until then",
     ),
     "vacuum_retention": Assumption(
-        "VACUUM START in the history tells `specifiedRetentionMillis` or `defaultRetentionMillis`, by default a week.",
-        "after each VACUUM, the next sync exports everything, and one that appends fails",
+        "VACUUM is in the history as VACUUM START, which tells `specifiedRetentionMillis` or "
+        "`defaultRetentionMillis`, by default a week.",
+        "without the entry, an increment after VACUUM may fail before everything is exported; without the time, the "
+        "next sync after each VACUUM exports everything, and one that appends fails",
     ),
     "retry_running": Assumption(
         "A request with an earlier one's id and `retry=true` finds a statement that still runs, also after minutes.",
