@@ -403,6 +403,18 @@ def test_a_reload_and_a_restart_of_the_backend_change_nothing(
     expect(card(page).locator(".answer")).to_contain_text("1,461 rows, as many as before, in ")
 
 
+def test_a_page_whose_stream_is_refused_says_so_until_it_gets_one(page: Page) -> None:
+    """The backend has a cap of open streams."""
+    page.route("**/events?*", lambda route: route.fulfill(status=503, json={"message": "too many"}))
+    page.reload()
+    expect(page.locator("#connection")).to_contain_text("The connection is lost")
+    with page.expect_request("**/events?*"):
+        pass
+    expect(page.locator("#connection")).to_be_visible()
+    page.unroute("**/events?*")
+    expect(page.locator("#connection")).to_be_hidden()
+
+
 def test_presses_start_one_run_and_queue_one_and_each_can_be_cancelled(
     page: Page, share: RunningShare, context: BrowserContext, backend: Backend
 ) -> None:
