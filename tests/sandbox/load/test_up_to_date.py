@@ -36,7 +36,8 @@ class History:
 
     def __init__(self, share: Share, chance: random.Random) -> None:
         self.share, self.chance = share, chance
-        self.dataset = share.dataset()
+        # A table that is made again may have one row, and that one hidden.
+        self.dataset = share.dataset(allow_empty=True)
         share.remember(self.dataset)
         self.source = Source(share, self.dataset)
         self.source.insert()
