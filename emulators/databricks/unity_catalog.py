@@ -195,8 +195,6 @@ def relations_of(
         return [relation]
     if not (schemas := _folders(filesystem, root)):
         return None
-    if schema and name:
-        return []
     names = [
         (each, folder)
         for each in schemas

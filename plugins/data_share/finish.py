@@ -60,8 +60,9 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         answer = ti.xcom_pull(task_ids=PUBLISH.id)
         if states.get(PUBLISH.id) == "success" and made_since_clear(answer, dag_run):
             # No export runs, and publish has dropped the staging tables. A dry run keeps them until here: if its
-            # process dies before Airflow knows the result, the next attempt needs them. So does a verification.
-            if _published_nothing(answer):
+            # process dies before Airflow knows the result, the next attempt needs them. So does a verification. Where
+            # nothing was new, there are none.
+            if _published_nothing(answer) and not answer.get("unchanged"):
                 self._context = context
                 self._drop_staging("after the dry run")
             return
@@ -103,7 +104,7 @@ class FinishSyncOperator(SnowflakeSyncOperator):
         is_answer = made_since_clear(answer, dag_run) or (
             is_success and answer and export and _is_about(answer, export)
         )
-        if is_answer and (_published_nothing(answer) or answer.get("unchanged")):
+        if is_answer and _published_nothing(answer):
             return is_success, False
         # Not always this sync's export: a repeated append returns the ledger row of the export it appended first.
         path = answer["export_path"] if is_answer else export and export["export_path"]
@@ -132,8 +133,8 @@ class FinishSyncOperator(SnowflakeSyncOperator):
 
 
 def _published_nothing(answer: Mapping[str, Any]) -> bool:
-    """Return whether an answer of ``publish`` is that of a dry run or of a verification."""
-    return bool(answer.get("dry_run") or answer.get("verified"))
+    """Return whether an answer of ``publish`` is that of a dry run, of a verification, or of nothing new."""
+    return any(answer.get(name) for name in ("dry_run", "verified", "unchanged"))
 
 
 def _is_about(answer: Mapping[str, Any], export: Mapping[str, Any]) -> bool:

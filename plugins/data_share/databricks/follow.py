@@ -244,9 +244,8 @@ def failed_run(message: str, result: str, page: str, *, published: str | None = 
     if refusal := _NOT_APPENDED.search(message):
         return DatabricksRunFailedError(refusal[0], code=FailureCode.INCREMENT_IMPOSSIBLE, databricks_run_url=page)
     known = _known(published)
-    is_gone = bool(_NO_LONGER_READ.search(message))
-    if known.get("verify") or (known.get("increment") and not known.get("no_increment_because")):
-        is_gone = is_gone or bool(_FILE_IS_GONE.search(message))
+    reads_earlier = known.get("verify") or (known.get("increment") and not known.get("no_increment_because"))
+    is_gone = _NO_LONGER_READ.search(message) or (reads_earlier and _FILE_IS_GONE.search(message))
     if is_gone and known.get("verify"):
         return DatabricksRunFailedError(message, code=FailureCode.VERIFY_IMPOSSIBLE, databricks_run_url=page)
     advice = _ADVICE_BY_RESULT.get(result)
@@ -334,7 +333,7 @@ def cancel_exports_of(hook: DatabricksHook, job_id: str, run_key: str) -> list[i
         # The provider's hook has no method that lists the runs of a job by page.
         listed = hook._do_api_call(_LIST_RUNS, {"job_id": job_id, "active_only": "true", **page})
         for run in listed.get("runs", []):
-            parameters = {parameter["name"]: parameter.get("value") for parameter in run.get("job_parameters", [])}
+            parameters = _parameters(run)
             if parameters.get("run_key") == run_key and run["state"]["life_cycle_state"] != "TERMINATING":
                 try:
                     hook.cancel_run(run["run_id"])

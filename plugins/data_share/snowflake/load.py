@@ -188,20 +188,18 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         if self.sync.is_verification and (created or new_columns):
             lacking = ", ".join(map(shown, created | new_columns))
             raise ValuesDifferError(self.dataset, self.sync.verified, f"the target lacks what was published: {lacking}")
-        if is_increment and (created or new_columns):
-            raise TargetChangedError(
-                self.dataset,
-                f"{self.dataset.target_table} lacks what it had after the last publish: "
-                f"{', '.join(map(shown, created | new_columns))}. The changes have the values of changed rows only. "
-                f"{TARGET_UNCHANGED}",
-            )
-        # The export does not lack them if the job could not be told the target's columns, or if it has no row.
-        if is_increment and self._followed is not None and (added := self._followed.lacked(columns)):
-            raise TargetChangedError(
-                self.dataset,
-                f"{self.dataset.target_table} has columns that it lacked after the last publish: "
-                f"{', '.join(map(shown, added))}. The changes have the values of changed rows only. {TARGET_UNCHANGED}",
-            )
+        if is_increment:
+            lost = [*created, *new_columns]
+            # The export has these too if the job could not be told the target's columns, or if it has no row.
+            added = self._followed.lacked(columns) if self._followed else []
+            if lost or added:
+                how = "lacks what it had" if lost else "has columns that it lacked"
+                raise TargetChangedError(
+                    self.dataset,
+                    f"{self.dataset.target_table} {how} after the last publish: "
+                    f"{', '.join(map(shown, lost or added))}. The changes have the values of changed rows only. "
+                    f"{TARGET_UNCHANGED}",
+                )
         if created or new_columns:
             self._refuse_masked_columns(Samples(created | new_columns))
         # Not LIKE the target: LIKE copies the clustering key, which would cluster a table that exists for minutes, and
@@ -304,13 +302,12 @@ class SnowflakeCopyIntoOperator(SnowflakeSyncOperator):
         if is_increment and not self.sync.is_of_this_file:
             raise FileChangedError(self.dataset)
         # Its version alone does not tell what it has: a publish that Airflow has forgotten may have chosen other rows.
-        may_be_last = self._followed and (self._followed.run_key, self.sync.key)
-        if is_increment and may_be_last and prepared["LOCK_RUN_KEY"] not in may_be_last:
+        last, followed = prepared["LOCK_RUN_KEY"], self._followed
+        if is_increment and followed and last not in (followed.run_key, self.sync.key):
             raise TargetChangedError(
                 self.dataset,
-                f"This export has what has changed since the sync {may_be_last[0]} was published, and the last one "
-                f"to publish to {self.dataset.target_table} was {prepared['LOCK_RUN_KEY'] or 'none'}. "
-                f"{TARGET_UNCHANGED}",
+                f"This export has what has changed since the sync {followed.run_key} was published, and the last one "
+                f"to publish to {self.dataset.target_table} was {last or 'none'}. {TARGET_UNCHANGED}",
             )
         adds = self.dataset.only_appends_increments and self.sync.load_mode is LoadMode.APPEND
         if adds and not is_increment and prepared["LOCK_RUN_KEY"]:

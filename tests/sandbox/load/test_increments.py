@@ -409,6 +409,16 @@ def merged(share: Share, **fields: Any) -> tuple[Dataset, Source]:
     return dataset, source
 
 
+def appended(share: Share, **fields: Any) -> tuple[Dataset, Source]:
+    """A dataset whose increments are appended, that was synced once, and its source of 6 rows."""
+    dataset = share.dataset(**{"load_mode": "append", "incremental": True, **fields})
+    share.remember(dataset)
+    source = Source(share, dataset)
+    source.write([source.new_row() for _ in range(6)], "append")
+    share.sync(dataset)
+    return dataset, source
+
+
 def counts(run: Run) -> tuple[int, int, int]:
     row = run.ledger_row
     return row["rows_inserted"], row["rows_updated"], row["rows_deleted"]
@@ -576,11 +586,7 @@ def test_a_key_that_two_rows_have_is_never_published(a_share: Share, feed: bool)
 
 
 def test_an_append_is_never_added_to_rows_that_nobody_knows(a_share: Share) -> None:
-    dataset = a_share.dataset(load_mode="append", incremental=True)
-    a_share.remember(dataset)
-    source = Source(a_share, dataset)
-    source.write([source.new_row() for _ in range(6)], "append")
-    a_share.sync(dataset)
+    dataset, source = appended(a_share)
     before = a_share.everything(dataset)
     a_share.remember(dataset)  # Airflow's database was made anew
     error = failure(a_share, dataset)
@@ -594,11 +600,7 @@ def test_an_append_is_never_added_to_rows_that_nobody_knows(a_share: Share) -> N
 
 
 def test_an_append_that_its_target_refuses_is_told_what_helps(a_share: Share) -> None:
-    dataset = a_share.dataset(load_mode="append", incremental=True)
-    a_share.remember(dataset)
-    source = Source(a_share, dataset)
-    source.write([source.new_row() for _ in range(6)], "append")
-    a_share.sync(dataset)
+    dataset, source = appended(a_share)
     source.insert()
     run = a_share.staged(dataset)
     a_share.query(f"UPDATE {a_share.names.lock_table(dataset.target_table)} SET run_key = 'later', source_version = 9")
@@ -789,11 +791,7 @@ def test_a_column_that_the_target_has_got_is_not_filled_with_changes_alone(
 
 @pytest.mark.tier("nightly")
 def test_an_append_is_not_added_to_rows_that_lack_a_column(a_share: Share) -> None:
-    dataset = a_share.dataset(WITHOUT_AMOUNT, load_mode="append", incremental=True, schema_drift="ignore_new")
-    a_share.remember(dataset)
-    source = Source(a_share, dataset)
-    source.write([source.new_row() for _ in range(6)], "append")
-    a_share.sync(dataset)
+    dataset, source = appended(a_share, columns=WITHOUT_AMOUNT, schema_drift="ignore_new")
     a_share.query(f"ALTER TABLE {dataset.target} ADD COLUMN amount DOUBLE")
     source.insert()
     assert (
